@@ -1,0 +1,44 @@
+# Two commands to know: `make demo` and `make test`. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+# More threads than cores makes small models crawl; the tests run one.
+export OMP_NUM_THREADS ?= 2
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint unit bench peers stubs clean
+
+demo: .venv/.ready
+	$(BIN)/secondlook demo --out demo-out
+
+test: lint unit
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
+
+unit: .venv/.ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+bench: .venv/.ready
+	$(BIN)/python -m bench
+
+peers: .venv/.ready
+	$(BIN)/python tests/peers/run.py
+
+stubs: .venv/.ready
+	$(BIN)/python protos/generate.py
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable '.[serve,evaluate,ollama,openai,recipes]' --group dev
+	touch $@
+
+clean:
+	rm -rf .venv demo-out .cache

@@ -1,0 +1,87 @@
+"""What the service answers, as frozen values. Boxes are pixel xyxy in the upright picture."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What became of one box for one class."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One box judged for one class; an accepted one is a label."""
+
+    class_name: str
+    box: tuple[float, float, float, float]
+    """Pixel xyxy in the upright picture."""
+    score: float
+    """The proposer's, [0, 1]."""
+    outcome: Outcome
+    probability: float
+    """That the label is right, [0, 1]."""
+    reason: str
+    """One sentence for a person."""
+    question: str = ""
+    """What the verifier was asked; empty when it was not."""
+    view: str = ""
+    """``crop``, ``context`` or ``image``."""
+    p_yes: float | None = None
+    """The verifier's probability of "yes", [0, 1]; None when there is no verdict."""
+    raw_answer: str = ""
+    error: str = ""
+    """Why there is no verdict, when the verifier failed."""
+    exact: bool = True
+    """False when the verifier gave no probabilities and ``p_yes`` was read from its words."""
+    verifier: str = ""
+    """Name and digest of the model that answered."""
+    verify_ms: float = 0.0
+    cached: bool = False
+    """True when the same question about the same pixels had been answered before."""
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """Everything known about one picture after both stages."""
+
+    name: str
+    sha256: str
+    """Of the bytes that were sent."""
+    width: int
+    height: int
+    """Pixels, after rotation by EXIF."""
+    proposals: int
+    """Boxes found above the low threshold."""
+    judgements: tuple[Judgement, ...]
+    proposer: str
+    verifier: str
+    """Name and digest; empty when no verifier is in use."""
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
+        """The judgements with this outcome."""
+        return tuple(j for j in self.judgements if j.outcome is outcome)
+
+    @property
+    def labels(self) -> tuple[Judgement, ...]:
+        """What was accepted."""
+        return self.of(Outcome.ACCEPT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``from_dict`` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "LabelResult":
+        """Read what ``to_dict`` wrote. Raises ``KeyError``/``TypeError`` on anything else."""
+        judgements = tuple(
+            Judgement(**{**j, "box": tuple(j["box"]), "outcome": Outcome(j["outcome"])})
+            for j in plain["judgements"]
+        )
+        return cls(**{**plain, "judgements": judgements})

@@ -1,0 +1,153 @@
+"""The pipeline behind two batching queues: what the server and every long run share.
+
+Stage one of the next batch runs while stage two of the last one does, and pictures of all
+callers meet in the same batches. At most ``max_pictures`` are inside at any moment; one more is
+refused at once with a retry hint, so memory and delay stay bounded whatever arrives.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+from secondlook.batching import Batcher
+from secondlook.errors import Busy
+from secondlook.labels import Labelled
+from secondlook.pipeline import Pipeline, Proposed, Task
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Batch sizes and bounds."""
+
+    propose_batch: int = 8
+    """Pictures in one call of the proposer."""
+    verify_batch: int = 8
+    """Pictures whose boxes go to the verifier in one call."""
+    max_wait_s: float = 0.005
+    """How long the first picture of a batch waits for company."""
+    max_pictures: int = 64
+    """Pictures inside at one time, waiting or at work."""
+
+
+class Engine:
+    """Labels single pictures, batched with everybody else's. Thread-safe."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        limits: EngineLimits | None = None,
+        observe: Callable[[str, int, float], None] | None = None,
+    ) -> None:
+        """``observe(stage, batch size, seconds)`` is called after each batch, for metrics."""
+        self.pipeline = pipeline
+        self.limits = limits or EngineLimits()
+        self._inside = 0
+        self._lock = threading.Lock()
+        wait, room = self.limits.max_wait_s, self.limits.max_pictures
+        self._propose: Batcher[Task, Proposed] = Batcher(
+            "propose",
+            pipeline.propose,
+            max_batch=self.limits.propose_batch,
+            max_wait_s=wait,
+            max_queue=room,
+            observe=observe,
+        )
+        self._judge: Batcher[Proposed, Labelled] = Batcher(
+            "verify",
+            pipeline.judge,
+            max_batch=self.limits.verify_batch,
+            max_wait_s=wait,
+            max_queue=room,
+            observe=observe,
+        )
+
+    def submit(self, task: Task, deadline: float | None = None) -> "Future[Labelled]":
+        """Label one picture; ``deadline`` is a ``time.monotonic()`` moment.
+
+        The future fails with ``DeadlineExceeded`` when the time ran out before a stage began;
+        cancelling it keeps work not yet begun from being done. Raises ``Busy`` when full.
+        """
+        self._enter()
+        outcome: Future[Labelled] = Future()
+        outcome.add_done_callback(self._leave)
+        entered = time.perf_counter()
+        try:
+            first = self._propose.submit(task, deadline)
+        except Exception:
+            outcome.cancel()
+            raise
+        outcome.add_done_callback(lambda done: first.cancel() if done.cancelled() else None)
+        first.add_done_callback(lambda done: self._go_on(done, outcome, deadline, entered))
+        return outcome
+
+    def close(self) -> None:
+        """Finish what was accepted, take nothing new."""
+        self._propose.close()
+        self._judge.close()
+
+    def depth(self) -> int:
+        """Pictures inside now."""
+        return self._inside
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._inside >= self.limits.max_pictures:
+                raise Busy(
+                    f"{self._inside} pictures are being worked on already; "
+                    "try again in a moment or send fewer at a time",
+                    retry_after_s=0.2,
+                )
+            self._inside += 1
+
+    def _leave(self, _: "Future[Labelled]") -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def _go_on(
+        self,
+        first: "Future[Proposed]",
+        outcome: "Future[Labelled]",
+        deadline: float | None,
+        entered: float,
+    ) -> None:
+        """Stage one is done (in its worker's thread): hand the picture to stage two."""
+        if outcome.cancelled() or first.cancelled():
+            return
+        if failure := first.exception():
+            _settle(outcome, failure=failure)
+            return
+        try:
+            second = self._judge.submit(first.result(), deadline)
+        except Exception as refused:
+            _settle(outcome, failure=refused)
+            return
+        outcome.add_done_callback(lambda done: second.cancel() if done.cancelled() else None)
+        second.add_done_callback(lambda done: _finish(done, outcome, entered))
+
+
+def _finish(second: "Future[Labelled]", outcome: "Future[Labelled]", entered: float) -> None:
+    if second.cancelled():
+        return
+    if failure := second.exception():
+        _settle(outcome, failure=failure)
+        return
+    labelled = second.result()
+    total = (time.perf_counter() - entered) * 1000
+    timings = {**labelled.timings_ms, "total": total}
+    _settle(outcome, replace(labelled, timings_ms=timings))
+
+
+def _settle(
+    outcome: "Future[Labelled]",
+    result: Labelled | None = None,
+    failure: BaseException | None = None,
+) -> None:
+    """Give the caller its answer, unless it has gone away in the meantime."""
+    if not outcome.set_running_or_notify_cancel():
+        return
+    if failure is not None:
+        outcome.set_exception(failure)
+    elif result is not None:
+        outcome.set_result(result)

@@ -1,0 +1,118 @@
+"""Everything that can go wrong, each with its wire status and a message that is safe to send.
+
+    SecondlookError
+    ├── InvalidInput                INVALID_ARGUMENT     the caller can mend it
+    │   ├── BadImage                                     bytes that are no picture we can read
+    │   ├── ImageTooLarge                                more bytes, pixels or frames than are allowed
+    │   ├── BadOntology                                  classes that are empty, unknown or contradictory
+    │   └── BadSetting                                   a flag, variable or file entry that makes no sense
+    ├── NotFound                    NOT_FOUND            a file, checkpoint or plug-in that is not there
+    ├── MissingExtra                FAILED_PRECONDITION  an optional package that is not installed
+    ├── OutputExists                ALREADY_EXISTS       a run that would overwrite another one
+    ├── StorageFull                 RESOURCE_EXHAUSTED   no room left on the disk
+    ├── Busy                        RESOURCE_EXHAUSTED   a queue is full; carries a retry hint
+    ├── Unavailable                 UNAVAILABLE          a model backend or server that does not answer
+    │   └── ShuttingDown                                 the server finishes what it has and takes no more
+    ├── DeadlineExceeded            DEADLINE_EXCEEDED    the caller's time ran out before the work began
+    └── Cancelled                   CANCELLED            the caller went away
+
+A message names the cause and the way out, and holds nothing private (no path of the server, no
+traceback). ``reason`` is a stable word for programs; the class's name in snake case.
+"""
+
+import re
+
+
+class SecondlookError(Exception):
+    """Base of all errors that secondlook raises on purpose.
+
+    ``status`` is the name of the gRPC status that an error of this class travels as.
+    """
+
+    status = "INTERNAL"
+
+    @property
+    def reason(self) -> str:
+        """Stable identifier for programs, e.g. ``bad_image``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+
+class InvalidInput(SecondlookError):
+    """The request itself is wrong; sending it again unchanged cannot succeed."""
+
+    status = "INVALID_ARGUMENT"
+
+
+class BadImage(InvalidInput):
+    """Bytes that are not a picture, or one that cannot be decoded whole."""
+
+
+class ImageTooLarge(InvalidInput):
+    """A picture over the limit of bytes, pixels or side length."""
+
+
+class BadOntology(InvalidInput):
+    """Classes, phrases or questions that are empty, unknown, too long or contradict each other."""
+
+
+class BadSetting(InvalidInput):
+    """A setting from a flag, an environment variable or a file that is out of range or unknown."""
+
+
+class NotFound(SecondlookError):
+    """A file, folder, checkpoint or plug-in that does not exist."""
+
+    status = "NOT_FOUND"
+
+
+class MissingExtra(SecondlookError):
+    """An optional package is needed and not installed; the message has the install command."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class OutputExists(SecondlookError):
+    """The output folder holds a run made with other settings."""
+
+    status = "ALREADY_EXISTS"
+
+
+class StorageFull(SecondlookError):
+    """Writing failed because the disk is full; what was written before is intact."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class Busy(SecondlookError):
+    """A bounded queue is full.
+
+    ``retry_after_s`` (seconds, > 0) is when trying again is likely to succeed.
+    """
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(SecondlookError):
+    """A model backend or a server that cannot be reached at present; trying again may succeed."""
+
+    status = "UNAVAILABLE"
+
+
+class ShuttingDown(Unavailable):
+    """The server finishes what it accepted and takes nothing new."""
+
+
+class DeadlineExceeded(SecondlookError):
+    """The caller's deadline passed before the work was done; nothing more is computed for it."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(SecondlookError):
+    """The caller cancelled or went away; nothing more is computed for it."""
+
+    status = "CANCELLED"

@@ -1,0 +1,168 @@
+"""Stage two: boxes and questions in, verdicts out."""
+
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Protocol, runtime_checkable
+
+from secondlook.errors import SecondlookError
+from secondlook.labels import Answer, Image, Pixels, Verdict, View
+from secondlook.views import render
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """Closed questions about one rendered view; they share its encoding."""
+
+    pixels: Pixels
+    questions: tuple[str, ...]
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """A model that answers closed questions about pictures. Implement this to plug one in."""
+
+    name: str
+    """Short name for people, e.g. ``moondream``."""
+    digest: str
+    """Hash or version of the weights; part of every verdict."""
+    min_side: int
+    """Views are enlarged until their shorter side has this many pixels."""
+
+    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        """Answer every question of every view, in order.
+
+        An answer that is neither yes nor no has ``p_yes`` None and the words in ``raw``; a view
+        that could not be asked has ``error`` set. Raise only when nothing at all can be
+        answered: the whole batch then has no verdict, and its boxes are unsure.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One box of one image, to be seen in one way, and what is asked about it."""
+
+    image: Image
+    box: tuple[float, float, float, float]
+    view: View
+    questions: tuple[str, ...]
+
+
+class VerdictCache:
+    """Answers already given, by (pixels of the view, question, model digest). Thread-safe.
+
+    Holds at most ``size`` answers and forgets the ones used longest ago. Failures are never
+    kept: a backend that was down is asked again.
+    """
+
+    def __init__(self, size: int = 20_000) -> None:
+        self._size = size
+        self._answers: OrderedDict[tuple[bytes, str, str], Answer] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: tuple[bytes, str, str]) -> Answer | None:
+        """The answer kept under ``key``, or None."""
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+            return self._answers.get(key)
+
+    def put(self, key: tuple[bytes, str, str], answer: Answer) -> None:
+        """Keep ``answer``, unless it is a failure."""
+        if answer.error or self._size <= 0:
+            return
+        with self._lock:
+            self._answers[key] = answer
+            self._answers.move_to_end(key)
+            while len(self._answers) > self._size:
+                self._answers.popitem(last=False)
+
+
+def verify(
+    verifier: Verifier, looks: Sequence[Look], cache: VerdictCache
+) -> list[tuple[Verdict, ...]]:
+    """Answer every question of every look, in order; never raises for a failing backend.
+
+    Questions that the cache knows are not asked again; the others go to the model in one call.
+    """
+    asks: list[Ask] = []
+    plans: list[list[_Slot]] = []
+    for look in looks:
+        pixels = render(look.image, look.box, look.view, verifier.min_side)
+        slots = [_slot(pixels, question, verifier.digest, cache) for question in look.questions]
+        missing = tuple(slot.question for slot in slots if slot.known is None)
+        if missing:
+            asks.append(Ask(pixels, missing))
+        plans.append(slots)
+    started = time.perf_counter()
+    fresh = iter(_ask(verifier, asks))
+    asked = sum(len(ask.questions) for ask in asks)
+    share_ms = (time.perf_counter() - started) * 1000 / max(asked, 1)
+    model = f"{verifier.name}@{verifier.digest}"
+    return [
+        _verdicts(look, slots, fresh, cache, model, share_ms)
+        for look, slots in zip(looks, plans, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    question: str
+    key: tuple[bytes, str, str]
+    known: Answer | None
+
+
+def _slot(pixels: Pixels, question: str, digest: str, cache: VerdictCache) -> _Slot:
+    seen = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode())
+    key = (seen.digest(), question, digest)
+    return _Slot(question, key, cache.get(key))
+
+
+def _ask(verifier: Verifier, asks: Sequence[Ask]) -> list[Answer]:
+    """All answers in one flat list; a failure becomes answers without a verdict."""
+    if not asks:
+        return []
+    expected = [len(ask.questions) for ask in asks]
+    try:
+        answers = verifier.answer(asks)
+        got = [len(of_view) for of_view in answers]
+    except Exception as failure:  # a verifier is somebody's plug-in: whatever it raises is no "no"
+        log.exception("verifier failed", extra={"verifier": verifier.name})
+        return [Answer(None, error=_cause(failure))] * sum(expected)
+    if got != expected:
+        mismatch = f"the verifier gave {sum(got)} answers to {sum(expected)} questions"
+        return [Answer(None, error=mismatch)] * sum(expected)
+    return [answer for of_view in answers for answer in of_view]
+
+
+def _cause(failure: Exception) -> str:
+    """Short and safe: our own errors speak for themselves, others only by their kind."""
+    if isinstance(failure, SecondlookError):
+        return str(failure)
+    return f"the verifier failed ({type(failure).__name__}); see the log"
+
+
+def _verdicts(
+    look: Look,
+    slots: list[_Slot],
+    fresh: Iterator[Answer],
+    cache: VerdictCache,
+    model: str,
+    share_ms: float,
+) -> tuple[Verdict, ...]:
+    found = []
+    for slot in slots:
+        if slot.known is not None:
+            found.append(Verdict(slot.question, look.view, slot.known, model, 0.0, cached=True))
+            continue
+        answer = next(fresh)
+        cache.put(slot.key, answer)
+        found.append(Verdict(slot.question, look.view, answer, model, share_ms))
+    return tuple(found)
