@@ -1,0 +1,57 @@
+"""Weather, light and sensor: what happens to a drawn scene before it becomes a picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+
+def expose(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    """The (H, W, 3) uint8 picture of the drawn `picture`, at a random hour and in any weather."""
+    if rng.random() < 0.12:
+        picture = _precipitation(picture, rng)
+    if rng.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.65))))
+    pixels = np.asarray(picture, dtype=np.float32)
+    pixels = pixels * _gain(rng) * _falloff(picture.height, picture.width, rng)
+    contrast = np.float32(rng.uniform(0.78, 1.12))
+    pixels = (pixels - 118.0) * contrast + np.float32(118.0 + rng.uniform(-12, 12))
+    noise = rng.standard_normal(pixels.shape, dtype=np.float32)
+    pixels += noise * np.float32(rng.uniform(0.5, 8.0))
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _gain(rng: np.random.Generator) -> np.ndarray:
+    hour = rng.random()
+    warm = rng.uniform(-0.08, 0.08)
+    gain = np.array([1 + warm, 1.0, 1 - warm]) * rng.uniform(0.85, 1.1)
+    if hour < 0.08:  # night
+        gain = np.array([0.62, 0.66, 0.82]) * rng.uniform(0.85, 1.05)
+    elif hour < 0.18:  # dusk
+        gain = np.array([1.02, 0.89, 0.83]) * rng.uniform(0.85, 1.0)
+    return gain.astype(np.float32)
+
+
+def _falloff(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Directional light and vignette as one (H, W, 1) factor."""
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.18)
+    slope = 1 + np.float32(depth) * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y)
+    vignette = 1 - np.float32(rng.uniform(0, 0.14)) * (x * x + y * y)
+    return (slope * vignette)[:, :, None]
+
+
+def _precipitation(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    wet = picture.copy()
+    draw = ImageDraw.Draw(wet, "RGBA")
+    count = int(rng.integers(60, 220))
+    at = rng.uniform(0, 1, (count, 2)) * (picture.width, picture.height)
+    if rng.random() < 0.5:
+        slant, length = rng.uniform(-2, 2), rng.uniform(4, 9)
+        for x, y in at.tolist():
+            draw.line((x, y, x + slant, y + length), fill=(215, 222, 235, 90))
+    else:
+        for (x, y), r in zip(at.tolist(), rng.uniform(0.4, 1.1, count).tolist(), strict=True):
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=(250, 250, 252, 190))
+    return wet
