@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from secondlook_client.errors import ClientError
+
 
 class Outcome(StrEnum):
     """What became of one box for one class."""
@@ -85,3 +87,37 @@ class LabelResult:
             for j in plain["judgements"]
         )
         return cls(**{**plain, "judgements": judgements})
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What runs at the other end."""
+
+    version: str
+    """Of the secondlook package."""
+    proposer: str
+    """Name and digest."""
+    verifier: str
+    """Name and digest; empty when none is in use."""
+    classes: tuple[str, ...] | None
+    """Names in the server's own ontology; None when a request must bring its own."""
+    max_message_bytes: int
+    """A larger request is refused."""
+    max_pictures: int
+    """Inside at one time; one more is told to come back later."""
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """The one report about one frame of a live stream: exactly one of the last three is set."""
+
+    sequence: int
+    """The number that ``send`` gave it."""
+    key: Any
+    """Whatever was given to ``send`` with it."""
+    result: LabelResult | None = None
+    error: ClientError | None = None
+    """Why this frame could not be labelled."""
+    dropped: str = ""
+    """Why it was left out: ``superseded`` (newer frames came), ``server_busy``,
+    ``shutting_down``, ``not_connected``, ``connection_lost`` or ``closed``."""

@@ -69,6 +69,8 @@ class Batcher(Generic[Item, Result]):
             if self._closing:
                 raise ShuttingDown("the server is shutting down; send this again in a moment")
             if len(self._waiting) >= self._max_queue:
+                self._forget_cancelled()
+            if len(self._waiting) >= self._max_queue:
                 seconds = max(0.05, round(len(self._waiting) * self._seconds_an_item, 2))
                 raise Busy(
                     f"{len(self._waiting)} pictures are waiting already; try again in {seconds} s "
@@ -89,6 +91,12 @@ class Batcher(Generic[Item, Result]):
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+
+    def _forget_cancelled(self) -> None:
+        """Callers that went away keep no place in a full queue."""
+        for waiting in [waiting for waiting in self._waiting if waiting.future.cancelled()]:
+            waiting.future.set_running_or_notify_cancel()
+            self._waiting.remove(waiting)
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -121,9 +129,15 @@ class Batcher(Generic[Item, Result]):
             return
         seconds = time.perf_counter() - started
         self._seconds_an_item = 0.8 * self._seconds_an_item + 0.2 * seconds / len(batch)
-        self._observe(self._name, len(batch), seconds)
+        self._tell(len(batch), seconds)
         for waiting, result in zip(batch, results, strict=True):
             waiting.future.set_result(result)
+
+    def _tell(self, size: int, seconds: float) -> None:
+        try:
+            self._observe(self._name, size, seconds)
+        except Exception:  # a fault in somebody's metrics must not end the worker
+            log.exception("%s: the observer failed", self._name)
 
     def _fail(self, batch: list[_Waiting[Item, Result]], failure: Exception) -> None:
         if len(batch) == 1:

@@ -13,8 +13,10 @@ def decide(
 
     ``scores`` are the proposer's, ``verdicts`` the answers to each class's own question; None
     means that no verifier is in use, and the proposer's score decides alone. In a group every
-    side is heard: a class is accepted only if no other side was also answered with yes.
+    side is heard: a class is accepted only if every other side was answered with no.
     """
+    if all(verdict is None for verdict in verdicts):
+        return _decide_by_scores(specs, scores)
     alone = [
         _decide_alone(spec, score, verdict)
         for spec, score, verdict in zip(specs, scores, verdicts, strict=True)
@@ -25,9 +27,29 @@ def decide(
     return [_hear_the_others(i, alone, specs) for i in range(len(specs))]
 
 
+def _decide_by_scores(specs: Sequence[ClassSpec], scores: Sequence[float]) -> list[Decision]:
+    """Without a verifier the best side that reaches its threshold wins; a tie stays open."""
+    pairs = list(zip(specs, scores, strict=True))
+    best = max((score for spec, score in pairs if score >= spec.threshold), default=0.0)
+    winners = [spec.name for spec, score in pairs if spec.threshold <= score == best]
+    return [_decide_by_score(spec, score, winners) for spec, score in pairs]
+
+
+def _decide_by_score(spec: ClassSpec, score: float, winners: list[str]) -> Decision:
+    said = f"score {score:.2f}, no second look"
+    if score < spec.threshold:
+        return Decision(Outcome.REJECT, score, f"{said}; the threshold is {spec.threshold:.2f}")
+    if spec.name not in winners:
+        return Decision(Outcome.REJECT, score, f"{said}; '{winners[0]}' scores higher")
+    if len(winners) > 1:
+        others = " and ".join(f"'{name}'" for name in winners)
+        return Decision(Outcome.UNSURE, score, f"{said}; scores alone cannot tell {others} apart")
+    return Decision(Outcome.ACCEPT, score, said)
+
+
 def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Decision:
     if verdict is None:
-        return Decision(Outcome.ACCEPT, score, f"proposed with score {score:.2f}; no second look")
+        return Decision(Outcome.UNSURE, score, "no verdict: the question was not asked")
     p_yes = verdict.answer.p_yes
     if p_yes is None:
         return Decision(Outcome.UNSURE, score, _no_verdict(verdict))

@@ -1,20 +1,22 @@
 """Everything that can go wrong, each with its wire status and a message that is safe to send.
 
     SecondlookError
-    ├── InvalidInput                INVALID_ARGUMENT     the caller can mend it
-    │   ├── BadImage                                     bytes that are no picture we can read
-    │   ├── ImageTooLarge                                more bytes, pixels or frames than are allowed
-    │   ├── BadOntology                                  classes that are empty, unknown or contradictory
-    │   └── BadSetting                                   a flag, variable or file entry that makes no sense
-    ├── NotFound                    NOT_FOUND            a file, checkpoint or plug-in that is not there
-    ├── MissingExtra                FAILED_PRECONDITION  an optional package that is not installed
-    ├── OutputExists                ALREADY_EXISTS       a run that would overwrite another one
-    ├── StorageFull                 RESOURCE_EXHAUSTED   no room left on the disk
-    ├── Busy                        RESOURCE_EXHAUSTED   a queue is full; carries a retry hint
-    ├── Unavailable                 UNAVAILABLE          a model backend or server that does not answer
-    │   └── ShuttingDown                                 the server finishes what it has and takes no more
-    ├── DeadlineExceeded            DEADLINE_EXCEEDED    the caller's time ran out before the work began
-    └── Cancelled                   CANCELLED            the caller went away
+    ├── InvalidInput        INVALID_ARGUMENT    the caller can mend it
+    │   ├── BadImage                            bytes that are no picture we can read
+    │   ├── ImageTooLarge                       more bytes, pixels or frames than are allowed
+    │   ├── BadOntology                         classes that are empty, unknown or contradictory
+    │   ├── BadRequest                          a message that breaks the rules of the wire
+    │   └── BadSetting                          a flag, variable or file entry that makes no sense
+    ├── NotFound            NOT_FOUND           a file, checkpoint or plug-in that is not there
+    ├── NotSupported        UNIMPLEMENTED       asked for and known, but not built yet
+    ├── MissingExtra        FAILED_PRECONDITION an optional package that is not installed
+    ├── OutputExists        ALREADY_EXISTS      a run that would overwrite another one
+    ├── StorageFull         RESOURCE_EXHAUSTED  no room left on the disk
+    ├── Busy                RESOURCE_EXHAUSTED  a queue is full; carries a retry hint
+    ├── Unavailable         UNAVAILABLE         a model backend or server that does not answer
+    │   └── ShuttingDown                        the server finishes what it has and takes no more
+    ├── DeadlineExceeded    DEADLINE_EXCEEDED   the caller's time ran out before the work began
+    └── Cancelled           CANCELLED           the caller went away
 
 A message names the cause and the way out, and holds nothing private (no path of the server, no
 traceback). ``reason`` is a stable word for programs; the class's name in snake case.
@@ -55,6 +57,10 @@ class BadOntology(InvalidInput):
     """Classes, phrases or questions that are empty, unknown, too long or contradict each other."""
 
 
+class BadRequest(InvalidInput):
+    """A message that cannot be decoded, or that comes where the protocol does not allow it."""
+
+
 class BadSetting(InvalidInput):
     """A setting from a flag, an environment variable or a file that is out of range or unknown."""
 
@@ -63,6 +69,12 @@ class NotFound(SecondlookError):
     """A file, folder, checkpoint or plug-in that does not exist."""
 
     status = "NOT_FOUND"
+
+
+class NotSupported(SecondlookError):
+    """Something that the protocol knows and this version does not do."""
+
+    status = "UNIMPLEMENTED"
 
 
 class MissingExtra(SecondlookError):

@@ -1,4 +1,4 @@
-"""What a user wants labelled: classes, the phrases that find them and the questions that check them.
+"""What a user wants labelled: classes, the phrases that find them, the questions that check them.
 
 An ontology is written as YAML or as one line a class; ``ontology_text`` reads both. This module
 holds the checked values only.
@@ -6,6 +6,7 @@ holds the checked values only.
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -19,6 +20,8 @@ MAX_PHRASE = 400
 MAX_QUESTION = 500
 FORBIDDEN_IN_PHRASE = (".", "?", "\n", "\x00")
 """Grounding DINO reads these as the end of a phrase."""
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: controls, halves of characters, line and paragraph separators."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,14 @@ class ClassSpec:
 
     def __post_init__(self) -> None:
         _check_text("class name", self.name, MAX_NAME)
+        given: object = self.phrases
+        if isinstance(given, str):  # tuple() would make a phrase of every letter
+            raise BadOntology(f"class '{self.name}': expected a list of phrases, got one text")
         object.__setattr__(self, "phrases", tuple(self.phrases) or (self.name,))
         object.__setattr__(self, "question", self.question or default_question(self.name))
         self._check_phrases()
         _check_text(f"question of class '{self.name}'", self.question, MAX_QUESTION)
+        self._check_view_and_group()
         for field in ("threshold", "accept", "reject"):
             value = getattr(self, field)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -60,6 +67,17 @@ class ClassSpec:
                 f"class '{self.name}': reject ({self.reject}) is above accept ({self.accept}), "
                 "so one answer would be both; lower reject or raise accept"
             )
+
+    def _check_view_and_group(self) -> None:
+        if self.view not in tuple(View):
+            raise BadOntology(
+                f"class '{self.name}': expected view {', '.join(View)}, got {self.view!r}"
+            )
+        object.__setattr__(self, "view", View(self.view))
+        if self.group:
+            _check_text(f"group of class '{self.name}'", self.group, MAX_NAME)
+        if self.group.startswith("="):  # marks classes that stand alone, see Ontology.groups
+            raise BadOntology(f"group '{self.group}' begins with '='; give it another name")
 
     def _check_phrases(self) -> None:
         if len(self.phrases) > MAX_PHRASES:
@@ -144,15 +162,17 @@ def normal(phrase: str) -> str:
 
 
 def default_question(name: str) -> str:
-    """"Is this a dog?" for "dog", with the article that the word wants."""
+    """ "Is this a dog?" for "dog", with the article that the word wants."""
     article = "an" if name[:1].lower() in tuple("aeiou") else "a"
     return f"Is this {article} {name}?"
 
 
 def _check_text(what: str, text: str, limit: int) -> None:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise BadOntology(f"the {what} is {text!r}; expected text")
+    if not text.strip():
         raise BadOntology(f"the {what} is empty; give it some words")
     if len(text) > limit:
         raise BadOntology(f"the {what} has {len(text)} characters; at most {limit}")
-    if any(ord(character) < 32 for character in text):
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
         raise BadOntology(f"the {what} holds a control character or line break; remove it")

@@ -44,14 +44,18 @@ class Candidate:
     """Indices into the ontology: every side of the group, or one class that stands alone."""
 
 
-def by_class(
-    phrases: Proposals, image: Image, ontology: Ontology, max_boxes: int
-) -> Proposals:
+def by_class(phrases: Proposals, image: Image, ontology: Ontology, max_boxes: int) -> Proposals:
     """A proposer's boxes, scored by phrase, as boxes scored by class.
 
     A class's score is the best of its phrases. Boxes are clipped to the image; the
-    ``max_boxes`` best ones are kept, best first.
+    ``max_boxes`` best ones are kept, best first. Raises ``ValueError`` when the proposer did not
+    score every phrase.
     """
+    if phrases.scores.shape[1] != len(ontology.phrases):
+        raise ValueError(
+            f"the proposer gave {phrases.scores.shape[1]} scores a box "
+            f"for {len(ontology.phrases)} phrases"
+        )
     return _tidy(_fold(phrases, _phrase_columns(ontology)), image, max_boxes)
 
 
@@ -69,7 +73,7 @@ def candidates(proposals: Proposals, ontology: Ontology, max_iou: float) -> list
     for members in ontology.groups.values():
         columns = list(members)
         rows = np.flatnonzero(above[:, columns].any(axis=1))
-        best = proposals.scores[np.ix_(rows, columns)].max(axis=1, initial=0)
+        best = proposals.scores[np.ix_(rows, np.array(columns))].max(axis=1, initial=0)
         for kept in box_ops.nms(proposals.boxes[rows], best, max_iou):
             picked.append(Candidate(int(rows[kept]), members))
     return picked

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from secondlook.errors import SecondlookError
 from secondlook.labels import Answer, Image, Pixels, Verdict, View
 from secondlook.views import render
@@ -96,7 +98,8 @@ def verify(
     plans: list[list[_Slot]] = []
     for look in looks:
         pixels = render(look.image, look.box, look.view, verifier.min_side)
-        slots = [_slot(pixels, question, verifier.digest, cache) for question in look.questions]
+        seen = _fingerprint(pixels)
+        slots = [_slot(seen, question, verifier.digest, cache) for question in look.questions]
         missing = tuple(slot.question for slot in slots if slot.known is None)
         if missing:
             asks.append(Ask(pixels, missing))
@@ -119,9 +122,15 @@ class _Slot:
     known: Answer | None
 
 
-def _slot(pixels: Pixels, question: str, digest: str, cache: VerdictCache) -> _Slot:
-    seen = hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode())
-    key = (seen.digest(), question, digest)
+def _fingerprint(pixels: Pixels) -> bytes:
+    """Of the shape and the values; once a view, however many questions are asked about it."""
+    shape = str(pixels.shape).encode()
+    values = np.ascontiguousarray(pixels).data
+    return hashlib.blake2b(values, digest_size=16, key=shape).digest()
+
+
+def _slot(seen: bytes, question: str, digest: str, cache: VerdictCache) -> _Slot:
+    key = (seen, question, digest)
     return _Slot(question, key, cache.get(key))
 
 
@@ -139,7 +148,14 @@ def _ask(verifier: Verifier, asks: Sequence[Ask]) -> list[Answer]:
     if got != expected:
         mismatch = f"the verifier gave {sum(got)} answers to {sum(expected)} questions"
         return [Answer(None, error=mismatch)] * sum(expected)
-    return [answer for of_view in answers for answer in of_view]
+    return [_checked(answer) for of_view in answers for answer in of_view]
+
+
+def _checked(answer: Answer) -> Answer:
+    """A plug-in may compute nonsense, and NaN would pass every comparison unseen."""
+    if answer.p_yes is None or 0 <= answer.p_yes <= 1:
+        return answer
+    return Answer(None, answer.raw, error=f"the verifier gave P(yes) = {answer.p_yes}")
 
 
 def _cause(failure: Exception) -> str:

@@ -36,7 +36,11 @@ def render(
 def _outline(window: Pixels, box: tuple[float, float, float, float]) -> Pixels:
     drawn = PILImage.fromarray(window)
     width = max(1, round(min(window.shape[:2]) / 100))
-    ImageDraw.Draw(drawn).rectangle(box, outline=OUTLINE, width=width)
+    # Whole pixels inside the window: a box at the picture's border would lose that side.
+    left, top = min(round(box[0]), drawn.width - 1), min(round(box[1]), drawn.height - 1)
+    right = max(left, min(round(box[2]), drawn.width) - 1)
+    bottom = max(top, min(round(box[3]), drawn.height) - 1)
+    ImageDraw.Draw(drawn).rectangle((left, top, right, bottom), outline=OUTLINE, width=width)
     return np.asarray(drawn)
 
 

@@ -1,0 +1,87 @@
+"""``python -m bench [NAME ...]``: measure, print the table, and keep it in bench/RESULTS.md.
+
+Every ratio has both sides in one run, in turn, and is the median of at least five pairs.
+"""
+
+import importlib
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from bench.paired import Figure
+
+SUITES = ("verifying", "pictures", "serving", "memory", "start", "real_size")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def main(names: list[str]) -> int:
+    """Run the named suites (all without a name); the exit code is 1 when a bar was missed."""
+    unknown = [name for name in names if name not in SUITES]
+    if unknown:
+        print(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    missed = False
+    for name in names or SUITES:
+        print(f"== {name}", flush=True)
+        started = time.perf_counter()
+        suite = importlib.import_module(f"bench.{name}")
+        result = suite.run()
+        text = _section(name, suite.__doc__ or "", result, time.perf_counter() - started)
+        print(text, flush=True)
+        _keep(name, text)
+        missed |= any(isinstance(row, Figure) and not row.met for row in result)
+    return int(missed)
+
+
+def _section(name: str, about: str, rows: list[Figure | str], seconds: float) -> str:
+    """One suite's part of RESULTS.md: what was measured, the command, the machine, the table."""
+    figures = [row.line() for row in rows if isinstance(row, Figure)]
+    notes = [row for row in rows if isinstance(row, str)]
+    head = "| what | bar | ratio, median (min–max) | both sides, median | bar met |\n|---|---|---|---|---|"
+    parts = [
+        f"## {name}",
+        " ".join(about.split()),
+        f"`python -m bench {name}` · {time.strftime('%Y-%m-%d')} · {machine()} · {seconds:.0f} s",
+    ]
+    if figures:
+        parts.append("\n".join([head, *figures]))
+    parts.extend(notes)
+    return "\n\n".join(parts) + "\n"
+
+
+def machine() -> str:
+    """The processor, cores and versions that the figures depend on."""
+    import torch
+    import transformers
+
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
+
+
+def _keep(name: str, text: str) -> None:
+    """Replace this suite's section in RESULTS.md, keeping the others and their order."""
+    title = "# Results\n\nEach section names the command that made it.\n"
+    old = RESULTS.read_text() if RESULTS.exists() else title
+    head, *sections = old.split("\n## ")
+    by_name = {section.split("\n", 1)[0]: section for section in sections}
+    by_name[name] = text.removeprefix("## ").rstrip("\n")
+    ordered = sorted(by_name, key=lambda n: SUITES.index(n) if n in SUITES else len(SUITES))
+    body = "".join(f"\n## {by_name[key].rstrip()}\n" for key in ordered)
+    RESULTS.write_text(head.rstrip("\n") + "\n" + body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""What the suites work on: scenes of the demo world and the embedded models."""
+
+import io
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image as PILImage
+
+from bench.plain import Wanted
+from secondlook.boxes import padded_window
+from secondlook.config import ModelOptions
+from secondlook.demo import embedded
+from secondlook.demo.world import scene, write_world
+from secondlook.ontology import Ontology, normal
+from secondlook.ontology_text import load_ontology
+from secondlook.pipeline import Pipeline
+from secondlook.verify import VerdictCache
+from secondlook.views import CROP_MARGIN
+
+SEED = 9001
+"""Never used in training."""
+
+
+@cache
+def jpegs(count: int, size: int = 320) -> list[bytes]:
+    """Encoded scenes."""
+    return [_jpeg(scene(SEED, index, size).image) for index in range(count)]
+
+
+def _jpeg(pixels: object) -> bytes:
+    buffer = io.BytesIO()
+    PILImage.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+@cache
+def crops(count: int) -> list[tuple[PILImage.Image, str]]:
+    """Truth boxes with the verifier's margin, and the plain question about each one's noun."""
+    found: list[tuple[PILImage.Image, str]] = []
+    index = 0
+    while len(found) < count:
+        drawn = scene(SEED, index)
+        picture = PILImage.fromarray(drawn.image)
+        for thing in drawn.things:
+            window = padded_window(thing.box, CROP_MARGIN, picture.width, picture.height)
+            found.append((picture.crop(window), f"Is this a {thing.noun}?"))
+        index += 1
+    return found[:count]
+
+
+@cache
+def ontology() -> Ontology:
+    """The one that the demo world writes: its nouns and attribute classes."""
+    with TemporaryDirectory() as folder:
+        write_world(Path(folder), SEED, 1, 320)
+        return load_ontology(Path(folder) / "ontology.yaml")
+
+
+def wanted() -> list[Wanted]:
+    """The same classes for the plain loop."""
+    return [Wanted(normal(spec.phrases[0]), (spec.question,)) for spec in ontology().classes]
+
+
+def pipeline() -> Pipeline:
+    """The embedded models, without the verdict cache: no round may profit from the one before."""
+    options = ModelOptions()
+    return Pipeline(
+        embedded.load_proposer("", options),
+        embedded.load_verifier("", options),
+        cache=VerdictCache(size=0),
+    )
+
+

@@ -1,0 +1,52 @@
+"""Peak resident memory of ``secondlook label`` on 5,000 pictures against 500.
+
+A fresh process each, embedded models in process, distinct pictures, every output written.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.paired import Figure
+from secondlook.demo.world import write_world
+
+BAR = 1.1
+
+
+def run() -> list[Figure | str]:
+    """One ratio of peaks; a single run of each, since peaks hardly vary."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        peaks = {}
+        for count in (500, 5000):
+            world = root / f"world-{count}"
+            write_world(world, 77, count, 224)
+            peaks[count] = _peak_mib(world, root / f"out-{count}")
+    ratio = peaks[5000] / peaks[500]
+    return [
+        Figure(
+            name="peak RSS of labelling 5,000 pictures ÷ 500",
+            bar=f"≤ {BAR}",
+            ours=peaks[5000],
+            plain=peaks[500],
+            unit="MiB",
+            ratio=ratio,
+            low=ratio,
+            high=ratio,
+            rounds=1,
+            met=ratio <= BAR,
+        )
+    ]
+
+
+def _peak_mib(world: Path, out: Path) -> float:
+    command = [sys.executable, "-m", "secondlook.cli", "label", str(world / "images")]
+    command += ["--ontology", str(world / "ontology.yaml"), "--models", "demo"]
+    command += ["--out", str(out), "--format", "coco,yolo,voc"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise RuntimeError(f"label ended with status {status}")
+    return usage.ru_maxrss / 1024

@@ -1,0 +1,97 @@
+"""The plain way: what a careful person writes in an afternoon with the same two checkpoints.
+
+processor → model → post-process, then one ``generate`` a box; nothing batched, nothing shared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image as PILImage
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GroundingDinoForObjectDetection,
+    GroundingDinoProcessor,
+)
+
+from secondlook.boxes import padded_window
+from secondlook.demo.embedded import WEIGHTS
+from secondlook.views import CROP_MARGIN
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One class, for the plain loop."""
+
+    phrase: str
+    questions: tuple[str, ...]
+
+
+class PlainVerifier:
+    """``generate`` for one box and one question at a time."""
+
+    def __init__(self) -> None:
+        folder = WEIGHTS / "verifier"
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+    @torch.inference_mode()
+    def yes(self, crop: PILImage.Image, question: str) -> bool:
+        """Whether the model's first word is yes."""
+        content = [{"type": "image"}, {"type": "text", "text": f"{question} Answer yes or no."}]
+        prompt = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        inputs = self.processor(text=prompt, images=[[crop]], return_tensors="pt")
+        made = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        words = self.processor.batch_decode(
+            made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return words[0].strip().lower() == "yes"
+
+
+class PlainProposer:
+    """transformers' own processor and post-processing, one picture at a time."""
+
+    def __init__(self) -> None:
+        folder = WEIGHTS / "proposer"
+        self.processor = GroundingDinoProcessor.from_pretrained(folder)
+        self.model = GroundingDinoForObjectDetection.from_pretrained(folder).eval()
+
+    @torch.inference_mode()
+    def boxes(
+        self, picture: PILImage.Image, phrases: Sequence[str], threshold: float
+    ) -> list[tuple[list[float], str]]:
+        """Pixel xyxy boxes and the phrase that transformers decodes for each."""
+        caption = " . ".join(phrases) + " ."
+        inputs = self.processor(images=picture, text=caption, return_tensors="pt")
+        outputs = self.model(**inputs)
+        found = self.processor.post_process_grounded_object_detection(
+            outputs,
+            inputs["input_ids"],
+            threshold=threshold,
+            text_threshold=threshold,
+            target_sizes=[(picture.height, picture.width)],
+        )[0]
+        return list(zip(found["boxes"].tolist(), found["text_labels"], strict=True))
+
+
+def label(
+    proposer: PlainProposer,
+    verifier: PlainVerifier,
+    picture: PILImage.Image,
+    wanted: Sequence[Wanted],
+    threshold: float,
+) -> int:
+    """Label one picture; returns how many boxes were confirmed."""
+    phrases = list(dict.fromkeys(item.phrase for item in wanted))
+    confirmed = 0
+    for box, phrase in proposer.boxes(picture, phrases, threshold):
+        x1, y1, x2, y2 = box
+        window = padded_window((x1, y1, x2, y2), CROP_MARGIN, picture.width, picture.height)
+        crop = picture.crop(window)
+        for item in wanted:
+            if item.phrase == phrase:
+                confirmed += sum(verifier.yes(crop, question) for question in item.questions)
+    return confirmed

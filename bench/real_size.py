@@ -1,0 +1,123 @@
+"""Real size, random weights: GDINO-T at 800 px and a VLM of SmolVLM-256M's shape.
+
+Speed does not depend on what the weights are. The share is the operations that PyTorch counts,
+divided by the time and by this machine's own matrix-multiply rate (float32, 2048 square).
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoProcessor,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoProcessor,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
+
+from bench.paired import Figure
+from secondlook.config import ModelOptions
+from secondlook.demo.embedded import WEIGHTS
+from secondlook.labels import Image
+from secondlook.models import grounding_dino, vlm
+from secondlook.verify import Ask
+
+ROUNDS = 5
+
+
+def run() -> list[Figure | str]:
+    """A small table; no bars."""
+    rate = _matmul_rate()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_proposer(Path(folder) / "gdino", rate), _verifier(Path(folder) / "vlm", rate)]
+    head = "| model | a second | TFLOP each | share of the matmul rate |\n|---|---|---|---|"
+    return ["\n".join([head, *rows]), f"Matrix-multiply rate: {rate / 1e12:.2f} TFLOP/s (float32)."]
+
+
+def _matmul_rate() -> float:
+    a = torch.randn(2048, 2048)
+    best = 0.0
+    for _ in range(8):
+        started = time.perf_counter()
+        torch.mm(a, a)
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - started))
+    return best
+
+
+def _proposer(folder: Path, rate: float) -> str:
+    processor = GroundingDinoProcessor.from_pretrained(WEIGHTS / "proposer")
+    processor.image_processor.size = {"shortest_edge": 800, "longest_edge": 1333}
+    processor.save_pretrained(folder)
+    GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
+    proposer = grounding_dino.load(str(folder), ModelOptions())
+    pixels = np.random.default_rng(0).integers(0, 255, (800, 1066, 3), dtype=np.uint8)
+    picture = Image(pixels, "0" * 64)
+
+    def once() -> None:
+        proposer.propose([picture], ["person", "dog"], 0.9)
+
+    return _row("GDINO-T, pictures of 800×1066", once, 1, rate)
+
+
+def _verifier(folder: Path, rate: float, boxes: int = 8) -> str:
+    config = _smolvlm_256m()
+    processor = AutoProcessor.from_pretrained(WEIGHTS / "verifier")
+    size = config.vision_config.image_size
+    tokens = (size // config.vision_config.patch_size) ** 2 // config.scale_factor**2
+    processor.image_processor.size = {"longest_edge": size}
+    processor.image_processor.max_image_size = {"longest_edge": size}
+    processor.image_seq_len = tokens
+    processor.save_pretrained(folder)
+    SmolVLMForConditionalGeneration(config).save_pretrained(folder)
+    verifier = vlm.load(str(folder), ModelOptions(batch=boxes))
+    pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    asks = [Ask(pixels, ("Is this a person?",))] * boxes
+    return _row("SmolVLM-256M's shape, boxes", lambda: verifier.answer(asks), boxes, rate)
+
+
+def _smolvlm_256m() -> SmolVLMConfig:
+    small = SmolVLMConfig.from_pretrained(WEIGHTS / "verifier")
+    text = dict(
+        model_type="llama",
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49280,
+        pad_token_id=small.text_config.pad_token_id,
+    )
+    vision = dict(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        image_size=512,
+        patch_size=16,
+    )
+    return SmolVLMConfig(
+        text_config=text,
+        vision_config=vision,
+        scale_factor=4,
+        image_token_id=small.image_token_id,
+        pad_token_id=small.text_config.pad_token_id,
+    )
+
+
+def _row(name: str, once: object, units: int, rate: float) -> str:
+    with FlopCounterMode(display=False) as counter:
+        once()
+    flop = counter.get_total_flops() / units
+    times = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - started)
+    seconds = sorted(times)[ROUNDS // 2] / units
+    share = flop / seconds / rate
+    return f"| {name} | {1 / seconds:.3g} | {flop / 1e12:.3f} | {share:.0%} |"

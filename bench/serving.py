@@ -1,0 +1,136 @@
+"""The service: what gRPC costs over the engine in process, and what sharing batches brings.
+
+Clients run in a process of their own, as real ones do; the server is ``secondlook.server`` around
+the embedded models, without the verdict cache.
+"""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from bench import material
+from bench.paired import Figure, paired
+from secondlook.engine import Engine, EngineLimits
+from secondlook.images import decode
+from secondlook.labels import Labelled
+from secondlook.pipeline import Task
+from secondlook.server.app import running_server
+
+PICTURES, IN_FLIGHT = 96, 16
+CLIENTS, EACH = 16, 6
+
+
+def run() -> list[Figure | str]:
+    """Two ratios, and the waiting times behind the second."""
+    return [_served(), *_shared_batches()]
+
+
+def _served() -> Figure:
+    ontology = material.ontology()
+    encoded = material.jpegs(PICTURES)
+    engine = Engine(material.pipeline())
+
+    def in_process() -> float:
+        with ThreadPoolExecutor(2) as decoders:
+            pending: list[Future[Labelled]] = []
+            for image in decoders.map(decode, encoded):
+                if len(pending) == IN_FLIGHT:
+                    pending.pop(0).result()
+                pending.append(engine.submit(Task(image, ontology)))
+            return len([future.result() for future in pending]) + PICTURES - len(pending)
+
+    with running_server(engine, ontology) as server:
+        client = _ClientProcess(server.address, IN_FLIGHT, PICTURES // IN_FLIGHT)
+        figure = paired(
+            "served over gRPC ÷ the pipeline in process",
+            client.pictures,
+            in_process,
+            at_least=0.9,
+            unit="pictures/s",
+            rounds=7,
+        )
+        client.close()
+    engine.close()
+    return figure
+
+
+def _shared_batches() -> list[Figure | str]:
+    ontology = material.ontology()
+    models = material.pipeline()
+    together = Engine(models)
+    alone = Engine(models, EngineLimits(propose_batch=1, verify_batch=1, max_wait_s=0))
+    with running_server(together, ontology) as batched, running_server(alone, ontology) as single:
+        sides = [_ClientProcess(s.address, CLIENTS, EACH) for s in (batched, single)]
+        figure = paired(
+            "16 clients with dynamic batching ÷ without",
+            sides[0].pictures,
+            sides[1].pictures,
+            at_least=2,
+            unit="pictures/s",
+        )
+        waits = [statistics.quantiles(side.waits_s, n=20)[-1] * 1000 for side in sides]
+        for side in sides:
+            side.close()
+    together.close()
+    alone.close()
+    lower = "lower, as it must be" if waits[0] < waits[1] else "**not lower: missed**"
+    return [figure, f"p95 of a call: {waits[0]:.0f} ms with, {waits[1]:.0f} ms without; {lower}."]
+
+
+class _ClientProcess:
+    """``clients`` concurrent callers in one other process, each sending ``each`` pictures."""
+
+    def __init__(self, address: str, clients: int, each: int) -> None:
+        command = [sys.executable, "-m", "bench.serving", address, str(clients), str(each)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._count = clients * each
+        self.waits_s: list[float] = []
+        self._line()
+
+    def pictures(self) -> float:
+        """One round; returns how many pictures were labelled."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self.waits_s += [float(wait) for wait in self._line().split()]
+        return self._count
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+async def _call(address: str, clients: int, each: int) -> None:
+    """The other process: prints ``ready``, then one line of waiting times a round."""
+    from secondlook_client import AsyncClient
+
+    encoded = material.jpegs(clients * each)
+
+    async def one(number: int) -> list[float]:
+        waits = []
+        async with AsyncClient(address) as client:
+            for data in encoded[number * each : (number + 1) * each]:
+                started = time.perf_counter()
+                await client.label(data, detail="labels")
+                waits.append(time.perf_counter() - started)
+        return waits
+
+    print("ready", flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        rounds = await asyncio.gather(*(one(number) for number in range(clients)))
+        print(*(f"{wait:.4f}" for waits in rounds for wait in waits), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_call(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

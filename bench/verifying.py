@@ -1,0 +1,69 @@
+"""Stage two alone: boxes verified a second, and questions that share a view.
+
+The plain side is ``generate`` with the same weights, one box and one question at a time.
+"""
+
+import numpy as np
+
+from bench import material
+from bench.paired import Figure, paired
+from bench.plain import PlainVerifier
+from secondlook.config import ModelOptions
+from secondlook.demo.embedded import load_verifier
+from secondlook.verify import Ask
+
+BOXES, PLAIN_BOXES, VIEWS = 256, 64, 24
+QUESTIONS = (
+    "Is this a person?",
+    "Is this person wearing glasses?",
+    "Is this person not wearing glasses?",
+    "Is this person wearing a helmet?",
+    "Is this a dog?",
+    "Is this a red car?",
+    "Is this a blue ball?",
+    "Is this a tree?",
+)
+
+
+def run() -> list[Figure | str]:
+    """Two ratios."""
+    verifier = load_verifier("", ModelOptions())
+    plain = PlainVerifier()
+    crops = material.crops(BOXES)
+    asks = [Ask(np.asarray(crop), (question,)) for crop, question in crops]
+
+    def batched() -> float:
+        return len(verifier.answer(asks))
+
+    def one_at_a_time() -> float:
+        for crop, question in crops[:PLAIN_BOXES]:
+            plain.yes(crop, question)
+        return PLAIN_BOXES
+
+    def shared() -> float:
+        for ask in asks[:VIEWS]:
+            verifier.answer([Ask(ask.pixels, QUESTIONS)])
+        return VIEWS * len(QUESTIONS)
+
+    def separate() -> float:
+        for ask in asks[:VIEWS]:
+            for question in QUESTIONS:
+                verifier.answer([Ask(ask.pixels, (question,))])
+        return VIEWS * len(QUESTIONS)
+
+    return [
+        paired(
+            "boxes verified a second ÷ one-at-a-time `generate()`",
+            batched,
+            one_at_a_time,
+            at_least=5,
+            unit="boxes/s",
+        ),
+        paired(
+            "8 questions on one view ÷ 8 separate calls",
+            shared,
+            separate,
+            at_least=3,
+            unit="questions/s",
+        ),
+    ]

@@ -1,0 +1,36 @@
+"""Client of the secondlook labelling service; needs no torch and nothing of the service.
+
+    from secondlook_client import Client
+
+    with Client("127.0.0.1:50051") as client:
+        for label in client.label("street.jpg", classes=["person wearing glasses"]).labels:
+            print(label.class_name, label.box, label.p_yes)
+
+``AsyncClient`` is the same for event loops; ``errors`` has every error that a call can raise.
+"""
+
+from secondlook_client.async_client import AsyncClient
+from secondlook_client.async_stream import AsyncLiveStream
+from secondlook_client.classes import ClassSpec
+from secondlook_client.client import Client
+from secondlook_client.errors import ClientError
+from secondlook_client.live import LiveOptions
+from secondlook_client.results import FrameResult, Judgement, LabelResult, Outcome, ServerInfo
+from secondlook_client.retry import RetryPolicy
+from secondlook_client.stream import LiveStream
+
+__all__ = [
+    "AsyncClient",
+    "AsyncLiveStream",
+    "ClassSpec",
+    "Client",
+    "ClientError",
+    "FrameResult",
+    "Judgement",
+    "LabelResult",
+    "LiveOptions",
+    "LiveStream",
+    "Outcome",
+    "RetryPolicy",
+    "ServerInfo",
+]

@@ -1,0 +1,22 @@
+"""How a connection behaves; the same for both clients."""
+
+import os
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # The server says what is too large; the client has no opinion.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A line that died without a word is noticed within 40 s, not after hours.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # By default gRPC waits up to two minutes before it looks for a restarted server.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def key_name(key: object) -> str:
+    """The name that goes with a picture when nothing else was said: its key, where it has words."""
+    return os.fspath(key) if isinstance(key, str | os.PathLike) else ""

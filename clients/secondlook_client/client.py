@@ -1,0 +1,133 @@
+"""The client for plain code. ``AsyncClient`` is its twin for event loops."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from secondlook_client import messages
+from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS, key_name
+from secondlook_client.classes import Classes
+from secondlook_client.errors import ClientError
+from secondlook_client.live import LiveOptions
+from secondlook_client.many import Many
+from secondlook_client.messages import Picture
+from secondlook_client.results import LabelResult, ServerInfo
+from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.stream import LiveStream
+from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.v1 import labeling_pb2_grpc
+
+Key = TypeVar("Key")
+
+
+class Client:
+    """A connection to one server; thread-safe, and a context manager.
+
+        with Client("127.0.0.1:50051") as client:
+            result = client.label("street.jpg", classes=["person wearing glasses"])
+            print(result.labels)
+
+    It connects at the first call. Every call raises a ``ClientError`` (see ``errors``).
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, retry: RetryPolicy | None = None) -> None:
+        self.address = address
+        self._retry = retry or RetryPolicy()
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._stub = labeling_pb2_grpc.LabelingServiceStub(self._channel)
+
+    def label(
+        self,
+        image: Picture,
+        *,
+        classes: Classes | None = None,
+        name: str = "",
+        detail: str = "all",
+        timeout_s: float = 60.0,
+    ) -> LabelResult:
+        """Label one picture, given as bytes or by path.
+
+        ``classes`` None asks for the server's own; ``detail`` is ``all`` or only ``labels``;
+        ``name`` (default: the file's) comes back with the result. ``timeout_s`` bounds all tries
+        together.
+        """
+        request = pb.LabelRequest(
+            image=messages.picture_bytes(image),
+            name=messages.picture_name(image, name),
+            ontology=messages.ontology(classes),
+            detail=messages.detail_number(detail),
+        )
+        return messages.label_result(self._call(self._stub.Label, request, timeout_s).labelled)
+
+    def label_many(
+        self,
+        items: Iterable[tuple[Key, Picture]],
+        *,
+        classes: Classes | None = None,
+        detail: str = "all",
+        concurrency: int = 16,
+        timeout_s: float = 60.0,
+        name: Callable[[Key], str] | None = None,
+    ) -> Iterator[tuple[Key, LabelResult | ClientError]]:
+        """Label pairs of key and picture; yields (key, result or error) as each is done.
+
+        ``items`` may be endless: it is read only as far as ``concurrency`` pictures are under
+        way, so memory does not grow with it. A picture that fails is yielded with its error and
+        the rest goes on. ``timeout_s`` is for each picture; ``name(key)`` goes with it (default:
+        the key, where that is a text or path). Leaving the loop cancels what is under way.
+        """
+        ontology, number = messages.ontology(classes), messages.detail_number(detail)
+        named = name or key_name
+
+        def request(key: Key, data: bytes) -> pb.LabelRequest:
+            return pb.LabelRequest(image=data, name=named(key), ontology=ontology, detail=number)
+
+        def attempts() -> Attempts:
+            return Attempts(self._retry, timeout_s, self.address)
+
+        return Many(self._stub.Label, request, attempts, concurrency).results(items)
+
+    def info(self, *, timeout_s: float = 10.0) -> ServerInfo:
+        """What runs at the other end."""
+        request = pb.GetServerInfoRequest()
+        return messages.server_info(self._call(self._stub.GetServerInfo, request, timeout_s))
+
+    def stream(
+        self,
+        *,
+        classes: Classes | None = None,
+        detail: str = "all",
+        stream_id: str = "",
+        options: LiveOptions | None = None,
+    ) -> LiveStream:
+        """Open a live stream of frames; see ``LiveStream``."""
+        options = options or LiveOptions()
+        opening = messages.opening(classes, detail, stream_id, options.server_pending)
+        return LiveStream(self._stub.LabelStream, opening, options, self._retry, self.address)
+
+    def close(self) -> None:
+        """Cancel what is running and hang up."""
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+        attempts = Attempts(self._retry, timeout_s, self.address)
+        while True:
+            try:
+                return method(request, timeout=attempts.left_s())
+            except grpc.RpcError as failed:
+                wait_s = attempts.wait_s(failed)
+            time.sleep(wait_s)

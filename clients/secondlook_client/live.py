@@ -1,0 +1,180 @@
+"""The bookkeeping of a live stream: which frame waits, which is under way, which is reported.
+
+No thread and no socket, so that both clients share it and tests can drive it. Every
+frame that was offered leaves it exactly once, as a ``FrameResult``.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+from secondlook_client.errors import (
+    ClientError,
+    InvalidRequest,
+    MessageTooLarge,
+    NotReady,
+    NotSupported,
+    from_reason,
+)
+from secondlook_client.messages import label_result
+from secondlook_client.results import FrameResult
+from secondlook_client.retry import RetryPolicy
+from secondlook_client.v1 import labeling_pb2 as pb
+
+DROP_NAMES = {
+    pb.DROP_REASON_SUPERSEDED: "superseded",
+    pb.DROP_REASON_SERVER_BUSY: "server_busy",
+    pb.DROP_REASON_SHUTTING_DOWN: "shutting_down",
+}
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How many frames may be where. Small numbers keep the answers fresh."""
+
+    max_pending: int = 2
+    """Waiting on this machine; one more pushes the oldest out."""
+    max_under_way: int = 4
+    """Sent and not answered yet."""
+    server_pending: int = 2
+    """Waiting on the server, 1 to 32."""
+    max_unread: int = 1000
+    """Results that nobody has read; at this many, ``send`` raises ``ResultsUnread``."""
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            if value < 1:
+                raise InvalidRequest(f"expected {field} of at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture on its way."""
+
+    sequence: int
+    key: Any
+    name: str
+    data: bytes
+    sent_before: bool = False
+    """On a connection that broke before the answer came."""
+
+    def message(self) -> pb.LabelStreamRequest:
+        """For the wire."""
+        frame = pb.StreamFrame(sequence=self.sequence, image=self.data, name=self.name)
+        return pb.LabelStreamRequest(frame=frame)
+
+    def dropped(self, why: str) -> FrameResult:
+        """The report that it was left out."""
+        return FrameResult(self.sequence, self.key, dropped=why)
+
+    def failed(self, error: ClientError) -> FrameResult:
+        """The report that it could not be labelled."""
+        return FrameResult(self.sequence, self.key, error=error)
+
+
+class FrameBook:
+    """Frames waiting and under way. Not thread-safe: its owner has the lock."""
+
+    def __init__(self, options: LiveOptions) -> None:
+        self._options = options
+        self._waiting: deque[Frame] = deque()
+        self._under_way: dict[int, Frame] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Frames not sent."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """True when every frame has been reported."""
+        return not self._waiting and not self._under_way
+
+    def offer(self, frame: Frame, connected: bool) -> list[FrameResult]:
+        """Let a new frame wait; the reports of those that it pushed out."""
+        self._waiting.append(frame)
+        return self._shorten("superseded" if connected else "not_connected")
+
+    def take(self) -> Frame | None:
+        """The next frame to send, or None while there is none or enough are under way."""
+        if not self._waiting or len(self._under_way) >= self._options.max_under_way:
+            return None
+        frame = self._waiting.popleft()
+        self._under_way[frame.sequence] = frame
+        return frame
+
+    def answered(self, answer: pb.FrameAnswer) -> list[FrameResult]:
+        """The report of an answer; none for a frame that was reported before."""
+        frame = self._under_way.pop(answer.sequence, None)
+        if frame is None:
+            return []
+        kind = answer.WhichOneof("answer")
+        if kind == "labelled":
+            result = label_result(answer.labelled)
+            return [FrameResult(frame.sequence, frame.key, result=result)]
+        if kind == "failure":
+            return [frame.failed(from_reason(answer.failure.reason, answer.failure.message))]
+        return [frame.dropped(DROP_NAMES.get(answer.dropped.reason, "superseded"))]
+
+    def lost(self, cause: ClientError | None) -> list[FrameResult]:
+        """The connection broke: frames under way wait again, each of them once.
+
+        When one of them was too large for the server, it is the largest, and it fails alone.
+        """
+        reports = []
+        if isinstance(cause, MessageTooLarge) and self._under_way:
+            largest = max(self._under_way.values(), key=lambda frame: len(frame.data))
+            reports.append(self._under_way.pop(largest.sequence).failed(cause))
+        for frame in reversed(self._under_way.values()):
+            if frame.sent_before:
+                reports.append(frame.dropped("connection_lost"))
+            else:
+                self._waiting.appendleft(replace(frame, sent_before=True))
+        self._under_way.clear()
+        return reports + self._shorten("connection_lost")
+
+    def give_up(self, error: ClientError | None, why: str = "closed") -> list[FrameResult]:
+        """The stream is over: everything left, failed with ``error`` or dropped for ``why``."""
+        left = [*self._under_way.values(), *self._waiting]
+        self._under_way.clear()
+        self._waiting.clear()
+        return [frame.failed(error) if error else frame.dropped(why) for frame in left]
+
+    def _shorten(self, why: str) -> list[FrameResult]:
+        dropped = []
+        while len(self._waiting) > self._options.max_pending:
+            dropped.append(self._waiting.popleft().dropped(why))
+        return dropped
+
+
+class StreamRules:
+    """When a stream that broke is opened again."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._failures = 0
+        self._silent_since = 0.0
+
+    def heard(self) -> None:
+        """A frame was answered: the next break is the first again."""
+        self._failures = 0
+
+    def wait_s(self, cause: ClientError | None, finished: bool) -> float | None:
+        """How long to wait before the next try; None when there shall be none.
+
+        A request that the server refuses is refused again. All else may pass, however long it
+        takes: a device outlives many servers. Only when no more frames will come is the patience
+        that of a single call.
+        """
+        if isinstance(cause, NotSupported | NotReady):
+            return None
+        if isinstance(cause, InvalidRequest) and not isinstance(cause, MessageTooLarge):
+            return None
+        self._failures += 1
+        now = time.monotonic()
+        if self._failures == 1:
+            self._silent_since = now
+        if finished and now - self._silent_since >= self._policy.unavailable_s:
+            return None
+        return self._policy.backoff_s(self._failures)

@@ -1,0 +1,212 @@
+"""A live stream for plain code: a thread keeps the connection, the camera loop never waits."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from secondlook_client.errors import Cancelled, ClientError, ResultsUnread
+from secondlook_client.live import Frame, FrameBook, LiveOptions, StreamRules
+from secondlook_client.messages import Picture, picture_bytes, picture_name
+from secondlook_client.results import FrameResult
+from secondlook_client.retry import RetryPolicy, typed
+from secondlook_client.v1 import labeling_pb2 as pb
+
+
+class LiveStream:
+    """Frames in, exactly one ``FrameResult`` for each out, in order of completion.
+
+        with client.stream(classes=["dog"]) as stream:
+            for jpeg in camera:
+                stream.send(jpeg)             # returns at once, whatever the network does
+                for found in stream.ready():  # never waits either
+                    show(found)
+            stream.finish()                   # no more frames
+            for found in stream:              # waits for what is left
+                show(found)
+
+    When frames come faster than they are answered the newest win; those left out are reported
+    with ``dropped``. A broken connection is made anew for as long as the stream is open, and
+    frames that were under way are sent once more. Thread-safe: one thread may send and another
+    iterate.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        opening: pb.StreamOpening,
+        options: LiveOptions,
+        retry: RetryPolicy,
+        address: str,
+    ) -> None:
+        """Use ``Client.stream``. ``method`` is the stub's ``LabelStream``."""
+        self._method = method
+        self._opening = opening
+        self._options = options
+        self._address = address
+        self._rules = StreamRules(retry)
+        self._changed = threading.Condition()
+        self._book = FrameBook(options)
+        self._results: deque[FrameResult] = deque()
+        self._next = 0
+        self._connection = 0
+        """Number of the connection in use; an older one's sender sees it and ends."""
+        self._open = False
+        self._finished = False
+        self._closed = False
+        self._over = False
+        self._failure: ClientError | None = None
+        self._call: Any = None
+        self._thread = threading.Thread(target=self._keep, name="secondlook-stream", daemon=True)
+        self._thread.start()
+
+    def send(self, image: Picture, *, key: Any = None, name: str = "") -> int:
+        """Offer one frame and return its number; never waits for the network.
+
+        ``key`` comes back with the result. Raises the error that ended the stream, ``Cancelled``
+        after ``finish`` or ``close``, and ``ResultsUnread`` when nobody reads the results.
+        """
+        data = picture_bytes(image)
+        with self._changed:
+            self._check_open()
+            frame = Frame(self._next, key, picture_name(image, name), data)
+            self._next += 1
+            self._report(self._book.offer(frame, self._open))
+            return frame.sequence
+
+    def ready(self) -> list[FrameResult]:
+        """The results that are there now, without waiting."""
+        with self._changed:
+            found = list(self._results)
+            self._results.clear()
+            return found
+
+    def finish(self) -> None:
+        """No more frames will come; the iteration ends after the last result."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Hang up; frames without an answer are reported as dropped (``closed``)."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            call = self._call
+        if call is not None:
+            call.cancel()
+        self._thread.join()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server has accepted the stream and the line stands."""
+        return self._open
+
+    def __iter__(self) -> Iterator[FrameResult]:
+        return self
+
+    def __next__(self) -> FrameResult:
+        with self._changed:
+            while not self._results and not self._over:
+                self._changed.wait()
+            if self._results:
+                return self._results.popleft()
+            if self._failure is not None:
+                raise self._failure
+            raise StopIteration
+
+    def __enter__(self) -> "LiveStream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._finished or self._closed:
+            raise Cancelled("the stream takes no more frames; open a new one")
+        if len(self._results) >= self._options.max_unread:
+            raise ResultsUnread(
+                f"{len(self._results)} results wait to be read; iterate over the stream or call "
+                "ready() beside sending"
+            )
+
+    def _report(self, found: list[FrameResult]) -> None:
+        self._results.extend(found)
+        self._changed.notify_all()
+
+    def _keep(self) -> None:
+        """The thread: connect, listen, and connect again until the stream is over."""
+        while True:
+            cause = self._listen()
+            with self._changed:
+                self._connection += 1
+                self._open = False
+                self._report(self._book.lost(cause))
+                if self._closed or (self._finished and self._book.idle):
+                    break
+                wait_s = self._rules.wait_s(cause, self._finished)
+                if wait_s is None:
+                    self._failure = cause
+                    break
+                self._rest(wait_s)
+        with self._changed:
+            self._report(self._book.give_up(self._failure))
+            self._over = True
+            self._changed.notify_all()
+
+    def _rest(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while not self._closed and (left := ends - time.monotonic()) > 0:
+            self._changed.wait(left)
+
+    def _listen(self) -> ClientError | None:
+        """One connection, to its end; why it broke, or None when the server ended it in order."""
+        with self._changed:
+            if self._closed:
+                return None
+            self._call = call = self._method(self._messages(self._connection))
+        try:
+            for response in call:
+                self._hear(response)
+        except grpc.RpcError as failed:
+            return typed(failed, self._address)
+        return None
+
+    def _hear(self, response: pb.LabelStreamResponse) -> None:
+        with self._changed:
+            if response.HasField("answer"):
+                self._rules.heard()
+                self._report(self._book.answered(response.answer))
+            else:
+                self._open = True
+                self._changed.notify_all()
+
+    def _messages(self, connection: int) -> Iterator[pb.LabelStreamRequest]:
+        """What goes out on one connection; gRPC runs this in a thread of its own."""
+        yield pb.LabelStreamRequest(opening=self._opening)
+        while frame := self._next_frame(connection):
+            yield frame.message()
+
+    def _next_frame(self, connection: int) -> Frame | None:
+        """Waits for a frame that may be sent; None ends the sending side of the connection."""
+        with self._changed:
+            while True:
+                if self._closed or self._connection != connection:
+                    return None
+                # Only an accepted stream takes frames: what a dead line swallows counts as sent.
+                if self._open and (frame := self._book.take()):
+                    return frame
+                if self._finished and not self._book.waiting:
+                    return None
+                self._changed.wait()

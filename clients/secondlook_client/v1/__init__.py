@@ -1,0 +1,1 @@
+"""Compiled from the protos by ``protos/generate.py``; not written by hand."""

@@ -1,0 +1,59 @@
+"""Files and folders that appear whole or not at all; a full disk as an error of our own."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secondlook.errors import InvalidInput, StorageFull
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write a file or folder at; it takes ``path``'s place at the end.
+
+    On any failure what was written is removed and ``path`` is as before. Raises ``StorageFull``
+    when the disk is full.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with explaining(path):
+        remove(part)
+        try:
+            yield part
+            if path.is_dir():
+                remove(path)  # a folder cannot be replaced in one step
+            part.replace(path)
+        except BaseException:
+            remove(part)
+            raise
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` into an error with a way out."""
+    try:
+        yield
+    except OSError as failure:
+        if failure.errno in FULL:
+            raise StorageFull(
+                f"the disk is full while writing {path}; what was written before is kept: "
+                "make room and run the same command again"
+            ) from failure
+        if failure.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InvalidInput(
+                f"{failure.filename or path} cannot be written ({os.strerror(failure.errno)}); "
+                "give a folder of your own with --out"
+            ) from failure
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, link or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""The command line. Each command lives in a module of its own that is imported when it is run.
+
+So ``secondlook --help`` answers at once, and nothing here imports numpy, rich or torch.
+"""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import click
+
+COMMANDS = {
+    "demo": "Draw a small world, label it through the service and show what each stage did.",
+    "try": "Judge a prompt: every stage's scores on a handful of pictures.",
+    "label": "Label a folder of pictures; resumes where it stopped.",
+    "serve": "Serve labelling over gRPC.",
+    "evaluate": "Precision, recall and average precision of COCO predictions against truth.",
+    "world": "Write pictures of the drawn demo world with their exact truth.",
+}
+"""Every command and its line in ``--help``; ``label`` is in the module ``cli.label_command``."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of a newcomer's day."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"secondlook.cli.{cmd_name}_command")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="secondlook")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def group(debug: bool) -> None:
+    """Label images with words, and look twice.
+
+    Grounding DINO proposes boxes; a local vision-language model takes a second look at each.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _speak_up("--debug" in arguments)
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of one command line; errors are told on stderr in one line."""
+    try:
+        outcome = group.main(list(arguments), prog_name="secondlook", standalone_mode=False)
+    except click.exceptions.Abort as stop:  # click's word for Ctrl-C
+        click.echo(str(stop.__cause__ or "") or "interrupted", err=True)
+        return INTERRUPTED
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as failure:
+        if "--debug" in arguments:
+            raise
+        told, code = _told(failure)
+        click.echo(f"error: {told}", err=True)
+        return code
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _told(failure: Exception) -> tuple[str, int]:
+    """One line and the exit code: 2 for what can be mended in the command, else 1."""
+    from secondlook.errors import InvalidInput, NotFound, OutputExists, SecondlookError
+    from secondlook_client.errors import ClientError
+
+    line = " ".join(str(failure).split())
+    if isinstance(failure, SecondlookError | ClientError):
+        wrong = isinstance(failure, InvalidInput | NotFound | OutputExists)
+        return line, 2 if wrong else 1
+    return f"unexpected {type(failure).__name__}: {line}; --debug shows where it came from", 1
+
+
+def _speak_up(debug: bool) -> None:
+    """Our warnings in a line each; where they came from, and what libraries advise their own
+    developers, only when asked for."""
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warnings.simplefilter("ignore")
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"

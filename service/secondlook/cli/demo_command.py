@@ -1,0 +1,155 @@
+"""``secondlook demo``: the whole product from top to bottom, on a world whose truth is known."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secondlook.cli.tables import console, share
+from secondlook.errors import OutputExists
+
+if TYPE_CHECKING:
+    from secondlook.cli.labelling import Run
+    from secondlook.runs.totals import Totals
+    from secondlook.two_stages import Change
+    from secondlook_client.results import LabelResult
+
+OVERVIEW = 9
+"""Pictures that overview.png is made from, at most."""
+EASY = 7
+"""Boxes on a picture that can be taken in at a glance."""
+
+
+@click.command("demo")
+@click.option("--count", type=click.IntRange(1, 100_000), default=48, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=2024, show_default=True)
+@click.option("--size", type=click.IntRange(64, 2048), default=320, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True)
+def command(count: int, seed: int, size: int, out: Path) -> None:
+    """Draw a small world, label it through the service, and compare with its exact truth.
+
+    Shows what the proposer finds and what the second look makes of it, and leaves gallery.html,
+    overview.png, coco.json, report.json and the pictures in --out.
+    """
+    from secondlook.cli.labelling import label_into
+    from secondlook.cli.session import connected
+    from secondlook.coco_files import truth_of
+    from secondlook.config import Settings
+    from secondlook.demo.world import write_world
+    from secondlook.ontology_text import load_ontology
+    from secondlook.runs.folder import select
+    from secondlook.runs.journal import RESULTS, read_results
+    from secondlook.two_stages import compare
+
+    # 1. Pictures that no model has seen, with the truth about every box.
+    world = _empty(out / "world")
+    write_world(world, seed, count, size)
+    ontology = load_ontology(world / "ontology.yaml")
+
+    # 2. The service, as `secondlook serve` starts it, with the models that come with the package.
+    with connected(None, Settings(proposer="demo", verifier="demo"), ontology) as session:
+        # 3. The pictures go to it as `secondlook label` sends them: over gRPC, many at a time.
+        run = label_into(out, session, select([world / "images"]), fresh=True)
+
+    # 4. What each stage did, by the arithmetic of `secondlook evaluate`.
+    def results() -> "Iterator[tuple[str, LabelResult]]":
+        return read_results(out / RESULTS)
+
+    change = compare(results, truth_of(world / "truth.json"), ontology)
+    report = report_of(run, change, seed)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _draw_overview(out / "overview.png", results(), world / "images")
+    _print(report, out)
+
+
+def report_of(run: "Run", change: "Change", seed: int) -> dict[str, Any]:
+    """The figures of ``report.json``. Those of the proposer take every candidate at its word."""
+    from secondlook.demo.world import ATTRIBUTES, NOUNS
+
+    totals = run.written.totals
+    return {
+        "pictures": totals.pictures,
+        "proposals": totals.proposals,
+        **_figures(totals, change, (*NOUNS, *ATTRIBUTES)),
+        "pictures_per_second": round(run.pictures / run.seconds, 2),
+        "classes": {
+            "nouns": _figures(totals, change, NOUNS),
+            "attributes": _figures(totals, change, tuple(ATTRIBUTES)),
+        },
+        "seconds": round(run.seconds, 2),
+        "seed": seed,
+        "proposer": totals.proposer,
+        "verifier": totals.verifier,
+    }
+
+
+def _figures(totals: "Totals", change: "Change", classes: Sequence[str]) -> dict[str, Any]:
+    from secondlook_client.results import Outcome
+
+    before, after = change.before.total(classes), change.after.total(classes)
+    return {
+        "accepted": totals.count(Outcome.ACCEPT, classes),
+        "rejected": totals.count(Outcome.REJECT, classes),
+        "unsure": totals.count(Outcome.UNSURE, classes),
+        "precision_proposer": before.precision,
+        "recall_proposer": before.recall,
+        "precision": after.precision,
+        "recall": after.recall,
+    }
+
+
+def _print(report: dict[str, Any], out: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{report['pictures']} pictures, {report['proposals']} boxes proposed"
+    table = Table(box=None)
+    table.add_column("")
+    for heading in ("accepted", "rejected", "unsure", "precision", "recall"):
+        table.add_column(heading, justify="right")
+    for name, figures in (*report["classes"].items(), ("all", report)):
+        counts = (str(figures[key]) for key in ("accepted", "rejected", "unsure"))
+        changes = (
+            f"{share(figures[f'{key}_proposer'])} → {share(figures[key])}"
+            for key in ("precision", "recall")
+        )
+        table.add_row(name, *counts, *changes, style="bold" if figures is report else "")
+    screen = console()
+    screen.print(Text(f"\n{title}", style="bold"))
+    screen.print(table)
+    screen.print("precision and recall: of the proposer alone → after the second look, IoU ≥ 0.5")
+    for line in (
+        f"{report['pictures_per_second']:.1f} pictures a second through the service",
+        f"look at {out / 'gallery.html'} and {out / 'overview.png'}",
+    ):
+        screen.print(Text(line))
+
+
+def _draw_overview(path: Path, results: "Iterator[tuple[str, LabelResult]]", images: Path) -> None:
+    """Pictures with few boxes, of which the second look rejected some: easy to take in."""
+    from secondlook.gallery import Shown, overview
+    from secondlook.images import ImageLimits
+    from secondlook.runs.outputs import loader
+
+    best = sorted(results, key=lambda entry: (_crowding(entry[1]), entry[0]))[:OVERVIEW]
+    shown = [Shown(name, result) for name, result in best]
+    overview.write(path, shown, loader(images, ImageLimits()))
+
+
+def _crowding(result: "LabelResult") -> float:
+    """How far the picture is from one of about seven boxes in landscape."""
+    boxes = len({judgement.box for judgement in result.judgements})
+    return abs(boxes - EASY) + 5 * (result.width < result.height)
+
+
+def _empty(folder: Path) -> Path:
+    """A folder for the pictures; only one that an earlier demo made is replaced."""
+    if folder.exists():
+        if not (folder / "truth.json").exists() and any(folder.iterdir()):
+            raise OutputExists(f"{folder} is not the demo's; give another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder

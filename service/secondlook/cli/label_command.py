@@ -1,0 +1,105 @@
+"""``secondlook label``: a folder of pictures in, labels out."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from secondlook.cli.options import looked_for, models, ontology_of, settings_of
+from secondlook.formats import WRITERS
+
+
+class FormatList(click.ParamType):
+    """Names of formats with commas between."""
+
+    name = "formats"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Checked names, in the order given."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in WRITERS:
+                self.fail(f"'{name}' is none of {', '.join(WRITERS)}", param, ctx)
+        return names
+
+
+@click.command("label")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("labels"),
+    show_default=True,
+    help="Folder for the labels; the same one resumes the run.",
+)
+@looked_for
+@click.option(
+    "--format",
+    "formats",
+    type=FormatList(),
+    default="coco",
+    show_default=True,
+    help=f"Any of {', '.join(WRITERS)}, with commas between.",
+)
+@click.option(
+    "--gallery",
+    "shown",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    help="Pictures shown in gallery.html at most, the doubtful first.",
+)
+@click.option("--fresh", is_flag=True, help="Remove what an earlier run left in --out first.")
+@click.option("--retry-failed", is_flag=True, help="Try pictures again that could not be labelled.")
+@models
+def command(
+    pictures: tuple[Path, ...],
+    out: Path,
+    lines: tuple[str, ...],
+    ontology: Path | None,
+    formats: tuple[str, ...],
+    shown: int,
+    fresh: bool,
+    retry_failed: bool,
+    server: str | None,
+    **flags: Any,
+) -> int:
+    """Label PICTURES: folders, searched with all that is in them, or single files.
+
+    Ctrl-C, a crash or a full disk loses nothing: the same command goes on where it stopped.
+    Pictures that cannot be labelled are listed in failed.jsonl, each with its reason.
+    """
+    from secondlook.cli.labelling import label_into
+    from secondlook.cli.session import connected
+    from secondlook.runs.folder import select
+
+    settings = settings_of(flags)
+    selection = select(pictures, out)
+    with connected(server, settings, ontology_of(lines, ontology)) as session:
+        run = label_into(
+            out,
+            session,
+            selection,
+            formats=formats,
+            shown=shown,
+            fresh=fresh,
+            retry_failed=retry_failed,
+        )
+    written, totals = run.written, run.written.totals
+    click.echo(
+        f"{totals.pictures} pictures: {totals.accepted} boxes accepted, {totals.rejected} "
+        f"rejected, {totals.unsure} unsure; {totals.verified_empty} pictures verified empty"
+    )
+    if totals.without_verdict:
+        click.echo(
+            f"{totals.without_verdict} boxes have no verdict and are unsure: {totals.first_error}"
+        )
+    if written.failed:
+        click.echo(f"{written.failed} pictures failed; the reasons are in {out / 'failed.jsonl'}")
+    for path in written.paths:
+        click.echo(f"  {path}")
+    return 1 if written.failed and not totals.pictures else 0

@@ -1,0 +1,46 @@
+"""``secondlook serve``: labelling for everybody who may reach this machine's port."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from secondlook.cli.options import setting_option, settings_of
+from secondlook.config import rules
+
+
+def _every_setting(command: Any) -> Any:
+    for name in reversed(rules()):
+        command = setting_option(name)(command)
+    return command
+
+
+@click.command("serve")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@click.option("--models", help="Short for --proposer and --verifier alike, e.g. demo.")
+@_every_setting
+def command(**flags: Any) -> None:
+    """Serve labelling over gRPC until SIGTERM or Ctrl-C.
+
+    Settings come from secondlook.toml (or --config), then SECONDLOOK_* variables, then these
+    flags; the later wins. Prints the address on standard output once it listens.
+    """
+    from secondlook.ontology_text import load_ontology
+
+    settings = settings_of(flags)
+    ontology = load_ontology(Path(settings.ontology)) if settings.ontology else None
+    from secondlook.cli.local_service import running_engine, server_options
+    from secondlook.server import logs
+    from secondlook.server.app import serve
+    from secondlook.server.metrics import Metrics
+
+    logs.configure(settings.log_level)
+    metrics = Metrics()
+    with running_engine(settings, metrics) as engine:
+        serve(
+            engine,
+            ontology,
+            server_options(settings),
+            metrics,
+            ready=lambda server: click.echo(f"serving on {server.address}"),
+        )

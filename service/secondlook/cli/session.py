@@ -1,0 +1,137 @@
+"""A connection to the service: to one that runs somewhere, or to one started here for a while.
+
+Commands label through the service either way, so there is one path to test and to trust.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from secondlook.config import Settings
+from secondlook.errors import MissingExtra
+from secondlook.images import ImageLimits
+from secondlook.ontology import ClassSpec, Ontology
+from secondlook.ontology_text import dump, load_ontology
+from secondlook.runs.folder import Source
+from secondlook_client import ClassSpec as ClientClass
+from secondlook_client import Client, ClientError, LabelResult, ServerInfo
+
+IN_FLIGHT = 16
+"""Pictures sent and not answered yet, at most: two batches, so that no stage ever waits."""
+TIMEOUT_S = 300.0
+"""For one picture, its time in queues and all tries included."""
+CONNECT_S = 5.0
+"""For the first answer of a server; one that is there answers at once."""
+FORMAT = 1
+"""Of run.json and results.jsonl; a run of another one is not continued."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A service that is there, and what is asked of it."""
+
+    client: Client
+    ontology: Ontology
+    image_limits: ImageLimits
+    models: dict[str, Any]
+    """What must stay the same for a run to be continued: models and what shapes their results."""
+
+    def label_many(
+        self, pictures: Iterable[tuple[Source, bytes]]
+    ) -> Iterator[tuple[Source, LabelResult | ClientError]]:
+        """Label pictures as they come, ``IN_FLIGHT`` at a time; each is given back once."""
+        return self.client.label_many(
+            pictures,
+            classes=[_for_client(spec) for spec in self.ontology.classes],
+            concurrency=IN_FLIGHT,
+            timeout_s=TIMEOUT_S,
+            name=_sendable,
+        )
+
+    def identity(self, root: Path) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        return {
+            "format": FORMAT,
+            "root": str(root),
+            "classes": list(self.ontology.names),
+            "ontology": self.ontology.digest,
+            "ontology_yaml": dump(self.ontology),
+            **self.models,
+        }
+
+
+@contextmanager
+def connected(
+    server: str | None, settings: Settings, ontology: Ontology | None
+) -> Iterator[Session]:
+    """A session with the service at ``server`` (host:port), or with one started here.
+
+    ``ontology`` None takes the settings' own. Raises ``ClientError`` when no service answers, and
+    what loading the models raises.
+    """
+    if ontology is None and settings.ontology:
+        ontology = load_ontology(Path(settings.ontology))
+    if ontology is None:
+        raise click.UsageError(
+            'say what to look for: -c "person wearing glasses", or --ontology FILE'
+        )
+    with _address(server, settings) as address, Client(address) as client:
+        info = client.info(timeout_s=CONNECT_S)
+        yield Session(
+            client,
+            ontology,
+            image_limits(settings),
+            _identity(info, None if server else settings),
+        )
+
+
+@contextmanager
+def _address(server: str | None, settings: Settings) -> Iterator[str]:
+    if server:
+        yield server
+        return
+    try:
+        from secondlook.cli.local_service import local_server
+    except ImportError as missing:
+        raise MissingExtra(
+            f"running models here needs {missing.name}; install it with "
+            'pip install "secondlook[serve]", or use a running service with --server'
+        ) from missing
+    with local_server(settings) as running:
+        yield running.address
+
+
+def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
+    """Models by name and digest; and, where this process runs them, what shapes their results."""
+    identity: dict[str, Any] = {"proposer": info.proposer, "verifier": info.verifier}
+    if settings:
+        shaping = ("floor", "max_boxes", "max_iou")
+        identity["settings"] = {name: getattr(settings, name) for name in shaping}
+    return identity
+
+
+def _for_client(spec: ClassSpec) -> ClientClass:
+    return ClientClass(
+        spec.name,
+        spec.phrases,
+        spec.question,
+        spec.view.value,
+        spec.group,
+        spec.threshold,
+        spec.accept,
+        spec.reject,
+    )
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    """How large a picture may be."""
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)
+
+
+def _sendable(source: Source) -> str:
+    """The name for the server's eyes; file names may hold what a text message may not."""
+    return source.name.encode("utf-8", "replace").decode()[-1000:]

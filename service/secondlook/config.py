@@ -1,0 +1,295 @@
+"""Settings: default < file < environment < flag. Each knows its range, and where it came from.
+
+A file is TOML with the names below as keys (``secondlook.toml`` in the working folder, or one
+named by ``--config`` or ``SECONDLOOK_CONFIG``); a variable is ``SECONDLOOK_`` and the name in
+capitals; a flag is ``--`` and the name with dashes. ``models`` is short for setting ``proposer``
+and ``verifier`` alike.
+"""
+
+import difflib
+import logging
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from secondlook.errors import BadSetting, NotFound
+
+log = logging.getLogger(__name__)
+
+PREFIX = "SECONDLOOK_"
+FILE_NAME = "secondlook.toml"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+SHORTHANDS = {"models": ("proposer", "verifier")}
+"""Names that set several settings at once; a setting given by its own name wins."""
+NOT_SETTINGS = frozenset({"CONFIG", "DATA", "OPENAI_API_KEY"})
+"""Variables with our prefix that mean something else."""
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one setting means and which values it takes."""
+
+    help: str
+    """One line for a person, with the unit."""
+    kind: type
+    """``str``, ``int``, ``float`` or ``bool``."""
+    low: float | None = None
+    """Least value allowed."""
+    high: float | None = None
+    """Greatest value allowed."""
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    """None is allowed and means "off"."""
+
+    def read(self, value: object, what: str) -> Any:
+        """``value``, of the right type and in range; text is parsed.
+
+        Raises ``BadSetting``; ``what`` names the setting and where the value came from.
+        """
+        if value is None and self.optional:
+            return None
+        converted = _convert(value, self.kind)
+        if converted is None or not self._allows(converted):
+            raise BadSetting(f"{what}: expected {self.expected}, got {value!r}")
+        return converted
+
+    def _allows(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        low, high = self.low, self.high
+        return (low is None or value >= low) and (high is None or value <= high)
+
+    @property
+    def expected(self) -> str:
+        """The values allowed, in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        word = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+        if self.low is not None and self.high is not None:
+            return f"{word[self.kind]} from {self.low:g} to {self.high:g}"
+        return word[self.kind] + (f" of at least {self.low:g}" if self.low is not None else "")
+
+
+def setting(default: Any, help: str, **rule: Any) -> Any:
+    """A dataclass field that carries its ``Rule``."""
+    kind = rule.pop("kind", type(default))
+    return field(default=default, metadata={"rule": Rule(help, kind, **rule)})
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model plug-in is loaded with. Raises ``BadSetting`` for a value out of range."""
+
+    device: str = setting("auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
+    dtype: str = setting("auto", "Precision of matrix products.", choices=DTYPES)
+    batch: int = setting(32, "Pictures or views in one pass of a model.", low=1, high=4096)
+    trust_remote_code: bool = setting(False, "Run code that comes with a checkpoint.")
+    timeout_s: float = setting(
+        60.0, "Seconds that a model backend may take for one call.", low=0.001, high=3600
+    )
+    concurrency: int = setting(4, "Calls at one time to a model backend.", low=1, high=256)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that ``serve`` and labelling in process need.
+
+    Raises ``BadSetting`` for a value out of range. The meaning and range of each setting is in
+    its ``Rule``; ``rules()`` gives them all.
+    """
+
+    proposer: str = setting("demo", "Model that finds boxes: NAME[:ARGUMENT], folder, org/name.")
+    verifier: str = setting("demo", "Model that takes the second look, or 'none'.")
+    ontology: str = setting("", "YAML file with the classes served by default.")
+    device: str = setting("auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
+    dtype: str = setting("auto", "Precision of matrix products.", choices=DTYPES)
+    trust_remote_code: bool = setting(False, "Run code that comes with a checkpoint.")
+    threads: int = setting(0, "CPU threads of the models; 0 leaves it to torch.", low=0, high=1024)
+    timeout_s: float = setting(
+        60.0, "Seconds that a model backend may take for one call.", low=0.001, high=3600
+    )
+    concurrency: int = setting(4, "Calls at one time to a model backend.", low=1, high=256)
+    propose_batch: int = setting(8, "Pictures in one call of the proposer.", low=1, high=1024)
+    verify_batch: int = setting(
+        8, "Pictures whose boxes go to the verifier in one call.", low=1, high=1024
+    )
+    view_batch: int = setting(32, "Views in one pass of the verifier's model.", low=1, high=4096)
+    max_wait_ms: float = setting(
+        5.0, "Milliseconds that the first picture of a batch waits for company.", low=0, high=10_000
+    )
+    max_pictures: int = setting(
+        64, "Pictures inside at one time; one more is told to come back.", low=1, high=100_000
+    )
+    floor: float = setting(0.1, "Proposer scores below this are not kept.", low=0, high=1)
+    max_boxes: int = setting(100, "Boxes kept a picture, best first.", low=1, high=10_000)
+    max_iou: float = setting(
+        0.6, "Boxes of one contrast group that overlap more are one object.", low=0, high=1
+    )
+    cache_answers: int = setting(
+        20_000, "Answers of the verifier remembered; 0 remembers none.", low=0, high=10**8
+    )
+    max_image_bytes: int = setting(
+        64 * 2**20, "Bytes of one encoded picture.", low=1, high=2**31 - 2**16
+    )
+    max_image_pixels: int = setting(64_000_000, "Pixels of one decoded picture.", low=1, high=10**9)
+    max_image_side: int = setting(30_000, "Pixels along one side of a picture.", low=1, high=10**6)
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.")
+    port: int = setting(50051, "Port of the service; 0 picks a free one.", low=0, high=65535)
+    metrics_port: int | None = setting(
+        None,
+        "Port of the Prometheus metrics; off by default.",
+        kind=int,
+        low=0,
+        high=65535,
+        optional=True,
+    )
+    grace_s: float = setting(
+        30.0, "Seconds a server that is told to stop may take to finish.", low=0, high=86_400
+    )
+    log_level: str = setting("info", "Least severe messages logged.", choices=LOG_LEVELS)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def model_options(self) -> ModelOptions:
+        """The part that model plug-ins are loaded with."""
+        return ModelOptions(
+            device=self.device,
+            dtype=self.dtype,
+            batch=self.view_batch,
+            trust_remote_code=self.trust_remote_code,
+            timeout_s=self.timeout_s,
+            concurrency=self.concurrency,
+        )
+
+
+def rules() -> dict[str, Rule]:
+    """The rule of every setting, in order: what ``--help`` and the checks are made from."""
+    return {f.name: _rule(f) for f in fields(Settings)}
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from all sources: default < file < environment < flag.
+
+    ``flags`` maps names to values; None means that the flag was not given. ``environ`` is the
+    process's environment unless given. Raises ``BadSetting`` for an unknown name or a value out
+    of range, naming where it came from, and ``NotFound`` for a file that is named and missing.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, object] = {}
+    for source in (
+        _from_file(_config_file(file, environ)),
+        _from_environment(environ),
+        _from_flags(flags or {}),
+    ):
+        values.update(source)
+    return Settings(**values)  # type: ignore[arg-type]  # each was read by its own rule
+
+
+def _check(values: "Settings | ModelOptions") -> None:
+    """Values may also be given in code, so they are checked where they come to rest."""
+    for f in fields(values):
+        read = _rule(f).read(getattr(values, f.name), f"setting '{f.name}'")
+        object.__setattr__(values, f.name, read)
+
+
+def _rule(f: "Field[Any]") -> Rule:
+    rule = f.metadata["rule"]
+    assert isinstance(rule, Rule)
+    return rule
+
+
+def _convert(value: object, kind: type) -> Any:
+    """``value`` as ``kind``, or None when it is none; True is no number and 1.5 no count."""
+    if isinstance(value, str) and kind is not str:
+        return _parse(value.strip(), kind)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and kind is not bool:
+        return None
+    return value if isinstance(value, kind) else None
+
+
+def _parse(text: str, kind: type) -> Any:
+    if kind is bool:
+        return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}.get(text.lower())
+    try:
+        return kind(text)
+    except ValueError:
+        return None
+
+
+def _config_file(named: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if named is None and environ.get(f"{PREFIX}CONFIG"):
+        named = Path(environ[f"{PREFIX}CONFIG"])
+    if named is None:
+        return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+    if not named.is_file():
+        raise NotFound(f"there is no settings file '{named}'; check the path given as --config")
+    return named
+
+
+def _from_file(path: Path | None) -> dict[str, object]:
+    if path is None:
+        return {}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as cause:
+        raise BadSetting(f"'{path}' cannot be read as TOML: {cause}") from cause
+    return _read_all(found, lambda name: f"setting '{name}' in '{path}'")
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name in NOT_SETTINGS or _is_service_link(name, value):
+            continue
+        if name.lower() in rules() or name.lower() in SHORTHANDS:
+            found[name.lower()] = value
+        else:  # others may use the prefix too, so this is no error
+            log.warning("%s is not a setting and is ignored%s", variable, _meant(name.lower()))
+    return _read_all(found, lambda name: f"environment variable {PREFIX}{name.upper()}")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Kubernetes sets SECONDLOOK_PORT=tcp://… and more in pods beside a service of that name."""
+    return ("://" in value and name.startswith("PORT")) or name.startswith("SERVICE_")
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[str, object]:
+    given = {name: value for name, value in flags.items() if value is not None}
+    return _read_all(given, lambda name: f"--{name.replace('_', '-')}")
+
+
+def _read_all(given: Mapping[str, object], what: Callable[[str], str]) -> dict[str, object]:
+    """One source's values, each read by its rule, shorthands spelled out."""
+    known = rules()
+    spelled: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in known and name not in SHORTHANDS:
+            raise BadSetting(f"{what(name)} is unknown{_meant(name)}")
+        for target in SHORTHANDS.get(name, ()):
+            if target not in given:
+                spelled[target] = known[target].read(value, what(name))
+        if name in known:
+            spelled[name] = known[name].read(value, what(name))
+    return spelled
+
+
+def _meant(name: str) -> str:
+    names = [*rules(), *SHORTHANDS]
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"

@@ -1,0 +1,25 @@
+"""The embedded default: the small models that come with the package, behind the usual adapters.
+
+They are real ``GroundingDinoForObjectDetection`` and ``SmolVLMForConditionalGeneration``
+checkpoints, trained on the demo world by the recipes beside this file. They know that drawn
+world only; real pictures want real checkpoints.
+"""
+
+from pathlib import Path
+
+from secondlook.config import ModelOptions
+from secondlook.models import grounding_dino, vlm
+from secondlook.propose import Proposer
+from secondlook.verify import Verifier
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def load_proposer(argument: str, options: ModelOptions) -> Proposer:
+    """The embedded Grounding DINO; ``argument`` is not used."""
+    return grounding_dino.load(str(WEIGHTS / "proposer"), options)
+
+
+def load_verifier(argument: str, options: ModelOptions) -> Verifier:
+    """The embedded yes/no vision-language model; ``argument`` is not used."""
+    return vlm.load(str(WEIGHTS / "verifier"), options)

@@ -1,0 +1,19 @@
+"""What a writer is given."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secondlook_client.results import LabelResult
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Every picture's result, readable as often as a format needs."""
+
+    root: Path
+    """Where the pictures lie."""
+    classes: Sequence[str]
+    """Of the ontology, in order."""
+    results: Callable[[], Iterator[tuple[str, LabelResult]]]
+    """Gives (path relative to ``root``, with forward slashes; result) anew at each call."""

@@ -1,0 +1,221 @@
+"""The gallery's HTML, piece by piece. Every value is escaped where it enters the text."""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from string import Template
+
+from secondlook.runs.totals import Totals
+from secondlook_client.results import Judgement, LabelResult, Outcome
+
+CHARACTER = 0.022
+"""Width of a tag's character as a share of a picture in the grid."""
+WORDS = {Outcome.ACCEPT: "accepted", Outcome.REJECT: "rejected", Outcome.UNSURE: "unsure"}
+
+HEAD = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'; script-src '$digest'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+""")
+
+SUMMARY = Template("""<header>
+<div class="masthead">
+<h1>$title</h1>
+<p class="models">$models</p>
+</div>
+<ul class="figures">$figures</ul>
+<div class="meter" aria-hidden="true">$meter</div>
+<div class="filters">
+<div class="group" role="group" aria-label="Outcomes shown">$outcomes</div>
+<div class="group classes" role="group" aria-label="Class shown">\
+<button type="button" class="class" data-class="" aria-pressed="true">all classes</button>\
+$classes</div>
+</div>
+</header>
+<div class="layout">
+<main id="cards">
+""")
+
+CARD = Template("""<figure class="card" tabindex="0" aria-label="$name: $spoken">
+<div class="frame" style="aspect-ratio:$width/$height">$picture
+<svg viewBox="0 0 $width $height" preserveAspectRatio="none">$boxes</svg>$tags</div>
+<figcaption><span class="name">$name</span><span class="tally">$tally</span></figcaption>
+</figure>
+""")
+
+FOOT = Template("""</main>
+<aside id="panel" aria-live="polite">
+<p class="hint">Point at a box, or click it, to see what both stages said about it.</p>
+</aside>
+</div>
+<footer><p>$shown</p><p><kbd>Tab</kbd> next picture <kbd>←</kbd> <kbd>→</kbd> boxes \
+<kbd>Enter</kbd> keep <kbd>Esc</kbd> let go <kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> outcomes</p>
+</footer>
+<script>$script</script>
+</body>
+</html>
+""")
+
+
+def head(title: str, style: str, digest: str) -> str:
+    """Up to and with ``<body>``; only a script of this ``digest`` may run."""
+    return HEAD.substitute(title=escape(title), style=style, digest=digest)
+
+
+def summary(title: str, totals: Totals) -> str:
+    """Figures of the whole run, the legend and the filters."""
+    amounts = {
+        Outcome.ACCEPT: totals.accepted,
+        Outcome.REJECT: totals.rejected,
+        Outcome.UNSURE: totals.unsure,
+    }
+    figures = [("pictures", totals.pictures), ("boxes proposed", totals.proposals)]
+    whole = sum(amounts.values()) or 1
+    models = " → ".join(m for m in (totals.proposer, totals.verifier) if m)
+    return SUMMARY.substitute(
+        title=escape(title),
+        models=escape(models),
+        figures="".join(f"<li><b>{n:,}</b> {word}</li>" for word, n in figures),
+        meter="".join(
+            f'<span class="{o.value}" style="width:{100 * n / whole:.2f}%"></span>'
+            for o, n in amounts.items()
+        ),
+        outcomes="".join(_outcome_button(o, n) for o, n in amounts.items()),
+        classes="".join(_class_button(name, totals) for name in totals.by_class),
+    )
+
+
+def _outcome_button(outcome: Outcome, amount: int) -> str:
+    return (
+        f'<button type="button" class="outcome {outcome.value}" data-outcome="{outcome.value}" '
+        f'aria-pressed="true"><svg viewBox="0 0 22 14" aria-hidden="true">'
+        f'<rect x="2" y="2" width="18" height="10"/></svg>{WORDS[outcome]} <b>{amount:,}</b>'
+        "</button>"
+    )
+
+
+def _class_button(name: str, totals: Totals) -> str:
+    amount = totals.by_class[name][Outcome.ACCEPT]
+    return (
+        f'<button type="button" class="class" data-class="{escape(name)}" aria-pressed="false">'
+        f"{escape(name)} <b>{amount:,}</b></button>"
+    )
+
+
+def card(name: str, result: LabelResult, source: str, problem: str) -> str:
+    """One picture with its boxes; ``source`` is a data URI, or empty with the ``problem``."""
+    marks = list(_marks(result.judgements))
+    counted = [(o, len(result.of(o))) for o in Outcome]
+    return CARD.substitute(
+        name=escape(name.encode("utf-8", "replace").decode()),
+        spoken=", ".join(f"{n} {WORDS[o]}" for o, n in counted),
+        width=result.width,
+        height=result.height,
+        picture=_picture(source, problem),
+        boxes="".join(_rectangle(result, *mark) for mark in marks),
+        tags="".join(_tag(result, place, *mark) for place, mark in enumerate(marks)),
+        tally="".join(f'<i class="{o.value}">{n}</i>' for o, n in counted if n),
+    )
+
+
+def _picture(source: str, problem: str) -> str:
+    if problem:
+        return f'<p class="gone">{escape(problem)}</p>'
+    return f'<img alt="" loading="lazy" decoding="async" src="{source}">'
+
+
+Box = tuple[float, float, float, float]
+Mark = tuple[Box, Outcome, list[Judgement]]
+
+
+def _marks(judgements: Iterable[Judgement]) -> list[Mark]:
+    """One mark a box and outcome, with every judgement of that box; accepted drawn last."""
+    of_box: dict[Box, list[Judgement]] = {}
+    for judgement in judgements:
+        of_box.setdefault(judgement.box, []).append(judgement)
+    return [
+        (box, outcome, said)
+        for outcome in (Outcome.REJECT, Outcome.UNSURE, Outcome.ACCEPT)
+        for box, said in sorted(of_box.items(), key=lambda entry: -_area(entry[0]))
+        if any(j.outcome is outcome for j in said)
+    ]
+
+
+def _rectangle(result: LabelResult, box: Box, outcome: Outcome, said: list[Judgement]) -> str:
+    x1, y1, x2, y2 = _inset(box, outcome, said, max(result.width, result.height) / 100)
+    shape = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+    told = escape(json.dumps([_told(j) for j in said], ensure_ascii=True))
+    classes = escape(json.dumps([j.class_name for j in said if j.outcome is outcome]))
+    return (
+        f'<g class="box {outcome.value}" data-outcome="{outcome.value}" data-classes="{classes}" '
+        f'data-said="{told}"><title>{escape(_first_line(outcome, said))}</title>'
+        f'<rect class="halo" {shape}/><rect class="line" {shape}/></g>'
+    )
+
+
+def _inset(box: Box, outcome: Outcome, said: list[Judgement], step: float) -> Box:
+    """Drawn inside the box's other outcomes, so that one line never hides another."""
+    order = (Outcome.ACCEPT, Outcome.UNSURE, Outcome.REJECT)
+    outer = {j.outcome for j in said} & set(order[: order.index(outcome)])
+    x1, y1, x2, y2 = box
+    by = min(step * len(outer), (x2 - x1) / 4, (y2 - y1) / 4)
+    return x1 + by, y1 + by, x2 - by, y2 - by
+
+
+def _told(judgement: Judgement) -> dict[str, object]:
+    """What the panel shows, as the script reads it."""
+    return {
+        "class": judgement.class_name,
+        "outcome": judgement.outcome.value,
+        "score": round(judgement.score, 3),
+        "p": None if judgement.p_yes is None else round(judgement.p_yes, 3),
+        "exact": judgement.exact,
+        "question": judgement.question,
+        "view": judgement.view,
+        "raw": judgement.raw_answer,
+        "reason": judgement.reason,
+    }
+
+
+def _tag(result: LabelResult, place: int, box: Box, outcome: Outcome, said: list[Judgement]) -> str:
+    """The name at an accepted or unsure box, where it fits; the panel has it in any case."""
+    name = _name(outcome, said)
+    width = (box[2] - box[0]) / result.width
+    if outcome is Outcome.REJECT or width < min(0.2, CHARACTER * len(name)):
+        return ""
+    left, top = 100 * box[0] / result.width, 100 * box[1] / result.height
+    kind = f"tag {outcome.value}" + (" inside" if top < 6 else "")
+    style = f"left:{left:.2f}%;top:{top:.2f}%;max-width:{100 * width:.2f}%"
+    return f'<span class="{kind}" data-box="{place}" style="{style}">{escape(name)}</span>'
+
+
+def _name(outcome: Outcome, said: list[Judgement]) -> str:
+    """The most telling class (the longest name), and how many more."""
+    names = sorted((j.class_name for j in said if j.outcome is outcome), key=len, reverse=True)
+    return names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "")
+
+
+def _first_line(outcome: Outcome, said: list[Judgement]) -> str:
+    first = next(j for j in said if j.outcome is outcome)
+    p_yes = "no verdict" if first.p_yes is None else f"P(yes) {first.p_yes:.2f}"
+    return f"{first.class_name}: {WORDS[outcome]}, proposer {first.score:.2f}, {p_yes}"
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def foot(shown: int, pictures: int, script: str) -> str:
+    """The panel, the footer and the script."""
+    some = f"{shown:,} of {pictures:,} pictures are shown, the doubtful first (--gallery N)."
+    every = f"All {pictures:,} pictures are shown, the doubtful first."
+    return FOOT.substitute(shown=every if shown >= pictures else some, script=script)

@@ -1,0 +1,168 @@
+"""Stage one on the authors' code, as packaged on PyPI: ``groundingdino-py`` (an optional extra).
+
+For those who want that very code. It is slower than transformers' class and gives the same boxes
+(``tests/peers/groundingdino_py`` measures both). Captions, batches and scores are ours, as for
+every other Grounding DINO here; only the network is theirs.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import BatchEncoding, BertConfig, BertModel
+
+from secondlook.config import ModelOptions
+from secondlook.errors import MissingExtra, NotFound
+from secondlook.models import arguments, checkpoints, idea_checkpoint
+from secondlook.models.devices import place
+from secondlook.models.grounding_dino import GroundingDinoProposer
+from secondlook.models.idea_names import translate
+
+log = logging.getLogger(__name__)
+
+CONFIGS = {96: "GroundingDINO_SwinT_OGC.py", 128: "GroundingDINO_SwinB_cfg.py"}
+"""The package's own configuration, by the channels of the backbone's first stage."""
+_BUILDING = Lock()
+
+
+def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
+    """``groundingdino-py:FILE.pth``, with ``?tokenizer=FOLDER&together=…&pad=…`` where wanted.
+
+    Raises ``MissingExtra`` when the package is not installed, ``NotFound`` as ``idea:`` does.
+    """
+    _check_installed()
+    where, settings = arguments.split(argument, ("together", "pad", "tokenizer"))
+    path = Path(where).expanduser()
+    prompting = arguments.prompting(settings)
+    weights = idea_checkpoint.read(path)
+    tokenizer = idea_checkpoint.tokenizer_for(path, settings.get("tokenizer"))
+    network = Network(build(weights, tokenizer, path.name))
+    return GroundingDinoProposer(
+        network,
+        tokenizer,
+        idea_checkpoint.pixels(network.config.num_queries, prompting.pad),
+        name=f"groundingdino-py-{path.stem}",
+        digest=checkpoints.digest_of([path]),
+        placement=place(options),
+        batch=options.batch,
+        together=prompting.together,
+    )
+
+
+def build(weights: idea_checkpoint.Weights, tokenizer: Any, name: str) -> torch.nn.Module:
+    """The package's model with these weights; BERT's come from the checkpoint, not from the hub."""
+    from groundingdino.models import build_model
+    from groundingdino.util.slconfig import SLConfig
+
+    own = {key.removeprefix("module."): value for key, value in weights.items()}
+    config = idea_checkpoint.config_of(translate(own)[0])
+    file = CONFIGS.get(config.backbone_config.embed_dim)
+    if file is None:
+        raise NotFound(
+            f"'{name}' has neither the Swin-T nor the Swin-B backbone that groundingdino-py "
+            "knows; load it with idea: instead"
+        )
+    with resources.as_file(resources.files("groundingdino") / "config" / file) as path:
+        settings = SLConfig.fromfile(str(path))
+    settings.device = "cpu"
+    settings.use_checkpoint = settings.use_transformer_ckpt = False  # both serve training only
+    with text_encoder(tokenizer, config.text_config):
+        model = build_model(settings)
+    report = model.load_state_dict(own, strict=False)
+    if report.missing_keys:
+        raise NotFound(
+            f"'{name}' lacks {len(report.missing_keys)} weights of groundingdino-py's model, "
+            f"e.g. '{report.missing_keys[0]}'"
+        )
+    return model
+
+
+class Network(torch.nn.Module):
+    """The package's model, called as transformers' is: ids in, logits and boxes out."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self._model = model
+        # Captions reach it as ids, so that the spans of their phrases are known.
+        self._model.tokenizer = _as_given
+        self.config = SimpleNamespace(
+            max_text_len=model.max_text_len, num_queries=model.num_queries
+        )
+
+    def forward(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor, input_ids: torch.Tensor, **_: Any
+    ) -> SimpleNamespace:
+        """``logits`` (B, Q, T) and ``pred_boxes`` (B, Q, 4), relative centre and size."""
+        from groundingdino.util.misc import NestedTensor
+
+        samples = NestedTensor(pixel_values, pixel_mask == 0)
+        found = self._model(samples, captions=input_ids)
+        return SimpleNamespace(logits=found["pred_logits"], pred_boxes=found["pred_boxes"])
+
+
+def _as_given(ids: torch.Tensor, **_: Any) -> BatchEncoding:
+    """In place of a tokenizer: captions that are ids already."""
+    return BatchEncoding(
+        {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "token_type_ids": torch.zeros_like(ids),
+        }
+    )
+
+
+@contextmanager
+def text_encoder(tokenizer: Any, config: BertConfig) -> Iterator[None]:
+    """While a model is built, BERT comes from here instead of the hub.
+
+    The package has no parameter for it; two functions of one of its modules are replaced for as
+    long as the building takes.
+    """
+    from groundingdino.util import get_tokenlizer as source
+
+    with _BUILDING:
+        kept = source.get_tokenlizer, source.get_pretrained_language_model
+        source.get_tokenlizer = lambda _: tokenizer
+        source.get_pretrained_language_model = lambda _: bert_for_the_package(config)
+        try:
+            yield
+        finally:
+            source.get_tokenlizer, source.get_pretrained_language_model = kept
+
+
+def bert_for_the_package(config: BertConfig) -> BertModel:
+    """BERT with the three methods that the package calls and transformers 5 no longer has.
+
+    They are given to this one object, not to the class, and do what transformers 4 did for masks
+    of shape (B, T) and (B, T, T) and for heads that are all kept.
+    """
+    bert = BertModel(config)
+    if not hasattr(bert, "get_extended_attention_mask"):
+        bert.get_extended_attention_mask = _additive
+        bert.invert_attention_mask = _additive
+        bert.get_head_mask = lambda head_mask, layers: [None] * layers
+    return bert
+
+
+def _additive(mask: torch.Tensor, *_: Any) -> torch.Tensor:
+    """1 for tokens to attend to, as 0 to be added to the scores; 0 as the least number."""
+    wide = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+    return (1.0 - wide.to(torch.float32)) * torch.finfo(torch.float32).min
+
+
+def _check_installed() -> None:
+    try:
+        import groundingdino.models  # noqa: F401
+    except ImportError as cause:
+        raise MissingExtra(
+            f"groundingdino-py cannot be imported ({cause}); install it beside secondlook with\n"
+            "  pip install setuptools wheel\n"
+            '  pip install --no-build-isolation "secondlook[serve,groundingdino-py]"\n'
+            "(its build imports torch, so torch comes first), or load the checkpoint with idea:"
+        ) from cause

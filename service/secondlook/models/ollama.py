@@ -1,0 +1,175 @@
+"""Stage two by Ollama's native API, through the ``ollama`` package (extra ``ollama``).
+
+Spec: ``ollama:MODEL`` or ``ollama:MODEL@http://host:11434``. P(yes) comes from the first token's
+``top_logprobs``, which Ollama has given since 0.12.11; an older one is read by its words, and the
+answer says so (``exact`` False).
+
+Concurrency: Ollama works on ``OLLAMA_NUM_PARALLEL`` requests (1 by default, and several vision
+models are held to 1), queues 512 and refuses the rest with 503. A few requests in flight keep its
+queue from running dry while the next picture is on its way; more only fill the queue.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from secondlook.config import ModelOptions
+from secondlook.errors import BadSetting, MissingExtra, NotFound, Unavailable
+from secondlook.labels import Answer
+from secondlook.models.answers import answer_position, closed, from_top, from_words
+from secondlook.models.remote import (
+    FEW_TOKENS,
+    MIN_SIDE,
+    TOP_TOKENS,
+    FailedError,
+    Patience,
+    RefusedError,
+    RemoteAsker,
+    UnreachableError,
+    self_test,
+)
+from secondlook.verify import Ask
+
+log = logging.getLogger(__name__)
+
+LOAD_S = 300.0
+"""The first question may wait for the model to be read from the disk."""
+
+_SPEC = re.compile(r"(?P<model>.+?)(?:@(?P<host>https?://.+))?", re.DOTALL)
+
+
+class OllamaVerifier:
+    """Yes/no questions to a model that an Ollama server runs. Thread-safe."""
+
+    min_side = MIN_SIDE
+
+    def __init__(self, client: Any, model: str, digest: str, options: ModelOptions) -> None:
+        """``client`` is an ``ollama.Client`` made with ``options.timeout_s`` as its time limit."""
+        self.name = model
+        self.digest = digest
+        self._client = client
+        self._warned = False
+        patience = Patience(options.timeout_s)
+        self._asker = RemoteAsker(self._ask, patience, options.concurrency, f"Ollama ({model})")
+
+    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        """See ``Verifier.answer``; never raises."""
+        return self._asker.answer(asks)
+
+    def _ask(self, picture: bytes, question: str, left_s: float) -> Answer:
+        """One try. The client's time limit is fixed, so ``left_s`` cannot be passed on."""
+        import httpx
+        from ollama import ResponseError
+
+        try:
+            reply = self._chat(picture, question)
+        except ResponseError as refusal:
+            raise _refusal(refusal.status_code, self.name) from refusal
+        except httpx.TimeoutException as late:
+            raise UnreachableError("Ollama did not answer in time") from late
+        except ConnectionError as down:
+            raise UnreachableError("Ollama cannot be reached") from down
+        except (httpx.HTTPError, ValueError, TypeError, AttributeError) as garbled:
+            raise FailedError("Ollama sent a reply that is cut off or not its own") from garbled
+        return self._read(reply)
+
+    def _chat(self, picture: bytes, question: str) -> Any:
+        return self._client.chat(
+            model=self.name,
+            messages=[{"role": "user", "content": closed(question), "images": [picture]}],
+            stream=False,
+            think=False,
+            logprobs=True,
+            top_logprobs=TOP_TOKENS,
+            options={"temperature": 0, "num_predict": FEW_TOKENS},
+        )
+
+    def _read(self, reply: Any) -> Answer:
+        places = reply.logprobs or []
+        first = answer_position([place.token for place in places])
+        if first is not None and places[first].top_logprobs:
+            top = [(one.token, one.logprob) for one in places[first].top_logprobs]
+            return from_top(top, raw=places[first].token)
+        if reply.message.content and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s gives no probabilities (Ollama has them since 0.12.11, its cloud does not); "
+                "answers are read by their words",
+                self.name,
+            )
+        return from_words(reply.message.content or "")
+
+
+def _refusal(status: int, model: str) -> Exception:
+    """What an HTTP status means for a question: another try, or the end of it."""
+    if status == 404:
+        return RefusedError(f"Ollama no longer has the model '{model}'")
+    if status == 429 or status >= 500:
+        return FailedError(f"Ollama answered with status {status}")
+    return RefusedError(f"Ollama refused the question with status {status}")
+
+
+def load(argument: str, options: ModelOptions) -> OllamaVerifier:
+    """A verifier from ``MODEL`` or ``MODEL@http://host:port``; tested once with a drawn picture.
+
+    Raises ``MissingExtra`` without the package, ``Unavailable`` when no server answers,
+    ``NotFound`` when it lacks the model, ``BadSetting`` when the model cannot see.
+    """
+    try:
+        import ollama
+    except ImportError as missing:
+        raise MissingExtra(
+            "the ollama package is not installed; run: pip install 'secondlook[ollama]'"
+        ) from missing
+    named = _SPEC.fullmatch(argument)
+    if not named:
+        raise BadSetting("expected ollama:MODEL or ollama:MODEL@http://host:11434, no model given")
+    model, host = named["model"], named["host"]
+    client = ollama.Client(host=host, timeout=options.timeout_s)
+    digest = _digest(client, model, host or "the default address")
+    _check_sight(client, model)
+    unhurried = replace(options, timeout_s=max(LOAD_S, options.timeout_s))
+    first = ollama.Client(host=host, timeout=unhurried.timeout_s)
+    for problem in self_test(OllamaVerifier(first, model, digest, unhurried).answer, model):
+        log.warning(problem)
+    return OllamaVerifier(client, model, digest, options)
+
+
+def _digest(client: Any, model: str, where: str) -> str:
+    """First 12 hex digits of the digest that the server lists the model with."""
+    import httpx
+    from ollama import ResponseError
+
+    try:
+        listed = {str(one.model): str(one.digest or "") for one in client.list().models}
+    except (ConnectionError, httpx.HTTPError, ResponseError, ValueError) as down:
+        raise Unavailable(
+            f"no Ollama server answers at {where}; start it with `ollama serve`, "
+            "or name its address: ollama:MODEL@http://host:11434"
+        ) from down
+    full = model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+    if full not in listed:
+        has = ", ".join(sorted(listed)) or "no model at all"
+        raise NotFound(
+            f"the Ollama server has no model '{model}' (it has {has}); "
+            f"get it with `ollama pull {model}`"
+        )
+    return listed[full].removeprefix("sha256:")[:12]
+
+
+def _check_sight(client: Any, model: str) -> None:
+    """Servers say what a model can do since 0.6.4; older ones say nothing, and are believed."""
+    import httpx
+    from ollama import ResponseError
+
+    try:
+        able = client.show(model).capabilities
+    except (ConnectionError, httpx.HTTPError, ResponseError, ValueError):
+        return
+    if able and "vision" not in able:
+        raise BadSetting(
+            f"the model '{model}' cannot see pictures (it can do: {', '.join(able)}); "
+            "use one with vision, for example ollama:moondream"
+        )

@@ -1,0 +1,263 @@
+"""Stage two in process: any transformers vision-language model, one prefill and no generation.
+
+P(yes) is read from the logits behind the prompt, for all views and questions of a batch at once.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+
+from secondlook.config import ModelOptions
+from secondlook.errors import BadSetting, NotFound
+from secondlook.labels import Answer, Pixels
+from secondlook.models import vlm_pixels
+from secondlook.models.answers import FLOOR, answer_tokens, weigh
+from secondlook.models.checkpoints import WEIGHTS, digest_of, folder_of
+from secondlook.models.devices import place
+from secondlook.models.vlm_inputs import Group, Prompts, drawn
+from secondlook.models.vlm_passes import choose
+from secondlook.verify import Ask
+
+log = logging.getLogger(__name__)
+
+QUESTIONS_A_VIEW = 4
+"""A batch holds at most this many times ``batch`` questions, as each needs memory of its own."""
+
+DESCRIBING = (
+    WEIGHTS,
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "chat_template.*",
+)
+"""What changes a model's answers, and so its digest. A report of its training does not."""
+
+SELF_TEST = ("Is this a cat?", "Is this a red dog in a small tree?", "Is it a car?")
+
+
+class TransformersVerifier:
+    """Yes/no questions to a transformers image-text-to-text model. Thread-safe.
+
+    Works with the classes of ``AutoModelForImageTextToText`` whose prompt has the picture before
+    the question: SmolVLM and Idefics3, Qwen-VL, Gemma 3, PaliGemma, LLaVA and the like.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str,
+        digest: str,
+        batch: int = 32,
+        floor: float = FLOOR,
+    ) -> None:
+        """``model`` is in evaluation mode on its device; ``batch`` is views in one pass.
+
+        ``floor`` is the probability that yes and no together must have, else the model abstains.
+        Raises ``BadSetting`` when the checkpoint cannot be asked closed questions.
+        """
+        self.name = name
+        self.digest = digest
+        self._model = model
+        self._dtype = model.dtype  # the property looks through the weights at each call
+        self._batch = batch
+        self._floor = floor
+        self._lock = Lock()
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._decoded: dict[int, str] = {}
+        self._prompts = Prompts(processor, _image_token_id(model), model.device)
+        tokens = answer_tokens(self._tokenizer.get_vocab(), self._first_pieces())
+        self._yes = torch.tensor(tokens.yes, device=model.device)
+        self._no = torch.tensor(tokens.no, device=model.device)
+        with torch.inference_mode():
+            self._pixels = self._plan_pixels(getattr(processor, "image_processor", None))
+            self._pass = self._choose_pass()
+        # A fixed picture size is reached by the processor's own resize; others want some substance.
+        self.min_side = 1 if self._pixels else 32
+
+    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        """P(yes) of every question. A view that the model fails on has ``error`` set, alone."""
+        answered: list[tuple[Answer, ...]] = []
+        for chunk in self._chunks(asks):
+            answered.extend(self._answer_chunk(chunk))
+        return answered
+
+    def _chunks(self, asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
+        """At most ``batch`` views and ``QUESTIONS_A_VIEW`` times as many questions, or one view."""
+        first, questions = 0, 0
+        for index, ask in enumerate(asks):
+            full = questions + len(ask.questions) > self._batch * QUESTIONS_A_VIEW
+            if index > first and (full or index - first >= self._batch):
+                yield asks[first:index]
+                first, questions = index, 0
+            questions += len(ask.questions)
+        if first < len(asks):
+            yield asks[first:]
+
+    def _answer_chunk(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        """A chunk that fails is halved, so that memory suffices and one bad view fails alone."""
+        try:
+            with self._lock, torch.inference_mode():
+                return self._answers(asks)
+        except Exception as failure:
+            if len(asks) > 1:
+                half = len(asks) // 2
+                return self._answer_chunk(asks[:half]) + self._answer_chunk(asks[half:])
+            log.exception("%s failed on a view of %s", self.name, asks[0].pixels.shape)
+            cause = f"the model failed on this view ({type(failure).__name__}); see the log"
+            return [(Answer(None, error=cause),) * len(asks[0].questions)]
+
+    def _answers(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        asked = [ask for ask in asks if ask.questions]
+        flat = iter(self._ask_all(asked))
+        return [tuple(next(flat) for _ in ask.questions) for ask in asks]
+
+    def _ask_all(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Every answer, view by view; no ask is without a question."""
+        if not asks:
+            return []
+        found: dict[int, list[Answer]] = {}
+        for group in self._groups([ask.pixels for ask in asks]):
+            tails = [[self._prompts.tail(q) for q in asks[row].questions] for row in group.rows]
+            answers = iter(self._read(self._pass(self._model, group, tails)))
+            for row in group.rows:
+                found[row] = [next(answers) for _ in asks[row].questions]
+        return [answer for row in range(len(asks)) for answer in found[row]]
+
+    def _groups(self, views: Sequence[Pixels]) -> list[Group]:
+        if self._pixels is None:
+            return [self._to_model(group) for group in self._prompts.groups(views)]
+        pixels = self._pixels(views).reshape(len(views), *self._pixel_shape)
+        constant = {
+            name: value.expand(len(views), *value.shape[1:]) for name, value in self._masks.items()
+        }
+        images = {"pixel_values": pixels.to(self._model.device), **constant}
+        return [self._to_model(Group(tuple(range(len(views))), self._head, images))]
+
+    def _to_model(self, group: Group) -> Group:
+        """Pictures in the model's own precision."""
+        images = {
+            name: value.to(self._dtype) if value.is_floating_point() else value
+            for name, value in group.images.items()
+        }
+        return Group(group.rows, group.head, images)
+
+    def _read(self, logits: torch.Tensor) -> list[Answer]:
+        """(questions, vocabulary) logits to answers."""
+        likely = torch.softmax(logits.float(), dim=-1)
+        yes = likely[:, self._yes].sum(dim=-1)
+        no = likely[:, self._no].sum(dim=-1)
+        rows = zip(yes.tolist(), no.tolist(), likely.argmax(dim=-1).tolist(), strict=True)
+        return [weigh(p, q, self._decode(first), self._floor) for p, q, first in rows]
+
+    def _decode(self, token: int) -> str:
+        if token not in self._decoded:
+            self._decoded[token] = str(self._tokenizer.decode([token]))
+        return self._decoded[token]
+
+    def _first_pieces(self) -> tuple[int, int]:
+        pieces = [self._tokenizer(w, add_special_tokens=False)["input_ids"] for w in ("yes", "no")]
+        return pieces[0][0], pieces[1][0]
+
+    def _plan_pixels(self, image_processor: Any) -> vlm_pixels.PixelPlan | None:
+        """The quick way to pixels, when it gives what the processor gives on three pictures."""
+        planned = vlm_pixels.plan(image_processor)
+        head, images = self._prompts.template()
+        if planned is None or "pixel_values" not in images:
+            return None
+        for size in ((40, 90), (150, 61), (64, 64)):
+            probe = drawn(*size, seed=size[0])
+            own_head, own = self._prompts.view(probe)
+            same = torch.equal(own_head["input_ids"], head["input_ids"])
+            if not (same and vlm_pixels.agrees(planned, [probe], own["pixel_values"])):
+                log.info("%s: pictures go through the processor one by one", self.name)
+                return None
+        self._head = head
+        self._pixel_shape = images["pixel_values"].shape[1:]
+        self._masks = {name: value for name, value in images.items() if name != "pixel_values"}
+        return planned
+
+    def _choose_pass(self) -> Any:
+        views = [drawn(48, 64, seed=1), drawn(48, 64, seed=2)]
+        group = self._groups(views)[0]
+        tails = [self._prompts.tail(question) for question in SELF_TEST]
+        asked = [tails, tails[:2]][: len(group.rows)]
+        return choose(self._model, group, asked, self.name)
+
+
+def _image_token_id(model: Any) -> int:
+    for name in ("image_token_id", "image_token_index"):
+        found = getattr(model.config, name, None)
+        if found is not None:
+            return int(found)
+    raise BadSetting(
+        f"{type(model).__name__} does not mark where a picture stands in its prompt; "
+        "use a checkpoint of another family (SmolVLM, Qwen-VL, Gemma 3, LLaVA, ...)"
+    )
+
+
+def load(argument: str, options: ModelOptions) -> TransformersVerifier:
+    """A verifier from a checkpoint's folder or hub id ("organisation/name").
+
+    Weights are loaded from safetensors only. Raises ``NotFound`` for a missing checkpoint and
+    ``BadSetting`` for one that is no vision-language model or that wants to run its own code.
+    """
+    started = time.perf_counter()
+    if not argument:
+        raise NotFound(
+            "no checkpoint was named; give a folder or a hub id, "
+            "for example transformers:HuggingFaceTB/SmolVLM-256M-Instruct"
+        )
+    folder = folder_of(argument, remote_code=options.trust_remote_code)
+    _refuse_own_code(folder, options.trust_remote_code)
+    digest = digest_of(path for pattern in DESCRIBING for path in folder.glob(pattern))
+    model, processor = _load(folder, argument, options)
+    verifier = TransformersVerifier(
+        model, processor, name=_name(argument), digest=digest, batch=options.batch
+    )
+    log.info("loaded %s@%s in %.1f s", verifier.name, digest, time.perf_counter() - started)
+    return verifier
+
+
+def _refuse_own_code(folder: Path, allowed: bool) -> None:
+    if not allowed and '"auto_map"' in (folder / "config.json").read_text(encoding="utf-8"):
+        raise BadSetting(
+            f"the checkpoint '{folder.name}' runs code of its own; read it, and if you trust it "
+            "allow it with --trust-remote-code"
+        )
+
+
+def _load(folder: Path, argument: str, options: ModelOptions) -> tuple[Any, Any]:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    placement = place(options)
+    dtype = placement.dtype
+    if options.dtype == "auto" and placement.device.type == "cuda":
+        dtype = torch.bfloat16  # what these models are trained and published in
+    trusted = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
+    try:
+        processor = AutoProcessor.from_pretrained(folder, **trusted)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, **trusted
+        )
+    except ImportError as missing:
+        raise NotFound(
+            f"the checkpoint '{argument}' needs another package: {str(missing).splitlines()[0]}"
+        ) from missing
+    except (OSError, ValueError, KeyError) as failure:
+        raise BadSetting(
+            f"'{argument}' cannot be loaded as a vision-language model "
+            f"({type(failure).__name__}: {str(failure).strip().splitlines()[0][:200]})"
+        ) from failure
+    return model.eval().to(placement.device), processor
+
+
+def _name(argument: str) -> str:
+    return Path(argument.rstrip("/")).name or argument

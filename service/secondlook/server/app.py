@@ -1,0 +1,279 @@
+"""The wiring: an engine behind a gRPC server, in this process.
+
+    async with Server(engine, ontology) as server:       # inside an event loop
+        print(server.address)
+
+    with running_server(engine, ontology) as server:     # from plain code; a thread runs the loop
+        print(server.address)
+
+    serve(engine, ontology)                              # all of a process, until told to stop
+
+The engine is the caller's: close it after the server. There is neither TLS nor a login yet, so
+the server listens on loopback unless told otherwise and warns when it does not.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from secondlook.engine import Engine
+from secondlook.errors import BadSetting
+from secondlook.images import DEFAULT_LIMITS, ImageLimits
+from secondlook.ontology import Ontology
+from secondlook.server.intake import Intake
+from secondlook.server.interceptors import CallInterceptor
+from secondlook.server.labeling import LabelingServicer
+from secondlook.server.metrics import Metrics, MetricsEndpoint
+from secondlook_client.v1 import labeling_pb2, labeling_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE = labeling_pb2.DESCRIPTOR.services_by_name["LabelingService"].full_name
+MESSAGE_ROOM = 4 * 2**20
+"""Bytes of a message besides its picture: the longest ontology has fewer."""
+LARGEST_MESSAGE = 2**31 - 1
+"""gRPC counts in 32 bits."""
+LAST_WORDS_S = 0.5
+"""For calls that are not ours (health watchers) to hear that the server has gone."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a server listens and what it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 picks a free one."""
+    metrics_port: int | None = None
+    """For Prometheus, on the same host; None is off, 0 picks a free one."""
+    image_limits: ImageLimits = DEFAULT_LIMITS
+    decode_threads: int = max(2, min(8, os.cpu_count() or 2))
+    grace_s: float = 30.0
+    """How long stopping waits for what was accepted."""
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest picture allowed, and room for the rest of a request."""
+        return min(self.image_limits.max_bytes + MESSAGE_ROOM, LARGEST_MESSAGE)
+
+
+class Server:
+    """One gRPC server on the running event loop; an async context manager."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ontology: Ontology | None = None,
+        options: ServerOptions | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """``ontology`` serves requests that bring none.
+
+        Give the ``metrics`` whose ``batch_done`` the engine observes, to count batches too.
+        """
+        self.options = options or ServerOptions()
+        self.metrics = metrics or Metrics()
+        self.address = ""
+        """``host:port``, once it listens."""
+        self.metrics_port: int | None = None
+        """Once it listens, and only when asked for."""
+        self._engine = engine
+        self._ontology = ontology
+        self._stopping = asyncio.Event()
+        self._calls = CallInterceptor(self.metrics, self._stopping)
+        self._intake = Intake(engine, self.options.image_limits, self.options.decode_threads)
+        self._health = health.aio.HealthServicer()
+        self._metrics_endpoint: MetricsEndpoint | None = None
+        self._grpc = self._built()
+
+    async def start(self) -> None:
+        """Listen and serve. Raises ``BadSetting`` when the port cannot be had."""
+        options = self.options
+        try:
+            port = self._grpc.add_insecure_port(_joined(options.host, options.port))
+        except RuntimeError as cause:
+            raise BadSetting(_why_no_port(options.host, options.port)) from cause
+        if options.metrics_port is not None:
+            self._metrics_endpoint = self.metrics.serve(options.host, options.metrics_port)
+            self.metrics_port = self._metrics_endpoint.port
+        if not _is_loopback(options.host):
+            log.warning("open to the network without TLS or login", extra={"host": options.host})
+        await self._grpc.start()
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self.address = _joined(options.host, port)
+        log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Say NOT_SERVING, refuse new calls, finish the accepted ones, then stop listening.
+
+        What is not finished after ``grace_s`` (default: the options') is cancelled.
+        """
+        if self._stopping.is_set():
+            return
+        await self._health.enter_graceful_shutdown()
+        self._stopping.set()
+        with contextlib.suppress(TimeoutError):
+            limit = self.options.grace_s if grace_s is None else grace_s
+            await asyncio.wait_for(self._calls.wait_idle(), limit)
+        await self._grpc.stop(LAST_WORDS_S)
+        self._intake.close()
+        if self._metrics_endpoint is not None:
+            await asyncio.to_thread(self._metrics_endpoint.close)
+        log.info("stopped", extra={"address": self.address})
+
+    async def abandon(self) -> None:
+        """Cancel every call and stop at once; for somebody who will not wait for ``stop``."""
+        await self._grpc.stop(0)
+        self._intake.close()
+
+    async def __aenter__(self) -> "Server":
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def _built(self) -> grpc.aio.Server:
+        limit = self.options.max_message_bytes
+        server = grpc.aio.server(
+            interceptors=(self._calls,),
+            options=(
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+                # Clients on bad networks ping each 30 s to notice a dead line; by default, gRPC
+                # takes that for abuse and hangs up.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.so_reuseport", 0),  # with it, two servers share a port and none complains
+            ),
+        )
+        self.metrics.watch_depth(self._intake.inside)
+        servicer = LabelingServicer(
+            self._engine, self._intake, self._ontology, self.metrics, self._stopping, limit
+        )
+        labeling_pb2_grpc.add_LabelingServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        return server
+
+
+@contextlib.contextmanager
+def running_server(
+    engine: Engine,
+    ontology: Ontology | None = None,
+    options: ServerOptions | None = None,
+    metrics: Metrics | None = None,
+) -> Iterator[Server]:
+    """A server in a thread of its own, listening; stopped gracefully at the end.
+
+    Raises what ``Server.start`` raises.
+    """
+    ready: Future[tuple[Server, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        done = asyncio.Event()
+        try:
+            async with Server(engine, ontology, options, metrics) as server:
+                ready.set_result((server, asyncio.get_running_loop(), done))
+                await done.wait()
+        except BaseException as failure:
+            if ready.done():
+                raise
+            ready.set_exception(failure)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="grpc-server", daemon=True)
+    thread.start()
+    server, loop, done = ready.result()
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+
+
+def serve(
+    engine: Engine,
+    ontology: Ontology | None = None,
+    options: ServerOptions | None = None,
+    metrics: Metrics | None = None,
+    ready: Callable[[Server], None] = lambda server: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what was accepted; a second one stops at once.
+
+    ``ready`` hears the server once it listens. Call it from the main thread.
+    """
+    asyncio.run(_serve(engine, ontology, options, metrics, ready))
+
+
+async def _serve(
+    engine: Engine,
+    ontology: Ontology | None,
+    options: ServerOptions | None,
+    metrics: Metrics | None,
+    ready: Callable[[Server], None],
+) -> None:
+    asked, insisted = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (insisted if asked.is_set() else asked).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    server = Server(engine, ontology, options, metrics)
+    await server.start()
+    ready(server)
+    await asked.wait()
+    log.info("stopping; finishing what was accepted")
+    stop = asyncio.ensure_future(server.stop())
+    hurry = asyncio.ensure_future(insisted.wait())
+    await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.done():
+        stop.cancel()
+        await server.abandon()
+    hurry.cancel()
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _why_no_port(host: str, port: int) -> str:
+    """gRPC does not say why; asking the system again does."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    why = "the address cannot be used"
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as cause:
+        why = (cause.strerror or str(cause)).lower()
+    return (
+        f"cannot listen on {_joined(host, port)}: {why}. Stop the other program, or choose "
+        "another port (0 picks a free one) or host"
+    )

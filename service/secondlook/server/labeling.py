@@ -1,0 +1,140 @@
+"""The servicer: each call is checked, handed on, and answered. Errors are the interceptor's."""
+
+import asyncio
+import time
+from importlib import metadata
+from typing import Any
+
+from secondlook.engine import Engine
+from secondlook.errors import BadRequest, Busy, NotSupported
+from secondlook.labels import Labelled
+from secondlook.ontology import Ontology
+from secondlook.server.convert import (
+    Ontologies,
+    checked_name,
+    labelled_message,
+    ontology_message,
+    wants_all,
+)
+from secondlook.server.intake import Intake
+from secondlook.server.metrics import Metrics
+from secondlook.server.stream import DEFAULT_PENDING, MAX_PENDING, LiveStream
+from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.v1 import labeling_pb2_grpc
+
+MAX_STREAMS = 64
+"""Open at one time; each holds a few encoded frames."""
+MAX_STREAM_ID = 128
+
+
+class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
+    """``LabelingService`` over an engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        intake: Intake,
+        default: Ontology | None,
+        metrics: Metrics,
+        stopping: asyncio.Event,
+        max_message_bytes: int,
+    ) -> None:
+        """``stopping`` is set once the server takes nothing new."""
+        self._engine = engine
+        self._intake = intake
+        self._default = default
+        self._ontologies = Ontologies(default)
+        self._metrics = metrics
+        self._stopping = stopping
+        self._max_message_bytes = max_message_bytes
+        self._streams = 0
+
+    async def Label(  # noqa: N802 (gRPC's own spelling)
+        self, request: pb.LabelRequest, context: Any
+    ) -> pb.LabelResponse:
+        """Label one picture."""
+        ontology, every = self._ontologies.of(request), wants_all(request.detail)
+        labelled = await self._intake.label(
+            request.image, checked_name(request.name), ontology, _deadline(context)
+        )
+        self._metrics.judged(labelled)
+        return pb.LabelResponse(labelled=labelled_message(labelled, every))
+
+    # The stubs know only handlers that yield; this one writes, so that a slow reader slows it.
+    async def LabelStream(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: Any, context: Any
+    ) -> None:
+        """Label a stream of frames in live mode."""
+        if self._streams >= MAX_STREAMS:
+            raise Busy(f"{self._streams} streams are open already; try again later", 5.0)
+        self._streams += 1
+        try:
+            await self._serve_stream(aiter(request_iterator), context)
+        finally:
+            self._streams -= 1
+
+    async def _serve_stream(self, requests: Any, context: Any) -> None:
+        opening = _opening(await anext(requests, None))
+        ontology, every = self._ontologies.of(opening), wants_all(opening.detail)
+        max_pending = opening.max_pending or DEFAULT_PENDING
+        deadline = _deadline(context)
+
+        async def label(data: bytes, name: str) -> Labelled:
+            labelled = await self._intake.label(data, name, ontology, deadline)
+            self._metrics.judged(labelled)
+            return labelled
+
+        opened = pb.StreamOpened(max_pending=max_pending)
+        await context.write(pb.LabelStreamResponse(opened=opened))
+        stream = LiveStream(
+            label,
+            context.write,
+            every=every,
+            max_pending=max_pending,
+            stopping=self._stopping,
+            observe=self._metrics.frame_answered,
+        )
+        await stream.run(requests)
+
+    async def GetServerInfo(  # noqa: N802
+        self, request: pb.GetServerInfoRequest, context: Any
+    ) -> pb.GetServerInfoResponse:
+        """What runs here."""
+        proposer, verifier = self._engine.pipeline.proposer, self._engine.pipeline.verifier
+        return pb.GetServerInfoResponse(
+            version=_version(),
+            proposer=f"{proposer.name}@{proposer.digest}",
+            verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
+            default_ontology=ontology_message(self._default) if self._default else None,
+            max_message_bytes=self._max_message_bytes,
+            max_pictures=self._engine.limits.max_pictures,
+        )
+
+
+def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
+    """The checked first message of a stream."""
+    if first is None or first.WhichOneof("message") != "opening":
+        raise BadRequest("expected the opening as the first message of a stream")
+    opening = first.opening
+    if opening.mode == pb.STREAM_MODE_CAPTURE:
+        raise NotSupported("capture mode is not served yet; open the stream in live mode")
+    if opening.mode not in (pb.STREAM_MODE_UNSPECIFIED, pb.STREAM_MODE_LIVE):
+        raise BadRequest(f"expected mode live, got number {opening.mode}")
+    if opening.max_pending > MAX_PENDING:
+        raise BadRequest(f"expected max_pending up to {MAX_PENDING}, got {opening.max_pending}")
+    if len(opening.stream_id) > MAX_STREAM_ID:
+        raise BadRequest(f"the stream_id has over {MAX_STREAM_ID} characters; shorten it")
+    return opening
+
+
+def _deadline(context: Any) -> float | None:
+    """When the caller's time is over, as a ``time.monotonic()`` moment."""
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
+
+
+def _version() -> str:
+    try:
+        return metadata.version("secondlook")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

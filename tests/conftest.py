@@ -1,0 +1,35 @@
+"""What all tests share: few threads, hypothesis without deadlines, and the way to real data."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parent.parent
+
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ci", parent=settings.get_profile("local"), derandomize=True, database=None
+)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """Small models crawl on more threads than the machine has cores free."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real pictures: $SECONDLOOK_DATA, or ``shared/data`` beside the checkout."""
+    named = os.environ.get("SECONDLOOK_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; point SECONDLOOK_DATA at a folder of pictures")
+    return folder

@@ -1,0 +1,269 @@
+"""``secondlook label`` as it is used: a process of its own, killed, resumed and fed with anything.
+
+Only the models are scripted; server, client and files are the real ones.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TESTS = Path(__file__).parent.parent
+SCRIPTED = ("--proposer", "scripted_models:bright_half:{pause}", "--verifier",
+            "scripted_models:agreeable:dog")  # fmt: skip
+
+
+def arguments(folder, out, *more, pause=0.0, classes=("dog", "cat")):
+    models = [part.format(pause=pause) for part in SCRIPTED]
+    wanted = [part for name in classes for part in ("-c", name)]
+    start = [sys.executable, "-c", "from secondlook.cli import main; main()", "label"]
+    return [*start, str(folder), "--out", str(out), *wanted, *models, *more]
+
+
+def environment(**more):
+    paths = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
+
+
+def label(folder, out, *more, log=None, **how):
+    extra = {"SCRIPTED_LOG": str(log)} if log else {}
+    return subprocess.run(
+        arguments(folder, out, *more, **how),
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(out).parent,
+    )
+
+
+def picture(path: Path, seed: int = 0, size=(40, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 99, (size[1], size[0], 3), dtype=np.uint8)
+    pixels[:, : size[0] // 2] += 100
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def folder_of(path: Path, count: int) -> Path:
+    for place in range(count):
+        picture(path / f"{place:03}.png", place)
+    return path
+
+
+def lines(path: Path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def names_done(out: Path):
+    return Counter(line["name"] for line in lines(out / "results.jsonl"))
+
+
+def test_a_folder_becomes_labels_in_every_format(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 5), tmp_path / "out"
+    done = label(folder, out, "--format", "coco,yolo,voc")
+    assert done.returncode == 0, done.stderr
+    assert "5 pictures: 5 boxes accepted, 5 rejected, 0 unsure" in done.stdout
+    coco = json.loads((out / "coco.json").read_text())
+    assert [i["file_name"] for i in coco["images"]] == [f"{n:03}.png" for n in range(5)]
+    assert {tuple(a["bbox"]) for a in coco["annotations"]} == {(0, 0, 20, 30)}
+    assert {a["category_id"] for a in coco["annotations"]} == {1}
+    assert (out / "yolo/labels/000.txt").read_text() == "0 0.250000 0.500000 0.500000 1.000000\n"
+    assert (out / "voc/Annotations/004.xml").exists() and (out / "gallery.html").exists()
+    assert (out / "failed.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_goes_on_without_redoing_a_picture(tmp_path, how):
+    folder, out, log = folder_of(tmp_path / "in", 60), tmp_path / "out", tmp_path / "log"
+    first = subprocess.Popen(
+        arguments(folder, out, pause=0.05),
+        env=environment(SCRIPTED_LOG=str(log)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_lines(out / "results.jsonl", 10, first)
+    first.send_signal(how)
+    _, told = first.communicate(timeout=30)
+    kept = names_done(out)
+    assert 10 <= len(kept) < 60 and not (out / "coco.json").exists()
+    if how is not signal.SIGKILL:
+        assert first.returncode == 130 and "the same command goes on from there" in told
+        assert f"{len(kept)} of 60" in told
+    log.unlink()
+    second = label(folder, out, log=log)
+    assert second.returncode == 0, second.stderr
+    assert names_done(out) == Counter(f"{n:03}.png" for n in range(60))
+    assert len(log.read_text().splitlines()) == 60 - len(kept)
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == 60
+
+
+def _wait_for_lines(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    for _ in range(1000):
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("the run made no progress")
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    folder, out, log = folder_of(tmp_path / "in", 3), tmp_path / "out", tmp_path / "log"
+    label(folder, out)
+    before = (out / "coco.json").read_bytes()
+    again = label(folder, out, log=log)
+    assert again.returncode == 0 and not log.exists()
+    assert (out / "coco.json").read_bytes() == before
+
+
+def test_a_replaced_picture_is_labelled_again_and_a_removed_one_leaves(tmp_path):
+    folder, out, log = folder_of(tmp_path / "in", 3), tmp_path / "out", tmp_path / "log"
+    label(folder, out)
+    picture(folder / "001.png", 99, size=(80, 30))
+    (folder / "002.png").unlink()
+    label(folder, out, log=log)
+    assert len(log.read_text().splitlines()) == 1
+    images = json.loads((out / "coco.json").read_text())["images"]
+    assert [(i["file_name"], i["width"]) for i in images] == [("000.png", 40), ("001.png", 80)]
+
+
+def test_another_ontology_is_refused_until_fresh(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    label(folder, out)
+    refused = label(folder, out, classes=("dog",))
+    assert refused.returncode == 2
+    assert 'different classes (["dog", "cat"], now ["dog"])' in refused.stderr
+    assert "--fresh" in refused.stderr and refused.stderr.count("\n") == 1
+    assert label(folder, out, "--fresh", classes=("dog",)).returncode == 0
+    assert len(json.loads((out / "coco.json").read_text())["categories"]) == 1
+
+
+def test_a_hostile_folder_costs_only_its_bad_pictures(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    whole = (folder / "000.png").read_bytes()
+    bad = {
+        "truncated.png": whole[: len(whole) // 2],
+        "empty.jpg": b"",
+        "text.jpg": b"hello, this is no picture",
+        "bomb.png": _huge_png(),
+    }
+    for name, content in bad.items():
+        (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "socket.jpg"))
+    (folder / "broken.jpg").symlink_to("nowhere.jpg")
+    (folder / "outside.jpg").symlink_to(picture(tmp_path / "outside.png"))
+    (folder / "notes.txt").write_text("not looked at")
+    good = ["000.png", "001.png", "new\nline.png", "q'\"<&>.png", "ночь 😀.png"]
+    good.append(os.fsdecode(b"\xff.png"))
+    for name in good[2:]:
+        picture(folder / name)
+
+    done = label(folder, out, "--format", "coco,yolo,voc")
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(names_done(out)) == sorted(good)
+    failed = {line["name"]: line for line in lines(out / "failed.jsonl")}
+    expected = {*bad, "pipe.jpg", "socket.jpg", "broken.jpg", "outside.jpg"}
+    assert set(failed) == expected
+    assert all(line["message"] and line["reason"] for line in failed.values())
+    assert failed["bomb.png"]["reason"] == "image_too_large"
+    assert failed["truncated.png"]["reason"] == "bad_image"
+    assert "8 pictures failed" in done.stdout
+
+
+def _huge_png() -> bytes:
+    """A header that promises 60,000 × 60,000 pixels."""
+    import struct
+    import zlib
+
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT\0\0\0\0"
+
+
+def test_failed_pictures_are_tried_again_only_when_asked_or_changed(tmp_path):
+    folder, out, log = folder_of(tmp_path / "in", 1), tmp_path / "out", tmp_path / "log"
+    (folder / "bad.png").write_bytes(b"bad")
+    label(folder, out)
+    label(folder, out, log=log)
+    assert not log.exists() and len(lines(out / "failed.jsonl")) == 1
+    assert label(folder, out, "--retry-failed", log=log).returncode == 0
+    assert len(lines(out / "failed.jsonl")) == 1
+    picture(folder / "bad.png")
+    label(folder, out, log=log)
+    assert lines(out / "failed.jsonl") == [] and len(names_done(out)) == 2
+
+
+def test_a_folder_without_any_good_picture_is_a_failure(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.jpg").write_bytes(b"bad")
+    done = label(tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 1 and "1 pictures failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        (("--server", "127.0.0.1:1"), "127.0.0.1:1"),
+        (("--format", "coco,tfrecord"), "'tfrecord' is none of coco, yolo, voc"),
+        (("--proposer", "nonsense"), "nonsense"),
+        (("--floor", "7"), "--floor: expected a number from 0 to 1, got '7'"),
+        (("--ontology", "classes.yaml"), "not both"),
+        (("-c", "dog. cat"), "dog. cat"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line(tmp_path, more, cause):
+    done = label(folder_of(tmp_path / "in", 1), tmp_path / "out", *more)
+    assert done.returncode in (1, 2), done.stderr
+    assert cause in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    (tmp_path / "in").mkdir()
+    done = label(tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 2 and "there is no picture in" in done.stderr
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 8), tmp_path / "out"
+
+    def no_room() -> None:  # files may not grow beyond 4 kB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+    full = subprocess.run(
+        arguments(folder, out),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=no_room,
+    )
+    assert full.returncode == 1 and "the disk is full" in full.stderr
+    kept = names_done(out)
+    assert 0 < len(kept) < 8
+    assert label(folder, out).returncode == 0
+    assert names_done(out) == Counter(f"{n:03}.png" for n in range(8))
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 40), tmp_path / "out"
+    first = subprocess.Popen(arguments(folder, out, pause=1), env=environment())
+    try:
+        _wait_for_lines(out / "results.jsonl", 1, first)
+        second = label(folder, out)
+        assert second.returncode == 2 and "in use by another run" in second.stderr
+    finally:
+        first.kill()
+        first.wait()

@@ -1,0 +1,237 @@
+"""The client's live stream: each frame reported once, whatever happens to server and line."""
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+
+import pytest
+from fakes import ScriptedProposer
+from flaky_line import FlakyLine
+from serving import png, serving
+
+from secondlook.engine import EngineLimits
+from secondlook.images import ImageLimits
+from secondlook.server.app import ServerOptions
+from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
+
+QUICK = RetryPolicy(first_s=0.02, longest_s=0.2, unavailable_s=20)
+WIDE = LiveOptions(max_pending=100, max_under_way=8, server_pending=32)
+
+
+def drain(stream):
+    return list(stream)
+
+
+def kind(found):
+    """Which of the three a report is; it must be exactly one."""
+    told = [k for k in ("result", "error", "dropped") if getattr(found, k)]
+    assert len(told) == 1, found
+    return told[0]
+
+
+def test_frames_come_back_with_their_keys():
+    with serving() as s, Client(s.address) as client, client.stream(options=WIDE) as stream:
+        numbers = [stream.send(png(), key=f"k{i}", name=f"n{i}") for i in range(20)]
+        stream.finish()
+        found = drain(stream)
+    assert sorted(f.sequence for f in found) == numbers == list(range(20))
+    assert all(kind(f) == "result" and f.key == f"k{f.sequence}" for f in found)
+    assert all(f.result.name == f"n{f.sequence}" for f in found)
+
+
+def test_a_bad_frame_fails_alone():
+    with serving() as s, Client(s.address) as client, client.stream(options=WIDE) as stream:
+        for data in (png(), b"nothing", png()):
+            stream.send(data)
+        stream.finish()
+        found = {f.sequence: f for f in drain(stream)}
+    assert [kind(found[n]) for n in range(3)] == ["result", "error", "result"]
+    assert isinstance(found[1].error, errors.BadImage) and found[1].error.reason == "bad_image"
+
+
+def test_sending_never_waits_and_the_newest_win():
+    gate = threading.Event()
+    options = LiveOptions(max_pending=2, max_under_way=2, server_pending=1)
+    with (
+        serving(ScriptedProposer(gate=gate)) as s,
+        Client(s.address) as client,
+        client.stream(options=options) as stream,
+    ):
+        picture = png()
+        slowest = 0.0
+        for _ in range(500):
+            started = time.perf_counter()
+            stream.send(picture)
+            slowest = max(slowest, time.perf_counter() - started)
+        assert slowest < 0.2  # the machine may be busy; a wait for the gate would be for ever
+        gate.set()
+        stream.finish()
+        found = drain(stream)
+    assert sorted(f.sequence for f in found) == list(range(500))
+    assert {f.sequence for f in found if kind(f) == "result"} >= {498, 499}
+    assert {f.dropped for f in found if f.dropped} <= {"superseded", "not_connected"}
+
+
+def test_a_stream_that_nobody_reads_says_so():
+    gate = threading.Event()
+    options = LiveOptions(max_unread=10)
+    with (
+        serving(ScriptedProposer(gate=gate)) as s,
+        Client(s.address) as client,
+        client.stream(options=options) as stream,
+    ):
+        with pytest.raises(errors.ResultsUnread, match="ready"):
+            for _ in range(100):
+                stream.send(png())
+        assert len(stream.ready()) >= 10
+        stream.send(png())
+        gate.set()
+
+
+def test_a_refused_opening_ends_the_stream_with_its_error():
+    with serving() as s, Client(s.address) as client, client.stream(classes=["a.b"]) as stream:
+        stream.send(png())
+        (found,) = [next(stream)]
+        assert isinstance(found.error, errors.BadOntology)
+        with pytest.raises(errors.BadOntology):
+            next(stream)
+        with pytest.raises(errors.BadOntology):
+            stream.send(png())
+
+
+def test_closing_reports_what_was_left():
+    gate = threading.Event()
+    with serving(ScriptedProposer(gate=gate)) as s, Client(s.address) as client:
+        stream = client.stream(options=WIDE)
+        for _ in range(5):
+            stream.send(png())
+        assert s.proposer.started.wait(10)
+        stream.close()
+        found = drain(stream)
+        assert sorted(f.sequence for f in found) == list(range(5))
+        assert {f.dropped for f in found} == {"closed"}
+        with pytest.raises(errors.Cancelled):
+            stream.send(png())
+        gate.set()
+
+
+def test_an_oversize_frame_fails_alone():
+    options = ServerOptions(image_limits=ImageLimits(max_bytes=10_000))
+    huge = b"x" * (options.max_message_bytes + 1)
+    with (
+        serving(options=options) as s,
+        Client(s.address, retry=QUICK) as client,
+        client.stream(options=WIDE) as stream,
+    ):
+        for data in (png(), huge, png()):
+            stream.send(data)
+        stream.finish()
+        found = {f.sequence: f for f in drain(stream)}
+    assert [kind(found[n]) for n in range(3)] == ["result", "error", "result"]
+    assert isinstance(found[1].error, errors.MessageTooLarge)
+
+
+def test_the_stream_outlives_a_restart_of_the_server():
+    with FlakyLine("127.0.0.1:1") as line, Client(line.address, retry=QUICK) as client:
+        stream = client.stream(options=LiveOptions(max_pending=4, server_pending=4))
+        found, sent = [], 0
+        for life in range(3):
+            with serving(ScriptedProposer(delay_s=0.002)) as s:
+                line.target = s.address
+                ends, answered = time.monotonic() + 20, 0
+                while answered < 10:
+                    assert time.monotonic() < ends, f"no answers in life {life}"
+                    stream.send(png(), key=life)
+                    sent += 1
+                    time.sleep(0.005)
+                    new = stream.ready()
+                    answered += sum(f.result is not None and f.key == life for f in new)
+                    found += new
+        with serving() as s:
+            line.target = s.address
+            stream.finish()
+            found += drain(stream)
+        stream.close()
+    assert Counter(f.sequence for f in found) == Counter(range(sent))
+    assert {kind(f) for f in found} <= {"result", "dropped"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_line_that_is_cut_at_random_loses_no_report(seed):
+    rng = random.Random(seed)
+    with (
+        serving(ScriptedProposer(delay_s=0.002)) as s,
+        FlakyLine(s.address) as line,
+        Client(line.address, retry=QUICK) as client,
+        client.stream(options=LiveOptions(max_pending=3)) as stream,
+    ):
+        found = []
+        for _ in range(150):
+            stream.send(png())
+            found += stream.ready()
+            if rng.random() < 0.04:
+                line.cut()
+            time.sleep(rng.random() * 0.01)
+        stream.finish()
+        found += drain(stream)
+    assert Counter(f.sequence for f in found) == Counter(range(150))
+    assert sum(kind(f) == "result" for f in found) > 10
+    assert not any(f.error for f in found)
+
+
+def test_finishing_without_a_server_ends_after_the_patience():
+    patience = RetryPolicy(first_s=0.02, unavailable_s=0.3)
+    with Client("127.0.0.1:1", retry=patience) as client, client.stream() as stream:
+        assert not stream.connected
+        for _ in range(5):
+            stream.send(png())
+        assert [f.dropped for f in stream.ready()] == ["not_connected"] * 3
+        stream.finish()
+        left = [next(stream), next(stream)]
+        assert all(isinstance(f.error, errors.Unavailable) for f in left)
+        with pytest.raises(errors.Unavailable):
+            next(stream)
+
+
+def test_the_async_stream_does_the_same():
+    async def run(address, line):
+        rng = random.Random(5)
+        async with AsyncClient(address, retry=QUICK) as client:
+            async with client.stream(options=LiveOptions(max_pending=3)) as stream:
+                found = []
+                for n in range(150):
+                    stream.send(b"nothing" if n == 149 else png(), key=n)
+                    found += stream.ready()
+                    if rng.random() < 0.04:
+                        line.cut()
+                    await asyncio.sleep(rng.random() * 0.01)
+                stream.finish()
+                found += [f async for f in stream]
+        assert Counter(f.sequence for f in found) == Counter(range(150))
+        assert sum(kind(f) == "result" for f in found) > 10
+        assert [f.key for f in found if f.error] == [149]
+
+    limits = EngineLimits(max_wait_s=0.001)
+    with serving(ScriptedProposer(delay_s=0.002), limits=limits) as s, FlakyLine(s.address) as line:
+        asyncio.run(run(line.address, line))
+
+
+def test_the_async_stream_reports_refusals_and_leftovers():
+    async def run(address):
+        async with AsyncClient(address, retry=QUICK) as client:
+            async with client.stream(classes=[]) as refused:
+                refused.send(png())
+                assert isinstance((await anext(refused)).error, errors.BadOntology)
+                with pytest.raises(errors.BadOntology):
+                    await anext(refused)
+            stream = client.stream()
+            stream.send(png())
+            await stream.close()
+            assert [f.dropped async for f in stream] == ["closed"]
+            with pytest.raises(errors.Cancelled):
+                stream.send(png())
+
+    with serving() as s:
+        asyncio.run(run(s.address))

@@ -1,0 +1,59 @@
+"""A real server on a free loopback port, with scripted models behind it, and pictures to send."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fakes import ScriptedProposer, ScriptedVerifier
+from PIL import Image as PILImage
+
+from secondlook.engine import Engine, EngineLimits
+from secondlook.ontology import ClassSpec, Ontology
+from secondlook.pipeline import Pipeline
+from secondlook.server.app import Server, ServerOptions, running_server
+from secondlook.server.metrics import Metrics
+
+DOG = Ontology((ClassSpec("dog"),))
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a test may look at."""
+
+    server: Server
+    proposer: ScriptedProposer
+    verifier: ScriptedVerifier
+    engine: Engine
+    metrics: Metrics
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return self.server.address
+
+
+@contextmanager
+def serving(
+    proposer: ScriptedProposer | None = None,
+    verifier: ScriptedVerifier | None = None,
+    ontology: Ontology | None = DOG,
+    limits: EngineLimits | None = None,
+    options: ServerOptions | None = None,
+) -> Iterator[Serving]:
+    """A running server; stopped and its engine closed at the end."""
+    proposer, verifier = proposer or ScriptedProposer(), verifier or ScriptedVerifier()
+    metrics = Metrics()
+    engine = Engine(Pipeline(proposer, verifier), limits, metrics.batch_done)
+    try:
+        with running_server(engine, ontology, options, metrics) as server:
+            yield Serving(server, proposer, verifier, engine, metrics)
+    finally:
+        engine.close()
+
+
+def png(width: int = 40, height: int = 30, shade: int = 128) -> bytes:
+    """A plain grey picture, encoded."""
+    out = io.BytesIO()
+    PILImage.new("RGB", (width, height), (shade, shade, shade)).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,149 @@
+"""What holds for all of the code: documented, short, pointing one way, and quick to import."""
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (ROOT / "service" / "secondlook", ROOT / "clients" / "secondlook_client")
+GENERATED = ROOT / "clients" / "secondlook_client" / "v1"
+MAX_LINES = 300
+VAGUE = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
+HEAVY = ("torch", "transformers", "numpy", "PIL", "scipy")
+
+
+def modules() -> list[Path]:
+    found = [path for package in PACKAGES for path in sorted(package.rglob("*.py"))]
+    return [path for path in found if GENERATED not in path.parents]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+every_module = pytest.mark.parametrize("path", modules(), ids=named)
+
+
+@every_module
+def test_files_are_short_and_named_for_what_they_do(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    assert path.stem not in VAGUE
+
+
+def undocumented(tree: ast.AST, prefix: str = "") -> Iterator[str]:
+    """Public classes, methods and functions without a docstring; overloads and such included."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None and not overrides(node):
+            yield f"{prefix}{node.name} (line {node.lineno})"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node, f"{node.name}.")
+
+
+def overrides(node: ast.AST) -> bool:
+    """Setters, overloads and overrides say what they are elsewhere."""
+    marks = getattr(node, "decorator_list", [])
+    return any(ast.unparse(m).split(".")[-1] in ("setter", "overload", "override") for m in marks)
+
+
+@every_module
+def test_every_public_name_is_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.name != "__init__.py" or tree.body:
+        assert ast.get_docstring(tree), "the module has no docstring"
+    assert list(undocumented(tree)) == []
+
+
+@every_module
+def test_nothing_is_imported_by_star_and_no_exception_swallowed_bare(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert [alias.name for alias in node.names] != ["*"]
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"bare except at line {node.lineno}"
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree: ast.AST) -> list[Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def test_functions_are_short() -> None:
+    lengths = sorted(
+        (node.end_lineno or 0) - node.lineno + 1
+        for path in modules()
+        for node in functions(ast.parse(path.read_text(encoding="utf-8")))
+    )
+    assert lengths[len(lengths) * 9 // 10] <= 30
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=named)
+def test_every_test_asserts_something(path: Path) -> None:
+    found = functions(ast.parse(path.read_text(encoding="utf-8")))
+    checking: set[str] = set()
+    for _ in range(3):  # a test may check through a function of its file, and that through another
+        checking |= {node.name for node in found if checks(node, checking)}
+    assert [n.name for n in found if n.name.startswith("test_") and n.name not in checking] == []
+
+
+def checks(function: Function, checking: set[str]) -> bool:
+    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+    names = {ast.unparse(call.func).split(".")[-1] for call in calls}
+    asserts = any(isinstance(node, ast.Assert) for node in ast.walk(function))
+    return (
+        asserts
+        or bool(names & checking)
+        or any(name in ("raises", "fail") or name.startswith("assert_") for name in names)
+    )
+
+
+def loaded_by(code: str) -> tuple[set[str], float]:
+    """Top-level modules that a fresh interpreter has after ``code``, and the seconds it took."""
+    script = f"{code}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()), seconds
+
+
+def test_the_client_is_light() -> None:
+    found, _ = loaded_by("import secondlook_client")
+    assert not found & {*HEAVY, "secondlook"}
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys, secondlook.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as done: assert not done.code"
+    )
+    found, _ = loaded_by(code)
+    assert "secondlook" in found
+    assert not found & {*HEAVY, "grpc"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("errors", "config", "labels", "boxes", "ontology", "ontology_text", "images", "views"),
+        *("propose", "verify", "decide", "pipeline", "batching", "engine", "plugins"),
+    ],
+)
+def test_the_core_needs_no_torch_and_no_grpc(module: str) -> None:
+    found, _ = loaded_by(f"import secondlook.{module}")
+    assert not found & {"torch", "transformers", "grpc", "click", "rich"}
+    if module in ("errors", "config"):
+        assert not found & set(HEAVY)

@@ -1,0 +1,43 @@
+import re
+
+import grpc
+import pytest
+
+from secondlook import errors
+from secondlook.errors import Busy, SecondlookError
+
+
+def tree(base: type[SecondlookError] = SecondlookError) -> list[type[SecondlookError]]:
+    return [base, *(found for child in base.__subclasses__() for found in tree(child))]
+
+
+@pytest.mark.parametrize("error", tree(), ids=lambda error: error.__name__)
+def test_every_error_travels_as_a_status_that_exists(error: type[SecondlookError]) -> None:
+    assert hasattr(grpc.StatusCode, error.status)
+    assert error.status not in ("OK", "UNKNOWN")
+    assert error is SecondlookError or error.status != "INTERNAL"
+
+
+def test_reasons_are_stable_words_and_each_its_own() -> None:
+    reasons = [error("x").reason for error in tree()]
+    assert len(set(reasons)) == len(reasons)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", reason) for reason in reasons)
+    assert errors.BadImage("x").reason == "bad_image"
+    assert errors.DeadlineExceeded("x").reason == "deadline_exceeded"
+
+
+def test_the_docstring_draws_every_error_with_its_status() -> None:
+    assert errors.__doc__ is not None
+    drawn = dict(re.findall(r"[├└]── (\w+)(?: +([A-Z_]+))?", errors.__doc__))
+    ours = [error for error in tree()[1:] if error.__module__ == errors.__name__]
+    assert set(drawn) == {error.__name__ for error in ours}
+    for error in ours:
+        if drawn[error.__name__]:
+            assert drawn[error.__name__] == error.status
+        else:
+            assert error.status == error.__mro__[1].status  # type: ignore[attr-defined]
+
+
+def test_busy_carries_its_hint() -> None:
+    assert Busy("full").retry_after_s == 1.0
+    assert Busy("full", retry_after_s=0.2).retry_after_s == 0.2

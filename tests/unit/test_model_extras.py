@@ -1,0 +1,25 @@
+"""The moondream extra: what is said when it is not installed. The rest needs the package."""
+
+import sys
+
+import pytest
+
+from secondlook.config import ModelOptions
+from secondlook.errors import MissingExtra
+from secondlook.models import moondream, ollama, openai_compatible
+
+
+@pytest.mark.parametrize(
+    ("adapter", "package", "argument"),
+    [
+        (moondream, "moondream", "moondream2"),
+        (ollama, "ollama", "moondream"),
+        (openai_compatible, "httpx", "m@http://127.0.0.1:1/v1"),
+    ],
+)
+def test_a_missing_extra_names_its_install_command(
+    adapter: object, package: str, argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=r"pip install 'secondlook\["):
+        adapter.load(argument, ModelOptions())  # type: ignore[attr-defined]
