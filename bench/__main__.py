@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.paired import Figure
 
-SUITES = ("verifying", "pictures", "serving", "memory", "start", "real_size")
+SUITES = ("quality", "verifying", "pictures", "serving", "memory", "start", "real_size")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

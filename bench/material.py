@@ -70,5 +70,3 @@ def pipeline() -> Pipeline:
         embedded.load_verifier("", options),
         cache=VerdictCache(size=0),
     )
-
-

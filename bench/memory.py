@@ -42,7 +42,7 @@ def run() -> list[Figure | str]:
 
 
 def _peak_mib(world: Path, out: Path) -> float:
-    command = [sys.executable, "-m", "secondlook.cli", "label", str(world / "images")]
+    command = [sys.executable, "-m", "secondlook", "label", str(world / "images")]
     command += ["--ontology", str(world / "ontology.yaml"), "--models", "demo"]
     command += ["--out", str(out), "--format", "coco,yolo,voc"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

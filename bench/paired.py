@@ -30,7 +30,7 @@ class Figure:
         """One row of the table in RESULTS.md."""
         verdict = "met" if self.met else "**missed**"
         return (
-            f"| {self.name} | {self.bar} | {self.ratio:.2f} ({self.low:.2f}–{self.high:.2f}) "
+            f"| {self.name} | {self.bar} | {self.ratio:.3g} ({self.low:.3g}–{self.high:.3g}) "
             f"| {self.ours:.4g} / {self.plain:.4g} {self.unit} | {verdict}{self.note} |"
         )
 

@@ -23,11 +23,13 @@ SCRIPTED = ("--proposer", "scripted_models:bright_half:{pause}", "--verifier",
             "scripted_models:agreeable:dog")  # fmt: skip
 
 
+_START = [sys.executable, "-c", "from secondlook.cli import main; main()"]
+
+
 def arguments(folder, out, *more, pause=0.0, classes=("dog", "cat")):
     models = [part.format(pause=pause) for part in SCRIPTED]
     wanted = [part for name in classes for part in ("-c", name)]
-    start = [sys.executable, "-c", "from secondlook.cli import main; main()", "label"]
-    return [*start, str(folder), "--out", str(out), *wanted, *models, *more]
+    return [*_START, "label", str(folder), "--out", str(out), *wanted, *models, *more]
 
 
 def environment(**more):
@@ -267,3 +269,37 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     finally:
         first.kill()
         first.wait()
+
+
+def test_a_server_that_restarts_costs_nothing(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 40), tmp_path / "out"
+    server, address = _serve("0")
+    try:
+        run = subprocess.Popen(
+            [*_START, "label", str(folder), "--out", str(out), "-c", "dog", "--server", address],
+            env=environment(),
+        )
+        _wait_for_lines(out / "results.jsonl", 5, run)
+        server.kill()
+        server.wait()
+        server, again = _serve(address.rpartition(":")[2])
+        assert again == address
+        assert run.wait(60) == 0
+        assert names_done(out) == Counter(f"{n:03}.png" for n in range(40))
+        assert lines(out / "failed.jsonl") == []
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _serve(port: str) -> tuple["subprocess.Popen[str]", str]:
+    models = [part.format(pause=0.05) for part in SCRIPTED]
+    server = subprocess.Popen(
+        [*_START, "serve", "--port", port, *models],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout
+    return server, server.stdout.readline().split()[-1]

@@ -1,4 +1,4 @@
-"""``Label`` and ``GetServerInfo`` over a real socket, through the client and as a stranger would."""
+"""``Label`` and ``GetServerInfo`` over a real socket, through both clients."""
 
 import asyncio
 import threading
@@ -221,21 +221,24 @@ def test_a_full_server_says_when_to_come_back_and_the_client_does():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
     limits = EngineLimits(propose_batch=1, max_pictures=2)
-    with serving(proposer, limits=limits) as s, Client(s.address) as client:
-        with ThreadPoolExecutor(4) as pool:
-            first = [pool.submit(client.label, png()) for _ in range(2)]
-            _until(lambda: s.engine.depth() == 2)
-            status, trailing = _refusal(s.address)
-            assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert trailing["secondlook-reason"] == "busy"
-            assert int(trailing["secondlook-retry-after-ms"]) > 0
-            with pytest.raises(errors.Busy) as caught:
-                client.label(png(), timeout_s=0.1)
-            assert caught.value.retry_after_s and caught.value.retry_after_s > 0
-            later = [pool.submit(client.label, png()) for _ in range(2)]
-            time.sleep(0.1)
-            gate.set()
-            assert all(call.result(timeout=20).labels for call in first + later)
+    with (
+        serving(proposer, limits=limits) as s,
+        Client(s.address) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        first = [pool.submit(client.label, png()) for _ in range(2)]
+        _until(lambda: s.engine.depth() == 2)
+        status, trailing = _refusal(s.address)
+        assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert trailing["secondlook-reason"] == "busy"
+        assert int(trailing["secondlook-retry-after-ms"]) > 0
+        with pytest.raises(errors.Busy) as caught:
+            client.label(png(), timeout_s=0.1)
+        assert caught.value.retry_after_s and caught.value.retry_after_s > 0
+        later = [pool.submit(client.label, png()) for _ in range(2)]
+        time.sleep(0.1)
+        gate.set()
+        assert all(call.result(timeout=20).labels for call in first + later)
 
 
 def _refusal(address):
@@ -336,12 +339,13 @@ def test_no_server_is_told_with_the_way_out():
 def test_a_port_in_use_is_told_and_the_first_server_goes_on():
     with serving() as s:
         port = int(s.address.rsplit(":", 1)[1])
-        with pytest.raises(BadSetting, match="in use"):
-            with running_server(s.engine, DOG, ServerOptions(port=port)):
-                pass
-        with pytest.raises(BadSetting, match="cannot listen"):
-            with running_server(s.engine, DOG, ServerOptions(host="192.0.2.1")):
-                pass
+        for options, says in (
+            (ServerOptions(port=port), "in use"),
+            (ServerOptions(host="192.0.2.1"), "cannot listen"),
+        ):
+            refused = running_server(s.engine, DOG, options)
+            with pytest.raises(BadSetting, match=says):
+                refused.__enter__()
         with Client(s.address) as client:
             assert client.label(png()).labels
 

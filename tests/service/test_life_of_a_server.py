@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving import DOG, png, serving
 
 from secondlook.engine import Engine
+from secondlook.errors import BadSetting
 from secondlook.pipeline import Pipeline
 from secondlook.server.app import SERVICE, Server, ServerOptions
 from secondlook.server.logs import JsonFormatter
@@ -123,6 +124,7 @@ sys.path.insert(0, {tests!r})
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG
 from secondlook.engine import Engine
+from secondlook.errors import BadSetting
 from secondlook.pipeline import Pipeline
 from secondlook.server.app import serve
 from secondlook.server.logs import configure
@@ -202,10 +204,8 @@ def test_metrics_are_off_unless_asked_for_and_a_taken_port_is_told():
         assert s.server.metrics_port is None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = ServerOptions(metrics_port=taken.getsockname()[1])
-        with pytest.raises(Exception, match="choose another metrics port") as caught:
-            with serving(options=options):
-                pass
-        assert caught.value.reason == "bad_setting"
+        with pytest.raises(BadSetting, match="choose another metrics port"):
+            serving(options=options).__enter__()
 
 
 def test_it_listens_on_loopback_unless_told_otherwise(caplog):

@@ -91,10 +91,15 @@ def test_a_stream_that_nobody_reads_says_so():
 
 
 def test_a_refused_opening_ends_the_stream_with_its_error():
-    with serving() as s, Client(s.address) as client, client.stream(classes=["a.b"]) as stream:
+    with (
+        serving() as s,
+        FlakyLine("127.0.0.1:1") as line,
+        Client(line.address, retry=QUICK) as client,
+        client.stream(classes=["a.b"]) as stream,
+    ):
         stream.send(png())
-        (found,) = [next(stream)]
-        assert isinstance(found.error, errors.BadOntology)
+        line.target = s.address
+        assert isinstance(next(stream).error, errors.BadOntology)
         with pytest.raises(errors.BadOntology):
             next(stream)
         with pytest.raises(errors.BadOntology):
@@ -177,7 +182,7 @@ def test_a_line_that_is_cut_at_random_loses_no_report(seed):
         stream.finish()
         found += drain(stream)
     assert Counter(f.sequence for f in found) == Counter(range(150))
-    assert sum(kind(f) == "result" for f in found) > 10
+    assert max(found, key=lambda f: f.sequence).result, "the newest was not cut off twice"
     assert not any(f.error for f in found)
 
 
@@ -198,19 +203,21 @@ def test_finishing_without_a_server_ends_after_the_patience():
 def test_the_async_stream_does_the_same():
     async def run(address, line):
         rng = random.Random(5)
-        async with AsyncClient(address, retry=QUICK) as client:
-            async with client.stream(options=LiveOptions(max_pending=3)) as stream:
-                found = []
-                for n in range(150):
-                    stream.send(b"nothing" if n == 149 else png(), key=n)
-                    found += stream.ready()
-                    if rng.random() < 0.04:
-                        line.cut()
-                    await asyncio.sleep(rng.random() * 0.01)
-                stream.finish()
-                found += [f async for f in stream]
+        async with (
+            AsyncClient(address, retry=QUICK) as client,
+            client.stream(options=LiveOptions(max_pending=3)) as stream,
+        ):
+            found = []
+            for n in range(150):
+                stream.send(b"nothing" if n == 149 else png(), key=n)
+                found += stream.ready()
+                if rng.random() < 0.04:
+                    line.cut()
+                await asyncio.sleep(rng.random() * 0.01)
+            stream.finish()
+            found += [f async for f in stream]
         assert Counter(f.sequence for f in found) == Counter(range(150))
-        assert sum(kind(f) == "result" for f in found) > 10
+        assert any(kind(f) == "result" for f in found)
         assert [f.key for f in found if f.error] == [149]
 
     limits = EngineLimits(max_wait_s=0.001)

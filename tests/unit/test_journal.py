@@ -109,8 +109,9 @@ def test_fresh_removes_the_run_s_own_files_only(tmp_path):
 
 def test_somebody_else_s_files_are_not_overwritten(tmp_path):
     (tmp_path / "coco.json").write_text("precious")
-    with pytest.raises(OutputExists, match=r"coco\.json of something else"):
-        Journal(tmp_path, IDENTITY)
+    for fresh in (False, True):
+        with pytest.raises(OutputExists, match=r"holds a coco\.json that no run here made"):
+            Journal(tmp_path, IDENTITY, fresh=fresh)
     assert (tmp_path / "coco.json").read_text() == "precious"
 
 

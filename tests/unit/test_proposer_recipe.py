@@ -102,11 +102,13 @@ def test_one_to_many_ranks_by_overlap_and_stays_where_it_is_allowed() -> None:
     chosen = proposer_loss.assign_many(torch.zeros(3, 1), boxes, truth, 3, allowed)
     assert chosen.rows.tolist() == [0, 1]
     assert chosen.targets[0] == pytest.approx(1.0) and 0.5 < chosen.targets[1] < 0.9
+    worse = proposer_loss.assign_many(torch.zeros(3, 1), boxes * 1.3, truth, 1, allowed)
+    assert worse.targets[0] < 1 and worse.shares[0] == 1
 
 
 def test_loss_is_lower_for_the_right_answer_and_finite_without_boxes() -> None:
     truth = truth_of([[0.5, 0.5, 0.2, 0.2]], [0], [0, -1])
-    chosen = proposer_loss.Assignment(torch.tensor([0]), torch.tensor([0]), torch.tensor([1.0]))
+    chosen = proposer_loss.Assignment(*[torch.tensor([0])] * 2, *[torch.tensor([1.0])] * 2)
     box = truth.boxes[None]
     right = proposer_loss.set_loss(torch.tensor([[[4.0, -4.0]]]), box, [truth], [chosen])
     modifier = proposer_loss.set_loss(torch.tensor([[[4.0, 4.0]]]), box, [truth], [chosen])

@@ -23,13 +23,14 @@ from secondlook.demo.verifier_model import (  # noqa: E402
     build_tokenizer,
 )
 from secondlook.demo.verifier_questions import Facts, Question, draw, questions  # noqa: E402
-from secondlook.demo.verifier_recipe import Plan, Training, export  # noqa: E402
+from secondlook.demo.verifier_recipe import export  # noqa: E402
+from secondlook.demo.verifier_training import TRAIN_SEED, Plan, Training  # noqa: E402
 from secondlook.demo.verifier_views import SIDE, judge, samples_of  # noqa: E402
 from secondlook.demo.world import Thing  # noqa: E402
 from secondlook.labels import View  # noqa: E402
 from secondlook.models.answers import closed  # noqa: E402
 
-TINY = Plan(steps=4, views=2, questions=2, scenes=2, shape=Shape(16, 1, 1, 2))
+TINY = Plan(steps=4, views=2, questions=2, scenes=2, shape=Shape(32, 1, 32, 1), silent=0.5)
 WEIGHTS = verifier_recipe.WEIGHTS
 
 
@@ -146,7 +147,7 @@ class TestTokenizer:
 
 
 def test_packed_questions_are_answered_as_if_alone() -> None:
-    model, prompts = build_model(3, Shape(32, 1, 2, 2)).eval(), Prompts()
+    model, prompts = build_model(3, Shape(32, 1, 64, 2)).eval(), Prompts()
     pixels = np.random.default_rng(0).integers(0, 255, (1, SIDE, SIDE, 3), dtype=np.uint8)
     texts = ["Is this a dog?", "Is this person not wearing glasses?", "Is this a car?"]
     together = p_yes(model, prompts, pixels, [[Question(t, "", True) for t in texts]])[0]
@@ -162,12 +163,12 @@ def test_packed_questions_are_answered_as_if_alone() -> None:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the views of two scenes already."""
     folder = tmp_path_factory.mktemp("work")
-    Samples(folder / "views", verifier_recipe.TRAIN_SEED, TINY.scenes)
+    Samples(folder / "views", TRAIN_SEED, TINY.scenes)
     return folder
 
 
 def test_a_batch_depends_on_its_step_alone(work: Path) -> None:
-    samples = Samples(work / "views", verifier_recipe.TRAIN_SEED, TINY.scenes)
+    samples = Samples(work / "views", TRAIN_SEED, TINY.scenes)
     prompts = Prompts()
     made = [batch_of(samples, prompts.tail, prompts.answers, 1, step, 3, 2) for step in (5, 5, 6)]
     assert torch.equal(made[0].pixels, made[1].pixels)

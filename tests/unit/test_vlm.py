@@ -12,15 +12,17 @@ import pytest
 import tiny_vlms
 import torch
 from PIL import Image as PILImage
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, NotFound
+from secondlook.errors import BadSetting
 from secondlook.models import vlm, vlm_passes, vlm_pixels
 from secondlook.models.answers import answer_tokens, closed
 from secondlook.models.vlm import TransformersVerifier
 from secondlook.models.vlm_inputs import drawn
 from secondlook.verify import Ask, Verifier
 
+WEIGHTS = Path(vlm.__file__).parents[1] / "demo" / "weights" / "verifier"
 QUESTIONS = (
     "Is this a dog?",
     "Is this person wearing glasses?",
@@ -248,41 +250,14 @@ def test_load_from_a_folder(tmp_path: Path) -> None:
     assert vlm.load(str(folder), ModelOptions(device="cpu")).digest != verifier.digest
 
 
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("", "no checkpoint was named"),
-        ("./nowhere/at/all", "no folder"),
-        ("no-such-org/no-such-model", "--models demo"),
-    ],
-)
-def test_a_missing_checkpoint_says_the_way_out(
-    argument: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(NotFound, match=words):
-        vlm.load(argument, ModelOptions(device="cpu"))
-
-
-def test_a_folder_without_safetensors_or_config_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(NotFound, match="no safetensors"):
-        vlm.load(str(tmp_path), ModelOptions(device="cpu"))
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(NotFound, match=r"no config\.json"):
-        vlm.load(str(tmp_path), ModelOptions(device="cpu"))
-
-
-def test_code_of_a_checkpoint_is_run_only_on_request(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"auto_map": {"AutoModel": "own.Model"}}')
-    (tmp_path / "own.py").write_text("raise SystemExit('ran')")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(BadSetting, match="--trust-remote-code"):
-        vlm.load(str(tmp_path), ModelOptions(device="cpu"))
-
-
-def test_a_checkpoint_that_is_no_vision_language_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(BadSetting, match="cannot be loaded as a vision-language model"):
-        vlm.load(str(tmp_path), ModelOptions(device="cpu"))
+def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
+    if not (WEIGHTS / "config.json").is_file():
+        pytest.skip("the embedded weights are not here; train them with the verifier recipe")
+    verifier = vlm.load(str(WEIGHTS), ModelOptions(device="cpu"))
+    processor = AutoProcessor.from_pretrained(WEIGHTS)
+    model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()
+    made = Made(model, processor, verifier, "prefix")
+    assert verifier._pass.__name__ == "prefix" and verifier._pixels is not None
+    asks = some_asks()
+    expected = [generated(made, ask.pixels, q) for ask in asks for q in ask.questions]
+    assert p_yes(verifier.answer(asks)) == pytest.approx(expected, abs=2e-5)

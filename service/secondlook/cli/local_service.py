@@ -1,6 +1,7 @@
 """Settings to a service in this process; needs what ``secondlook[serve]`` installs."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,8 @@ def running_engine(settings: Settings, metrics: Metrics) -> Iterator[Engine]:
     """
     if settings.threads:  # read by torch when it is first imported, with the models
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if not sys.stderr.isatty():  # bars of model files being read, drawn into logs
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     options = settings.model_options()
     pipeline = Pipeline(
         load_proposer(settings.proposer, options),

@@ -18,12 +18,14 @@ from secondlook.ontology import ClassSpec, Ontology
 from secondlook.ontology_text import dump, load_ontology
 from secondlook.runs.folder import Source
 from secondlook_client import ClassSpec as ClientClass
-from secondlook_client import Client, ClientError, LabelResult, ServerInfo
+from secondlook_client import Client, ClientError, LabelResult, RetryPolicy, ServerInfo
 
 IN_FLIGHT = 16
 """Pictures sent and not answered yet, at most: two batches, so that no stage ever waits."""
 TIMEOUT_S = 300.0
 """For one picture, its time in queues and all tries included."""
+PATIENT = RetryPolicy(unavailable_s=60)
+"""A server that restarts has its models to load; a long run waits for it."""
 CONNECT_S = 5.0
 """For the first answer of a server; one that is there answers at once."""
 FORMAT = 1
@@ -79,7 +81,7 @@ def connected(
         raise click.UsageError(
             'say what to look for: -c "person wearing glasses", or --ontology FILE'
         )
-    with _address(server, settings) as address, Client(address) as client:
+    with _address(server, settings) as address, Client(address, retry=PATIENT) as client:
         info = client.info(timeout_s=CONNECT_S)
         yield Session(
             client,

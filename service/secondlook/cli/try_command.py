@@ -1,6 +1,7 @@
 """``secondlook try``: is this a good prompt? Every stage's scores on a handful of pictures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from secondlook.errors import InvalidInput, SecondlookError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from secondlook.cli.session import Session
+    from secondlook.images import ImageLimits
     from secondlook.ontology import Ontology
     from secondlook.runs.folder import Selection, Source
     from secondlook_client.results import Judgement, LabelResult
@@ -38,12 +41,13 @@ def command(
     out: Path,
     server: str | None,
     **flags: Any,
-) -> None:
+) -> int:
     """Show what both stages say about PICTURES, so that a prompt can be judged.
 
     Every box above its class's threshold is listed with the proposer's score, P(yes), the
     verifier's own words and what was decided. The pictures with their boxes go to --out.
     """
+    from secondlook.cli.interrupts import gentle_interrupts
     from secondlook.cli.session import connected
     from secondlook.cli.tables import console
     from secondlook.runs.folder import select
@@ -52,26 +56,43 @@ def command(
     selection = select(pictures)
     sources = _handful(selection)
     screen = console()
-    found: dict[str, LabelResult] = {}
     with connected(server, settings, ontology_of(lines, ontology)) as session:
         _print_prompt(screen, session.ontology)
-        readable = _readable(screen, sources, session.image_limits.max_bytes)
-        for source, answer in session.label_many(readable):
-            if isinstance(answer, Exception):
-                _print_failure(screen, source, answer)
-            else:
-                found[source.name] = answer
-                _print_result(screen, source.name, answer)
-        limits = session.image_limits
-    if found:
-        from secondlook import gallery
-        from secondlook.runs.outputs import loader
-        from secondlook.runs.totals import Totals
+        with gentle_interrupts() as stopped:
+            wanted = itertools.takewhile(lambda _: not stopped(), sources)
+            found = _label(screen, session, wanted)
+    if not found:
+        return 1
+    _write_page(out, selection, found, session.image_limits)
+    screen.print(f"\nThe pictures with their boxes: {out}", highlight=False, markup=False)
+    return 0
 
-        shown = gallery.pick(found.items(), HANDFUL)
-        load = loader(selection.root, limits)
-        gallery.write(out, "secondlook try", Totals.of(found.values()), shown, load)
-        screen.print(f"\nThe pictures with their boxes: {out}", highlight=False, markup=False)
+
+def _label(
+    screen: "Console", session: "Session", sources: "Iterable[Source]"
+) -> "dict[str, LabelResult]":
+    """The results by name, each printed as it comes."""
+    found = {}
+    readable = _readable(screen, sources, session.image_limits.max_bytes)
+    for source, answer in session.label_many(readable):
+        if isinstance(answer, Exception):
+            _print_failure(screen, source, answer)
+        else:
+            found[source.name] = answer
+            _print_result(screen, source.name, answer)
+    return found
+
+
+def _write_page(
+    out: Path, selection: "Selection", found: "dict[str, LabelResult]", limits: "ImageLimits"
+) -> None:
+    from secondlook import gallery
+    from secondlook.runs.outputs import loader
+    from secondlook.runs.totals import Totals
+
+    shown = gallery.pick(found.items(), HANDFUL)
+    totals = Totals.of(found.values())
+    gallery.write(out, "secondlook try", totals, shown, loader(selection.root, limits))
 
 
 def _handful(selection: "Selection") -> "list[Source]":
@@ -89,7 +110,7 @@ def _handful(selection: "Selection") -> "list[Source]":
 
 
 def _readable(
-    screen: "Console", sources: "Sequence[Source]", max_bytes: int
+    screen: "Console", sources: "Iterable[Source]", max_bytes: int
 ) -> "Iterator[tuple[Source, bytes]]":
     from secondlook.runs.folder import read
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ MANY_LAYERS = 1
 """Decoder layers that learn one-to-many; the rest match one to one."""
 SCORE_COST = 4.0
 """Weight of the score when boxes and queries are matched one to one."""
+BOX_WEIGHT = 3.0
+"""Weight of the box errors beside the classification."""
 MIN_SIDE = 0.025
 """Shortest side, as a share of the picture, by which coordinate errors are divided."""
 
@@ -58,11 +61,19 @@ class Truth:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which predictions learn which boxes: parallel (P,) rows, columns and soft targets."""
+    """Which predictions learn which boxes, as parallel (P,) tensors.
+
+    Attributes:
+        rows, columns: int64 indices of predictions and of true boxes.
+        targets: scores to be learned, in [0, 1]: high where the predicted box is good already.
+        shares: weights of the box errors, 1 for the best prediction of each true box, so that
+            a thing that is hard to outline teaches as much as an easy one.
+    """
 
     rows: Tensor
     columns: Tensor
     targets: Tensor
+    shares: Tensor
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -105,7 +116,7 @@ def assign_many(
     """
     if not len(truth.boxes):
         none = truth.nouns.new_empty(0)
-        return Assignment(none, none, truth.boxes.new_empty(0))
+        return Assignment(none, none, *[truth.boxes.new_empty(0)] * 2)
     iou, _ = pair_iou(corners(boxes)[:, None], corners(truth.boxes)[None])
     fit = _scores(logits, truth).sqrt() * iou.square() + 1e-9
     if allowed is not None:
@@ -114,12 +125,11 @@ def assign_many(
     chosen = torch.zeros_like(fit).scatter_(0, rows, value)
     # A prediction wanted by several boxes learns the one that it overlaps most.
     chosen = chosen * functional.one_hot((iou * (chosen > 0)).argmax(1), iou.shape[1])
-    best_fit = chosen.amax(0).clamp(min=1e-9)
-    best_iou = (iou * (chosen > 0)).amax(0)
     taken = chosen > 0
-    targets = (chosen / best_fit * best_iou)[taken]
+    shares = chosen / chosen.amax(0).clamp(min=1e-9)
+    targets = shares * (iou * taken).amax(0)
     index = taken.nonzero()
-    return Assignment(index[:, 0], index[:, 1], targets)
+    return Assignment(index[:, 0], index[:, 1], targets[taken], shares[taken])
 
 
 @torch.no_grad()
@@ -132,9 +142,9 @@ def assign_one(logits: Tensor, boxes: Tensor, truth: Truth) -> Assignment:
     # others learn to be silent. With a light score the winner changes and all share the box.
     cost = distance - 2 * giou - SCORE_COST * _scores(logits, truth)
     rows, columns = linear_sum_assignment(cost.float().cpu().numpy())
-    row_index = torch.as_tensor(rows, device=logits.device)
-    column_index = torch.as_tensor(columns, device=logits.device)
-    return Assignment(row_index, column_index, iou[row_index, column_index])
+    pairs = torch.as_tensor(np.stack([rows, columns]), device=logits.device)
+    targets = iou[pairs[0], pairs[1]]
+    return Assignment(pairs[0], pairs[1], targets, torch.ones_like(targets))
 
 
 def near_centres(anchors: Tensor, radius: Tensor, truth: Truth) -> Tensor:
@@ -171,16 +181,16 @@ def set_loss(
     safe = logits.masked_fill(~mask, -20.0)
     weight = torch.where(wanted > 0, 1.0, 0.75 * safe.detach().sigmoid() ** focus) * mask
     error = functional.binary_cross_entropy_with_logits(safe, wanted, reduction="none")
-    share = torch.cat([a.targets for a in chosen]).to(logits).clamp(min=0.1)
-    total = share.sum().clamp(min=1.0)
-    classes = (weight * error).sum() / total
+    mass = torch.cat([a.targets for a in chosen]).clamp(min=0.1).sum().clamp(min=1.0)
+    classes = (weight * error).sum() / mass
     predicted = torch.cat([b[a.rows] for b, a in zip(boxes, chosen, strict=True)])
     actual = torch.cat([t.boxes[a.columns] for t, a in zip(truths, chosen, strict=True)])
     if not len(actual):
         return classes + boxes.sum() * 0
     _, giou = pair_iou(corners(predicted), corners(actual))
-    place = ((2 * (1 - giou) + 2 * _relative_l1(predicted, actual)) * share).sum() / total
-    return classes + place
+    share = torch.cat([a.shares for a in chosen])
+    place = BOX_WEIGHT * ((1 - giou) + _relative_l1(predicted, actual))
+    return classes + (place * share).sum() / share.sum().clamp(min=1.0)
 
 
 def decoder_heads(

@@ -117,7 +117,7 @@ class Batch:
 
     Attributes:
         pixels: (V, 3, SIDE, SIDE) float32, normalized as the processor does.
-        layouts: (V, LAYERS, GRID, GRID) float32 of 0 and 1.
+        layouts: (V, LAYERS, CELLS, CELLS) float32 of 0 and 1.
         names: (V, NAMES) float32 of 0 and 1, what is true of the thing in the box.
         tokens, part, place, target: (V, T) long; place counts from the first token of a question,
             target is the token that follows, -100 where nothing is learnt.
@@ -195,11 +195,11 @@ def _packed(
         targets = [-100] * (len(tokens) - 1) + [answer, end]
         for place, (token, target) in enumerate(zip([*tokens, answer], targets, strict=True)):
             columns.append((token, part, place, target))
-    return np.array(columns, dtype=np.int64).T
+    return np.array(columns, dtype=np.int64).reshape(-1, 4).T
 
 
 def _padded(words: Sequence[NDArray[np.int64]]) -> tuple[torch.Tensor, ...]:
-    longest = max(row.shape[1] for row in words)
+    longest = max((row.shape[1] for row in words), default=0)
     made = np.zeros((4, len(words), longest), dtype=np.int64)
     made[1], made[3] = -1, -100
     for place, row in enumerate(words):

@@ -1,7 +1,7 @@
 """The embedded verifier before it has learnt anything: tokenizer, processor and model.
 
 Of the classes that SmolVLM-256M is published in (Idefics3), only smaller. A view is one tile of 96
-pixels; its 144 patches are folded into 16 image tokens, which stand in front of the question so
+pixels; its 64 patches are folded into 16 image tokens, which stand in front of the question so
 that many questions can share them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -24,11 +25,12 @@ from transformers import (
 )
 
 from secondlook.demo.verifier_questions import Facts, closed, questions
-from secondlook.demo.verifier_views import GRID, SIDE
+from secondlook.demo.verifier_views import SIDE
 from secondlook.labels import View
 
-PATCH = SIDE // GRID
-FOLD = 3
+PATCH = 12
+GRID = SIDE // PATCH
+FOLD = 2
 """Patches along a side of what becomes one image token."""
 IMAGE_TOKENS = (GRID // FOLD) ** 2
 
@@ -40,6 +42,8 @@ PAD, UNKNOWN, IMAGE, AROUND, WHOLE, END = SPECIALS = (
     "<global-img>",
     "<end_of_utterance>",
 )
+HEAD = 32
+"""Width of an attention head."""
 ANSWERS = ("no", "yes")
 OTHER_WORDS = (
     "man woman people someone child face eyes forehead his her their sunglasses spectacles "
@@ -61,12 +65,12 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the two towers; ``width`` is that of both."""
+    """Sizes of the two towers; widths are whole multiples of HEAD."""
 
-    width: int = 128
-    vision_layers: int = 5
+    vision_width: int = 160
+    vision_layers: int = 6
+    text_width: int = 128
     text_layers: int = 3
-    heads: int = 4
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -121,18 +125,13 @@ def build_model(seed: int, shape: Shape | None = None) -> Idefics3ForConditional
     shape = shape or Shape()
     tokenizer = build_tokenizer()
     pad, end, image = tokenizer.convert_tokens_to_ids([PAD, END, IMAGE])
-    tower = {
-        "hidden_size": shape.width,
-        "intermediate_size": 2 * shape.width,
-        "num_attention_heads": shape.heads,
-        # The usual 0.02 is for widths of a thousand.
-        "initializer_range": 0.05,
+    vision = _tower(shape.vision_width, shape.vision_layers) | {
+        "image_size": SIDE,
+        "patch_size": PATCH,
     }
-    vision = {"num_hidden_layers": shape.vision_layers, "image_size": SIDE, "patch_size": PATCH}
-    text = {
+    text = _tower(shape.text_width, shape.text_layers) | {
         "model_type": "llama",
-        "num_hidden_layers": shape.text_layers,
-        "num_key_value_heads": shape.heads,
+        "num_key_value_heads": shape.text_width // HEAD,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 1024,
         "pad_token_id": pad,
@@ -141,8 +140,8 @@ def build_model(seed: int, shape: Shape | None = None) -> Idefics3ForConditional
         "tie_word_embeddings": False,
     }
     config = Idefics3Config(
-        vision_config={**tower, **vision},
-        text_config={**tower, **text},
+        vision_config=vision,
+        text_config=text,
         scale_factor=FOLD,
         image_token_id=image,
         pad_token_id=pad,
@@ -150,16 +149,45 @@ def build_model(seed: int, shape: Shape | None = None) -> Idefics3ForConditional
     )
     torch.manual_seed(seed)
     model = Idefics3ForConditionalGeneration(config)
+    places = model.model.vision_model.embeddings.position_embedding.weight
+    with torch.no_grad():
+        places.copy_(0.5 * waves(GRID, shape.vision_width))
     model.generation_config = GenerationConfig(
         pad_token_id=pad, eos_token_id=end, bos_token_id=end, max_new_tokens=4, do_sample=False
     )
     return model
 
 
+def _tower(width: int, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_attention_heads": width // HEAD,
+        "num_hidden_layers": layers,
+        # The usual 0.02 is for widths of a thousand.
+        "initializer_range": 0.05,
+    }
+
+
+def waves(grid: int, width: int) -> Tensor:
+    """(grid * grid, width) sines and cosines of column and row: where position embeddings start.
+
+    Neighbours are alike from the first step on, as in the plain ViT of arXiv 2205.01580.
+    """
+    speed = 1 / 10_000 ** (torch.arange(width // 4) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    x, y = column.flatten()[:, None] * speed, row.flatten()[:, None] * speed
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Views after the image encoder: patches (V, GRID * GRID, width), and what the text side
-    gets of them, (V, IMAGE_TOKENS, width)."""
+    """Views after the image encoder.
+
+    Attributes:
+        patches: (V, GRID * GRID, vision width).
+        features: what the text side gets of them, (V, IMAGE_TOKENS, text width).
+    """
 
     patches: Tensor
     features: Tensor
@@ -180,7 +208,7 @@ def read(
     part: Tensor,
     place: Tensor,
 ) -> Tensor:
-    """Hidden states, (V, T, width), of questions packed one behind another.
+    """Hidden states, (V, T, text width), of questions packed one behind another.
 
     ``head`` are the tokens up to the last image token; ``tokens``, ``part`` and ``place`` are
     those of ``verifier_data.Batch``. A question sees the image and itself, not its neighbours, so
@@ -223,6 +251,7 @@ class Prompts:
 
 
 __all__ = [
+    "GRID",
     "IMAGE_TOKENS",
     "Prompts",
     "Seen",

@@ -23,7 +23,7 @@ from secondlook.views import CONTEXT_MARGIN, CROP_MARGIN, render
 
 SIDE = 96
 """Pixels of a side of what the model sees; views are stretched to a square."""
-GRID = 12
+CELLS = 12
 """Cells along a side of the layout that helps the training of the image encoder."""
 LAYERS = (*NOUNS, "the thing itself", "glasses on the eyes", "glasses on the head", "worn helmet")
 """Bits of a layout's cell."""
@@ -40,7 +40,7 @@ class Sample:
 
     Attributes:
         pixels: (SIDE, SIDE, 3) uint8 RGB.
-        layout: (GRID, GRID) uint16, bits of LAYERS.
+        layout: (CELLS, CELLS) uint16, bits of LAYERS.
     """
 
     pixels: NDArray[np.uint8]
@@ -237,12 +237,12 @@ def _of_all(picture: _Picture) -> Sample:
 
 def _layout(window: Box, main: Thing | None, picture: _Picture) -> NDArray[np.uint16]:
     """Which cells of a view lie in the boxes of things, as bits of LAYERS."""
-    cells = np.zeros((GRID, GRID), dtype=np.uint16)
+    cells = np.zeros((CELLS, CELLS), dtype=np.uint16)
     wide, tall = max(window[2] - window[0], 1e-3), max(window[3] - window[1], 1e-3)
     for row, thing in enumerate(picture.things):
         x0, y0, x1, y1 = thing.box
-        xs = _span((x0 - window[0]) / wide * GRID, (x1 - window[0]) / wide * GRID)
-        ys = _span((y0 - window[1]) / tall * GRID, (y1 - window[1]) / tall * GRID)
+        xs = _span((x0 - window[0]) / wide * CELLS, (x1 - window[0]) / wide * CELLS)
+        ys = _span((y0 - window[1]) / tall * CELLS, (y1 - window[1]) / tall * CELLS)
         names = {thing.noun} | ({"the thing itself"} if thing is main else set())
         names |= {picture.worn[row]} if row in picture.worn else set()
         cells[ys, xs] |= np.uint16(sum(1 << LAYERS.index(name) for name in names))
@@ -255,4 +255,4 @@ def _span(low: float, high: float) -> slice:
     if stop <= start:
         start = int(np.floor((low + high) / 2))
         stop = start + 1
-    return slice(min(max(start, 0), GRID), min(max(stop, 0), GRID))
+    return slice(min(max(start, 0), CELLS), min(max(stop, 0), CELLS))

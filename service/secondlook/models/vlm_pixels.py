@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as vision
+from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 
 from secondlook.labels import Pixels
 
@@ -58,7 +57,7 @@ class PixelPlan:
     def _to(self, picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
         if picture.shape[1:] == (height, width):
             return picture
-        return vision.resize(picture, [height, width], self.resample, antialias=True)
+        return v2.functional.resize(picture, [height, width], self.resample, antialias=True)
 
 
 def _longest_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:

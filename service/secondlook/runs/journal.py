@@ -6,8 +6,8 @@ written in one call and a torn one at the end is cut off at the next start, so w
 happened, and only that. In memory a picture is two numbers, whatever its results weigh.
 """
 
+import errno
 import fcntl
-import io
 import json
 import os
 from array import array
@@ -23,11 +23,13 @@ from secondlook.atomic import explaining, remove, replacing
 from secondlook.errors import OutputExists
 from secondlook.formats import OUTPUTS
 from secondlook.runs.folder import Source
+from secondlook.runs.lines import Lines, as_line
 from secondlook_client.results import LabelResult
 
 RUN, RESULTS, FAILED, GALLERY = "run.json", "results.jsonl", "failed.jsonl", "gallery.html"
-OWN_FILES = (RUN, RESULTS, FAILED, GALLERY, *OUTPUTS)
-"""Everything that a run writes; ``fresh`` removes these and nothing else."""
+OWN_FILES = (*OUTPUTS, GALLERY, FAILED, RESULTS, RUN)
+"""Everything that a run writes; ``fresh`` removes these and nothing else, in this order: while
+there is ``run.json`` the others are known to be ours."""
 
 
 class Journal:
@@ -43,12 +45,12 @@ class Journal:
             out.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(out)
         try:
-            if fresh:
+            if fresh and (out / RUN).exists():
                 for name in OWN_FILES:
                     remove(out / name)
             _claim(out, identity)
-            self._results = _Lines(out / RESULTS)
-            self._failed = _Lines(out / FAILED)
+            self._results = Lines(out / RESULTS)
+            self._failed = Lines(out / FAILED)
             self._load()
         except BaseException:
             os.close(self._lock)
@@ -129,9 +131,9 @@ class Journal:
         path = self.out / FAILED
         with replacing(path) as part, part.open("wb") as file:
             for place in last.values():
-                file.write(_line(self._failed.at(place)))
+                file.write(as_line(self._failed.at(place)))
         self._failed.close()
-        self._failed = _Lines(path)
+        self._failed = Lines(path)
         return len(last)
 
     def _current(self) -> Iterator[tuple[int, int]]:
@@ -153,81 +155,6 @@ def read_results(path: Path) -> Iterator[tuple[str, LabelResult]]:
             yield plain["name"], LabelResult.from_dict(plain["result"])
 
 
-class _Lines:
-    """A file of JSON objects, one a line, that is only ever added to."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with explaining(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._size = self._repair()
-
-    def _repair(self) -> int:
-        """Cut off a line that a crash left unfinished; returns the size in bytes."""
-        size = os.fstat(self._handle).st_size
-        end = size
-        while end:
-            start = max(0, end - 65_536)
-            newline = os.pread(self._handle, end - start, start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            os.ftruncate(self._handle, end)
-        return end
-
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(place, object) of every line."""
-        place = 0
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield place, self._parse(line, f"line {number}")
-                place += len(line)
-
-    def append(self, plain: Mapping[str, Any]) -> int:
-        """Add a line whole or not at all; returns its place."""
-        line, place = memoryview(_line(plain)), self._size
-        with explaining(self._path):
-            try:
-                written = 0
-                while written < len(line):
-                    written += os.write(self._handle, line[written:])
-            except BaseException:
-                os.ftruncate(self._handle, place)
-                raise
-        self._size = place + len(line)
-        return place
-
-    def at(self, place: int) -> dict[str, Any]:
-        """The object whose line begins at byte ``place``."""
-        with io.FileIO(self._handle, closefd=False) as file:
-            file.seek(place)
-            return self._parse(io.BufferedReader(file, 16_384).readline(), f"byte {place}")
-
-    def sync(self) -> None:
-        with explaining(self._path):
-            os.fsync(self._handle)
-
-    def close(self) -> None:
-        os.close(self._handle)
-
-    def _parse(self, line: bytes, where: str) -> dict[str, Any]:
-        try:
-            plain = json.loads(line)
-            plain["key"]
-        except (ValueError, TypeError, KeyError):
-            raise OutputExists(
-                f"{self._path}: {where} is damaged; remove that line to keep the rest, or start "
-                "over with --fresh"
-            ) from None
-        return dict(plain)
-
-
-def _line(plain: Mapping[str, Any]) -> bytes:
-    return json.dumps(plain, separators=(",", ":")).encode("ascii") + b"\n"
-
-
 def _holds(ranked: NDArray[np.uint64], key: int) -> bool:
     row = int(np.searchsorted(ranked, np.uint64(key)))
     return row < len(ranked) and int(ranked[row]) == key
@@ -239,7 +166,9 @@ def _lock(out: Path) -> int:
         handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as failure:
+        if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return handle  # a file system without locks; better unguarded than not at all
         os.close(handle)
         raise OutputExists(
             f"{out} is in use by another run; wait for it or give another --out"
@@ -254,8 +183,8 @@ def _claim(out: Path, identity: Mapping[str, Any]) -> None:
         foreign = [name for name in OWN_FILES if os.path.lexists(out / name)]
         if foreign:
             raise OutputExists(
-                f"{out} holds {foreign[0]} of something else; give another --out, or --fresh to "
-                "remove it"
+                f"{out} holds a {foreign[0]} that no run here made; move it away or give another "
+                "--out"
             )
         with replacing(path) as part:
             part.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,38 @@
+"""The whole product with the models that come with it, on a few pictures of its world."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from secondlook.cli import run
+from secondlook.coco_files import join
+from secondlook.evaluate import evaluate
+
+KEYS = {
+    "pictures", "proposals", "accepted", "rejected", "unsure", "precision_proposer",
+    "recall_proposer", "precision", "recall", "pictures_per_second",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert run(["demo", "--count", "12", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    assert report.keys() >= KEYS and report["pictures"] == 12
+    attributes = report["classes"]["attributes"]
+    assert attributes["precision"] > attributes["precision_proposer"] + 0.2
+    assert report["classes"]["nouns"]["recall"] > 0.7
+    assert "pictures a second" in shown and "attributes" in shown
+    assert Image.open(out / "overview.png").width == 1600
+    assert "<figure" in (out / "gallery.html").read_text(encoding="utf-8")
+
+    joined = join(out / "coco.json", out / "world" / "truth.json")
+    total = evaluate(joined.pictures.values(), joined.classes).total()
+    assert total.precision == pytest.approx(report["precision"])  # one arithmetic for both
+    assert total.recall == pytest.approx(report["recall"])
+
+    assert run(["demo", "--count", "3", "--out", str(out)]) == 0  # again, over its own output
+    assert json.loads((out / "report.json").read_text())["pictures"] == 3

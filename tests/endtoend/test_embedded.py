@@ -1,0 +1,104 @@
+"""The embedded models through the whole product, on scenes that no training saw.
+
+The floors are below what 500 scenes measure (bench/RESULTS.md), by the spread of small samples.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from endtoend.conftest import Run
+
+from secondlook.config import ModelOptions
+from secondlook.demo.embedded import WEIGHTS, load_proposer, load_verifier
+from secondlook.demo.world import scene
+from secondlook.labels import Image
+from secondlook.verify import Ask
+
+REPORT_KEYS = {
+    "pictures",
+    "proposals",
+    "accepted",
+    "rejected",
+    "unsure",
+    "precision_proposer",
+    "recall_proposer",
+    "precision",
+    "recall",
+    "pictures_per_second",
+}
+
+
+def test_demo_shows_what_the_second_look_is_for(secondlook: Run, tmp_path: Path) -> None:
+    secondlook("demo", "--count", 24, "--out", "demo-out", cwd=tmp_path)
+    out = tmp_path / "demo-out"
+    report = json.loads((out / "report.json").read_text())
+    assert report.keys() >= REPORT_KEYS
+    assert report["pictures"] == 24
+    assert report["nouns"]["recall_proposer"] >= 0.9
+    assert report["attributes"]["precision_proposer"] < 0.65
+    assert report["attributes"]["precision"] >= 0.9
+    assert report["attributes"]["recall"] >= 0.8
+    labels = json.loads((out / "coco.json").read_text())
+    accepted = [a for a in labels["annotations"] if not a["iscrowd"]]
+    assert len(accepted) == report["accepted"]
+    assert (out / "gallery.html").stat().st_size > 100_000
+    assert (out / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_weights_stay_small_and_safe() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40 * 2**20
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".png", ".jinja", ".txt"}
+    for folder in ("proposer", "verifier"):
+        assert json.loads((WEIGHTS / folder / "training.json").read_text())["command"]
+
+
+def test_proposer_sees_nouns_and_no_attributes() -> None:
+    """Asked for people with glasses it finds people without, as the real one does."""
+    proposer = load_proposer("", ModelOptions())
+    drawn = [scene(4243, index) for index in range(12)]
+    images = [Image(item.image, str(index)) for index, item in enumerate(drawn)]
+    bare = [
+        (number, thing.box)
+        for number, item in enumerate(drawn)
+        for thing in item.things
+        if thing.noun == "person" and "glasses" not in thing.traits
+    ]
+    found = proposer.propose(images, ["person wearing glasses"], 0.25)
+    hits = sum(_covered(found[number].boxes, box) for number, box in bare)
+    assert len(bare) > 5
+    assert hits / len(bare) > 0.7
+
+
+def test_verifier_tells_glasses_on_the_eyes_from_none() -> None:
+    verifier = load_verifier("", ModelOptions())
+    asks, truth = [], []
+    for index in range(30):
+        drawn = scene(4244, index)
+        for thing in drawn.things:
+            if thing.noun == "person":
+                x1, y1, x2, y2 = (int(edge) for edge in thing.box)
+                asks.append(Ask(drawn.image[y1:y2, x1:x2], ("Is this person wearing glasses?",)))
+                truth.append("glasses" in thing.traits)
+    said = [answers[0].p_yes for answers in verifier.answer(asks)]
+    assert None not in said
+    right = np.mean([(p > 0.5) == wears for p, wears in zip(said, truth, strict=True) if p])
+    assert len(asks) > 50
+    assert right > 0.9
+
+
+@pytest.mark.parametrize("side", [1, 3, 17, 900])
+def test_any_picture_size_goes_through_both_models(side: int) -> None:
+    pixels = np.random.default_rng(side).integers(0, 255, (side, 2 * side, 3), dtype=np.uint8)
+    boxes = load_proposer("", ModelOptions()).propose([Image(pixels, "")], ["dog"], 0.0)
+    assert len(boxes) == 1
+    [(answer,)] = load_verifier("", ModelOptions()).answer([Ask(pixels, ("Is this a dog?",))])
+    assert answer.p_yes is None or 0 <= answer.p_yes <= 1
+
+
+def _covered(boxes: np.ndarray, box: tuple[float, float, float, float]) -> bool:
+    from secondlook.boxes import iou
+
+    return bool(len(boxes)) and iou(boxes, np.array([box], np.float32)).max() > 0.5

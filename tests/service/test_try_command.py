@@ -1,0 +1,49 @@
+"""``secondlook try``: what a person reads to judge a prompt."""
+
+import os
+
+from PIL import Image
+
+from secondlook.cli import run
+
+MODELS = (
+    "--proposer", "scripted_models:bright_half", "--verifier", "scripted_models:agreeable:dog",
+)  # fmt: skip
+
+
+def picture(path):
+    image = Image.new("RGB", (80, 40))
+    image.paste((255, 255, 255), (0, 0, 40, 40))
+    image.save(path)
+    return str(path)
+
+
+def test_every_stage_is_shown_for_each_picture(tmp_path, capsys):
+    out = tmp_path / "try.html"
+    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b [red].png")]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"broken")
+    classes = ("-c", "dog", "-c", "puppy = dog, young dog ? Is it young?")
+    code = run(["try", *pictures, str(broken), *classes, *MODELS, "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert code == 0
+    for expected in (
+        "dog, young dog", "Is it young?", "a.png", "b [red].png", "0 0 40 40", "0.90", "accept",
+        "reject", "Yes", "P(yes) 0.10 ≤ 0.40", "broken.png: these 6 bytes are no picture",
+    ):  # fmt: skip
+        assert expected in shown, shown
+    page = out.read_text(encoding="utf-8")
+    assert page.count("<figure") == 2 and "Is it young?" in page
+
+
+def test_a_whole_folder_is_too_much_to_try(tmp_path, capsys):
+    one = picture(tmp_path / "000.png")
+    for place in range(1, 51):
+        os.link(one, tmp_path / f"{place:03}.png")
+    assert run(["try", str(tmp_path), "-c", "dog", *MODELS]) == 2
+    assert "secondlook label" in capsys.readouterr().err
+
+
+def test_nothing_to_look_for_is_told_with_the_way_out(tmp_path, capsys):
+    assert run(["try", picture(tmp_path / "a.png"), *MODELS]) == 2
+    assert '-c "person wearing glasses"' in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""The bookkeeping of live streams, driven at random without a network."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secondlook_client import LiveOptions, RetryPolicy, errors
+from secondlook_client.live import Frame, FrameBook, StreamRules
+from secondlook_client.v1 import labeling_pb2 as pb
+
+steps = st.lists(
+    st.sampled_from(["offer", "take", "label", "fail", "drop", "again", "lost", "too_large"]),
+    max_size=80,
+)
+
+
+def answer(sequence, kind):
+    if kind == "label":
+        return pb.FrameAnswer(sequence=sequence, labelled=pb.Labelled(name="x"))
+    if kind == "fail":
+        failure = pb.FrameFailure(reason="bad_image", message="no")
+        return pb.FrameAnswer(sequence=sequence, failure=failure)
+    return pb.FrameAnswer(sequence=sequence, dropped=pb.FrameDropped(reason=2))
+
+
+@given(steps, st.integers(1, 4), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_every_frame_leaves_once_and_bounds_hold(steps, pending, under_way, rng):
+    book = FrameBook(LiveOptions(max_pending=pending, max_under_way=under_way))
+    offered, reports, sent, flying = 0, [], Counter(), []
+    for step in steps:
+        if step == "offer":
+            frame = Frame(offered, f"k{offered}", "", bytes(rng.randrange(9)))
+            reports += book.offer(frame, connected=rng.random() < 0.5)
+            offered += 1
+        elif step == "take":
+            if frame := book.take():
+                sent[frame.sequence] += 1
+                flying.append(frame.sequence)
+        elif step == "lost":
+            reports += book.lost(errors.Unavailable("cut"))
+            flying = []
+        elif step == "too_large":
+            reports += book.lost(errors.MessageTooLarge("too much"))
+            flying = []
+        elif step == "again" and reports:
+            assert book.answered(answer(reports[-1].sequence, "label")) == []
+        elif flying and step in ("label", "fail", "drop"):
+            reports += book.answered(answer(flying.pop(0), step))
+        assert book.waiting <= pending and len(flying) <= under_way
+    reports += book.give_up(None)
+    assert book.idle
+    assert Counter(r.sequence for r in reports) == Counter(range(offered))
+    assert all(r.key == f"k{r.sequence}" for r in reports)
+    assert all(sum(map(bool, (r.result, r.error, r.dropped))) == 1 for r in reports)
+    assert max(sent.values(), default=0) <= 2  # sent, and sent once more after a break
+
+
+def test_after_a_break_the_newest_are_sent_again_in_order():
+    book = FrameBook(LiveOptions(max_pending=2, max_under_way=3))
+    for n in range(3):
+        book.offer(Frame(n, None, "", b""), connected=True)
+        book.take()
+    (dropped,) = book.lost(errors.Unavailable("cut"))
+    assert (dropped.sequence, dropped.dropped) == (0, "connection_lost")
+    assert [book.take().sequence, book.take().sequence] == [1, 2]
+    lost = book.lost(errors.Unavailable("cut"))
+    assert sorted(r.sequence for r in lost) == [1, 2] and book.idle
+
+
+def test_of_the_frames_under_way_the_largest_is_the_one_too_large():
+    book = FrameBook(LiveOptions(max_pending=9, max_under_way=9))
+    for n, size in enumerate([5, 50, 7]):
+        book.offer(Frame(n, None, "", bytes(size)), connected=True)
+        book.take()
+    (failed,) = book.lost(errors.MessageTooLarge("too much"))
+    assert failed.sequence == 1 and isinstance(failed.error, errors.MessageTooLarge)
+    assert book.waiting == 2
+
+
+def test_rules_for_opening_again():
+    rules = StreamRules(RetryPolicy(draw=lambda: 0.0, first_s=0.1, unavailable_s=0))
+    refused = [errors.BadOntology("x"), errors.NotSupported("x"), errors.NotReady("x")]
+    assert all(rules.wait_s(cause, finished=False) is None for cause in refused)
+    passing = [None, errors.Unavailable("x"), errors.Busy("x"), errors.MessageTooLarge("x")]
+    assert [rules.wait_s(cause, finished=False) for cause in passing] == pytest.approx(
+        [0.05, 0.1, 0.2, 0.4]
+    )
+    rules.heard()
+    assert rules.wait_s(None, finished=False) == pytest.approx(0.05)
+    assert rules.wait_s(None, finished=True) is None
+
+
+@pytest.mark.parametrize("field", ["max_pending", "max_under_way", "server_pending", "max_unread"])
+def test_options_of_nothing_are_refused(field):
+    with pytest.raises(errors.InvalidRequest, match=field):
+        LiveOptions(**{field: 0})
