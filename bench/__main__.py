@@ -39,7 +39,8 @@ def _section(name: str, about: str, rows: list[Figure | str], seconds: float) ->
     """One suite's part of RESULTS.md: what was measured, the command, the machine, the table."""
     figures = [row.line() for row in rows if isinstance(row, Figure)]
     notes = [row for row in rows if isinstance(row, str)]
-    head = "| what | bar | ratio, median (min–max) | both sides, median | bar met |\n|---|---|---|---|---|"
+    head = "| what | bar | ratio, median (min–max) | both sides, median | bar met |"
+    head += "\n|---|---|---|---|---|"
     parts = [
         f"## {name}",
         " ".join(about.split()),

@@ -12,6 +12,7 @@ from secondlook.boxes import padded_window
 from secondlook.config import ModelOptions
 from secondlook.demo import embedded
 from secondlook.demo.world import scene, write_world
+from secondlook.labels import Pixels
 from secondlook.ontology import Ontology, normal
 from secondlook.ontology_text import load_ontology
 from secondlook.pipeline import Pipeline
@@ -28,7 +29,7 @@ def jpegs(count: int, size: int = 320) -> list[bytes]:
     return [_jpeg(scene(SEED, index, size).image) for index in range(count)]
 
 
-def _jpeg(pixels: object) -> bytes:
+def _jpeg(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
     PILImage.fromarray(pixels).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()

@@ -27,8 +27,8 @@ def run() -> list[Figure | str]:
         command += ["--seed", str(SEED), "--out", f"{folder}/out"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         report = json.loads(Path(folder, "out", "report.json").read_text())
-    figures: list[Figure | str] = [_figure(report, *bar) for bar in BARS]
-    kept = {key: report[key] for key in ("nouns", "attributes", "accepted", "rejected", "unsure")}
+    figures: list[Figure | str] = [_figure(report["classes"], *bar) for bar in BARS]
+    kept = {key: report[key] for key in ("classes", "accepted", "rejected", "unsure")}
     return [*figures, f"The whole report: `{json.dumps(kept)}`"]
 
 

@@ -6,6 +6,7 @@ divided by the time and by this machine's own matrix-multiply rate (float32, 204
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,8 @@ from transformers import (
 from bench.paired import Figure
 from secondlook.config import ModelOptions
 from secondlook.demo.embedded import WEIGHTS
-from secondlook.labels import Image
+from secondlook.labels import Ask, Image
 from secondlook.models import grounding_dino, vlm
-from secondlook.verify import Ask
 
 ROUNDS = 5
 
@@ -82,24 +82,24 @@ def _verifier(folder: Path, rate: float, boxes: int = 8) -> str:
 
 def _smolvlm_256m() -> SmolVLMConfig:
     small = SmolVLMConfig.from_pretrained(WEIGHTS / "verifier")
-    text = dict(
-        model_type="llama",
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49280,
-        pad_token_id=small.text_config.pad_token_id,
-    )
-    vision = dict(
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        image_size=512,
-        patch_size=16,
-    )
+    text = {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49280,
+        "pad_token_id": small.text_config.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 512,
+        "patch_size": 16,
+    }
     return SmolVLMConfig(
         text_config=text,
         vision_config=vision,
@@ -109,7 +109,7 @@ def _smolvlm_256m() -> SmolVLMConfig:
     )
 
 
-def _row(name: str, once: object, units: int, rate: float) -> str:
+def _row(name: str, once: Callable[[], object], units: int, rate: float) -> str:
     with FlopCounterMode(display=False) as counter:
         once()
     flop = counter.get_total_flops() / units

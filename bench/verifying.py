@@ -10,7 +10,7 @@ from bench.paired import Figure, paired
 from bench.plain import PlainVerifier
 from secondlook.config import ModelOptions
 from secondlook.demo.embedded import load_verifier
-from secondlook.verify import Ask
+from secondlook.labels import Ask
 
 BOXES, PLAIN_BOXES, VIEWS = 256, 64, 24
 QUESTIONS = (

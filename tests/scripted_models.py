@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from secondlook.config import ModelOptions
-from secondlook.labels import Answer, Image, Proposals
-from secondlook.verify import Ask
+from secondlook.labels import Answer, Ask, Image, Proposals
 
 
 class BrightHalf:

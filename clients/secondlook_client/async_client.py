@@ -1,6 +1,7 @@
 """The client for event loops; ``Client`` is its twin for plain code."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -73,7 +74,10 @@ class AsyncClient:
         async def one(key: Key, picture: Picture) -> tuple[Key, LabelResult | ClientError]:
             try:
                 request = pb.LabelRequest(
-                    image=await _bytes(picture), name=named(key), ontology=ontology, detail=number
+                    image=await _bytes(picture),
+                    name=messages.sendable(named(key)),
+                    ontology=ontology,
+                    detail=number,
                 )
                 answer = await self._call(self._stub.Label, request, timeout_s)
             except ClientError as failure:
@@ -140,9 +144,9 @@ class AsyncClient:
 
 
 async def _bytes(picture: Picture) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    return await asyncio.to_thread(messages.picture_bytes, picture)
+    if isinstance(picture, str | os.PathLike):
+        return await asyncio.to_thread(messages.picture_bytes, picture)
+    return bytes(picture)
 
 
 async def _each(

@@ -83,7 +83,8 @@ class Client:
         named = name or key_name
 
         def request(key: Key, data: bytes) -> pb.LabelRequest:
-            return pb.LabelRequest(image=data, name=named(key), ontology=ontology, detail=number)
+            name = messages.sendable(named(key))
+            return pb.LabelRequest(image=data, name=name, ontology=ontology, detail=number)
 
         def attempts() -> Attempts:
             return Attempts(self._retry, timeout_s, self.address)

@@ -177,4 +177,5 @@ class StreamRules:
             self._silent_since = now
         if finished and now - self._silent_since >= self._policy.unavailable_s:
             return None
-        return self._policy.backoff_s(self._failures)
+        hint = cause.retry_after_s if cause is not None else None
+        return max(self._policy.backoff_s(self._failures), hint or 0.0)

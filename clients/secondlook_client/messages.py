@@ -8,7 +8,7 @@ from secondlook_client.errors import BadOntology, InvalidRequest, UnreadableFile
 from secondlook_client.results import Judgement, LabelResult, Outcome, ServerInfo
 from secondlook_client.v1 import labeling_pb2 as pb
 
-Picture = bytes | str | os.PathLike[str]
+Picture = bytes | bytearray | memoryview | str | os.PathLike[str]
 """An encoded picture, or the path of its file."""
 
 _DETAILS = {"labels": pb.DETAIL_LABELS, "all": pb.DETAIL_ALL}
@@ -23,8 +23,8 @@ _OUTCOMES = {
 
 def picture_bytes(picture: Picture) -> bytes:
     """The encoded picture. Raises ``UnreadableFile``."""
-    if isinstance(picture, bytes):
-        return picture
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
     try:
         return Path(picture).read_bytes()
     except OSError as cause:
@@ -33,7 +33,14 @@ def picture_bytes(picture: Picture) -> bytes:
 
 def picture_name(picture: Picture, name: str) -> str:
     """``name``, or else the file's."""
-    return name or ("" if isinstance(picture, bytes) else Path(picture).name)
+    if not name and isinstance(picture, str | os.PathLike):
+        name = Path(picture).name
+    return sendable(name)
+
+
+def sendable(name: str) -> str:
+    """``name`` as the wire can carry it: a file's name may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def ontology(classes: Classes | None) -> pb.Ontology | None:

@@ -104,4 +104,4 @@ def _write(members: list[tuple[int, tuple[int, ...]]], marks: Marks) -> Caption:
     for _, phrase in members:
         spans.append((len(ids), len(ids) + len(phrase)))
         ids += [*phrase, marks.stop]
-    return Caption(tuple([*ids, marks.end]), tuple(index for index, _ in members), tuple(spans))
+    return Caption((*ids, marks.end), tuple(index for index, _ in members), tuple(spans))

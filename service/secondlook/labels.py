@@ -86,6 +86,14 @@ class Proposals:
         return Proposals(self.boxes[rows], self.scores[rows])
 
 
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """Closed questions about one rendered view; they share its encoding."""
+
+    pixels: Pixels
+    questions: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a verifier model said to one question on one view.

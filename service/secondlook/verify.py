@@ -12,18 +12,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from secondlook.errors import SecondlookError
-from secondlook.labels import Answer, Image, Pixels, Verdict, View
+from secondlook.labels import Answer, Ask, Image, Pixels, Verdict, View
 from secondlook.views import render
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Ask:
-    """Closed questions about one rendered view; they share its encoding."""
-
-    pixels: Pixels
-    questions: tuple[str, ...]
 
 
 @runtime_checkable

@@ -13,8 +13,7 @@ from endtoend.conftest import Run
 from secondlook.config import ModelOptions
 from secondlook.demo.embedded import WEIGHTS, load_proposer, load_verifier
 from secondlook.demo.world import scene
-from secondlook.labels import Image
-from secondlook.verify import Ask
+from secondlook.labels import Ask, Image
 
 REPORT_KEYS = {
     "pictures",
@@ -36,10 +35,10 @@ def test_demo_shows_what_the_second_look_is_for(secondlook: Run, tmp_path: Path)
     report = json.loads((out / "report.json").read_text())
     assert report.keys() >= REPORT_KEYS
     assert report["pictures"] == 24
-    assert report["nouns"]["recall_proposer"] >= 0.9
-    assert report["attributes"]["precision_proposer"] < 0.65
-    assert report["attributes"]["precision"] >= 0.9
-    assert report["attributes"]["recall"] >= 0.8
+    assert report["classes"]["nouns"]["recall_proposer"] >= 0.9
+    assert report["classes"]["attributes"]["precision_proposer"] < 0.65
+    assert report["classes"]["attributes"]["precision"] >= 0.9
+    assert report["classes"]["attributes"]["recall"] >= 0.8
     labels = json.loads((out / "coco.json").read_text())
     accepted = [a for a in labels["annotations"] if not a["iscrowd"]]
     assert len(accepted) == report["accepted"]

@@ -10,12 +10,12 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG, png, serving
 
-from secondlook.engine import EngineLimits
+from secondlook.engine import Engine, EngineLimits
 from secondlook.errors import BadSetting, Unavailable
 from secondlook.images import ImageLimits
 from secondlook.ontology import ClassSpec as ServiceClass
 from secondlook.ontology import Ontology
-from secondlook.server.app import ServerOptions, running_server
+from secondlook.server.app import CALLS_BESIDES, ServerOptions, running_server
 from secondlook_client import AsyncClient, ClassSpec, Client, Outcome, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
@@ -71,6 +71,16 @@ def test_a_path_is_read_here_and_a_missing_one_is_told(tmp_path):
         with pytest.raises(errors.UnreadableFile, match="No such file") as caught:
             client.label(str(tmp_path / "y.png"))
         assert caught.value.reason == "unreadable_file"
+
+
+def test_any_file_name_and_any_kind_of_bytes_can_be_sent(tmp_path):
+    path = tmp_path / "d\udce9j\u00e0.png"  # a byte that is no UTF-8, as Python spells it
+    path.write_bytes(png())
+    with serving() as s, Client(s.address) as client:
+        assert client.label(path).name == "d?jà.png"
+        ((key, answer),) = client.label_many([(path, path)])
+        assert key is path and answer.labels
+        assert client.label(bytearray(png())).labels and client.label(memoryview(png())).labels
 
 
 def test_info_tells_what_runs():
@@ -196,6 +206,20 @@ def test_a_deadline_that_passes_in_the_queue_computes_nothing():
         assert proposer.seen == ["first", "after"]
 
 
+def test_the_engine_hears_of_the_callers_deadline(monkeypatch):
+    heard = []
+    submit = Engine.submit
+
+    def listen(self, task, deadline=None):
+        heard.append(deadline)
+        return submit(self, task, deadline)
+
+    monkeypatch.setattr(Engine, "submit", listen)
+    with serving() as s, Client(s.address) as client:
+        client.label(png(), timeout_s=7)
+    assert heard[0] == pytest.approx(time.monotonic() + 7, abs=5)
+
+
 def test_a_cancelled_call_is_not_computed():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
@@ -239,6 +263,28 @@ def test_a_full_server_says_when_to_come_back_and_the_client_does():
         time.sleep(0.1)
         gate.set()
         assert all(call.result(timeout=20).labels for call in first + later)
+
+
+def test_requests_that_never_arrive_whole_cannot_take_all_memory():
+    never = threading.Event()
+
+    def nothing():
+        never.wait(30)
+        yield from ()
+
+    limits = EngineLimits(max_pictures=1)
+    with serving(limits=limits) as s, grpc.insecure_channel(s.address) as channel:
+        upload = channel.stream_unary("/secondlook.v1.LabelingService/Label")
+        uploads = [upload.future(nothing()) for _ in range(limits.max_pictures * 2 + CALLS_BESIDES)]
+        with Client(s.address, retry=RetryPolicy(longest_s=0.1)) as client:
+            with pytest.raises(errors.Busy):
+                for _ in range(100):  # gRPC counts a call a moment after it was made
+                    client.label(png(), timeout_s=0.3)
+                    time.sleep(0.05)
+            never.set()
+            for call in uploads:
+                call.cancel()
+            assert client.label(png()).labels
 
 
 def _refusal(address):

@@ -200,6 +200,21 @@ def test_finishing_without_a_server_ends_after_the_patience():
             next(stream)
 
 
+def test_a_frame_waits_for_the_server_however_often_the_line_fails():
+    with (
+        FlakyLine("127.0.0.1:1") as line,
+        Client(line.address, retry=QUICK) as client,
+        client.stream() as stream,
+    ):
+        stream.send(png())
+        time.sleep(1.0)  # several tries
+        assert not stream.connected and stream.ready() == []
+        with serving() as s:
+            line.target = s.address
+            assert next(stream).result
+            assert stream.connected
+
+
 def test_the_async_stream_does_the_same():
     async def run(address, line):
         rng = random.Random(5)

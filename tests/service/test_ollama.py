@@ -15,13 +15,12 @@ from PIL import Image as PILImage
 
 from secondlook.config import ModelOptions
 from secondlook.errors import BadSetting, NotFound, Unavailable
-from secondlook.labels import Answer, Image, Outcome, Proposals
+from secondlook.labels import Answer, Ask, Image, Outcome, Proposals
 from secondlook.models import ollama as adapter
 from secondlook.models.ollama import OllamaVerifier
 from secondlook.models.remote import Patience
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Pipeline, Task
-from secondlook.verify import Ask
 
 RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)
 BLUE = np.full((30, 30, 3), (20, 20, 200), np.uint8)

@@ -10,10 +10,10 @@ from PIL import Image as PILImage
 
 from secondlook.config import ModelOptions
 from secondlook.errors import BadSetting, NotFound, Unavailable
+from secondlook.labels import Ask
 from secondlook.models import openai_compatible as adapter
 from secondlook.models.openai_compatible import KEY_VARIABLE, OpenAIVerifier
 from secondlook.models.remote import Patience, packed
-from secondlook.verify import Ask
 
 RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)
 TRIES = 4

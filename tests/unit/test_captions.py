@@ -1,5 +1,7 @@
 """Packing phrases into captions: whole, in order, within the limit, with exact spans."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_no_caption_could_have_taken_the_next_phrase(
     given_phrases: list[str], max_tokens: int
 ) -> None:
     captions = pack(given_phrases, tokenise, max_tokens=max_tokens)
-    for caption, following in zip(captions, captions[1:], strict=False):
+    for caption, following in itertools.pairwise(captions):
         first = tokenise(given_phrases[following.phrases[0]])
         assert len(caption.ids) + len(first) + 1 > max_tokens
 

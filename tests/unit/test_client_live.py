@@ -87,6 +87,8 @@ def test_rules_for_opening_again():
     assert [rules.wait_s(cause, finished=False) for cause in passing] == pytest.approx(
         [0.05, 0.1, 0.2, 0.4]
     )
+    full = errors.Busy("x", retry_after_s=5.0)
+    assert rules.wait_s(full, finished=False) == 5.0
     rules.heard()
     assert rules.wait_s(None, finished=False) == pytest.approx(0.05)
     assert rules.wait_s(None, finished=True) is None

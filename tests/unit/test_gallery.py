@@ -9,7 +9,7 @@ from labelled import judged, result
 
 from secondlook import gallery
 from secondlook.errors import BadImage
-from secondlook.runs.totals import Totals
+from secondlook.totals import Totals
 from secondlook_client.results import Outcome
 
 BOX = (10.0, 20.0, 60.0, 90.0)

@@ -194,12 +194,10 @@ def test_bad_settings_in_a_spec_are_refused(swin: Path, query: str) -> None:
         grounding_dino.load(f"{swin}{query}", OPTIONS)
 
 
-@pytest.mark.parametrize(
-    "options", [ModelOptions(device="cuda:77"), ModelOptions(device="x"), ModelOptions(dtype="int8")]
-)
-def test_a_placement_that_cannot_be_had_is_refused(options: ModelOptions) -> None:
-    with pytest.raises(BadSetting):
-        place(options)
+@pytest.mark.parametrize("device", ["cuda:77", "x"])
+def test_a_device_that_cannot_be_had_is_refused(device: str) -> None:
+    with pytest.raises(BadSetting, match="this machine offers cpu"):
+        place(ModelOptions(device=device))
 
 
 def test_bfloat16_stays_near_float32(swin: Path) -> None:

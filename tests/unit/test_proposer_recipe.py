@@ -79,6 +79,8 @@ def test_trained_batch_norms_load_into_the_frozen_class(
 
 def test_the_last_head_of_the_loss_is_what_the_model_answers(tokenizer: BertTokenizer) -> None:
     model = proposer_model.build_model(seed=0).eval()
+    for head in model.bbox_embed:  # they start at zero and would hide a wrong reference
+        torch.nn.init.normal_(head.layers[-1].bias)
     picture = draw_picture(7, 0)
     batch = collate([picture], [NOUNS], tokenizer, canvas_of(picture))
     with torch.inference_mode():
@@ -129,11 +131,12 @@ def test_a_killed_run_goes_on_where_it_stood(tiny: proposer_recipe.Plan, tmp_pat
     straight = proposer_recipe.Training(tiny, tmp_path, "cpu")
     straight.one_step()
     straight.save()
-    losses = straight.one_step()
+    losses = [straight.one_step(), straight.one_step()]
     again = proposer_recipe.Training(tiny, tmp_path, "cpu")
     again.resume()
     assert again.step == 1
-    assert again.one_step() == pytest.approx(losses, rel=1e-3)
+    for wanted in losses:
+        assert again.one_step() == pytest.approx(wanted, rel=1e-3)
 
 
 def test_views_keep_boxes_on_their_things(tiny: proposer_recipe.Plan) -> None:
@@ -154,7 +157,7 @@ def test_views_keep_boxes_on_their_things(tiny: proposer_recipe.Plan) -> None:
                 [left, top, right, bottom],
                 atol=2.5,
             )
-    assert seen > 10
+    assert seen >= 30
 
 
 def test_shipped_proposer_finds_the_nouns_of_unseen_scenes(

@@ -5,7 +5,7 @@ from labelled import judged, result
 
 from secondlook.evaluate import Counts, TrueBox
 from secondlook.ontology import ClassSpec, Ontology
-from secondlook.runs.totals import Totals
+from secondlook.totals import Totals
 from secondlook.two_stages import compare
 from secondlook_client.results import Outcome
 

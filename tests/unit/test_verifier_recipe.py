@@ -30,7 +30,7 @@ from secondlook.demo.world import Thing  # noqa: E402
 from secondlook.labels import View  # noqa: E402
 from secondlook.models.answers import closed  # noqa: E402
 
-TINY = Plan(steps=4, views=2, questions=2, scenes=2, shape=Shape(32, 1, 32, 1), silent=0.5)
+TINY = Plan(steps=4, views=2, questions=2, scenes=2, shape=Shape((16, 24, 32), 1, 32, 1), silent=0.5)
 WEIGHTS = verifier_recipe.WEIGHTS
 
 
@@ -142,12 +142,12 @@ class TestTokenizer:
         prompts = Prompts()
         expected = prompts.head + prompts.tail(closed(question))
         assert encoded["input_ids"][0].tolist() == expected
-        assert encoded["pixel_values"].shape == (1, 1, 3, SIDE, SIDE)
+        assert encoded["pixel_values"].shape == (1, 3, SIDE, SIDE)
         assert prompts.head.count(build_model(0, TINY.shape).config.image_token_id) == IMAGE_TOKENS
 
 
 def test_packed_questions_are_answered_as_if_alone() -> None:
-    model, prompts = build_model(3, Shape(32, 1, 64, 2)).eval(), Prompts()
+    model, prompts = build_model(3, Shape((16, 24, 32), 1, 64, 2)).eval(), Prompts()
     pixels = np.random.default_rng(0).integers(0, 255, (1, SIDE, SIDE, 3), dtype=np.uint8)
     texts = ["Is this a dog?", "Is this person not wearing glasses?", "Is this a car?"]
     together = p_yes(model, prompts, pixels, [[Question(t, "", True) for t in texts]])[0]
@@ -204,7 +204,7 @@ def test_an_export_loads_and_generates(work: Path, tmp_path: Path) -> None:
     processor = AutoProcessor.from_pretrained(tmp_path)
     expected = {k: v.float() for k, v in training.average.state_dict().items()}
     for name, value in model.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+        assert torch.equal(value.float(), expected[name]), name
     encoded = _encode(processor, ["Is this a dog?"], np.zeros((30, 40, 3), np.uint8))
     made = model.generate(**encoded, max_new_tokens=1)
     with torch.inference_mode():

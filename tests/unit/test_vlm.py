@@ -16,11 +16,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from secondlook.config import ModelOptions
 from secondlook.errors import BadSetting
+from secondlook.labels import Ask
 from secondlook.models import vlm, vlm_passes, vlm_pixels
 from secondlook.models.answers import answer_tokens, closed
 from secondlook.models.vlm import TransformersVerifier
 from secondlook.models.vlm_inputs import drawn
-from secondlook.verify import Ask, Verifier
+from secondlook.verify import Verifier
 
 WEIGHTS = Path(vlm.__file__).parents[1] / "demo" / "weights" / "verifier"
 QUESTIONS = (

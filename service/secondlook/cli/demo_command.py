@@ -13,7 +13,7 @@ from secondlook.errors import OutputExists
 
 if TYPE_CHECKING:
     from secondlook.cli.labelling import Run
-    from secondlook.runs.totals import Totals
+    from secondlook.totals import Totals
     from secondlook.two_stages import Change
     from secondlook_client.results import LabelResult
 
@@ -140,9 +140,10 @@ def _draw_overview(path: Path, results: "Iterator[tuple[str, LabelResult]]", ima
 
 
 def _crowding(result: "LabelResult") -> float:
-    """How far the picture is from one of about seven boxes in landscape."""
-    boxes = len({judgement.box for judgement in result.judgements})
-    return abs(boxes - EASY) + 5 * (result.width < result.height)
+    """How far it is from a landscape with about seven boxes, one of them rejected altogether."""
+    boxes = {judgement.box for judgement in result.judgements}
+    refuted = len(boxes) > len({j.box for j in result.judgements if j.outcome.value != "reject"})
+    return abs(len(boxes) - EASY) + 5 * (result.width < result.height) - 3 * refuted
 
 
 def _empty(folder: Path) -> Path:

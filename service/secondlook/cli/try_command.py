@@ -88,7 +88,7 @@ def _write_page(
 ) -> None:
     from secondlook import gallery
     from secondlook.runs.outputs import loader
-    from secondlook.runs.totals import Totals
+    from secondlook.totals import Totals
 
     shown = gallery.pick(found.items(), HANDFUL)
     totals = Totals.of(found.values())

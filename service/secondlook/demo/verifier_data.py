@@ -16,6 +16,8 @@ from secondlook.demo.verifier_views import LAYERS, SIDE, samples_of
 from secondlook.demo.world import ATTRIBUTES, COLOURS, NOUNS
 from secondlook.labels import View
 
+PERSONS = 2.5
+"""Persons are asked the questions whose answers are a few pixels."""
 SHARD = 250
 """Scenes in one file: what a killed run loses."""
 
@@ -65,6 +67,12 @@ class Samples:
         self.layouts: NDArray[np.uint16] = np.concatenate(layouts)
         known: dict[bytes, Facts] = {}
         self.facts = [known.setdefault(row.tobytes(), unpack(row)) for part in rows for row in part]
+        shares = np.cumsum([PERSONS if facts.noun == "person" else 1.0 for facts in self.facts])
+        self._shares = shares / shares[-1]
+
+    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.intp]:
+        """Rows of ``count`` views; those of persons are drawn PERSONS times as often."""
+        return np.searchsorted(self._shares, rng.random(count), side="right")
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -150,7 +158,7 @@ def batch_of(
     ``answers`` are the tokens of no, of yes, and of the end.
     """
     rng = np.random.default_rng([seed, step, 11])
-    rows = rng.integers(0, len(samples), size)
+    rows = samples.draw(rng, size)
     flip = rng.random(size) < 0.5
     pixels = samples.pixels(rows)
     layouts = samples.layouts[rows]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Idefics3ForConditionalGeneration
+from transformers import FastVlmForConditionalGeneration
 
 from secondlook.demo.verifier_data import Samples, normalized
 from secondlook.demo.verifier_model import Prompts, read, see
@@ -22,7 +22,7 @@ Figures = dict[str, dict[str, float]]
 
 
 def by_subject(
-    model: Idefics3ForConditionalGeneration, prompts: Prompts, samples: Samples, asked: int = 6
+    model: FastVlmForConditionalGeneration, prompts: Prompts, samples: Samples, asked: int = 6
 ) -> Figures:
     """Accuracy, AUROC and ECE by what a question is about, as trained: any view, any wording,
     half of the answers yes; and of all of them as "all"."""
@@ -32,7 +32,7 @@ def by_subject(
 
 
 def by_class(
-    model: Idefics3ForConditionalGeneration, prompts: Prompts, samples: Samples
+    model: FastVlmForConditionalGeneration, prompts: Prompts, samples: Samples
 ) -> Figures:
     """The same of every class's own question, on crops alone, at the rates of the world.
 
@@ -57,7 +57,7 @@ def _noun_question(noun: str) -> str:
 
 
 def _grouped(
-    model: Idefics3ForConditionalGeneration,
+    model: FastVlmForConditionalGeneration,
     prompts: Prompts,
     samples: Samples,
     rows: list[list[Question]],
@@ -77,7 +77,7 @@ def _grouped(
 
 @torch.inference_mode()
 def p_yes(
-    model: Idefics3ForConditionalGeneration,
+    model: FastVlmForConditionalGeneration,
     prompts: Prompts,
     pixels: NDArray[np.uint8],
     asked: list[list[Question]],

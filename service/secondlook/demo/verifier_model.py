@@ -1,8 +1,9 @@
 """The embedded verifier before it has learnt anything: tokenizer, processor and model.
 
-Of the classes that SmolVLM-256M is published in (Idefics3), only smaller. A view is one tile of 96
-pixels; its 64 patches are folded into 16 image tokens, which stand in front of the question so
-that many questions can share them.
+Of FastVLM's classes, whose image encoder is convolutional: here a small ResNet, because a plain
+vision transformer did not learn details of a few pixels in the time that one core has (LOG.md).
+A view is one tile of 96 pixels; its 36 image tokens stand in front of the question so that many
+questions can share them.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import (
+    CLIPImageProcessor,
+    FastVlmConfig,
+    FastVlmForConditionalGeneration,
     GenerationConfig,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Idefics3ImageProcessor,
-    Idefics3Processor,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
+    ResNetConfig,
 )
 
 from secondlook.demo.verifier_questions import Facts, closed, questions
 from secondlook.demo.verifier_views import SIDE
 from secondlook.labels import View
 
-PATCH = 12
+PATCH = 16
+"""Stride of the image encoder."""
 GRID = SIDE // PATCH
-FOLD = 2
-"""Patches along a side of what becomes one image token."""
-IMAGE_TOKENS = (GRID // FOLD) ** 2
+IMAGE_TOKENS = GRID**2
 
 PAD, UNKNOWN, IMAGE, AROUND, WHOLE, END = SPECIALS = (
     "<pad>",
@@ -65,10 +66,12 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the two towers; widths are whole multiples of HEAD."""
+    """Sizes of the two towers; the text's width is a whole multiple of HEAD."""
 
-    vision_width: int = 160
-    vision_layers: int = 6
+    vision_widths: tuple[int, int, int] = (32, 64, 128)
+    """At strides 4, 8 and 16."""
+    vision_blocks: int = 2
+    """At each stride."""
     text_width: int = 128
     text_layers: int = 3
 
@@ -104,34 +107,42 @@ def _all_kinds() -> Iterator[Facts]:
         yield Facts(view)
 
 
-def build_processor() -> Idefics3Processor:
+def build_processor() -> LlavaProcessor:
     """The view is stretched to one square tile, bilinear, and never split."""
     square = {"height": SIDE, "width": SIDE}
-    return Idefics3Processor(
-        Idefics3ImageProcessor(
-            size=square,
-            max_image_size={"longest_edge": SIDE},
-            do_image_splitting=False,
-            resample=2,
+    halves = [0.5, 0.5, 0.5]
+    return LlavaProcessor(
+        CLIPImageProcessor(
+            size=square, do_center_crop=False, resample=2, image_mean=halves, image_std=halves
         ),
         build_tokenizer(),
-        image_seq_len=IMAGE_TOKENS,
+        patch_size=PATCH,
+        vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
     )
 
 
-def build_model(seed: int, shape: Shape | None = None) -> Idefics3ForConditionalGeneration:
+def build_model(seed: int, shape: Shape | None = None) -> FastVlmForConditionalGeneration:
     """The model with random weights that depend on ``seed`` only."""
     shape = shape or Shape()
     tokenizer = build_tokenizer()
     pad, end, image = tokenizer.convert_tokens_to_ids([PAD, END, IMAGE])
-    vision = _tower(shape.vision_width, shape.vision_layers) | {
-        "image_size": SIDE,
-        "patch_size": PATCH,
-    }
-    text = _tower(shape.text_width, shape.text_layers) | {
+    vision = ResNetConfig(
+        embedding_size=shape.vision_widths[0],
+        hidden_sizes=list(shape.vision_widths),
+        depths=[shape.vision_blocks] * 3,
+        layer_type="basic",
+        hidden_size=shape.vision_widths[-1],
+    )
+    text = {
         "model_type": "llama",
+        "hidden_size": shape.text_width,
+        "intermediate_size": 2 * shape.text_width,
+        "num_attention_heads": shape.text_width // HEAD,
         "num_key_value_heads": shape.text_width // HEAD,
+        "num_hidden_layers": shape.text_layers,
+        "initializer_range": 0.05,  # the usual 0.02 is for widths of a thousand
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 1024,
         "pad_token_id": pad,
@@ -139,45 +150,20 @@ def build_model(seed: int, shape: Shape | None = None) -> Idefics3ForConditional
         "eos_token_id": end,
         "tie_word_embeddings": False,
     }
-    config = Idefics3Config(
+    config = FastVlmConfig(
         vision_config=vision,
         text_config=text,
-        scale_factor=FOLD,
-        image_token_id=image,
+        image_token_index=image,
+        image_seq_length=IMAGE_TOKENS,
         pad_token_id=pad,
         tie_word_embeddings=False,
     )
     torch.manual_seed(seed)
-    model = Idefics3ForConditionalGeneration(config)
-    places = model.model.vision_model.embeddings.position_embedding.weight
-    with torch.no_grad():
-        places.copy_(0.5 * waves(GRID, shape.vision_width))
+    model = FastVlmForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         pad_token_id=pad, eos_token_id=end, bos_token_id=end, max_new_tokens=4, do_sample=False
     )
     return model
-
-
-def _tower(width: int, layers: int) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_attention_heads": width // HEAD,
-        "num_hidden_layers": layers,
-        # The usual 0.02 is for widths of a thousand.
-        "initializer_range": 0.05,
-    }
-
-
-def waves(grid: int, width: int) -> Tensor:
-    """(grid * grid, width) sines and cosines of column and row: where position embeddings start.
-
-    Neighbours are alike from the first step on, as in the plain ViT of arXiv 2205.01580.
-    """
-    speed = 1 / 10_000 ** (torch.arange(width // 4) / (width // 4))
-    row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
-    x, y = column.flatten()[:, None] * speed, row.flatten()[:, None] * speed
-    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,15 +179,15 @@ class Seen:
     features: Tensor
 
 
-def see(model: Idefics3ForConditionalGeneration, pixels: Tensor) -> Seen:
+def see(model: FastVlmForConditionalGeneration, pixels: Tensor) -> Seen:
     """Encode views, (V, 3, SIDE, SIDE) in [-1, 1]."""
-    mask = torch.ones(len(pixels), GRID, GRID, dtype=torch.bool, device=pixels.device)
-    patches = model.model.vision_model(pixels, patch_attention_mask=mask).last_hidden_state
-    return Seen(patches, model.model.connector(patches))
+    cells = model.model.vision_tower(pixels).last_hidden_state
+    patches = cells.flatten(2).transpose(1, 2)
+    return Seen(patches, model.model.multi_modal_projector(patches))
 
 
 def read(
-    model: Idefics3ForConditionalGeneration,
+    model: FastVlmForConditionalGeneration,
     head: list[int],
     features: Tensor,
     tokens: Tensor,
@@ -226,7 +212,7 @@ def read(
     order = torch.arange(len(head) + length, device=tokens.device)
     same = (own[:, :, None] == own[:, None, :]) | (own[:, None, :] == -2)
     mask = (same & (order[:, None] >= order[None, :]))[:, None]
-    hidden: Tensor = model.model.text_model(
+    hidden: Tensor = model.model.language_model(
         inputs_embeds=joined, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state
     return hidden[:, len(head) :]
@@ -235,10 +221,10 @@ def read(
 class Prompts:
     """The tokens of prompts, as the processor makes them: one head for all, a tail a question."""
 
-    def __init__(self, processor: Idefics3Processor | None = None) -> None:
+    def __init__(self, processor: LlavaProcessor | None = None) -> None:
         self.tokenizer = (processor or build_processor()).tokenizer
         ids = self.tokenizer.convert_tokens_to_ids
-        self.head = [ids(AROUND), ids(WHOLE), *([ids(IMAGE)] * IMAGE_TOKENS)]
+        self.head = [ids(IMAGE)] * IMAGE_TOKENS
         self.answers = (*ids(list(ANSWERS)), ids(END))
         """Tokens of no, of yes, and of the end."""
         self._tails: dict[str, list[int]] = {}
@@ -246,7 +232,7 @@ class Prompts:
     def tail(self, words: str) -> list[int]:
         """The tokens behind the last image token, up to where the answer begins."""
         if words not in self._tails:
-            self._tails[words] = self.tokenizer(f"{AROUND}{words}{END}")["input_ids"]
+            self._tails[words] = self.tokenizer(f"{words}{END}")["input_ids"]
         return self._tails[words]
 
 

@@ -45,14 +45,14 @@ class Plan:
         helped: share of the steps in which the extra heads count fully; they then fade out.
     """
 
-    steps: int = 3000
+    steps: int = 3600
     seed: int = 1
-    views: int = 32
+    views: int = 48
     questions: int = 4
     scenes: int = 6000
     rate: float = 4e-3
-    silent: float = 0.25
-    helped: float = 0.6
+    silent: float = 0.05
+    helped: float = 0.5
     shape: Shape = field(default_factory=Shape)
 
     def rate_at(self, step: int) -> float:
@@ -78,7 +78,7 @@ class Heads(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.layout = nn.Linear(shape.vision_width, len(LAYERS))
+        self.layout = nn.Linear(shape.vision_widths[-1], len(LAYERS))
         self.names = nn.Linear(shape.text_width, len(NAMES))
         self.register_buffer("cells", ((torch.arange(GRID) + 0.5) * CELLS / GRID).long())
 
@@ -180,6 +180,8 @@ class Training:
         keep = min(0.998, (1 + self.step) / (10 + self.step))
         for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(now, 1 - keep)
+        for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(now)
 
 
 _LEARNT = ("model", "heads", "average", "muon", "adamw")
@@ -190,7 +192,7 @@ def _optimisers(model: nn.Module, heads: nn.Module) -> tuple[torch.optim.Muon, t
     inside = [
         value
         for name, value in model.named_parameters()
-        if value.ndim == 2 and (".layers." in name or ".connector." in name)
+        if value.ndim == 2 and (".layers." in name or ".multi_modal_projector." in name)
     ]
     known = {id(value) for value in inside}
     others = [v for v in (*model.parameters(), *heads.parameters()) if id(v) not in known]

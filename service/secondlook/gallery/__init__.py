@@ -19,7 +19,7 @@ from secondlook.atomic import replacing
 from secondlook.errors import SecondlookError
 from secondlook.gallery import page
 from secondlook.labels import Pixels
-from secondlook.runs.totals import Totals
+from secondlook.totals import Totals
 from secondlook_client.results import LabelResult, Outcome
 
 THUMBNAIL_SIDE = 640

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from html import escape
 from string import Template
 
-from secondlook.runs.totals import Totals
+from secondlook.totals import Totals
 from secondlook_client.results import Judgement, LabelResult, Outcome
 
 CHARACTER = 0.022

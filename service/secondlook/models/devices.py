@@ -29,8 +29,7 @@ def place(options: ModelOptions) -> Placement:
     """The placement that the options ask for.
 
     ``auto`` takes the first CUDA device, then Apple's, then the CPU, and float32: scores then do
-    not depend on the machine. Raises ``BadSetting`` for a device that this machine lacks or a
-    type that is none.
+    not depend on the machine. Raises ``BadSetting`` for a device that this machine lacks.
     """
     name = _best_device() if options.device == "auto" else options.device
     try:
@@ -41,8 +40,6 @@ def place(options: ModelOptions) -> Placement:
             f"device '{options.device}' cannot be used here; this machine offers "
             f"{', '.join(_devices())} (or 'auto')"
         ) from cause
-    if options.dtype != "auto" and options.dtype not in _DTYPES:
-        raise BadSetting(f"expected dtype auto, {', '.join(_DTYPES)}; got '{options.dtype}'")
     return Placement(device, _DTYPES.get(options.dtype, torch.float32))
 
 

@@ -20,10 +20,9 @@ from PIL import Image as PILImage
 
 from secondlook.config import ModelOptions
 from secondlook.errors import MissingExtra, NotFound, Unavailable
-from secondlook.labels import Answer
+from secondlook.labels import Answer, Ask
 from secondlook.models.answers import closed, from_words
 from secondlook.models.remote import FEW_TOKENS, MIN_SIDE, self_test
-from secondlook.verify import Ask
 
 log = logging.getLogger(__name__)
 

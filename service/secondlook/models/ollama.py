@@ -17,7 +17,7 @@ from typing import Any
 
 from secondlook.config import ModelOptions
 from secondlook.errors import BadSetting, MissingExtra, NotFound, Unavailable
-from secondlook.labels import Answer
+from secondlook.labels import Answer, Ask
 from secondlook.models.answers import answer_position, closed, from_top, from_words
 from secondlook.models.remote import (
     FEW_TOKENS,
@@ -30,7 +30,6 @@ from secondlook.models.remote import (
     UnreachableError,
     self_test,
 )
-from secondlook.verify import Ask
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,13 @@ import torch
 
 from secondlook.config import ModelOptions
 from secondlook.errors import BadSetting, NotFound
-from secondlook.labels import Answer, Pixels
+from secondlook.labels import Answer, Ask, Pixels
 from secondlook.models import vlm_pixels
 from secondlook.models.answers import FLOOR, answer_tokens, weigh
 from secondlook.models.checkpoints import WEIGHTS, digest_of, folder_of
 from secondlook.models.devices import place
 from secondlook.models.vlm_inputs import Group, Prompts, drawn
 from secondlook.models.vlm_passes import choose
-from secondlook.verify import Ask
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from secondlook.images import ImageLimits, decode
 from secondlook.labels import Pixels
 from secondlook.runs.folder import Source, read
 from secondlook.runs.journal import GALLERY, Journal
-from secondlook.runs.totals import Totals
+from secondlook.totals import Totals
 
 
 @dataclass(frozen=True)

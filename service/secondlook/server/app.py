@@ -35,7 +35,7 @@ from secondlook.images import DEFAULT_LIMITS, ImageLimits
 from secondlook.ontology import Ontology
 from secondlook.server.intake import Intake
 from secondlook.server.interceptors import CallInterceptor
-from secondlook.server.labeling import LabelingServicer
+from secondlook.server.labeling import MAX_STREAMS, LabelingServicer
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook_client.v1 import labeling_pb2, labeling_pb2_grpc
 
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 SERVICE = labeling_pb2.DESCRIPTOR.services_by_name["LabelingService"].full_name
 MESSAGE_ROOM = 4 * 2**20
 """Bytes of a message besides its picture: the longest ontology has fewer."""
+CALLS_BESIDES = 2 * MAX_STREAMS
+"""Streams, health watchers and the like that may run beside single pictures."""
 LARGEST_MESSAGE = 2**31 - 1
 """gRPC counts in 32 bits."""
 LAST_WORDS_S = 0.5
@@ -107,7 +109,11 @@ class Server:
         except RuntimeError as cause:
             raise BadSetting(_why_no_port(options.host, options.port)) from cause
         if options.metrics_port is not None:
-            self._metrics_endpoint = self.metrics.serve(options.host, options.metrics_port)
+            try:
+                self._metrics_endpoint = self.metrics.serve(options.host, options.metrics_port)
+            except BadSetting:
+                await self._grpc.stop(0)  # gives the port back
+                raise
             self.metrics_port = self._metrics_endpoint.port
         if not _is_loopback(options.host):
             log.warning("open to the network without TLS or login", extra={"host": options.host})
@@ -155,9 +161,14 @@ class Server:
         limit = self.options.max_message_bytes
         server = grpc.aio.server(
             interceptors=(self._calls,),
+            # Requests still arriving take memory before ``intake`` can refuse them.
+            maximum_concurrent_rpcs=self._engine.limits.max_pictures * 2 + CALLS_BESIDES,
             options=(
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
+                # A device that vanished without a word must not hold its stream for ever.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
                 # Clients on bad networks ping each 30 s to notice a dead line; by default, gRPC
                 # takes that for abuse and hangs up.
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

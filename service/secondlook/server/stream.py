@@ -72,6 +72,7 @@ class LiveStream:
         finally:
             for worker in workers:
                 worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
         if self._stopping.is_set():
             raise ShuttingDown("the server is shutting down; open the stream again in a moment")
 

@@ -14,9 +14,10 @@ import pytest
 
 from secondlook.config import ModelOptions
 from secondlook.errors import NotFound, Unavailable
+from secondlook.labels import Ask
 from secondlook.models import moondream as adapter
 from secondlook.models.moondream import DEFAULT_MODEL, MoondreamVerifier
-from secondlook.verify import Ask, Verifier
+from secondlook.verify import Verifier
 
 moondream = pytest.importorskip("moondream", reason="pip install 'secondlook[moondream]'")
 photon = pytest.importorskip("moondream.photon_client")

@@ -1,0 +1,1 @@
+"""The embedded default: a drawn world, small models trained on it, and the recipes for both."""
