@@ -18,13 +18,16 @@ KEYS = {
 @pytest.mark.slow
 def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
     out = tmp_path / "demo"
-    assert run(["demo", "--count", "12", "--out", str(out)]) == 0
+    assert run(["demo", "--count", "24", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
-    assert report.keys() >= KEYS and report["pictures"] == 12
+    assert report.keys() >= KEYS and report["pictures"] == 24
     attributes = report["classes"]["attributes"]
-    assert attributes["precision"] > attributes["precision_proposer"] + 0.2
-    assert report["classes"]["nouns"]["recall"] > 0.7
+    # Floors for a small sample; 500 scenes are measured by `python -m bench quality`.
+    assert attributes["precision_proposer"] < 0.65
+    assert attributes["precision"] >= 0.85
+    assert attributes["recall"] >= 0.75
+    assert report["classes"]["nouns"]["recall_proposer"] >= 0.88
     assert "pictures a second" in shown and "attributes" in shown
     assert Image.open(out / "overview.png").width == 1600
     assert "<figure" in (out / "gallery.html").read_text(encoding="utf-8")

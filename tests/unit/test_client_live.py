@@ -1,13 +1,17 @@
 """The bookkeeping of live streams, driven at random without a network."""
 
+import threading
+import time
 from collections import Counter
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook_client import LiveOptions, RetryPolicy, errors
 from secondlook_client.live import Frame, FrameBook, StreamRules
+from secondlook_client.stream import LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
 
 steps = st.lists(
@@ -98,3 +102,53 @@ def test_rules_for_opening_again():
 def test_options_of_nothing_are_refused(field):
     with pytest.raises(errors.InvalidRequest, match=field):
         LiveOptions(**{field: 0})
+
+
+class Refusing(grpc.RpcError):
+    """A stream that reads whatever is sent and never says that it is open."""
+
+    def __init__(self, requests, read):
+        self._over = False
+
+        def pull():
+            for request in requests:
+                if self._over:
+                    return
+                read.append(request.WhichOneof("message"))
+
+        threading.Thread(target=pull, daemon=True).start()
+
+    def __iter__(self):
+        time.sleep(0.05)
+        self._over = True
+        raise self
+
+    def cancel(self):
+        """As a call has it."""
+
+    def code(self):
+        """As a call has it."""
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        """As a call has it."""
+        return "refused"
+
+    def trailing_metadata(self):
+        """As a call has it."""
+        return ()
+
+
+def test_only_an_accepted_stream_is_given_frames():
+    read = []
+    policy = RetryPolicy(first_s=0.01, longest_s=0.02)
+    opening = pb.StreamOpening()
+    stream = LiveStream(lambda r: Refusing(r, read), opening, LiveOptions(), policy, "host:1")
+    stream.send(b"x")
+    ends = time.monotonic() + 10
+    while len(read) < 4 and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert set(read) == {"opening"} and len(read) >= 4
+    assert stream.ready() == []
+    stream.close()
+    assert [report.dropped for report in stream.ready()] == ["closed"]

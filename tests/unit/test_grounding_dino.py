@@ -4,6 +4,7 @@ Random weights in the real classes: agreement does not depend on what a model ha
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import grounding_dino_models as models
@@ -18,6 +19,7 @@ from secondlook.errors import BadOntology, BadSetting, NotFound
 from secondlook.labels import Image, Proposals
 from secondlook.models import grounding_dino
 from secondlook.models.devices import place
+from secondlook.models.grounding_dino import GroundingDinoProposer
 from secondlook.models.pixels import settings_of
 from secondlook.propose import Proposer
 
@@ -46,19 +48,31 @@ def same(one: Proposals, other: Proposals, pixels: float = 0.01, score: float = 
     np.testing.assert_allclose(one.scores, other.scores, atol=score)
 
 
+@cache
+def reference(folder: Path) -> torch.nn.Module:
+    """transformers' own model of a checkpoint."""
+    kind = "mm-grounding-dino" if '"mm-' in (folder / "config.json").read_text() else None
+    _, made = models.KINDS[kind or "grounding-dino"]
+    return made.from_pretrained(folder).eval()
+
+
+@cache
+def loaded(spec: str) -> GroundingDinoProposer:
+    """Our proposer of a spec."""
+    return grounding_dino.load(spec, OPTIONS)
+
+
 def by_transformers(folder: Path, image: Image, phrase: str, floor: float) -> Proposals:
     """What transformers' own processor and post-processing make of a picture.
 
     Its score is the best of all tokens, the marks among them, which training keeps silent but
     random weights do not: they are silenced here.
     """
-    config, made = models.KINDS[_kind(folder)]
-    model = made.from_pretrained(folder).eval()
     processor = models.processor()
     picture = PILImage.fromarray(image.pixels)
     inputs = processor(images=picture, text=f"{phrase}.", return_tensors="pt")
     with torch.no_grad():
-        outputs = model(**inputs)
+        outputs = reference(folder)(**inputs)
     ids = inputs["input_ids"][0]
     marks = torch.tensor([Marks.start, Marks.end, Marks.stop])
     outputs.logits[..., : len(ids)][..., torch.isin(ids, marks)] = float("-inf")
@@ -68,26 +82,20 @@ def by_transformers(folder: Path, image: Image, phrase: str, floor: float) -> Pr
     return Proposals(found["boxes"].numpy(), found["scores"].numpy()[:, None])
 
 
-def _kind(folder: Path) -> str:
-    return "mm-grounding-dino" if '"mm-' in (folder / "config.json").read_text() else (
-        "grounding-dino"
-    )
-
-
-@pytest.mark.parametrize("phrase", ["person", "hot dog", "person wearing red glasses"])
-@pytest.mark.parametrize("size", [(200, 150), (96, 96), (61, 140), (320, 60)])
+@pytest.mark.parametrize("phrase", ["hot dog", "person wearing red glasses"])
+@pytest.mark.parametrize("size", [(200, 150), (61, 140), (320, 60)])
 def test_single_phrases_give_what_transformers_gives(
     checkpoint: Path, phrase: str, size: tuple[int, int]
 ) -> None:
     image = models.picture(*size)
-    ours = grounding_dino.load(str(checkpoint), OPTIONS).propose([image], [phrase], FLOOR)[0]
+    ours = loaded(str(checkpoint)).propose([image], [phrase], FLOOR)[0]
     same(ours, by_transformers(checkpoint, image, phrase, FLOOR))
 
 
-@pytest.mark.parametrize("query", ["", "?pad=32", "?together=1", "?together=2&pad=64"])
+@pytest.mark.parametrize("query", ["", "?pad=32", "?together=2&pad=64"])
 def test_a_batch_gives_what_each_picture_gives_alone(checkpoint: Path, query: str) -> None:
-    proposer = grounding_dino.load(f"{checkpoint}{query}", OPTIONS)
-    sizes = [(200, 150), (150, 200), (200, 150), (190, 150), (400, 30), (200, 150), (180, 160)]
+    proposer = loaded(f"{checkpoint}{query}")
+    sizes = [(200, 150), (150, 200), (200, 150), (190, 150), (400, 30)]
     images = [models.picture(*size, seed=i) for i, size in enumerate(sizes)]
     together = proposer.propose(images, PHRASES, FLOOR)
     for image, found in zip(images, together, strict=True):
@@ -96,7 +104,7 @@ def test_a_batch_gives_what_each_picture_gives_alone(checkpoint: Path, query: st
 
 
 def test_threads_share_a_proposer(swin: Path) -> None:
-    proposer = grounding_dino.load(str(swin), OPTIONS)
+    proposer = loaded(str(swin))
     jobs = [(models.picture(120, 90, seed=i), [PHRASES[i % 4], "dog"]) for i in range(8)]
     expected = [proposer.propose([image], asked, FLOOR)[0] for image, asked in jobs]
     fresh = grounding_dino.load(str(swin), OPTIONS)
@@ -108,25 +116,25 @@ def test_threads_share_a_proposer(swin: Path) -> None:
 
 def test_each_phrase_alone_is_scored_as_if_it_were_asked_alone(swin: Path) -> None:
     image = models.picture(160, 120)
-    apart = grounding_dino.load(f"{swin}?together=1", OPTIONS).propose([image], PHRASES, FLOOR)[0]
+    apart = loaded(f"{swin}?together=1").propose([image], PHRASES, FLOOR)[0]
     assert ((apart.scores > 0).sum(axis=1) == 1).all()
     for column, phrase in enumerate(PHRASES):
         rows = np.flatnonzero(apart.scores[:, column])
-        alone = grounding_dino.load(str(swin), OPTIONS).propose([image], [phrase], FLOOR)[0]
+        alone = loaded(str(swin)).propose([image], [phrase], FLOOR)[0]
         same(Proposals(apart.boxes[rows], apart.scores[rows][:, [column]]), alone)
 
 
 def test_more_phrases_than_a_caption_holds(swin: Path) -> None:
     words = [w for w in models.WORDS if w != "a"]
     many = [f"{one} {two}" for one in words for two in words]
-    proposer = grounding_dino.load(str(swin), OPTIONS)
+    proposer = loaded(str(swin))
     found = proposer.propose([models.picture(160, 120)], many, FLOOR)[0]
     assert found.scores.shape[1] == len(many)
     assert (found.scores.max(axis=0) > 0).sum() > len(many) // 2
 
 
 def test_floor_keeps_boxes_whose_best_score_reaches_it(swin: Path) -> None:
-    proposer = grounding_dino.load(str(swin), OPTIONS)
+    proposer = loaded(str(swin))
     image = models.picture(200, 150)
     everything = proposer.propose([image], PHRASES, 0.0)[0]
     floor = float(np.median(everything.scores.max(axis=1)))
@@ -139,14 +147,14 @@ def test_floor_keeps_boxes_whose_best_score_reaches_it(swin: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000), (7, 5)])
 def test_pictures_of_extreme_shape(swin: Path, size: tuple[int, int]) -> None:
-    proposer = grounding_dino.load(str(swin), OPTIONS)
+    proposer = loaded(str(swin))
     found = proposer.propose([models.picture(*size)], PHRASES, 0.0)[0]
     assert len(found) == 40
     assert np.isfinite(found.boxes).all()
 
 
 def test_it_is_a_proposer_with_a_digest_of_its_weights(swin: Path, tmp_path: Path) -> None:
-    proposer = grounding_dino.load(str(swin), OPTIONS)
+    proposer = loaded(str(swin))
     assert isinstance(proposer, Proposer)
     assert proposer.name == swin.name
     assert len(proposer.digest) == 12
@@ -155,7 +163,7 @@ def test_it_is_a_proposer_with_a_digest_of_its_weights(swin: Path, tmp_path: Pat
 
 
 def test_bad_phrases_are_refused(swin: Path) -> None:
-    proposer = grounding_dino.load(str(swin), OPTIONS)
+    proposer = loaded(str(swin))
     with pytest.raises(BadOntology, match="at most 61"):
         proposer.propose([models.picture(90, 90)], ["dog " * 62], FLOOR)
     with pytest.raises(BadOntology, match="ends a phrase"):
@@ -170,7 +178,7 @@ def test_a_tokenizer_with_other_numbers_for_the_marks_is_refused(
     tokenizer = models.processor().tokenizer.__class__(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2})
     pixels = settings_of(models.processor().image_processor)
     with pytest.raises(BadSetting, match="expects"):
-        grounding_dino.GroundingDinoProposer(
+        GroundingDinoProposer(
             model, tokenizer, pixels, name="odd", digest="0", placement=place(OPTIONS)
         )
     assert grounding_dino.load(str(folder), OPTIONS)
@@ -202,7 +210,7 @@ def test_a_device_that_cannot_be_had_is_refused(device: str) -> None:
 
 def test_bfloat16_stays_near_float32(swin: Path) -> None:
     image = models.picture(200, 150)
-    exact = grounding_dino.load(str(swin), OPTIONS).propose([image], PHRASES, 0.0)[0]
+    exact = loaded(str(swin)).propose([image], PHRASES, 0.0)[0]
     half = ModelOptions(device="cpu", dtype="bfloat16")
     rough = grounding_dino.load(str(swin), half).propose([image], PHRASES, 0.0)[0]
     assert np.isfinite(rough.scores).all()

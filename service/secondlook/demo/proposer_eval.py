@@ -13,7 +13,7 @@ from secondlook import boxes as geometry
 from secondlook.demo.proposer_data import Picture, collate, token_nouns
 from secondlook.demo.world import NOUNS
 
-THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 MATCH_IOU = 0.5
 
 

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -80,6 +80,7 @@ class Training:
         self.optimiser = torch.optim.AdamW(_groups(self.model), lr=plan.rate, betas=(0.9, 0.99))
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
+        self.history: list[dict[str, float]] = [{"from_step": 0, **asdict(plan)}]
 
     @property
     def checkpoint(self) -> Path:
@@ -95,6 +96,7 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
+            "history": self.history,
         }
         part = self.checkpoint.with_suffix(".tmp")
         torch.save(state, part)
@@ -102,7 +104,10 @@ class Training:
         (self.work / "curve.json").write_text(json.dumps(self.curve, indent=1))
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one; batches need no state."""
+        """Go on from the checkpoint, if there is one; batches need no state.
+
+        A plan that differs from the one of the checkpoint is allowed, and told in the record.
+        """
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
@@ -110,6 +115,9 @@ class Training:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        now = self.history[0] | {"from_step": self.step}
+        same = state["history"][-1] | {"from_step": self.step} == now
+        self.history = state["history"] + ([] if same else [now])
 
     def one_step(self) -> dict[str, float]:
         """Learn one batch; returns the losses by head."""
@@ -197,7 +205,7 @@ def export(training: Training, folder: Path, command: str) -> None:
     final = figures(pictures, detect(model, training.tokenizer, pictures))
     record = {
         "command": command,
-        "plan": vars(training.plan),
+        "history": training.history,
         "step": training.step,
         "training_seconds": round(training.seconds),
         "pictures": len(pictures),
@@ -231,12 +239,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of scenes and checkpoints")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=12_000)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--small-share", type=float, default=0.45)
+    parser.add_argument("--small-share", type=float, default=0.25)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=WEIGHTS)

@@ -16,8 +16,9 @@ from secondlook.demo.verifier_views import LAYERS, SIDE, samples_of
 from secondlook.demo.world import ATTRIBUTES, COLOURS, NOUNS
 from secondlook.labels import View
 
-PERSONS = 2.5
-"""Persons are asked the questions whose answers are a few pixels."""
+OFTEN = 2.5
+"""How many times as often views of persons and of coloured things are drawn: they are asked the
+questions whose answers are a few pixels, or that other things of their kind answer otherwise."""
 SHARD = 250
 """Scenes in one file: what a killed run loses."""
 
@@ -67,11 +68,11 @@ class Samples:
         self.layouts: NDArray[np.uint16] = np.concatenate(layouts)
         known: dict[bytes, Facts] = {}
         self.facts = [known.setdefault(row.tobytes(), unpack(row)) for part in rows for row in part]
-        shares = np.cumsum([PERSONS if facts.noun == "person" else 1.0 for facts in self.facts])
+        shares = np.cumsum([OFTEN if _has_attributes(facts) else 1.0 for facts in self.facts])
         self._shares = shares / shares[-1]
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.intp]:
-        """Rows of ``count`` views; those of persons are drawn PERSONS times as often."""
+        """Rows of ``count`` views; those of things with attributes OFTEN times as often."""
         return np.searchsorted(self._shares, rng.random(count), side="right")
 
     def __len__(self) -> int:
@@ -84,6 +85,10 @@ class Samples:
             shard = int(np.searchsorted(self._starts, row, side="right")) - 1
             found[place] = self._pixels[shard][row - self._starts[shard]]
         return found
+
+
+def _has_attributes(facts: Facts) -> bool:
+    return facts.noun == "person" or bool(facts.colour)
 
 
 def _write(stem: Path, seed: int, scenes: range) -> None:

@@ -175,8 +175,9 @@ def _kind(facts: Facts, question: Question) -> tuple[str, float]:
         own = 1.0 if facts.noun == "person" else 0.2
         return about, _WEIGHTS["eyewear"] * own * (2.0 if about == "wearing glasses" else 1.0)
     if about.startswith("colour"):
+        # Another colour of the same thing is the mistake that is made; it has to be seen often.
         own = about == f"colour of {facts.noun}"
-        return about, _WEIGHTS["colour"] * (2.0 if own else 0.2)
+        return about, _WEIGHTS["colour"] * (8.0 if own else 0.2)
     if about in NOUNS:
         return f"noun {question.answer}", _WEIGHTS["noun"] * (1.0 if question.answer else 2.0)
     weight = next((w for k, w in _WEIGHTS.items() if about.endswith(k)), 1.0)

@@ -45,7 +45,7 @@ class Plan:
         helped: share of the steps in which the extra heads count fully; they then fade out.
     """
 
-    steps: int = 3600
+    steps: int = 4000
     seed: int = 1
     views: int = 48
     questions: int = 4

@@ -111,10 +111,9 @@ def _grid(shapes: Shapes, heads: int, points: int) -> _Grid:
     def by_sample(by_level: Tensor) -> Tensor:
         return by_level.repeat_interleave(points).tile(heads)
 
-    levels = by_sample(torch.arange(len(shapes)))
-    spread = [
-        (levels == torch.arange(len(shapes))[:, None]) * by_sample(side) for side in (widths, heights)
-    ]
+    numbers = torch.arange(len(shapes))
+    own_level = by_sample(numbers) == numbers[:, None]
+    spread = [own_level * by_sample(side) for side in (widths, heights)]
     own_head = torch.arange(heads, dtype=torch.int32).repeat_interleave(len(shapes) * points)
     return _Grid(
         shapes,

@@ -35,7 +35,7 @@ from secondlook.models.pixels import PixelSettings, prepare, settings_of
 
 MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
 _PIXELS_AT_ONCE = {"cpu": 2**20}
-"""Pixels in one pass of the model. On a CPU more gain nothing: large pictures fill it one by one."""
+"""Pixels in one pass of the model. A CPU gains nothing from more: one large picture fills it."""
 _PIXELS_AT_ONCE_ELSEWHERE = 2**24
 
 

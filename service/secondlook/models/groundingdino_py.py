@@ -86,7 +86,7 @@ def build(weights: idea_checkpoint.Weights, tokenizer: Any, name: str) -> torch.
 class Network(torch.nn.Module):
     """The package's model, called as transformers' is: ids in, logits and boxes out."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
         # Captions reach it as ids, so that the spans of their phrases are known.
@@ -96,7 +96,11 @@ class Network(torch.nn.Module):
         )
 
     def forward(
-        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor, input_ids: torch.Tensor, **_: Any
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor,
+        input_ids: torch.Tensor,
+        **_: Any,
     ) -> SimpleNamespace:
         """``logits`` (B, Q, T) and ``pred_boxes`` (B, Q, 4), relative centre and size."""
         from groundingdino.util.misc import NestedTensor

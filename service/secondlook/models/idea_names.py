@@ -128,8 +128,9 @@ def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
     for (theirs, ours), parts in SCOPES.items():
         for part, renamed in parts.items():
             pattern = re.escape(theirs + part).replace(r"\#", r"(\d+)")
-            numbers = iter(range(1, 10))
-            template = re.sub("#", lambda _, n=numbers: rf"\{next(n)}", ours + renamed)
+            template = ours + renamed
+            for number in range(1, 1 + template.count("#")):
+                template = template.replace("#", rf"\{number}", 1)
             pairs.append((re.compile(rf"{pattern}(?=\.|$)"), template))
     return tuple(pairs)
 

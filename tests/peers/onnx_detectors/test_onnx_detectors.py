@@ -65,8 +65,10 @@ def precision_and_recall(
         labels = sorted(result.of(Outcome.ACCEPT), key=lambda label: -label.score)
         for label in labels:
             overlap = box_ops.iou(np.array([label.box], np.float32), actual)[0]
-            named = np.array([not same_class or label.class_name == name for name, _ in boxes], bool)
-            overlap = np.where(free & named, overlap, 0) if len(boxes) else np.zeros(1)
+            meant = [not same_class or label.class_name == name for name, _ in boxes]
+            overlap = (
+                np.where(free & np.array(meant, bool), overlap, 0) if len(boxes) else np.zeros(1)
+            )
             best = int(overlap.argmax())
             if overlap[best] >= 0.5:
                 free[best] = False
@@ -81,9 +83,7 @@ def test_fastest_det_finds_everyday_things(weights: Path, data_dir: Path) -> Non
     folder = data_dir / "coco_val128"
     spec = f"onnx_plugins:FastestDet:{weights / 'FastestDet.onnx'}"
     proposer = load_proposer(spec, ModelOptions())
-    ontology = Ontology(
-        tuple(ClassSpec(name, threshold=0.5) for name in proposer.classes)
-    )
+    ontology = Ontology(tuple(ClassSpec(name, threshold=0.5) for name in proposer.classes))
     files = sorted((folder / "images").glob("*.jpg"))
     precision, recall = precision_and_recall(
         labelled(spec, files, ontology), truth_of(folder), same_class=True
