@@ -57,7 +57,8 @@ def run(name: str, requirements: Path) -> Outcome:
     except subprocess.CalledProcessError as failure:
         return Outcome(name, False, f"installing failed ({failure})", time.monotonic() - started)
     tests = str(requirements.parent.relative_to(ROOT))
-    command = [str(python), "-m", "pytest", "-q", "--timeout=900", "-p", "no:cacheprovider", tests]
+    command = [str(python), "-m", "pytest", "-q", "--timeout=900"]
+    command += ["--disable-warnings", "-p", "no:cacheprovider", tests]
     lines = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

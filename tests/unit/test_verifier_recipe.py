@@ -30,7 +30,9 @@ from secondlook.demo.world import Thing  # noqa: E402
 from secondlook.labels import View  # noqa: E402
 from secondlook.models.answers import closed  # noqa: E402
 
-TINY = Plan(steps=4, views=2, questions=2, scenes=2, shape=Shape((16, 24, 32), 1, 32, 1), silent=0.5)
+TINY = Plan(
+    steps=4, views=2, questions=2, scenes=2, shape=Shape((16, 24, 32), 1, 32, 1), silent=0.5
+)
 WEIGHTS = verifier_recipe.WEIGHTS
 
 

@@ -11,7 +11,6 @@ import copy
 import json
 import math
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -256,7 +255,9 @@ def main(arguments: list[str] | None = None) -> None:
     training.resume()
     if not o.export_only:
         run(training, o.every)
-    command = f"python -m secondlook.demo.proposer_recipe {' '.join(arguments or sys.argv[1:])}"
+    command = (
+        f"python -m secondlook.demo.proposer_recipe --work DIR --steps {o.steps} --seed {o.seed}"
+    )
     export(training, o.out, command)
 
 

@@ -99,7 +99,7 @@ def _write(stem: Path, seed: int, scenes: range) -> None:
     stem.with_suffix(".done").touch()
 
 
-def pack(facts: Facts) -> np.void:
+def pack(facts: Facts) -> NDArray[np.void]:
     """Facts as one row of numbers."""
     row = np.zeros((), dtype=_RECORD)
     row["view"] = _VIEWS.index(facts.view)
@@ -107,7 +107,7 @@ def pack(facts: Facts) -> np.void:
     row["colour"] = COLOURS.index(facts.colour) if facts.colour else -1
     row["traits"] = sum(1 << i for i, trait in enumerate(TRAITS) if trait in facts.traits)
     row["present"] = sum(1 << i for i, name in enumerate(_PRESENT) if name in facts.present)
-    return row[()]
+    return row
 
 
 def unpack(row: np.void) -> Facts:

@@ -31,9 +31,7 @@ def by_subject(
     return _grouped(model, prompts, samples, rows, lambda facts, question: question.about)
 
 
-def by_class(
-    model: FastVlmForConditionalGeneration, prompts: Prompts, samples: Samples
-) -> Figures:
+def by_class(model: FastVlmForConditionalGeneration, prompts: Prompts, samples: Samples) -> Figures:
     """The same of every class's own question, on crops alone, at the rates of the world.
 
     Nouns are asked of every crop, attribute classes of crops of their noun, or of nothing.

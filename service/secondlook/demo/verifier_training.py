@@ -76,6 +76,8 @@ class Plan:
 class Heads(nn.Module):
     """What is asked of the image encoder while it learns: LAYERS of each patch, NAMES of all."""
 
+    cells: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.layout = nn.Linear(shape.vision_widths[-1], len(LAYERS))

@@ -199,7 +199,8 @@ def _annotation(
 
 def ontology_yaml() -> str:
     """The world's ontology: nouns, and attribute classes with phrase, question and group."""
-    lines = ["classes:"]
+    # Propose low and let the second look cut: most things that are found late score little.
+    lines = ["defaults: {threshold: 0.1}", "classes:"]
     for noun in NOUNS:
         lines.append(
             f"  {noun}:" + ("\n    question: Are these glasses?" if noun == "glasses" else " {}")
@@ -209,6 +210,9 @@ def ontology_yaml() -> str:
             f"  {name}:",
             f"    phrases: [{attribute.noun}]",
             f"    question: {attribute.question}",
+            # Chosen on other scenes than the ones that figures are told of.
+            "    threshold: 0.4",
+            "    accept: 0.8",
         ]
         if name in GROUPS:
             lines.append(f"    group: {GROUPS[name]}")
