@@ -60,7 +60,10 @@ def ontology() -> Ontology:
 
 def wanted() -> list[Wanted]:
     """The same classes for the plain loop."""
-    return [Wanted(normal(spec.phrases[0]), (spec.question,)) for spec in ontology().classes]
+    return [
+        Wanted(normal(spec.phrases[0]), spec.question, spec.threshold)
+        for spec in ontology().classes
+    ]
 
 
 def pipeline() -> Pipeline:

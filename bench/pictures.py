@@ -1,6 +1,6 @@
 """Both stages: pictures a second against a plain sequential loop.
 
-Same weights, same pictures (encoded; both sides decode), same phrases, questions and threshold.
+Same weights, same pictures (encoded; both sides decode), same phrases, questions and thresholds.
 """
 
 import io
@@ -17,13 +17,12 @@ PICTURES, PLAIN_PICTURES = 64, 16
 
 
 def run() -> list[Figure | str]:
-    """One ratio, and how many questions each side asked."""
+    """One ratio."""
     ontology = material.ontology()
     encoded = material.jpegs(PICTURES)
     engine = Engine(material.pipeline())
     proposer, verifier = plain.PlainProposer(), plain.PlainVerifier()
     wanted = material.wanted()
-    threshold = ontology.classes[0].threshold
 
     def ours() -> float:
         futures = [engine.submit(Task(decode(data), ontology)) for data in encoded]
@@ -32,7 +31,7 @@ def run() -> list[Figure | str]:
     def loop() -> float:
         for data in encoded[:PLAIN_PICTURES]:
             picture = PILImage.open(io.BytesIO(data)).convert("RGB")
-            plain.label(proposer, verifier, picture, wanted, threshold)
+            plain.label(proposer, verifier, picture, wanted)
         return PLAIN_PICTURES
 
     figure = paired(

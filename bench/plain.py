@@ -25,7 +25,9 @@ class Wanted:
     """One class, for the plain loop."""
 
     phrase: str
-    questions: tuple[str, ...]
+    question: str
+    threshold: float
+    """Proposer score from which the question is asked."""
 
 
 class PlainVerifier:
@@ -62,8 +64,8 @@ class PlainProposer:
     @torch.inference_mode()
     def boxes(
         self, picture: PILImage.Image, phrases: Sequence[str], threshold: float
-    ) -> list[tuple[list[float], str]]:
-        """Pixel xyxy boxes and the phrase that transformers decodes for each."""
+    ) -> list[tuple[list[float], str, float]]:
+        """Pixel xyxy boxes, the phrase that transformers decodes for each, and its score."""
         caption = " . ".join(phrases) + " ."
         inputs = self.processor(images=picture, text=caption, return_tensors="pt")
         outputs = self.model(**inputs)
@@ -74,7 +76,8 @@ class PlainProposer:
             text_threshold=threshold,
             target_sizes=[(picture.height, picture.width)],
         )[0]
-        return list(zip(found["boxes"].tolist(), found["text_labels"], strict=True))
+        scores = found["scores"].tolist()
+        return list(zip(found["boxes"].tolist(), found["text_labels"], scores, strict=True))
 
 
 def label(
@@ -82,16 +85,16 @@ def label(
     verifier: PlainVerifier,
     picture: PILImage.Image,
     wanted: Sequence[Wanted],
-    threshold: float,
 ) -> int:
     """Label one picture; returns how many boxes were confirmed."""
     phrases = list(dict.fromkeys(item.phrase for item in wanted))
+    lowest = min(item.threshold for item in wanted)
     confirmed = 0
-    for box, phrase in proposer.boxes(picture, phrases, threshold):
+    for box, phrase, score in proposer.boxes(picture, phrases, lowest):
         x1, y1, x2, y2 = box
         window = padded_window((x1, y1, x2, y2), CROP_MARGIN, picture.width, picture.height)
         crop = picture.crop(window)
         for item in wanted:
-            if item.phrase == phrase:
-                confirmed += sum(verifier.yes(crop, question) for question in item.questions)
+            if item.phrase == phrase and score >= item.threshold:
+                confirmed += verifier.yes(crop, item.question)
     return confirmed

@@ -17,7 +17,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 def commands() -> list[list[str]]:
     """Each ``secondlook …`` line in a code block, as words."""
-    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    blocks = README.split("```")[1::2]
     joined = "\n".join(blocks).replace("\\\n", " ")
     lines = [line for line in joined.splitlines() if line.startswith("secondlook ")]
     return [shlex.split(line, comments=True) for line in lines]
