@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from secondlook.demo.proposer_data import Scenes, training_batch
 from secondlook.demo.proposer_eval import detect, figures
 from secondlook.demo.proposer_loss import proposer_loss
 from secondlook.demo.proposer_model import SIZE, build_model, build_processor, save_pretrained
+from secondlook.demo.schedule import warmed_cosine
 
 WEIGHTS = Path(__file__).parent / "weights" / "proposer"
 HELD_OUT_SEED = 900_001
@@ -55,11 +55,7 @@ class Plan:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
-        warm = max(1, round(0.04 * self.steps))
-        if step < warm:
-            return self.rate * (step + 1) / warm
-        done = (step - warm) / max(1, self.steps - warm)
-        return self.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+        return self.rate * warmed_cosine(step, self.steps, 0.04)
 
     def longest_at(self, step: int) -> int:
         """Longest side in pixels of the pictures of a step."""

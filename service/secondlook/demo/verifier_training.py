@@ -7,7 +7,6 @@ things are and what they are like: alone at first, then beside the questions.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secondlook.demo.schedule import warmed_cosine
 from secondlook.demo.verifier_data import NAMES, Batch, Samples, batch_of
 from secondlook.demo.verifier_model import (
     GRID,
@@ -57,11 +57,7 @@ class Plan:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of Muon at a step."""
-        warm = max(1, round(0.02 * self.steps))
-        if step < warm:
-            return self.rate * (step + 1) / warm
-        done = (step - warm) / max(1, self.steps - warm)
-        return self.rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+        return self.rate * warmed_cosine(step, self.steps, 0.02)
 
     def questions_at(self, step: int) -> int:
         """Questions on each view of a step."""
