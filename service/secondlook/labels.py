@@ -4,7 +4,7 @@ All are frozen. Boxes are float32 pixel ``xyxy`` in the original image everywher
 package; other formats exist only at the borders (``formats``, the wire, model adapters).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -63,7 +63,7 @@ class Proposals:
     """The boxes found on one image, each with a score for every column asked for.
 
     A column is a phrase where a model made them, and a class of the ontology after
-    ``propose.propose`` has folded phrases into classes.
+    ``propose.by_class`` has folded phrases into classes.
     """
 
     boxes: Boxes
@@ -146,11 +146,27 @@ class Judgement:
     score: float
     """The proposer's score for this class, [0, 1]."""
     verdict: Verdict | None
-    """None when the question was not asked."""
+    """None when no verifier was in use."""
     decision: Decision
+    row: int
+    """Of the evidence's proposals."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All that the models said of one picture, whatever is decided from it."""
+
+    proposals: Proposals
+    """By class: every box above the low threshold, best first."""
+    verdicts: Mapping[tuple[int, View, str], Verdict]
+    """By row of the proposals, view and question."""
+    proposer: str
+    """Name and digest."""
+    verifier: str
+    """Name and digest; empty when there was no second look."""
+
+
+@dataclass(frozen=True, eq=False)
 class Labelled:
     """Everything known about one picture after both stages."""
 
@@ -159,13 +175,15 @@ class Labelled:
     width: int
     height: int
     judgements: tuple[Judgement, ...]
-    proposals: int
-    """Boxes that the proposer found above the low threshold."""
-    proposer: str
-    verifier: str
-    """Name and digest; empty when there was no second look."""
-    timings_ms: dict[str, float] = field(default_factory=dict)
+    evidence: Evidence
+    """What the judgements were made from."""
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds by stage: ``decode``, ``queue``, ``propose``, ``verify``."""
+
+    @property
+    def proposals(self) -> int:
+        """Boxes that the proposer found above the low threshold."""
+        return len(self.evidence.proposals)
 
     def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
         """The judgements with this outcome."""

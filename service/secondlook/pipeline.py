@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secondlook import decide, propose, verify
-from secondlook.labels import Image, Judgement, Labelled, Proposals, Verdict, View
-from secondlook.ontology import ClassSpec, Ontology
+from secondlook import propose, verify
+from secondlook.judging import box_of, judge_candidates
+from secondlook.labels import Evidence, Image, Labelled, Proposals, Verdict, View
+from secondlook.ontology import Ontology
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,19 @@ class Pipeline:
         self, item: Proposed, verdicts: dict[tuple[int, View, str], Verdict], ms: float
     ) -> Labelled:
         image, verifier = item.task.image, self.verifier
+        evidence = Evidence(
+            item.proposals,
+            verdicts,
+            proposer=f"{self.proposer.name}@{self.proposer.digest}",
+            verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
+        )
         return Labelled(
             name=image.name,
             sha256=image.sha256,
             width=image.width,
             height=image.height,
-            judgements=_judgements(item, verdicts),
-            proposals=len(item.proposals),
-            proposer=f"{self.proposer.name}@{self.proposer.digest}",
-            verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
+            judgements=judge_candidates(evidence, item.task.ontology, item.candidates),
+            evidence=evidence,
             timings_ms={"propose": item.ms, "verify": ms},
         )
 
@@ -127,35 +132,10 @@ def _looks(item: Proposed) -> dict[tuple[int, View], verify.Look]:
     """What must be seen of one picture: one look a box and view, with all its questions."""
     questions: dict[tuple[int, View], dict[str, None]] = {}
     for candidate in item.candidates:
-        for spec in _specs(item, candidate):
+        for spec in (item.task.ontology.classes[index] for index in candidate.classes):
             questions.setdefault((candidate.row, spec.view), {})[spec.question] = None
     image = item.task.image
     return {
-        (row, view): verify.Look(image, _box(item.proposals, row), view, tuple(asked))
+        (row, view): verify.Look(image, box_of(item.proposals, row), view, tuple(asked))
         for (row, view), asked in questions.items()
     }
-
-
-def _judgements(
-    item: Proposed, verdicts: dict[tuple[int, View, str], Verdict]
-) -> tuple[Judgement, ...]:
-    found = []
-    for candidate in item.candidates:
-        specs = _specs(item, candidate)
-        scores = [float(item.proposals.scores[candidate.row, c]) for c in candidate.classes]
-        heard = [verdicts.get((candidate.row, s.view, s.question)) for s in specs]
-        box = _box(item.proposals, candidate.row)
-        for spec, score, verdict, decision in zip(
-            specs, scores, heard, decide.decide(specs, scores, heard), strict=True
-        ):
-            found.append(Judgement(spec.name, box, score, verdict, decision))
-    return tuple(found)
-
-
-def _specs(item: Proposed, candidate: propose.Candidate) -> list[ClassSpec]:
-    return [item.task.ontology.classes[index] for index in candidate.classes]
-
-
-def _box(proposals: Proposals, row: int) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = proposals.boxes[row].tolist()
-    return x1, y1, x2, y2

@@ -47,7 +47,7 @@ def test_both_stages() -> None:
     assert on.verdict is not None
     assert on.verdict.question == "On?"
     assert (labelled.proposals, labelled.width, labelled.height) == (2, 40, 30)
-    assert (labelled.proposer, labelled.verifier) == ("scripted@p0", "scripted@v0")
+    assert (labelled.evidence.proposer, labelled.evidence.verifier) == ("scripted@p0", "scripted@v0")
     assert labelled.of(Outcome.ACCEPT) == (on,)
     assert not labelled.verified_empty
     assert verifier.views == 2
@@ -106,7 +106,7 @@ def test_without_a_verifier_scores_decide() -> None:
         ("dog", Outcome.ACCEPT)
     ]
     assert labelled.judgements[0].verdict is None
-    assert labelled.verifier == ""
+    assert labelled.evidence.verifier == ""
 
 
 def test_a_picture_with_nothing_is_verified_empty() -> None:

@@ -123,8 +123,8 @@ def labelled_message(labelled: Labelled, every: bool) -> pb.Labelled:
         height=labelled.height,
         proposals=labelled.proposals,
         judgements=[_judgement_message(judgement) for judgement in judgements],
-        proposer=labelled.proposer,
-        verifier=labelled.verifier,
+        proposer=labelled.evidence.proposer,
+        verifier=labelled.evidence.verifier,
         timings_ms=labelled.timings_ms,
     )
 
