@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from s3 import bucket_url, s3_endpoint
+from stores import database_url, postgres, store, store_places
+
+__all__ = ["bucket_url", "database_url", "postgres", "s3_endpoint", "store", "store_places"]
+"""Fixtures of every test."""
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,9 +32,9 @@ def _one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of real pictures: $SECONDLOOK_DATA, or ``shared/data`` beside the checkout."""
-    named = os.environ.get("SECONDLOOK_DATA")
+    """Folder of real pictures: $SECONDLOOK_TEST_DATA, or ``shared/data`` beside the checkout."""
+    named = os.environ.get("SECONDLOOK_TEST_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; point SECONDLOOK_DATA at a folder of pictures")
+        pytest.skip(f"no real data at {folder}; point SECONDLOOK_TEST_DATA at a folder of pictures")
     return folder

@@ -10,6 +10,9 @@ from pathlib import Path
 from secondlook.errors import InvalidInput, StorageFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+"""Nothing can be written there, whoever tries."""
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def explaining(path: Path) -> Iterator[None]:
                 f"the disk is full while writing {path}; what was written before is kept: "
                 "make room and run the same command again"
             ) from failure
-        if failure.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if failure.errno in REFUSED + NO_PLACE:
             raise InvalidInput(
                 f"{failure.filename or path} cannot be written ({os.strerror(failure.errno)}); "
                 "give a folder of your own with --out"

@@ -1,0 +1,143 @@
+"""What persons said of single boxes. It outranks every run, earlier or later."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, insert, select
+
+from secondlook import boxes as box_ops
+from secondlook.errors import InvalidInput, NotFound
+from secondlook.labels import Decision, Judgement, Outcome
+from secondlook.store.database import now
+from secondlook.store.job import storable
+from secondlook.store.tables import corrections, pictures
+
+SAME_BOX = 0.5
+"""IoU from which a person's box and a model's are the same thing."""
+ADDED = -1
+"""The row of a judgement whose box no model proposed."""
+_LONGEST = 120
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One person's word on one box for one class."""
+
+    id: int
+    picture_id: int
+    class_name: str
+    box: tuple[float, float, float, float]
+    """Pixel xyxy."""
+    outcome: Outcome
+    person: str
+    note: str
+    made_at: float
+
+
+def add_correction(
+    connection: Connection,
+    picture_id: int,
+    class_name: str,
+    box: tuple[float, float, float, float],
+    outcome: Outcome,
+    person: str,
+    note: str = "",
+) -> int:
+    """Keep a person's word; its number. Raises ``InvalidInput`` and ``NotFound``."""
+    _check(class_name, box, person)
+    if connection.execute(select(pictures.c.id).where(pictures.c.id == picture_id)).first() is None:
+        raise NotFound(f"there is no picture {picture_id} in the store")
+    row = {
+        "picture_id": picture_id,
+        "class_name": storable(class_name),
+        **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+        "outcome": outcome.value,
+        "person": storable(person),
+        "note": storable(note),
+        "made_at": now(),
+    }
+    added = connection.execute(insert(corrections).values(row).returning(corrections.c.id))
+    return int(added.scalar_one())
+
+
+def corrections_of(connection: Connection, picture_ids: Any) -> dict[int, list[Correction]]:
+    """By picture, the oldest first; ``picture_ids`` is a list of numbers or a query."""
+    query = select(corrections).where(corrections.c.picture_id.in_(picture_ids))
+    found: dict[int, list[Correction]] = {}
+    for row in connection.execute(query.order_by(corrections.c.id)):
+        found.setdefault(row.picture_id, []).append(_correction(row))
+    return found
+
+
+def corrected(
+    judgements: Sequence[Judgement], said: Iterable[Correction], classes: Sequence[str]
+) -> tuple[Judgement, ...]:
+    """``judgements`` with every correction applied, the oldest first, so the newest word stands.
+
+    A correction settles the judgement of its class whose box overlaps its own best. Where none
+    does, an accepted or unsure box is added at the end, so places of judgements never change.
+    Classes that are not in ``classes`` are left out.
+    """
+    found = [*judgements]
+    for correction in said:
+        place = _best(found, correction)
+        if place is not None:
+            found[place] = replace(found[place], decision=_decision(correction, found[place]))
+        elif correction.class_name in classes and correction.outcome is not Outcome.REJECT:
+            found.append(
+                Judgement(
+                    correction.class_name,
+                    correction.box,
+                    0.0,
+                    None,
+                    _decision(correction, None),
+                    ADDED,
+                )
+            )
+    return tuple(found)
+
+
+def _best(found: Sequence[Judgement], correction: Correction) -> int | None:
+    of_class = [i for i, j in enumerate(found) if j.class_name == correction.class_name]
+    if not of_class:
+        return None
+    theirs = np.array([found[i].box for i in of_class], dtype=np.float32)
+    overlaps = box_ops.iou(theirs, np.array([correction.box], dtype=np.float32))[:, 0]
+    best = int(overlaps.argmax())
+    return of_class[best] if overlaps[best] >= SAME_BOX else None
+
+
+def _decision(correction: Correction, judged: Judgement | None) -> Decision:
+    settled = {Outcome.ACCEPT: 1.0, Outcome.REJECT: 0.0}
+    before = judged.decision.probability if judged else 0.0
+    note = f": {correction.note}" if correction.note else ""
+    return Decision(
+        correction.outcome,
+        settled.get(correction.outcome, before),
+        f"{correction.person} decided {correction.outcome.value}{note}",
+    )
+
+
+def _check(class_name: str, box: tuple[float, float, float, float], person: str) -> None:
+    for what, text in (("class", class_name), ("person", person)):
+        if not text.strip() or len(text) > _LONGEST:
+            raise InvalidInput(f"expected a {what} of 1 to {_LONGEST} characters, got {text!r:.60}")
+    x1, y1, x2, y2 = box
+    if not (all(map(math.isfinite, box)) and x2 > x1 and y2 > y1):
+        raise InvalidInput(f"expected a box x1 y1 x2 y2 with x2 > x1 and y2 > y1, got {box}")
+
+
+def _correction(row: "Row[Any]") -> Correction:
+    return Correction(
+        row.id,
+        row.picture_id,
+        row.class_name,
+        (row.x1, row.y1, row.x2, row.y2),
+        Outcome(row.outcome),
+        row.person,
+        row.note,
+        row.made_at,
+    )

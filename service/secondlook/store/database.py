@@ -1,0 +1,290 @@
+"""The way to the database: transactions, and what its failures mean.
+
+SQLite in WAL mode or PostgreSQL, told apart nowhere else but here and in ``care``. A transaction
+that was left without an error is on the disk (``synchronous=FULL``, ``synchronous_commit``).
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+from secondlook.errors import BadSetting, Damaged, SecondlookError, StorageFull, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 30.0
+"""How long a transaction waits for a lock or a free connection before it is given up."""
+CONNECT_S = 5
+POSTGRESQL_OPTIONS = {
+    "connect_timeout": CONNECT_S,
+    "options": f"-c lock_timeout={WAIT_S:.0f}s -c idle_in_transaction_session_timeout=600s",
+    # A server that vanished without a word is noticed within half a minute, not in two hours.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": int(WAIT_S * 1000),
+}
+
+
+class Database:
+    """Connections to one database, for any number of threads."""
+
+    def __init__(self, url: str | URL) -> None:
+        """``url``: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+
+        Nothing is connected yet. Raises ``BadSetting`` for any other URL.
+        """
+        self._engine = _engine(_checked_url(url))
+        self._one_writer = threading.Lock()
+
+    @classmethod
+    def in_file(cls, path: Path) -> "Database":
+        """The SQLite database in that file, made when it is not there."""
+        return cls(URL.create("sqlite", database=str(path)))
+
+    @classmethod
+    def read_only(cls, path: Path) -> "Database":
+        """The SQLite database in that file, of which not a byte is changed."""
+        query = {"mode": "ro", "uri": "true"}
+        return cls(URL.create("sqlite", database=path.absolute().as_uri(), query=query))
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
+
+    @property
+    def file(self) -> str | None:
+        """Path of the SQLite file; None on PostgreSQL."""
+        return self._engine.url.database if self.dialect == "sqlite" else None
+
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """A connection of one's own without a transaction, for locks that outlast several."""
+        with _explained(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One transaction that sees the database as it was at its first query; writes nothing.
+
+        Raises ``StoreUnavailable`` and ``Damaged``.
+        """
+        with _explained(), self._connected() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, kept for good when the block is left without an error, else undone.
+
+        On SQLite one is open at a time in a process: a second in the same thread never begins.
+        Raises ``StoreUnavailable``, ``StorageFull`` and ``Damaged``. After the first it may have
+        been kept all the same, so what is written here must bear being written twice.
+        """
+        with (
+            self._turn_to_write(),
+            _explained(),
+            self._connected(writing=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._engine.dispose()
+
+    def _connected(self, writing: bool = False) -> Connection:
+        options: dict[str, Any] = {"writing": writing}
+        if self.dialect == "postgresql" and not writing:
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        return self._engine.connect().execution_options(**options)
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """Wait for the writer before in a queue: SQLite's own waiting polls and is unfair."""
+        if self.dialect != "sqlite":
+            yield
+            return
+        if not self._one_writer.acquire(timeout=WAIT_S):
+            raise StoreUnavailable("the database is busy with other writes; try again in a moment")
+        try:
+            yield
+        finally:
+            self._one_writer.release()
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert the rows that break no unique constraint; how many those were.
+
+    Where several servers write at once, give rows in a fixed order, or PostgreSQL may find that
+    two transactions wait for each other and give one of them up (``StoreUnavailable``).
+    """
+    if not rows:
+        return 0
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    # Without this option the count of several rows is lost on PostgreSQL.
+    counted = {"preserve_rowcount": True}
+    statement = make(table).on_conflict_do_nothing()
+    return connection.execute(statement, [*rows], execution_options=counted).rowcount
+
+
+def now() -> float:
+    """Seconds since 1970 (UTC)."""
+    return time.time()
+
+
+def _checked_url(text: str | URL) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        url = URL.create("unknown")
+    if url.get_backend_name() in ("postgres", "postgresql"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url.set(drivername="sqlite+pysqlite")
+    raise BadSetting(
+        "a database URL is postgresql://user:password@host:port/name or sqlite:///path/of/file, "
+        f"not one that begins with {str(text).partition('://')[0][:20]!r}"
+    )
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() == "postgresql":
+            options: Mapping[str, Any] = {**POSTGRESQL_OPTIONS, **url.query}
+            engine = sqlalchemy.create_engine(
+                url,
+                connect_args=options,
+                pool_size=8,
+                max_overflow=24,
+                pool_timeout=WAIT_S,
+                pool_pre_ping=True,
+            )
+            event.listen(engine, "connect", _prepare_postgresql)
+        else:
+            engine = sqlalchemy.create_engine(
+                url,
+                connect_args={"timeout": WAIT_S},
+                pool_size=8,
+                max_overflow=24,
+                pool_timeout=WAIT_S,
+            )
+            event.listen(engine, "connect", _prepare_sqlite)
+            if url.query.get("mode") != "ro":
+                event.listen(engine, "connect", _use_write_ahead_log)
+            event.listen(engine, "begin", _begin_sqlite)
+    except (ImportError, NoSuchModuleError) as missing:
+        from secondlook.errors import MissingExtra
+
+        raise MissingExtra(
+            f"the store needs a package that is not installed ({missing}); "
+            "pip install 'secondlook[serve]'"
+        ) from missing
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # or the driver begins and commits where it likes
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later may fail half way; one that is to write says
+    # so at its beginning and waits there.
+    writing = connection.get_execution_options().get("writing", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        row = cursor.execute("SHOW synchronous_commit").fetchone()
+        if row[0] == "off":  # set so for a role or database; what we acknowledge must be kept
+            cursor.execute("SET synchronous_commit TO on")
+    connection.commit()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Driver errors that are no fault of ours as errors that say what to do."""
+    try:
+        yield
+    except DBAPIError as failure:
+        meaning = _meaning(failure)
+        if meaning is None:
+            raise
+        log.warning("the database failed: %s", failure.orig)
+        raise meaning from failure
+    except NoConnectionFree as failure:
+        raise StoreUnavailable(
+            "every connection to the database is in use; try again in a moment"
+        ) from failure
+
+
+def _meaning(failure: DBAPIError) -> SecondlookError | None:
+    if isinstance(failure.orig, sqlite3.Error):
+        return _sqlite_meaning(failure.orig)
+    return _postgresql_meaning(failure)
+
+
+def _sqlite_meaning(failure: sqlite3.Error) -> SecondlookError | None:
+    code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # the rest of the code is detail
+    if code == sqlite3.SQLITE_FULL:
+        return _full("the disk of the data folder is full")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Damaged(
+            f"the database file is damaged ({failure}); restore a backup with `secondlook restore`"
+        )
+    transient = {
+        sqlite3.SQLITE_BUSY: "the database is busy with other writes",
+        sqlite3.SQLITE_LOCKED: "the database is busy with other writes",
+        sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened",
+        sqlite3.SQLITE_IOERR: "the disk of the database failed",
+        sqlite3.SQLITE_READONLY: "the database file may not be written",
+        sqlite3.SQLITE_PERM: "the database file may not be read",
+        sqlite3.SQLITE_PROTOCOL: "the database is busy with other writes",
+    }.get(code)
+    return StoreUnavailable(f"{transient}; try again in a moment") if transient else None
+
+
+def _postgresql_meaning(failure: DBAPIError) -> SecondlookError | None:
+    state = str(getattr(failure.orig, "sqlstate", None) or "")
+    if state == "53100":
+        return _full("the disk of the database is full")
+    if state in ("XX001", "XX002"):
+        return Damaged(
+            "the database says that its files are damaged; see its log, and restore a backup with "
+            "`secondlook restore`"
+        )
+    # Connections, resources, an operator, the system, a rollback, a lock; a server that only reads.
+    transient = state[:2] in ("08", "53", "57", "58", "40") or state in ("55P03", "25006", "25P03")
+    unreachable = not state and type(failure.orig).__name__ in (
+        "OperationalError",
+        "InterfaceError",
+    )
+    if transient or unreachable or failure.connection_invalidated:
+        return StoreUnavailable(
+            f"the database does not serve at present ({state or 'no connection'}); what waits for "
+            "it goes on once it does"
+        )
+    return None
+
+
+def _full(what: str) -> StorageFull:
+    return StorageFull(f"{what}; free some space and try again, what was kept before is intact")

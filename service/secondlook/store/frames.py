@@ -1,0 +1,159 @@
+"""Frames of captured streams: items of a job that goes on for ever, by the frame's number."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from secondlook.errors import AlreadyExists, BadOntology, NotFound
+from secondlook.images import suffix_of
+from secondlook.ontology import Ontology
+from secondlook.store.blobs import Blobs
+from secondlook.store.database import Database
+from secondlook.store.job import JobState, NewItem
+from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.queue import Queue
+from secondlook.store.runs import load_run
+from secondlook.store.settling import add_items, locked_job
+from secondlook.store.tables import items, jobs
+
+KIND = "capture"
+WRITERS = 4
+"""Pictures written at a time: most of the time of each is the disk's."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as a client sent it."""
+
+    sequence: int
+    """0 to 2^63 - 1."""
+    name: str
+    content: bytes
+
+
+class Kept(Enum):
+    """What keeping a frame came to."""
+
+    NEW = "new"
+    ALREADY = "already"
+    """The same frame had been kept before."""
+    OTHER = "other"
+    """Another picture has that number in the stream; this one was not kept."""
+
+
+@dataclass(frozen=True)
+class OpenedStream:
+    """A captured stream, begun now or before."""
+
+    run_id: int
+    resume_after: int | None
+    """The highest number kept; None before the first."""
+
+
+class Frames:
+    """Keeps frames of any number of streams. Safe for threads."""
+
+    def __init__(self, database: Database, blobs: Blobs, queue: Queue) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._queue = queue
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="frames")
+
+    def open(
+        self,
+        stream_id: str,
+        ontology: Ontology | None,
+        default: Ontology | None,
+        settings: Mapping[str, Any],
+    ) -> OpenedStream:
+        """The stream of that name; made, with ``ontology`` and ``settings``, when it is new.
+
+        ``default`` is what a new stream is labelled with when ``ontology`` is None. Raises
+        ``AlreadyExists`` when the name is that of another job or was begun with other classes,
+        and ``BadOntology`` for a new stream without classes.
+        """
+        try:
+            return self._opened(stream_id, ontology)
+        except NotFound:
+            classes = ontology or default
+            if classes is None:
+                raise BadOntology(
+                    f"'{stream_id}' is a new stream; say with which classes to label it"
+                ) from None
+        with suppress(AlreadyExists):  # another connection of the same stream was quicker
+            self._queue.create(stream_id, KIND, classes, settings=settings)
+        return self._opened(stream_id, ontology)
+
+    def keep(self, run_id: int, frames: Sequence[Frame]) -> list[Kept]:
+        """Make frames durable: they are when this returns. One answer a frame, in order.
+
+        Raises ``StoreUnavailable`` and ``StorageFull``; the same frames may then be given again.
+        """
+        written = list(self._writers.map(self._blobs.put, (frame.content for frame in frames)))
+        found = [
+            NewPicture(sha256, len(frame.content), suffix_of(frame.content))
+            for sha256, frame in zip(written, frames, strict=True)
+        ]
+        with self._database.writing() as connection:
+            numbers = add_pictures(connection, found)
+            pictures = [numbers[sha256] for sha256 in written]
+            locked_job(connection, run_id)  # so that two connections of one stream take turns
+            before = _kept_before(connection, run_id, frames)
+            new = [
+                _item(frame, picture)
+                for frame, picture in zip(frames, pictures, strict=True)
+                if frame.sequence not in before
+            ]
+            add_items(connection, run_id, new)
+        return [
+            _kept(before.get(frame.sequence), picture)
+            for frame, picture in zip(frames, pictures, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Let the writing threads end."""
+        self._writers.shutdown()
+
+    def _opened(self, stream_id: str, ontology: Ontology | None) -> OpenedStream:
+        with self._database.reading() as connection:
+            run = load_run(connection, stream_id)
+            if run.kind != KIND:
+                raise AlreadyExists(
+                    f"'{stream_id}' is the name of a job of another kind; give another stream_id"
+                )
+            if ontology is not None and ontology.digest != run.ontology.digest:
+                raise AlreadyExists(
+                    f"the stream '{stream_id}' was begun with other classes; go on without "
+                    "classes, or give another stream_id"
+                )
+            state = select(jobs.c.state).where(jobs.c.run_id == run.id)
+            if connection.execute(state).scalar() == JobState.CANCELLED:
+                raise AlreadyExists(
+                    f"the stream '{stream_id}' was cancelled; give another stream_id"
+                )
+            highest = select(func.max(items.c.key)).where(items.c.run_id == run.id)
+            return OpenedStream(run.id, connection.execute(highest).scalar())
+
+
+def _kept_before(connection: Connection, run_id: int, frames: Sequence[Frame]) -> dict[int, int]:
+    """Ids of pictures by number, of those of the frames that are in the stream already."""
+    numbers = [frame.sequence for frame in frames]
+    query = select(items.c.key, items.c.picture_id)
+    query = query.where(items.c.run_id == run_id, items.c.key.in_(numbers))
+    return {row.key: row.picture_id for row in connection.execute(query)}
+
+
+def _kept(before: int | None, picture: int) -> Kept:
+    if before is None:
+        return Kept.NEW
+    return Kept.ALREADY if before == picture else Kept.OTHER
+
+
+def _item(frame: Frame, picture_id: int) -> NewItem:
+    name = frame.name or str(frame.sequence)
+    return NewItem(frame.sequence, name, len(frame.content), picture_id=picture_id)

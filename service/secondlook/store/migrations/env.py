@@ -1,0 +1,12 @@
+"""What alembic runs: the steps, inside the transaction that ``upgrade`` has begun."""
+
+from alembic import context
+
+from secondlook.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,  # SQLite alters a table by copying it
+)
+context.run_migrations()

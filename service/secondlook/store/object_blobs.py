@@ -1,0 +1,170 @@
+"""Blobs in an object store: S3 and what speaks its language, Google's and Azure's too."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from secondlook.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
+from secondlook.store.blobs import checked, is_name, lost, path_of
+
+try:
+    import obstore
+    from obstore import exceptions
+    from obstore.store import from_url
+except ImportError as missing:
+    raise MissingExtra(
+        "an object store needs a package that is not installed; pip install 'secondlook[serve]'"
+    ) from missing
+
+log = logging.getLogger(__name__)
+
+SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+ANSWER_S = 30
+"""How long one request may take; then, and after a failure, it is made again for as long."""
+RENEW_S = 900.0
+"""An object older than this is sent again when it is put again, so that it counts as new."""
+MISSING = (exceptions.NotFoundError, FileNotFoundError)
+"""obstore raises now the one, now the other."""
+FULL_WORDS = ("StorageFull", "QuotaExceeded", "InsufficientStorage", "507 Insufficient")
+
+
+class ObjectBlobs:
+    """Blobs as objects ``prefix/ab/ab12…``; the service keeps them before it answers."""
+
+    def __init__(self, url: str) -> None:
+        """``url``: ``s3://bucket/prefix``, with ``?endpoint=http://host:port`` for other makes.
+
+        Credentials come from the environment (``AWS_ACCESS_KEY_ID`` and so on) or the machine.
+        Nothing is connected yet. Raises ``BadSetting``.
+        """
+        self._store: Any = _open(url)
+
+    def put(self, content: bytes) -> str:
+        """See ``Blobs``. Bytes that are there but differ are replaced."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        with _explained():
+            if not self._holds(sha256, content):
+                obstore.put(self._store, path_of(sha256), content, use_multipart=False)
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """See ``Blobs``."""
+        with _explained():
+            try:
+                content = bytes(obstore.get(self._store, path_of(sha256)).bytes())
+            except MISSING as failure:
+                _raise_if_bucket(failure)
+                raise lost(sha256) from None
+        return checked(sha256, content)
+
+    def has(self, sha256: str) -> bool:
+        """See ``Blobs``."""
+        return self._head(sha256) is not None
+
+    def remove(self, sha256: str) -> None:
+        """See ``Blobs``."""
+        with _explained():
+            try:
+                obstore.delete(self._store, path_of(sha256))
+            except MISSING as failure:
+                _raise_if_bucket(failure)
+
+    def remove_unless_new(self, sha256: str, age_s: float) -> bool:
+        """See ``Blobs``. There are no locks here: what is put in the instant between the look at
+        its age and its removal is lost."""
+        head = self._head(sha256)
+        if head is not None and _age_s(head) < age_s:
+            return False
+        self.remove(sha256)
+        return True
+
+    def all(self) -> Iterator[str]:
+        """See ``Blobs``."""
+        with _explained():
+            for page in obstore.list(self._store):
+                names = (entry["path"].rpartition("/")[2] for entry in page)
+                yield from (name for name in names if is_name(name))
+
+    def _holds(self, sha256: str, content: bytes) -> bool:
+        head = self._head(sha256)
+        if head is None or head["size"] != len(content) or _age_s(head) > RENEW_S:
+            return False
+        # S3's tag is the MD5 of most objects. Where it is not, they are just sent once more.
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return str(head["e_tag"]).strip('"') == md5
+
+    def _head(self, sha256: str) -> Any:
+        with _explained():
+            try:
+                return obstore.head(self._store, path_of(sha256))
+            except MISSING:
+                return None
+
+
+def _age_s(head: Any) -> float:
+    return (datetime.now(UTC) - head["last_modified"]).total_seconds()
+
+
+def _open(url: str) -> Any:
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.netloc:
+        raise BadSetting(
+            f"a blob URL is s3://bucket/prefix (or {', '.join(SCHEMES[2:])}), not one that begins "
+            f"with {url.partition('://')[0][:20]!r}"
+        )
+    config = dict(parse_qsl(parts.query))
+    if parts.scheme in ("s3", "s3a"):
+        config.setdefault("checksum_algorithm", "SHA256")  # the service checks what arrived
+    plain = config.get("endpoint", "").startswith("http://")
+    client: dict[str, Any] = {"timeout": f"{ANSWER_S}s", "connect_timeout": "5s"}
+    if plain:
+        client["allow_http"] = True
+    retry: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=ANSWER_S)}
+    options: dict[str, Any] = {"config": config, "client_options": client, "retry_config": retry}
+    try:
+        return from_url(parts._replace(query="").geturl(), **options)
+    except (exceptions.BaseError, ValueError) as failure:
+        raise BadSetting(f"the blob URL cannot be used: {_line(failure)}") from failure
+
+
+def _raise_if_bucket(failure: BaseException) -> None:
+    """A bucket that is not there is an outage, not a blob that was lost."""
+    if "NoSuchBucket" in str(failure):
+        raise StoreUnavailable(
+            "the blob store has no such bucket; make it, or mend --blob-url"
+        ) from failure
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (exceptions.BaseError, OSError) as failure:
+        log.warning("the blob store failed: %s", _line(failure))
+        _raise_if_bucket(failure)
+        if any(word in str(failure) for word in FULL_WORDS):
+            raise StorageFull(
+                "the blob store is full; free some space or raise its quota, what was kept before "
+                "is intact"
+            ) from failure
+        raise StoreUnavailable(
+            f"the blob store does not serve at present ({_kind(failure)}); what waits for it goes "
+            "on once it does"
+        ) from failure
+
+
+def _kind(failure: Exception) -> str:
+    """A few words without addresses or keys."""
+    kinds: dict[type[Exception], str] = {
+        exceptions.PermissionDeniedError: "it denies us access: check the credentials",
+        exceptions.UnauthenticatedError: "it does not know our credentials",
+    }
+    return kinds.get(type(failure), "no proper answer")
+
+
+def _line(failure: BaseException) -> str:
+    return " ".join(str(failure).split())[:300]

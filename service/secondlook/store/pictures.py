@@ -1,0 +1,85 @@
+"""Pictures by their content: one row each, however many runs and names lead to it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from secondlook.store.database import insert_new, now
+from secondlook.store.tables import pictures
+
+AT_ONCE = 500
+"""How many are asked for in one query: below every database's limit of parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPicture:
+    """A content whose bytes are in the blob store."""
+
+    sha256: str
+    """64 hexadecimal digits."""
+    size: int
+    """Bytes."""
+    format: str
+    """File suffix without the dot, e.g. ``jpg``; empty when unknown."""
+
+
+def add_pictures(connection: Connection, found: Iterable[NewPicture]) -> dict[str, int]:
+    """Ids of the pictures by sha256, of those known before and of those added now.
+
+    Their bytes must be in the blob store already: a row promises that they are there. Nobody
+    forgets one of them before the transaction ends, so what refers to them belongs in the same.
+    """
+    # In a fixed order, so that two servers that add the same ones never wait for each other.
+    missing = sorted(found, key=lambda picture: picture.sha256)
+    ids: dict[str, int] = {}
+    while missing:  # once, unless one was forgotten between the two statements
+        insert_new(connection, pictures, [_row(picture) for picture in missing])
+        ids |= picture_ids(connection, {picture.sha256 for picture in missing}, lock=True)
+        missing = [picture for picture in missing if picture.sha256 not in ids]
+    return ids
+
+
+def picture_ids(
+    connection: Connection, sha256s: Iterable[str], *, lock: bool = False
+) -> dict[str, int]:
+    """Ids of those of the pictures that are known, by sha256.
+
+    ``lock`` keeps them from being forgotten until the transaction, a writing one, ends.
+    """
+    digests = sorted(bytes.fromhex(sha256) for sha256 in sha256s)
+    ids: dict[str, int] = {}
+    for start in range(0, len(digests), AT_ONCE):
+        wanted = pictures.c.sha256.in_(digests[start : start + AT_ONCE])
+        query = select(pictures.c.sha256, pictures.c.id).where(wanted)
+        if lock:  # in order, too; SQLite has one writer and ignores it
+            query = query.order_by(pictures.c.sha256).with_for_update(read=True, key_share=True)
+        ids.update((digest.hex(), number) for digest, number in connection.execute(query))
+    return ids
+
+
+def _row(picture: NewPicture) -> dict[str, Any]:
+    return {
+        "sha256": bytes.fromhex(picture.sha256),
+        "size": picture.size,
+        "width": 0,
+        "height": 0,
+        "format": picture.format[:16].lower(),
+        "likeness": None,
+        "added_at": now(),
+    }
+
+
+def measure_picture(
+    connection: Connection, picture_id: int, width: int, height: int, likeness: int
+) -> None:
+    """Keep what decoding showed: pixels, upright, and the signed 64-bit difference hash.
+
+    Only the first time: the same bytes always decode to the same.
+    """
+    connection.execute(
+        update(pictures)
+        .where(pictures.c.id == picture_id, pictures.c.width == 0)
+        .values(width=width, height=height, likeness=likeness)
+    )

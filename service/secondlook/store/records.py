@@ -1,0 +1,195 @@
+"""What the models said and what was decided from it: added once for each item, read by cursor."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from secondlook.errors import InvalidInput, NotFound
+from secondlook.labels import Evidence, Judgement, Labelled, Outcome
+from secondlook.store import texts
+from secondlook.store.corrections import (
+    Correction,
+    add_correction,
+    corrections_of,
+)
+from secondlook.store.database import Database, insert_new, now
+from secondlook.store.packing import (
+    pack_decisions,
+    pack_evidence,
+)
+from secondlook.store.results import RESULTS, Reader, Result
+from secondlook.store.runs import Run, load_run, load_run_by_id, name_models
+from secondlook.store.tables import decisions, evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """One judgement and all that it came from."""
+
+    result: Result
+    place: int
+    """Of the judgement in the result."""
+    run: Run
+    asked_by: Run
+    """The run whose models gathered the evidence; ``run`` itself unless it was decided again."""
+    decided: Judgement | None
+    """As the run decided it, before what persons said; None when a person added the box."""
+    corrections: tuple[Correction, ...]
+    """Of this picture and class, the oldest first."""
+
+    @property
+    def judgement(self) -> Judgement:
+        """As it stands now."""
+        return self.result.labelled.judgements[self.place]
+
+
+class Records:
+    """Evidence, decisions and corrections of one store. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def run(self, name: str) -> Run:
+        """The run of that name. Raises ``NotFound``."""
+        with self._database.reading() as connection:
+            return load_run(connection, name)
+
+    def keep(
+        self, connection: Connection, run: Run, item_id: int, picture_id: int, labelled: Labelled
+    ) -> bool:
+        """Add a result in the caller's transaction; False when the item has one already.
+
+        The result was made by ``run.ontology``.
+        """
+        of_item = (decisions.c.run_id == run.id) & (decisions.c.item_id == item_id)
+        if connection.execute(select(decisions.c.id).where(of_item)).first():
+            return False
+        evidence_id = _add_evidence(connection, run, picture_id, labelled.evidence)
+        decided = decision_row(run, item_id, picture_id, evidence_id, labelled.judgements)
+        if not insert_new(connection, decisions, [decided]):
+            # Another server was faster, in a transaction that we could not see above.
+            connection.execute(delete(evidence).where(evidence.c.id == evidence_id))
+            return False
+        name_models(connection, run, labelled.evidence.proposer, labelled.evidence.verifier)
+        return True
+
+    def results(self, run_id: int, after: int = 0, limit: int = 200) -> list[Result]:
+        """The next results of a run behind the cursor ``after``, at most ``limit``.
+
+        Whoever writes results of a run holds its lease, so cursors grow in the order in which
+        results come to be seen, and a reader that follows misses none. Raises ``NotFound`` and
+        ``Damaged``.
+        """
+        with self._database.reading() as connection:
+            run = load_run_by_id(connection, run_id)
+            chosen = (decisions.c.run_id == run_id) & (decisions.c.id > after)
+            query = RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
+            rows = connection.execute(query).all()
+            ids = select(decisions.c.picture_id).where(
+                chosen, decisions.c.id <= (rows[-1].id if rows else 0)
+            )
+            said = corrections_of(connection, ids)
+            reader = Reader(connection)
+            return [reader.result(run, row, said.get(row.picture_id, [])) for row in rows]
+
+    def count(self, run_id: int) -> int:
+        """How many results a run has."""
+        with self._database.reading() as connection:
+            of_run = decisions.c.run_id == run_id
+            counted = select(func.count()).select_from(decisions).where(of_run)
+            return int(connection.execute(counted).scalar_one())
+
+    def label(self, label_id: str) -> Label:
+        """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
+        number, place = _parts(label_id)
+        with self._database.reading() as connection:
+            row = connection.execute(RESULTS.where(decisions.c.id == number)).first()
+            if row is None:
+                raise NotFound(f"there is no label '{label_id}' in the store; it has no {number}")
+            run = load_run_by_id(connection, row.run_id)
+            reader = Reader(connection)
+            said = corrections_of(connection, [row.picture_id]).get(row.picture_id, [])
+            result = reader.result(run, row, said)
+            as_decided = reader.result(run, row, []).labelled.judgements
+            asked_by = _asked_by(connection, run)
+        judgements = result.labelled.judgements
+        if place >= len(judgements):
+            raise NotFound(
+                f"there is no label '{label_id}': that picture has {len(judgements)} judgements, "
+                f"{number}.0 to {number}.{len(judgements) - 1}"
+                if judgements
+                else f"there is no label '{label_id}': nothing was judged on that picture"
+            )
+        return Label(
+            result,
+            place,
+            run,
+            asked_by,
+            as_decided[place] if place < len(as_decided) else None,
+            tuple(c for c in said if c.class_name == judgements[place].class_name),
+        )
+
+    def correct(
+        self,
+        picture_id: int,
+        class_name: str,
+        box: tuple[float, float, float, float],
+        outcome: Outcome,
+        person: str,
+        note: str = "",
+    ) -> int:
+        """Keep what a person said of a box; it is applied whenever results are read.
+
+        Returns the correction's number. Raises ``InvalidInput`` and ``NotFound``.
+        """
+        with self._database.writing() as connection:
+            return add_correction(connection, picture_id, class_name, box, outcome, person, note)
+
+
+def decision_row(
+    run: Run,
+    item_id: int,
+    picture_id: int,
+    evidence_id: int,
+    judgements: tuple[Judgement, ...],
+) -> dict[str, Any]:
+    """A row of ``decisions``."""
+    outcomes = [judgement.decision.outcome for judgement in judgements]
+    return {
+        "run_id": run.id,
+        "item_id": item_id,
+        "picture_id": picture_id,
+        "evidence_id": evidence_id,
+        "accepted": outcomes.count(Outcome.ACCEPT),
+        "rejected": outcomes.count(Outcome.REJECT),
+        "unsure": outcomes.count(Outcome.UNSURE),
+        "content": pack_decisions(judgements, run.ontology),
+        "made_at": now(),
+    }
+
+
+def _add_evidence(connection: Connection, run: Run, picture_id: int, said: Evidence) -> int:
+    row = {
+        "picture_id": picture_id,
+        "ontology_id": run.ontology_id,
+        "proposer_id": texts.text_id(connection, said.proposer),
+        "verifier_id": texts.text_id(connection, said.verifier),
+        "content": pack_evidence(said, run.ontology),
+        "made_at": now(),
+    }
+    added = connection.execute(insert(evidence).values(row).returning(evidence.c.id))
+    return int(added.scalar_one())
+
+
+def _asked_by(connection: Connection, run: Run) -> Run:
+    while run.parent_id is not None:
+        run = load_run_by_id(connection, run.parent_id)
+    return run
+
+
+def _parts(label_id: str) -> tuple[int, int]:
+    number, dot, place = label_id.partition(".")
+    if not (dot and number.isdecimal() and place.isdecimal() and len(label_id) < 30):
+        raise InvalidInput(f"expected a label such as 81.3, got '{label_id:.60}'")
+    return int(number), int(place)

@@ -1,0 +1,199 @@
+"""Names for manifests. A snapshot holds its pictures and its manifest, whatever is forgotten."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select
+
+from secondlook.errors import AlreadyExists, NotFound, StoreUnavailable
+from secondlook.store.blobs import Blobs
+from secondlook.store.database import Database, insert_new, now
+from secondlook.store.runs import Run, load_run, load_run_by_id
+from secondlook.store.tables import ontologies, pictures, runs, snapshot_pictures, snapshots
+
+AT_ONCE = 500
+"""Rows a statement: below every database's limit of parameters."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A name for a manifest, which never changes."""
+
+    id: int
+    name: str
+    manifest: str
+    """sha256 of the manifest's root: equal content has an equal one."""
+    query: str
+    """JSON, see ``dataset.query``."""
+    statistics: Mapping[str, Any]
+    """See ``dataset.statistics``."""
+    pictures: int
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the store knows of a picture besides its labels."""
+
+    size: int
+    """Bytes."""
+    likeness: int | None
+    """Difference hash; None when it was never decoded."""
+
+
+class Snapshots:
+    """The snapshots of one store. Thread-safe."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def add(
+        self,
+        name: str,
+        manifest: str,
+        query: str,
+        statistics: Mapping[str, Any],
+        picture_ids: Sequence[int],
+    ) -> Snapshot:
+        """Give a manifest, whose blobs are there, a name that holds these pictures.
+
+        Raises ``AlreadyExists`` when the name is taken, and ``StoreUnavailable`` when one of the
+        pictures was forgotten meanwhile.
+        """
+        with self._database.writing() as connection:
+            row = {
+                "name": name,
+                "manifest": manifest,
+                "query": query,
+                "statistics": json.dumps(statistics, sort_keys=True),
+                "pictures": len(picture_ids),
+                "created_at": now(),
+            }
+            if not insert_new(connection, snapshots, [row]):
+                raise _taken(name)
+            added = connection.execute(select(snapshots).where(snapshots.c.name == name)).one()
+            ids = sorted(picture_ids)
+            for start in range(0, len(ids), AT_ONCE):
+                some = ids[start : start + AT_ONCE]
+                present = (
+                    select(pictures.c.id)
+                    .where(pictures.c.id.in_(some))
+                    .with_for_update(read=True, key_share=True)
+                )
+                if len(connection.execute(present).all()) < len(some):
+                    raise StoreUnavailable(
+                        "a picture was forgotten while the snapshot was made; make it again"
+                    )
+                rows = [{"snapshot_id": added.id, "picture_id": number} for number in some]
+                connection.execute(insert(snapshot_pictures), rows)
+            return _snapshot(added)
+
+    def get(self, name: str) -> Snapshot:
+        """The snapshot of that name. Raises ``NotFound``."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(snapshots).where(snapshots.c.name == name)).first()
+        if row is None:
+            raise NotFound(f"there is no snapshot '{name}'; see `secondlook snapshot list`")
+        return _snapshot(row)
+
+    def check_free(self, name: str) -> None:
+        """Raises ``AlreadyExists`` when the name is taken."""
+        with self._database.reading() as connection:
+            if connection.execute(select(snapshots.c.id).where(snapshots.c.name == name)).first():
+                raise _taken(name)
+
+    def page(self, before: int | None = None, limit: int = 50) -> list[Snapshot]:
+        """Newest first; ``before`` (an id) is where the page before ended."""
+        query = select(snapshots).order_by(snapshots.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(snapshots.c.id < before)
+        with self._database.reading() as connection:
+            return [_snapshot(row) for row in connection.execute(query)]
+
+    def remove(self, name: str) -> None:
+        """Let go of a snapshot: the name is free, and its pictures may be forgotten.
+
+        Raises ``NotFound``.
+        """
+        number = self.get(name).id
+        with self._database.writing() as connection:
+            held = snapshot_pictures.c.snapshot_id == number
+            connection.execute(delete(snapshot_pictures).where(held))
+            connection.execute(delete(snapshots).where(snapshots.c.id == number))
+
+    def holds(self, name: str, sha256s: Sequence[str]) -> bool:
+        """Whether every one of these pictures (at most 500) is in the snapshot."""
+        wanted = {bytes.fromhex(sha256) for sha256 in sha256s}
+        query = (
+            select(pictures.c.id)
+            .join(snapshot_pictures, snapshot_pictures.c.picture_id == pictures.c.id)
+            .join(snapshots, snapshots.c.id == snapshot_pictures.c.snapshot_id)
+            .where(snapshots.c.name == name, pictures.c.sha256.in_(wanted))
+        )
+        with self._database.reading() as connection:
+            return len(connection.execute(query).all()) == len(wanted)
+
+    def facts(self, picture_ids: Iterable[int]) -> dict[int, Facts]:
+        """Size and likeness of at most 500 pictures, by number."""
+        columns = select(pictures.c.id, pictures.c.size, pictures.c.likeness)
+        with self._database.reading() as connection:
+            rows = connection.execute(columns.where(pictures.c.id.in_(set(picture_ids))))
+            return {row.id: Facts(row.size, row.likeness) for row in rows}
+
+    def runs(self, names: Sequence[str], ontology: str) -> list[Run]:
+        """The runs named, in order; or all with the ontology of that digest, oldest first.
+
+        Raises ``NotFound``.
+        """
+        with self._database.reading() as connection:
+            if names:
+                return [load_run(connection, name) for name in names]
+            ids = (
+                select(runs.c.id)
+                .join(ontologies, ontologies.c.id == runs.c.ontology_id)
+                .where(ontologies.c.digest == ontology)
+                .order_by(runs.c.id)
+            )
+            found = [load_run_by_id(connection, number) for (number,) in connection.execute(ids)]
+        if not found:
+            raise NotFound(f"no run in the store has the ontology {ontology}")
+        return found
+
+    def labelled_by(self, run: Run) -> Run:
+        """The run that the pictures came with; another one where ``run`` decided it again."""
+        with self._database.reading() as connection:
+            while run.parent_id is not None:
+                run = load_run_by_id(connection, run.parent_id)
+            return run
+
+
+def manifest_blobs(blobs: Blobs, manifest: str) -> Iterator[str]:
+    """Every blob that the manifest of that hash is made of: its root, then its parts.
+
+    Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable`` when the root cannot be read.
+    """
+    yield manifest
+    for part in json.loads(blobs.get(manifest))["parts"]:
+        yield part["sha256"]
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"there is a snapshot '{name}' already, and a snapshot never changes; choose another name"
+    )
+
+
+def _snapshot(row: "Row[Any]") -> Snapshot:
+    return Snapshot(
+        id=row.id,
+        name=row.name,
+        manifest=row.manifest,
+        query=row.query,
+        statistics=json.loads(row.statistics),
+        pictures=row.pictures,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,212 @@
+"""Every table of the store. Rows of pictures, evidence and decisions are added, never changed.
+
+Times are seconds since 1970 (UTC) as doubles. Numbers that the database hands out are 64 bits.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Number = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite hands out numbers for INTEGER PRIMARY KEY only; its integers have 64 bits anyway."""
+
+NEVER_REUSED: dict[str, Any] = {"sqlite_autoincrement": True}
+"""For numbers that leave the store, in label ids and cursors: a row that was forgotten must not
+lend its number to another one. PostgreSQL never does."""
+
+texts = Table(
+    "texts",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("digest", LargeBinary(16), nullable=False, unique=True),
+    Column("text", Text, nullable=False),
+    comment="Questions and model names, which millions of rows share.",
+)
+
+ontologies = Table(
+    "ontologies",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("digest", String(16), nullable=False, unique=True),
+    Column("classes", Text, nullable=False, comment="JSON, exactly as they were"),
+    comment="Classes with the thresholds in force; a run names one.",
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("size", BigInteger, nullable=False, comment="bytes"),
+    Column("width", Integer, nullable=False, comment="pixels, upright; 0 before it was decoded"),
+    Column("height", Integer, nullable=False),
+    Column("format", String(16), nullable=False, comment="file suffix, e.g. jpg"),
+    Column("likeness", BigInteger, comment="difference hash, signed; near duplicates are near"),
+    Column("added_at", Double, nullable=False),
+    **NEVER_REUSED,
+    comment="One row a content; the bytes are in the blob store under sha256.",
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False, comment="folder, upload, capture or redecide"),
+    Column("ontology_id", Number, ForeignKey("ontologies.id"), nullable=False),
+    Column("proposer", Text, nullable=False, comment="name@digest; empty until a picture is done"),
+    Column("verifier", Text, nullable=False),
+    Column("settings", Text, nullable=False, comment="JSON: floor, max_boxes, max_iou"),
+    Column(
+        "parent_id", Number, ForeignKey("runs.id"), comment="whose evidence a redecide run uses"
+    ),
+    Column("created_at", Double, nullable=False),
+    **NEVER_REUSED,
+    comment="One way of deciding over one set of pictures.",
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("run_id", Number, ForeignKey("runs.id"), primary_key=True),
+    Column("state", String(16), nullable=False, comment="see queue.JobState"),
+    Column("root", Text, nullable=False, comment="folder that names are relative to; or empty"),
+    Column("closed", Boolean, nullable=False, comment="no more items will come"),
+    Column("total", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("owner", String(64), nullable=False, comment="server at work on it; or empty"),
+    Column("lease_until", Double, nullable=False),
+    Column("message", Text, nullable=False, comment="what it waits for, or why it failed"),
+    Column("changed_at", Double, nullable=False),
+    Index(None, "state", "lease_until"),
+    comment="A run that has pictures to label: folder, upload or capture.",
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("run_id", Number, ForeignKey("runs.id"), nullable=False),
+    Column("key", BigInteger, nullable=False, comment="identity in the run, signed"),
+    Column("name", Text, nullable=False, comment="for people, and relative path in a folder"),
+    Column("size", BigInteger, nullable=False, comment="bytes of the file when it was found"),
+    Column("changed_ns", BigInteger, nullable=False, comment="its time of change; or 0"),
+    Column("picture_id", Number, ForeignKey("pictures.id"), comment="once its bytes are kept"),
+    Column("state", SmallInteger, nullable=False, comment="see queue.ItemState"),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("reason", String(64), nullable=False, comment="stable word of the last failure"),
+    Column("message", Text, nullable=False),
+    UniqueConstraint("run_id", "key"),
+    Index(None, "run_id", "state", "not_before", "id"),
+    Index(None, "picture_id"),
+    **NEVER_REUSED,
+    comment="One picture of one run: where a picture came from, and what is left to do.",
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    Column("ontology_id", Number, ForeignKey("ontologies.id"), nullable=False),
+    Column("proposer_id", Number, ForeignKey("texts.id"), nullable=False),
+    Column("verifier_id", Number, ForeignKey("texts.id"), nullable=False),
+    Column("content", LargeBinary, nullable=False, comment="see packing: boxes, scores, verdicts"),
+    Column("made_at", Double, nullable=False),
+    Index(None, "picture_id"),
+    **NEVER_REUSED,
+    comment="What the models said of one picture: everything a decision may be made from.",
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("run_id", Number, ForeignKey("runs.id"), nullable=False),
+    Column("item_id", Number, ForeignKey("items.id"), nullable=False),
+    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    Column("evidence_id", Number, ForeignKey("evidence.id"), nullable=False),
+    Column("accepted", Integer, nullable=False),
+    Column("rejected", Integer, nullable=False),
+    Column("unsure", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False, comment="see packing: outcomes and reasons"),
+    Column("made_at", Double, nullable=False),
+    UniqueConstraint("run_id", "item_id"),
+    Index(None, "run_id", "id"),
+    Index(None, "picture_id"),
+    Index(None, "evidence_id"),
+    **NEVER_REUSED,
+    comment="What one run made of the evidence of one picture.",
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    Column("class_name", String(120), nullable=False),
+    Column("x1", Double, nullable=False),
+    Column("y1", Double, nullable=False),
+    Column("x2", Double, nullable=False),
+    Column("y2", Double, nullable=False),
+    Column("outcome", String(8), nullable=False),
+    Column("person", String(120), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("made_at", Double, nullable=False),
+    CheckConstraint("outcome IN ('accept', 'reject', 'unsure')", name="outcome"),
+    Index(None, "picture_id"),
+    comment="What a person said of a box; outranks every run, earlier or later.",
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("manifest", String(64), nullable=False, comment="sha256 of the manifest, a blob"),
+    Column("query", Text, nullable=False, comment="JSON"),
+    Column("statistics", Text, nullable=False, comment="JSON"),
+    Column("pictures", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    **NEVER_REUSED,
+    comment="A name for a manifest, which never changes.",
+)
+
+snapshot_pictures = Table(
+    "snapshot_pictures",
+    metadata,
+    Column("snapshot_id", Number, ForeignKey("snapshots.id"), nullable=False),
+    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    PrimaryKeyConstraint("snapshot_id", "picture_id"),
+    Index(None, "picture_id"),
+    comment="What a snapshot holds on to, whatever is forgotten elsewhere.",
+)

@@ -1,0 +1,111 @@
+"""Runs in a store, labelled by the real pipeline with scripted models."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fakes import Row, ScriptedProposer, ScriptedVerifier, image
+from PIL import Image as PILImage
+from sqlalchemy import insert, select
+
+from secondlook.labels import Image, Labelled
+from secondlook.ontology import ClassSpec, Ontology
+from secondlook.pipeline import Limits, Pipeline, Task
+
+if TYPE_CHECKING:
+    from secondlook.store import Store
+    from secondlook.store.runs import Run
+
+LIMITS = Limits(floor=0.1)
+SETTINGS = {"floor": LIMITS.floor, "max_boxes": LIMITS.max_boxes, "max_iou": LIMITS.max_iou}
+
+
+def street_ontology(threshold: float = 0.25, accept: float = 0.6) -> Ontology:
+    """Two sides of a contrast over one phrase, and a class of its own."""
+    cut = {"threshold": threshold, "accept": accept}
+    return Ontology(
+        (
+            ClassSpec("glasses on", ("person",), "On?", group="eyes", **cut),
+            ClassSpec("glasses off", ("person",), "Off?", group="eyes", **cut),
+            ClassSpec("dog", question="Dog?", **cut),
+        )
+    )
+
+
+STREET: tuple[Row, ...] = (
+    ((1, 1, 12, 20), {"person": 0.8}),
+    ((20, 5, 39, 25), {"dog": 0.7, "person": 0.12}),
+    ((21, 5, 39, 26), {"dog": 0.3}),
+    ((2, 20, 9, 29), {"dog": 0.2}),
+)
+ANSWERS = {"On?": 0.95, "Off?": 0.02, "Dog?": 0.5}
+
+
+def labelled(
+    name: str = "street",
+    rows: Sequence[Row] = STREET,
+    answers: dict[str, float] | None = ANSWERS,
+    ontology: Ontology | None = None,
+) -> Labelled:
+    """One picture of 40×30 pixels through the pipeline; ``answers`` None is no second look."""
+
+    def script(picture: Image, phrases: Sequence[str]) -> Sequence[Row]:
+        return rows
+
+    verifier = ScriptedVerifier(answers) if answers is not None else None
+    task = Task(image(name), ontology or street_ontology())
+    (found,) = Pipeline(ScriptedProposer(script), verifier, LIMITS).label([task])
+    return found
+
+
+def stored_run(
+    store: "Store", name: str, results: Sequence[Labelled], ontology: Ontology | None = None
+) -> "Run":
+    """A finished folder run with these results, and the pictures of these names."""
+    from secondlook.store.pictures import NewPicture, add_pictures, measure_picture
+    from secondlook.store.runs import create_run
+    from secondlook.store.tables import items
+
+    with store.database.writing() as connection:
+        run = create_run(connection, name, "folder", ontology or street_ontology(), SETTINGS)
+        for place, result in enumerate(results):
+            content = encoded(result.name)
+            sha256 = store.blobs.put(content)
+            new = NewPicture(sha256, len(content), "png")
+            picture = add_pictures(connection, [new])[sha256]
+            measure_picture(connection, picture, result.width, result.height, 0)
+            row = {
+                "run_id": run.id,
+                "key": place,
+                "name": result.name,
+                "size": len(content),
+                "changed_ns": 0,
+                "picture_id": picture,
+                "state": 1,
+                "tries": 1,
+                "not_before": 0.0,
+                "reason": "",
+                "message": "",
+            }
+            item = connection.execute(insert(items).values(row).returning(items.c.id)).scalar_one()
+            assert store.records.keep(connection, run, item, picture, result)
+    return store.records.run(name)
+
+
+def encoded(name: str) -> bytes:
+    """A picture of 40×30 pixels, another one for every name."""
+    colour = tuple(hashlib.sha256(name.encode()).digest()[:3])
+    buffer = io.BytesIO()
+    PILImage.new("RGB", (40, 30), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture_of(store: "Store", name: str) -> int:
+    """The number of the picture of that name, or of the one whose bytes are the name."""
+    from secondlook.store.tables import pictures
+
+    digests = [hashlib.sha256(content).digest() for content in (encoded(name), name.encode())]
+    with store.database.reading() as connection:
+        query = select(pictures.c.id).where(pictures.c.sha256.in_(digests))
+        return int(connection.execute(query).scalar_one())

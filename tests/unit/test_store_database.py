@@ -1,0 +1,161 @@
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from postgres import Postgres
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from secondlook.errors import BadSetting, Damaged, StorageFull, StoreUnavailable
+from secondlook.store import Store, database, open_store
+from secondlook.store.database import Database, insert_new
+from secondlook.store.tables import texts
+
+ROW = {"digest": b"d" * 16, "text": "is it a dog?"}
+
+
+def count(store: Store) -> int:
+    with store.database.reading() as connection:
+        return len(connection.execute(texts.select()).all())
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.database.writing() as connection:
+        insert_new(connection, texts, [ROW])
+        _ = 1 / 0
+    assert count(store) == 0
+    with store.database.writing() as connection:
+        insert_new(connection, texts, [ROW])
+    assert count(store) == 1
+
+
+def test_only_new_rows_are_inserted_and_counted(store: Store) -> None:
+    other = {**ROW, "digest": b"e" * 16}
+    with store.database.writing() as connection:
+        assert insert_new(connection, texts, []) == 0
+        assert insert_new(connection, texts, [ROW, ROW]) == 1
+        assert insert_new(connection, texts, [ROW, other]) == 1
+    assert count(store) == 2
+
+
+def test_one_reading_sees_one_state(store: Store) -> None:
+    with store.database.reading() as connection:
+        before = connection.execute(texts.select()).all()
+        with store.database.writing() as writer:
+            insert_new(writer, texts, [ROW])
+        assert connection.execute(texts.select()).all() == before
+    assert count(store) == 1
+
+
+def test_reading_writes_nothing_on_postgresql(store: Store) -> None:
+    if store.database.dialect == "sqlite":
+        pytest.skip("SQLite has no such transactions")
+    with pytest.raises(StoreUnavailable), store.database.reading() as connection:
+        insert_new(connection, texts, [ROW])
+    assert count(store) == 0
+
+
+def test_many_threads_write_without_losing_anything(store: Store) -> None:
+    def write(thread: int) -> None:
+        for number in range(20):
+            with store.database.writing() as connection:
+                digest = thread.to_bytes(8) + number.to_bytes(8)
+                # Reads first: the kind of transaction that SQLite refuses when it begins late.
+                connection.execute(texts.select()).all()
+                insert_new(connection, texts, [{"digest": digest, "text": ""}])
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count(store) == 160
+
+
+def test_what_is_kept_is_on_the_disk(store: Store) -> None:
+    settings = {
+        "sqlite": [("PRAGMA journal_mode", "wal"), ("PRAGMA synchronous", 2)],
+        "postgresql": [("SHOW synchronous_commit", "on")],
+    }
+    with store.database.writing() as connection:
+        for question, answer in settings[store.database.dialect]:
+            assert connection.execute(text(question)).scalar_one() == answer
+
+
+def test_postgresql_that_was_told_to_be_careless_is_careful_with_us(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    name = postgres.new_database()
+    postgres.sql(f"ALTER DATABASE {name} SET synchronous_commit TO off")
+    with open_store(tmp_path, postgres.url(name)) as store, store.database.writing() as connection:
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
+
+
+def test_a_row_that_breaks_a_rule_is_our_fault_and_no_outage(store: Store) -> None:
+    wrong = text("INSERT INTO decisions (run_id, item_id) VALUES (1, 1)")
+    with pytest.raises(IntegrityError), store.database.writing() as connection:
+        connection.execute(wrong)
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "", "no url"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(BadSetting, match="postgresql://user"):
+        Database(url)
+
+
+def test_a_password_is_in_no_message() -> None:
+    database = Database("postgresql://me:secret@127.0.0.1:1/name")
+    with pytest.raises(StoreUnavailable) as caught, database.reading():
+        pass
+    assert "secret" not in str(caught.value)
+
+
+def test_a_full_disk_says_so_and_recovers(store: Store) -> None:
+    if store.database.dialect == "postgresql":
+        pytest.skip("test_store_faults fills the disk of a PostgreSQL")
+    big = {"digest": b"b" * 16, "text": "x" * 500_000}
+    with pytest.raises(StorageFull, match="free some space"), store.database.writing() as writer:
+        pages = writer.execute(text("PRAGMA page_count")).scalar_one()
+        writer.execute(text(f"PRAGMA max_page_count={pages + 2}"))
+        insert_new(writer, texts, [big])
+    with store.database.writing() as writer:
+        writer.execute(text("PRAGMA max_page_count=1000000"))
+        insert_new(writer, texts, [big])
+    assert count(store) == 1
+
+
+def test_a_database_that_another_program_writes_to_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "WAIT_S", 0.3)
+    with open_store(tmp_path) as store:
+        other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="busy"), store.database.writing():
+            pass
+        assert 0.2 < time.monotonic() - started < 10
+        other.execute("COMMIT")
+        with store.database.writing() as connection:
+            insert_new(connection, texts, [ROW])
+        other.close()
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(Damaged, match="secondlook restore"):
+        open_store(tmp_path)
+
+
+def test_a_server_that_comes_back_is_used_again(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.url(postgres.new_database())
+    with open_store(tmp_path, url) as store:
+        with store.database.writing() as connection:
+            insert_new(connection, texts, [ROW])
+        postgres.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            f"WHERE datname = '{url.split('/')[3].split('?')[0]}'"
+        )
+        assert count(store) == 1

@@ -1,0 +1,155 @@
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from secondlook.errors import Damaged, InvalidInput
+from secondlook.store import Store, migrations, open_store
+from secondlook.store.database import Database
+from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.tables import metadata, pictures
+
+DIALECTS = ["sqlite", "postgresql"]
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+revision = "9999"
+down_revision = "{before}"
+
+def upgrade() -> None:
+    with op.batch_alter_table("pictures") as batch:
+        batch.add_column(sa.Column("colour", sa.Text(), server_default="grey", nullable=False))
+    {then}
+"""
+
+
+def revision_of(database: Database) -> str:
+    with database.reading() as connection:
+        query = text("SELECT version_num FROM alembic_version")
+        return str(connection.execute(query).scalar_one())
+
+
+@pytest.fixture
+def newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes this version one that knows a further schema, whose step ends with a statement."""
+
+    def become(then: str) -> None:
+        folder = tmp_path / "migrations"
+        shutil.copytree(migrations.FOLDER, folder, dirs_exist_ok=True)
+        step = NEXT.format(before=migrations.CURRENT, then=then)
+        (folder / "versions" / "9999_next.py").write_text(step)
+        monkeypatch.setattr(migrations, "FOLDER", folder)
+        monkeypatch.setattr(migrations, "CURRENT", "9999")
+
+    return become
+
+
+def test_the_steps_lead_to_the_tables_as_they_are(store: Store) -> None:
+    with store.database.reading() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, metadata) == []
+    assert revision_of(store.database) == migrations.CURRENT
+
+
+def test_current_is_the_last_step() -> None:
+    script = ScriptDirectory(str(migrations.FOLDER))
+    assert script.get_heads() == [migrations.CURRENT]
+
+
+def test_checks_and_numbers_are_those_of_the_tables(store: Store) -> None:
+    # Alembic compares neither.
+    with store.database.reading() as connection:
+        found = inspect(connection)
+        for table in metadata.tables.values():
+            checks = {check["name"] for check in found.get_check_constraints(table.name)}
+            wanted = {c.name for c in table.constraints if type(c).__name__ == "CheckConstraint"}
+            assert checks == wanted
+        if store.database.dialect == "sqlite":
+            query = text("SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%'")
+            counted = {row.name for row in connection.execute(query)}
+            tables = metadata.tables.values()
+            assert counted == {t.name for t in tables if t.kwargs.get("sqlite_autoincrement")}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_older_database_is_brought_up_with_all_its_rows(dialect, store_places, newer):
+    place = store_places(dialect)
+    with open_store(*place) as store, store.database.writing() as connection:
+        add_pictures(connection, [NewPicture("ab" * 32, 7, "png")])
+    newer("op.execute(\"UPDATE pictures SET colour = 'red'\")")
+    with open_store(*place) as store:
+        assert revision_of(store.database) == "9999"
+        with store.database.reading() as connection:
+            query = text("SELECT size, colour FROM pictures")
+            assert connection.execute(query).one() == (7, "red")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_step_that_fails_leaves_the_database_as_it_was(dialect, store_places, newer):
+    place = store_places(dialect)
+    with open_store(*place) as store, store.database.writing() as connection:
+        add_pictures(connection, [NewPicture("ab" * 32, 7, "png")])
+    before = migrations.CURRENT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrations, "FOLDER", migrations.FOLDER)
+        patch.setattr(migrations, "CURRENT", before)
+        newer("raise ZeroDivisionError")
+        with pytest.raises(ZeroDivisionError):
+            open_store(*place)
+    database = Database(place[1]) if place[1] else Database.in_file(place[0] / "store.db")
+    assert revision_of(database) == before
+    with database.reading() as connection:
+        columns = {column["name"] for column in inspect(connection).get_columns("pictures")}
+        assert "colour" not in columns
+        assert len(connection.execute(pictures.select()).all()) == 1
+    database.close()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_database_of_a_newer_version_is_refused(dialect: str, store_places) -> None:
+    place = store_places(dialect)
+    with open_store(*place) as store, store.database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0815'"))
+    with pytest.raises(InvalidInput, match=r"newer secondlook .*0815.*knows up to"):
+        open_store(*place)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_database_of_something_else_is_refused(dialect: str, store_places) -> None:
+    data, url = store_places(dialect)
+    database = Database(url) if url else Database.in_file(data / "store.db")
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE invoices (number INTEGER)"))
+    with pytest.raises(Damaged, match="invoices"):
+        open_store(data, url)
+    with database.reading() as connection:
+        assert inspect(connection).get_table_names() == ["invoices"]
+    database.close()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_servers_that_start_at_once_make_one_schema(dialect: str, store_places) -> None:
+    place = store_places(dialect)
+    wrong: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            open_store(*place).close()
+        except BaseException as failure:
+            wrong.append(failure)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    with open_store(*place) as store:
+        assert revision_of(store.database) == migrations.CURRENT

@@ -1,0 +1,174 @@
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stored import labelled, street_ontology
+
+from secondlook.errors import Damaged
+from secondlook.labels import (
+    Answer,
+    Decision,
+    Evidence,
+    Judgement,
+    Outcome,
+    Proposals,
+    Verdict,
+    View,
+)
+from secondlook.ontology import ClassSpec, Ontology
+from secondlook.store.packing import (
+    asks_of,
+    pack_decisions,
+    pack_evidence,
+    unpack_decisions,
+    unpack_evidence,
+)
+
+ONTOLOGY = street_ontology()
+share = st.floats(0, 1, width=32)
+answers = st.builds(
+    Answer,
+    st.none() | share | st.floats(0, 1),
+    st.text(st.characters(exclude_categories=()), max_size=8),
+    st.text(max_size=8),
+    st.booleans(),
+)
+
+
+@st.composite
+def evidences(draw: st.DrawFn) -> Evidence:
+    boxes = draw(st.integers(0, 6))
+    numbers = st.lists(st.floats(0, 5000, width=32), min_size=4 * boxes, max_size=4 * boxes)
+    scores = st.lists(share, min_size=3 * boxes, max_size=3 * boxes)
+    verdicts = {}
+    for row in range(boxes):
+        for view, question in asks_of(ONTOLOGY):
+            if draw(st.booleans()):
+                model = draw(st.sampled_from(("scripted@v0", "another@2")))
+                ms = draw(st.floats(0, 1e6, width=32))
+                verdicts[row, view, question] = Verdict(
+                    question, view, draw(answers), model, ms, draw(st.booleans())
+                )
+    return Evidence(
+        Proposals(
+            np.array(draw(numbers), dtype=np.float32).reshape(-1, 4),
+            np.array(draw(scores), dtype=np.float32).reshape(-1, 3),
+        ),
+        verdicts,
+        "scripted@p0",
+        "scripted@v0",
+    )
+
+
+@given(evidences())
+def test_evidence_comes_back_to_the_last_bit(found: Evidence) -> None:
+    packed = pack_evidence(found, ONTOLOGY)
+    again = unpack_evidence(packed, ONTOLOGY, found.proposer, found.verifier)
+    assert again.proposals.boxes.tobytes() == found.proposals.boxes.tobytes()
+    assert again.proposals.scores.tobytes() == found.proposals.scores.tobytes()
+    assert again.proposals.boxes.dtype == again.proposals.scores.dtype == np.float32
+    assert again.verdicts == found.verdicts
+    assert (again.proposer, again.verifier) == ("scripted@p0", "scripted@v0")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from(ONTOLOGY.classes),
+            st.sampled_from(Outcome),
+            share | st.floats(0, 1),
+            st.text(st.characters(exclude_categories=()), max_size=30),
+        ),
+        max_size=6,
+    )
+)
+def test_decisions_come_back_to_the_last_bit(
+    rows: list[tuple[int, ClassSpec, Outcome, float, str]],
+) -> None:
+    evidence = labelled().evidence
+    boxes, scores = evidence.proposals.boxes.tolist(), evidence.proposals.scores.tolist()
+    judgements = tuple(
+        Judgement(
+            spec.name,
+            tuple(boxes[row]),
+            scores[row][ONTOLOGY.classes.index(spec)],
+            evidence.heard(row, spec.view, spec.question),
+            Decision(outcome, probability, reason),
+            row,
+        )
+        for row, spec, outcome, probability, reason in rows
+    )
+    assert unpack_decisions(pack_decisions(judgements, ONTOLOGY), evidence, ONTOLOGY) == judgements
+
+
+def test_what_the_pipeline_makes_comes_back_equal() -> None:
+    for answered in ({"On?": 0.1, "Off?": 1 / 3, "Dog?": 0.5}, None):
+        found = labelled(answers=answered)
+        said = found.evidence
+        packed = pack_evidence(said, ONTOLOGY)
+        again = unpack_evidence(packed, ONTOLOGY, said.proposer, said.verifier)
+        decided = pack_decisions(found.judgements, ONTOLOGY)
+        assert len(found.judgements) == 3
+        judgements = unpack_decisions(decided, again, ONTOLOGY)
+        assert [_without_ms(j) for j in judgements] == [_without_ms(j) for j in found.judgements]
+
+
+def _without_ms(judgement: Judgement) -> Judgement:
+    if judgement.verdict is None:
+        return judgement
+    return replace(judgement, verdict=replace(judgement.verdict, ms=0.0))
+
+
+def test_two_classes_with_one_question_share_one_ask() -> None:
+    same = Ontology((ClassSpec("a", question="Same?"), ClassSpec("b", question="Same?")))
+    assert asks_of(same) == ((View.CROP, "Same?"),)
+
+
+def test_evidence_of_another_ontology_is_refused() -> None:
+    said = labelled().evidence
+    with pytest.raises(ValueError, match="3 scores a box for 1 classes"):
+        pack_evidence(said, Ontology((ClassSpec("dog"),)))
+    packed = pack_evidence(said, ONTOLOGY)
+    with pytest.raises(Damaged, match="3 classes where the ontology has 1"):
+        unpack_evidence(packed, Ontology((ClassSpec("dog"),)), "", "")
+
+
+def test_a_flipped_bit_is_told_or_changes_nothing() -> None:
+    found = labelled()
+    evidence = pack_evidence(found.evidence, ONTOLOGY)
+    decisions = pack_decisions(found.judgements, ONTOLOGY)
+    for place in range(8 * len(evidence)):
+        with contextlib.suppress(Damaged):
+            again = unpack_evidence(_flipped(evidence, place), ONTOLOGY, "", "scripted@v0")
+            assert pack_evidence(again, ONTOLOGY) == evidence
+    for place in range(8 * len(decisions)):
+        with contextlib.suppress(Damaged):
+            bent = _flipped(decisions, place)
+            assert unpack_decisions(bent, found.evidence, ONTOLOGY) == found.judgements
+
+
+def test_bytes_cut_short_are_told() -> None:
+    found = labelled()
+    evidence = pack_evidence(found.evidence, ONTOLOGY)
+    decisions = pack_decisions(found.judgements, ONTOLOGY)
+    for length in range(len(evidence)):
+        with pytest.raises(Damaged):
+            unpack_evidence(evidence[:length], ONTOLOGY, "", "")
+    for length in range(len(decisions)):
+        with pytest.raises(Damaged):
+            unpack_decisions(decisions[:length], found.evidence, ONTOLOGY)
+
+
+def _flipped(content: bytes, bit: int) -> bytes:
+    bent = bytearray(content)
+    bent[bit // 8] ^= 1 << bit % 8
+    return bytes(bent)
+
+
+def test_a_form_of_a_newer_version_is_told() -> None:
+    with pytest.raises(Damaged, match=r"form 9.*newer"):
+        unpack_evidence(b"\x09whatever", ONTOLOGY, "", "")
