@@ -8,33 +8,41 @@ protobuf as a duplicate symbol.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = Path("protos/secondlook/v1")
+PROTOS = ROOT / "protos"
+PACKAGE = "secondlook/v1"
 STUBS = ROOT / "clients/secondlook_client/v1"
 INIT = '"""Compiled from the protos by ``protos/generate.py``; not written by hand."""\n'
 
 
 def compile_into(folder: Path) -> None:
-    """Write every stub below ``folder``, as ``secondlook_client/v1/*``."""
-    # The import path in the stubs is the path that protoc is told, so no rewriting is needed.
-    command = [
-        *(sys.executable, "-m", "grpc_tools.protoc"),
-        f"-Isecondlook_client/v1={PROTOS}",
-        f"--python_out={folder}",
-        f"--grpc_python_out={folder}",
-        f"--mypy_out=quiet:{folder}",
-        f"--mypy_grpc_out=quiet:{folder}",
-        *(f"secondlook_client/v1/{path.name}" for path in sorted((ROOT / PROTOS).glob("*.proto"))),
-    ]
-    # The mypy plug-ins are scripts beside the interpreter, which need not be on the PATH.
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    (folder / "secondlook_client/v1/__init__.py").write_text(INIT)
+    """Write every stub into ``folder``."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            *(sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}"),
+            f"--python_out={scratch}",
+            f"--grpc_python_out={scratch}",
+            f"--mypy_out=quiet:{scratch}",
+            f"--mypy_grpc_out=quiet:{scratch}",
+            *(f"{PACKAGE}/{path.name}" for path in sorted((PROTOS / PACKAGE).glob("*.proto"))),
+        ]
+        # The mypy plug-ins are scripts beside the interpreter, which need not be on the PATH.
+        environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        for made in (Path(scratch) / PACKAGE).iterdir():
+            (folder / made.name).write_text(at_home(made.read_text()))
+    (folder / "__init__.py").write_text(INIT)
+
+
+def at_home(stub: str) -> str:
+    """A stub that finds the others where they lie: protoc knows the path of the protos only."""
+    return re.sub(r"(?m)^((?:from|import) )secondlook\.v1\b", r"\1secondlook_client.v1", stub)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,7 +57,7 @@ def main() -> None:
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as scratch:
         compile_into(Path(scratch))
-        fresh = contents(Path(scratch) / "secondlook_client/v1")
+        fresh = contents(Path(scratch))
     present = contents(STUBS)
     stale = sorted(name for name in fresh | present if fresh.get(name) != present.get(name))
     if check and stale:

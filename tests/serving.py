@@ -13,6 +13,7 @@ from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Pipeline
 from secondlook.server.app import Server, ServerOptions, running_server
 from secondlook.server.metrics import Metrics
+from secondlook.store import Store
 
 DOG = Ontology((ClassSpec("dog"),))
 
@@ -40,13 +41,14 @@ def serving(
     ontology: Ontology | None = DOG,
     limits: EngineLimits | None = None,
     options: ServerOptions | None = None,
+    store: Store | None = None,
 ) -> Iterator[Serving]:
-    """A running server; stopped and its engine closed at the end."""
+    """A running server; stopped and its engine closed at the end. ``store`` is the caller's."""
     proposer, verifier = proposer or ScriptedProposer(), verifier or ScriptedVerifier()
     metrics = Metrics()
     engine = Engine(Pipeline(proposer, verifier), limits, metrics.batch_done)
     try:
-        with running_server(engine, ontology, options, metrics) as server:
+        with running_server(engine, ontology, options, metrics, store) as server:
             yield Serving(server, proposer, verifier, engine, metrics)
     finally:
         engine.close()

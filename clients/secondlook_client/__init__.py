@@ -11,21 +11,38 @@
 
 from secondlook_client.async_client import AsyncClient
 from secondlook_client.async_stream import AsyncLiveStream
+from secondlook_client.capture import CaptureState, CaptureStream
 from secondlook_client.classes import ClassSpec
 from secondlook_client.client import Client
 from secondlook_client.errors import ClientError
+from secondlook_client.job_values import (
+    Job,
+    JobFailure,
+    JobNews,
+    JobResult,
+    JobState,
+    Uploaded,
+)
 from secondlook_client.live import LiveOptions
 from secondlook_client.results import FrameResult, Judgement, LabelResult, Outcome, ServerInfo
 from secondlook_client.retry import RetryPolicy
+from secondlook_client.spool import SpoolLimits
 from secondlook_client.stream import LiveStream
 
 __all__ = [
     "AsyncClient",
     "AsyncLiveStream",
+    "CaptureState",
+    "CaptureStream",
     "ClassSpec",
     "Client",
     "ClientError",
     "FrameResult",
+    "Job",
+    "JobFailure",
+    "JobNews",
+    "JobResult",
+    "JobState",
     "Judgement",
     "LabelResult",
     "LiveOptions",
@@ -33,4 +50,6 @@ __all__ = [
     "Outcome",
     "RetryPolicy",
     "ServerInfo",
+    "SpoolLimits",
+    "Uploaded",
 ]

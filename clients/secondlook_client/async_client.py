@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import grpc
 
 from secondlook_client import messages
+from secondlook_client.async_jobs import AsyncJobs
+from secondlook_client.async_many import concurrently
 from secondlook_client.async_stream import AsyncLiveStream
 from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS, key_name
 from secondlook_client.classes import Classes
@@ -37,6 +39,8 @@ class AsyncClient:
         self._retry = retry or RetryPolicy()
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._stub = labeling_pb2_grpc.LabelingServiceStub(self._channel)
+        self.jobs = AsyncJobs(self._channel, self._retry, address)
+        """Many pictures at a time, by a server that keeps what it does."""
 
     async def label(
         self,
@@ -57,7 +61,7 @@ class AsyncClient:
         answer = await self._call(self._stub.Label, request, timeout_s)
         return messages.label_result(answer.labelled)
 
-    async def label_many(
+    def label_many(
         self,
         items: Iterable[tuple[Key, Picture]] | AsyncIterable[tuple[Key, Picture]],
         *,
@@ -71,7 +75,8 @@ class AsyncClient:
         ontology, number = messages.ontology(classes), messages.detail_number(detail)
         named = name or key_name
 
-        async def one(key: Key, picture: Picture) -> tuple[Key, LabelResult | ClientError]:
+        async def one(item: tuple[Key, Picture]) -> tuple[Key, LabelResult | ClientError]:
+            key, picture = item
             try:
                 request = pb.LabelRequest(
                     image=await _bytes(picture),
@@ -84,21 +89,7 @@ class AsyncClient:
                 return key, failure
             return key, messages.label_result(answer.labelled)
 
-        running: set[asyncio.Task[tuple[Key, LabelResult | ClientError]]] = set()
-        try:
-            async for key, picture in _each(items):
-                running.add(asyncio.create_task(one(key, picture)))
-                if len(running) >= concurrency:
-                    done, running = await _first(running)
-                    for task in done:
-                        yield task.result()
-            while running:
-                done, running = await _first(running)
-                for task in done:
-                    yield task.result()
-        finally:
-            for task in running:
-                task.cancel()
+        return concurrently(items, one, concurrency)
 
     async def info(self, *, timeout_s: float = 10.0) -> ServerInfo:
         """What runs at the other end."""
@@ -147,18 +138,3 @@ async def _bytes(picture: Picture) -> bytes:
     if isinstance(picture, str | os.PathLike):
         return await asyncio.to_thread(messages.picture_bytes, picture)
     return bytes(picture)
-
-
-async def _each(
-    items: Iterable[tuple[Key, Picture]] | AsyncIterable[tuple[Key, Picture]],
-) -> AsyncIterator[tuple[Key, Picture]]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
-
-
-async def _first(running: Any) -> Any:
-    return await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -2,20 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
 from secondlook_client import messages
+from secondlook_client.capture import CaptureStream
 from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS, key_name
 from secondlook_client.classes import Classes
+from secondlook_client.datasets import Datasets
 from secondlook_client.errors import ClientError
+from secondlook_client.jobs import Jobs
 from secondlook_client.live import LiveOptions
 from secondlook_client.many import Many
 from secondlook_client.messages import Picture
 from secondlook_client.results import LabelResult, ServerInfo
 from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.spool import Spool, SpoolLimits
 from secondlook_client.stream import LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
@@ -38,6 +43,10 @@ class Client:
         self._retry = retry or RetryPolicy()
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stub = labeling_pb2_grpc.LabelingServiceStub(self._channel)
+        self.jobs = Jobs(self._channel, self._retry, address)
+        """Many pictures at a time, by a server that keeps what it does."""
+        self.datasets = Datasets(self._channel, self._retry, address)
+        """Snapshots of such a server; for training see ``dataset.SnapshotDataset``."""
 
     def label(
         self,
@@ -89,7 +98,10 @@ class Client:
         def attempts() -> Attempts:
             return Attempts(self._retry, timeout_s, self.address)
 
-        return Many(self._stub.Label, request, attempts, concurrency).results(items)
+        def read(response: pb.LabelResponse) -> LabelResult:
+            return messages.label_result(response.labelled)
+
+        return Many(self._stub.Label, request, read, attempts, concurrency).results(items)
 
     def info(self, *, timeout_s: float = 10.0) -> ServerInfo:
         """What runs at the other end."""
@@ -108,6 +120,27 @@ class Client:
         options = options or LiveOptions()
         opening = messages.opening(classes, detail, stream_id, options.server_pending)
         return LiveStream(self._stub.LabelStream, opening, options, self._retry, self.address)
+
+    def capture(
+        self,
+        stream_id: str,
+        *,
+        spool: str | Path,
+        classes: Classes | None = None,
+        limits: SpoolLimits | None = None,
+        on_refused: Callable[[int, ClientError], None] | None = None,
+    ) -> CaptureStream:
+        """Open a captured stream; see ``CaptureStream``.
+
+        ``stream_id`` names it on the server for ever, ``spool`` is its own folder here. ``classes``
+        None asks for the server's own, or what the stream was begun with. Raises
+        ``SpoolUnusable``.
+        """
+        opening = messages.capture_opening(classes, stream_id)
+        held = Spool(Path(spool), limits)
+        return CaptureStream(
+            self._stub.LabelStream, opening, held, self._retry, self.address, on_refused
+        )
 
     def close(self) -> None:
         """Cancel what is running and hang up."""

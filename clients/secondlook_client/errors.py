@@ -9,13 +9,22 @@
     ├── UnreadableFile         (on this machine)    a picture's file that cannot be read
     ├── NotSupported           UNIMPLEMENTED        the server does not do this (yet)
     ├── NotReady               FAILED_PRECONDITION  the server lacks a model or package
+    ├── NotFound               NOT_FOUND            no job, snapshot or file of that name
+    ├── NotAllowed             PERMISSION_DENIED    a folder that the server may not read
+    ├── AlreadyExists          ALREADY_EXISTS       a name that is taken
+    ├── Damaged                DATA_LOSS            what the server stored is not whole any more
     ├── Busy                   RESOURCE_EXHAUSTED   the server is full; retried
-    ├── Unavailable            UNAVAILABLE          no server answers; retried
+    ├── StorageFull            RESOURCE_EXHAUSTED   the server's disk is full
+    ├── Unavailable            UNAVAILABLE          no server answers, or not to the end; retried
+    │   ├── StoreUnavailable                        the server's store does not answer; retried
     │   └── ShuttingDown                            this one is about to stop; retried
     ├── DeadlineExceeded       DEADLINE_EXCEEDED    no answer within ``timeout_s``
     ├── Cancelled              CANCELLED            the call was given up
     ├── ServerFailure          all others           a fault of the server; its log has the details
-    └── ResultsUnread          (on this machine)    a stream whose results nobody reads
+    ├── ResultsUnread          (on this machine)    a stream whose results nobody reads
+    ├── SpoolFull              (on this machine)    frames that the server has not got take all room
+    ├── SpoolUnusable          (on this machine)    a spool's folder that cannot be read or written
+    └── CacheUnusable          (on this machine)    a dataset's cache that cannot be read or written
 
 Retried means: tried again by the client, as long as ``timeout_s`` and the retry policy allow.
 """
@@ -71,12 +80,36 @@ class NotReady(ClientError):
     """The server lacks something that it needs for this request."""
 
 
+class NotFound(ClientError):
+    """There is no job, snapshot or file of that name on the server."""
+
+
+class NotAllowed(ClientError):
+    """A folder or file that the server was not told it may read."""
+
+
+class AlreadyExists(ClientError):
+    """A name that something else of the same kind has on the server."""
+
+
+class Damaged(ClientError):
+    """Something that the server stored is not whole any more; ``secondlook check`` there tells."""
+
+
+class StorageFull(ClientError):
+    """The server has no room left to keep things; what it acknowledged is intact."""
+
+
 class Busy(ClientError):
     """The server is full and stayed so until the time was over."""
 
 
 class Unavailable(ClientError):
-    """No server answers at the address."""
+    """No server answers at the address, or it stopped with the call unanswered."""
+
+
+class StoreUnavailable(Unavailable):
+    """The server's database or blob store does not answer at present."""
 
 
 class ShuttingDown(Unavailable):
@@ -99,11 +132,26 @@ class ResultsUnread(ClientError):
     """A live stream holds so many results that nobody has read that it takes no more frames."""
 
 
+class SpoolFull(ClientError):
+    """The spool of a captured stream holds as much as it may, and shall drop nothing."""
+
+
+class SpoolUnusable(ClientError):
+    """The folder of a spool cannot be read or written, or another process has it."""
+
+
+class CacheUnusable(ClientError):
+    """The folder in which a dataset keeps pictures cannot be read or written."""
+
+
 _BY_STATUS: Mapping[str, type[ClientError]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNIMPLEMENTED": NotSupported,
     "FAILED_PRECONDITION": NotReady,
-    "NOT_FOUND": NotReady,
+    "NOT_FOUND": NotFound,
+    "PERMISSION_DENIED": NotAllowed,
+    "ALREADY_EXISTS": AlreadyExists,
+    "DATA_LOSS": Damaged,
     "RESOURCE_EXHAUSTED": Busy,
     "UNAVAILABLE": Unavailable,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
@@ -114,7 +162,12 @@ _BY_REASON: Mapping[str, type[ClientError]] = {
     "image_too_large": ImageTooLarge,
     "bad_ontology": BadOntology,
     "shutting_down": ShuttingDown,
-    "storage_full": ServerFailure,
+    "storage_full": StorageFull,
+    "store_unavailable": StoreUnavailable,
+    "not_found": NotFound,
+    "not_allowed": NotAllowed,
+    "already_exists": AlreadyExists,
+    "damaged": Damaged,
 }
 
 
@@ -145,6 +198,11 @@ def _from_transport(status: str, message: str, address: str) -> ClientError:
         return Unavailable(
             f"no secondlook server answers at {address} ({message}); start one with "
             "`secondlook serve` or check the address"
+        )
+    if status == "CANCELLED":  # by the server: a call given up here raises another error
+        return Unavailable(
+            f"the server at {address} gave the call up, as one that stops does; start it again "
+            "with `secondlook serve`"
         )
     if status == "RESOURCE_EXHAUSTED" and "larger than max" in message:
         return MessageTooLarge(

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secondlook_client.errors import (
+    AlreadyExists,
     ClientError,
     InvalidRequest,
     MessageTooLarge,
+    NotAllowed,
+    NotFound,
     NotReady,
     NotSupported,
     from_reason,
@@ -167,7 +170,7 @@ class StreamRules:
         takes: a device outlives many servers. Only when no more frames will come is the patience
         that of a single call.
         """
-        if isinstance(cause, NotSupported | NotReady):
+        if isinstance(cause, NotSupported | NotReady | NotFound | NotAllowed | AlreadyExists):
             return None
         if isinstance(cause, InvalidRequest) and not isinstance(cause, MessageTooLarge):
             return None

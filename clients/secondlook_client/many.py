@@ -1,4 +1,4 @@
-"""Many pictures over one sync channel, a bounded number at a time, without a thread for each."""
+"""Many calls over one sync channel, a bounded number at a time, without a thread for each."""
 
 import contextlib
 import heapq
@@ -12,45 +12,49 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from secondlook_client.errors import Cancelled, ClientError
-from secondlook_client.messages import Picture, label_result, picture_bytes
-from secondlook_client.results import LabelResult
+from secondlook_client.messages import Picture, picture_bytes
 from secondlook_client.retry import Attempts
-from secondlook_client.v1 import labeling_pb2 as pb
 
 Key = TypeVar("Key")
+Answer = TypeVar("Answer")
 
 
 @dataclass(eq=False)
-class _Job(Generic[Key]):
+class _Sent(Generic[Key]):
     key: Key
-    request: pb.LabelRequest
+    request: Any
     attempts: Attempts
     call: Any = field(default=None)
 
 
-class Many(Generic[Key]):
+class Many(Generic[Key, Answer]):
     """One run over pairs of key and picture; iterate over ``results`` once."""
 
     def __init__(
         self,
-        label: Any,
-        request: Callable[[Key, bytes], pb.LabelRequest],
+        method: Any,
+        request: Callable[[Key, bytes], Any],
+        read: Callable[[Any], Answer],
         attempts: Callable[[], Attempts],
         concurrency: int,
     ) -> None:
-        """``label`` is the stub's method; ``request`` and ``attempts`` make one of each."""
-        self._label = label
+        """``method`` is the stub's; ``request`` and ``attempts`` make one of each for a picture.
+
+        ``read`` makes the answer of a response.
+        """
+        self._method = method
         self._request = request
+        self._read = read
         self._attempts = attempts
         self._concurrency = concurrency
-        self._ended: queue.SimpleQueue[_Job[Key]] = queue.SimpleQueue()
-        self._running: set[_Job[Key]] = set()
-        self._resting: list[tuple[float, int, _Job[Key]]] = []
+        self._ended: queue.SimpleQueue[_Sent[Key]] = queue.SimpleQueue()
+        self._running: set[_Sent[Key]] = set()
+        self._resting: list[tuple[float, int, _Sent[Key]]] = []
         self._tie = itertools.count()
 
     def results(
         self, items: Iterable[tuple[Key, Picture]]
-    ) -> Iterator[tuple[Key, LabelResult | ClientError]]:
+    ) -> Iterator[tuple[Key, Answer | ClientError]]:
         """Each key once, in order of completion; leaving early cancels what is running."""
         source = iter(items)
         try:
@@ -65,24 +69,24 @@ class Many(Generic[Key]):
                 if ended := self._next_ended():
                     yield from self._settle(ended)
         finally:
-            for job in self._running:
-                job.call.cancel()
+            for sent in self._running:
+                sent.call.cancel()
 
     def _begin(self, key: Key, picture: Picture) -> ClientError | None:
         try:
             request = self._request(key, picture_bytes(picture))
         except ClientError as refused:
             return refused
-        self._start(_Job(key, request, self._attempts()))
+        self._start(_Sent(key, request, self._attempts()))
         return None
 
-    def _start(self, job: _Job[Key]) -> None:
-        self._running.add(job)
-        job.call = self._label.future(job.request, timeout=job.attempts.left_s())
-        job.call.add_done_callback(lambda _: self._ended.put(job))
+    def _start(self, sent: _Sent[Key]) -> None:
+        self._running.add(sent)
+        sent.call = self._method.future(sent.request, timeout=sent.attempts.left_s())
+        sent.call.add_done_callback(lambda _: self._ended.put(sent))
 
-    def _next_ended(self) -> _Job[Key] | None:
-        """Wait for a call to end, or for a resting job to be due; that one is started again."""
+    def _next_ended(self) -> _Sent[Key] | None:
+        """Wait for a call to end, or for a resting one to be due, which is then sent again."""
         if not self._running and not self._resting:
             return None
         due_in = self._resting[0][0] - time.monotonic() if self._resting else None
@@ -92,17 +96,17 @@ class Many(Generic[Key]):
         self._start(heapq.heappop(self._resting)[2])
         return None
 
-    def _settle(self, job: _Job[Key]) -> Iterator[tuple[Key, LabelResult | ClientError]]:
-        self._running.discard(job)
+    def _settle(self, sent: _Sent[Key]) -> Iterator[tuple[Key, Answer | ClientError]]:
+        self._running.discard(sent)
         try:
-            yield job.key, label_result(job.call.result().labelled)
+            yield sent.key, self._read(sent.call.result())
         except grpc.FutureCancelledError:
-            yield job.key, Cancelled("the call was given up")
+            yield sent.key, Cancelled("the call was given up")
         except grpc.RpcError as failed:
             try:
-                wait_s = job.attempts.wait_s(failed)
+                wait_s = sent.attempts.wait_s(failed)
             except ClientError as failure:
-                yield job.key, failure
+                yield sent.key, failure
             else:
                 due = time.monotonic() + wait_s
-                heapq.heappush(self._resting, (due, next(self._tie), job))
+                heapq.heappush(self._resting, (due, next(self._tie), sent))

@@ -72,6 +72,15 @@ def opening(
     )
 
 
+def capture_opening(classes: Classes | None, stream_id: str) -> pb.StreamOpening:
+    """The first message of a captured stream. Raises ``BadOntology`` or ``InvalidRequest``."""
+    if not stream_id:
+        raise InvalidRequest("a captured stream needs a stream_id; it is its name for ever")
+    return pb.StreamOpening(
+        stream_id=stream_id, mode=pb.STREAM_MODE_CAPTURE, ontology=ontology(classes)
+    )
+
+
 def _class_message(spec: str | ClassSpec) -> pb.ClassSpec:
     if isinstance(spec, str):
         return pb.ClassSpec(name=spec)

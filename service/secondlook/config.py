@@ -11,11 +11,12 @@ import logging
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from secondlook.errors import BadSetting, NotFound
+from secondlook.setting_rules import Rule, setting
 
 log = logging.getLogger(__name__)
 
@@ -25,60 +26,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SHORTHANDS = {"models": ("proposer", "verifier")}
 """Names that set several settings at once; a setting given by its own name wins."""
-NOT_SETTINGS = frozenset({"CONFIG", "DATA", "OPENAI_API_KEY"})
+NOT_SETTINGS = frozenset({"CONFIG", "TEST_DATA", "OPENAI_API_KEY"})
 """Variables with our prefix that mean something else."""
-_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What one setting means and which values it takes."""
-
-    help: str
-    """One line for a person, with the unit."""
-    kind: type
-    """``str``, ``int``, ``float`` or ``bool``."""
-    low: float | None = None
-    """Least value allowed."""
-    high: float | None = None
-    """Greatest value allowed."""
-    choices: tuple[str, ...] = ()
-    optional: bool = False
-    """None is allowed and means "off"."""
-
-    def read(self, value: object, what: str) -> Any:
-        """``value``, of the right type and in range; text is parsed.
-
-        Raises ``BadSetting``; ``what`` names the setting and where the value came from.
-        """
-        if value is None and self.optional:
-            return None
-        converted = _convert(value, self.kind)
-        if converted is None or not self._allows(converted):
-            raise BadSetting(f"{what}: expected {self.expected}, got {value!r}")
-        return converted
-
-    def _allows(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
-        low, high = self.low, self.high
-        return (low is None or value >= low) and (high is None or value <= high)
-
-    @property
-    def expected(self) -> str:
-        """The values allowed, in words."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        word = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-        if self.low is not None and self.high is not None:
-            return f"{word[self.kind]} from {self.low:g} to {self.high:g}"
-        return word[self.kind] + (f" of at least {self.low:g}" if self.low is not None else "")
-
-
-def setting(default: Any, help: str, **rule: Any) -> Any:
-    """A dataclass field that carries its ``Rule``."""
-    kind = rule.pop("kind", type(default))
-    return field(default=default, metadata={"rule": Rule(help, kind, **rule)})
 
 
 @dataclass(frozen=True)
@@ -141,6 +90,12 @@ class Settings:
     )
     max_image_pixels: int = setting(64_000_000, "Pixels of one decoded picture.", low=1, high=10**9)
     max_image_side: int = setting(30_000, "Pixels along one side of a picture.", low=1, high=10**6)
+    data: str = setting("", "Folder that everything is kept in; without one, nothing is kept.")
+    database_url: str = setting("", "postgresql://… instead of SQLite in the data folder.")
+    blob_url: str = setting("", "s3://bucket/prefix for pictures, instead of the data folder.")
+    allow_root: str = setting(
+        "", f"Folders that jobs may read pictures from, with '{os.pathsep}' between."
+    )
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.")
     port: int = setting(50051, "Port of the service; 0 picks a free one.", low=0, high=65535)
     metrics_port: int | None = setting(
@@ -158,6 +113,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a store at all."""
+        return bool(self.data or self.database_url)
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders of ``allow_root``."""
+        return tuple(Path(part) for part in self.allow_root.split(os.pathsep) if part)
 
     def model_options(self) -> ModelOptions:
         """The part that model plug-ins are loaded with."""
@@ -209,26 +174,6 @@ def _rule(f: "Field[Any]") -> Rule:
     rule = f.metadata["rule"]
     assert isinstance(rule, Rule)
     return rule
-
-
-def _convert(value: object, kind: type) -> Any:
-    """``value`` as ``kind``, or None when it is none; True is no number and 1.5 no count."""
-    if isinstance(value, str) and kind is not str:
-        return _parse(value.strip(), kind)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) and kind is not bool:
-        return None
-    return value if isinstance(value, kind) else None
-
-
-def _parse(text: str, kind: type) -> Any:
-    if kind is bool:
-        return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}.get(text.lower())
-    try:
-        return kind(text)
-    except ValueError:
-        return None
 
 
 def _config_file(named: Path | None, environ: Mapping[str, str]) -> Path | None:

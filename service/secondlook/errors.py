@@ -7,13 +7,18 @@
     │   ├── BadOntology                         classes that are empty, unknown or contradictory
     │   ├── BadRequest                          a message that breaks the rules of the wire
     │   └── BadSetting                          a flag, variable or file entry that makes no sense
-    ├── NotFound            NOT_FOUND           a file, checkpoint or plug-in that is not there
+    ├── NotFound            NOT_FOUND           a file, job, snapshot or plug-in that is not there
+    ├── NotAllowed          PERMISSION_DENIED   a file that the server was not told it may read
     ├── NotSupported        UNIMPLEMENTED       asked for and known, but not built yet
     ├── MissingExtra        FAILED_PRECONDITION an optional package that is not installed
-    ├── OutputExists        ALREADY_EXISTS      a run that would overwrite another one
+    ├── AlreadyExists       ALREADY_EXISTS      a name that is taken
+    │   └── OutputExists                        a run that would overwrite another one
+    ├── Damaged             DATA_LOSS           stored bytes that are not what was stored
+    ├── LostLease           ABORTED             another server has taken over the job
     ├── StorageFull         RESOURCE_EXHAUSTED  no room left on the disk
     ├── Busy                RESOURCE_EXHAUSTED  a queue is full; carries a retry hint
     ├── Unavailable         UNAVAILABLE         a model backend or server that does not answer
+    │   ├── StoreUnavailable                    the database or blob store does not answer
     │   └── ShuttingDown                        the server finishes what it has and takes no more
     ├── DeadlineExceeded    DEADLINE_EXCEEDED   the caller's time ran out before the work began
     └── Cancelled           CANCELLED           the caller went away
@@ -66,9 +71,15 @@ class BadSetting(InvalidInput):
 
 
 class NotFound(SecondlookError):
-    """A file, folder, checkpoint or plug-in that does not exist."""
+    """A file, folder, job, snapshot, checkpoint or plug-in that does not exist."""
 
     status = "NOT_FOUND"
+
+
+class NotAllowed(SecondlookError):
+    """A file outside of every folder that the server was told it may read."""
+
+    status = "PERMISSION_DENIED"
 
 
 class NotSupported(SecondlookError):
@@ -83,10 +94,32 @@ class MissingExtra(SecondlookError):
     status = "FAILED_PRECONDITION"
 
 
-class OutputExists(SecondlookError):
-    """The output folder holds a run made with other settings."""
+class AlreadyExists(SecondlookError):
+    """A name that is taken by something else of the same kind."""
 
     status = "ALREADY_EXISTS"
+
+
+class OutputExists(AlreadyExists):
+    """The output folder holds a run made with other settings."""
+
+
+class Damaged(SecondlookError):
+    """Stored bytes are not what was stored, or a row does not fit the others.
+
+    Trying again does not help; ``secondlook check`` says what is wrong.
+    """
+
+    status = "DATA_LOSS"
+
+
+class LostLease(SecondlookError):
+    """The job that this server worked on belongs to another one now; nothing was written.
+
+    Never leaves the server: its job runner lets go of the job.
+    """
+
+    status = "ABORTED"
 
 
 class StorageFull(SecondlookError):
@@ -112,6 +145,14 @@ class Unavailable(SecondlookError):
     """A model backend or a server that cannot be reached at present; trying again may succeed."""
 
     status = "UNAVAILABLE"
+
+
+class StoreUnavailable(Unavailable):
+    """The database or the blob store refuses, is too slow or cannot be reached at present.
+
+    Whether the last write was kept is unknown, so it is made again: all writes of the store may
+    be repeated.
+    """
 
 
 class ShuttingDown(Unavailable):

@@ -62,6 +62,14 @@ _FORMATS: tuple[tuple[bytes, int, _Opener], ...] = (
 """Signature, where it stands, and the one decoder tried. Opening by class, not by trial, keeps the
 forty other decoders of Pillow (some of which start programs) away from strangers' bytes; it also
 reads the first picture of a phone's multi-picture JPEG and leaves the previews behind it alone."""
+_SUFFIXES: dict[_Opener, str] = {
+    JpegImageFile: "jpg",
+    PngImageFile: "png",
+    WebPImageFile: "webp",
+    GifImageFile: "gif",
+    BmpImageFile: "bmp",
+    TiffImageFile: "tif",
+}
 _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
     (b"version https://git-lfs", 0, "a Git LFS pointer; fetch the picture with `git lfs pull`"),
     (b"ftyphei", 4, "HEIC; convert it to JPEG"),
@@ -115,6 +123,14 @@ def decode(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) ->
     return Image(pixels, hashlib.sha256(data).hexdigest(), name)
 
 
+def suffix_of(data: bytes) -> str:
+    """The usual suffix of files like this one, by its first bytes: jpg, png, ...; else ``bin``."""
+    for signature, place, opener in _FORMATS:
+        if data[place : place + len(signature)] == signature:
+            return _SUFFIXES[opener]
+    return "bin"
+
+
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header only."""
     for signature, place, opener in _FORMATS:
@@ -122,7 +138,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             return opener(io.BytesIO(data))
     for signature, place, what in _STRANGERS:
         if data.lstrip()[: place + len(signature)].lower().endswith(signature.lower()):
-            raise BadImage(f"this is no picture that can be read but {what}. Read are {READABLE}")
+            raise BadImage(f"this is {what}. Read are {READABLE}")
     raise BadImage(f"these {len(data):,} bytes are no picture; read are {READABLE}")
 
 

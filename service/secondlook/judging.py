@@ -7,11 +7,9 @@ groups or classes, and gives exactly what the pipeline gave.
 from collections.abc import Sequence
 
 from secondlook import decide
-from secondlook.labels import Answer, Evidence, Judgement, Proposals, Verdict
-from secondlook.ontology import ClassSpec, Ontology
+from secondlook.labels import Evidence, Judgement, Proposals
+from secondlook.ontology import Ontology
 from secondlook.propose import Candidate, candidates
-
-NOT_ASKED = "this question was not asked of this box"
 
 
 def judge(evidence: Evidence, ontology: Ontology, max_iou: float) -> tuple[Judgement, ...]:
@@ -33,7 +31,7 @@ def judge_candidates(
     for candidate in found:
         specs = [ontology.classes[index] for index in candidate.classes]
         scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
-        heard = [_heard(evidence, candidate.row, spec) for spec in specs]
+        heard = [evidence.heard(candidate.row, spec.view, spec.question) for spec in specs]
         box = box_of(evidence.proposals, candidate.row)
         for spec, score, verdict, decision in zip(
             specs, scores, heard, decide.decide(specs, scores, heard), strict=True
@@ -46,15 +44,3 @@ def box_of(proposals: Proposals, row: int) -> tuple[float, float, float, float]:
     """One box as plain numbers."""
     x1, y1, x2, y2 = proposals.boxes[row].tolist()
     return x1, y1, x2, y2
-
-
-def _heard(evidence: Evidence, row: int, spec: ClassSpec) -> Verdict | None:
-    """The answer to a class's question; None only where no verifier was in use."""
-    if not evidence.verifier:
-        return None
-    known = evidence.verdicts.get((row, spec.view, spec.question))
-    if known is not None:
-        return known
-    return Verdict(
-        spec.question, spec.view, Answer(None, error=NOT_ASKED), evidence.verifier, ms=0.0
-    )

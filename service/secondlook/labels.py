@@ -17,6 +17,9 @@ Boxes = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB, upright (EXIF orientation applied)."""
 
+NOT_ASKED = "this question was not asked of this box"
+"""The error of a verdict that nobody gave."""
+
 
 class View(StrEnum):
     """What the verifier is shown of a box."""
@@ -164,6 +167,18 @@ class Evidence:
     """Name and digest."""
     verifier: str
     """Name and digest; empty when there was no second look."""
+
+    def heard(self, row: int, view: View, question: str) -> Verdict | None:
+        """What was said of one box; None only where no verifier was in use.
+
+        A question that was not asked of this box is a verdict without an answer.
+        """
+        if not self.verifier:
+            return None
+        known = self.verdicts.get((row, view, question))
+        if known is not None:
+            return known
+        return Verdict(question, view, Answer(None, error=NOT_ASKED), self.verifier, ms=0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ that pictures of many clients share batches.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from secondlook import propose, verify
 from secondlook.judging import box_of, judge_candidates
@@ -24,6 +24,11 @@ class Limits:
     """Boxes kept a picture, best first."""
     max_iou: float = 0.6
     """Two boxes of one contrast group that overlap more are one object."""
+
+
+def settings_of(limits: Limits) -> dict[str, float]:
+    """What shapes a run's results, besides its models and classes; plain, to be kept with it."""
+    return asdict(limits)
 
 
 @dataclass(frozen=True, eq=False)

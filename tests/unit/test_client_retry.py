@@ -67,6 +67,10 @@ def test_a_wait_that_would_outlast_the_call_is_not_begun():
     assert caught.value.retry_after_s == 2.5
 
 
+def test_a_call_that_a_stopping_server_dropped_is_tried_again():
+    assert attempts(first_s=0.1).wait_s(Failed("CANCELLED")) == pytest.approx(0.05)
+
+
 def test_patience_with_a_silent_server_ends_and_with_a_busy_one_does_not(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("secondlook_client.retry.time.monotonic", lambda: now[0])
@@ -100,6 +104,8 @@ def test_every_status_has_a_typed_error_with_a_reason(status, words):
 def test_errors_of_grpc_itself_are_put_into_words():
     silent = errors.from_status("UNAVAILABLE", "refused", {}, "host:1")
     assert "host:1" in str(silent) and silent.reason == "unavailable"
+    dropped = errors.from_status("CANCELLED", "CANCELLED", {}, "host:1")
+    assert isinstance(dropped, errors.Unavailable) and "host:1" in str(dropped)
     words = "SERVER: Received message larger than max (2 vs. 1)"
     large = errors.from_status("RESOURCE_EXHAUSTED", words, {}, "host:1")
     assert isinstance(large, errors.MessageTooLarge) and large.reason == "message_too_large"

@@ -120,7 +120,10 @@ class _StreamModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamMode
     STREAM_MODE_LIVE: _StreamMode.ValueType  # 1
     """The newest frame wins: delay is bounded, older frames are dropped and told."""
     STREAM_MODE_CAPTURE: _StreamMode.ValueType  # 2
-    """Nothing is dropped. Reserved: refused with UNIMPLEMENTED at present."""
+    """Nothing is dropped. A frame is answered with "stored" once it is durable and labelled later;
+    JobService.ListResults, with the stream_id as the job's name, has the labels. Needs a server
+    with a store.
+    """
 
 class StreamMode(_StreamMode, metaclass=_StreamModeEnumTypeWrapper):
     """What a stream does when frames come faster than they can be labelled."""
@@ -130,7 +133,10 @@ STREAM_MODE_UNSPECIFIED: StreamMode.ValueType  # 0
 STREAM_MODE_LIVE: StreamMode.ValueType  # 1
 """The newest frame wins: delay is bounded, older frames are dropped and told."""
 STREAM_MODE_CAPTURE: StreamMode.ValueType  # 2
-"""Nothing is dropped. Reserved: refused with UNIMPLEMENTED at present."""
+"""Nothing is dropped. A frame is answered with "stored" once it is durable and labelled later;
+JobService.ListResults, with the stream_id as the job's name, has the labels. Needs a server
+with a store.
+"""
 Global___StreamMode: _TypeAlias = StreamMode  # noqa: Y015
 
 class _DropReason:
@@ -538,16 +544,18 @@ class StreamOpening(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     MAX_PENDING_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
-    """The client's name for this stream, for logs; at most 128 characters."""
+    """The client's name for this stream, at most 128 characters. In live mode it is for logs; in
+    capture mode it is required, and all frames ever sent under it belong together.
+    """
     mode: Global___StreamMode.ValueType
     """What to do when frames come too fast."""
     detail: Global___Detail.ValueType
-    """How much to answer."""
+    """How much to answer; of no meaning in capture mode."""
     max_pending: _builtins.int
-    """Frames that may wait on the server before the oldest is dropped, 1 to 32. 0: the server's choice."""
+    """Live mode only. Frames that may wait on the server before the oldest is dropped, 1 to 32. 0: the server's choice."""
     @_builtins.property
     def ontology(self) -> Global___Ontology:
-        """What to look for. Absent: the server's own."""
+        """What to look for. Absent: the server's own, or what the captured stream was begun with."""
 
     def __init__(
         self,
@@ -576,7 +584,9 @@ class StreamFrame(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The client's number for it; each frame's is above the one before."""
+    """The client's number for it, below 2^63; each frame's is above the one before. In capture mode
+    a number names one frame for ever: sent again after a broken line it is stored once.
+    """
     image: _builtins.bytes
     """An encoded picture, as in LabelRequest."""
     name: _builtins.str
@@ -635,18 +645,24 @@ class StreamOpened(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_PENDING_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_FIELD_NUMBER: _builtins.int
     max_pending: _builtins.int
-    """Frames that may wait on the server before the oldest is dropped."""
+    """Live mode: frames that may wait on the server before the oldest is dropped."""
+    resume_after: _builtins.int
+    """Capture mode: the highest number stored so far; go on behind it. Absent: none is stored yet."""
     def __init__(
         self,
         *,
         max_pending: _builtins.int = ...,
+        resume_after: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resume_after", b"_resume_after", "resume_after", b"resume_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_pending", b"max_pending"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_after", b"_resume_after", "max_pending", b"max_pending", "resume_after", b"resume_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__resume_after: _TypeAlias = _typing.Literal["resume_after"]  # noqa: Y015
+    _WhichOneofArgType__resume_after: _TypeAlias = _typing.Literal["_resume_after", b"_resume_after"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_after) -> _WhichOneofReturnType__resume_after | None: ...
 
 Global___StreamOpened: _TypeAlias = StreamOpened  # noqa: Y015
 
@@ -699,6 +715,28 @@ class FrameDropped(_message.Message):
 Global___FrameDropped: _TypeAlias = FrameDropped  # noqa: Y015
 
 @_typing.final
+class FrameStored(_message.Message):
+    """A frame of a captured stream that is durable now: the client may forget it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALREADY_FIELD_NUMBER: _builtins.int
+    already: _builtins.bool
+    """True when it had been stored before, with the same bytes."""
+    def __init__(
+        self,
+        *,
+        already: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already", b"already"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameStored: _TypeAlias = FrameStored  # noqa: Y015
+
+@_typing.final
 class FrameAnswer(_message.Message):
     """The one answer to one frame."""
 
@@ -708,6 +746,7 @@ class FrameAnswer(_message.Message):
     LABELLED_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Of the frame."""
     @_builtins.property
@@ -722,6 +761,10 @@ class FrameAnswer(_message.Message):
     def dropped(self) -> Global___FrameDropped:
         """It was left out."""
 
+    @_builtins.property
+    def stored(self) -> Global___FrameStored:
+        """It is durable, and will be labelled."""
+
     def __init__(
         self,
         *,
@@ -729,12 +772,13 @@ class FrameAnswer(_message.Message):
         labelled: Global___Labelled | None = ...,
         failure: Global___FrameFailure | None = ...,
         dropped: Global___FrameDropped | None = ...,
+        stored: Global___FrameStored | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "dropped", b"dropped", "failure", b"failure", "labelled", b"labelled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "dropped", b"dropped", "failure", b"failure", "labelled", b"labelled", "stored", b"stored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "dropped", b"dropped", "failure", b"failure", "labelled", b"labelled", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "dropped", b"dropped", "failure", b"failure", "labelled", b"labelled", "sequence", b"sequence", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["labelled", "failure", "dropped"]  # noqa: Y015
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["labelled", "failure", "dropped", "stored"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from secondlook_client.v1 import labeling_pb2 as secondlook__client_dot_v1_dot_labeling__pb2
+from secondlook_client.v1 import labeling_pb2 as secondlook_dot_v1_dot_labeling__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in secondlook_client/v1/labeling_pb2_grpc.py depends on'
+        + ' but the generated code in secondlook/v1/labeling_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -37,18 +37,18 @@ class LabelingServiceStub:
         """
         self.Label = channel.unary_unary(
                 '/secondlook.v1.LabelingService/Label',
-                request_serializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelRequest.SerializeToString,
-                response_deserializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelResponse.FromString,
+                request_serializer=secondlook_dot_v1_dot_labeling__pb2.LabelRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_labeling__pb2.LabelResponse.FromString,
                 _registered_method=True)
         self.LabelStream = channel.stream_stream(
                 '/secondlook.v1.LabelingService/LabelStream',
-                request_serializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelStreamRequest.SerializeToString,
-                response_deserializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelStreamResponse.FromString,
+                request_serializer=secondlook_dot_v1_dot_labeling__pb2.LabelStreamRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_labeling__pb2.LabelStreamResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/secondlook.v1.LabelingService/GetServerInfo',
-                request_serializer=secondlook__client_dot_v1_dot_labeling__pb2.GetServerInfoRequest.SerializeToString,
-                response_deserializer=secondlook__client_dot_v1_dot_labeling__pb2.GetServerInfoResponse.FromString,
+                request_serializer=secondlook_dot_v1_dot_labeling__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_labeling__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
 
 
@@ -67,8 +67,9 @@ class LabelingServiceServicer:
         """Label a stream of frames, such as a camera's.
 
         The first message is the opening; the server confirms it with "opened". Each frame that the
-        server has read is then answered exactly once: with labels, with a failure of that frame alone,
-        or as dropped, with the reason. Answers come in order of completion. When the client has closed
+        server has read is then answered exactly once: with labels (or, in capture mode, as stored),
+        with a failure of that frame alone, or as dropped, with the reason. Answers come in order of
+        completion; in capture mode, in the order of the frames. When the client has closed
         its side, the server answers what is left and ends the stream with status OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -87,18 +88,18 @@ def add_LabelingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Label': grpc.unary_unary_rpc_method_handler(
                     servicer.Label,
-                    request_deserializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelRequest.FromString,
-                    response_serializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelResponse.SerializeToString,
+                    request_deserializer=secondlook_dot_v1_dot_labeling__pb2.LabelRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_labeling__pb2.LabelResponse.SerializeToString,
             ),
             'LabelStream': grpc.stream_stream_rpc_method_handler(
                     servicer.LabelStream,
-                    request_deserializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelStreamRequest.FromString,
-                    response_serializer=secondlook__client_dot_v1_dot_labeling__pb2.LabelStreamResponse.SerializeToString,
+                    request_deserializer=secondlook_dot_v1_dot_labeling__pb2.LabelStreamRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_labeling__pb2.LabelStreamResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
-                    request_deserializer=secondlook__client_dot_v1_dot_labeling__pb2.GetServerInfoRequest.FromString,
-                    response_serializer=secondlook__client_dot_v1_dot_labeling__pb2.GetServerInfoResponse.SerializeToString,
+                    request_deserializer=secondlook_dot_v1_dot_labeling__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_labeling__pb2.GetServerInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -127,8 +128,8 @@ class LabelingService:
             request,
             target,
             '/secondlook.v1.LabelingService/Label',
-            secondlook__client_dot_v1_dot_labeling__pb2.LabelRequest.SerializeToString,
-            secondlook__client_dot_v1_dot_labeling__pb2.LabelResponse.FromString,
+            secondlook_dot_v1_dot_labeling__pb2.LabelRequest.SerializeToString,
+            secondlook_dot_v1_dot_labeling__pb2.LabelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -154,8 +155,8 @@ class LabelingService:
             request_iterator,
             target,
             '/secondlook.v1.LabelingService/LabelStream',
-            secondlook__client_dot_v1_dot_labeling__pb2.LabelStreamRequest.SerializeToString,
-            secondlook__client_dot_v1_dot_labeling__pb2.LabelStreamResponse.FromString,
+            secondlook_dot_v1_dot_labeling__pb2.LabelStreamRequest.SerializeToString,
+            secondlook_dot_v1_dot_labeling__pb2.LabelStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -181,8 +182,8 @@ class LabelingService:
             request,
             target,
             '/secondlook.v1.LabelingService/GetServerInfo',
-            secondlook__client_dot_v1_dot_labeling__pb2.GetServerInfoRequest.SerializeToString,
-            secondlook__client_dot_v1_dot_labeling__pb2.GetServerInfoResponse.FromString,
+            secondlook_dot_v1_dot_labeling__pb2.GetServerInfoRequest.SerializeToString,
+            secondlook_dot_v1_dot_labeling__pb2.GetServerInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,8 +49,9 @@ class LabelingServiceStub:
     """Label a stream of frames, such as a camera's.
 
     The first message is the opening; the server confirms it with "opened". Each frame that the
-    server has read is then answered exactly once: with labels, with a failure of that frame alone,
-    or as dropped, with the reason. Answers come in order of completion. When the client has closed
+    server has read is then answered exactly once: with labels (or, in capture mode, as stored),
+    with a failure of that frame alone, or as dropped, with the reason. Answers come in order of
+    completion; in capture mode, in the order of the frames. When the client has closed
     its side, the server answers what is left and ends the stream with status OK.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_labeling_pb2.GetServerInfoRequest, _labeling_pb2.GetServerInfoResponse]
@@ -67,8 +68,9 @@ class LabelingServiceAsyncStub(LabelingServiceStub):
     """Label a stream of frames, such as a camera's.
 
     The first message is the opening; the server confirms it with "opened". Each frame that the
-    server has read is then answered exactly once: with labels, with a failure of that frame alone,
-    or as dropped, with the reason. Answers come in order of completion. When the client has closed
+    server has read is then answered exactly once: with labels (or, in capture mode, as stored),
+    with a failure of that frame alone, or as dropped, with the reason. Answers come in order of
+    completion; in capture mode, in the order of the frames. When the client has closed
     its side, the server answers what is left and ends the stream with status OK.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_labeling_pb2.GetServerInfoRequest, _labeling_pb2.GetServerInfoResponse]  # type: ignore[assignment]
@@ -94,8 +96,9 @@ class LabelingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Label a stream of frames, such as a camera's.
 
         The first message is the opening; the server confirms it with "opened". Each frame that the
-        server has read is then answered exactly once: with labels, with a failure of that frame alone,
-        or as dropped, with the reason. Answers come in order of completion. When the client has closed
+        server has read is then answered exactly once: with labels (or, in capture mode, as stored),
+        with a failure of that frame alone, or as dropped, with the reason. Answers come in order of
+        completion; in capture mode, in the order of the frames. When the client has closed
         its side, the server answers what is left and ends the stream with status OK.
         """
 

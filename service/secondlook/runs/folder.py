@@ -35,10 +35,10 @@ class Source:
 
     @property
     def key(self) -> int:
-        """64-bit identity of (name, size, time of change): a replaced file has another."""
+        """Identity of (name, size, time of change), signed 64 bits: a replaced file has another."""
         content = f"{self.name}\0{self.size}\0{self.mtime_ns}"
         digest = blake2b(os.fsencode(content), digest_size=8).digest()
-        return int.from_bytes(digest, "big")
+        return int.from_bytes(digest, "big", signed=True)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """What a run leaves behind once its pictures are labelled."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from secondlook import gallery
+from secondlook.atomic import replacing
 from secondlook.errors import BadImage
 from secondlook.formats import WRITERS, Labels
 from secondlook.images import ImageLimits, decode
 from secondlook.labels import Pixels
 from secondlook.runs.folder import Source, read
-from secondlook.runs.journal import GALLERY, Journal
+from secondlook.runs.out_folder import FAILED, GALLERY
+from secondlook.runs.sending import Refused
 from secondlook.totals import Totals
 
 
@@ -25,8 +28,9 @@ class Written:
 
 
 def write_outputs(
-    journal: Journal,
+    out: Path,
     labels: Labels,
+    refused: Iterable[Refused],
     *,
     formats: Sequence[str],
     shown: int,
@@ -34,20 +38,30 @@ def write_outputs(
 ) -> Written:
     """Write the formats, the gallery (at most ``shown`` pictures; 0: none) and ``failed.jsonl``.
 
-    Everything is streamed from the journal, so memory does not grow with the run. Raises
-    ``StorageFull``; the journal is whole then, and the same command writes the rest later.
+    Everything is streamed, so memory does not grow with the run. Raises ``StorageFull``; nothing
+    is lost then, and the same command writes the rest later.
     """
-    failed = journal.tidy_failures()
+    failed = _write_failures(out / FAILED, refused)
     totals = Totals.of(result for _, result in labels.results())
-    paths = [WRITERS[name](labels, journal.out) for name in formats]
+    paths = [WRITERS[name](labels, out) for name in formats]
     if shown:
         best = gallery.pick(labels.results(), shown)
         title = ", ".join(labels.classes[:4])
         if len(labels.classes) > 4:
             title += f" and {len(labels.classes) - 4} more"
         load = loader(labels.root, limits)
-        paths.append(gallery.write(journal.out / GALLERY, title, totals, best, load))
+        paths.append(gallery.write(out / GALLERY, title, totals, best, load))
     return Written(totals, failed, tuple(paths))
+
+
+def _write_failures(path: Path, refused: Iterable[Refused]) -> int:
+    """One line of JSON a picture; how many there are."""
+    count = 0
+    with replacing(path) as part, part.open("wb") as file:
+        for picture in refused:
+            file.write(json.dumps(asdict(picture)).encode("ascii") + b"\n")
+            count += 1
+    return count
 
 
 def loader(root: Path, limits: ImageLimits) -> Callable[[str], Pixels]:

@@ -14,62 +14,52 @@ the server listens on loopback unless told otherwise and warns when it does not.
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import TracebackType
 
 import grpc
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from secondlook.engine import Engine
 from secondlook.errors import BadSetting
-from secondlook.images import DEFAULT_LIMITS, ImageLimits
 from secondlook.ontology import Ontology
+from secondlook.server.addresses import is_loopback, joined, why_no_port
+from secondlook.server.datasets import DatasetServicer
 from secondlook.server.intake import Intake
 from secondlook.server.interceptors import CallInterceptor
+from secondlook.server.jobs import JobServicer
+from secondlook.server.keeping import Keeping
 from secondlook.server.labeling import MAX_STREAMS, LabelingServicer
 from secondlook.server.metrics import Metrics, MetricsEndpoint
-from secondlook_client.v1 import labeling_pb2, labeling_pb2_grpc
+from secondlook.server.options import ServerOptions
+from secondlook.server.symbols import PoolWithMethods
+from secondlook.store import Store
+from secondlook_client.v1 import (
+    datasets_pb2,
+    datasets_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
+    labeling_pb2,
+    labeling_pb2_grpc,
+)
 
 log = logging.getLogger(__name__)
 
-SERVICE = labeling_pb2.DESCRIPTOR.services_by_name["LabelingService"].full_name
-MESSAGE_ROOM = 4 * 2**20
-"""Bytes of a message besides its picture: the longest ontology has fewer."""
+SERVICES = tuple(
+    service.full_name
+    for file in (labeling_pb2, jobs_pb2, datasets_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 CALLS_BESIDES = 2 * MAX_STREAMS
 """Streams, health watchers and the like that may run beside single pictures."""
-LARGEST_MESSAGE = 2**31 - 1
-"""gRPC counts in 32 bits."""
 LAST_WORDS_S = 0.5
 """For calls that are not ours (health watchers) to hear that the server has gone."""
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """Where a server listens and what it takes."""
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    """0 picks a free one."""
-    metrics_port: int | None = None
-    """For Prometheus, on the same host; None is off, 0 picks a free one."""
-    image_limits: ImageLimits = DEFAULT_LIMITS
-    decode_threads: int = max(2, min(8, os.cpu_count() or 2))
-    grace_s: float = 30.0
-    """How long stopping waits for what was accepted."""
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The largest picture allowed, and room for the rest of a request."""
-        return min(self.image_limits.max_bytes + MESSAGE_ROOM, LARGEST_MESSAGE)
 
 
 class Server:
@@ -81,10 +71,12 @@ class Server:
         ontology: Ontology | None = None,
         options: ServerOptions | None = None,
         metrics: Metrics | None = None,
+        store: Store | None = None,
     ) -> None:
         """``ontology`` serves requests that bring none.
 
-        Give the ``metrics`` whose ``batch_done`` the engine observes, to count batches too.
+        Give the ``metrics`` whose ``batch_done`` the engine observes, to count batches too. With
+        a ``store`` (the caller's, like the engine) there are jobs and captured streams.
         """
         self.options = options or ServerOptions()
         self.metrics = metrics or Metrics()
@@ -97,6 +89,13 @@ class Server:
         self._stopping = asyncio.Event()
         self._calls = CallInterceptor(self.metrics, self._stopping)
         self._intake = Intake(engine, self.options.image_limits, self.options.decode_threads)
+        self._keeping = (
+            Keeping(store, engine, self.options.image_limits, self.options.roots) if store else None
+        )
+        self._jobs = JobServicer(
+            self._keeping, ontology, engine.pipeline.limits, self.options.roots, self._stopping
+        )
+        self._datasets = DatasetServicer(store, self._stopping)
         self._health = health.aio.HealthServicer()
         self._metrics_endpoint: MetricsEndpoint | None = None
         self._grpc = self._built()
@@ -105,9 +104,9 @@ class Server:
         """Listen and serve. Raises ``BadSetting`` when the port cannot be had."""
         options = self.options
         try:
-            port = self._grpc.add_insecure_port(_joined(options.host, options.port))
+            port = self._grpc.add_insecure_port(joined(options.host, options.port))
         except RuntimeError as cause:
-            raise BadSetting(_why_no_port(options.host, options.port)) from cause
+            raise BadSetting(why_no_port(options.host, options.port)) from cause
         if options.metrics_port is not None:
             try:
                 self._metrics_endpoint = self.metrics.serve(options.host, options.metrics_port)
@@ -115,12 +114,20 @@ class Server:
                 await self._grpc.stop(0)  # gives the port back
                 raise
             self.metrics_port = self._metrics_endpoint.port
-        if not _is_loopback(options.host):
+        if not is_loopback(options.host):
             log.warning("open to the network without TLS or login", extra={"host": options.host})
         await self._grpc.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        self.address = _joined(options.host, port)
+        for service in SERVICES:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        if self._keeping is not None:
+            self._keeping.runner.start()
+        self.address = joined(options.host, port)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
+
+    def finish_jobs(self) -> None:
+        """Begin no more pictures of jobs, and keep those under way; from any thread."""
+        if self._keeping is not None:
+            self._keeping.runner.close()
 
     async def stop(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish the accepted ones, then stop listening.
@@ -131,11 +138,15 @@ class Server:
             return
         await self._health.enter_graceful_shutdown()
         self._stopping.set()
+        if self._keeping is not None:
+            await self._keeping.close()
         with contextlib.suppress(TimeoutError):
             limit = self.options.grace_s if grace_s is None else grace_s
             await asyncio.wait_for(self._calls.wait_idle(), limit)
         await self._grpc.stop(LAST_WORDS_S)
         self._intake.close()
+        self._jobs.close()
+        self._datasets.close()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
         log.info("stopped", extra={"address": self.address})
@@ -144,6 +155,8 @@ class Server:
         """Cancel every call and stop at once; for somebody who will not wait for ``stop``."""
         await self._grpc.stop(0)
         self._intake.close()
+        self._jobs.close()
+        self._datasets.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -177,12 +190,21 @@ class Server:
         )
         self.metrics.watch_depth(self._intake.inside)
         servicer = LabelingServicer(
-            self._engine, self._intake, self._ontology, self.metrics, self._stopping, limit
+            self._engine,
+            self._intake,
+            self._ontology,
+            self.metrics,
+            self._stopping,
+            limit,
+            self._keeping.frames if self._keeping else None,
         )
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(servicer, server)
+        jobs_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
+        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        pool = PoolWithMethods(descriptor_pool.Default())
+        reflection.enable_server_reflection(names, server, pool)
         return server
 
 
@@ -192,6 +214,7 @@ def running_server(
     ontology: Ontology | None = None,
     options: ServerOptions | None = None,
     metrics: Metrics | None = None,
+    store: Store | None = None,
 ) -> Iterator[Server]:
     """A server in a thread of its own, listening; stopped gracefully at the end.
 
@@ -202,7 +225,7 @@ def running_server(
     async def run() -> None:
         done = asyncio.Event()
         try:
-            async with Server(engine, ontology, options, metrics) as server:
+            async with Server(engine, ontology, options, metrics, store) as server:
                 ready.set_result((server, asyncio.get_running_loop(), done))
                 await done.wait()
         except BaseException as failure:
@@ -225,22 +248,17 @@ def serve(
     ontology: Ontology | None = None,
     options: ServerOptions | None = None,
     metrics: Metrics | None = None,
+    store: Store | None = None,
     ready: Callable[[Server], None] = lambda server: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what was accepted; a second one stops at once.
 
     ``ready`` hears the server once it listens. Call it from the main thread.
     """
-    asyncio.run(_serve(engine, ontology, options, metrics, ready))
+    asyncio.run(_serve(lambda: Server(engine, ontology, options, metrics, store), ready))
 
 
-async def _serve(
-    engine: Engine,
-    ontology: Ontology | None,
-    options: ServerOptions | None,
-    metrics: Metrics | None,
-    ready: Callable[[Server], None],
-) -> None:
+async def _serve(make: Callable[[], Server], ready: Callable[[Server], None]) -> None:
     asked, insisted = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -249,7 +267,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = Server(engine, ontology, options, metrics)
+    server = make()
     await server.start()
     ready(server)
     await asked.wait()
@@ -261,30 +279,3 @@ async def _serve(
         stop.cancel()
         await server.abandon()
     hurry.cancel()
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _why_no_port(host: str, port: int) -> str:
-    """gRPC does not say why; asking the system again does."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    why = "the address cannot be used"
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as cause:
-        why = (cause.strerror or str(cause)).lower()
-    return (
-        f"cannot listen on {_joined(host, port)}: {why}. Stop the other program, or choose "
-        "another port (0 picks a free one) or host"
-    )

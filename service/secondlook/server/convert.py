@@ -6,6 +6,7 @@ from secondlook.errors import BadOntology, BadRequest
 from secondlook.labels import Judgement, Labelled, Outcome, Verdict, View
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.v1.jobs_pb2 import CreateJobRequest
 
 MAX_NAME = 4096
 """Characters of a picture's name."""
@@ -33,7 +34,7 @@ class Ontologies:
         self._size = size
         self._built: OrderedDict[bytes, Ontology] = OrderedDict()
 
-    def of(self, request: pb.LabelRequest | pb.StreamOpening) -> Ontology:
+    def of(self, request: pb.LabelRequest | pb.StreamOpening | CreateJobRequest) -> Ontology:
         """The request's own ontology, or the default. Raises ``BadOntology``."""
         if not request.HasField("ontology"):
             if self._default is None:
@@ -101,6 +102,11 @@ def checked_name(name: str) -> str:
     if len(name) > MAX_NAME:
         raise BadRequest(f"the picture's name has {len(name):,} characters; at most {MAX_NAME:,}")
     return name
+
+
+def kept_name(name: str) -> str:
+    """A picture's name as every database takes it. Raises ``BadRequest`` when it is too long."""
+    return checked_name(name).replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def wants_all(detail: pb.Detail.ValueType) -> bool:

@@ -24,8 +24,9 @@ class Intake:
     """
 
     def __init__(self, engine: Engine, image_limits: ImageLimits, decode_threads: int) -> None:
+        self.limits = image_limits
+        """How large a picture may be."""
         self._engine = engine
-        self._image_limits = image_limits
         self._inside = 0
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
 
@@ -69,6 +70,6 @@ class Intake:
                 raise DeadlineExceeded(
                     "the deadline passed before the picture was decoded; allow more time"
                 )
-            return decode(data, name, self._image_limits)
+            return decode(data, name, self.limits)
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)

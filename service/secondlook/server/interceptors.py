@@ -9,7 +9,7 @@ answer them with UNKNOWN and the exception's text.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -29,6 +29,14 @@ RESTART_S = 1.0
 """After how long a caller may look for a server that was shutting down."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+
+_KINDS: Mapping[tuple[bool, bool], Callable[[Any], tuple[Any, Behaviour]]] = {
+    (False, False): lambda h: (grpc.unary_unary_rpc_method_handler, h.unary_unary),
+    (False, True): lambda h: (grpc.unary_stream_rpc_method_handler, h.unary_stream),
+    (True, True): lambda h: (grpc.stream_stream_rpc_method_handler, h.stream_stream),
+}
+"""gRPC's maker of handlers and the handler's behaviour, by (request, response) streaming."""
 
 
 class _Undecodable:
@@ -55,25 +63,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method: str = handler_call_details.method
         if handler is None or not method.startswith(OURS):
             return handler
-        streaming = handler.request_streaming
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        behaviour = handler.stream_stream if streaming else handler.unary_unary
+        make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming](handler)
         return make(
-            self._guarded(method.rsplit("/", 1)[-1], behaviour, streaming),
+            self._guarded(method.rsplit("/", 1)[-1], behaviour, handler),
             _tolerant(handler.request_deserializer),
             handler.response_serializer,
         )
 
-    def _guarded(self, method: str, behaviour: Behaviour, streaming: bool) -> Behaviour:
+    def _guarded(self, method: str, behaviour: Behaviour, handler: Any) -> Behaviour:
+        lasting = handler.request_streaming or handler.response_streaming
+
         async def run(request: Any, context: Any) -> Any:
             request_id, started, reason = uuid4().hex[:12], time.perf_counter(), "ok"
             self._enter()
             try:
-                return await behaviour(self._admit(request, streaming), context)
+                admitted = self._admit(request, handler.request_streaming)
+                return await behaviour(admitted, context)
             except asyncio.CancelledError:
                 reason = "cancelled"
                 raise
@@ -85,7 +90,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 log.exception("a call failed", extra={"method": method, "request_id": request_id})
                 await _abort_unknown(context, request_id)
             finally:
-                self._leave(method, reason, time.perf_counter() - started, request_id, streaming)
+                self._leave(method, reason, time.perf_counter() - started, request_id, lasting)
 
         return run
 

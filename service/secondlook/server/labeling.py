@@ -1,6 +1,7 @@
 """The servicer: each call is checked, handed on, and answered. Errors are the interceptor's."""
 
 import asyncio
+import functools
 import time
 from importlib import metadata
 from typing import Any
@@ -9,6 +10,8 @@ from secondlook.engine import Engine
 from secondlook.errors import BadRequest, Busy, NotSupported
 from secondlook.labels import Labelled
 from secondlook.ontology import Ontology
+from secondlook.pipeline import settings_of
+from secondlook.server.capture import CaptureStream
 from secondlook.server.convert import (
     Ontologies,
     checked_name,
@@ -19,6 +22,7 @@ from secondlook.server.convert import (
 from secondlook.server.intake import Intake
 from secondlook.server.metrics import Metrics
 from secondlook.server.stream import DEFAULT_PENDING, MAX_PENDING, LiveStream
+from secondlook.store.frames import Frames
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
@@ -38,8 +42,12 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         metrics: Metrics,
         stopping: asyncio.Event,
         max_message_bytes: int,
+        frames: Frames | None = None,
     ) -> None:
-        """``stopping`` is set once the server takes nothing new."""
+        """``stopping`` is set once the server takes nothing new; ``frames`` keeps what is captured.
+
+        Without ``frames`` capture mode is refused.
+        """
         self._engine = engine
         self._intake = intake
         self._default = default
@@ -47,6 +55,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         self._metrics = metrics
         self._stopping = stopping
         self._max_message_bytes = max_message_bytes
+        self._frames = frames
         self._streams = 0
 
     async def Label(  # noqa: N802 (gRPC's own spelling)
@@ -64,17 +73,21 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     async def LabelStream(  # type: ignore[override]  # noqa: N802
         self, request_iterator: Any, context: Any
     ) -> None:
-        """Label a stream of frames in live mode."""
+        """Label a stream of frames now, or keep them to be labelled later."""
         if self._streams >= MAX_STREAMS:
             raise Busy(f"{self._streams} streams are open already; try again later", 5.0)
         self._streams += 1
         try:
-            await self._serve_stream(aiter(request_iterator), context)
+            requests = aiter(request_iterator)
+            opening = _opening(await anext(requests, None))
+            if opening.mode == pb.STREAM_MODE_CAPTURE:
+                await self._capture(opening, requests, context)
+            else:
+                await self._label_live(opening, requests, context)
         finally:
             self._streams -= 1
 
-    async def _serve_stream(self, requests: Any, context: Any) -> None:
-        opening = _opening(await anext(requests, None))
+    async def _label_live(self, opening: pb.StreamOpening, requests: Any, context: Any) -> None:
         ontology, every = self._ontologies.of(opening), wants_all(opening.detail)
         max_pending = opening.max_pending or DEFAULT_PENDING
         deadline = _deadline(context)
@@ -91,6 +104,28 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             context.write,
             every=every,
             max_pending=max_pending,
+            stopping=self._stopping,
+            observe=self._metrics.frame_answered,
+        )
+        await stream.run(requests)
+
+    async def _capture(self, opening: pb.StreamOpening, requests: Any, context: Any) -> None:
+        frames = self._frames
+        if frames is None:
+            raise NotSupported(
+                "this server keeps nothing, so it cannot capture; start it with --data FOLDER"
+            )
+        wanted = self._ontologies.of(opening) if opening.HasField("ontology") else None
+        settings = settings_of(self._engine.pipeline.limits)
+        found = await asyncio.to_thread(
+            frames.open, opening.stream_id, wanted, self._default, settings
+        )
+        opened = pb.StreamOpened(resume_after=found.resume_after)
+        await context.write(pb.LabelStreamResponse(opened=opened))
+        stream = CaptureStream(
+            functools.partial(frames.keep, found.run_id),
+            context.write,
+            max_frame_bytes=self._intake.limits.max_bytes,
             stopping=self._stopping,
             observe=self._metrics.frame_answered,
         )
@@ -116,10 +151,10 @@ def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
     if first is None or first.WhichOneof("message") != "opening":
         raise BadRequest("expected the opening as the first message of a stream")
     opening = first.opening
-    if opening.mode == pb.STREAM_MODE_CAPTURE:
-        raise NotSupported("capture mode is not served yet; open the stream in live mode")
-    if opening.mode not in (pb.STREAM_MODE_UNSPECIFIED, pb.STREAM_MODE_LIVE):
-        raise BadRequest(f"expected mode live, got number {opening.mode}")
+    if opening.mode not in pb.StreamMode.values():
+        raise BadRequest(f"expected mode live or capture, got number {opening.mode}")
+    if opening.mode == pb.STREAM_MODE_CAPTURE and not opening.stream_id.strip():
+        raise BadRequest("a captured stream needs a stream_id; it is its name for ever")
     if opening.max_pending > MAX_PENDING:
         raise BadRequest(f"expected max_pending up to {MAX_PENDING}, got {opening.max_pending}")
     if len(opening.stream_id) > MAX_STREAM_ID:

@@ -78,7 +78,7 @@ class LiveStream:
 
     async def _read(self, requests: AsyncIterator[pb.LabelStreamRequest]) -> None:
         last = -1
-        async for request in _until(self._stopping, requests):
+        async for request in until(self._stopping, requests):
             if request.WhichOneof("message") != "frame":
                 raise BadRequest("expected a frame; a stream is opened once, by its first message")
             frame = request.frame
@@ -134,7 +134,7 @@ class LiveStream:
             await self._write(pb.LabelStreamResponse(answer=message))
 
 
-async def _until(
+async def until(
     stopping: asyncio.Event, requests: AsyncIterator[pb.LabelStreamRequest]
 ) -> AsyncIterator[pb.LabelStreamRequest]:
     """The requests, until they end or the server stops, whichever is first."""

@@ -1,0 +1,179 @@
+"""A snapshot as a dataset for training, with a cache on this machine. Needs no torch.
+
+    data = SnapshotDataset("labels.lan:50051", "street-1", split="train", transform=decode)
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True, num_workers=4)
+
+``transform`` turns an ``Example`` into what the training wants, in the worker. What was fetched
+once is read from the cache from then on, so a second epoch needs no server.
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from secondlook_client.channel import OPTIONS
+from secondlook_client.dataset_cache import Index, PictureCache, default_cache
+from secondlook_client.dataset_values import (
+    Box,
+    BoxKind,
+    Example,
+    Snapshot,
+    SnapshotQuery,
+    example_value,
+)
+from secondlook_client.datasets import Datasets
+from secondlook_client.errors import InvalidRequest
+from secondlook_client.retry import RetryPolicy
+from secondlook_client.v1 import datasets_pb2 as pb
+
+__all__ = ["Box", "BoxKind", "Example", "Snapshot", "SnapshotDataset", "SnapshotQuery"]
+
+Item = TypeVar("Item")
+
+AHEAD = 64
+"""Pictures fetched in one go when the dataset is read from front to back."""
+PATIENT = RetryPolicy(unavailable_s=60)
+"""A server that restarts is waited for: a training runs for days."""
+
+
+class SnapshotDataset(Generic[Item]):
+    """The pictures of a snapshot by number; for ``torch.utils.data.DataLoader`` and plain loops.
+
+    Its length and order never change. It can be sent to other processes, forked or started anew;
+    each opens a line of its own, and only for pictures that the cache lacks.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        snapshot: str,
+        *,
+        split: str = "",
+        shard: int = 0,
+        shards: int = 1,
+        manifest: str = "",
+        cache: str | os.PathLike[str] | None = None,
+        transform: Callable[[Example], Item] | None = None,
+        retry: RetryPolicy = PATIENT,
+    ) -> None:
+        """``split`` empty takes all; ``shard`` of ``shards`` is for several hosts.
+
+        ``manifest`` is the hash that the snapshot must have, if given. ``cache`` is a folder
+        (default: ``secondlook`` in the user's cache folder). ``transform`` None gives examples.
+        Asks the server for the labels when the cache has them not; raises a ``ClientError``.
+        """
+        if not 0 <= shard < shards:
+            raise InvalidRequest(f"shard {shard} is out of range: of {shards} the first is 0")
+        self._line = _Line(address, retry)
+        self._transform = transform
+        self._cache = PictureCache(Path(cache) if cache is not None else default_cache())
+        self.snapshot = self._line.datasets().get(snapshot)
+        """What is pulled."""
+        if manifest and manifest != self.snapshot.manifest:
+            raise InvalidRequest(
+                f"snapshot '{snapshot}' has the manifest {self.snapshot.manifest[:16]}…, not "
+                f"{manifest[:16]}…; it was removed and made anew, or this is another server"
+            )
+        request = pb.PullRequest(snapshot=snapshot, split=split, shard=shard, shards=shards)
+        self._index = self._indexed(request)
+        self._line.close()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of their numbers."""
+        return self.snapshot.classes
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, number: int) -> Item:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"the dataset has {len(self)} pictures, there is no {number}")
+        return self.__getitems__([number % len(self)])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Item]:
+        """Several at a time, as torch's loader asks for a batch: what lacks comes in one call."""
+        entries = [self._index[number] for number in numbers]
+        contents = self._contents([entry.sha256 for entry in entries])
+        return [self._item(entry, contents[entry.sha256]) for entry in entries]
+
+    def __iter__(self) -> Iterator[Item]:
+        for start in range(0, len(self), AHEAD):
+            yield from self.__getitems__(range(start, min(start + AHEAD, len(self))))
+
+    def download(self) -> None:
+        """Fetch everything that the cache lacks, so that no server is needed any more."""
+        for start in range(0, len(self), AHEAD):
+            entries = [self._index[n] for n in range(start, min(start + AHEAD, len(self)))]
+            missing = [entry.sha256 for entry in entries if not self._cache.has(entry.sha256)]
+            self._fetched(missing)
+
+    def _indexed(self, request: pb.PullRequest) -> Index:
+        part = f"{request.split or 'all'}-{request.shard}-of-{request.shards}"
+        path = self._cache.root / "snapshots" / self.snapshot.manifest / part
+        count = len(range(request.shard, self.snapshot.count(request.split), request.shards))
+        return Index.open(path, count, lambda: self._line.datasets().messages(request))
+
+    def _contents(self, hashes: Sequence[str]) -> dict[str, bytes]:
+        found = {sha256: self._cache.get(sha256) for sha256 in hashes}
+        present = {sha256: content for sha256, content in found.items() if content is not None}
+        return present | self._fetched([sha256 for sha256 in found if sha256 not in present])
+
+    def _fetched(self, hashes: Sequence[str]) -> dict[str, bytes]:
+        if not hashes:
+            return {}
+        fetched = {}
+        for sha256, content in self._line.datasets().fetch(self.snapshot.name, hashes):
+            self._cache.put(sha256, content)
+            fetched[sha256] = content
+        return fetched
+
+    def _item(self, entry: pb.SnapshotPicture, content: bytes) -> Item:
+        example: Any = example_value(entry, self.classes, content)
+        return self._transform(example) if self._transform else example
+
+
+class _Line:
+    """A channel that each process opens for itself, and that none takes through a fork."""
+
+    def __init__(self, address: str, retry: RetryPolicy) -> None:
+        self._address = address
+        self._retry = retry
+        self._channel: Any = None
+        self._datasets: Datasets | None = None
+        _LINES.add(self)
+
+    def datasets(self) -> Datasets:
+        if self._datasets is None:
+            self._channel = grpc.insecure_channel(self._address, options=OPTIONS)
+            self._datasets = Datasets(self._channel, self._retry, self._address)
+        return self._datasets
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = self._datasets = None
+
+    def __getstate__(self) -> tuple[str, RetryPolicy]:
+        return self._address, self._retry
+
+    def __setstate__(self, state: tuple[str, RetryPolicy]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+
+_LINES: weakref.WeakSet[_Line] = weakref.WeakSet()
+
+
+def _close_lines() -> None:
+    # gRPC's threads do not come along through a fork, so a line that is open then is dead in the
+    # child; one opened there works.
+    for line in list(_LINES):
+        line.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_lines)

@@ -1,0 +1,144 @@
+"""Snapshots of a server: making them, listing them, streaming their pictures."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grpc
+
+from secondlook_client.dataset_values import (
+    Example,
+    Snapshot,
+    SnapshotQuery,
+    checked,
+    example_value,
+    query_message,
+    snapshot_value,
+)
+from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.v1 import datasets_pb2 as pb
+from secondlook_client.v1 import datasets_pb2_grpc
+
+CALL_S = 30.0
+"""For a call that moves no picture, all its tries included."""
+CREATE_S = 3600.0
+"""Freezing hundreds of thousands of pictures takes minutes."""
+SILENCE_S = 120.0
+"""How long a stream may give nothing, all its tries included, before it is given up."""
+AT_ONCE = 256
+"""Pictures asked for in one call; the server takes no more."""
+
+
+class Datasets:
+    """The snapshots of a server that keeps what it does; use ``Client.datasets``.
+
+        client.datasets.create("street-1", SnapshotQuery(runs=["street"]))
+        for example in client.datasets.pull("street-1", split="train"):
+            learn(example.content, example.labels)
+
+    Every call raises a ``ClientError``: ``NotFound`` for a snapshot that is not there,
+    ``AlreadyExists`` for a name in use, ``NotSupported`` from a server that keeps nothing.
+    """
+
+    def __init__(self, channel: Any, retry: RetryPolicy, address: str) -> None:
+        """``channel`` is the client's."""
+        self._stub = datasets_pb2_grpc.DatasetServiceStub(channel)
+        self._retry = retry
+        self._address = address
+
+    def create(self, name: str, query: SnapshotQuery, *, timeout_s: float = CREATE_S) -> Snapshot:
+        """Freeze what ``query`` finds under a new name."""
+        request = pb.CreateSnapshotRequest(name=name, query=query_message(query))
+        return snapshot_value(self._call(self._stub.CreateSnapshot, request, timeout_s).snapshot)
+
+    def get(self, name: str, *, timeout_s: float = CALL_S) -> Snapshot:
+        """The snapshot of that name."""
+        request = pb.GetSnapshotRequest(name=name)
+        return snapshot_value(self._call(self._stub.GetSnapshot, request, timeout_s).snapshot)
+
+    def list(self, *, timeout_s: float = CALL_S) -> Iterator[Snapshot]:
+        """All snapshots, the newest first, fetched page by page."""
+        token = ""
+        while True:
+            request = pb.ListSnapshotsRequest(page_token=token)
+            page = self._call(self._stub.ListSnapshots, request, timeout_s)
+            yield from map(snapshot_value, page.snapshots)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def pull(
+        self,
+        name: str,
+        *,
+        split: str = "",
+        shard: int = 0,
+        shards: int = 1,
+        cursor: str = "",
+        pictures: bool = True,
+    ) -> Iterator[Example]:
+        """The pictures of a snapshot (of one split, unless empty), each checked by its hash.
+
+        The order is as good as shuffled and always the same. ``shard`` of ``shards`` are every
+        so many of them. ``cursor``, of the last example that was used, goes on behind it; a line
+        that breaks is resumed without a word. Without ``pictures``, ``content`` is empty. Leaving
+        the loop ends the call.
+        """
+        classes = self.get(name).classes
+        request = pb.PullRequest(
+            snapshot=name,
+            split=split,
+            shard=shard,
+            shards=shards,
+            cursor=cursor,
+            pictures=pictures,
+        )
+        for message in self.messages(request):
+            content = checked(message.sha256, message.content) if pictures else b""
+            yield example_value(message, classes, content)
+
+    def messages(self, request: pb.PullRequest) -> Iterator[pb.SnapshotPicture]:
+        """The pictures as they come, resumed after each failure that may pass."""
+        attempts = Attempts(self._retry, SILENCE_S, self._address)
+        while True:
+            call = self._stub.Pull(request)
+            try:
+                for response in call:
+                    for picture in response.pictures:
+                        yield picture
+                        request.cursor = picture.cursor
+                    attempts = Attempts(self._retry, SILENCE_S, self._address)
+                return
+            except grpc.RpcError as failed:
+                wait_s = attempts.wait_s(failed)
+            finally:
+                call.cancel()
+            time.sleep(wait_s)
+
+    def fetch(self, name: str, hashes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(sha256, bytes) of some pictures of a snapshot, each checked by its hash."""
+        left = list(dict.fromkeys(hashes))
+        attempts = Attempts(self._retry, SILENCE_S, self._address)
+        while left:
+            request = pb.FetchPicturesRequest(snapshot=name, sha256=left[:AT_ONCE])
+            call = self._stub.FetchPictures(request)
+            try:
+                for picture in call:
+                    yield picture.sha256, checked(picture.sha256, picture.content)
+                    left.remove(picture.sha256)
+                    attempts = Attempts(self._retry, SILENCE_S, self._address)
+                continue
+            except grpc.RpcError as failed:
+                wait_s = attempts.wait_s(failed)
+            finally:
+                call.cancel()
+            time.sleep(wait_s)
+
+    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+        attempts = Attempts(self._retry, timeout_s, self._address)
+        while True:
+            try:
+                return method(request, timeout=attempts.left_s())
+            except grpc.RpcError as failed:
+                wait_s = attempts.wait_s(failed)
+            time.sleep(wait_s)

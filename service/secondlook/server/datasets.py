@@ -1,0 +1,180 @@
+"""The servicer of datasets: each call is checked, handed to the store, and answered."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from secondlook.dataset.freeze import create_snapshot
+from secondlook.dataset.manifest import Entry, Manifest, entries, load_manifest
+from secondlook.errors import BadRequest, NotFound, NotSupported, ShuttingDown
+from secondlook.server.dataset_messages import (
+    Slice,
+    picture_message,
+    query_value,
+    slice_of,
+    snapshot_message,
+)
+from secondlook.store import Store
+from secondlook_client.v1 import datasets_pb2 as pb
+from secondlook_client.v1 import datasets_pb2_grpc
+
+T = TypeVar("T")
+
+THREADS = 8
+"""Calls that wait for the store at one time."""
+READERS = 8
+"""Pictures read from the blob store at one time: one in a bucket takes a while to come."""
+MAX_PAGE, SOME = 200, 50
+MAX_FETCHED = 256
+PICTURES_AT_ONCE = 256
+BYTES_AT_ONCE = 2**20
+"""Of one message: enough that its overhead does not count, and a slow line shows progress."""
+
+
+class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
+    """``DatasetService`` of a server that keeps things; without a store, every call is refused."""
+
+    def __init__(self, store: Store | None, stopping: asyncio.Event) -> None:
+        """``stopping`` ends the calls that stream pictures; their clients go on elsewhere."""
+        self._kept = store
+        self._stopping = stopping
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="datasets")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataset-pictures")
+
+    def close(self) -> None:
+        """Let the threads end; call it when no call is running."""
+        self._threads.shutdown(wait=False)
+        self._readers.shutdown(wait=False)
+
+    async def CreateSnapshot(  # noqa: N802 (gRPC's own spelling)
+        self, request: pb.CreateSnapshotRequest, context: Any
+    ) -> pb.CreateSnapshotResponse:
+        """Freeze what a query finds."""
+        store, query = self._store(), query_value(request.query)
+        made = await self._in_thread(lambda: create_snapshot(store, request.name, query))
+        return pb.CreateSnapshotResponse(snapshot=snapshot_message(made))
+
+    async def GetSnapshot(  # noqa: N802
+        self, request: pb.GetSnapshotRequest, context: Any
+    ) -> pb.GetSnapshotResponse:
+        """One snapshot."""
+        store = self._store()
+        found = await self._in_thread(lambda: store.snapshots.get(request.name))
+        return pb.GetSnapshotResponse(snapshot=snapshot_message(found))
+
+    async def ListSnapshots(  # noqa: N802
+        self, request: pb.ListSnapshotsRequest, context: Any
+    ) -> pb.ListSnapshotsResponse:
+        """A page of snapshots, the newest first."""
+        store, size = self._store(), request.page_size or SOME
+        token = request.page_token
+        if size > MAX_PAGE:
+            raise BadRequest(f"expected page_size up to {MAX_PAGE}, got {size}")
+        if token and not (token.isdecimal() and len(token) <= 18):
+            raise BadRequest(f"'{token:.40}' is no page_token that ListSnapshots has given")
+        before = int(token) if token else None
+        found = await self._in_thread(lambda: store.snapshots.page(before, size + 1))
+        more = str(found[size - 1].id) if len(found) > size else ""
+        page = map(snapshot_message, found[:size])
+        return pb.ListSnapshotsResponse(snapshots=page, next_page_token=more)
+
+    # The stubs know only handlers that yield; these write, so that a slow reader slows them.
+    async def Pull(  # type: ignore[override]  # noqa: N802
+        self, request: pb.PullRequest, context: Any
+    ) -> None:
+        """The pictures of a snapshot."""
+        store = self._store()
+        manifest = await self._in_thread(lambda: _manifest(store, request.snapshot))
+        wanted = slice_of(request, manifest)
+        await self._write_all(self._pulled(store, manifest, wanted, request.pictures), context)
+
+    async def FetchPictures(  # type: ignore[override]  # noqa: N802
+        self, request: pb.FetchPicturesRequest, context: Any
+    ) -> None:
+        """The bytes of some pictures."""
+        store, name, wanted = self._store(), request.snapshot, list(request.sha256)
+        _check_hashes(wanted)
+        # Only what the snapshot holds: the store has other pictures, which are nobody's business.
+        if not await self._in_thread(lambda: store.snapshots.holds(name, wanted)):
+            raise NotFound(f"snapshot '{name:.200}' is not there or lacks one of these pictures")
+        contents = zip(wanted, self._contents(store, wanted), strict=True)
+        responses = (pb.FetchPicturesResponse(sha256=s, content=c) for s, c in contents)
+        await self._write_all(responses, context)
+
+    def _pulled(
+        self, store: Store, manifest: Manifest, wanted: Slice, pictures: bool
+    ) -> Iterator[pb.PullResponse]:
+        found = entries(
+            store.blobs, manifest, wanted.split, wanted.after, wanted.shard, wanted.shards
+        )
+        for some in _messages_of(found, pictures):
+            hashes = [entry.sha256 for _, entry in some]
+            contents = self._contents(store, hashes) if pictures else itertools.repeat(b"")
+            yield pb.PullResponse(
+                pictures=[
+                    picture_message(entry, wanted.cursor(manifest, place), content)
+                    for (place, entry), content in zip(some, contents, strict=False)
+                ]
+            )
+
+    def _contents(self, store: Store, hashes: Iterable[str]) -> Iterator[bytes]:
+        """A few at a time, so that many large pictures do not lie in memory together."""
+        waiting = iter(hashes)
+        while some := tuple(itertools.islice(waiting, READERS)):
+            yield from self._readers.map(store.blobs.get, some)
+
+    async def _write_all(self, responses: Iterator[Any], context: Any) -> None:
+        """Write what a slow iterator gives; the next is made while one is on its way."""
+        upcoming = asyncio.ensure_future(self._in_thread(lambda: next(responses, None)))
+        try:
+            while (response := await upcoming) is not None:
+                if self._stopping.is_set():
+                    raise ShuttingDown("the server is shutting down; go on with the last cursor")
+                upcoming = asyncio.ensure_future(self._in_thread(lambda: next(responses, None)))
+                await context.write(response)
+        finally:
+            upcoming.cancel()
+
+    def _store(self) -> Store:
+        if self._kept is None:
+            raise NotSupported(
+                "this server keeps nothing, so it has no snapshots; start it with --data FOLDER"
+            )
+        return self._kept
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """The store may be slow; the event loop never waits for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _manifest(store: Store, name: str) -> Manifest:
+    return load_manifest(store.blobs, store.snapshots.get(name).manifest)
+
+
+def _messages_of(
+    found: Iterable[tuple[int, Entry]], pictures: bool
+) -> Iterator[list[tuple[int, Entry]]]:
+    """What goes into one message each."""
+    some: list[tuple[int, Entry]] = []
+    size = 0
+    for place, entry in found:
+        if some and pictures and size + entry.size > BYTES_AT_ONCE:
+            yield some
+            some, size = [], 0
+        some.append((place, entry))
+        size += entry.size
+        if len(some) == PICTURES_AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _check_hashes(hashes: list[str]) -> None:
+    if not 0 < len(hashes) <= MAX_FETCHED:
+        raise BadRequest(f"expected 1 to {MAX_FETCHED} hashes, got {len(hashes)}")
+    for sha256 in hashes:
+        if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
+            raise BadRequest(f"expected hashes of 64 hex digits, got '{sha256:.80}'")

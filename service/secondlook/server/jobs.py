@@ -1,0 +1,239 @@
+"""The servicer of jobs: each call is checked, handed to the store, and answered."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from secondlook.errors import AlreadyExists, BadRequest, NotSupported
+from secondlook.jobs.roots import allowed
+from secondlook.ontology import Ontology
+from secondlook.pipeline import Limits, settings_of
+from secondlook.server.arrivals import Arrivals
+from secondlook.server.convert import Ontologies, kept_name, wants_all
+from secondlook.server.following import Following
+from secondlook.server.job_messages import (
+    checked_job_name,
+    failure_message,
+    job_message,
+    key_of,
+)
+from secondlook.server.keeping import Keeping
+from secondlook.store import Store
+from secondlook.store.job import Job
+from secondlook.store.uploads import KIND as UPLOAD
+from secondlook.store.uploads import Uploads
+from secondlook_client.v1 import jobs_pb2 as pb
+from secondlook_client.v1 import jobs_pb2_grpc
+
+T = TypeVar("T")
+
+THREADS = 8
+"""Calls that wait for the database at one time."""
+MAX_OFFERED = 10_000
+MAX_JOBS, SOME_JOBS = 500, 50
+MAX_FAILURES, SOME_FAILURES = 1000, 200
+REMEMBERED = 256
+"""Upload jobs whose number is known without asking."""
+
+
+class JobServicer(jobs_pb2_grpc.JobServiceServicer):
+    """``JobService`` of a server that keeps things; without ``keeping``, every call is refused."""
+
+    def __init__(
+        self,
+        keeping: Keeping | None,
+        default: Ontology | None,
+        limits: Limits,
+        roots: Sequence[Path],
+        stopping: asyncio.Event,
+    ) -> None:
+        """``limits`` are kept with each new job, whose folder must be in one of ``roots``.
+
+        ``stopping`` ends the calls that follow a job.
+        """
+        self._keeping = keeping
+        self._ontologies = Ontologies(default)
+        self._settings = settings_of(limits)
+        self._roots = roots
+        self._stopping = stopping
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
+        store = keeping.store if keeping else None
+        self._uploads = Uploads(store.database, store.blobs) if store else None
+        self._arrivals = Arrivals(self._uploads) if self._uploads else None
+        self._upload_numbers: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Let the threads end; call it when no call is running."""
+        self._threads.shutdown(wait=False)
+        if self._arrivals:
+            self._arrivals.close()
+
+    async def CreateJob(  # noqa: N802 (gRPC's own spelling)
+        self, request: pb.CreateJobRequest, context: Any
+    ) -> pb.CreateJobResponse:
+        """Begin a job."""
+        store, name = self._store(), checked_job_name(request.name)
+        ontology = self._ontologies.of(request)
+        kind, root = await self._in_thread(lambda: self._source(request))
+
+        def create() -> Job:
+            try:
+                return store.queue.create(name, kind, ontology, root, self._settings)
+            except AlreadyExists:
+                run, job = store.records.run(name), store.queue.get(name)
+                same = (job.kind, job.root, run.ontology.digest) == (kind, root, ontology.digest)
+                if request.reuse and same:
+                    return job
+                raise
+
+        return pb.CreateJobResponse(job=job_message(await self._in_thread(create), ontology))
+
+    async def OfferPictures(  # noqa: N802
+        self, request: pb.OfferPicturesRequest, context: Any
+    ) -> pb.OfferPicturesResponse:
+        """Which pictures are wanted."""
+        store = self._store()
+        if len(request.keys) > MAX_OFFERED:
+            raise BadRequest(f"expected up to {MAX_OFFERED:,} keys, got {len(request.keys):,}")
+        run_id = await self._upload_number(request.job)
+        known = await self._in_thread(lambda: store.queue.known(run_id, request.keys))
+        wanted = (key for key in dict.fromkeys(request.keys) if key not in known)
+        return pb.OfferPicturesResponse(wanted=wanted)
+
+    async def UploadPicture(  # noqa: N802
+        self, request: pb.UploadPictureRequest, context: Any
+    ) -> pb.UploadPictureResponse:
+        """Keep one picture."""
+        self._store()
+        assert self._arrivals
+        name = kept_name(request.name)
+        run_id = await self._upload_number(request.job)
+        given = request.HasField("key")
+        key = request.key if given else key_of(name, request.image)
+        already = await self._arrivals.keep(run_id, key, name, request.image)
+        return pb.UploadPictureResponse(key=key, already=already)
+
+    async def FinishUpload(  # noqa: N802
+        self, request: pb.FinishUploadRequest, context: Any
+    ) -> pb.FinishUploadResponse:
+        """No more pictures will come."""
+        store = self._store()
+        run_id = await self._upload_number(request.job)
+        await self._in_thread(lambda: store.queue.close(run_id))
+        return pb.FinishUploadResponse(job=await self._job(request.job))
+
+    async def GetJob(  # noqa: N802
+        self, request: pb.GetJobRequest, context: Any
+    ) -> pb.GetJobResponse:
+        """How one job stands, and what it looks for."""
+        store = self._store()
+        job = await self._in_thread(lambda: store.queue.get(request.job))
+        run = await self._in_thread(lambda: store.records.run(request.job))
+        return pb.GetJobResponse(job=job_message(job, run.ontology))
+
+    async def ListJobs(  # noqa: N802
+        self, request: pb.ListJobsRequest, context: Any
+    ) -> pb.ListJobsResponse:
+        """A page of jobs, the newest first."""
+        store, before = self._store(), _page(request.page_token)
+        size = _page_size(request.page_size, MAX_JOBS, SOME_JOBS)
+        jobs = await self._in_thread(lambda: store.queue.list_jobs(before, size + 1))
+        more = str(jobs[size - 1].run_id) if len(jobs) > size else ""
+        return pb.ListJobsResponse(jobs=map(job_message, jobs[:size]), next_page_token=more)
+
+    # The stubs know only handlers that yield; these write, so that a slow reader slows them.
+    async def WatchJob(  # type: ignore[override]  # noqa: N802
+        self, request: pb.WatchJobRequest, context: Any
+    ) -> None:
+        """News of one job until it is over."""
+        await self._following().job(request.job, context.write)
+
+    async def ListResults(  # type: ignore[override]  # noqa: N802
+        self, request: pb.ListResultsRequest, context: Any
+    ) -> None:
+        """Results from a cursor on."""
+        every = wants_all(request.detail)
+        await self._following().results(
+            request.job, request.after, every, request.follow, context.write
+        )
+
+    async def CancelJob(  # noqa: N802
+        self, request: pb.CancelJobRequest, context: Any
+    ) -> pb.CancelJobResponse:
+        """Stop a job."""
+        store = self._store()
+        job = await self._in_thread(lambda: store.queue.cancel(request.job))
+        return pb.CancelJobResponse(job=job_message(job))
+
+    async def RetryJob(  # noqa: N802
+        self, request: pb.RetryJobRequest, context: Any
+    ) -> pb.RetryJobResponse:
+        """Try again what was set aside."""
+        store, reasons = self._store(), tuple(request.reasons)
+        again = await self._in_thread(lambda: store.queue.retry(request.job, reasons))
+        return pb.RetryJobResponse(job=await self._job(request.job), retried=again)
+
+    async def ListFailures(  # noqa: N802
+        self, request: pb.ListFailuresRequest, context: Any
+    ) -> pb.ListFailuresResponse:
+        """A page of what was set aside."""
+        store, after = self._store(), request.after
+        size = _page_size(request.page_size, MAX_FAILURES, SOME_FAILURES)
+        run = await self._in_thread(lambda: store.records.run(request.job))
+        found = await self._in_thread(lambda: store.queue.failures(run.id, after, size + 1))
+        more = found[size - 1].item_id if len(found) > size else 0
+        return pb.ListFailuresResponse(failures=map(failure_message, found[:size]), next_after=more)
+
+    def _store(self) -> Store:
+        if self._keeping is None:
+            raise NotSupported(
+                "this server keeps nothing, so it has no jobs; start it with --data FOLDER"
+            )
+        return self._keeping.store
+
+    def _following(self) -> Following:
+        return Following(self._store(), self._in_thread, self._stopping)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """The database may be slow; the event loop never waits for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _job(self, name: str) -> pb.Job:
+        store = self._store()
+        return job_message(await self._in_thread(lambda: store.queue.get(name)))
+
+    async def _upload_number(self, name: str) -> int:
+        """The number of an upload job; asked for once, as names are never given anew."""
+        self._store()
+        uploads = self._uploads
+        assert uploads
+        if name not in self._upload_numbers:
+            job = await self._in_thread(lambda: uploads.job(name))
+            while len(self._upload_numbers) >= REMEMBERED:
+                self._upload_numbers.pop(next(iter(self._upload_numbers)))
+            self._upload_numbers[name] = job.run_id
+        return self._upload_numbers[name]
+
+    def _source(self, request: pb.CreateJobRequest) -> tuple[str, str]:
+        """Kind and folder of a new job. Raises ``BadRequest``, ``NotAllowed``, ``NotFound``."""
+        if request.HasField("upload"):
+            return UPLOAD, ""
+        if not request.HasField("folder"):
+            raise BadRequest("the job has no source; give a folder, or say that you will upload")
+        return "folder", str(allowed(request.folder.path, self._roots))
+
+
+def _page(token: str) -> int | None:
+    if not token:
+        return None
+    if not token.isdecimal() or len(token) > 18:
+        raise BadRequest("the page_token is none of ours; give one that ListJobs answered with")
+    return int(token)
+
+
+def _page_size(asked: int, most: int, usual: int) -> int:
+    if asked > most:
+        raise BadRequest(f"expected page_size up to {most}, got {asked}")
+    return asked or usual
