@@ -3,11 +3,13 @@
 Beyond the format's own fields an image says whether it is ``verified_empty`` (looked at twice,
 nothing there, nothing in doubt), and an annotation carries ``score`` (the probability that the
 label is right) and both stages' scores under ``attributes``. An unsure box has ``iscrowd`` 1, as
-COCO marks regions that training must skip and evaluation must forgive, and ``ignore`` 1.
+COCO marks regions that training must skip and evaluation must forgive, and ``ignore`` 1. Where
+they are wanted, rejected boxes are in a list of their own, ``hard_negatives``, which readers of
+COCO pass over.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,14 +21,22 @@ from secondlook_client.results import Judgement, LabelResult, Outcome
 
 def write(labels: Labels, out: Path) -> Path:
     """Write ``out/coco.json``, replacing an older one only once the new one is whole."""
-    path = out / "coco.json"
+    return write_file(labels, out / "coco.json")
+
+
+def write_file(labels: Labels, path: Path) -> Path:
+    """``write`` to a file of another name."""
     ids = {name: place for place, name in enumerate(labels.classes, start=1)}
     categories = [{"id": place, "name": name} for name, place in ids.items()]
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         head = {"info": {"description": "labels by secondlook"}, "categories": categories}
         file.write(json.dumps(head)[:-1])
         _write_list(file, "images", _images(labels.results()))
-        _write_list(file, "annotations", _annotations(labels.results(), ids))
+        kept = (Outcome.ACCEPT, Outcome.UNSURE)
+        _write_list(file, "annotations", _annotations(labels.results(), ids, kept))
+        if labels.hard_negatives:
+            rejected = _annotations(labels.results(), ids, (Outcome.REJECT,))
+            _write_list(file, "hard_negatives", rejected)
         file.write("}\n")
     return path
 
@@ -45,17 +55,18 @@ def _images(results: Iterator[tuple[str, LabelResult]]) -> Iterator[dict[str, An
             "file_name": name,
             "width": result.width,
             "height": result.height,
+            "sha256": result.sha256,
             "verified_empty": not (result.labels or result.of(Outcome.UNSURE)),
         }
 
 
 def _annotations(
-    results: Iterator[tuple[str, LabelResult]], ids: dict[str, int]
+    results: Iterator[tuple[str, LabelResult]], ids: dict[str, int], kept: Sequence[Outcome]
 ) -> Iterator[dict[str, Any]]:
     number = 0
     for place, (_, result) in enumerate(results, start=1):
         for judgement in result.judgements:
-            if judgement.outcome is not Outcome.REJECT:
+            if judgement.outcome in kept:
                 number += 1
                 entry = _annotation(judgement, ids[judgement.class_name])
                 yield {"id": number, "image_id": place, **entry}

@@ -17,3 +17,5 @@ class Labels:
     """Of the ontology, in order."""
     results: Callable[[], Iterator[tuple[str, LabelResult]]]
     """Gives (path relative to ``root``, with forward slashes; result) anew at each call."""
+    hard_negatives: bool = False
+    """Whether rejected boxes are wanted, where the format has a place for them."""

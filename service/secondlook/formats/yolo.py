@@ -7,7 +7,7 @@ box would be learnt as background.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -33,6 +33,41 @@ def write(labels: Labels, out: Path) -> Path:
                 doubtful = bool(result.of(Outcome.UNSURE))
                 (unsure if doubtful else train).write(os.fsencode(f"./images/{place}\n"))
     return folder
+
+
+def write_parts(parts: Mapping[str, Labels], out: Path) -> Path:
+    """Write ``labels/``, ``data.yaml`` and a list a split beside ``out/images/SPLIT/NAME``.
+
+    ``parts`` are labels by split, whose names hold no folder and differ without their suffix too.
+    """
+    lists = {}
+    with (out / "unsure.txt").open("w", encoding="utf-8") as unsure:
+        for split, labels in parts.items():
+            places = {name: place for place, name in enumerate(labels.classes)}
+            lists[split] = f"{split}.txt"
+            with (out / lists[split]).open("w", encoding="utf-8") as listed:
+                for name, result in labels.results():
+                    lines = [_line(j.box, places[j.class_name], result) for j in result.labels]
+                    path = out / "labels" / split / PurePosixPath(name).with_suffix(".txt")
+                    _write_text(path, "".join(lines))
+                    doubtful = bool(result.of(Outcome.UNSURE))
+                    (unsure if doubtful else listed).write(f"./images/{split}/{name}\n")
+    classes = next(iter(parts.values())).classes
+    _write_text(out / "data.yaml", _parts_yaml(lists, classes))
+    return out / "data.yaml"
+
+
+def _parts_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
+    """Without ``path``: trainers then look beside the file itself, wherever it is moved to."""
+    first = next(iter(lists.values()))
+    train = lists.get("train", first)
+    # Trainers insist on a val; one that is the train list at least looks like what it is.
+    content = {"train": train, "val": lists.get("val", lists.get("test", train))}
+    content |= {"test": lists["test"]} if "test" in lists else {}
+    text = "# Pictures with a region to ignore are in unsure.txt only: YOLO has no such regions.\n"
+    for entry in (content, {"names": dict(enumerate(classes))}):
+        text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _write_yaml(path: Path, classes: Sequence[str]) -> None:

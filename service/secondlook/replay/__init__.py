@@ -1,0 +1,1 @@
+"""What was kept, used again: decided anew, compared, explained, and asked once more."""

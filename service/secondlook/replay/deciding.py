@@ -1,0 +1,195 @@
+"""``judging.judge`` for many pictures at once, and the same to the last bit.
+
+One picture at a time takes most of a millisecond, nearly all of it in small steps of Python.
+Here the suppression of all pictures is one piece of array work, and so are the boxes whose answers
+settle them; every other box goes through ``decide.decide`` itself.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.boxes import area
+from secondlook.columns import Columns
+from secondlook.decide import decide, in_words
+from secondlook.labels import NOT_ASKED, Answer, Boxes, Outcome, Verdict
+from secondlook.ontology import Ontology
+from secondlook.store.batches import Decided, Gathered
+from secondlook.store.packing import OUTCOMES, asks_of
+
+_YES, _NO, _OPEN = (OUTCOMES.index(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
+_NO_ANSWER = Answer(None, error=NOT_ASKED)
+_PAIRS_AT_ONCE = 1_000_000
+
+
+class Decider:
+    """One ontology and its rules, for evidence that was gathered for ``kept``."""
+
+    def __init__(
+        self,
+        ontology: Ontology,
+        kept: Ontology,
+        columns: Columns,
+        max_iou: float,
+        *,
+        verified: bool,
+    ) -> None:
+        """``verified`` says whether a verifier was in use when the evidence was gathered."""
+        self._ontology = ontology
+        self._columns = columns
+        self._max_iou = max_iou
+        self._verified = verified
+        known = {ask: place for place, ask in enumerate(asks_of(kept))}
+        self._asks = [known.get((s.view, s.question), -1) for s in ontology.classes]
+
+    def decide(self, gathered: Gathered) -> Decided:
+        """Every judgement of every picture."""
+        found = _Found(gathered, self._columns.scores(gathered.scores))
+        for members in self._ontology.groups.values():
+            boxes = self._candidates(found, members)
+            if len(boxes):
+                self._judge(found, boxes, members)
+        return found.decided()
+
+    def _candidates(self, found: "_Found", members: tuple[int, ...]) -> NDArray[np.intp]:
+        """Boxes to be judged for one group, picture by picture, the best score first."""
+        specs = [self._ontology.classes[place] for place in members]
+        thresholds = np.array([spec.threshold for spec in specs], dtype=np.float32)
+        scores = found.scores[:, list(members)]
+        boxes = np.flatnonzero((scores >= thresholds).any(axis=1))
+        best = scores[boxes].max(axis=1, initial=0)
+        order = np.lexsort((-best, found.pictures[boxes]))
+        boxes = boxes[order]
+        return boxes[_kept(found.gathered.boxes[boxes], found.pictures[boxes], self._max_iou)]
+
+    def _judge(self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]) -> None:
+        specs = [self._ontology.classes[place] for place in members]
+        p_yes = self._answers(found.gathered, boxes, members)
+        yes = p_yes >= np.array([spec.accept for spec in specs], dtype=np.float64)
+        no = p_yes <= np.array([spec.reject for spec in specs], dtype=np.float64)
+        outcomes = np.where(yes, _YES, np.where(no, _NO, _OPEN))
+        probabilities = p_yes.copy()
+        # A box is settled by its answers alone unless one is missing, two sides were answered
+        # with yes, or one was and another is open.
+        claims, open_ = yes.sum(axis=1), ~(yes | no)
+        hard = np.isnan(p_yes).any(axis=1) | (claims > 1) | ((claims > 0) & open_.any(axis=1))
+        reasons = [
+            in_words(spec, OUTCOMES[outcome], p)
+            for of_box, ps in zip(outcomes.tolist(), p_yes.tolist(), strict=True)
+            for spec, outcome, p in zip(specs, of_box, ps, strict=True)
+        ]
+        for at in np.flatnonzero(hard).tolist():
+            box = int(boxes[at])
+            scores = found.scores[box, list(members)].tolist()
+            verdicts = [self._verdict(found.gathered, box, place) for place in members]
+            for side, decision in enumerate(decide(specs, scores, verdicts)):
+                outcomes[at, side] = OUTCOMES.index(decision.outcome)
+                probabilities[at, side] = decision.probability
+                reasons[at * len(specs) + side] = decision.reason
+        found.add(boxes, members, outcomes, probabilities, reasons)
+
+    def _answers(
+        self, gathered: Gathered, boxes: NDArray[np.intp], members: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """(boxes, members) P(yes); NaN where there is none."""
+        p_yes = np.full((len(boxes), len(members)), np.nan)
+        for side, place in enumerate(members):
+            if self._verified and self._asks[place] >= 0:
+                p_yes[:, side] = gathered.p_yes[boxes, self._asks[place]]
+        return p_yes
+
+    def _verdict(self, gathered: Gathered, box: int, place: int) -> Verdict | None:
+        """As far as a decision depends on it."""
+        if not self._verified:
+            return None
+        spec, ask = self._ontology.classes[place], self._asks[place]
+        p_yes = gathered.p_yes[box, ask] if ask >= 0 else np.nan
+        silent = gathered.silent.get((box, ask), _NO_ANSWER)
+        answer = silent if np.isnan(p_yes) else Answer(float(p_yes))
+        return Verdict(spec.question, spec.view, answer, "", 0.0)
+
+
+class _Found:
+    """Judgements as they are made, group by group."""
+
+    def __init__(self, gathered: Gathered, scores: NDArray[np.float32]) -> None:
+        self.gathered = gathered
+        self.scores = scores
+        amounts = np.diff(gathered.starts)
+        self.pictures = np.repeat(np.arange(len(gathered)), amounts)
+        self._boxes: list[NDArray[np.intp]] = []
+        self._classes: list[NDArray[np.intp]] = []
+        self._outcomes: list[NDArray[np.intp]] = []
+        self._probabilities: list[NDArray[np.float64]] = []
+        self._reasons: list[str] = []
+
+    def add(
+        self,
+        boxes: NDArray[np.intp],
+        members: Sequence[int],
+        outcomes: NDArray[np.intp],
+        probabilities: NDArray[np.float64],
+        reasons: list[str],
+    ) -> None:
+        self._boxes.append(np.repeat(boxes, len(members)))
+        self._classes.append(np.tile(np.array(members, dtype=np.intp), len(boxes)))
+        self._outcomes.append(outcomes.ravel())
+        self._probabilities.append(probabilities.ravel())
+        self._reasons += reasons
+
+    def decided(self) -> Decided:
+        """All of them, picture by picture; within one in the order in which they came."""
+        nothing = [np.zeros(0, dtype=np.intp)]
+        boxes = np.concatenate(nothing + self._boxes)
+        order = np.argsort(self.pictures[boxes], kind="stable")
+        boxes = boxes[order]
+        pictures = self.pictures[boxes]
+        starts = np.searchsorted(pictures, np.arange(len(self.gathered) + 1))
+        return Decided(
+            starts,
+            boxes - self.gathered.starts[pictures],
+            np.concatenate(nothing + self._classes)[order],
+            np.concatenate(nothing + self._outcomes)[order],
+            np.concatenate([np.zeros(0), *self._probabilities])[order],
+            [self._reasons[place] for place in order.tolist()],
+        )
+
+
+def _kept(boxes: Boxes, pictures: NDArray[np.intp], threshold: float) -> NDArray[np.intp]:
+    """``boxes.nms`` inside each picture; ``boxes`` come picture by picture, the best first."""
+    alive = [True] * len(boxes)
+    for better, worse in _overlapping(boxes, pictures, threshold):
+        if alive[better]:  # settled: every box better than it was looked at before
+            alive[worse] = False
+    return np.flatnonzero(alive)
+
+
+def _overlapping(
+    boxes: Boxes, pictures: NDArray[np.intp], threshold: float
+) -> list[tuple[int, int]]:
+    """Pairs (better, worse) of one picture whose IoU is above ``threshold``, the better in order.
+
+    Taken in slices, so that pictures with very many boxes do not fill the memory.
+    """
+    ends = np.searchsorted(pictures, pictures, side="right")
+    behind = ends - np.arange(len(boxes)) - 1
+    bounds = np.searchsorted(
+        np.cumsum(behind), np.arange(_PAIRS_AT_ONCE, behind.sum(), _PAIRS_AT_ONCE)
+    )
+    sizes = area(boxes)
+    found: list[tuple[int, int]] = []
+    for these in np.split(np.arange(len(boxes)), np.unique(bounds)):
+        amounts = behind[these]
+        first = np.repeat(these, amounts)
+        steps = np.arange(len(first)) - np.repeat(np.cumsum(amounts) - amounts, amounts)
+        second = first + steps + 1
+        low = np.maximum(boxes[first, :2], boxes[second, :2])
+        high = np.minimum(boxes[first, 2:], boxes[second, 2:])
+        sides = np.clip(high - low, 0, None)
+        shared = sides[:, 0] * sides[:, 1]
+        union = sizes[first] + sizes[second] - shared
+        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        over = iou > threshold
+        found += zip(first[over].tolist(), second[over].tolist(), strict=True)
+    return found
