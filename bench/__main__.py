@@ -12,7 +12,18 @@ from pathlib import Path
 
 from bench.paired import Figure
 
-SUITES = ("quality", "verifying", "pictures", "serving", "memory", "start", "real_size")
+SUITES = (
+    "quality",
+    "verifying",
+    "pictures",
+    "serving",
+    "durable",
+    "store",
+    "redecide",
+    "memory",
+    "start",
+    "real_size",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

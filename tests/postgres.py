@@ -24,6 +24,7 @@ class Postgres:
     def __init__(self, binaries: Path, folder: Path, fsync: bool = False) -> None:
         """``fsync`` False is for tests that never cut the power; killing a process is fine."""
         self._binaries, self._folder, self._fsync = binaries, folder, fsync
+        self.account = _account()
         self._data = folder / "data"
 
     def make(self) -> None:
@@ -59,12 +60,8 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        account = _account()
         done = subprocess.run(
-            [self._binaries / program, *arguments],
-            user=account,
-            group=pwd.getpwnam(account).pw_gid if account else None,
-            extra_groups=[] if account else None,
+            [*self._as_account(), self._binaries / program, *arguments],
             cwd=self._folder,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
             # The server keeps what it inherits open: a pipe would never end.
@@ -75,17 +72,24 @@ class Postgres:
         told = log.read_text()[-2000:] if log.exists() else "no log"
         assert done.returncode == 0, f"{program} ended with {done.returncode}: {told}"
 
+    def _as_account(self) -> list[str]:
+        """By a program, as gRPC's threads do not survive the fork that ``user=`` needs."""
+        if not self.account:
+            return []
+        group = pwd.getpwnam(self.account).pw_gid
+        return ["setpriv", f"--reuid={self.account}", f"--regid={group}", "--clear-groups"]
+
 
 @contextmanager
 def postgres_server(fsync: bool = False) -> Iterator[Postgres]:
     """A server for as long as the block lasts; skips the test where there are no binaries."""
     binaries = _binaries()
     # Not under pytest's folder: the path of a unix socket has at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=None if fsync else _quick_disk()))
     server = Postgres(binaries, folder, fsync)
     try:
-        if account := _account():
-            shutil.chown(folder, account)
+        if server.account:
+            shutil.chown(folder, server.account)
         server.make()
         server.start()
         try:
@@ -113,6 +117,13 @@ def _binaries() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return Path(found[-1])
+
+
+def _quick_disk() -> str | None:
+    """Memory, where there is enough of it; else the usual place."""
+    shared = Path("/dev/shm")
+    roomy = shared.is_dir() and shutil.disk_usage(shared).free > 2**30
+    return str(shared) if roomy and os.access(shared, os.W_OK) else None
 
 
 def _account() -> str | None:

@@ -86,7 +86,8 @@ def _joined(guesses: Sequence[_Row], known: set[str] | None, truth: "_DataSet") 
     if kept and not any(g.picture in real for g in kept):
         raise InvalidInput(
             f"{truth.path}: it has none of the predictions' pictures (they name {kept[0].picture!r}"
-            f", it names {_some(real)}); both files must name pictures alike"
+            f", it names {_some(real)}); both files must name pictures alike: label the "
+            "folder that the names in the truth are relative to"
         )
     for g in usable:
         found[g.picture].append(Detection(g.class_name, g.box, g.score))

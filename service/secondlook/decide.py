@@ -54,11 +54,19 @@ def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Dec
     if p_yes is None:
         return Decision(Outcome.UNSURE, score, _no_verdict(verdict))
     if p_yes >= spec.accept:
-        return Decision(Outcome.ACCEPT, p_yes, f"P(yes) {p_yes:.2f} ≥ {spec.accept:.2f}")
-    if p_yes <= spec.reject:
-        return Decision(Outcome.REJECT, p_yes, f"P(yes) {p_yes:.2f} ≤ {spec.reject:.2f}")
-    between = f"P(yes) {p_yes:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}"
-    return Decision(Outcome.UNSURE, p_yes, between)
+        outcome = Outcome.ACCEPT
+    else:
+        outcome = Outcome.REJECT if p_yes <= spec.reject else Outcome.UNSURE
+    return Decision(outcome, p_yes, in_words(spec, outcome, p_yes))
+
+
+def in_words(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+    """Why an answer alone leads to ``outcome``."""
+    if outcome is Outcome.ACCEPT:
+        return f"P(yes) {p_yes:.2f} ≥ {spec.accept:.2f}"
+    if outcome is Outcome.REJECT:
+        return f"P(yes) {p_yes:.2f} ≤ {spec.reject:.2f}"
+    return f"P(yes) {p_yes:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}"
 
 
 def _no_verdict(verdict: Verdict) -> str:

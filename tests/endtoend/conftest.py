@@ -64,7 +64,8 @@ def serving(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @pytest.fixture(scope="session")
-def server(world: Path) -> Iterator[str]:
-    """The address of a running service with the world's ontology."""
-    with serving("--ontology", world / "ontology.yaml") as (address, _):
+def server(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running service with the world's ontology, which keeps what it does."""
+    data = tmp_path_factory.mktemp("data")
+    with serving("--ontology", world / "ontology.yaml", "--data", data) as (address, _):
         yield address

@@ -10,6 +10,7 @@ import pytest
 from endtoend.conftest import Run, serving
 
 from secondlook.cli import COMMANDS, group
+from secondlook.store import open_store
 from secondlook_client import Client
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -46,10 +47,18 @@ def test_label_a_folder_in_one_line(secondlook: Run, world: Path, tmp_path: Path
     assert {c["name"] for c in labels["categories"]} == {"person wearing glasses"}
     assert labels["annotations"]
     assert (tmp_path / "labels" / "failed.jsonl").read_text() == ""
+    before = cursors(tmp_path / "labels")
     again = secondlook(*arguments, "--format", "coco,yolo,voc", cwd=tmp_path)
     assert "12 pictures" in again.stdout
-    lines = (tmp_path / "labels" / "results.jsonl").read_text().splitlines()
-    assert len(lines) == 12, "a second run must not label anything again"
+    assert len(before) == 12
+    assert cursors(tmp_path / "labels") == before, "a second run must not label anything again"
+
+
+def cursors(labels: Path) -> list[int]:
+    """Of every result that a run keeps."""
+    with open_store(labels / ".store") as store:
+        (job,) = store.queue.list_jobs()
+        return [result.cursor for result in store.records.results(job.run_id)]
 
 
 def test_try_and_evaluate(secondlook: Run, world: Path, server: str, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 Only the models are scripted; server, client and files are the real ones.
 """
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from secondlook.runs.names import from_text
+from secondlook.store import open_store
 
 TESTS = Path(__file__).parent.parent
 SCRIPTED = ("--proposer", "scripted_models:bright_half:{pause}", "--verifier",
@@ -67,8 +72,13 @@ def lines(path: Path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def names_done(out: Path):
-    return Counter(line["name"] for line in lines(out / "results.jsonl"))
+def names_done(out: Path, data: Path | None = None):
+    """How many results each picture has, by name, as the store has it on the disk."""
+    place = data or out / ".store"
+    with open_store(place) as store:
+        (job,) = store.queue.list_jobs()
+        found = store.records.results(job.run_id, limit=10_000)
+    return Counter(from_text(result.labelled.name) for result in found)
 
 
 def test_a_folder_becomes_labels_in_every_format(tmp_path):
@@ -94,7 +104,7 @@ def test_a_run_that_is_ended_goes_on_without_redoing_a_picture(tmp_path, how):
         stderr=subprocess.PIPE,
         text=True,
     )
-    _wait_for_lines(out / "results.jsonl", 10, first)
+    _wait_for_results(out / ".store", 10, first)
     first.send_signal(how)
     _, told = first.communicate(timeout=30)
     kept = names_done(out)
@@ -110,10 +120,14 @@ def test_a_run_that_is_ended_goes_on_without_redoing_a_picture(tmp_path, how):
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 60
 
 
-def _wait_for_lines(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+def _wait_for_results(data: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    query = "SELECT count(*) FROM decisions"
     for _ in range(1000):
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
+        with contextlib.suppress(sqlite3.OperationalError):  # not made yet
+            uri = f"file:{data / 'store.db'}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+                if database.execute(query).fetchone()[0] >= count:
+                    return
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     raise AssertionError("the run made no progress")
@@ -238,11 +252,14 @@ def test_an_empty_folder_is_told(tmp_path):
     assert done.returncode == 2 and "there is no picture in" in done.stderr
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
-    folder, out = folder_of(tmp_path / "in", 8), tmp_path / "out"
+@pytest.mark.parametrize("room", [4096, 600_000])  # for no database, and for all but one picture
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, room):
+    folder, out = folder_of(tmp_path / "in", 7), tmp_path / "out"
+    picture(folder / "007.png", size=(600, 500))
+    assert (folder / "007.png").stat().st_size > 600_000
 
-    def no_room() -> None:  # files may not grow beyond 4 kB
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 
     full = subprocess.run(
         arguments(folder, out),
@@ -252,9 +269,9 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path):
         timeout=60,
         preexec_fn=no_room,
     )
-    assert full.returncode == 1 and "the disk is full" in full.stderr
-    kept = names_done(out)
-    assert 0 < len(kept) < 8
+    assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
+    told = full.stderr.splitlines()[-1]
+    assert told.startswith("error: ") and "disk" in told
     assert label(folder, out).returncode == 0
     assert names_done(out) == Counter(f"{n:03}.png" for n in range(8))
 
@@ -263,7 +280,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     folder, out = folder_of(tmp_path / "in", 40), tmp_path / "out"
     first = subprocess.Popen(arguments(folder, out, pause=1), env=environment())
     try:
-        _wait_for_lines(out / "results.jsonl", 1, first)
+        _wait_for_results(out / ".store", 1, first)
         second = label(folder, out)
         assert second.returncode == 2 and "in use by another run" in second.stderr
     finally:
@@ -272,30 +289,54 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
 
 
 def test_a_server_that_restarts_costs_nothing(tmp_path):
-    folder, out = folder_of(tmp_path / "in", 40), tmp_path / "out"
-    server, address = _serve("0")
+    folder, out, data = folder_of(tmp_path / "in", 40), tmp_path / "out", tmp_path / "data"
+    server, address = _serve("0", data)
     try:
         run = subprocess.Popen(
             [*_START, "label", str(folder), "--out", str(out), "-c", "dog", "--server", address],
             env=environment(),
         )
-        _wait_for_lines(out / "results.jsonl", 5, run)
+        _wait_for_results(data, 5, run)
         server.kill()
         server.wait()
-        server, again = _serve(address.rpartition(":")[2])
+        server, again = _serve(address.rpartition(":")[2], data)
         assert again == address
         assert run.wait(60) == 0
-        assert names_done(out) == Counter(f"{n:03}.png" for n in range(40))
-        assert lines(out / "failed.jsonl") == []
+        assert names_done(out, data) == Counter(f"{n:03}.png" for n in range(40))
+        assert len(json.loads((out / "coco.json").read_text())["images"]) == 40
+        assert lines(out / "failed.jsonl") == [] and not (out / ".store").exists()
     finally:
         server.kill()
         server.wait()
 
 
-def _serve(port: str) -> tuple["subprocess.Popen[str]", str]:
+def test_with_data_pictures_are_kept_there_and_shared(tmp_path):
+    folder, data = folder_of(tmp_path / "in", 3), tmp_path / "data"
+    for out in ("one", "two"):
+        assert label(folder, tmp_path / out, "--data", str(data)).returncode == 0
+        assert not (tmp_path / out / ".store").exists()
+    assert label(folder, tmp_path / "two", "--data", str(data), "--fresh").returncode == 0
+    with open_store(data) as store:
+        jobs = store.queue.list_jobs()
+        assert [(job.state, job.done) for job in jobs] == [("done", 3)] * 3
+        assert sum(1 for _ in store.blobs.all()) == 3
+
+
+def test_a_server_that_keeps_nothing_is_told(tmp_path):
+    server, address = _serve("0", None)
+    try:
+        done = label(folder_of(tmp_path / "in", 1), tmp_path / "out", "--server", address)
+        assert done.returncode == 1 and "start it with --data FOLDER" in done.stderr
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _serve(port: str, data: Path | None) -> tuple["subprocess.Popen[str]", str]:
     models = [part.format(pause=0.05) for part in SCRIPTED]
+    keeping = ["--data", str(data)] if data else []
     server = subprocess.Popen(
-        [*_START, "serve", "--port", port, *models],
+        [*_START, "serve", "--port", port, *keeping, *models],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ from serving import DOG, png, serving
 from secondlook.engine import Engine
 from secondlook.errors import BadSetting
 from secondlook.pipeline import Pipeline
-from secondlook.server.app import SERVICE, Server, ServerOptions
+from secondlook.server.app import SERVICES, Server, ServerOptions
 from secondlook.server.logs import JsonFormatter
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -36,7 +36,10 @@ SERVING, NOT_SERVING = (
 )
 
 
-@pytest.mark.parametrize("service", ["", SERVICE])
+SERVICE = SERVICES[0]
+
+
+@pytest.mark.parametrize("service", ["", *SERVICES])
 def test_health_says_serving(service):
     with serving() as s, grpc.insecure_channel(s.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -55,6 +58,18 @@ def test_reflection_lists_and_describes_the_service():
     assert names >= {"secondlook.v1.LabelingService", "grpc.health.v1.Health"}
     (proto,) = described.file_descriptor_response.file_descriptor_proto
     assert b"LabelStream" in proto
+
+
+@pytest.mark.parametrize(
+    ("symbol", "known"), [("Label", True), ("LabelStream", True), ("Nonsense", False), ("", False)]
+)
+def test_reflection_finds_a_method(symbol, known):
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{SERVICE}.{symbol}")
+    with serving() as s, grpc.insecure_channel(s.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = stub.ServerReflectionInfo(iter([request]))
+    wanted = "file_descriptor_response" if known else "error_response"
+    assert answer.WhichOneof("message_response") == wanted
 
 
 def test_stopping_says_so_refuses_the_new_and_finishes_the_accepted():

@@ -50,6 +50,8 @@ def test_serve_takes_every_setting():
         (["label"], 2, "PICTURES"),
         (["label", "nowhere", "-c", "dog"], 2, "error: nowhere does not exist"),
         (["try", "."], 2, "no picture"),
+        (["world", "--out", "/dev/null/world"], 2, "cannot be written (Not a directory)"),
+        (["label", "/dev/null", "-c", "x", "--server", "host"], 2, "HOST:PORT, got 'host'"),
     ],
 )
 def test_errors_are_one_line(arguments, code, told, capsys, tmp_path, monkeypatch):

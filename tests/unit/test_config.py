@@ -91,7 +91,7 @@ def test_foreign_variables_are_left_alone(caplog: pytest.LogCaptureFixture) -> N
         "SECONDLOOK_PORT": "tcp://10.0.0.1:50051",  # from Kubernetes, not from a person
         "SECONDLOOK_PORT_50051_TCP": "tcp://10.0.0.1:50051",
         "SECONDLOOK_SERVICE_HOST": "10.0.0.1",
-        "SECONDLOOK_DATA": "/data",
+        "SECONDLOOK_TEST_DATA": "/data",
     }
     assert load_settings(environ=environ) == Settings()
     assert not caplog.records

@@ -117,7 +117,7 @@ def test_a_replaced_file_has_another_key(tmp_path):
     keys.append(next(select([path], tmp_path / "out").walk()).key)
     os.utime(path, ns=(1, 1))
     keys.append(next(select([path], tmp_path / "out").walk()).key)
-    assert len(set(keys)) == 3 and all(0 <= key < 2**64 for key in keys)
+    assert len(set(keys)) == 3 and all(-(2**63) <= key < 2**63 for key in keys)
 
 
 def test_what_is_not_there_is_told(tmp_path):

@@ -129,6 +129,8 @@ def test_heads_of_their_own_for_each_decoder_layer_are_kept(original: Path) -> N
 def test_a_missing_file_says_where_it_is_had(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="releases of IDEA-Research"):
         idea_checkpoint.read(tmp_path / "groundingdino_swint_ogc.pth")
+    with pytest.raises(NotFound, match="releases of IDEA-Research"):  # before any tokenizer
+        idea_checkpoint.load(str(tmp_path / "groundingdino_swint_ogc.pth"), OPTIONS)
 
 
 class Evil:

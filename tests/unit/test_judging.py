@@ -5,8 +5,8 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier, image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.judging import NOT_ASKED, judge
-from secondlook.labels import Image, Labelled, Outcome
+from secondlook.judging import judge
+from secondlook.labels import NOT_ASKED, Image, Labelled, Outcome
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Limits, Pipeline, Task
 

@@ -47,7 +47,8 @@ def test_both_stages() -> None:
     assert on.verdict is not None
     assert on.verdict.question == "On?"
     assert (labelled.proposals, labelled.width, labelled.height) == (2, 40, 30)
-    assert (labelled.evidence.proposer, labelled.evidence.verifier) == ("scripted@p0", "scripted@v0")
+    models = (labelled.evidence.proposer, labelled.evidence.verifier)
+    assert models == ("scripted@p0", "scripted@v0")
     assert labelled.of(Outcome.ACCEPT) == (on,)
     assert not labelled.verified_empty
     assert verifier.views == 2

@@ -62,9 +62,9 @@ def test_every_row_and_blob_comes_back(store: Store, tmp_path: Path, store_place
 
 
 def test_a_restored_store_goes_on(store: Store, tmp_path: Path, store_places) -> None:
+    settled_job(store, "second", street("d"), waiting=["w"])
     settled_job(store, "first", street("a", "b", "c"))
     forget(store, Retention(runs=("first",)))  # its numbers were shown to people
-    settled_job(store, "second", street("d"), waiting=["w"])
     assert store.queue.claim("a server that will die", 1e6) is not None
     back_up(store, tmp_path / "backup")
     with open_store(*store_places(store.database.dialect)) as other:

@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 from PIL import Image as PILImage  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
+from secondlook.config import ModelOptions  # noqa: E402
 from secondlook.demo import verifier_recipe  # noqa: E402
+from secondlook.demo.embedded import load_proposer  # noqa: E402
 from secondlook.demo.verifier_data import Samples, batch_of, pack, unpack  # noqa: E402
 from secondlook.demo.verifier_eval import auroc, by_class, ece, p_yes  # noqa: E402
 from secondlook.demo.verifier_model import (  # noqa: E402
@@ -24,7 +26,7 @@ from secondlook.demo.verifier_model import (  # noqa: E402
 )
 from secondlook.demo.verifier_questions import Facts, Question, draw, questions  # noqa: E402
 from secondlook.demo.verifier_recipe import export  # noqa: E402
-from secondlook.demo.verifier_training import TRAIN_SEED, Plan, Training  # noqa: E402
+from secondlook.demo.verifier_training import Plan, Training  # noqa: E402
 from secondlook.demo.verifier_views import SIDE, judge, samples_of  # noqa: E402
 from secondlook.demo.world import Thing  # noqa: E402
 from secondlook.labels import View  # noqa: E402
@@ -79,6 +81,12 @@ class TestQuestions:
         drawn = draw(np.random.default_rng(0), facts, 6)
         assert [question.answer for question in drawn].count(True) == 3
 
+    def test_a_class_is_asked_about_in_its_own_words_oftenest(self) -> None:
+        facts = Facts(View.CROP, "person", traits=frozenset({"helmet"}))
+        drawn = [q.text for q in draw(np.random.default_rng(0), facts, 600)]
+        own = drawn.count("Is this person wearing a helmet?")
+        assert own > 2 * drawn.count("Does this person wear a helmet?") > 0
+
     def test_facts_survive_packing(self) -> None:
         for facts in (
             Facts(View.CONTEXT, "person", traits=frozenset({"glasses on head", "mask"})),
@@ -113,6 +121,14 @@ class TestViews:
             assert a.facts == b.facts
             assert np.array_equal(a.pixels, b.pixels)
             assert np.array_equal(a.layout, b.layout)
+
+    def test_a_proposer_adds_the_boxes_that_it_gives(self) -> None:
+        proposer = load_proposer("", ModelOptions(device="cpu"))
+        alone, with_it = samples_of(4, 2), samples_of(4, 2, proposer)
+        assert [sample.facts for sample in with_it[: len(alone)]] == [s.facts for s in alone]
+        added = with_it[len(alone) :]
+        assert {sample.facts.view for sample in added} == {View.CROP}
+        assert "person" in {sample.facts.noun for sample in added}
 
 
 class TestTokenizer:
@@ -165,12 +181,12 @@ def test_packed_questions_are_answered_as_if_alone() -> None:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the views of two scenes already."""
     folder = tmp_path_factory.mktemp("work")
-    Samples(folder / "views", TRAIN_SEED, TINY.scenes)
+    Training(TINY, folder)
     return folder
 
 
 def test_a_batch_depends_on_its_step_alone(work: Path) -> None:
-    samples = Samples(work / "views", TRAIN_SEED, TINY.scenes)
+    samples = Training(TINY, work).samples
     prompts = Prompts()
     made = [batch_of(samples, prompts.tail, prompts.answers, 1, step, 3, 2) for step in (5, 5, 6)]
     assert torch.equal(made[0].pixels, made[1].pixels)
@@ -196,6 +212,15 @@ def test_a_resumed_run_gives_the_weights_of_a_whole_one(work: Path) -> None:
         resumed.one_step()
     for name, value in whole.average.state_dict().items():
         assert torch.equal(value, resumed.average.state_dict()[name]), name
+
+
+def test_a_run_begins_with_the_weights_of_a_folder(work: Path, tmp_path: Path) -> None:
+    first = Training(TINY, work)
+    first.one_step()
+    export(first, tmp_path, "command", {})
+    second = Training(replace(TINY, start=str(tmp_path), seed=9), work)
+    for name, value in first.average.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
 
 
 def test_an_export_loads_and_generates(work: Path, tmp_path: Path) -> None:

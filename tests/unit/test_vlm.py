@@ -262,3 +262,9 @@ def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
     asks = some_asks()
     expected = [generated(made, ask.pixels, q) for ask in asks for q in ask.questions]
     assert p_yes(verifier.answer(asks)) == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_norms_of_the_embedded_verifier_are_folded() -> None:
+    verifier = vlm.load(str(WEIGHTS), ModelOptions(device="cpu"))
+    left = [type(module).__name__ for module in verifier._model.modules()]
+    assert "Conv2d" in left and "BatchNorm2d" not in left

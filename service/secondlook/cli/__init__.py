@@ -16,7 +16,16 @@ COMMANDS = {
     "demo": "Draw a small world, label it through the service and show what each stage did.",
     "try": "Judge a prompt: every stage's scores on a handful of pictures.",
     "label": "Label a folder of pictures; resumes where it stopped.",
-    "serve": "Serve labelling over gRPC.",
+    "serve": "Serve labelling over gRPC; with --data, keep everything.",
+    "job": "Label many pictures at a time on a service: create, list, watch, results.",
+    "explain": "Why a kept label is what it is, and whether the models say it again.",
+    "redecide": "Other thresholds or classes for all that a run kept, without a model.",
+    "compare": "Which labels one run has and another has not, with pictures.",
+    "snapshot": "Freeze labels into datasets that never change; list, compare, export them.",
+    "check": "Verify every row and every picture of a store.",
+    "backup": "Copy a store that is in use; again, only what is new.",
+    "restore": "Fill an empty store from a backup; also the way to another database.",
+    "forget": "Remove old results and pictures, never what a snapshot holds.",
     "evaluate": "Precision, recall and average precision of COCO predictions against truth.",
     "world": "Write pictures of the drawn demo world with their exact truth.",
 }
@@ -88,12 +97,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _told(failure: Exception) -> tuple[str, int]:
     """One line and the exit code: 2 for what can be mended in the command, else 1."""
-    from secondlook.errors import InvalidInput, NotFound, OutputExists, SecondlookError
+    from secondlook.errors import AlreadyExists, InvalidInput, NotAllowed, NotFound, SecondlookError
     from secondlook_client.errors import ClientError
 
     line = " ".join(str(failure).split())
     if isinstance(failure, SecondlookError | ClientError):
-        wrong = isinstance(failure, InvalidInput | NotFound | OutputExists)
+        wrong = isinstance(failure, InvalidInput | NotFound | NotAllowed | AlreadyExists)
         return line, 2 if wrong else 1
     return f"unexpected {type(failure).__name__}: {line}; --debug shows where it came from", 1
 
@@ -104,6 +113,7 @@ def _speak_up(debug: bool) -> None:
     if debug:
         logging.basicConfig(level=logging.DEBUG)
         return
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core repeats on stderr what we tell
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -41,7 +41,7 @@ def command(count: int, seed: int, size: int, out: Path) -> None:
     from secondlook.demo.world import write_world
     from secondlook.ontology_text import load_ontology
     from secondlook.runs.folder import select
-    from secondlook.runs.journal import RESULTS, read_results
+    from secondlook.runs.out_folder import OutFolder
     from secondlook.two_stages import compare
 
     # 1. Pictures that no model has seen, with the truth about every box.
@@ -49,19 +49,24 @@ def command(count: int, seed: int, size: int, out: Path) -> None:
     write_world(world, seed, count, size)
     ontology = load_ontology(world / "ontology.yaml")
 
-    # 2. The service, as `secondlook serve` starts it, with the models that come with the package.
-    with connected(None, Settings(proposer="demo", verifier="demo"), ontology) as session:
-        # 3. The pictures go to it as `secondlook label` sends them: over gRPC, many at a time.
-        run = label_into(out, session, select([world / "images"]), fresh=True)
+    # 2. The service, as `secondlook serve` starts it, with the models that come with the package
+    #    and a store of its own, in a folder that no other run writes into.
+    with OutFolder(out) as folder:
+
+        def ready() -> Path:
+            folder.clear()
+            return folder.store
+
+        models = Settings(proposer="demo", verifier="demo")
+        with connected(None, models, ontology, ready) as session:
+            # 3. The pictures go to it as `secondlook label` sends them: over gRPC, many at a time.
+            run = label_into(folder, session, select([world / "images"]))
 
     # 4. What each stage did, by the arithmetic of `secondlook evaluate`.
-    def results() -> "Iterator[tuple[str, LabelResult]]":
-        return read_results(out / RESULTS)
-
-    change = compare(results, truth_of(world / "truth.json"), ontology)
+    change = compare(run.results, truth_of(world / "truth.json"), ontology)
     report = report_of(run, change, seed)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    _draw_overview(out / "overview.png", results(), world / "images")
+    _draw_overview(out / "overview.png", run.results(), world / "images")
     _print(report, out)
 
 

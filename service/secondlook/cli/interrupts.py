@@ -13,7 +13,9 @@ from secondlook.cli import INTERRUPTED
 
 
 @contextmanager
-def gentle_interrupts() -> Iterator[Callable[[], bool]]:
+def gentle_interrupts(
+    told: str = "finishing what is under way",
+) -> Iterator[Callable[[], bool]]:
     """While it lasts, Ctrl-C and SIGTERM only answer the yielded question with yes.
 
     A second one ends the process at once. An exception raised wherever the main thread happens
@@ -25,7 +27,7 @@ def gentle_interrupts() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             os._exit(INTERRUPTED)  # what is on disk is whole at any moment
         asked.set()
-        click.echo("\nfinishing what is under way; once more to stop at once", err=True)
+        click.echo(f"\n{told}; once more to stop at once", err=True)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, on_signal) for number in numbers]

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from secondlook.cli.options import looked_for, models, ontology_of, settings_of
+from secondlook.cli.options import looked_for, models, ontology_of, setting_option, settings_of
 from secondlook.formats import WRITERS
 
 
@@ -56,6 +56,9 @@ class FormatList(click.ParamType):
 @click.option("--fresh", is_flag=True, help="Remove what an earlier run left in --out first.")
 @click.option("--retry-failed", is_flag=True, help="Try pictures again that could not be labelled.")
 @models
+@setting_option("data")
+@setting_option("database_url")
+@setting_option("blob_url")
 def command(
     pictures: tuple[Path, ...],
     out: Path,
@@ -71,24 +74,35 @@ def command(
     """Label PICTURES: folders, searched with all that is in them, or single files.
 
     Ctrl-C, a crash or a full disk loses nothing: the same command goes on where it stopped.
-    Pictures that cannot be labelled are listed in failed.jsonl, each with its reason.
+    Pictures that cannot be labelled are listed in failed.jsonl, each with its reason. What models
+    run here say is kept in --out, or in --data; a service used with --server keeps it there.
     """
     from secondlook.cli.labelling import label_into
-    from secondlook.cli.session import connected
+    from secondlook.cli.session import connected, say_what_demo_knows
     from secondlook.runs.folder import select
+    from secondlook.runs.out_folder import OutFolder
 
     settings = settings_of(flags)
     selection = select(pictures, out)
-    with connected(server, settings, ontology_of(lines, ontology)) as session:
-        run = label_into(
-            out,
-            session,
-            selection,
-            formats=formats,
-            shown=shown,
-            fresh=fresh,
-            retry_failed=retry_failed,
-        )
+    if not server:
+        say_what_demo_knows(settings)
+    wanted = ontology_of(lines, ontology)
+    with OutFolder(out) as folder:
+
+        def ready() -> Path:
+            if fresh:
+                folder.clear()
+            return folder.store
+
+        with connected(server, settings, wanted, ready) as session:
+            run = label_into(
+                folder,
+                session,
+                selection,
+                formats=formats,
+                shown=shown,
+                retry_failed=retry_failed,
+            )
     written, totals = run.written, run.written.totals
     click.echo(
         f"{totals.pictures} pictures: {totals.accepted} boxes accepted, {totals.rejected} "

@@ -2,16 +2,20 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from secondlook.cli.session import image_limits
 from secondlook.config import Settings
 from secondlook.engine import Engine, EngineLimits
+from secondlook.errors import BadSetting
 from secondlook.pipeline import Limits, Pipeline
 from secondlook.plugins import load_proposer, load_verifier
 from secondlook.server.app import Server, ServerOptions, running_server
 from secondlook.server.metrics import Metrics
+from secondlook.store import Store, open_store
 from secondlook.verify import VerdictCache
 
 
@@ -53,19 +57,47 @@ def server_options(settings: Settings) -> ServerOptions:
         metrics_port=settings.metrics_port,
         image_limits=image_limits(settings),
         grace_s=settings.grace_s,
+        roots=settings.roots,
     )
 
 
 @contextmanager
-def local_server(settings: Settings) -> Iterator[Server]:
-    """A service for this process alone: on loopback, at a free port."""
+def kept_by(settings: Settings) -> Iterator[Store | None]:
+    """The store that a server of these settings works on; None when it keeps nothing.
+
+    Raises ``BadSetting`` for settings that make no whole store, and what ``open_store`` raises.
+    """
+    if settings.data or (settings.database_url and settings.blob_url):
+        data = Path(settings.data)
+        with open_store(data, settings.database_url, settings.blob_url, serving=True) as store:
+            yield store
+    elif settings.database_url or settings.blob_url or settings.allow_root:
+        raise BadSetting(
+            "there is no place for pictures and results; give --data DIR, or both --database-url "
+            "and --blob-url"
+        )
+    else:
+        yield None
+
+
+@contextmanager
+def local_server(settings: Settings, data: Callable[[], Path] | None = None) -> Iterator[Server]:
+    """A service for this process alone: on loopback, at a free port.
+
+    Without ``data`` it keeps nothing. Else it keeps things where the settings say, or in the
+    folder that ``data`` gives; it is asked once the models are loaded, before a store is opened.
+    """
     metrics = Metrics()
     options = ServerOptions(image_limits=image_limits(settings), grace_s=GRACE_S)
-    with (
-        running_engine(settings, metrics) as engine,
-        running_server(engine, None, options, metrics) as server,
-    ):
-        yield server
+    with running_engine(settings, metrics) as engine:
+        if data is None:
+            with running_server(engine, None, options, metrics) as server:
+                yield server
+            return
+        folder = data()
+        place = settings if settings.keeps else replace(settings, data=str(folder))
+        with kept_by(place) as store, running_server(engine, None, options, metrics, store) as own:
+            yield own
 
 
 GRACE_S = 2.0

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import click
 
-from secondlook.config import Rule, Settings, load_settings, rules
+from secondlook.config import Settings, load_settings, rules
 from secondlook.ontology import Ontology
+from secondlook.setting_rules import Rule
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

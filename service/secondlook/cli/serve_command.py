@@ -24,23 +24,27 @@ def command(**flags: Any) -> None:
 
     Settings come from secondlook.toml (or --config), then SECONDLOOK_* variables, then these
     flags; the later wins. Prints the address on standard output once it listens.
+
+    With --data everything is kept, and there are jobs (see `secondlook job`), captured streams
+    and datasets; what was under way when the server ended goes on when it starts again.
     """
     from secondlook.ontology_text import load_ontology
 
     settings = settings_of(flags)
     ontology = load_ontology(Path(settings.ontology)) if settings.ontology else None
-    from secondlook.cli.local_service import running_engine, server_options
+    from secondlook.cli.local_service import kept_by, running_engine, server_options
     from secondlook.server import logs
     from secondlook.server.app import serve
     from secondlook.server.metrics import Metrics
 
     logs.configure(settings.log_level)
     metrics = Metrics()
-    with running_engine(settings, metrics) as engine:
+    with kept_by(settings) as store, running_engine(settings, metrics) as engine:
         serve(
             engine,
             ontology,
             server_options(settings),
             metrics,
+            store,
             ready=lambda server: click.echo(f"serving on {server.address}"),
         )

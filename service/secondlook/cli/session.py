@@ -3,11 +3,11 @@
 Commands label through the service either way, so there is one path to test and to trust.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from secondlook.runs.folder import Source
 from secondlook_client import ClassSpec as ClientClass
 from secondlook_client import Client, ClientError, LabelResult, RetryPolicy, ServerInfo
 
+if TYPE_CHECKING:
+    from secondlook.server.app import Server
+
 IN_FLIGHT = 16
 """Pictures sent and not answered yet, at most: two batches, so that no stage ever waits."""
 TIMEOUT_S = 300.0
@@ -28,8 +31,8 @@ PATIENT = RetryPolicy(unavailable_s=60)
 """A server that restarts has its models to load; a long run waits for it."""
 CONNECT_S = 5.0
 """For the first answer of a server; one that is there answers at once."""
-FORMAT = 1
-"""Of run.json and results.jsonl; a run of another one is not continued."""
+FORMAT = 2
+"""Of run.json and what it stands for; a run of another one is not continued."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Session:
     image_limits: ImageLimits
     models: dict[str, Any]
     """What must stay the same for a run to be continued: models and what shapes their results."""
+    own: "Server | None" = None
+    """The service, when it runs in this process and ends with it."""
+
+    @property
+    def classes(self) -> list[ClientClass]:
+        """What is asked for, as the client says it."""
+        return [for_client(spec) for spec in self.ontology.classes]
 
     def label_many(
         self, pictures: Iterable[tuple[Source, bytes]]
@@ -48,7 +58,7 @@ class Session:
         """Label pictures as they come, ``IN_FLIGHT`` at a time; each is given back once."""
         return self.client.label_many(
             pictures,
-            classes=[_for_client(spec) for spec in self.ontology.classes],
+            classes=self.classes,
             concurrency=IN_FLIGHT,
             timeout_s=TIMEOUT_S,
             name=_sendable,
@@ -68,12 +78,17 @@ class Session:
 
 @contextmanager
 def connected(
-    server: str | None, settings: Settings, ontology: Ontology | None
+    server: str | None,
+    settings: Settings,
+    ontology: Ontology | None,
+    ready: Callable[[], Path] | None = None,
 ) -> Iterator[Session]:
     """A session with the service at ``server`` (host:port), or with one started here.
 
-    ``ontology`` None takes the settings' own. Raises ``ClientError`` when no service answers, and
-    what loading the models raises.
+    ``ontology`` None takes the settings' own. ``ready`` hears that the models are loaded or the
+    service has answered; it gives the folder for what a service started here keeps, unless the
+    settings say where. Without it that one keeps nothing. Raises ``ClientError`` when no service
+    answers, and what loading the models and opening a store raises.
     """
     if ontology is None and settings.ontology:
         ontology = load_ontology(Path(settings.ontology))
@@ -81,20 +96,25 @@ def connected(
         raise click.UsageError(
             'say what to look for: -c "person wearing glasses", or --ontology FILE'
         )
-    with _address(server, settings) as address, Client(address, retry=PATIENT) as client:
+    with (
+        _running(server, settings, ready) as (address, own),
+        Client(address, retry=PATIENT) as client,
+    ):
         info = client.info(timeout_s=CONNECT_S)
-        yield Session(
-            client,
-            ontology,
-            image_limits(settings),
-            _identity(info, None if server else settings),
-        )
+        if server and ready:
+            ready()
+        models = _identity(info, None if server else settings)
+        yield Session(client, ontology, image_limits(settings), models, own)
 
 
 @contextmanager
-def _address(server: str | None, settings: Settings) -> Iterator[str]:
+def _running(
+    server: str | None, settings: Settings, ready: Callable[[], Path] | None
+) -> "Iterator[tuple[str, Server | None]]":
     if server:
-        yield server
+        if ":" not in server:
+            raise click.UsageError(f"--server: expected HOST:PORT, got {server!r}")
+        yield server, None
         return
     try:
         from secondlook.cli.local_service import local_server
@@ -103,8 +123,18 @@ def _address(server: str | None, settings: Settings) -> Iterator[str]:
             f"running models here needs {missing.name}; install it with "
             'pip install "secondlook[serve]", or use a running service with --server'
         ) from missing
-    with local_server(settings) as running:
-        yield running.address
+    with local_server(settings, ready) as running:
+        yield running.address, running
+
+
+def say_what_demo_knows(settings: Settings) -> None:
+    """On stderr, that the embedded models are no use on photos; nothing with any others."""
+    if "demo" in (settings.proposer, settings.verifier):
+        click.echo(
+            "note: the embedded demo models know only the drawings of `secondlook world`; "
+            "for photos name others with --proposer and --verifier",
+            err=True,
+        )
 
 
 def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
@@ -116,7 +146,8 @@ def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
     return identity
 
 
-def _for_client(spec: ClassSpec) -> ClientClass:
+def for_client(spec: ClassSpec) -> ClientClass:
+    """A class as the client says it."""
     return ClientClass(
         spec.name,
         spec.phrases,

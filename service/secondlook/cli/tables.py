@@ -22,3 +22,13 @@ def console() -> "Console":
 def share(value: float | None) -> str:
     """A share in [0, 1] with three digits, or a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def size(count: int) -> str:
+    """A number of bytes in the unit that a person would use."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+        value /= 1000
+    return f"{value:.1f} TB"

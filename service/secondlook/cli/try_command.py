@@ -48,7 +48,7 @@ def command(
     verifier's own words and what was decided. The pictures with their boxes go to --out.
     """
     from secondlook.cli.interrupts import gentle_interrupts
-    from secondlook.cli.session import connected
+    from secondlook.cli.session import connected, say_what_demo_knows
     from secondlook.cli.tables import console
     from secondlook.runs.folder import select
 
@@ -56,6 +56,8 @@ def command(
     selection = select(pictures)
     sources = _handful(selection)
     screen = console()
+    if not server:
+        say_what_demo_knows(settings)
     with connected(server, settings, ontology_of(lines, ontology)) as session:
         _print_prompt(screen, session.ontology)
         with gentle_interrupts() as stopped:

@@ -21,10 +21,11 @@ def command(out: Path, count: int, seed: int, size: int) -> None:
     Makes images/, truth.json (COCO) and ontology.yaml below --out. The same seed gives the same
     bytes.
     """
+    from secondlook.atomic import explaining
     from secondlook.demo.world import write_world
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputExists(f"{out} is not an empty folder; give another --out or remove it")
-    with bar("drawing", total=count) as step:
+    with explaining(out), bar("drawing", total=count) as step:
         write_world(out, seed, count, size, progress=step)
     click.echo(f"{count} pictures in {out / 'images'}, truth in {out / 'truth.json'}")

@@ -37,38 +37,54 @@ class Shown:
     result: LabelResult
 
 
-def pick(results: Iterable[tuple[str, LabelResult]], limit: int) -> list[Shown]:
-    """At most ``limit`` pictures: the doubtful first, then those with boxes, then the empty ones.
+def pick(
+    results: Iterable[tuple[str, LabelResult]],
+    limit: int,
+    key: Callable[[LabelResult], int] | None = None,
+) -> list[Shown]:
+    """At most ``limit`` pictures, those with the smallest ``key`` first.
 
-    Holds no more than ``limit`` results at a time, however many there are.
+    Without a key: the doubtful first, then those with boxes, then the empty ones. Holds no more
+    than ``limit`` results at a time, however many there are.
     """
-    ranked = ((_rank(result), place, name, result) for place, (name, result) in enumerate(results))
+    rank = key or _rank
+    ranked = ((rank(result), place, name, result) for place, (name, result) in enumerate(results))
     best = heapq.nsmallest(limit, ranked, key=lambda entry: entry[:2])
     return [Shown(name, result) for _, _, name, result in best]
 
 
-def write(path: Path, title: str, totals: Totals, pictures: Iterable[Shown], load: Load) -> Path:
+def write(
+    path: Path,
+    title: str,
+    totals: Totals,
+    pictures: Iterable[Shown],
+    load: Load,
+    words: page.Words = page.WORDS,
+) -> Path:
     """Write the page to ``path``, one picture in memory at a time.
 
     ``totals`` are those of the whole run, of which ``pictures`` may be a part. A picture that
-    cannot be loaded any more is shown as an empty frame with the reason.
+    cannot be loaded any more is shown as an empty frame with the reason. ``words`` say what the
+    outcomes are called, where they stand for something else.
     """
     with replacing(path) as part, part.open("w", encoding="utf-8", errors="replace") as file:
-        for piece in _pieces(title, totals, pictures, load):
+        for piece in _pieces(title, totals, pictures, load, words):
             file.write(piece)
     return path
 
 
-def _pieces(title: str, totals: Totals, pictures: Iterable[Shown], load: Load) -> Iterator[str]:
+def _pieces(
+    title: str, totals: Totals, pictures: Iterable[Shown], load: Load, words: page.Words
+) -> Iterator[str]:
     folder = Path(__file__).parent
     style = (folder / "page.css").read_text(encoding="utf-8")
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    yield page.head(title, style, f"sha256-{digest}")
-    yield page.summary(title, totals)
+    yield page.head(title, style, f"sha256-{digest}", words)
+    yield page.summary(title, totals, words)
     shown = 0
     for picture in pictures:
-        yield page.card(picture.name, picture.result, *_embedded(picture.name, load))
+        yield page.card(picture.name, picture.result, *_embedded(picture.name, load), words)
         shown += 1
     yield page.foot(shown, totals.pictures, script)
 

@@ -33,10 +33,10 @@ Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def write(path: Path, pictures: Sequence[Shown], load: Load) -> Path:
-    """Draw ``pictures`` in at most two full rows to the PNG ``path``."""
+def write(path: Path, pictures: Sequence[Shown], load: Load, most: int = ROWS) -> Path:
+    """Draw ``pictures`` in at most ``most`` full rows to the PNG ``path``."""
     font = ImageFont.load_default(size=FONT_SIZE)
-    rows = [[_drawn(load(s.name), s.result, font) for s in row] for row in _rows(pictures)]
+    rows = [[_drawn(load(s.name), s.result, font) for s in row] for row in _rows(pictures, most)]
     sheets = [_row(row) for row in rows]
     sheet = PILImage.new("RGB", (WIDTH, sum(r.height + GAP for r in sheets) + GAP), GROUND)
     top = GAP
@@ -48,14 +48,14 @@ def write(path: Path, pictures: Sequence[Shown], load: Load) -> Path:
     return path
 
 
-def _rows(pictures: Sequence[Shown]) -> list[list[Shown]]:
+def _rows(pictures: Sequence[Shown], most: int) -> list[list[Shown]]:
     """As many pictures of one height in a row as fill the width; a short last row is left out."""
     rows: list[list[Shown]] = [[]]
     for shown in pictures:
         rows[-1].append(shown)
         if sum(_width(s.result) + GAP for s in rows[-1]) >= WIDTH * 0.9:
             rows.append([])
-    return rows[:-1][:ROWS] or rows[:1]
+    return rows[:-1][:most] or rows[:1]
 
 
 def _width(result: LabelResult) -> int:
@@ -102,7 +102,7 @@ def _marks(judgements: Sequence[Judgement], factor: float) -> list[tuple[Box, Ou
     for (x1, y1, x2, y2), said in of_box.items():
         outcome = min((j.outcome for j in said), key=list(COLOURS).index)
         names = sorted((j.class_name for j in said if j.outcome is outcome), key=len)
-        words = f"not a {names[0]}" if outcome is Outcome.REJECT else names[-1]
+        words = f"no {names[0]}" if outcome is Outcome.REJECT else names[-1]
         words += "?" if outcome is Outcome.UNSURE else ""
         marks.append(((x1 * factor, y1 * factor, x2 * factor, y2 * factor), outcome, words))
     return sorted(marks, key=lambda m: -(m[0][2] - m[0][0]) * (m[0][3] - m[0][1]))

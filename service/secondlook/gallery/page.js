@@ -1,6 +1,6 @@
 "use strict";
 // Text from pictures, users and models only ever enters the page through textContent.
-const words = { accept: "accepted", reject: "rejected", unsure: "unsure" };
+const words = JSON.parse(document.body.dataset.words);
 const cards = [...document.querySelectorAll(".card")];
 const panel = document.getElementById("panel");
 const outcomes = new Set(Object.keys(words));
@@ -70,11 +70,12 @@ function filter() {
       box.toggleAttribute("hidden", !on);
     }
     for (const tag of tags) tag.hidden = boxes[Number(tag.dataset.box)].hasAttribute("hidden");
-    card.hidden = !any && (wanted !== "" || outcomes.size < 3);
+    card.hidden = !any && (wanted !== "" || outcomes.size < Object.keys(words).length);
   }
 }
 
 function toggle(outcome) {
+  if (!(outcome in words)) return;
   if (!outcomes.delete(outcome)) outcomes.add(outcome);
   document.querySelector(`button[data-outcome=${outcome}]`)
     .setAttribute("aria-pressed", String(outcomes.has(outcome)));

@@ -1,7 +1,7 @@
 """The gallery's HTML, piece by piece. Every value is escaped where it enters the text."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from string import Template
 
@@ -10,7 +10,13 @@ from secondlook_client.results import Judgement, LabelResult, Outcome
 
 CHARACTER = 0.022
 """Width of a tag's character as a share of a picture in the grid."""
-WORDS = {Outcome.ACCEPT: "accepted", Outcome.REJECT: "rejected", Outcome.UNSURE: "unsure"}
+Words = Mapping[Outcome, str]
+"""What each outcome is called; an outcome without a word is not shown."""
+WORDS: Words = {
+    Outcome.ACCEPT: "accepted",
+    Outcome.REJECT: "rejected",
+    Outcome.UNSURE: "unsure",
+}
 
 HEAD = Template("""<!doctype html>
 <html lang="en">
@@ -24,7 +30,7 @@ style-src 'unsafe-inline'; script-src '$digest'; base-uri 'none'; form-action 'n
 <style>
 $style</style>
 </head>
-<body>
+<body data-words="$words">
 """)
 
 SUMMARY = Template("""<header>
@@ -66,12 +72,13 @@ FOOT = Template("""</main>
 """)
 
 
-def head(title: str, style: str, digest: str) -> str:
+def head(title: str, style: str, digest: str, words: Words = WORDS) -> str:
     """Up to and with ``<body>``; only a script of this ``digest`` may run."""
-    return HEAD.substitute(title=escape(title), style=style, digest=digest)
+    told = escape(json.dumps({outcome.value: word for outcome, word in words.items()}))
+    return HEAD.substitute(title=escape(title), style=style, digest=digest, words=told)
 
 
-def summary(title: str, totals: Totals) -> str:
+def summary(title: str, totals: Totals, words: Words = WORDS) -> str:
     """Figures of the whole run, the legend and the filters."""
     amounts = {
         Outcome.ACCEPT: totals.accepted,
@@ -89,16 +96,16 @@ def summary(title: str, totals: Totals) -> str:
             f'<span class="{o.value}" style="width:{100 * n / whole:.2f}%"></span>'
             for o, n in amounts.items()
         ),
-        outcomes="".join(_outcome_button(o, n) for o, n in amounts.items()),
+        outcomes="".join(_outcome_button(o, words[o], n) for o, n in amounts.items() if o in words),
         classes="".join(_class_button(name, totals) for name in totals.by_class),
     )
 
 
-def _outcome_button(outcome: Outcome, amount: int) -> str:
+def _outcome_button(outcome: Outcome, word: str, amount: int) -> str:
     return (
         f'<button type="button" class="outcome {outcome.value}" data-outcome="{outcome.value}" '
         f'aria-pressed="true"><svg viewBox="0 0 22 14" aria-hidden="true">'
-        f'<rect x="2" y="2" width="18" height="10"/></svg>{WORDS[outcome]} <b>{amount:,}</b>'
+        f'<rect x="2" y="2" width="18" height="10"/></svg>{word} <b>{amount:,}</b>'
         "</button>"
     )
 
@@ -111,17 +118,17 @@ def _class_button(name: str, totals: Totals) -> str:
     )
 
 
-def card(name: str, result: LabelResult, source: str, problem: str) -> str:
+def card(name: str, result: LabelResult, source: str, problem: str, words: Words = WORDS) -> str:
     """One picture with its boxes; ``source`` is a data URI, or empty with the ``problem``."""
     marks = list(_marks(result.judgements))
-    counted = [(o, len(result.of(o))) for o in Outcome]
+    counted = [(o, len(result.of(o))) for o in Outcome if o in words]
     return CARD.substitute(
         name=escape(name.encode("utf-8", "replace").decode()),
-        spoken=", ".join(f"{n} {WORDS[o]}" for o, n in counted),
+        spoken=", ".join(f"{n} {words[o]}" for o, n in counted),
         width=result.width,
         height=result.height,
         picture=_picture(source, problem),
-        boxes="".join(_rectangle(result, *mark) for mark in marks),
+        boxes="".join(_rectangle(result, words, *mark) for mark in marks),
         tags="".join(_tag(result, place, *mark) for place, mark in enumerate(marks)),
         tally="".join(f'<i class="{o.value}">{n}</i>' for o, n in counted if n),
     )
@@ -150,14 +157,16 @@ def _marks(judgements: Iterable[Judgement]) -> list[Mark]:
     ]
 
 
-def _rectangle(result: LabelResult, box: Box, outcome: Outcome, said: list[Judgement]) -> str:
+def _rectangle(
+    result: LabelResult, words: Words, box: Box, outcome: Outcome, said: list[Judgement]
+) -> str:
     x1, y1, x2, y2 = _inset(box, outcome, said, max(result.width, result.height) / 100)
     shape = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
     told = escape(json.dumps([_told(j) for j in said], ensure_ascii=True))
     classes = escape(json.dumps([j.class_name for j in said if j.outcome is outcome]))
     return (
         f'<g class="box {outcome.value}" data-outcome="{outcome.value}" data-classes="{classes}" '
-        f'data-said="{told}"><title>{escape(_first_line(outcome, said))}</title>'
+        f'data-said="{told}"><title>{escape(_first_line(words[outcome], outcome, said))}</title>'
         f'<rect class="halo" {shape}/><rect class="line" {shape}/></g>'
     )
 
@@ -204,10 +213,10 @@ def _name(outcome: Outcome, said: list[Judgement]) -> str:
     return names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "")
 
 
-def _first_line(outcome: Outcome, said: list[Judgement]) -> str:
+def _first_line(word: str, outcome: Outcome, said: list[Judgement]) -> str:
     first = next(j for j in said if j.outcome is outcome)
     p_yes = "no verdict" if first.p_yes is None else f"P(yes) {first.p_yes:.2f}"
-    return f"{first.class_name}: {WORDS[outcome]}, proposer {first.score:.2f}, {p_yes}"
+    return f"{first.class_name}: {word}, proposer {first.score:.2f}, {p_yes}"
 
 
 def _area(box: Box) -> float:

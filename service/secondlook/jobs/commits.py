@@ -11,7 +11,7 @@ from secondlook.jobs.faults import told
 from secondlook.ontology import Ontology
 from secondlook.store import Store
 from secondlook.store.database import now
-from secondlook.store.pictures import add_pictures, measure_picture
+from secondlook.store.pictures import Measured, add_pictures, measure_pictures
 from secondlook.store.queue import Item, Setback, settle
 
 log = logging.getLogger(__name__)
@@ -110,19 +110,19 @@ class Commits:
         setbacks = [o.setback for o in outcomes if o.setback]
         with self._store.database.writing() as connection:
             numbers = add_pictures(connection, [of_item.picture for _, of_item in done])
-            settled: dict[int, int] = {}
+            results, measured = [], []
             for item, of_item in done:
                 labelled, picture = of_item.labelled, numbers[of_item.picture.sha256]
-                measure_picture(
-                    connection, picture, labelled.width, labelled.height, of_item.likeness
-                )
-                self._store.records.keep(connection, self._run, item.id, picture, labelled)
-                settled[item.id] = picture
+                results.append((item.id, picture, labelled))
+                size = labelled.width, labelled.height
+                measured.append(Measured(picture, *size, of_item.likeness))
+            measure_pictures(connection, measured)
+            self._store.records.keep_all(connection, self._run, results)
             settle(
                 connection,
                 self._run.id,
                 self._owner,
-                settled,
+                {item: picture for item, picture, _ in results},
                 failed=[setback for setback in setbacks if not setback.not_before],
                 later=[setback for setback in setbacks if setback.not_before],
             )

@@ -65,7 +65,7 @@ _COURSES: tuple[tuple[type[Exception], Course], ...] = (
     (DeadlineExceeded, Course.WAIT),
     (InvalidInput, Course.ASIDE),
     (NotAllowed, Course.ASIDE),
-    (NotFound, Course.ASIDE),
+    (NotFound, Course.AGAIN),
     (Damaged, Course.ASIDE),
 )
 

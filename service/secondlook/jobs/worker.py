@@ -41,7 +41,7 @@ from secondlook.store.queue import Item, Job, JobState, NewItem
 
 log = logging.getLogger(__name__)
 
-PAGE = 256
+PAGE = 128
 """Items fetched at a time."""
 POLL_S = 0.1
 LINGER_S = 2.0

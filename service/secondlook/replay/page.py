@@ -68,13 +68,22 @@ def _loader(blobs: Blobs, sha256s: Mapping[str, str], limits: ImageLimits) -> ga
 def _as_change(comparison: Comparison, change: Change) -> LabelResult:
     """Gained labels as accepted boxes, lost ones as rejected, each with what the other run said."""
     before, after = comparison.before.name, comparison.after.name
-    judgements = [_moved(m, Outcome.ACCEPT, after, before) for m in change.gained]
-    judgements += [_moved(m, Outcome.REJECT, before, after) for m in change.lost]
+    judgements = [
+        _moved(m, Outcome.ACCEPT, change.after.label_id(m.place), after, before)
+        for m in change.gained
+    ]
+    judgements += [
+        _moved(m, Outcome.REJECT, change.before.label_id(m.place), before, after)
+        for m in change.lost
+    ]
     return replace(_view(change.after, ()), judgements=tuple(judgements))
 
 
-def _moved(moved: Moved, outcome: Outcome, run: str, other: str) -> results.Judgement:
-    there = f"{run}: {moved.there.decision.reason}"
+def _moved(
+    moved: Moved, outcome: Outcome, label_id: str, run: str, other: str
+) -> results.Judgement:
+    """``label_id`` is there for `secondlook explain`."""
+    there = f"{run}, label {label_id}: {moved.there.decision.reason}"
     if moved.other is None:
         elsewhere = f"{other}: not judged"
     else:

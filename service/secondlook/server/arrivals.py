@@ -23,7 +23,7 @@ MAX_BYTES = 256 * 2**20
 
 @dataclass(eq=False)
 class _Waiting:
-    run_id: int
+    job: str
     arrived: Arrived
     already: "asyncio.Future[bool]"
 
@@ -38,10 +38,11 @@ class Arrivals:
         self._committing: asyncio.Task[None] | None = None
         self._bytes = 0
 
-    async def keep(self, run_id: int, key: int, name: str, content: bytes) -> bool:
+    async def keep(self, job: str, key: int, name: str, content: bytes) -> bool:
         """Make one picture durable and queue it; whether the job had its key before.
 
-        Raises ``Busy``, ``BadRequest`` when the job takes no more, and what the store raises.
+        Raises ``Busy``, ``NotFound``, ``BadRequest`` when the job takes no more, and what the
+        store raises.
         """
         if self._bytes and self._bytes + len(content) > MAX_BYTES:
             raise Busy("too many pictures arrive at a time; try again in a moment", 0.5)
@@ -49,7 +50,7 @@ class Arrivals:
         try:
             loop = asyncio.get_running_loop()
             picture = await loop.run_in_executor(self._writers, self._uploads.keep, content)
-            one = _Waiting(run_id, Arrived(key, name, picture), loop.create_future())
+            one = _Waiting(job, Arrived(key, name, picture), loop.create_future())
             self._waiting.append(one)
             if self._committing is None:
                 self._committing = loop.create_task(self._commit_all())
@@ -71,8 +72,8 @@ class Arrivals:
 
     def _next(self) -> list[_Waiting]:
         """The pictures of one job that wait, the longest waiting job first."""
-        run_id = self._waiting[0].run_id
-        chosen = [one for one in self._waiting if one.run_id == run_id][:MAX_AT_ONCE]
+        job = self._waiting[0].job
+        chosen = [one for one in self._waiting if one.job == job][:MAX_AT_ONCE]
         taken = set(map(id, chosen))
         self._waiting = deque(one for one in self._waiting if id(one) not in taken)
         return chosen
@@ -80,7 +81,7 @@ class Arrivals:
     async def _commit(self, group: list[_Waiting]) -> None:
         arrived = [one.arrived for one in group]
         try:
-            already = await asyncio.to_thread(self._uploads.add, group[0].run_id, arrived)
+            already = await asyncio.to_thread(self._uploads.add, group[0].job, arrived)
         except Exception as failure:
             for one in group:
                 if not one.already.done():

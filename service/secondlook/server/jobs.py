@@ -34,8 +34,6 @@ THREADS = 8
 MAX_OFFERED = 10_000
 MAX_JOBS, SOME_JOBS = 500, 50
 MAX_FAILURES, SOME_FAILURES = 1000, 200
-REMEMBERED = 256
-"""Upload jobs whose number is known without asking."""
 
 
 class JobServicer(jobs_pb2_grpc.JobServiceServicer):
@@ -62,7 +60,6 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         store = keeping.store if keeping else None
         self._uploads = Uploads(store.database, store.blobs) if store else None
         self._arrivals = Arrivals(self._uploads) if self._uploads else None
-        self._upload_numbers: dict[str, int] = {}
 
     def close(self) -> None:
         """Let the threads end; call it when no call is running."""
@@ -97,8 +94,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         store = self._store()
         if len(request.keys) > MAX_OFFERED:
             raise BadRequest(f"expected up to {MAX_OFFERED:,} keys, got {len(request.keys):,}")
-        run_id = await self._upload_number(request.job)
-        known = await self._in_thread(lambda: store.queue.known(run_id, request.keys))
+        job = await self._upload(request.job)
+        known = await self._in_thread(lambda: store.queue.known(job.run_id, request.keys))
         wanted = (key for key in dict.fromkeys(request.keys) if key not in known)
         return pb.OfferPicturesResponse(wanted=wanted)
 
@@ -109,10 +106,10 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self._store()
         assert self._arrivals
         name = kept_name(request.name)
-        run_id = await self._upload_number(request.job)
+        await self._upload(request.job)  # or anybody could fill the disk
         given = request.HasField("key")
         key = request.key if given else key_of(name, request.image)
-        already = await self._arrivals.keep(run_id, key, name, request.image)
+        already = await self._arrivals.keep(request.job, key, name, request.image)
         return pb.UploadPictureResponse(key=key, already=already)
 
     async def FinishUpload(  # noqa: N802
@@ -120,8 +117,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.FinishUploadResponse:
         """No more pictures will come."""
         store = self._store()
-        run_id = await self._upload_number(request.job)
-        await self._in_thread(lambda: store.queue.close(run_id))
+        job = await self._upload(request.job)
+        await self._in_thread(lambda: store.queue.close(job.run_id))
         return pb.FinishUploadResponse(job=await self._job(request.job))
 
     async def GetJob(  # noqa: N802
@@ -204,17 +201,12 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         store = self._store()
         return job_message(await self._in_thread(lambda: store.queue.get(name)))
 
-    async def _upload_number(self, name: str) -> int:
-        """The number of an upload job; asked for once, as names are never given anew."""
+    async def _upload(self, name: str) -> Job:
+        """The job, if pictures may be sent for it."""
         self._store()
         uploads = self._uploads
         assert uploads
-        if name not in self._upload_numbers:
-            job = await self._in_thread(lambda: uploads.job(name))
-            while len(self._upload_numbers) >= REMEMBERED:
-                self._upload_numbers.pop(next(iter(self._upload_numbers)))
-            self._upload_numbers[name] = job.run_id
-        return self._upload_numbers[name]
+        return await self._in_thread(lambda: uploads.job(name))
 
     def _source(self, request: pb.CreateJobRequest) -> tuple[str, str]:
         """Kind and folder of a new job. Raises ``BadRequest``, ``NotAllowed``, ``NotFound``."""

@@ -91,6 +91,7 @@ class FolderBlobs:
             try:
                 content = self._path(sha256).read_bytes()
             except FileNotFoundError:
+                (self._root / INCOMING).stat()  # raises where the whole folder is away
                 raise lost(sha256) from None
         return checked(sha256, content)
 

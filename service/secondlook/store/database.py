@@ -29,7 +29,7 @@ WAIT_S = 30.0
 CONNECT_S = 5
 POSTGRESQL_OPTIONS = {
     "connect_timeout": CONNECT_S,
-    "options": f"-c lock_timeout={WAIT_S:.0f}s -c idle_in_transaction_session_timeout=600s",
+    "options": f"-c lock_timeout={WAIT_S:.0f}s -c statement_timeout=600s",
     # A server that vanished without a word is noticed within half a minute, not in two hours.
     "keepalives_idle": 10,
     "keepalives_interval": 5,

@@ -1,7 +1,7 @@
 """Jobs and items as values: what ``queue`` takes and gives."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -185,10 +185,19 @@ def job_of(row: "Row[Any]") -> Job:
     )
 
 
-def item_of(row: Sequence[Any]) -> Item:
+def item_of(row: Any) -> Item:
     """A row of ``ITEM_COLUMNS``."""
-    *columns, sha256 = row
-    return Item(*columns, sha256.hex() if sha256 else "")
+    return Item(
+        id=row.id,
+        run_id=row.run_id,
+        key=row.key,
+        name=row.name,
+        size=row.size,
+        changed_ns=row.changed_ns,
+        picture_id=row.picture_id,
+        tries=row.tries,
+        sha256=row.sha256.hex() if row.sha256 else "",
+    )
 
 
 def item_row(run_id: int, new: NewItem) -> dict[str, Any]:

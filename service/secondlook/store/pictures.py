@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from secondlook.store.database import insert_new, now
 from secondlook.store.tables import pictures
@@ -71,15 +71,35 @@ def _row(picture: NewPicture) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What decoding a picture showed."""
+
+    picture_id: int
+    width: int
+    """Pixels, upright."""
+    height: int
+    likeness: int
+    """Difference hash, signed 64 bits."""
+
+
 def measure_picture(
     connection: Connection, picture_id: int, width: int, height: int, likeness: int
 ) -> None:
-    """Keep what decoding showed: pixels, upright, and the signed 64-bit difference hash.
+    """``measure_pictures`` for one."""
+    measure_pictures(connection, [Measured(picture_id, width, height, likeness)])
 
-    Only the first time: the same bytes always decode to the same.
-    """
-    connection.execute(
-        update(pictures)
-        .where(pictures.c.id == picture_id, pictures.c.width == 0)
-        .values(width=width, height=height, likeness=likeness)
-    )
+
+def measure_pictures(connection: Connection, found: Iterable[Measured]) -> None:
+    """Keep what decoding showed; only the first time: the same bytes always decode to the same."""
+    rows = [
+        {"picture": one.picture_id, "w": one.width, "h": one.height, "like": one.likeness}
+        for one in sorted(found, key=lambda one: one.picture_id)
+    ]
+    if rows:
+        connection.execute(
+            update(pictures)
+            .where(pictures.c.id == bindparam("picture"), pictures.c.width == 0)
+            .values(width=bindparam("w"), height=bindparam("h"), likeness=bindparam("like")),
+            rows,
+        )

@@ -1,9 +1,10 @@
 """What the models said and what was decided from it: added once for each item, read by cursor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, exists, func, insert, select
 
 from secondlook.errors import InvalidInput, NotFound
 from secondlook.labels import Evidence, Judgement, Labelled, Outcome
@@ -62,17 +63,30 @@ class Records:
 
         The result was made by ``run.ontology``.
         """
-        of_item = (decisions.c.run_id == run.id) & (decisions.c.item_id == item_id)
-        if connection.execute(select(decisions.c.id).where(of_item)).first():
-            return False
-        evidence_id = _add_evidence(connection, run, picture_id, labelled.evidence)
-        decided = decision_row(run, item_id, picture_id, evidence_id, labelled.judgements)
-        if not insert_new(connection, decisions, [decided]):
-            # Another server was faster, in a transaction that we could not see above.
-            connection.execute(delete(evidence).where(evidence.c.id == evidence_id))
-            return False
-        name_models(connection, run, labelled.evidence.proposer, labelled.evidence.verifier)
-        return True
+        return self.keep_all(connection, run, [(item_id, picture_id, labelled)]) == 1
+
+    def keep_all(
+        self, connection: Connection, run: Run, results: Sequence[tuple[int, int, Labelled]]
+    ) -> int:
+        """Add results as (item, picture, result), up to about a thousand; how many were new."""
+        items = {item for item, _, _ in results}
+        of_items = (decisions.c.run_id == run.id) & decisions.c.item_id.in_(items)
+        known = set(connection.execute(select(decisions.c.item_id).where(of_items)).scalars())
+        new = [result for result in results if result[0] not in known]
+        if not new:
+            return 0
+        numbers = _add_evidence(connection, run, [(p, result.evidence) for _, p, result in new])
+        rows = [
+            decision_row(run, item, picture, number, result.judgements)
+            for (item, picture, result), number in zip(new, numbers, strict=True)
+        ]
+        added = insert_new(connection, decisions, rows)
+        if added < len(rows):  # another server was faster, in a transaction that we did not see
+            unused = ~exists().where(decisions.c.evidence_id == evidence.c.id)
+            connection.execute(delete(evidence).where(evidence.c.id.in_(numbers), unused))
+        said = new[0][2].evidence
+        name_models(connection, run, said.proposer, said.verifier)
+        return added
 
     def results(self, run_id: int, after: int = 0, limit: int = 200) -> list[Result]:
         """The next results of a run behind the cursor ``after``, at most ``limit``.
@@ -169,17 +183,25 @@ def decision_row(
     }
 
 
-def _add_evidence(connection: Connection, run: Run, picture_id: int, said: Evidence) -> int:
-    row = {
-        "picture_id": picture_id,
-        "ontology_id": run.ontology_id,
-        "proposer_id": texts.text_id(connection, said.proposer),
-        "verifier_id": texts.text_id(connection, said.verifier),
-        "content": pack_evidence(said, run.ontology),
-        "made_at": now(),
-    }
-    added = connection.execute(insert(evidence).values(row).returning(evidence.c.id))
-    return int(added.scalar_one())
+def _add_evidence(
+    connection: Connection, run: Run, found: Sequence[tuple[int, Evidence]]
+) -> list[int]:
+    """Numbers of new rows of evidence, given as (picture, evidence), in order."""
+    names = {name for _, said in found for name in (said.proposer, said.verifier)}
+    numbers = {name: texts.text_id(connection, name) for name in sorted(names)}
+    rows = [
+        {
+            "picture_id": picture,
+            "ontology_id": run.ontology_id,
+            "proposer_id": numbers[said.proposer],
+            "verifier_id": numbers[said.verifier],
+            "content": pack_evidence(said, run.ontology),
+            "made_at": now(),
+        }
+        for picture, said in found
+    ]
+    adding = insert(evidence).returning(evidence.c.id, sort_by_parameter_order=True)
+    return [int(number) for number in connection.execute(adding, rows).scalars()]
 
 
 def _asked_by(connection: Connection, run: Run) -> Run:

@@ -46,14 +46,15 @@ class Uploads:
         with self._database.reading() as connection:
             return _uploadable(named_job(connection, name))
 
-    def add(self, run_id: int, arrived: Sequence[Arrived]) -> list[bool]:
+    def add(self, name: str, arrived: Sequence[Arrived]) -> list[bool]:
         """Queue pictures in one transaction; for each, whether its key was there before.
 
-        A job whose upload was finished is opened again. Raises ``BadRequest`` for one that was
-        cancelled.
+        A job whose upload was finished is opened again. Raises ``NotFound``, and ``BadRequest``
+        for one that was cancelled.
         """
         with self._database.writing() as connection:
-            job = _uploadable(locked_job(connection, run_id))
+            job = _uploadable(locked_job(connection, named_job(connection, name).run_id))
+            run_id = job.run_id
             before = _known(connection, run_id, [one.key for one in arrived])
             new = {one.key: one for one in reversed(arrived) if one.key not in before}
             if new:

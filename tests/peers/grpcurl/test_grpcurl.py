@@ -55,6 +55,8 @@ def test_it_lists_the_services(program, address):
 def test_it_describes_methods_and_messages(program, address):
     status, said = ask(program, address, "describe", SERVICE)
     assert status == 0 and "rpc LabelStream ( stream .secondlook.v1.LabelStreamRequest )" in said
+    status, said = ask(program, address, "describe", f"{SERVICE}.Label")
+    assert status == 0 and "rpc Label ( .secondlook.v1.LabelRequest )" in said
     status, said = ask(program, address, "describe", "secondlook.v1.ClassSpec")
     assert status == 0 and "optional double threshold" in said
 

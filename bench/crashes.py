@@ -1,0 +1,65 @@
+"""``kill -9`` at 100 random moments while a folder of 2,000 pictures is labelled and a camera
+streams 2,000 frames, and 100 faults of the database and the blob store: refusing, slow, full.
+
+After each crash the store is opened and checked whole: every frame that the client was told is
+stored must be there, no result may be gone or there twice. Scripted models; everything else as it
+is. Another number of crashes: SECONDLOOK_CRASHES=20.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.paired import Figure
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
+from crash.faults import disturb  # noqa: E402
+from crash.trial import Trial  # noqa: E402
+from postgres import Postgres, postgres_server  # noqa: E402
+
+COUNT = int(os.environ.get("SECONDLOOK_CRASHES", "100"))
+PICTURES = 20 * COUNT
+"""And as many frames: enough to last to the last crash."""
+
+
+def run() -> list[Figure | str]:
+    """One line a trial; a trial that finds something wrong ends the suite with what it is."""
+    lines = ["| what | database | lost | twice | time |\n|---|---|---|---|---|"]
+    for database in ("SQLite", "PostgreSQL"):
+        with _trial(database, pause_s=0.01) as (trial, _):
+            began = time.perf_counter()
+            trial.run(COUNT, seed=COUNT)
+            lines.append(_line(f"{COUNT} × kill -9", database, began))
+        with _trial(database, pause_s=0.02) as (trial, postgres):
+            began = time.perf_counter()
+            disturb(trial, COUNT, seed=COUNT, postgres=postgres)
+            lines.append(_line(f"{COUNT} faults of the store", database, began))
+    about = f"{PICTURES:,} pictures and {PICTURES:,} frames each; `check` clean each time."
+    return [about, "\n".join(lines)]
+
+
+@contextmanager
+def _trial(database: str, pause_s: float) -> Iterator[tuple[Trial, Postgres | None]]:
+    with tempfile.TemporaryDirectory() as folder:
+        settings: dict[str, Any] = {
+            "pictures": PICTURES,
+            "frames": PICTURES,
+            "pause_s": pause_s,
+        }
+        if database == "SQLite":
+            yield Trial(Path(folder), "", **settings), None
+            return
+        with postgres_server(fsync=True) as server:
+            url = server.url(server.new_database())
+            yield Trial(Path(folder), url, **settings), server
+
+
+def _line(what: str, database: str, began: float) -> str:
+    seconds = time.perf_counter() - began
+    print(f"{what}, {database}: nothing lost, {seconds:.0f} s", flush=True)
+    return f"| {what} | {database} | 0 | 0 | {seconds:.0f} s |"

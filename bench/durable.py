@@ -1,0 +1,78 @@
+"""Labelling that keeps everything, against the same pipeline without a store.
+
+Ours is what ``secondlook label`` does: pictures are sent to an upload job, made durable, labelled,
+their evidence and decisions committed, and the results read back. Plain sends the same pictures to
+the same engine through a server that keeps nothing. Embedded models, SQLite, no verdict cache, and
+every round has pictures of its own, so that no store has seen them.
+"""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import material
+from bench.paired import Figure, paired
+from secondlook.engine import Engine
+from secondlook.runs.folder import Selection, Source, read, select
+from secondlook.runs.sending import Sending
+from secondlook.server.app import running_server
+from secondlook.store import open_store
+from secondlook_client import Client, ClientError
+
+PICTURES, IN_FLIGHT = 96, 16
+BAR = 0.9
+
+
+def run() -> list[Figure | str]:
+    """One ratio."""
+    engine, ontology = Engine(material.pipeline()), material.ontology()
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_store(Path(scratch) / "data", serving=True) as store,
+        running_server(engine, ontology, store=store) as keeping,
+        running_server(engine, ontology) as forgetting,
+        Client(keeping.address) as ours,
+        Client(forgetting.address) as plain,
+    ):
+        rounds = _folders(Path(scratch))
+        figure = paired(
+            "durable labelling ÷ the same pipeline without a store",
+            lambda: _durable(ours, next(rounds)),
+            lambda: _plain(plain, next(rounds)),
+            at_least=BAR,
+            unit="pictures/s",
+            rounds=7,
+        )
+    engine.close()
+    return [figure]
+
+
+def _folders(scratch: Path) -> Iterator[Selection]:
+    """Folders with the same scenes in other bytes: what follows a JPEG's end is not looked at."""
+    for number in itertools.count():
+        folder = scratch / f"round-{number}"
+        folder.mkdir()
+        for index, jpeg in enumerate(material.jpegs(PICTURES)):
+            (folder / f"{index:04}.jpg").write_bytes(jpeg + number.to_bytes(4, "big"))
+        yield select([folder])
+
+
+def _durable(client: Client, selection: Selection) -> float:
+    job = client.jobs.create(selection.root.name).name
+    sending = Sending(client.jobs, job, selection, 2**30)
+    sending.measure()
+    for _ in sending.send(lambda: False):
+        pass
+    client.jobs.finish(job)
+    return float(sum(1 for _ in client.jobs.results(job, follow=True)))
+
+
+def _plain(client: Client, selection: Selection) -> float:
+    pictures = ((source, read(source, 2**30)) for source in selection.walk())
+    answers = client.label_many(pictures, concurrency=IN_FLIGHT, name=_name)
+    return float(sum(not isinstance(answer, ClientError) for _, answer in answers))
+
+
+def _name(source: Source) -> str:
+    return source.name

@@ -1,0 +1,62 @@
+"""Peak resident memory of a server at work on a folder of 100,000 pictures against one of 1,000.
+
+A fresh process each: `secondlook serve` with scripted models and SQLite; small distinct pictures,
+each kept in the store. Other sizes: SECONDLOOK_JOB_PICTURES=20000.
+"""
+
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.paired import Figure
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
+from crash.trial import JOB, Trial  # noqa: E402 (found where the tests are)
+
+from secondlook.store.queue import JobState  # noqa: E402
+from secondlook_client import Client  # noqa: E402
+
+FEW, MANY = 1_000, int(os.environ.get("SECONDLOOK_JOB_PICTURES", "100000"))
+BAR = 1.1
+
+
+def run() -> list[Figure | str]:
+    """One ratio of peaks; a single run of each, since peaks hardly vary."""
+    few, many = (_peak_mib(count) for count in (FEW, MANY))
+    ratio = many / few
+    return [
+        Figure(
+            name=f"peak RSS of a job of {MANY:,} pictures ÷ {FEW:,}",
+            bar=f"≤ {BAR}",
+            ours=many,
+            plain=few,
+            unit="MiB",
+            ratio=ratio,
+            low=ratio,
+            high=ratio,
+            rounds=1,
+            met=ratio <= BAR,
+        )
+    ]
+
+
+def _peak_mib(count: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(Path(folder), "", pictures=count, frames=0, pause_s=0.0)
+        server = trial.start()
+        if not server.is_ready():
+            raise RuntimeError(trial.log())
+        began = time.perf_counter()
+        with Client(f"127.0.0.1:{trial.port}") as client:
+            client.jobs.create(JOB, folder=str(trial.folder / "pictures"))
+            while (job := client.jobs.get(JOB)).state != JobState.DONE:
+                time.sleep(1)
+        print(f"{job.done:,} pictures in {time.perf_counter() - began:.0f} s", flush=True)
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        server.stop()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) / 1024

@@ -1,0 +1,92 @@
+"""A finished run of any size in a store, from a few pictures that were really labelled."""
+
+import hashlib
+from functools import cache
+
+from bench import material
+from secondlook.images import decode
+from secondlook.labels import Labelled
+from secondlook.pipeline import Task, settings_of
+from secondlook.store import Store
+from secondlook.store.database import insert_new, now
+from secondlook.store.packing import pack_evidence
+from secondlook.store.records import decision_row
+from secondlook.store.runs import Run, create_run, name_models
+from secondlook.store.tables import decisions, evidence, items, pictures
+from secondlook.store.texts import text_id
+
+LABELLED = 48
+"""Pictures that the embedded models look at; a large run repeats their results."""
+AT_ONCE = 2000
+
+
+@cache
+def labelled() -> list[Labelled]:
+    """What the embedded models say of scenes of the demo world."""
+    ontology, pipeline = material.ontology(), material.pipeline()
+    tasks = [Task(decode(data), ontology) for data in material.jpegs(LABELLED)]
+    return [
+        found
+        for start in range(0, LABELLED, 8)
+        for found in pipeline.label(tasks[start : start + 8])
+    ]
+
+
+def fill(store: Store, name: str, count: int) -> Run:
+    """A run of ``count`` pictures, written in bulk; its pictures have no bytes."""
+    found, limits = labelled(), material.pipeline().limits
+    with store.database.writing() as connection:
+        run = create_run(connection, name, "folder", material.ontology(), settings_of(limits))
+        said = found[0].evidence
+        name_models(connection, run, said.proposer, said.verifier)
+        models = {
+            "proposer_id": text_id(connection, said.proposer),
+            "verifier_id": text_id(connection, said.verifier),
+        }
+    packed = [pack_evidence(one.evidence, run.ontology) for one in found]
+    shared = {"ontology_id": run.ontology_id, "made_at": now(), **models}
+    for start in range(1, count + 1, AT_ONCE):
+        numbers = range(start, min(start + AT_ONCE, count + 1))
+        with store.database.writing() as connection:
+            insert_new(connection, pictures, [_picture(number) for number in numbers])
+            insert_new(connection, items, [_item(run, number) for number in numbers])
+            rows = [
+                {"id": n, "picture_id": n, "content": packed[n % len(packed)], **shared}
+                for n in numbers
+            ]
+            insert_new(connection, evidence, rows)
+            decided = [
+                decision_row(run, n, n, n, found[n % len(found)].judgements) for n in numbers
+            ]
+            insert_new(connection, decisions, decided)
+    return store.records.run(name)
+
+
+def _picture(number: int) -> dict[str, object]:
+    return {
+        "id": number,
+        "sha256": hashlib.sha256(str(number).encode()).digest(),
+        "size": 200_000,
+        "width": 320,
+        "height": 320,
+        "format": "jpg",
+        "likeness": number,
+        "added_at": 0.0,
+    }
+
+
+def _item(run: Run, number: int) -> dict[str, object]:
+    return {
+        "id": number,
+        "run_id": run.id,
+        "key": number,
+        "name": f"folder {number // 1000}/{number}.jpg",
+        "size": 200_000,
+        "changed_ns": 1,
+        "picture_id": number,
+        "state": 1,
+        "tries": 1,
+        "not_before": 0.0,
+        "reason": "",
+        "message": "",
+    }

@@ -1,0 +1,132 @@
+"""Pulling a snapshot over gRPC, against reading the same files from a folder, in the same loop.
+
+The loop is that of a training: each picture is decoded to RGB and its labels are at hand. The
+server is a process of its own on the same machine and has SQLite and pictures in a folder; every
+picture is checked by its hash on both sides of the line. Plain reads the files by name, checks
+nothing and has no labels.
+"""
+
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image as PILImage
+
+from bench import kept, material
+from bench.paired import Figure, paired
+from secondlook.dataset.export import export
+from secondlook.dataset.freeze import create_snapshot
+from secondlook.dataset.query import Query
+from secondlook.engine import Engine
+from secondlook.pipeline import settings_of
+from secondlook.server.app import running_server
+from secondlook.store import Store, open_store
+from secondlook.store.pictures import NewPicture, add_pictures, measure_picture
+from secondlook.store.queue import NewItem
+from secondlook_client import Client
+from secondlook_client.dataset import Example, SnapshotDataset
+
+PICTURES, SIDE = 400, 640
+BAR = 0.7
+
+
+def run() -> list[Figure | str]:
+    """One ratio, and the same without decoding for a note."""
+    with tempfile.TemporaryDirectory() as scratch:
+        data, folder = Path(scratch) / "data", Path(scratch) / "export"
+        with open_store(data) as store:
+            size = _fill(store)
+            create_snapshot(store, "s", Query(("r",)))
+            export(store, "s", folder, ("coco",))
+        paths = sorted((folder / "images").rglob("*.jpg"))
+        with _server(data) as address, Client(address) as client:
+
+            def pulled() -> Iterator[bytes]:
+                return (example.content for example in client.datasets.pull("s"))
+
+            def read() -> Iterator[bytes]:
+                return (path.read_bytes() for path in paths)
+
+            figure = paired(
+                "pull with pictures ÷ files of a folder",
+                lambda: _decoded(pulled()),
+                lambda: _decoded(read()),
+                at_least=BAR,
+                unit="pictures/s",
+            )
+            bare = [_per_second(pulled), _per_second(read)]
+            cached: SnapshotDataset[Example] = SnapshotDataset(
+                address, "s", cache=Path(scratch) / "cache"
+            )
+            cached.download()
+            again = _per_second(lambda: (example.content for example in cached))
+    return [
+        figure,
+        f"{PICTURES} JPEGs of {SIDE} px, {size / PICTURES / 1000:.0f} kB each. Without decoding: "
+        f"pulled {bare[0]:,.0f} pictures/s, read from a folder {bare[1]:,.0f}, read from the "
+        f"dataset's own cache with hashes and labels checked {again:,.0f}.",
+    ]
+
+
+def _decoded(contents: Iterable[bytes]) -> int:
+    count = 0
+    for content in contents:
+        PILImage.open(io.BytesIO(content)).convert("RGB")
+        count += 1
+    return count
+
+
+def _per_second(contents: Callable[[], Iterable[bytes]]) -> float:
+    started = time.perf_counter()
+    return sum(1 for _ in contents()) / (time.perf_counter() - started)
+
+
+def _fill(store: Store) -> int:
+    """A run ``r`` of real pictures; their bytes in all."""
+    found, ontology = kept.labelled(), material.ontology()
+    settings = settings_of(material.pipeline().limits)
+    store.queue.create("r", "upload", ontology, settings=settings)
+    run, encoded = store.records.run("r"), material.jpegs(PICTURES, SIDE)
+    new = [NewPicture(store.blobs.put(content), len(content), "jpg") for content in encoded]
+    with store.database.writing() as connection:
+        ids = add_pictures(connection, new)
+    named = ((f"{n}.jpg", ids[picture.sha256]) for n, picture in enumerate(new))
+    store.queue.add(run.id, [NewItem(n, name, picture_id=i) for n, (name, i) in enumerate(named)])
+    waiting = store.queue.next(run.id, PICTURES)
+    with store.database.writing() as connection:
+        for place, item in enumerate(waiting):
+            assert item.picture_id
+            labelled = found[place % len(found)]
+            measure_picture(connection, item.picture_id, SIDE, SIDE, place)
+            store.records.keep(connection, run, item.id, item.picture_id, labelled)
+    return sum(picture.size for picture in new)
+
+
+@contextmanager
+def _server(data: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "bench.pulling", str(data)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin and process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+def _serve(data: Path) -> None:
+    """Serve the store until standard input ends."""
+    engine = Engine(material.pipeline())
+    with open_store(data) as store, running_server(engine, store=store) as server:
+        print(server.address, flush=True)
+        sys.stdin.read()
+    engine.close()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))

@@ -1,0 +1,208 @@
+"""The form in which evidence is kept: bytes a picture, and the time to decide it again.
+
+Each form is a table in an SQLite file of its own with the evidence of 100,000 pictures, made of
+what the embedded models said of 48 scenes. The time is for reading all of it into the arrays that
+are decided from; deciding and writing come on top, and are the same for all.
+"""
+
+import json
+import sqlite3
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import kept, material
+from bench.paired import Figure
+from secondlook.columns import columns_for
+from secondlook.labels import Evidence
+from secondlook.ontology import Ontology
+from secondlook.replay.deciding import Decider
+from secondlook.store.batches import Gathered, gather
+from secondlook.store.packing import asks_of, opened, pack_evidence
+
+PICTURES = 100_000
+AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of keeping evidence."""
+
+    name: str
+    schema: str
+    write: Callable[[sqlite3.Connection, int, Evidence, Ontology], None]
+    read: Callable[[sqlite3.Connection, Ontology], Iterator[Gathered]]
+
+
+def run() -> list[Figure | str]:
+    """A table of the forms."""
+    lines = [
+        "| form | bytes a picture | reading 100,000 pictures, s | with deciding, s | pictures/s |",
+        "|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        lines += [_measured(form, Path(folder) / str(n)) for n, form in enumerate(FORMS)]
+    return ["\n".join(lines), _about()]
+
+
+def _about() -> str:
+    found = kept.labelled()
+    boxes = np.mean([one.proposals for one in found])
+    verdicts = np.mean([len(one.evidence.verdicts) for one in found])
+    classes = len(material.ontology().classes)
+    return f"A picture has {boxes:.0f} boxes with {classes} scores and {verdicts:.0f} verdicts."
+
+
+def _measured(form: Form, path: Path) -> str:
+    ontology, found = material.ontology(), kept.labelled()
+    with sqlite3.connect(path) as database:
+        database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {form.schema}")
+        for number in range(PICTURES):
+            form.write(database, number, found[number % len(found)].evidence, ontology)
+    size = path.stat().st_size / PICTURES
+    decider = Decider(ontology, ontology, columns_for(ontology, ontology), 0.6, verified=True)
+    reading = _seconds(lambda: sum(len(part) for part in form.read(database, ontology)))
+    both = _seconds(lambda: sum(len(decider.decide(p)) for p in form.read(database, ontology)))
+    database.close()
+    told = f"| {form.name} | {size:,.0f} | {reading:.1f} | {both:.1f} | {PICTURES / both:,.0f} |"
+    print(told, flush=True)
+    return told
+
+
+def _seconds(work: Callable[[], int]) -> float:
+    started = time.perf_counter()
+    assert work() == PICTURES
+    return time.perf_counter() - started
+
+
+def _write_packed(
+    pack: Callable[[bytes], bytes],
+) -> Callable[[sqlite3.Connection, int, Evidence, Ontology], None]:
+    known: dict[int, bytes] = {}
+
+    def write(
+        database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
+    ) -> None:
+        if id(said) not in known:
+            known[id(said)] = pack(pack_evidence(said, ontology))
+        database.execute("INSERT INTO evidence VALUES (?, ?)", (number, known[id(said)]))
+
+    return write
+
+
+def _read(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
+    rows = database.execute("SELECT content FROM evidence ORDER BY id")
+    while page := rows.fetchmany(AT_ONCE):
+        yield gather([content for (content,) in page], ontology)
+
+
+def _plain(said: Evidence) -> dict[str, Any]:
+    return {
+        "boxes": said.proposals.boxes.tolist(),
+        "scores": [[round(s, 9) for s in row] for row in said.proposals.scores.tolist()],
+        "verdicts": [
+            [row, view.value, question, v.answer.p_yes, v.answer.raw, v.answer.error, v.ms]
+            for (row, view, question), v in said.verdicts.items()
+        ],
+    }
+
+
+def _write_json(
+    database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
+) -> None:
+    content = zlib.compress(json.dumps(_plain(said), separators=(",", ":")).encode())
+    database.execute("INSERT INTO evidence VALUES (?, ?)", (number, content))
+
+
+def _read_json(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
+    place = {(view.value, q): at for at, (view, q) in enumerate(asks_of(ontology))}
+    rows = database.execute("SELECT content FROM evidence ORDER BY id")
+    while page := rows.fetchmany(AT_ONCE):
+        found = [json.loads(zlib.decompress(content)) for (content,) in page]
+        boxes = [one["boxes"] for one in found]
+        verdicts = [
+            [(row, place[view, q], p) for row, view, q, p, *_ in one["verdicts"]] for one in found
+        ]
+        yield _gathered(ontology, boxes, [one["scores"] for one in found], verdicts)
+
+
+ROWS = """
+CREATE TABLE proposals (picture INTEGER, row INTEGER, x1 REAL, y1 REAL, x2 REAL, y2 REAL,
+    scores BLOB, PRIMARY KEY (picture, row)) WITHOUT ROWID;
+CREATE TABLE verdicts (picture INTEGER, row INTEGER, ask INTEGER, p_yes REAL, ms REAL, raw TEXT,
+    error TEXT, PRIMARY KEY (picture, row, ask)) WITHOUT ROWID;
+"""
+
+
+def _write_rows(
+    database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
+) -> None:
+    place = {ask: at for at, ask in enumerate(asks_of(ontology))}
+    scores = [row.tobytes() for row in said.proposals.scores]
+    database.executemany(
+        "INSERT INTO proposals VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(number, row, *box, scores[row]) for row, box in enumerate(said.proposals.boxes.tolist())],
+    )
+    database.executemany(
+        "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (number, row, place[view, q], v.answer.p_yes, v.ms, v.answer.raw, v.answer.error)
+            for (row, view, q), v in said.verdicts.items()
+        ],
+    )
+
+
+def _read_rows(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
+    for start in range(0, PICTURES, AT_ONCE):
+        span = (start, min(start + AT_ONCE, PICTURES))
+        boxes = _by_picture(database, span, "picture, x1, y1, x2, y2 FROM proposals")
+        scores = _by_picture(database, span, "picture, scores FROM proposals")
+        verdicts = _by_picture(database, span, "picture, row, ask, p_yes FROM verdicts")
+        arrays = [[np.frombuffer(s, np.float32) for (s,) in of_one] for of_one in scores]
+        yield _gathered(ontology, boxes, arrays, verdicts)
+
+
+def _by_picture(database: sqlite3.Connection, span: tuple[int, int], what: str) -> list[list[Any]]:
+    rows = database.execute(f"SELECT {what} WHERE picture >= ? AND picture < ?", span)
+    found: list[list[Any]] = [[] for _ in range(*span)]
+    for number, members in groupby(rows, key=lambda row: row[0]):
+        found[number - span[0]] = [row[1:] for row in members]
+    return found
+
+
+def _gathered(
+    ontology: Ontology, boxes: Sequence[Any], scores: Sequence[Any], verdicts: Sequence[Any]
+) -> Gathered:
+    starts = np.concatenate([[0], np.cumsum([len(of_one) for of_one in boxes])])
+    p_yes = np.full((starts[-1], len(asks_of(ontology))), np.nan)
+    told = [(starts[at] + row, ask, p) for at, of in enumerate(verdicts) for row, ask, p in of]
+    rows, asks, values = zip(*told, strict=True)
+    p_yes[list(rows), list(asks)] = values
+    return Gathered(
+        starts,
+        np.array([b for of_one in boxes for b in of_one], dtype=np.float32).reshape(-1, 4),
+        np.array([s for of_one in scores for s in of_one], dtype=np.float32),
+        p_yes,
+        {},
+    )
+
+
+def _zlib(level: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:1] + zlib.compress(opened(content), level)
+
+
+BLOB = "CREATE TABLE evidence (id INTEGER PRIMARY KEY, content BLOB)"
+FORMS = (
+    Form("a row a box, a row a verdict", ROWS, _write_rows, _read_rows),
+    Form("JSON, zlib", BLOB, _write_json, _read_json),
+    Form("packed arrays", BLOB, _write_packed(_zlib(0)), _read),
+    Form("packed arrays, zlib 1 (in use)", BLOB, _write_packed(_zlib(1)), _read),
+    Form("packed arrays, zlib 6", BLOB, _write_packed(_zlib(6)), _read),
+)

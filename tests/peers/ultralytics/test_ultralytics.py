@@ -1,0 +1,33 @@
+"""ultralytics reads the YOLO export from any folder, with no label lost and none to ignore."""
+
+from pathlib import Path
+
+import pytest
+from exported import exported, numbers
+from frozen import DOG_BOX
+
+pytest.importorskip("ultralytics")
+
+
+def test_its_dataset_loader_reads_the_export(tmp_path, monkeypatch):
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+
+    out = exported(tmp_path, "yolo")
+    monkeypatch.chdir(tmp_path)  # not the export's folder
+    data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
+    assert data["names"] == {0: "dog", 1: "cat"}
+    found = {}
+    for split in ("train", "val"):
+        dataset = YOLODataset(img_path=data[split], data=data, imgsz=64, augment=False)
+        for label in dataset.get_labels():
+            found[int(Path(label["im_file"]).name.partition("-")[0])] = label
+    # Regions to ignore keep a picture out: YOLO has no word for them.
+    assert set(found) == numbers(True, False) | numbers(False, False)
+    for number in numbers(dogs=True, cats=False):
+        label = found[number]
+        assert label["shape"] == (64, 72) and label["cls"].tolist() == [[0.0]]
+        cx, cy, w, h = label["bboxes"][0].tolist()
+        box = ((cx - w / 2) * 72, (cy - h / 2) * 64, (cx + w / 2) * 72, (cy + h / 2) * 64)
+        assert box == pytest.approx(DOG_BOX, abs=0.01)
+    assert all(len(found[n]["cls"]) == 0 for n in numbers(dogs=False, cats=False))

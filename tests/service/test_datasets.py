@@ -1,0 +1,199 @@
+"""Snapshots over gRPC: made, listed, pulled whole, in shards, from a cursor, over a bad line."""
+
+import numpy as np
+import pytest
+from flaky_line import FlakyLine
+from frozen import DOG_BOX, PETS, encoded, photos, stored
+from PIL import Image as PILImage
+from serving import serving
+
+from secondlook.store import Store
+from secondlook_client import Client, RetryPolicy
+from secondlook_client.dataset import BoxKind, Example, SnapshotQuery
+from secondlook_client.errors import (
+    AlreadyExists,
+    Damaged,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+)
+from secondlook_client.v1 import datasets_pb2 as pb
+
+HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
+
+
+@pytest.fixture
+def client(store: Store):
+    """Of a server over a store with a run of 30 pictures and a snapshot of it."""
+    stored(store, "r", photos(30))
+    with serving(store=store) as running, Client(running.address) as connected:
+        connected.datasets.create("s", HALVES)
+        yield connected
+
+
+def test_what_is_pulled_is_what_was_stored(client: Client) -> None:
+    contents = set(photos(30).values())
+    pulled = list(client.datasets.pull("s"))
+    assert {example.content for example in pulled} == contents
+    assert [e.sha256 for e in pulled] == sorted(e.sha256 for e in pulled)
+    for example in pulled:
+        (label,) = example.labels
+        assert (label.class_name, label.class_index, label.xyxy) == ("dog", 0, DOG_BOX)
+        assert label.kind is BoxKind.LABEL
+        assert label.probability == label.p_yes == 0.95 and label.score == pytest.approx(0.8)
+        assert (example.width, example.height, example.format) == (72, 64, "jpg")
+        assert photos(30)[example.name] == example.content
+
+
+def test_a_snapshot_is_told_as_it_is(client: Client) -> None:
+    snapshot = client.datasets.get("s")
+    assert snapshot.classes == PETS.names
+    assert sum(snapshot.splits.values()) == snapshot.statistics["pictures"] == 30
+    assert set(snapshot.splits) == {"train", "val"}
+    assert client.datasets.create("same", HALVES).manifest == snapshot.manifest
+    assert client.datasets.create("other", SnapshotQuery(["r"])).manifest != snapshot.manifest
+    assert [s.name for s in client.datasets.list()] == ["other", "same", "s"]
+
+
+def test_splits_and_shards_give_each_picture_once(client: Client) -> None:
+    whole = [e.sha256 for e in client.datasets.pull("s")]
+    train = [e.sha256 for e in client.datasets.pull("s", split="train")]
+    val = [e.sha256 for e in client.datasets.pull("s", split="val")]
+    assert sorted(train + val) == whole and train and val
+    shards = [
+        [e.sha256 for e in client.datasets.pull("s", split="train", shard=n, shards=4)]
+        for n in range(4)
+    ]
+    assert sorted(sha256 for shard in shards for sha256 in shard) == train
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize("shard", [{}, {"split": "train", "shard": 1, "shards": 2}])
+def test_a_cursor_goes_on_behind_its_picture(client: Client, shard: dict[str, object]) -> None:
+    whole = list(client.datasets.pull("s", **shard))
+    for place, example in enumerate(whole):
+        rest = client.datasets.pull("s", **shard, cursor=example.cursor, pictures=False)
+        assert [e.sha256 for e in rest] == [e.sha256 for e in whole[place + 1 :]]
+
+
+def test_labels_alone_carry_no_bytes(client: Client) -> None:
+    light = list(client.datasets.pull("s", pictures=False))
+    assert [e.content for e in light] == [b""] * 30
+    assert all(e.labels for e in light)
+
+
+def cursor_of(client: Client, name: str, **wanted: object) -> str:
+    return next(client.datasets.pull(name, **wanted)).cursor
+
+
+def test_wrong_pulls_are_refused_with_a_way_out(client: Client) -> None:
+    client.datasets.create("other", SnapshotQuery(["r"]))
+    strange = cursor_of(client, "other")
+    of_half = cursor_of(client, "s", shard=0, shards=2)
+    cases = [
+        ({"cursor": strange}, "cursor is of another snapshot; leave it out"),
+        ({"cursor": of_half}, "shard 0 of 2 of split '', not of shard 0 of 1"),
+        ({"cursor": "x"}, "'x' is no cursor"),
+        ({"cursor": of_half.rpartition(".")[0] + "." + "9" * 30}, "is no cursor"),
+        ({"shard": 2, "shards": 2}, "shard 2 is out of range: of 2 shards the first is 0"),
+        ({"split": "test"}, "no split 'test', only train, val"),
+    ]
+    for wanted, words in cases:
+        with pytest.raises(InvalidRequest, match=words):
+            list(client.datasets.pull("s", **wanted))
+    with pytest.raises(NotFound, match="no snapshot 'nothing'"):
+        list(client.datasets.pull("nothing"))
+
+
+def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
+    with pytest.raises(AlreadyExists, match="choose another name"):
+        client.datasets.create("s", HALVES)
+    cases = [
+        ("t", SnapshotQuery(), "name a run"),
+        ("t", SnapshotQuery(["r"], since=5, until=4), "swap since and until"),
+        ("t", SnapshotQuery(["r"], min_probability=1.5), r"in \[0, 1\], got 1.5"),
+        ("t", SnapshotQuery(["r"], min_probability=float("nan")), r"in \[0, 1\], got nan"),
+        ("t", SnapshotQuery(["r"], split={"a": 0}), "a share above 0, got 0"),
+        ("t", SnapshotQuery(["r"], split={"a/b": 1}), "letters, digits"),
+        ("t", SnapshotQuery(["r", "r"]), "'r' is given twice"),
+        ("t", SnapshotQuery(["r"], group_by="colour"), "expected group_by auto, folder"),
+        ("../t", SnapshotQuery(["r"]), "letters, digits"),
+    ]
+    for name, query, words in cases:
+        with pytest.raises(InvalidRequest, match=words):
+            client.datasets.create(name, query)
+    assert [s.name for s in client.datasets.list()] == ["s"]
+
+
+def test_pictures_that_a_snapshot_lacks_are_nobody_s_business(client: Client, store: Store) -> None:
+    secret = store.blobs.put(b"another picture")
+    with pytest.raises(NotFound, match="lacks one of these pictures"):
+        list(client.datasets.fetch("s", [secret]))
+    with pytest.raises(InvalidRequest, match="64 hex digits"):
+        list(client.datasets.fetch("s", ["../../etc/passwd"]))
+    known = [e.sha256 for e in client.datasets.pull("s", pictures=False)]
+    assert dict(client.datasets.fetch("s", known[:3])).keys() == set(known[:3])
+
+
+def test_a_damaged_picture_is_told_and_not_given(client: Client, store: Store) -> None:
+    known = [e.sha256 for e in client.datasets.pull("s", pictures=False)]
+    path = store.blobs._path(known[4])
+    path.chmod(0o644)
+    path.write_bytes(b"rot")
+    got: list[Example] = []
+    with pytest.raises(Damaged, match="no longer matches its hash"):
+        got.extend(client.datasets.pull("s", cursor=cursor_at(client, 3)))
+    assert got == []
+
+
+def cursor_at(client: Client, place: int) -> str:
+    return [e.cursor for e in client.datasets.pull("s", pictures=False)][place]
+
+
+def test_a_server_without_a_store_says_so() -> None:
+    with serving() as running, Client(running.address) as client:
+        with pytest.raises(NotSupported, match="start it with --data"):
+            client.datasets.get("s")
+        with pytest.raises(NotSupported, match="start it with --data"):
+            list(client.datasets.messages(pb.PullRequest(snapshot="s")))
+
+
+def test_a_pull_goes_on_when_the_line_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondlook.server.datasets.PICTURES_AT_ONCE", 2)
+    stored(store, "r", photos(30))
+    with (
+        serving(store=store) as running,
+        FlakyLine(running.address) as line,
+        Client(line.address) as client,
+    ):
+        client.datasets.create("s", HALVES)
+        whole = [e.sha256 for e in client.datasets.pull("s")]
+        seen = []
+        for place, example in enumerate(client.datasets.pull("s")):
+            seen.append(example.sha256)
+            if place % 7 == 3:
+                line.cut()
+    assert seen == whole and len(seen) == 30
+
+
+def test_a_pull_goes_on_with_another_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondlook.server.datasets.PICTURES_AT_ONCE", 1)
+    # Pictures that fill the line's buffers: the first server has not sent all when it stops.
+    pictures = {f"{n}.png": encoded(noise(n), "PNG") for n in range(24)}
+    stored(store, "r", pictures)
+    with FlakyLine("") as line, Client(line.address, retry=RetryPolicy(unavailable_s=30)) as client:
+        with serving(store=store) as first:
+            line.target = first.address
+            client.datasets.create("s", HALVES)
+            pulled = client.datasets.pull("s")
+            seen = [next(pulled).sha256 for _ in range(3)]
+        with serving(store=store) as second:
+            line.target = second.address
+            line.cut()
+            seen += [example.sha256 for example in pulled]
+    assert len(seen) == 24 and seen == sorted(seen)
+
+
+def noise(seed: int) -> PILImage.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    return PILImage.fromarray(pixels)

@@ -1,0 +1,125 @@
+"""``secondlook job`` against a server in this process: what it prints, and how it ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import ScriptedProposer
+from serving import png, serving
+
+from secondlook.cli import run
+from secondlook.cli.job_command import command
+from secondlook.server.app import ServerOptions
+from secondlook.store import open_store
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two good pictures and a bad one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(png(shade=number))
+    (folder / "bad.png").write_bytes(b"bad")
+    return folder
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Of a server that keeps things and may read ``tmp_path``."""
+    options = ServerOptions(roots=(tmp_path,))
+    with (
+        open_store(tmp_path / "data", serving=True) as store,
+        serving(store=store, options=options) as s,
+    ):
+        yield s.address
+
+
+def job(address, *words):
+    return run(["job", words[0], "--server", address, *map(str, words[1:])])
+
+
+@pytest.mark.parametrize("name", command.commands)
+def test_every_job_command_explains_itself(name, capsys):
+    assert run(["job", name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"Usage: secondlook job {name}") and "Options:" in shown
+
+
+def test_pictures_are_sent_watched_and_read(address, pictures, capsys):
+    assert job(address, "create", "faces", pictures, "-c", "dog", "--watch") == 0
+    shown = capsys.readouterr()
+    assert "faces: done, 2 labelled, 1 set aside" in shown.out
+    assert "set aside: bad.png: " in shown.err
+    assert job(address, "results", "faces") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(line["name"] for line in lines) == ["0.png", "1.png"]
+    (judgement,) = lines[0]["judgements"]
+    assert judgement["label"] == f"{lines[0]['cursor']}.0" and judgement["outcome"] == "accept"
+    assert job(address, "results", "faces", "--after", lines[0]["cursor"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_same_command_sends_the_rest(address, pictures, capsys):
+    assert job(address, "create", "faces", pictures, "-c", "dog", "--watch") == 0
+    (pictures / "2.png").write_bytes(png(shade=9))
+    assert job(address, "create", "faces", pictures, "-c", "dog", "--watch") == 0
+    assert "faces: done, 3 labelled, 1 set aside" in capsys.readouterr().out
+    assert job(address, "create", "faces", pictures, "-c", "cat") == 1
+    assert "faces" in capsys.readouterr().err
+
+
+def test_a_folder_of_the_server_is_listed_and_shown(address, pictures, capsys):
+    assert job(address, "create", "folder", "--folder", pictures, "--watch") == 0
+    capsys.readouterr()
+    assert job(address, "list") == 0
+    assert "folder" in (listed := capsys.readouterr().out) and "done" in listed
+    assert job(address, "show", "folder") == 0
+    shown = capsys.readouterr().out
+    for part in (str(pictures), "dog", "bad.png", "bad_image"):
+        assert part in shown
+    assert job(address, "retry", "folder") == 0
+    assert "1 pictures are queued again" in capsys.readouterr().out
+    assert job(address, "watch", "folder") == 0
+    assert job(address, "cancel", "folder") == 0
+    assert "folder: done" in capsys.readouterr().out
+
+
+def test_a_cancelled_job_ends_its_watcher_with_1(tmp_path, pictures, capsys):
+    with (
+        open_store(tmp_path / "data", serving=True) as store,
+        serving(ScriptedProposer(delay_s=0.2), store=store) as s,
+    ):
+        assert job(s.address, "create", "long", pictures) == 0
+        assert "`secondlook job watch` shows" in capsys.readouterr().out
+        assert job(s.address, "cancel", "long") == 0
+        assert job(s.address, "watch", "long") == 1
+        assert "long: cancelled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("create", "x"), 2, "either PICTURES to send, or --folder"),
+        (("create", "x", "nowhere"), 2, "nowhere does not exist"),
+        (("create", "x", "--folder", "/etc"), 1, "--allow-root"),
+        (("show", "nobody"), 1, "there is no job 'nobody'"),
+        (("results", "nobody"), 1, "nobody"),
+        (("watch", "nobody"), 1, "nobody"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(address, capsys, words, code, told):
+    assert job(address, *words) == code
+    shown = capsys.readouterr().err
+    assert told in shown and "Traceback" not in shown
+
+
+def test_a_server_that_keeps_nothing_is_told(capsys):
+    with serving() as s:
+        assert job(s.address, "list") == 1
+    assert "--data FOLDER" in capsys.readouterr().err
+
+
+def test_no_job_yet(address, capsys):
+    assert job(address, "list") == 0
+    assert "secondlook job create" in capsys.readouterr().out

@@ -1,0 +1,178 @@
+"""A snapshot as the source of a torch loader: cached, checked, shared by workers, resumable."""
+
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frozen import DOG_BOX, photos, stored
+from PIL import Image as PILImage
+from serving import Serving, serving
+
+from secondlook.store import Store, open_store
+from secondlook_client import Client, RetryPolicy
+from secondlook_client.dataset import Example, SnapshotDataset, SnapshotQuery
+from secondlook_client.errors import CacheUnusable, Damaged, InvalidRequest, Unavailable
+
+HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
+AT_ONCE = RetryPolicy(unavailable_s=0)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Store]:
+    """A store with a run of 40 pictures; the client sees no database, so one kind is enough."""
+    with open_store(tmp_path / "data") as opened:
+        stored(opened, "r", photos(40))
+        yield opened
+
+
+@pytest.fixture
+def served(kept: Store) -> Iterator[Serving]:
+    with serving(store=kept) as running, Client(running.address) as client:
+        client.datasets.create("s", HALVES)
+        yield running
+
+
+def pixels(example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """What a training wants: the picture and its boxes."""
+    picture = np.array(PILImage.open(io.BytesIO(example.content)).convert("RGB"))
+    boxes = np.array([label.xyxy for label in example.labels], dtype=np.float32)
+    return picture, boxes
+
+
+def hash_only(example: Example) -> str:
+    return example.sha256
+
+
+def dataset(served: Serving, tmp_path: Path, **options: object) -> SnapshotDataset:
+    return SnapshotDataset(served.address, "s", cache=tmp_path / "cache", **options)
+
+
+def test_every_picture_by_number(served: Serving, tmp_path: Path) -> None:
+    data = dataset(served, tmp_path)
+    assert len(data) == 40 and data.classes == ("dog", "cat")
+    forwards = list(data)
+    assert [example.name for example in forwards] == [data[n].name for n in range(40)]
+    assert {example.content for example in forwards} == set(photos(40).values())
+    assert all(example.labels[0].xyxy == DOG_BOX for example in forwards)
+    assert data[-1].sha256 == forwards[-1].sha256
+    for outside in (40, -41):
+        with pytest.raises(IndexError, match="has 40 pictures"):
+            data[outside]
+
+
+def test_splits_and_shards_part_the_snapshot(served: Serving, tmp_path: Path) -> None:
+    whole = list(dataset(served, tmp_path, split="train", transform=hash_only))
+    parts = [
+        list(dataset(served, tmp_path, split="train", shard=n, shards=3, transform=hash_only))
+        for n in range(3)
+    ]
+    assert sorted(sha256 for part in parts for sha256 in part) == whole
+    assert 0 < len(whole) < 40
+    for wrong in ({"shard": 3, "shards": 3}, {"shard": -1}, {"split": "test"}):
+        with pytest.raises(InvalidRequest):
+            dataset(served, tmp_path, **wrong)
+
+
+def test_what_was_fetched_once_needs_no_server(kept: Store, tmp_path: Path) -> None:
+    with serving(store=kept) as running, Client(running.address) as client:
+        client.datasets.create("s", HALVES)
+        data = dataset(running, tmp_path, retry=AT_ONCE)
+        first = data[0]
+        rest = dataset(running, tmp_path, retry=AT_ONCE)
+    assert rest[0] == first
+    with pytest.raises(Unavailable):
+        rest[1]
+
+
+def test_download_fetches_what_lacks_and_only_that(kept: Store, tmp_path: Path) -> None:
+    with serving(store=kept) as running, Client(running.address) as client:
+        client.datasets.create("s", HALVES)
+        data = dataset(running, tmp_path, retry=AT_ONCE)
+        data[3], data[30]
+        before = stamps(tmp_path)
+        data.download()
+    after = stamps(tmp_path)
+    assert len(before) == 2 and len(after) == 40
+    assert before.items() <= after.items()
+    assert len(list(data)) == 40
+
+
+def stamps(tmp_path: Path) -> dict[str, int]:
+    paths = (tmp_path / "cache" / "pictures").rglob("*")
+    return {path.name: path.stat().st_ino for path in paths if path.is_file()}
+
+
+@pytest.mark.parametrize("harm", [b"", b"rot"])
+def test_a_damaged_file_of_the_cache_is_fetched_again(
+    served: Serving, tmp_path: Path, harm: bytes
+) -> None:
+    data = dataset(served, tmp_path)
+    wanted = data[5]
+    (path,) = (tmp_path / "cache" / "pictures").rglob(wanted.sha256)
+    path.write_bytes(harm)
+    assert data[5] == wanted
+    assert path.read_bytes() == wanted.content
+
+
+@pytest.mark.parametrize("name", ["all-0-of-1", "all-0-of-1.places"])
+def test_a_damaged_index_is_pulled_again(served: Serving, tmp_path: Path, name: str) -> None:
+    before = list(dataset(served, tmp_path))
+    (path,) = (tmp_path / "cache" / "snapshots").rglob(name)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert list(dataset(served, tmp_path)) == before
+
+
+def test_a_wrong_picture_never_reaches_the_training(
+    served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataset(served, tmp_path)
+    monkeypatch.setattr("secondlook.store.blobs.checked", lambda sha256, content: b"wrong")
+    with pytest.raises(Damaged, match="other bytes than its hash says"):
+        data[0]
+    assert stamps(tmp_path) == {}
+
+
+def test_the_hash_that_was_asked_for_is_insisted_on(served: Serving, tmp_path: Path) -> None:
+    manifest = dataset(served, tmp_path).snapshot.manifest
+    assert len(dataset(served, tmp_path, manifest=manifest)) == 40
+    with pytest.raises(InvalidRequest, match="removed and made anew"):
+        dataset(served, tmp_path, manifest="0" * 64)
+
+
+def test_a_cache_that_cannot_be_written_says_so(served: Serving, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with pytest.raises(CacheUnusable, match="give another folder with cache="):
+        dataset(served, tmp_path)
+
+
+def test_it_travels_to_another_process(served: Serving, tmp_path: Path) -> None:
+    data = dataset(served, tmp_path, transform=hash_only)
+    copy = pickle.loads(pickle.dumps(data))
+    assert list(copy) == list(data) == sorted(copy)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_torch_loads_it_with_two_workers(served: Serving, tmp_path: Path, start: str) -> None:
+    from torch.utils.data import DataLoader
+
+    data = dataset(served, tmp_path, transform=pixels)
+    data[0]  # this process has a line open when the workers are forked
+    loader = DataLoader(
+        data,
+        batch_size=7,
+        shuffle=True,
+        num_workers=2,
+        multiprocessing_context=start,
+        collate_fn=list,
+        persistent_workers=True,
+        timeout=100,
+    )
+    for _ in range(2):
+        seen = [picture.tobytes() for batch in loader for picture, boxes in batch]
+        assert len(seen) == len(set(seen)) == 40
+    own = {np.array(PILImage.open(io.BytesIO(c))).tobytes() for c in photos(40).values()}
+    assert set(seen) == own
+    assert data[1][1].tolist() == [list(DOG_BOX)]

@@ -1,0 +1,35 @@
+"""What placing a model does to the process: the CPU library's memory is bounded."""
+
+import os
+import subprocess
+import sys
+
+SHAPES = """
+import torch
+from secondlook.config import ModelOptions
+from secondlook.models.devices import PRIMITIVES, place
+place(ModelOptions(device="cpu"))
+layer = torch.nn.Conv2d(16, 16, 3).requires_grad_(False)
+for side in [*range(40, 60 + PRIMITIVES), 40]:
+    layer(torch.zeros(4, 16, side, 40))
+"""
+
+
+def last_kernel(**more: str) -> str:
+    """oneDNN's own word on the last of more shapes than it may keep, the first one again."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES],
+        env={**os.environ, "ONEDNN_VERBOSE": "profile_create", "OMP_NUM_THREADS": "1", **more},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [line for line in done.stdout.splitlines() if ",convolution," in line][-1]
+
+
+def test_kernels_of_shapes_seen_long_ago_are_forgotten() -> None:
+    assert "cache_miss" in last_kernel()
+
+
+def test_a_bound_that_the_user_sets_is_left_alone() -> None:
+    assert "cache_hit" in last_kernel(ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")

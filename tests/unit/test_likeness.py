@@ -1,0 +1,60 @@
+"""Near duplicates are near, strangers are far, and any shape has a hash."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from secondlook.images import decode
+from secondlook.likeness import distance, likeness
+
+
+def pictures(data_dir, folder, count):
+    paths = sorted((data_dir / folder).iterdir())[:count]
+    return [decode(path.read_bytes()).pixels for path in paths]
+
+
+def encoded(picture, quality):
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return np.array(Image.open(file))
+
+
+def test_the_same_picture_encoded_or_scaled_again_is_near(data_dir):
+    for pixels in pictures(data_dir, "coco_val128/images", 24):
+        picture, own = Image.fromarray(pixels), likeness(pixels)
+        half = picture.resize((picture.width // 2, picture.height // 2))
+        assert distance(own, likeness(encoded(picture, 40))) <= 6
+        assert distance(own, likeness(np.array(half))) <= 6
+
+
+def test_strangers_are_far(data_dir):
+    hashes = [likeness(pixels) for pixels in pictures(data_dir, "coco_val128/images", 64)]
+    assert min(distance(a, b) for a, b in itertools.combinations(hashes, 2)) > 6
+
+
+def test_bits_say_where_it_gets_lighter():
+    ramp = np.repeat(np.arange(0, 252, 2, dtype=np.uint8)[None, :, None], 90, axis=0)
+    lighter = np.repeat(ramp, 3, axis=2)
+    assert likeness(lighter) == -1  # every bit is set: a signed number that any database holds
+    assert likeness(lighter[:, ::-1].copy()) == 0
+    assert distance(-1, 0) == 64
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
+def test_a_picture_of_any_shape_has_a_signed_64_bit_hash(height, width, shade):
+    pixels = np.full((height, width, 3), shade, dtype=np.uint8)
+    pixels[: height // 2] //= 2
+    assert -(2**63) <= likeness(pixels) < 2**63
+
+
+@pytest.mark.parametrize("shape", [(4000, 3000, 3), (131, 257, 3)])
+def test_cells_are_means_of_their_part(shape):
+    pixels = np.zeros(shape, dtype=np.uint8)
+    pixels[:, shape[1] // 2 :] = 200
+    # One step from dark to light: one bit set in each of the eight rows.
+    assert 8 <= distance(likeness(pixels), 0) <= 16

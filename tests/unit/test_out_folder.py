@@ -1,0 +1,80 @@
+"""A run's folder: held by one process, never another run's, and only its own files removed."""
+
+import json
+
+import pytest
+
+from secondlook.errors import OutputExists
+from secondlook.runs.out_folder import OutFolder
+
+IDENTITY = {"version": 1, "ontology": "abc", "settings": {"floor": 0.1}}
+
+
+def test_the_same_run_has_the_same_job_again(tmp_path):
+    with OutFolder(tmp_path / "out") as folder:
+        job = folder.claim(IDENTITY)
+        assert folder.claim(IDENTITY) == job
+    with OutFolder(tmp_path / "out") as folder:
+        assert folder.claim(IDENTITY) == job
+    with OutFolder(tmp_path / "other") as folder:
+        assert folder.claim(IDENTITY) != job
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path):
+    with OutFolder(tmp_path) as folder:
+        job = folder.claim(IDENTITY)
+        with pytest.raises(OutputExists, match=r"different ontology \(abc, now def\).*--fresh"):
+            folder.claim({**IDENTITY, "ontology": "def"})
+        folder.clear()
+        assert folder.left_job == job
+        assert folder.claim({**IDENTITY, "ontology": "def"}) != job
+
+
+def test_clearing_removes_the_run_s_own_files_only(tmp_path):
+    (tmp_path / "holiday.txt").write_text("mine")
+    with OutFolder(tmp_path) as folder:
+        folder.claim(IDENTITY)
+        for name in ("yolo", ".store"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "content").write_text("ours")
+        folder.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
+
+
+def test_somebody_else_s_files_are_not_overwritten(tmp_path):
+    (tmp_path / "coco.json").write_text("precious")
+    with OutFolder(tmp_path) as folder:
+        folder.clear()
+        with pytest.raises(OutputExists, match=r"holds a coco\.json that no run here made"):
+            folder.claim(IDENTITY)
+    assert (tmp_path / "coco.json").read_text() == "precious"
+
+
+def test_a_store_that_a_crash_left_before_the_run_was_named_is_no_hindrance(tmp_path):
+    with OutFolder(tmp_path) as folder:
+        folder.store.mkdir()
+        assert folder.claim(IDENTITY)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', '{"version": 1}'])
+def test_a_run_json_that_says_something_else_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with OutFolder(tmp_path) as folder, pytest.raises(OutputExists, match="--fresh"):
+        folder.claim(IDENTITY)
+
+
+def test_two_runs_never_share_a_folder(tmp_path):
+    with OutFolder(tmp_path), pytest.raises(OutputExists, match="in use by another run"):
+        OutFolder(tmp_path)
+    with OutFolder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["out", "\N{GRINNING FACE} ночь", "x" * 250, "new\nline", "\udcff"]
+)
+def test_a_job_s_name_is_one_that_every_server_takes(tmp_path, name):
+    with OutFolder(tmp_path / name) as folder:
+        job = folder.claim(IDENTITY)
+    assert job.isprintable() and 1 <= len(job) <= 200 and job == job.strip()
+    assert json.loads((tmp_path / name / "run.json").read_text())["job"] == job
