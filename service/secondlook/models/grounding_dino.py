@@ -28,14 +28,13 @@ from secondlook.captions import Caption, Marks, pack
 from secondlook.config import ModelOptions
 from secondlook.errors import BadSetting
 from secondlook.labels import Image, Proposals
-from secondlook.models import arguments, checkpoints
-from secondlook.models.deformable import quicken
+from secondlook.models import arguments, checkpoints, convolutions, deformable, fusion
 from secondlook.models.devices import Placement, place
 from secondlook.models.pixels import PixelSettings, prepare, settings_of
 
 MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
-_PIXELS_AT_ONCE = {"cpu": 2**20}
-"""Pixels in one pass of the model. A CPU gains nothing from more: one large picture fills it."""
+_PIXELS_AT_ONCE = {"cpu": 2**19}
+"""Pixels in one pass of the model. A CPU gains nothing from more, and memory grows with them."""
 _PIXELS_AT_ONCE_ELSEWHERE = 2**24
 
 
@@ -165,6 +164,7 @@ def load_folder(
     folder: Path, options: ModelOptions, *, name: str, prompting: arguments.Prompting
 ) -> GroundingDinoProposer:
     """A checkpoint in a local folder, safetensors only."""
+    placement = place(options)
     own = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **own)
     if config.model_type not in MODEL_TYPES:
@@ -187,7 +187,7 @@ def load_folder(
         ),
         name=name,
         digest=checkpoints.digest_of_folder(folder),
-        placement=place(options),
+        placement=placement,
         batch=options.batch,
         together=prompting.together,
     )
@@ -199,16 +199,23 @@ def finest_cell(model: Any) -> int:
     The model takes its ``num_queries`` best cells and fails when there are fewer, which a long
     and thin picture would bring about; the canvas is made large enough with this number.
     """
+    return 64 // _features_of_64(model)[0].shape[-1]
+
+
+def _features_of_64(model: Any) -> tuple[torch.Tensor, ...]:
+    """The backbone's feature maps of a blank square of 64 pixels."""
     with torch.inference_mode():
-        probe = torch.zeros(1, 3, 64, 64, device=model.device)
-        return 64 // model.model.backbone.conv_encoder.model(probe).feature_maps[0].shape[-1]
+        blank = torch.zeros(1, 3, 64, 64, device=model.device)
+        return tuple(model.model.backbone.conv_encoder.model(blank).feature_maps)
 
 
 def _ready(model: Any, device: torch.device) -> Any:
     """The model in the form in which it runs fastest on the device."""
     model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
-        quicken(model)
+        deformable.quicken(model)
+        fusion.quicken(model)
+        convolutions.quicken(model, lambda: _features_of_64(model))
     return model
 
 

@@ -165,8 +165,8 @@ def _check_installed() -> None:
         import groundingdino.models  # noqa: F401
     except ImportError as cause:
         raise MissingExtra(
-            f"groundingdino-py cannot be imported ({cause}); install it beside secondlook with\n"
-            "  pip install setuptools wheel\n"
-            '  pip install --no-build-isolation "secondlook[serve,groundingdino-py]"\n'
+            f"groundingdino-py cannot be imported ({cause}); install it beside secondlook with "
+            "`pip install setuptools wheel && "
+            'pip install --no-build-isolation "secondlook[serve,groundingdino-py]"` '
             "(its build imports torch, so torch comes first), or load the checkpoint with idea:"
         ) from cause

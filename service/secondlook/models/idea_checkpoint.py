@@ -53,6 +53,7 @@ def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
     """
     where, settings = arguments.split(argument, ("together", "pad", "tokenizer"))
     path = Path(where).expanduser()
+    _check_there(path)
     prompting = arguments.prompting(settings)
     tokenizer = tokenizer_for(path, settings.get("tokenizer"))
     model = model_from(read(path), path.name)
@@ -76,12 +77,7 @@ def pixels(queries: int, multiple: int) -> PixelSettings:
 
 def read(path: Path) -> Weights:
     """The weights of a ``.pth`` file; nothing in it is executed."""
-    if not path.is_file():
-        raise NotFound(
-            f"no checkpoint '{path.name}' there; download groundingdino_swint_ogc.pth or "
-            "groundingdino_swinb_cogcoor.pth from the releases of IDEA-Research/GroundingDINO "
-            "and give its path as idea:PATH"
-        )
+    _check_there(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as cause:
@@ -93,6 +89,15 @@ def read(path: Path) -> Weights:
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise NotFound(f"'{path.name}' holds no weights of a model under 'model'")
     return weights
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise NotFound(
+            f"no checkpoint '{path.name}' there; download groundingdino_swint_ogc.pth or "
+            "groundingdino_swinb_cogcoor.pth from the releases of IDEA-Research/GroundingDINO "
+            "and give its path as idea:PATH"
+        )
 
 
 def model_from(weights: Weights, name: str) -> GroundingDinoForObjectDetection:
