@@ -1,6 +1,6 @@
 """The embedded default: the small models that come with the package, behind the usual adapters.
 
-They are real ``GroundingDinoForObjectDetection`` and ``SmolVLMForConditionalGeneration``
+They are real ``GroundingDinoForObjectDetection`` and ``FastVlmForConditionalGeneration``
 checkpoints, trained on the demo world by the recipes beside this file. They know that drawn
 world only; real pictures want real checkpoints.
 """

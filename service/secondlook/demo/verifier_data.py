@@ -15,10 +15,11 @@ from secondlook.demo.verifier_questions import Facts, Question, draw, prompt
 from secondlook.demo.verifier_views import LAYERS, SIDE, samples_of
 from secondlook.demo.world import ATTRIBUTES, COLOURS, NOUNS
 from secondlook.labels import View
+from secondlook.propose import Proposer
 
-OFTEN = 2.5
-"""How many times as often views of persons and of coloured things are drawn: they are asked the
-questions whose answers are a few pixels, or that other things of their kind answer otherwise."""
+OFTEN = {"person": 4.0, "car": 2.5, "ball": 2.5, "helmet": 2.5}
+"""How many times as often views of these are drawn: they are asked the questions whose answers are
+a few pixels, or that other things of their kind answer otherwise."""
 SHARD = 250
 """Scenes in one file: what a killed run loses."""
 
@@ -38,7 +39,8 @@ Encode = Callable[[str], list[int]]
 class Samples:
     """The views of scenes 0 to ``count`` of a world, made once into ``folder``, then read there.
 
-    A change of the drawing code is not noticed: it wants a new folder.
+    With a ``proposer`` they hold its boxes too. A change of the drawing code or of the proposer is
+    not noticed: it wants a new folder.
 
     ``progress`` is called with (scenes done, count) while they are made.
     """
@@ -49,15 +51,16 @@ class Samples:
         seed: int,
         count: int,
         progress: Callable[[int, int], None] | None = None,
+        proposer: Proposer | None = None,
     ) -> None:
-        place = folder / str(seed)
+        place = folder / (f"{seed}-proposed" if proposer else str(seed))
         place.mkdir(parents=True, exist_ok=True)
         pixels, layouts, rows = [], [], []
         for start in range(0, count, SHARD):
             stop = min(start + SHARD, count)
             stem = place / f"{start}-{stop}"
             if not stem.with_suffix(".done").exists():
-                _write(stem, seed, range(start, stop))
+                _write(stem, seed, range(start, stop), proposer)
                 if progress is not None:
                     progress(stop, count)
             pixels.append(np.load(f"{stem}-pixels.npy", mmap_mode="r"))
@@ -68,11 +71,11 @@ class Samples:
         self.layouts: NDArray[np.uint16] = np.concatenate(layouts)
         known: dict[bytes, Facts] = {}
         self.facts = [known.setdefault(row.tobytes(), unpack(row)) for part in rows for row in part]
-        shares = np.cumsum([OFTEN if _has_attributes(facts) else 1.0 for facts in self.facts])
+        shares = np.cumsum([OFTEN.get(facts.noun, 1.0) for facts in self.facts])
         self._shares = shares / shares[-1]
 
     def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.intp]:
-        """Rows of ``count`` views; those of things with attributes OFTEN times as often."""
+        """Rows of ``count`` views; some things OFTEN times as often."""
         return np.searchsorted(self._shares, rng.random(count), side="right")
 
     def __len__(self) -> int:
@@ -87,12 +90,8 @@ class Samples:
         return found
 
 
-def _has_attributes(facts: Facts) -> bool:
-    return facts.noun == "person" or bool(facts.colour)
-
-
-def _write(stem: Path, seed: int, scenes: range) -> None:
-    made = [sample for index in scenes for sample in samples_of(seed, index)]
+def _write(stem: Path, seed: int, scenes: range, proposer: Proposer | None) -> None:
+    made = [sample for index in scenes for sample in samples_of(seed, index, proposer)]
     np.save(f"{stem}-pixels.npy", np.stack([s.pixels for s in made]))
     np.save(f"{stem}-layouts.npy", np.stack([s.layout for s in made]))
     np.save(f"{stem}-facts.npy", np.stack([pack(s.facts) for s in made]))

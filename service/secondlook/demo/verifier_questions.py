@@ -6,6 +6,7 @@ What a question is about and how it is worded are kept apart: the figures are to
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,10 @@ WORN = {"glasses": "glasses", "helmet": "a helmet", "hat": "a hat", "mask": "a m
 DECOYS = ("cat", "horse", "bird", "bus", "bicycle", "cow", "chair", "umbrella", "elephant", "boat")
 """Nouns that the world does not hold: a verifier has to say no to them."""
 
-_WEIGHTS = {"eyewear": 4.0, "helmet": 1.5, "hat": 0.5, "mask": 0.5, "colour": 1.5, "noun": 1.5}
+_WEIGHTS = {"eyewear": 4.0, "helmet": 3.0, "hat": 1.0, "mask": 0.5, "colour": 1.5, "noun": 1.5}
+_OWN = frozenset(attribute.question for attribute in ATTRIBUTES.values())
+_OWN_WEIGHT = 4.0
+"""How many times as often a class is asked about in its own words as in any others."""
 _DECOY_WEIGHT = 0.3
 _PRESENCE = (
     "Is there {a} in this picture?",
@@ -162,7 +166,13 @@ def _choices(facts: Facts) -> tuple[_Choice, _Choice]:
 def _weighted(facts: Facts, asked: list[Question]) -> _Choice:
     """Subjects share by weight, whatever the number of their wordings."""
     kinds = [_kind(facts, question) for question in asked]
-    weight = np.array([w / kinds.count((k, w)) for k, w in kinds])
+    wordings = [_OWN_WEIGHT if question.text in _OWN else 1.0 for question in asked]
+    shared: dict[tuple[str, float], float] = defaultdict(float)
+    for kind, wording in zip(kinds, wordings, strict=True):
+        shared[kind] += wording
+    weight = np.array(
+        [kind[1] * own / shared[kind] for kind, own in zip(kinds, wordings, strict=True)]
+    )
     return _Choice(tuple(asked), weight / weight.sum() if len(asked) else weight)
 
 

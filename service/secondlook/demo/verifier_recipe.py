@@ -97,7 +97,7 @@ def export(training: Training, folder: Path, command: str, final: dict[str, Any]
         "curve": training.curve,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    draw_curve(training.curve, folder / "curve.png")
+    draw_curve(training.curve, folder / "curve.png", from_chance=not training.plan.start)
 
 
 def final_figures(training: Training) -> dict[str, Any]:
@@ -111,8 +111,11 @@ def final_figures(training: Training) -> dict[str, Any]:
     }
 
 
-def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
-    """Accuracy by subject over steps, from 0.5 to 1, as a PNG."""
+def draw_curve(curve: list[dict[str, float]], path: Path, *, from_chance: bool = True) -> None:
+    """Accuracy by subject over steps, from 0.5 to 1, as a PNG.
+
+    ``from_chance`` draws step 0, which is not measured, at 0.5: right for random weights only.
+    """
     colours = ("#000000", "#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2",
                "#17becf", "#bcbd22", "#7f7f7f")  # fmt: skip
     image = Image.new("RGB", (800, 420), "white")
@@ -129,7 +132,7 @@ def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
             if name in row
         ]
         if points:
-            pen.line([(50, 390), *points], colour, 2)
+            pen.line([(50, 390), *points] if from_chance else points, colour, 2)
             pen.text((610, 30 + 20 * place), f"{name} {curve[-1].get(name, 0):.3f}", colour)
     pen.text((50, 398), f"0 to {last} steps: accuracy on held-out views, half yes", "black")
     image.save(path)
@@ -144,13 +147,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=Plan.scenes)
     parser.add_argument("--views", type=int, default=Plan.views, help="views in a step")
     parser.add_argument("--rate", type=float, default=Plan.rate, help="peak learning rate of Muon")
+    parser.add_argument("--start", default="", help="checkpoint folder to begin with")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     o = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     command = f"python -m secondlook.demo.verifier_recipe {' '.join(arguments or sys.argv[1:])}"
-    plan = Plan(o.steps, o.seed, views=o.views, scenes=o.scenes, rate=o.rate)
+    plan = Plan(
+        o.steps,
+        o.seed,
+        views=o.views,
+        scenes=o.scenes,
+        rate=o.rate,
+        silent=0.0 if o.start else Plan.silent,
+        start=o.start,
+    )
     training = Training(plan, o.work, o.device, _drawn)
     training.resume()
     run(training, o.every, o.out, command)

@@ -14,7 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import FastVlmForConditionalGeneration
 
+from secondlook.config import ModelOptions
+from secondlook.demo.embedded import load_proposer
 from secondlook.demo.schedule import warmed_cosine
 from secondlook.demo.verifier_data import NAMES, Batch, Samples, batch_of
 from secondlook.demo.verifier_model import (
@@ -43,6 +46,7 @@ class Plan:
             AdamW, for all that is no matrix inside a tower, is a third.
         silent: share of the steps without questions.
         helped: share of the steps in which the extra heads count fully; they then fade out.
+        start: checkpoint folder whose weights the run begins with; "" for random ones.
     """
 
     steps: int = 4000
@@ -54,6 +58,7 @@ class Plan:
     silent: float = 0.05
     helped: float = 0.5
     shape: Shape = field(default_factory=Shape)
+    start: str = ""
 
     def rate_at(self, step: int) -> float:
         """Learning rate of Muon at a step."""
@@ -102,11 +107,14 @@ class Training:
         """``work`` keeps views and checkpoint; ``progress`` as that of ``Samples``."""
         self.plan, self.work, self.device = plan, work, device
         work.mkdir(parents=True, exist_ok=True)
-        self.samples = Samples(work / "views", TRAIN_SEED, plan.scenes, progress)
+        proposer = load_proposer("", ModelOptions(device=device))
+        self.samples = Samples(work / "views", TRAIN_SEED, plan.scenes, progress, proposer)
         self.prompts = Prompts()
-        self.model = build_model(plan.seed, plan.shape).to(device).train()
+        # Channels last: convolutions take a fifth less time on a CPU.
+        self.model = _begun(plan).to(device, memory_format=torch.channels_last).train()
         self.heads = Heads(plan.shape).to(device)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        average = copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
+        self.average = average.eval().requires_grad_(False)
         self.muon, self.adamw = _optimisers(self.model, self.heads)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
@@ -180,6 +188,14 @@ class Training:
             mean.lerp_(now, 1 - keep)
         for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
             mean.copy_(now)
+
+
+def _begun(plan: Plan) -> FastVlmForConditionalGeneration:
+    model = build_model(plan.seed, plan.shape)
+    if plan.start:
+        known = FastVlmForConditionalGeneration.from_pretrained(plan.start, dtype=torch.float32)
+        model.load_state_dict(known.state_dict())
+    return model
 
 
 _LEARNT = ("model", "heads", "average", "muon", "adamw")

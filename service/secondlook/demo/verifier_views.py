@@ -1,7 +1,7 @@
 """What the embedded verifier learns from: views of the demo world, with their truth.
 
-Boxes are shaken as a detector's errors are; others hold nothing, a part of something, or the
-place where glasses or a helmet would be on a person who wears none.
+Boxes are shaken as a detector's errors are, or are those of a proposer; others hold nothing, a part
+of something, or the place where glasses or a helmet would be on a person who wears none.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from PIL import Image as PILImage
 
 from secondlook.boxes import iou
 from secondlook.demo import world
+from secondlook.demo.verifier_proposals import Box, proposed
 from secondlook.demo.verifier_questions import Facts
 from secondlook.demo.world import NOUNS, Scene, Thing, classes_of
 from secondlook.labels import Image, View
+from secondlook.propose import Proposer
 from secondlook.views import CONTEXT_MARGIN, CROP_MARGIN, render
 
 SIDE = 96
@@ -30,8 +32,6 @@ LAYERS = (*NOUNS, "the thing itself", "glasses on the eyes", "glasses on the hea
 SAME_THING = 0.6
 NOTHING = 0.33
 """IoU from which a box holds a thing, and up to which it holds nothing; between, nobody asks."""
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,11 @@ class _Picture:
     worn: dict[int, str]
 
 
-def samples_of(seed: int, index: int) -> list[Sample]:
-    """The views of scene ``index`` of world ``seed``; the same arguments give the same views."""
+def samples_of(seed: int, index: int, proposer: Proposer | None = None) -> list[Sample]:
+    """The views of scene ``index`` of world ``seed``; the same arguments give the same views.
+
+    With a ``proposer`` also crops of the boxes that it gives.
+    """
     rng = np.random.default_rng([seed, index, 7])
     scene = world.scene(seed, index)
     picture = _Picture(
@@ -76,6 +79,10 @@ def samples_of(seed: int, index: int) -> list[Sample]:
             made.append(_of_box(rng, picture, box, view, judged[0]))
     if rng.random() < 0.35:
         made.append(_of_all(picture))
+    for box in proposed(rng, proposer, picture.image) if proposer else ():
+        judged = judge(box, picture.things, picture.boxes)
+        if judged is not None:
+            made.append(_of_box(rng, picture, box, View.CROP, judged[0]))
     return made
 
 
