@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,11 @@ from secondlook.store import Store
 class Whim:
     """Decides what goes wrong: ``share`` of all calls go wrong."""
 
-    def __init__(self, share: float, seed: int) -> None:
+    def __init__(
+        self, share: float, seed: int, kinds: Sequence[str] = ("refuse", "slow", "full")
+    ) -> None:
         self.share = share
+        self._kinds = kinds
         self.failed = 0
         self._random = random.Random(seed)
 
@@ -23,7 +26,7 @@ class Whim:
         if self._random.random() >= self.share:
             return
         self.failed += 1
-        kind = self._random.choice(["refuse", "slow", "full"])
+        kind = self._random.choice(self._kinds)
         if kind == "slow":
             time.sleep(0.05)
         elif kind == "full":

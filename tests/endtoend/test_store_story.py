@@ -110,7 +110,7 @@ def test_capture(kept: Kept, world: Path, tmp_path: Path) -> None:
             capture.flush(timeout_s=60)
             assert capture.state.stored == 4
         found = []
-        for result in client.jobs.results("gate-3", follow=True, timeout_s=120):
+        for result in client.jobs.results("gate-3", follow=True):
             found.append(result.key)
             if len(found) == 4:
                 break

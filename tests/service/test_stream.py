@@ -158,7 +158,12 @@ BREACHES = [
     ([opening(stream_id="x" * 200)], "INVALID_ARGUMENT", "bad_request", "stream_id"),
     ([opening(ontology=pb.Ontology())], "INVALID_ARGUMENT", "bad_ontology", "no class"),
     ([opening(detail=9)], "INVALID_ARGUMENT", "bad_request", "detail"),
-    ([opening(mode=pb.STREAM_MODE_CAPTURE)], "UNIMPLEMENTED", "not_supported", "capture"),
+    (
+        [opening(mode=pb.STREAM_MODE_CAPTURE, stream_id="gate")],
+        "UNIMPLEMENTED",
+        "not_supported",
+        "capture",
+    ),
 ]
 
 

@@ -91,17 +91,17 @@ def test_coco_has_ignore_regions_as_crowd(kept: Store, tmp_path: Path) -> None:
     assert names == {entry.sha256 for entry in entries_of(kept)}
 
 
-def test_pycocotools_skips_what_is_a_crowd(kept: Store, tmp_path: Path) -> None:
+def test_pycocotools_tells_crowds_from_objects(kept: Store, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco")
-    out = export(kept, "negatives", tmp_path / "out", ("coco",))
+    out = export(kept, "s", tmp_path / "out", ("coco",))
+    pictures, dogs, crowds = 0, 0, 0
     for split in ("train", "val"):
         truth = coco.COCO(str(out / "annotations" / f"{split}.json"))
-        assert (
-            len(truth.getImgIds())
-            == kept.snapshots.get("negatives").statistics["splits"][split]["pictures"]
-        )
-        assert truth.getAnnIds(iscrowd=False) == []
-        assert all(truth.annToMask(a).any() for a in truth.loadAnns(truth.getAnnIds()))
+        pictures += len(truth.getImgIds())
+        dogs += len(truth.getAnnIds(catIds=[1], iscrowd=False))
+        crowds += len(truth.getAnnIds(catIds=[2], iscrowd=True))
+        assert truth.getAnnIds(catIds=[2], iscrowd=False) == []
+    assert (pictures, dogs, crowds) == (len(NAMES), len(NAMES), 2)
 
 
 def test_hard_negatives_stand_where_no_reader_takes_them_for_labels(

@@ -164,7 +164,7 @@ def test_servers_share_jobs_and_each_picture_has_one_result(store: Store, tmp_pa
 
 def test_a_cancelled_job_stops_and_can_be_taken_up_again(store: Store, tmp_path: Path) -> None:
     folder = fill(tmp_path / "pictures", 60)
-    proposer = ScriptedProposer(delay_s=0.05)
+    proposer = ScriptedProposer(delay_s=0.3)
     store.queue.create("j", "folder", DOGS, str(folder))
     with running(store, [tmp_path], proposer):
         wait_for(store, "j", lambda job: job.done >= 5 and job.closed)
@@ -277,8 +277,8 @@ def test_nothing_is_lost_when_the_store_fails_now_and_then(store: Store, tmp_pat
 def test_a_store_that_is_away_for_long_is_waited_for(store: Store, tmp_path: Path) -> None:
     folder = fill(tmp_path / "pictures", 30)
     made = store.queue.create("j", "folder", DOGS, str(folder))
-    database = Whim(0.0, 1)
-    proposer = ScriptedProposer(delay_s=0.02)
+    database = Whim(0.0, 1, kinds=["refuse"])
+    proposer = ScriptedProposer(delay_s=0.2)
     with running(flaky(store, database, Whim(0.0, 1)), [tmp_path], proposer) as runner:
         wait_for(store, "j", lambda job: job.done >= 3)
         database.share = 1.0

@@ -16,6 +16,7 @@ from secondlook.dataset.query import Query
 from secondlook.dataset.statistics import Statistics
 from secondlook.errors import InvalidInput
 from secondlook.store import Store
+from secondlook.store.care import nothing_forgotten
 from secondlook.store.runs import Run
 from secondlook.store.snapshots import Snapshot
 
@@ -39,7 +40,10 @@ def create_snapshot(store: Store, name: str, query: Query) -> Snapshot:
     store.snapshots.check_free(name)
     runs = _runs(store, query)
     classes = _classes(query, runs)
-    with gather(store, query, runs, classes) as gathering:
+    with (
+        nothing_forgotten(store.database),
+        gather(store, query, runs, classes) as gathering,
+    ):
         return _freeze(store, name, query, classes, gathering)
 
 
@@ -138,11 +142,7 @@ def _groups(gathering: Gathering, kept: Sequence[tuple[bytes, int]]) -> list[str
 
 
 def _entry(record: dict[str, Any], group: str, query: Query) -> Entry:
-    boxes = [
-        box
-        for box in sorted_boxes(record["boxes"])
-        if query.hard_negatives or box["kind"] != BoxKind.HARD_NEGATIVE
-    ]
+    boxes = sorted_boxes(record["boxes"])
     plain = {key: value for key, value in record.items() if key not in ("judged", "models")}
     split = split_of(group, query.split)
     return entry_of({**plain, "boxes": boxes, "group": group, "split": split})

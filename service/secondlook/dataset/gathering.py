@@ -100,7 +100,7 @@ def gather(store: Store, query: Query, runs: Sequence[Run], classes: Sequence[st
             of_run = {places[name] for name in run.ontology.names if name in places}
             came_with = store.snapshots.labelled_by(run)
             for result, facts in _results(store, run, query):
-                _add(gathering, result, facts, of_run, places, query.min_probability)
+                _add(gathering, result, facts, of_run, places, query)
                 source = _source(query.group_by, came_with, result.labelled.name)
                 if source is not None:
                     number = gathering.number_of(bytes.fromhex(result.labelled.sha256))
@@ -130,14 +130,15 @@ def _add(
     facts: Facts,
     of_run: set[int],
     places: dict[str, int],
-    min_probability: float,
+    query: Query,
 ) -> None:
     labelled = result.labelled
     sha256 = bytes.fromhex(labelled.sha256)
     boxes = [
-        _plain_box(judgement, places[judgement.class_name], min_probability)
+        _plain_box(judgement, places[judgement.class_name], query.min_probability)
         for judgement in labelled.judgements
         if judgement.class_name in places
+        and (query.hard_negatives or judgement.decision.outcome is not Outcome.REJECT)
     ]
     record = {
         "sha256": labelled.sha256,

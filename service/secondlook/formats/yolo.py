@@ -71,7 +71,7 @@ def _parts_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
 
 
 def _write_yaml(path: Path, classes: Sequence[str]) -> None:
-    content = {"path": ".", "train": "train.txt", "val": "train.txt"}
+    content = {"train": "train.txt", "val": "train.txt"}
     names = {"names": dict(enumerate(classes))}
     text = "# Put pictures aside for val before you train; unsure.txt waits for a person.\n"
     for entry in (content, names):

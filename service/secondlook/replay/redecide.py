@@ -15,6 +15,7 @@ from secondlook.ontology import Ontology
 from secondlook.replay.deciding import Decider
 from secondlook.store import Store
 from secondlook.store.batches import Decided, gather
+from secondlook.store.care import nothing_forgotten
 from secondlook.store.redecided import Packed, add_decided, decided_up_to, packed_evidence
 from secondlook.store.runs import Run, create_run, load_run_by_id
 from secondlook.store.texts import load_ontology
@@ -50,12 +51,20 @@ def redecide(
     after every thousand pictures.
 
     Raises ``NotFound``; ``InvalidInput`` for a run without results; ``BadOntology`` for classes
-    that the kept evidence cannot decide; ``AlreadyExists`` when ``name`` is another run.
+    that the kept evidence cannot decide; ``AlreadyExists`` when ``name`` is another run; ``Busy``
+    while ``forget`` removes results.
     """
     source = store.records.run(parent)
     settings = _settings(source, max_iou)
     _check(store, source, ontology)
     run = _run(store, name, ontology, settings, source)
+    with nothing_forgotten(store.database):
+        return _decide_all(store, source, run, progress)
+
+
+def _decide_all(
+    store: Store, source: Run, run: Run, progress: Callable[[Redecided], None]
+) -> Redecided:
     with store.database.reading() as connection:
         cursor = decided_up_to(connection, run, source)
     told = Redecided(run, before=store.records.count(run.id))

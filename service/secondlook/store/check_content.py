@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, select
 from secondlook.columns import columns_for
 from secondlook.errors import BadOntology, Damaged, NotFound
 from secondlook.labels import Evidence, Outcome
+from secondlook.ontology import Ontology
 from secondlook.store.finding import RESTORE, Finding, pages
 from secondlook.store.packing import unpack_decisions, unpack_evidence
 from secondlook.store.runs import Run, load_run_by_id
@@ -31,10 +32,11 @@ def check_texts(connection: Connection) -> Iterator[Finding]:
 
 def check_evidence(connection: Connection) -> Iterator[Finding]:
     """Everything that the models said can be read."""
+    shared = _Shared(connection)
     for page in pages(connection, select(evidence), evidence.c.id):
         for row in page:
             try:
-                _evidence(connection, row)
+                shared.evidence(row, row.content)
             except (Damaged, NotFound) as failure:
                 yield Finding(f"evidence {row.id}", str(failure), RESTORE)
 
@@ -54,46 +56,55 @@ def check_decisions(connection: Connection) -> Iterator[Finding]:
         .join(evidence, evidence.c.id == decisions.c.evidence_id)
         .join(items, items.c.id == decisions.c.item_id)
     )
-    lines = _lines_of_descent(connection)
+    shared, lines = _Shared(connection), _lines_of_descent(connection)
     for page in pages(connection, query, decisions.c.id):
         for row in page:
-            for problem in _wrong_with(connection, row, lines):
-                yield Finding(f"decision {row.id} of {lines[row.run_id][0].name}", problem, RESTORE)
+            line = lines[row.run_id]
+            for problem in _wrong_with(shared, row, line):
+                yield Finding(f"decision {row.id} of {line[0].name}", problem, RESTORE)
 
 
-def _wrong_with(
-    connection: Connection, row: "Row[Any]", lines: dict[int, list[Run]]
-) -> Iterator[str]:
-    run, *_ = line = lines[row.run_id]
+def _wrong_with(shared: "_Shared", row: "Row[Any]", line: list[Run]) -> Iterator[str]:
+    run = line[0]
     if row.seen != row.picture_id:
         yield "its evidence is of another picture"
     if row.item_run not in [ancestor.id for ancestor in line]:
         yield "its item is of another run"
     try:
-        kept = load_ontology(connection, row.ontology_id)
-        said = _evidence(connection, row, row.said)
+        said = shared.evidence(row, row.said)
         if row.ontology_id != run.ontology_id:
-            said = columns_for(run.ontology, kept).seen(said)
-        outcomes = [
-            judgement.decision.outcome
-            for judgement in unpack_decisions(row.content, said, run.ontology)
-        ]
+            said = columns_for(run.ontology, shared.ontology(row.ontology_id)).seen(said)
+        decided = unpack_decisions(row.content, said, run.ontology)
     except (Damaged, NotFound, BadOntology) as failure:
         yield str(failure)
         return
-    found = tuple(
-        outcomes.count(outcome) for outcome in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE)
-    )
+    outcomes = [judgement.decision.outcome for judgement in decided]
+    found = tuple(outcomes.count(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
     counted = (row.accepted, row.rejected, row.unsure)
     if counted != found:
         yield f"counts (accepted, rejected, unsure) {counted} where it holds {found}"
 
 
-def _evidence(connection: Connection, row: "Row[Any]", content: bytes | None = None) -> Evidence:
-    named = texts_of(connection, [row.proposer_id, row.verifier_id])
-    kept = load_ontology(connection, row.ontology_id)
-    said = row.content if content is None else content
-    return unpack_evidence(said, kept, named[row.proposer_id], named[row.verifier_id])
+class _Shared:
+    """Texts and ontologies that many rows name, read once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._texts: dict[int, str] = {}
+        self._ontologies: dict[int, Ontology] = {}
+
+    def evidence(self, row: "Row[Any]", content: bytes) -> Evidence:
+        """What the models said. Raises ``Damaged`` and ``NotFound``."""
+        if missing := {row.proposer_id, row.verifier_id} - self._texts.keys():
+            self._texts |= texts_of(self._connection, missing)
+        proposer, verifier = self._texts[row.proposer_id], self._texts[row.verifier_id]
+        return unpack_evidence(content, self.ontology(row.ontology_id), proposer, verifier)
+
+    def ontology(self, number: int) -> Ontology:
+        """The ontology of that number. Raises ``Damaged`` and ``NotFound``."""
+        if number not in self._ontologies:
+            self._ontologies[number] = load_ontology(self._connection, number)
+        return self._ontologies[number]
 
 
 def _lines_of_descent(connection: Connection) -> dict[int, list[Run]]:

@@ -72,7 +72,10 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
-        """A connection of one's own without a transaction, for locks that outlast several."""
+        """A connection of one's own without a transaction, for locks that outlast several.
+
+        PostgreSQL only: on SQLite a lock on a file does that.
+        """
         with _explained(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
