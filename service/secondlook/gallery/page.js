@@ -120,3 +120,5 @@ const measure = () => document.documentElement.style
   .setProperty("--top", `${document.querySelector("header").offsetHeight + 16}px`);
 addEventListener("resize", measure);
 measure();
+const all = document.querySelectorAll(".box");
+if (all.length === 1) hold(all[0]);
