@@ -3,7 +3,8 @@
 Ours is what ``secondlook label`` does: pictures are sent to an upload job, made durable, labelled,
 their evidence and decisions committed, and the results read back. Plain sends the same pictures to
 the same engine through a server that keeps nothing. Embedded models, SQLite, no verdict cache, and
-every round has pictures of its own, so that no store has seen them.
+every round has pictures of its own, so that no store has seen them. A round is a whole job, its
+beginning and end included.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from secondlook.server.app import running_server
 from secondlook.store import open_store
 from secondlook_client import Client, ClientError
 
-PICTURES, IN_FLIGHT = 96, 16
+PICTURES, IN_FLIGHT = 240, 16
 BAR = 0.9
 
 
@@ -42,7 +43,7 @@ def run() -> list[Figure | str]:
             lambda: _plain(plain, next(rounds)),
             at_least=BAR,
             unit="pictures/s",
-            rounds=7,
+            rounds=5,
         )
     engine.close()
     return [figure]
