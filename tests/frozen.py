@@ -8,7 +8,7 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 from sqlalchemy import insert
 
-from secondlook.images import decode, suffix_of
+from secondlook.images import decode
 from secondlook.labels import Image
 from secondlook.likeness import likeness
 from secondlook.ontology import ClassSpec, Ontology
@@ -67,7 +67,7 @@ def stored(
         for key, (picture_name, content) in enumerate(pictures.items()):
             image = decode(content, picture_name)
             sha256 = store.blobs.put(content)
-            new = NewPicture(sha256, len(content), suffix_of(content))
+            new = NewPicture.of(sha256, content)
             number = add_pictures(connection, [new])[sha256]
             hashed = likeness(image.pixels)
             measure_picture(connection, number, image.width, image.height, hashed)

@@ -126,12 +126,7 @@ class AsyncClient:
 
     async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         attempts = Attempts(self._retry, timeout_s, self.address)
-        while True:
-            try:
-                return await method(request, timeout=attempts.left_s())
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            await asyncio.sleep(wait_s)
+        return await attempts.call_async(method, request)
 
 
 async def _bytes(picture: Picture) -> bytes:

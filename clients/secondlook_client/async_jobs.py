@@ -166,12 +166,7 @@ class AsyncJobs:
 
     async def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         attempts = Attempts(self._retry, timeout_s, self._address)
-        while True:
-            try:
-                return await method(request, timeout=attempts.left_s())
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            await asyncio.sleep(wait_s)
+        return await attempts.call_async(method, request)
 
     async def _responses(self, start: Callable[[], Any]) -> AsyncIterator[Any]:
         """The responses of a stream that is started again where its line breaks."""

@@ -1,6 +1,5 @@
 """The client for plain code. ``AsyncClient`` is its twin for event loops."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -158,10 +157,4 @@ class Client:
         self.close()
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        attempts = Attempts(self._retry, timeout_s, self.address)
-        while True:
-            try:
-                return method(request, timeout=attempts.left_s())
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            time.sleep(wait_s)
+        return Attempts(self._retry, timeout_s, self.address).call(method, request)

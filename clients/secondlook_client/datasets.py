@@ -135,10 +135,4 @@ class Datasets:
             time.sleep(wait_s)
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        attempts = Attempts(self._retry, timeout_s, self._address)
-        while True:
-            try:
-                return method(request, timeout=attempts.left_s())
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            time.sleep(wait_s)
+        return Attempts(self._retry, timeout_s, self._address).call(method, request)

@@ -184,13 +184,7 @@ class Jobs:
                 return
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        attempts = Attempts(self._retry, timeout_s, self._address)
-        while True:
-            try:
-                return method(request, timeout=attempts.left_s())
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            time.sleep(wait_s)
+        return Attempts(self._retry, timeout_s, self._address).call(method, request)
 
     def _responses(self, start: Callable[[], Any]) -> Iterator[Any]:
         """The responses of a stream that is started again where its line breaks."""

@@ -1,5 +1,6 @@
 """When a failed call is tried again. Labelling has no side effect, so any call may be."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -45,6 +46,24 @@ class Attempts:
         self._address = address
         self._failures = 0
         self._unavailable_since: float | None = None
+
+    def call(self, method: Any, request: Any) -> Any:
+        """The answer of a unary method of a stub. Raises the typed error when there is none."""
+        while True:
+            try:
+                return method(request, timeout=self.left_s())
+            except grpc.RpcError as failed:
+                wait_s = self.wait_s(failed)
+            time.sleep(wait_s)
+
+    async def call_async(self, method: Any, request: Any) -> Any:
+        """The same with a stub of ``grpc.aio``."""
+        while True:
+            try:
+                return await method(request, timeout=self.left_s())
+            except grpc.RpcError as failed:
+                wait_s = self.wait_s(failed)
+            await asyncio.sleep(wait_s)
 
     def left_s(self) -> float:
         """For the next try; never 0, which gRPC takes for no limit in places."""

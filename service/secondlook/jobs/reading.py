@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secondlook.errors import BadImage, InvalidInput, NotAllowed
-from secondlook.images import ImageLimits, decode, suffix_of
+from secondlook.images import ImageLimits, decode
 from secondlook.jobs.faults import Replaced, Unfinished
 from secondlook.jobs.listing import item_of, missing
 from secondlook.labels import Image
@@ -61,7 +61,7 @@ class Pictures:
 
     def _prepared(self, content: bytes, name: str) -> Prepared:
         image = decode(content, name, self._limits)
-        picture = NewPicture(image.sha256, len(content), suffix_of(content))
+        picture = NewPicture.of(image.sha256, content)
         return Prepared(image, picture, likeness(image.pixels))
 
     def _from_folder(self, item: Item) -> tuple[Source, bytes]:

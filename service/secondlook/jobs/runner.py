@@ -72,8 +72,7 @@ class JobRunner:
         self._owner = owner or server_name()
         self._claims = 0
         self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
-        self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._renew_at = 0.0
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
@@ -86,10 +85,6 @@ class JobRunner:
         """Begin to take jobs."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """There is something new to do; without this it is noticed a quarter second later."""
-        self._wake.set()
-
     def waits_for(self, run_id: int) -> str:
         """What keeps a job from going on, also while the database cannot be told; or empty."""
         found = self._workers.get(run_id)
@@ -100,8 +95,7 @@ class JobRunner:
 
         Call it while the engine still runs.
         """
-        self._stopping = True
-        self._wake.set()
+        self._stopping.set()
         if self._thread.ident:
             self._thread.join()
         for worker, _ in self._workers.values():
@@ -111,7 +105,7 @@ class JobRunner:
         self._threads.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 self._look()
                 pause_s = LOOK_EVERY_S
@@ -121,8 +115,7 @@ class JobRunner:
             except Exception:
                 log.exception("looking for jobs failed")
                 pause_s = PAUSE_S
-            self._wake.wait(pause_s)
-            self._wake.clear()
+            self._stopping.wait(pause_s)
 
     def _look(self) -> None:
         """Let go of workers that ended, keep the leases, take what waits."""
@@ -132,7 +125,7 @@ class JobRunner:
         if time.monotonic() >= self._renew_at:
             self._renew()
             self._renew_at = time.monotonic() + self._shop.lease_s / 3
-        while len(self._workers) < MAX_JOBS and not self._stopping:
+        while len(self._workers) < MAX_JOBS and not self._stopping.is_set():
             # A name for each lease: a worker that lost its job must not pass for the next one.
             self._claims += 1
             name = f"{self._owner}-{self._claims}"

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from secondlook.errors import AlreadyExists, BadOntology, NotFound
-from secondlook.images import suffix_of
 from secondlook.ontology import Ontology
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
@@ -96,7 +95,7 @@ class Frames:
         """
         written = list(self._writers.map(self._blobs.put, (frame.content for frame in frames)))
         found = [
-            NewPicture(sha256, len(frame.content), suffix_of(frame.content))
+            NewPicture.of(sha256, frame.content)
             for sha256, frame in zip(written, frames, strict=True)
         ]
         with self._database.writing() as connection:

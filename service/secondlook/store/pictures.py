@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from secondlook.images import suffix_of
 from secondlook.store.database import insert_new, now
 from secondlook.store.tables import pictures
 
@@ -23,6 +24,11 @@ class NewPicture:
     """Bytes."""
     format: str
     """File suffix without the dot, e.g. ``jpg``; empty when unknown."""
+
+    @classmethod
+    def of(cls, sha256: str, content: bytes) -> Self:
+        """The picture whose bytes ``content`` are, hashed already."""
+        return cls(sha256, len(content), suffix_of(content))
 
 
 def add_pictures(connection: Connection, found: Iterable[NewPicture]) -> dict[str, int]:

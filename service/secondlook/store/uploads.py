@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from secondlook.errors import BadRequest
-from secondlook.images import suffix_of
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
 from secondlook.store.job import Job, JobState, NewItem
@@ -36,7 +35,7 @@ class Uploads:
 
     def keep(self, content: bytes) -> NewPicture:
         """Make a picture's bytes durable. Raises ``StorageFull`` and ``StoreUnavailable``."""
-        return NewPicture(self._blobs.put(content), len(content), suffix_of(content))
+        return NewPicture.of(self._blobs.put(content), content)
 
     def job(self, name: str) -> Job:
         """The job, if pictures may be sent for it.
