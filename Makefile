@@ -37,7 +37,7 @@ stubs: .venv/.ready
 	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable '.[serve,postgres,s3,parquet,evaluate,ollama,openai,recipes]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video]' --group dev
 	touch $@
 
 clean:

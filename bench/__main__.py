@@ -27,6 +27,11 @@ SUITES = (
     "memory",
     "start",
     "real_size",
+    "students",
+    "student_speed",
+    "real_photos",
+    "cascade",
+    "edge",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

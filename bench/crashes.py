@@ -7,7 +7,6 @@ is. Another number of crashes: SECONDLOOK_CRASHES=20.
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.paired import Figure
+from crash.faults import disturb
+from crash.trial import Trial
+from postgres import Postgres, postgres_server
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
-from crash.faults import disturb  # noqa: E402
-from crash.trial import Trial  # noqa: E402
-from postgres import Postgres, postgres_server  # noqa: E402
+from bench.paired import Figure
 
 COUNT = int(os.environ.get("SECONDLOOK_CRASHES", "100"))
 PICTURES = 20 * COUNT

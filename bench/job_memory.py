@@ -6,18 +6,15 @@ each kept in the store. Other sizes: SECONDLOOK_JOB_PICTURES=20000.
 
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from crash.trial import JOB, Trial
+
 from bench.paired import Figure
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
-from crash.trial import JOB, Trial  # noqa: E402 (found where the tests are)
-
-from secondlook.store.queue import JobState  # noqa: E402
-from secondlook_client import Client  # noqa: E402
+from secondlook.store.queue import JobState
+from secondlook_client import Client
 
 FEW, MANY = 1_000, int(os.environ.get("SECONDLOOK_JOB_PICTURES", "100000"))
 BAR = 1.1

@@ -5,11 +5,12 @@ own is started where Debian's binaries are.
 """
 
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from postgres import postgres_server
 
 from bench.paired import Figure
 from secondlook.jobs.worker import PAGE
@@ -17,9 +18,6 @@ from secondlook.ontology import ClassSpec, Ontology
 from secondlook.store import Store, open_store
 from secondlook.store.database import now
 from secondlook.store.queue import Job, NewItem, Setback, settle
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from postgres import postgres_server
 
 ITEMS, JOBS = 1_000_000, 1_000
 LOOKS = 400

@@ -5,11 +5,12 @@ PostgreSQL of its own), with every decision written and on the disk; the other t
 embedded models, decoding included, nothing written.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+
+from postgres import postgres_server
 
 from bench import kept, material
 from bench.paired import Figure, paired
@@ -19,9 +20,6 @@ from secondlook.pipeline import Task
 from secondlook.replay.adjusting import EVERY, adjusted
 from secondlook.replay.redecide import redecide
 from secondlook.store import Store, open_store
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from postgres import postgres_server
 
 PICTURES, AGAIN = 20_000, 24
 

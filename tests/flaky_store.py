@@ -40,7 +40,7 @@ class FlakyDatabase:
 
     def __init__(self, real: Any, whim: Whim) -> None:
         self._real, self._whim = real, whim
-        self.dialect = real.dialect
+        self.dialect, self.written = real.dialect, real.written
 
     @contextmanager
     def reading(self) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """A real server on a free loopback port, with scripted models behind it, and pictures to send."""
 
 import io
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,3 +60,11 @@ def png(width: int = 40, height: int = 30, shade: int = 128) -> bytes:
     out = io.BytesIO()
     PILImage.new("RGB", (width, height), (shade, shade, shade)).save(out, "PNG")
     return out.getvalue()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Fails when it takes too long."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it never came to be"
+        time.sleep(0.005)

@@ -21,10 +21,18 @@ from secondlook_client.job_values import (
     JobNews,
     JobResult,
     JobState,
+    PathCounts,
     Uploaded,
 )
 from secondlook_client.live import LiveOptions
-from secondlook_client.results import FrameResult, Judgement, LabelResult, Outcome, ServerInfo
+from secondlook_client.results import (
+    FrameResult,
+    Judgement,
+    LabelPath,
+    LabelResult,
+    Outcome,
+    ServerInfo,
+)
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.spool import SpoolLimits
 from secondlook_client.stream import LiveStream
@@ -44,10 +52,12 @@ __all__ = [
     "JobResult",
     "JobState",
     "Judgement",
+    "LabelPath",
     "LabelResult",
     "LiveOptions",
     "LiveStream",
     "Outcome",
+    "PathCounts",
     "RetryPolicy",
     "ServerInfo",
     "SpoolLimits",

@@ -101,9 +101,9 @@ class AsyncJobs:
         request = pb.FinishUploadRequest(job=job)
         return job_values.job((await self._call(self._stub.FinishUpload, request, timeout_s)).job)
 
-    async def get(self, job: str, *, timeout_s: float = CALL_S) -> Job:
-        """How a job stands."""
-        request = pb.GetJobRequest(job=job)
+    async def get(self, job: str, *, paths: bool = False, timeout_s: float = CALL_S) -> Job:
+        """How a job stands; with ``paths``, who labelled its pictures, too."""
+        request = pb.GetJobRequest(job=job, paths=paths)
         return job_values.job((await self._call(self._stub.GetJob, request, timeout_s)).job)
 
     async def list(self, *, timeout_s: float = CALL_S) -> AsyncIterator[Job]:

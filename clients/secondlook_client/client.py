@@ -17,6 +17,7 @@ from secondlook_client.jobs import Jobs
 from secondlook_client.live import LiveOptions
 from secondlook_client.many import Many
 from secondlook_client.messages import Picture
+from secondlook_client.models import Models
 from secondlook_client.results import LabelResult, ServerInfo
 from secondlook_client.retry import Attempts, RetryPolicy
 from secondlook_client.spool import Spool, SpoolLimits
@@ -46,6 +47,8 @@ class Client:
         """Many pictures at a time, by a server that keeps what it does."""
         self.datasets = Datasets(self._channel, self._retry, address)
         """Snapshots of such a server; for training see ``dataset.SnapshotDataset``."""
+        self.models = Models(self._channel, self._retry, address)
+        """Small detectors trained on them: what devices fetch."""
 
     def label(
         self,

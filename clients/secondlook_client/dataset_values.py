@@ -96,7 +96,7 @@ class Snapshot:
     splits: Mapping[str, int]
     """Pictures by part."""
     statistics: Mapping[str, Any]
-    """Counts of everything."""
+    """Counts of everything; and ``ontology``, what was asked for, as YAML."""
     created_at: float
     """Seconds since 1970."""
 

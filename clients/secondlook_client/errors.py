@@ -9,6 +9,7 @@
     ├── UnreadableFile         (on this machine)    a picture's file that cannot be read
     ├── NotSupported           UNIMPLEMENTED        the server does not do this (yet)
     ├── NotReady               FAILED_PRECONDITION  the server lacks a model or package
+    ├── NotBetter              FAILED_PRECONDITION  a model that finds less than the current one
     ├── NotFound               NOT_FOUND            no job, snapshot or file of that name
     ├── NotAllowed             PERMISSION_DENIED    a folder that the server may not read
     ├── AlreadyExists          ALREADY_EXISTS       a name that is taken
@@ -24,7 +25,8 @@
     ├── ResultsUnread          (on this machine)    a stream whose results nobody reads
     ├── SpoolFull              (on this machine)    frames that the server has not got take all room
     ├── SpoolUnusable          (on this machine)    a spool's folder that cannot be read or written
-    └── CacheUnusable          (on this machine)    a dataset's cache that cannot be read or written
+    ├── CacheUnusable          (on this machine)    a dataset's cache that cannot be read or written
+    └── FolderUnusable         (on this machine)    a model's folder that cannot be read or written
 
 Retried means: tried again by the client, as long as ``timeout_s`` and the retry policy allow.
 """
@@ -78,6 +80,10 @@ class NotSupported(ClientError):
 
 class NotReady(ClientError):
     """The server lacks something that it needs for this request."""
+
+
+class NotBetter(ClientError):
+    """A version that finds less than the current one; it can be promoted by force."""
 
 
 class NotFound(ClientError):
@@ -144,6 +150,10 @@ class CacheUnusable(ClientError):
     """The folder in which a dataset keeps pictures cannot be read or written."""
 
 
+class FolderUnusable(ClientError):
+    """A folder of a model's files cannot be read or written, or another process is at it."""
+
+
 _BY_STATUS: Mapping[str, type[ClientError]] = {
     "INVALID_ARGUMENT": InvalidRequest,
     "UNIMPLEMENTED": NotSupported,
@@ -164,6 +174,7 @@ _BY_REASON: Mapping[str, type[ClientError]] = {
     "shutting_down": ShuttingDown,
     "storage_full": StorageFull,
     "store_unavailable": StoreUnavailable,
+    "not_better": NotBetter,
     "not_found": NotFound,
     "not_allowed": NotAllowed,
     "already_exists": AlreadyExists,

@@ -26,6 +26,21 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True)
+class PathCounts:
+    """Who labelled the pictures of a job in a stretch of time."""
+
+    begin: float
+    end: float
+    """Seconds since 1970, UTC."""
+    teachers: int
+    """Pictures by proposer and verifier."""
+    student: int
+    """By a student alone."""
+    audit: int
+    """By proposer and verifier, with the student compared."""
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it stood when it was asked for."""
 
@@ -50,6 +65,8 @@ class Job:
     changed_at: float
     classes: tuple[str, ...] | None
     """What is looked for; None where only many jobs or news were asked for."""
+    paths: tuple[PathCounts, ...] = ()
+    """Who labelled its pictures, over time; empty unless asked for."""
 
     @property
     def waiting(self) -> int:
@@ -160,6 +177,10 @@ def job(message: pb.Job) -> Job:
             tuple(spec.name for spec in message.ontology.classes)
             if message.HasField("ontology")
             else None
+        ),
+        paths=tuple(
+            PathCounts(part.begin, part.end, part.teachers, part.student, part.audit)
+            for part in message.paths
         ),
     )
 

@@ -121,9 +121,9 @@ class Jobs:
         request = pb.FinishUploadRequest(job=job)
         return job_values.job(self._call(self._stub.FinishUpload, request, timeout_s).job)
 
-    def get(self, job: str, *, timeout_s: float = CALL_S) -> Job:
-        """How a job stands."""
-        request = pb.GetJobRequest(job=job)
+    def get(self, job: str, *, paths: bool = False, timeout_s: float = CALL_S) -> Job:
+        """How a job stands; with ``paths``, who labelled its pictures, too."""
+        request = pb.GetJobRequest(job=job, paths=paths)
         return job_values.job(self._call(self._stub.GetJob, request, timeout_s).job)
 
     def list(self, *, timeout_s: float = CALL_S) -> Iterator[Job]:

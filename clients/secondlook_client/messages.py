@@ -5,7 +5,7 @@ from pathlib import Path
 
 from secondlook_client.classes import Classes, ClassSpec
 from secondlook_client.errors import BadOntology, InvalidRequest, UnreadableFile
-from secondlook_client.results import Judgement, LabelResult, Outcome, ServerInfo
+from secondlook_client.results import Judgement, LabelPath, LabelResult, Outcome, ServerInfo
 from secondlook_client.v1 import labeling_pb2 as pb
 
 Picture = bytes | bytearray | memoryview | str | os.PathLike[str]
@@ -19,6 +19,8 @@ _OUTCOMES = {
     pb.OUTCOME_REJECT: Outcome.REJECT,
     pb.OUTCOME_UNSURE: Outcome.UNSURE,
 }
+
+_PATHS = {pb.LABEL_PATH_STUDENT: LabelPath.STUDENT, pb.LABEL_PATH_AUDIT: LabelPath.AUDIT}
 
 
 def picture_bytes(picture: Picture) -> bytes:
@@ -112,6 +114,7 @@ def label_result(message: pb.Labelled) -> LabelResult:
         proposer=message.proposer,
         verifier=message.verifier,
         timings_ms=dict(message.timings_ms),
+        path=_PATHS.get(message.path, LabelPath.TEACHERS),
     )
 
 
@@ -148,4 +151,5 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         classes=tuple(c.name for c in message.default_ontology.classes) if has_default else None,
         max_message_bytes=message.max_message_bytes,
         max_pictures=message.max_pictures,
+        student=message.student,
     )

@@ -48,6 +48,17 @@ class Judgement:
     """True when the same question about the same pixels had been answered before."""
 
 
+class LabelPath(StrEnum):
+    """Who made the labels of a picture."""
+
+    TEACHERS = "teachers"
+    """Proposer and verifier."""
+    STUDENT = "student"
+    """A student alone: it was certain, and audits agree with it."""
+    AUDIT = "audit"
+    """Proposer and verifier; what a student would have said was compared with it."""
+
+
 @dataclass(frozen=True)
 class LabelResult:
     """Everything known about one picture after both stages."""
@@ -63,8 +74,9 @@ class LabelResult:
     judgements: tuple[Judgement, ...]
     proposer: str
     verifier: str
-    """Name and digest; empty when no verifier is in use."""
+    """Name and digest; empty when no verifier is in use, or a student labelled it alone."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    path: LabelPath = LabelPath.TEACHERS
 
     def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
         """The judgements with this outcome."""
@@ -86,7 +98,8 @@ class LabelResult:
             Judgement(**{**j, "box": tuple(j["box"]), "outcome": Outcome(j["outcome"])})
             for j in plain["judgements"]
         )
-        return cls(**{**plain, "judgements": judgements})
+        path = LabelPath(plain.get("path", LabelPath.TEACHERS))
+        return cls(**{**plain, "judgements": judgements, "path": path})
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,8 @@ class ServerInfo:
     """A larger request is refused."""
     max_pictures: int
     """Inside at one time; one more is told to come back later."""
+    student: str = ""
+    """Name and digest of the student that labels what it is certain of; empty without one."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,15 @@ def iou(a: Boxes, b: Boxes) -> NDArray[np.float32]:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
+def share_inside(boxes: Boxes, regions: Boxes) -> NDArray[np.float32]:
+    """(N, M) share of each box's own area that lies in each region, [0, 1]."""
+    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    own = np.broadcast_to(area(boxes)[:, None], shared.shape)
+    return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
+
+
 def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
     """Rows kept by greedy non-maximum suppression, best score first.
 

@@ -48,8 +48,8 @@ class AveragePrecision:
 
 def join(predictions: Path, truth: Path) -> Joined:
     """Read both files. Raises ``NotFound`` or ``InvalidInput`` naming the file and the entry."""
-    true_set = _DataSet(truth, _read(truth))
-    plain = _read(predictions)
+    true_set = _DataSet(truth, read_json(truth))
+    plain = read_json(predictions)
     if isinstance(plain, list):
         guesses, known = _of_results(predictions, plain, true_set), None
     else:
@@ -60,7 +60,7 @@ def join(predictions: Path, truth: Path) -> Joined:
 
 def truth_of(path: Path) -> Mapping[str, Sequence[TrueBox]]:
     """The boxes of a COCO data set by file name. Raises as ``join`` does."""
-    return _DataSet(path, _read(path)).boxes()
+    return _DataSet(path, read_json(path)).boxes()
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class _DataSet:
         self.classes: dict[Any, str] = {}
         for place, entry in enumerate(plain["categories"]):
             where = f"{path}: categories[{place}]"
-            self.classes[_get(entry, "id", where)] = str(_get(entry, "name", where))
+            self.classes[entry_value(entry, "id", where)] = str(entry_value(entry, "name", where))
         self.pictures: dict[Any, str] = {}
         for place, entry in enumerate(plain["images"]):
-            key = _get(entry, "id", f"{path}: images[{place}]")
+            key = entry_value(entry, "id", f"{path}: images[{place}]")
             self.pictures[key] = str(entry.get("file_name", key))
         _refuse_twins(path, "categories", list(self.classes.values()))
         _refuse_twins(path, "images", list(self.pictures.values()))
@@ -125,7 +125,10 @@ class _DataSet:
         """Every annotation, by names."""
         for place, entry in enumerate(self._annotations):
             where = f"{self.path}: annotations[{place}]"
-            picture, category = _get(entry, "image_id", where), _get(entry, "category_id", where)
+            picture, category = (
+                entry_value(entry, "image_id", where),
+                entry_value(entry, "category_id", where),
+            )
             if picture not in self.pictures:
                 raise InvalidInput(f"{where}: image_id {picture!r} is not among its images")
             if category not in self.classes:
@@ -145,8 +148,11 @@ def _of_results(path: Path, plain: list[Any], truth: _DataSet) -> list[_Row]:
     rows = []
     for place, entry in enumerate(plain):
         where = f"{path}: [{place}]"
-        _get(entry, "score", where)
-        picture, category = _get(entry, "image_id", where), _get(entry, "category_id", where)
+        entry_value(entry, "score", where)
+        picture, category = (
+            entry_value(entry, "image_id", where),
+            entry_value(entry, "category_id", where),
+        )
         picture_name = truth.pictures.get(picture, f"image_id {picture!r}")
         class_name = truth.classes.get(category, f"category_id {category!r}")
         rows.append(_row(entry, where, picture_name, class_name))
@@ -158,11 +164,12 @@ def _row(entry: dict[str, Any], where: str, picture: str, class_name: str) -> _R
     if not isinstance(score, int | float) or not math.isfinite(score):
         raise InvalidInput(f"{where}: expected a number as score, got {score!r}")
     ignore = bool(entry.get("iscrowd") or entry.get("ignore"))
-    box = _xyxy(_get(entry, "bbox", where), where)
+    box = _xyxy(entry_value(entry, "bbox", where), where)
     return _Row(picture, class_name, box, float(score), ignore)
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ``NotFound`` and ``InvalidInput``, which name it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -174,7 +181,8 @@ def _read(path: Path) -> Any:
         raise InvalidInput(f"{path} is not JSON ({failure}); give a COCO file") from None
 
 
-def _get(entry: Any, key: str, where: str) -> Any:
+def entry_value(entry: Any, key: str, where: str) -> Any:
+    """``entry[key]``; raises ``InvalidInput`` saying ``where`` when it is not there or no id."""
     if not isinstance(entry, dict) or key not in entry:
         raise InvalidInput(f"{where} has no '{key}'")
     value = entry[key]

@@ -1,7 +1,8 @@
 """Evidence that was gathered for one ontology, seen through another.
 
 A class can be decided without a model when its phrases were proposed and its question was asked
-before; its name, group and thresholds are free.
+before; its name, group and thresholds are free. A student's scores are of classes and not of
+phrases, so of its columns only that of the same question will do.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.errors import BadOntology
-from secondlook.labels import Evidence, Proposals
+from secondlook.labels import Evidence, LabelPath, Proposals
 from secondlook.ontology import ClassSpec, Ontology, normal
 
 
@@ -33,12 +34,15 @@ class Columns:
         return replace(evidence, proposals=Proposals(boxes, self.scores(scores)))
 
 
-def columns_for(wanted: Ontology, kept: Ontology) -> Columns:
+def columns_for(wanted: Ontology, kept: Ontology, path: LabelPath = LabelPath.TEACHERS) -> Columns:
     """Where to find the scores of ``wanted`` in evidence that was gathered for ``kept``.
 
-    Raises ``BadOntology`` for a class whose phrases were never proposed or, where it would have to
-    be asked, whose question was never asked.
+    ``path`` is the evidence's. Raises ``BadOntology`` for a class whose phrases were never
+    proposed or, of a student, whose question was never asked.
     """
+    if path is LabelPath.STUDENT:
+        check_questions(wanted, kept)
+        return Columns(tuple(_same_question(spec, kept) for spec in wanted.classes))
     phrases = [frozenset(map(normal, spec.phrases)) for spec in kept.classes]
     return Columns(tuple(_places(spec, phrases, kept) for spec in wanted.classes))
 
@@ -53,6 +57,18 @@ def check_questions(wanted: Ontology, kept: Ontology) -> None:
                 f"{spec.view} in this run; asked were {_listed([q for _, q in sorted(asked)])}; "
                 "use one of these, or label the pictures again"
             )
+
+
+def _same_question(spec: ClassSpec, kept: Ontology) -> tuple[int, ...]:
+    """Columns of the classes that ask the same; with the same phrases, if there are such."""
+    asked = [
+        place
+        for place, known in enumerate(kept.classes)
+        if (known.view, known.question) == (spec.view, spec.question)
+    ]
+    own = frozenset(map(normal, spec.phrases))
+    same = [p for p in asked if frozenset(map(normal, kept.classes[p].phrases)) == own]
+    return tuple(same or asked)
 
 
 def _places(spec: ClassSpec, phrases: Sequence[frozenset[str]], kept: Ontology) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 SHORTHANDS = {"models": ("proposer", "verifier")}
 """Names that set several settings at once; a setting given by its own name wins."""
 NOT_SETTINGS = frozenset({"CONFIG", "TEST_DATA", "OPENAI_API_KEY"})
-"""Variables with our prefix that mean something else."""
+"""Variables with our prefix that mean something else; so do those of ``secondlook-edge``, EDGE_…"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,21 @@ class Settings:
     proposer: str = setting("demo", "Model that finds boxes: NAME[:ARGUMENT], folder, org/name.")
     verifier: str = setting("demo", "Model that takes the second look, or 'none'.")
     ontology: str = setting("", "YAML file with the classes served by default.")
+    cascade: str = setting(
+        "", "Folder of a student that labels alone what it is certain of, as long as audits agree."
+    )
+    audit_share: float = setting(
+        0.1, "Share of what a trusted student is certain of that is audited.", low=0.02, high=1
+    )
+    agreement: float = setting(
+        0.9, "Mean F1 with the teachers above which a student is trusted.", low=0.1, high=0.99
+    )
+    certain: float = setting(
+        0.9, "Probability from which a student is certain of a box.", low=0.5, high=1
+    )
+    doubt: float = setting(
+        0.1, "Probability below which it is certain that there is none.", low=0.001, high=0.49
+    )
     device: str = setting("auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = setting("auto", "Precision of matrix products.", choices=DTYPES)
     trust_remote_code: bool = setting(False, "Run code that comes with a checkpoint.")
@@ -96,6 +111,7 @@ class Settings:
     allow_root: str = setting(
         "", f"Folders that jobs may read pictures from, with '{os.pathsep}' between."
     )
+    trainings: int = setting(1, "Students trained at one time; 0 trains none.", low=0, high=64)
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.")
     port: int = setting(50051, "Port of the service; 0 picks a free one.", low=0, high=65535)
     metrics_port: int | None = setting(
@@ -200,7 +216,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX)
-        if name == variable or name in NOT_SETTINGS or _is_service_link(name, value):
+        if name == variable or name in NOT_SETTINGS or name.startswith("EDGE_"):
+            continue
+        if _is_service_link(name, value):
             continue
         if name.lower() in rules() or name.lower() in SHORTHANDS:
             found[name.lower()] = value

@@ -21,10 +21,36 @@ def decide(
         _decide_alone(spec, score, verdict)
         for spec, score, verdict in zip(specs, scores, verdicts, strict=True)
     ]
-    claims = [i for i, decision in enumerate(alone) if decision.outcome is Outcome.ACCEPT]
-    if len(claims) > 1:
-        return _settle_claims(specs, alone, claims)
-    return [_hear_the_others(i, alone, specs) for i in range(len(specs))]
+    return _hear_all(specs, alone)
+
+
+def decide_for_student(
+    specs: Sequence[ClassSpec], probabilities: Sequence[float]
+) -> list[Decision]:
+    """``decide`` for a box of a student, which takes no second look.
+
+    ``probabilities`` in [0, 1] that the student is right, one a class; they meet the same limits
+    as P(yes) would: from ``accept`` on it is a label, up to ``reject`` it is none, and in a group
+    every side is heard.
+    """
+    alone = []
+    for spec, probability in zip(specs, probabilities, strict=True):
+        outcome = _outcome(spec, probability)
+        reason = in_students_words(spec, outcome, probability)
+        alone.append(Decision(outcome, probability, reason))
+    return _hear_all(specs, alone)
+
+
+def in_students_words(spec: ClassSpec, outcome: Outcome, probability: float) -> str:
+    """Why a student's word alone leads to ``outcome``."""
+    if outcome is Outcome.ACCEPT:
+        return f"the student was certain ({probability:.2f}), and audits agree with it"
+    if outcome is Outcome.REJECT:
+        return f"the student ruled it out ({probability:.2f} ≤ {spec.reject:.2f})"
+    return (
+        f"the student's {probability:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}, "
+        "and no second look was taken"
+    )
 
 
 def _decide_by_scores(specs: Sequence[ClassSpec], scores: Sequence[float]) -> list[Decision]:
@@ -53,11 +79,14 @@ def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Dec
     p_yes = verdict.answer.p_yes
     if p_yes is None:
         return Decision(Outcome.UNSURE, score, _no_verdict(verdict))
-    if p_yes >= spec.accept:
-        outcome = Outcome.ACCEPT
-    else:
-        outcome = Outcome.REJECT if p_yes <= spec.reject else Outcome.UNSURE
+    outcome = _outcome(spec, p_yes)
     return Decision(outcome, p_yes, in_words(spec, outcome, p_yes))
+
+
+def _outcome(spec: ClassSpec, probability: float) -> Outcome:
+    if probability >= spec.accept:
+        return Outcome.ACCEPT
+    return Outcome.REJECT if probability <= spec.reject else Outcome.UNSURE
 
 
 def in_words(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
@@ -73,6 +102,14 @@ def _no_verdict(verdict: Verdict) -> str:
     if verdict.answer.error:
         return f"no verdict: {verdict.answer.error}"
     return f"no verdict: the answer was neither yes nor no ({verdict.answer.raw[:60]!r})"
+
+
+def _hear_all(specs: Sequence[ClassSpec], alone: list[Decision]) -> list[Decision]:
+    """What becomes of each side of a contrast once the others are heard."""
+    claims = [i for i, decision in enumerate(alone) if decision.outcome is Outcome.ACCEPT]
+    if len(claims) > 1:
+        return _settle_claims(specs, alone, claims)
+    return [_hear_the_others(i, alone, specs) for i in range(len(specs))]
 
 
 def _settle_claims(

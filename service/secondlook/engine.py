@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from typing import Any
 
 from secondlook.batching import Batcher
 from secondlook.errors import Busy
 from secondlook.labels import Labelled
-from secondlook.pipeline import Pipeline, Proposed, Task
+from secondlook.pipeline import Pipeline, Proposed, Task, settings_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,31 @@ class EngineLimits:
     """How long the first picture of a batch waits for company."""
     max_pictures: int = 64
     """Pictures inside at one time, waiting or at work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """One picture inside."""
+
+    task: Task
+    outcome: "Future[Labelled]"
+    """What the caller waits for."""
+    deadline: float | None
+    """A ``time.monotonic()`` moment."""
+    entered: float
+    """A ``time.perf_counter()`` moment."""
+
+    def fail(self, failure: BaseException) -> None:
+        """Give the caller an error, unless it has gone away in the meantime."""
+        if self.outcome.set_running_or_notify_cancel():
+            self.outcome.set_exception(failure)
+
+    def finish(self, labelled: Labelled) -> None:
+        """Give the caller its answer, with the time since it came, unless it has gone away."""
+        total = (time.perf_counter() - self.entered) * 1000
+        timings = {**labelled.timings_ms, "total": total}
+        if self.outcome.set_running_or_notify_cancel():
+            self.outcome.set_result(replace(labelled, timings_ms=timings))
 
 
 class Engine:
@@ -72,14 +98,11 @@ class Engine:
         self._enter()
         outcome: Future[Labelled] = Future()
         outcome.add_done_callback(self._leave)
-        entered = time.perf_counter()
         try:
-            first = self._propose.submit(task, deadline)
+            self._begin(Visit(task, outcome, deadline, time.perf_counter()))
         except Exception:
             outcome.cancel()
             raise
-        outcome.add_done_callback(lambda done: first.cancel() if done.cancelled() else None)
-        first.add_done_callback(lambda done: self._go_on(done, outcome, deadline, entered))
         return outcome
 
     def close(self) -> None:
@@ -90,6 +113,16 @@ class Engine:
     def depth(self) -> int:
         """Pictures inside now."""
         return self._inside
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shapes results besides models and classes; kept with each run."""
+        return settings_of(self.pipeline.limits)
+
+    @property
+    def student(self) -> str:
+        """Name and digest of the student that runs before the models; empty without one."""
+        return ""
 
     def _enter(self) -> None:
         with self._lock:
@@ -105,49 +138,37 @@ class Engine:
         with self._lock:
             self._inside -= 1
 
-    def _go_on(
-        self,
-        first: "Future[Proposed]",
-        outcome: "Future[Labelled]",
-        deadline: float | None,
-        entered: float,
-    ) -> None:
+    def _begin(self, visit: Visit) -> None:
+        """Hand the picture to stage one. Raises what its queue raises."""
+        first = self._propose.submit(visit.task, visit.deadline)
+        follow(visit.outcome, first)
+        first.add_done_callback(lambda done: self._go_on(done, visit))
+
+    def _go_on(self, first: "Future[Proposed]", visit: Visit) -> None:
         """Stage one is done (in its worker's thread): hand the picture to stage two."""
-        if outcome.cancelled() or first.cancelled():
+        if visit.outcome.cancelled() or first.cancelled():
             return
         if failure := first.exception():
-            _settle(outcome, failure=failure)
+            visit.fail(failure)
             return
         try:
-            second = self._judge.submit(first.result(), deadline)
+            second = self._judge.submit(first.result(), visit.deadline)
         except Exception as refused:
-            _settle(outcome, failure=refused)
+            visit.fail(refused)
             return
-        outcome.add_done_callback(lambda done: second.cancel() if done.cancelled() else None)
-        second.add_done_callback(lambda done: _finish(done, outcome, entered))
+        follow(visit.outcome, second)
+        second.add_done_callback(lambda done: _finish(done, visit))
 
 
-def _finish(second: "Future[Labelled]", outcome: "Future[Labelled]", entered: float) -> None:
+def follow(outcome: "Future[Labelled]", step: "Future[Any]") -> None:
+    """Cancel a step when the outcome that it leads to is cancelled."""
+    outcome.add_done_callback(lambda done: step.cancel() if done.cancelled() else None)
+
+
+def _finish(second: "Future[Labelled]", visit: Visit) -> None:
     if second.cancelled():
         return
     if failure := second.exception():
-        _settle(outcome, failure=failure)
-        return
-    labelled = second.result()
-    total = (time.perf_counter() - entered) * 1000
-    timings = {**labelled.timings_ms, "total": total}
-    _settle(outcome, replace(labelled, timings_ms=timings))
-
-
-def _settle(
-    outcome: "Future[Labelled]",
-    result: Labelled | None = None,
-    failure: BaseException | None = None,
-) -> None:
-    """Give the caller its answer, unless it has gone away in the meantime."""
-    if not outcome.set_running_or_notify_cancel():
-        return
-    if failure is not None:
-        outcome.set_exception(failure)
-    elif result is not None:
-        outcome.set_result(result)
+        visit.fail(failure)
+    else:
+        visit.finish(second.result())

@@ -11,6 +11,8 @@
     ├── NotAllowed          PERMISSION_DENIED   a file that the server was not told it may read
     ├── NotSupported        UNIMPLEMENTED       asked for and known, but not built yet
     ├── MissingExtra        FAILED_PRECONDITION an optional package that is not installed
+    ├── NotBetter           FAILED_PRECONDITION a student that finds less than the current one
+    ├── ModelDrifted        FAILED_PRECONDITION an exported model worse than the trained one
     ├── AlreadyExists       ALREADY_EXISTS      a name that is taken
     │   └── OutputExists                        a run that would overwrite another one
     ├── Damaged             DATA_LOSS           stored bytes that are not what was stored
@@ -90,6 +92,18 @@ class NotSupported(SecondlookError):
 
 class MissingExtra(SecondlookError):
     """An optional package is needed and not installed; the message has the install command."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class NotBetter(SecondlookError):
+    """A student that finds less than the current version on the same held-out pictures."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class ModelDrifted(SecondlookError):
+    """An exported student does not find what the trained one finds; it was not kept."""
 
     status = "FAILED_PRECONDITION"
 

@@ -125,7 +125,7 @@ def match_class(
     )
     regions = _stack([t.box for t in truth if t.ignore])
     lost = _stack([d.box for d in detections])[matched < 0]
-    ignored = int((_share_inside(lost, regions) >= min_iou).any(axis=1).sum())
+    ignored = int((box_ops.share_inside(lost, regions) >= min_iou).any(axis=1).sum())
     right = int((matched >= 0).sum())
     real = sum(not t.ignore for t in truth)
     return Counts(right, len(detections) - right - ignored, real - right, ignored)
@@ -148,15 +148,6 @@ def match(
             matched[row] = best
             overlaps[:, best] = -1
     return matched
-
-
-def _share_inside(boxes: Boxes, regions: Boxes) -> NDArray[np.float32]:
-    """(N, M) share of each box's own area that lies in each region."""
-    low = np.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    own = np.broadcast_to(box_ops.area(boxes)[:, None], shared.shape)
-    return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
 
 
 def _stack(boxes: Sequence[Box]) -> Boxes:

@@ -20,6 +20,9 @@ Pixels = NDArray[np.uint8]
 NOT_ASKED = "this question was not asked of this box"
 """The error of a verdict that nobody gave."""
 
+STUDENT = "student:"
+"""What the name of a student begins with where a proposer's stands: ``student:NAME@digest``."""
+
 
 class View(StrEnum):
     """What the verifier is shown of a box."""
@@ -38,6 +41,17 @@ class Outcome(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"
     UNSURE = "unsure"
+
+
+class LabelPath(StrEnum):
+    """Who made the labels of one picture."""
+
+    TEACHERS = "teachers"
+    """Proposer and verifier alone."""
+    STUDENT = "student"
+    """The student alone: it was certain, and audits agree with it."""
+    AUDIT = "audit"
+    """Proposer and verifier; what the student would have said was compared with it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +181,13 @@ class Evidence:
     """Name and digest."""
     verifier: str
     """Name and digest; empty when there was no second look."""
+    student: str = ""
+    """``student:NAME@digest`` of the student that was compared with them; empty without one."""
+
+    @property
+    def path(self) -> LabelPath:
+        """Who said it. A student's scores are the probabilities that its boxes are right."""
+        return path_of(self.proposer, self.student)
 
     def heard(self, row: int, view: View, question: str) -> Verdict | None:
         """What was said of one box; None only where no verifier was in use.
@@ -179,6 +200,13 @@ class Evidence:
         if known is not None:
             return known
         return Verdict(question, view, Answer(None, error=NOT_ASKED), self.verifier, ms=0.0)
+
+
+def path_of(proposer: str, student: str) -> LabelPath:
+    """Who made labels, by the names of their evidence."""
+    if proposer.startswith(STUDENT):
+        return LabelPath.STUDENT
+    return LabelPath.AUDIT if student else LabelPath.TEACHERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +222,11 @@ class Labelled:
     """What the judgements were made from."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds by stage: ``decode``, ``queue``, ``propose``, ``verify``."""
+
+    @property
+    def path(self) -> LabelPath:
+        """Who made the labels."""
+        return self.evidence.path
 
     @property
     def proposals(self) -> int:

@@ -7,6 +7,7 @@ that pictures of many clients share batches.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from secondlook import propose, verify
 from secondlook.judging import box_of, judge_candidates
@@ -26,7 +27,7 @@ class Limits:
     """Two boxes of one contrast group that overlap more are one object."""
 
 
-def settings_of(limits: Limits) -> dict[str, float]:
+def settings_of(limits: Limits) -> dict[str, Any]:
     """What shapes a run's results, besides its models and classes; plain, to be kept with it."""
     return asdict(limits)
 
@@ -37,6 +38,9 @@ class Task:
 
     image: Image
     ontology: Ontology
+    source: str = ""
+    """The job or stream that the picture belongs to; empty: none. Labels do not depend on it,
+    only whether a student is trusted with it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,23 @@ def candidates(proposals: Proposals, ontology: Ontology, max_iou: float) -> list
     judged, because a verifier that is asked only one side of a contrast tends to say yes.
     """
     thresholds = np.array([spec.threshold for spec in ontology.classes], dtype=np.float32)
-    above = proposals.scores >= thresholds
+    return candidates_above(proposals, ontology, proposals.scores >= thresholds, max_iou)
+
+
+def student_candidates(proposals: Proposals, ontology: Ontology, max_iou: float) -> list[Candidate]:
+    """``candidates`` of a student, whose scores are probabilities that a box is right.
+
+    Thresholds are on a proposer's scale, so here a box is a candidate when one side of the group
+    is above its ``reject``: the others are ruled out already.
+    """
+    limits = np.array([spec.reject for spec in ontology.classes], dtype=np.float64)
+    return candidates_above(proposals, ontology, proposals.scores > limits, max_iou)
+
+
+def candidates_above(
+    proposals: Proposals, ontology: Ontology, above: NDArray[np.bool_], max_iou: float
+) -> list[Candidate]:
+    """``candidates`` where ``above``, (N, classes), says which box is worth judging for a class."""
     picked: list[Candidate] = []
     for members in ontology.groups.values():
         columns = list(members)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from secondlook_client.results import LabelResult, Outcome
+from secondlook_client.results import LabelPath, LabelResult, Outcome
 
 
 @dataclass
@@ -25,14 +25,19 @@ class Totals:
     first_error: str = ""
     """Why the first of those has no verdict."""
     by_class: dict[str, Counter[Outcome]] = field(default_factory=dict)
+    by_path: Counter[LabelPath] = field(default_factory=Counter)
+    """Pictures by who labelled them."""
     proposer: str = ""
+    """Of the models, or of a student where it labelled all."""
     verifier: str = ""
 
     def add(self, result: LabelResult) -> None:
         """Count one picture in."""
         self.pictures += 1
         self.proposals += result.proposals
-        self.proposer, self.verifier = result.proposer, result.verifier
+        self.by_path[result.path] += 1
+        if result.path is not LabelPath.STUDENT or not self.proposer:
+            self.proposer, self.verifier = result.proposer, result.verifier
         for judgement in result.judgements:
             self.by_class.setdefault(judgement.class_name, Counter())[judgement.outcome] += 1
             if judgement.error:

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from secondlook.cli import run
+from secondlook.cli import demo_distilling, run
 from secondlook.coco_files import join
 from secondlook.evaluate import evaluate
 
@@ -39,3 +39,25 @@ def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
 
     assert run(["demo", "--count", "3", "--out", str(out)]) == 0  # again, over its own output
     assert json.loads((out / "report.json").read_text())["pictures"] == 3
+
+
+@pytest.mark.slow
+def test_the_demo_distils_a_student_and_shows_it_beside_its_teachers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo_distilling, "STEPS", 12)
+    monkeypatch.setattr(demo_distilling, "UNSEEN", 16)
+    out = tmp_path / "demo"
+    assert run(["demo", "--distill", "--count", "24", "--out", str(out)]) == 0
+    figures = json.loads((out / "demo.json").read_text())
+    assert figures.keys() >= KEYS | {
+        "teacher_images_per_second", "student_images_per_second", "student_map50",
+        "student_map50_unverified", "snapshot",
+    }  # fmt: skip
+    assert figures["student_images_per_second"] > figures["teacher_images_per_second"]
+    # A dozen steps are no training; that it begins as somebody who knows the nouns is seen.
+    assert figures["student_map50"] > 0.1
+    report = json.loads((out / "student" / "report.json").read_text())
+    assert report["snapshot"] == figures["snapshot"]
+    assert report.keys() >= {"map", "map50", "map50_per_class", "images_per_second"}
+    assert Image.open(out / "strip.png").width == 1600
+    assert (out / "student" / "model.onnx").stat().st_size > 100_000
+    assert "unseen scenes" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -136,6 +137,32 @@ def test_a_stream_belongs_to_its_classes(store: Store) -> None:
         assert told(speak(s.address, opening(classes=()), frame(2))) == [(2, "stored")]
         with pytest.raises(grpc.RpcError, match="begun with other classes"):
             speak(s.address, opening(classes=("cat",)), frame(3))
+
+
+def test_a_cancelled_stream_takes_no_more(store: Store) -> None:
+    with serving(store=store) as s:
+        speak(s.address, opening(), frame(1))
+        store.queue.cancel("gate")
+        with pytest.raises(grpc.RpcError) as refused:
+            speak(s.address, opening(), frame(2))
+    assert "was cancelled" in refused.value.details() and kept(store).keys() == {1}
+
+
+def test_a_stop_is_no_end_of_the_stream(store: Store) -> None:
+    stopped = threading.Event()
+
+    def endless() -> Iterator[pb.LabelStreamRequest]:
+        yield from (opening(), frame(1))
+        stopped.wait(30)
+
+    with serving(store=store) as s:
+        stub = labeling_pb2_grpc.LabelingServiceStub(grpc.insecure_channel(s.address))
+        responses = stub.LabelStream(endless(), timeout=30)
+        assert told([next(responses), next(responses)]) == [(1, "stored")]
+    with pytest.raises(grpc.RpcError) as ended:
+        list(responses)
+    stopped.set()
+    assert dict(ended.value.trailing_metadata())["secondlook-reason"] == "shutting_down"
 
 
 def test_a_server_without_a_store_says_how_to_get_one() -> None:

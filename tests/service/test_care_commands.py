@@ -34,7 +34,7 @@ def test_check_says_what_is_wrong_and_fails(place: list[str], tmp_path: Path, ca
     (tmp_path / "data" / "blobs" / name[:2] / name).unlink()
     assert run(["check", *place]) == run(["check", "--quick", *place]) == 1
     out = capsys.readouterr().out
-    assert f"({name[:12]}): its bytes are gone" in out and "1 things are wrong" in out
+    assert f"({name[:12]}): its bytes are gone" in out and "1 thing wrong" in out
 
 
 def test_a_store_goes_to_another_database_and_back(
@@ -68,9 +68,9 @@ def test_forget_removes_nothing_without_yes(place: list[str], capsys) -> None:
     assert "3 pictures of runs with 3 results, 2 pictures altogether (2 bytes) would go" in shown
     assert "say --yes" in shown
     assert run(["forget", "--run", "first", "--without-labels", "--yes", *place]) == 0
-    assert "1 pictures of runs with 1 results, 1 pictures" in capsys.readouterr().out
+    assert "1 picture of runs with 1 result, 1 picture altogether" in capsys.readouterr().out
     assert run(["forget", "--run", "first", "--yes", *place]) == 0
-    assert "1 runs had nothing left" in capsys.readouterr().out
+    assert "nothing was left of them: 1 run" in capsys.readouterr().out
     assert run(["check", *place]) == 0
 
 
@@ -87,7 +87,7 @@ def test_forget_orphans(place: list[str], tmp_path: Path, capsys) -> None:
     stray.write_bytes(b"x")
     os.utime(stray, (1, 1))
     assert run(["check", *place]) == 0
-    assert "1 blobs are named by nothing" in capsys.readouterr().out
+    assert "named by nothing, as after a crash: 1 blob;" in capsys.readouterr().out
     assert run(["forget", "--orphans", "--yes", *place]) == 0
     assert not stray.exists()
 

@@ -2,36 +2,14 @@
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 
-import grpc
 import pytest
 from fakes import ScriptedProposer
+from job_client import numbered, send, wait
 from serving import DOG, png, serving
 
-from secondlook.server.app import ServerOptions
-from secondlook.server.following import TELL_EVERY_S
-from secondlook_client import AsyncClient, ClassSpec, Client, JobState, RetryPolicy, errors
-from secondlook_client.v1 import jobs_pb2 as pb
-from secondlook_client.v1 import jobs_pb2_grpc
-
-
-def numbered(count: int, start: int = 0):
-    """Pictures that differ, by number."""
-    return ((number, png(shade=number)) for number in range(start, start + count))
-
-
-def send(client: Client, job: str, count: int, start: int = 0):
-    """Upload that many pictures by their numbers; what became of each."""
-    return dict(client.jobs.upload(job, numbered(count, start), number=lambda number: number))
-
-
-def wait(client: Client, job: str):
-    """The job once it is over."""
-    for news in client.jobs.watch(job):
-        last = news.job
-    return last
+from secondlook_client import AsyncClient, ClassSpec, Client, JobState, errors
 
 
 @pytest.fixture
@@ -140,33 +118,6 @@ def test_many_failures_come_page_by_page(served):
     assert sorted(one.key for one in client.jobs.failures("bad")) == list(range(230))
 
 
-def test_results_go_on_behind_a_cursor(served):
-    _, client = served
-    client.jobs.create("cursor")
-    send(client, "cursor", 10)
-    client.jobs.finish("cursor")
-    wait(client, "cursor")
-    every = list(client.jobs.results("cursor"))
-    assert [r.cursor for r in every] == sorted(r.cursor for r in every)
-    rest = list(client.jobs.results("cursor", after=every[5].cursor))
-    assert [r.cursor for r in rest] == [r.cursor for r in every[6:]]
-    labels = list(client.jobs.results("cursor", detail="labels"))
-    assert all(r.result.judgements == r.result.labels for r in labels)
-
-
-def test_followed_results_come_as_they_are_made(store):
-    gate = threading.Event()
-    with serving(ScriptedProposer(gate=gate), store=store) as s, Client(s.address) as client:
-        client.jobs.create("live")
-        send(client, "live", 1)
-        followed = client.jobs.results("live", follow=True)
-        threading.Timer(0.5, gate.set).start()
-        assert next(followed).key == 0
-        send(client, "live", 1, start=1)
-        client.jobs.finish("live")
-        assert [one.key for one in followed] == [1]
-
-
 def test_cancelled_work_stops_and_stays_stopped(store):
     with (
         serving(ScriptedProposer(delay_s=0.1), store=store) as s,
@@ -201,146 +152,20 @@ def test_jobs_are_listed_newest_first_over_pages(served):
     assert client.jobs.get("job 3").classes == ("dog",)
 
 
-def test_news_tell_pace_and_time_left(store):
-    with (
-        serving(ScriptedProposer(delay_s=0.2), store=store) as s,
-        Client(s.address) as client,
-    ):
-        client.jobs.create("pace")
-        send(client, "pace", 80)
-        client.jobs.finish("pace")
-        news = list(client.jobs.watch("pace"))
-        assert news[-1].job.state == "done"
-        timed = [n for n in news if n.seconds_left is not None]
-        assert timed and all(n.pictures_per_second > 0 for n in timed)
-        assert [n.job.done for n in news] == sorted(n.job.done for n in news)
-
-
-def test_a_watcher_of_a_quiet_job_hears_that_the_line_stands(served):
-    _, client = served
-    client.jobs.create("quiet")
-    watched = client.jobs.watch("quiet")
-    next(watched)
-    started = time.monotonic()
-    next(watched)
-    assert time.monotonic() - started < 3 * TELL_EVERY_S
-    watched.close()
-
-
-@pytest.mark.parametrize("call", ["get", "cancel", "retry", "finish"])
-def test_a_job_that_is_not_there_is_told(served, call):
-    _, client = served
-    with pytest.raises(errors.NotFound, match="nobody"):
-        getattr(client.jobs, call)("nobody")
-
-
-def test_streams_and_pages_of_a_job_that_is_not_there_are_told(served):
-    _, client = served
-    for found in (client.jobs.watch, client.jobs.results, client.jobs.failures):
-        with pytest.raises(errors.NotFound, match="nobody"):
-            next(found("nobody"))
-    (answer,) = (one for _, one in client.jobs.upload("nobody", numbered(1), name=str))
-    assert isinstance(answer, errors.NotFound)
-
-
-@pytest.mark.parametrize(
-    ("request_", "said"),
-    [
-        (pb.CreateJobRequest(name="a"), "has no source"),
-        (pb.CreateJobRequest(upload=pb.UploadSource()), "1 to 200 printable"),
-        (pb.CreateJobRequest(name="a\nb", upload=pb.UploadSource()), "printable"),
-        (pb.CreateJobRequest(name="a" * 201, upload=pb.UploadSource()), "1 to 200"),
-        (pb.ListJobsRequest(page_token="nonsense"), "page_token"),
-        (pb.ListJobsRequest(page_size=501), "up to 500, got 501"),
-        (pb.ListFailuresRequest(page_size=1001), "up to 1000"),
-        (pb.OfferPicturesRequest(keys=[1] * 10_001), "10,000 keys, got 10,001"),
-    ],
-)
-def test_requests_that_make_no_sense_are_refused(served, request_, said):
-    s, _ = served
-    with grpc.insecure_channel(s.address) as channel:
-        method = type(request_).__name__.removesuffix("Request")
-        with pytest.raises(grpc.RpcError) as refused:
-            getattr(jobs_pb2_grpc.JobServiceStub(channel), method)(request_)
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert said in refused.value.details()
-
-
-def test_a_cursor_that_none_can_be_is_refused(served):
-    _, client = served
-    client.jobs.create("c")
-    with pytest.raises(errors.InvalidRequest, match="cursor"):
-        next(client.jobs.results("c", after=2**64 - 1))
-
-
-def test_a_server_that_keeps_nothing_says_how_to_start_one_that_does():
-    with serving() as s, Client(s.address) as client:
-        for call in (
-            lambda: client.jobs.create("a"),
-            lambda: next(client.jobs.list()),
-            lambda: next(client.jobs.watch("a")),
-            lambda: client.jobs.offer("a", [1]),
-        ):
-            with pytest.raises(errors.NotSupported, match="--data FOLDER"):
-                call()
-
-
-def test_a_folder_is_read_only_where_it_is_allowed(store, tmp_path):
-    (tmp_path / "in/deep").mkdir(parents=True)
-    for number, data in numbered(5):
-        (tmp_path / f"in/deep/{number}.png").write_bytes(data)
-    options = ServerOptions(roots=(tmp_path / "in",))
-    with serving(store=store, options=options) as s, Client(s.address) as client:
-        job = client.jobs.create("folder", folder=str(tmp_path / "in"))
-        assert (job.kind, job.folder) == ("folder", str(tmp_path / "in"))
-        assert wait(client, "folder").done == 5
-        names = {one.result.name for one in client.jobs.results("folder")}
-        assert names == {f"deep/{n}.png" for n in range(5)}
-        for folder in (str(tmp_path), "/etc", str(tmp_path / "in/../..")):
-            with pytest.raises(errors.NotAllowed):
-                client.jobs.create("other", folder=folder)
-        with pytest.raises(errors.NotFound):
-            client.jobs.create("other", folder=str(tmp_path / "in/nowhere"))
-        with pytest.raises(errors.InvalidRequest, match="no upload"):
-            client.jobs.offer("folder", [1])
-
-
 def test_a_job_goes_on_on_the_next_server(store):
-    proposer = ScriptedProposer(delay_s=0.05)
+    gate = threading.Event()
+    proposer = ScriptedProposer(delay_s=0.5, gate=gate)
     with serving(proposer, store=store) as s, Client(s.address) as client:
         client.jobs.create("long", classes=["dog"])
         send(client, "long", 60)
         client.jobs.finish("long")
+        gate.set()
     done = store.queue.get("long").done
     assert done < 60
     with serving(store=store) as s, Client(s.address) as client:
         assert wait(client, "long").state == "done"
         assert sorted(r.key for r in client.jobs.results("long")) == list(range(60))
         assert len(s.proposer.seen) == 60 - done  # what was under way was kept
-
-
-def test_a_stop_ends_those_who_follow(store):
-    with serving(store=store) as s:
-        client = Client(s.address, retry=RetryPolicy(unavailable_s=0))
-        client.jobs.create("open")
-        watched, followed = client.jobs.watch("open"), client.jobs.results("open", follow=True)
-        next(watched)
-        ended: list[Exception] = []
-
-        def follow(stream: object) -> None:
-            try:
-                list(stream)  # type: ignore[call-overload]
-            except errors.ClientError as failure:
-                ended.append(failure)
-
-        threads = [threading.Thread(target=follow, args=(x,)) for x in (watched, followed)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.5)
-    for thread in threads:
-        thread.join(10)
-    client.close()
-    assert [type(failure) for failure in ended] == [errors.ShuttingDown] * 2
 
 
 def test_the_client_for_event_loops_does_the_same(store):

@@ -226,7 +226,7 @@ def test_a_folder_without_any_good_picture_is_a_failure(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/bad.jpg").write_bytes(b"bad")
     done = label(tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 1 and "1 pictures failed" in done.stdout
+    assert done.returncode == 1 and "1 picture failed" in done.stdout
 
 
 @pytest.mark.parametrize(

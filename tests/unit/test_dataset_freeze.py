@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from fakes import Row
-from frozen import DOG_BOX, PETS, SURE, drawn, encoded, photos, stored
+from frozen import DOG_BOX, PETS, SURE, drawn, encoded, one_dog, photos, stored
 from PIL import Image as PILImage
 
 from secondlook.dataset.freeze import create_snapshot
@@ -14,6 +14,7 @@ from secondlook.dataset.query import GroupBy, Query, SplitShare
 from secondlook.errors import AlreadyExists, InvalidInput, NotFound
 from secondlook.labels import Image, Outcome
 from secondlook.ontology import ClassSpec, Ontology
+from secondlook.ontology_text import ontology_from_yaml
 from secondlook.store import Store, open_store
 from secondlook.store.snapshots import manifest_blobs
 
@@ -238,6 +239,23 @@ def test_statistics_count_everything(store: Store) -> None:
     assert split["classes"]["bird"] == {"label": 0, "ignore": 1, "hard_negative": 0}
     assert split["classes"]["cat"] == {"label": 0, "ignore": 0, "hard_negative": 1}
     assert counted["bytes"] == sum(len(encoded(drawn(n))) for n in range(4))
+
+
+def test_a_snapshot_says_what_was_asked_for(store: Store) -> None:
+    many(store)
+    create_snapshot(store, "s", Query(("r",), classes=("bird", "dog")))
+    asked = ontology_from_yaml(str(store.snapshots.get("s").statistics["ontology"]))
+    assert asked.names == ("bird", "dog")
+    assert [spec.question for spec in asked.classes] == ["Bird?", PETS.classes[0].question]
+
+
+def test_one_side_of_a_contrast_stands_alone(store: Store) -> None:
+    sides = ("awake", "asleep")
+    pair = Ontology(tuple(ClassSpec(name, phrases=("dog",), group="state") for name in sides))
+    stored(store, "r", photos(2), ontology=pair, script=one_dog, answers={})
+    create_snapshot(store, "s", Query(("r",), classes=("asleep",)))
+    (spec,) = ontology_from_yaml(str(store.snapshots.get("s").statistics["ontology"])).classes
+    assert (spec.name, spec.phrases, spec.group) == ("asleep", ("dog",), "")
 
 
 def test_a_large_snapshot_lies_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

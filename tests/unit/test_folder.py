@@ -140,3 +140,15 @@ def test_a_folder_that_cannot_be_read_fails_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", refusing)  # the tests may run as root, whom nothing stops
     found = {s.name: s.refusal for s in select([tmp_path], tmp_path / "out").walk()}
     assert found == {"locked": "the folder cannot be read: Permission denied", "x.jpg": ""}
+
+
+def test_a_picture_that_nothing_reads_is_refused_and_not_passed_over(tmp_path):
+    for name in ("a.HEIC", "b.avif", "c.mov"):
+        touch(tmp_path / name)
+    found = {s.name: s.refusal for s in select([tmp_path]).walk()}
+    assert found == {
+        "a.HEIC": "HEIC is not read; convert it to JPEG",
+        "b.avif": "AVIF is not read; convert it to JPEG",
+    }
+    named = next(select([tmp_path / "a.HEIC"]).walk())
+    assert not named.refusal, "a file named outright is judged by its bytes"

@@ -1,4 +1,5 @@
 import hashlib
+import tempfile
 import threading
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from settled import OWNER, empty, settled_job, street
 from sqlalchemy import select, text
 from stored import picture_of
+from students import write_student
 
 from secondlook.dataset.manifest import ManifestWriter
 from secondlook.errors import AlreadyExists, InvalidInput, NotFound
@@ -15,7 +17,8 @@ from secondlook.store import backup as module
 from secondlook.store.backup import back_up, restore
 from secondlook.store.forget import forget
 from secondlook.store.retention import Retention
-from secondlook.store.tables import jobs, metadata, pictures
+from secondlook.store.tables import jobs, metadata, pictures, trainings
+from secondlook.store.trainings import TrainingOrder
 
 DIALECTS = ["sqlite", "postgresql"]
 
@@ -40,6 +43,13 @@ def fill(store: Store) -> None:
     manifest = writer.finish(["dog"], ["train"], ["m@1"])
     held = [picture_of(store, "a"), picture_of(store, "d")]
     store.snapshots.add("frozen", manifest.sha256, "{}", {}, held)
+    with tempfile.TemporaryDirectory() as scratch:
+        student = write_student(Path(scratch) / "student")
+        for file in student.files:
+            store.blobs.put((Path(scratch) / "student" / file).read_bytes())
+    store.students.add("street", student, "{}")
+    store.students.promote("street", 1, "the first one", None)
+    store.trainings.create(TrainingOrder("street", "frozen"))
 
 
 @pytest.mark.parametrize("into", DIALECTS)
@@ -194,9 +204,12 @@ def test_a_backup_of_a_newer_version_is_refused(store: Store, tmp_path: Path) ->
 def test_leases_of_the_day_of_the_backup_are_over(store: Store, tmp_path: Path) -> None:
     settled_job(store, "first", street("a"), waiting=["w"])
     store.queue.claim("then", 1e6)
+    store.trainings.create(TrainingOrder("street", "frozen"))
+    store.trainings.claim("then", 1e6)
     back_up(store, tmp_path / "backup")
     with open_store(tmp_path / "other") as other:
         restore(tmp_path / "backup", other)
         with other.database.reading() as connection:
-            row = connection.execute(select(jobs)).one()
-            assert (row.owner, row.lease_until) == ("", 0.0)
+            for table in (jobs, trainings):
+                row = connection.execute(select(table)).one()
+                assert (row.owner, row.lease_until) == ("", 0.0)

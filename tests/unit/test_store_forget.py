@@ -19,6 +19,7 @@ from secondlook.store.pictures import NewPicture, add_pictures
 from secondlook.store.queue import NewItem, add_items
 from secondlook.store.retention import Forgotten, Retention
 from secondlook.store.runs import create_run
+from secondlook.store.settling import locked_job
 from secondlook.store.tables import (
     decisions,
     evidence,
@@ -239,7 +240,7 @@ def test_pictures_that_come_while_others_go(store: Store) -> None:
                 with store.database.writing() as connection:
                     picture = add_pictures(connection, [new])[new.sha256]
                     item = NewItem(key, name, picture_id=picture)
-                    add_items(connection, run_id, [item])
+                    add_items(connection, locked_job(connection, run_id), [item])
         except BaseException as failure:
             wrong.append(failure)
 

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
@@ -76,6 +78,33 @@ def test_checks_and_numbers_are_those_of_the_tables(store: Store) -> None:
             counted = {row.name for row in connection.execute(query)}
             tables = metadata.tables.values()
             assert counted == {t.name for t in tables if t.kwargs.get("sqlite_autoincrement")}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_store_of_the_first_schema_gets_models_and_keeps_its_rows(dialect, store_places):
+    data, url = place = store_places(dialect)
+    database = Database(url) if url else Database.in_file(data / "store.db")
+    with database.writing() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(migrations.FOLDER))
+        command.upgrade(config, "0001")
+        connection.execute(
+            text("INSERT INTO texts (digest, text) VALUES (:d, 'kept')"), {"d": b"1"}
+        )
+    assert revision_of(database) == "0001"
+    assert "model_versions" not in tables_of(database)
+    database.close()
+    with open_store(*place) as store:
+        assert revision_of(store.database) == migrations.CURRENT
+        assert tables_of(store.database) >= {"model_versions", "model_files", "trainings"}
+        with store.database.reading() as connection:
+            assert connection.execute(text("SELECT text FROM texts")).scalars().all() == ["kept"]
+        assert store.students.page() == store.trainings.page() == []
+
+
+def tables_of(database: Database) -> set[str]:
+    with database.reading() as connection:
+        return set(inspect(connection).get_table_names())
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -224,7 +224,9 @@ class Snapshot(_message.Message):
     manifest: _builtins.str
     """Hash of the content, 64 hex digits: equal pictures, labels and split have the same."""
     statistics_json: _builtins.str
-    """Counts of everything, as JSON; see the documentation of `snapshot show`."""
+    """Counts of everything, as JSON; see the documentation of `snapshot show`. Its key `ontology` holds
+    the classes with their phrases and questions, as YAML.
+    """
     created_at: _builtins.float
     """Seconds since 1970."""
     @_builtins.property

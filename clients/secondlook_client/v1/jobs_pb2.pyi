@@ -109,6 +109,7 @@ class Job(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     ONTOLOGY_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique on the server."""
     kind: Global___JobKind.ValueType
@@ -135,6 +136,10 @@ class Job(_message.Message):
     def ontology(self) -> _labeling_pb2.Ontology:
         """What is looked for; absent in ListJobs and WatchJob."""
 
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathCounts]:
+        """Who labelled its pictures, over time, the oldest first; only where GetJob was asked for it."""
+
     def __init__(
         self,
         *,
@@ -150,14 +155,53 @@ class Job(_message.Message):
         created_at: _builtins.float = ...,
         changed_at: _builtins.float = ...,
         ontology: _labeling_pb2.Ontology | None = ...,
+        paths: _abc.Iterable[Global___PathCounts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class PathCounts(_message.Message):
+    """Who labelled the pictures of a job in a stretch of time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    TEACHERS_FIELD_NUMBER: _builtins.int
+    STUDENT_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
+    begin: _builtins.float
+    """Seconds since 1970, UTC."""
+    end: _builtins.float
+    """Seconds since 1970, UTC."""
+    teachers: _builtins.int
+    """Pictures by proposer and verifier."""
+    student: _builtins.int
+    """Pictures by a student alone."""
+    audit: _builtins.int
+    """Pictures by proposer and verifier, with a student compared."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.float = ...,
+        end: _builtins.float = ...,
+        teachers: _builtins.int = ...,
+        student: _builtins.int = ...,
+        audit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "begin", b"begin", "end", b"end", "student", b"student", "teachers", b"teachers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathCounts: _TypeAlias = PathCounts  # noqa: Y015
 
 @_typing.final
 class FolderSource(_message.Message):
@@ -441,16 +485,20 @@ class GetJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
+    paths: _builtins.bool
+    """Tell who labelled its pictures, too; that takes seconds for a job of millions."""
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
+        paths: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "paths", b"paths"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

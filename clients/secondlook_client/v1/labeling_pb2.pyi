@@ -109,6 +109,34 @@ OUTCOME_UNSURE: Outcome.ValueType  # 3
 """Neither is certain enough, or there was no verdict."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _LabelPath:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelPathEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LabelPath.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LABEL_PATH_UNSPECIFIED: _LabelPath.ValueType  # 0
+    """Told by a server that knows of no students: the same as LABEL_PATH_TEACHERS."""
+    LABEL_PATH_TEACHERS: _LabelPath.ValueType  # 1
+    """Proposer and verifier."""
+    LABEL_PATH_STUDENT: _LabelPath.ValueType  # 2
+    """A student alone: it was certain, and audits agree with it."""
+    LABEL_PATH_AUDIT: _LabelPath.ValueType  # 3
+    """Proposer and verifier; what a student would have said was compared with it."""
+
+class LabelPath(_LabelPath, metaclass=_LabelPathEnumTypeWrapper):
+    """Who made the labels of a picture."""
+
+LABEL_PATH_UNSPECIFIED: LabelPath.ValueType  # 0
+"""Told by a server that knows of no students: the same as LABEL_PATH_TEACHERS."""
+LABEL_PATH_TEACHERS: LabelPath.ValueType  # 1
+"""Proposer and verifier."""
+LABEL_PATH_STUDENT: LabelPath.ValueType  # 2
+"""A student alone: it was certain, and audits agree with it."""
+LABEL_PATH_AUDIT: LabelPath.ValueType  # 3
+"""Proposer and verifier; what a student would have said was compared with it."""
+Global___LabelPath: _TypeAlias = LabelPath  # noqa: Y015
+
 class _StreamMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -360,7 +388,7 @@ class Judgement(_message.Message):
     class_name: _builtins.str
     """Of the ontology."""
     score: _builtins.float
-    """The proposer's score for this class, [0, 1]."""
+    """The proposer's score for this class, [0, 1]; a student's probability that it is right."""
     outcome: Global___Outcome.ValueType
     """What became of it."""
     probability: _builtins.float
@@ -429,6 +457,7 @@ class Labelled(_message.Message):
     PROPOSER_FIELD_NUMBER: _builtins.int
     VERIFIER_FIELD_NUMBER: _builtins.int
     TIMINGS_MS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As the client gave it."""
     sha256: _builtins.str
@@ -440,16 +469,20 @@ class Labelled(_message.Message):
     proposals: _builtins.int
     """Boxes that the proposer found above its low threshold."""
     proposer: _builtins.str
-    """Name and digest of the proposer."""
+    """Name and digest of the proposer; "student:" and those of the student that labelled it alone."""
     verifier: _builtins.str
     """Name and digest of the verifier; empty when none is in use."""
+    path: Global___LabelPath.ValueType
+    """Who made the labels."""
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Judgement]:
         """As much as the detail asked for, best boxes first within a contrast group."""
 
     @_builtins.property
     def timings_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Milliseconds by stage: "decode", "propose", "verify", and "total" from queue to answer."""
+        """Milliseconds by stage: "decode", "student", "propose", "verify", and "total" from queue to
+        answer.
+        """
 
     def __init__(
         self,
@@ -463,10 +496,11 @@ class Labelled(_message.Message):
         proposer: _builtins.str = ...,
         verifier: _builtins.str = ...,
         timings_ms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        path: Global___LabelPath.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "judgements", b"judgements", "name", b"name", "proposals", b"proposals", "proposer", b"proposer", "sha256", b"sha256", "timings_ms", b"timings_ms", "verifier", b"verifier", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "judgements", b"judgements", "name", b"name", "path", b"path", "proposals", b"proposals", "proposer", b"proposer", "sha256", b"sha256", "timings_ms", b"timings_ms", "verifier", b"verifier", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -845,6 +879,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_ONTOLOGY_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_PICTURES_FIELD_NUMBER: _builtins.int
+    STUDENT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of the secondlook package."""
     proposer: _builtins.str
@@ -855,6 +890,10 @@ class GetServerInfoResponse(_message.Message):
     """A message with more bytes is refused."""
     max_pictures: _builtins.int
     """Pictures that may be inside at one time; one more is refused with a retry hint."""
+    student: _builtins.str
+    """"student:", name and digest of the student that labels what it is certain of; empty without
+    one.
+    """
     @_builtins.property
     def default_ontology(self) -> Global___Ontology:
         """Used when a request has none; absent when the server was given none."""
@@ -868,10 +907,11 @@ class GetServerInfoResponse(_message.Message):
         default_ontology: Global___Ontology | None = ...,
         max_message_bytes: _builtins.int = ...,
         max_pictures: _builtins.int = ...,
+        student: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology", "max_message_bytes", b"max_message_bytes", "max_pictures", b"max_pictures", "proposer", b"proposer", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology", "max_message_bytes", b"max_message_bytes", "max_pictures", b"max_pictures", "proposer", b"proposer", "student", b"student", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

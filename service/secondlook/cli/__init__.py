@@ -22,6 +22,8 @@ COMMANDS = {
     "redecide": "Other thresholds or classes for all that a run kept, without a model.",
     "compare": "Which labels one run has and another has not, with pictures.",
     "snapshot": "Freeze labels into datasets that never change; list, compare, export them.",
+    "distill": "Train a small fast detector on a snapshot or a folder; measure and export it.",
+    "models": "Versions of students on a service: list, promote, roll back, download.",
     "check": "Verify every row and every picture of a store.",
     "backup": "Copy a store that is in use; again, only what is new.",
     "restore": "Fill an empty store from a backup; also the way to another database.",

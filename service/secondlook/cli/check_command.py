@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from secondlook.cli.stored import opened, stored
+from secondlook.cli.tables import counted
 
 SHOWN = 100
 
@@ -31,12 +32,12 @@ def command(quick: bool, **flags: Any) -> int:
     if found > SHOWN:
         click.echo(f"… and {found - SHOWN} more")
     click.echo(
-        f"{checked.rows} rows and {checked.blobs} blobs: "
-        + (f"{found} things are wrong" if found else "all is well")
+        f"{counted(checked.rows, 'row')} and {counted(checked.blobs, 'blob')}: "
+        + (f"{counted(found, 'thing')} wrong" if found else "all is well")
     )
     if checked.orphans:
         click.echo(
-            f"{checked.orphans} blobs are named by nothing, as after a crash; "
+            f"named by nothing, as after a crash: {counted(checked.orphans, 'blob')}; "
             "`secondlook forget --orphans` removes them"
         )
     return 1 if found else 0

@@ -86,10 +86,10 @@ def _print(found: "Comparison") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from secondlook.cli.tables import console
+    from secondlook.cli.tables import console, counted
 
     figures = as_plain(found)
-    title = f"{found.before.name} → {found.after.name}: {found.pictures:,} pictures"
+    title = f"{found.before.name} → {found.after.name}: {counted(found.pictures, 'picture')}"
     table = Table(title=Text(title), box=None)
     table.add_column("class", overflow="fold")
     for heading in ("kept", "gained", "lost"):
@@ -105,5 +105,5 @@ def _print(found: "Comparison") -> None:
     screen.print(table)
     for amount, run in ((found.only_before, found.before), (found.only_after, found.after)):
         if amount:
-            told = f"{amount:,} pictures have a result in '{run.name}' alone and are left out"
+            told = f"left out, with a result in '{run.name}' alone: {counted(amount, 'picture')}"
             screen.print(told, style="yellow", highlight=False, markup=False)

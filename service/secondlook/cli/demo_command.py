@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.tables import console, share
+from secondlook.cli.tables import console, counted, share
 from secondlook.errors import OutputExists
 
 if TYPE_CHECKING:
@@ -24,16 +24,27 @@ EASY = 7
 
 
 @click.command("demo")
-@click.option("--count", type=click.IntRange(1, 100_000), default=48, show_default=True)
+@click.option(
+    "--count",
+    type=click.IntRange(1, 100_000),
+    help="Pictures.  [default: 48; 240 with --distill]",
+)
 @click.option("--seed", type=click.IntRange(0), default=2024, show_default=True)
 @click.option("--size", type=click.IntRange(64, 2048), default=320, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True)
-def command(count: int, seed: int, size: int, out: Path) -> None:
+@click.option(
+    "--distill",
+    is_flag=True,
+    help="Train a student on the labels too (some minutes) and show it beside its teachers.",
+)
+def command(count: int | None, seed: int, size: int, out: Path, distill: bool) -> None:
     """Draw a small world, label it through the service, and compare with its exact truth.
 
     Shows what the proposer finds and what the second look makes of it, and leaves gallery.html,
-    overview.png, coco.json, report.json and the pictures in --out.
+    overview.png, coco.json, report.json and the pictures in --out. --distill adds student/ with
+    its report.html, strip.png and demo.json.
     """
+    from secondlook.cli import demo_distilling
     from secondlook.cli.labelling import label_into
     from secondlook.cli.session import connected
     from secondlook.coco_files import truth_of
@@ -46,7 +57,7 @@ def command(count: int, seed: int, size: int, out: Path) -> None:
 
     # 1. Pictures that no model has seen, with the truth about every box.
     world = _empty(out / "world")
-    write_world(world, seed, count, size)
+    write_world(world, seed, count or (240 if distill else 48), size)
     ontology = load_ontology(world / "ontology.yaml")
 
     # 2. The service, as `secondlook serve` starts it, with the models that come with the package
@@ -61,6 +72,9 @@ def command(count: int, seed: int, size: int, out: Path) -> None:
         with connected(None, models, ontology, ready) as session:
             # 3. The pictures go to it as `secondlook label` sends them: over gRPC, many at a time.
             run = label_into(folder, session, select([world / "images"]))
+            if distill:
+                _clear(out, demo_distilling.MADE)
+                taught = demo_distilling.teach(session, out, seed, size)
 
     # 4. What each stage did, by the arithmetic of `secondlook evaluate`.
     change = compare(run.results, truth_of(world / "truth.json"), ontology)
@@ -68,6 +82,12 @@ def command(count: int, seed: int, size: int, out: Path) -> None:
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _draw_overview(out / "overview.png", run.results(), world / "images")
     _print(report, out)
+
+    # 5. A student of these labels, and what it would be without the second look.
+    if distill:
+        learned = demo_distilling.learn(taught, run, world, out)
+        (out / "demo.json").write_text(json.dumps(report | learned, indent=2) + "\n")
+        _print_student(learned, out)
 
 
 def report_of(run: "Run", change: "Change", seed: int) -> dict[str, Any]:
@@ -110,7 +130,8 @@ def _print(report: dict[str, Any], out: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{report['pictures']} pictures, {report['proposals']} boxes proposed"
+    pictures, boxes = counted(report["pictures"], "picture"), counted(report["proposals"], "box")
+    title = f"{pictures}, {boxes} proposed"
     table = Table(box=None)
     table.add_column("")
     for heading in ("accepted", "rejected", "unsure", "precision", "recall"):
@@ -125,12 +146,34 @@ def _print(report: dict[str, Any], out: Path) -> None:
     screen = console()
     screen.print(Text(f"\n{title}", style="bold"))
     screen.print(table)
+    screen.print("a box is judged for each class whose threshold it reaches: for none, one or many")
     screen.print("precision and recall: of the proposer alone → after the second look, IoU ≥ 0.5")
     for line in (
         f"{report['pictures_per_second']:.1f} pictures a second through the service",
         f"look at {out / 'gallery.html'} and {out / 'overview.png'}",
     ):
         screen.print(Text(line))
+
+
+def _print_student(learned: dict[str, Any], out: Path) -> None:
+    screen = console()
+    fast, slow = learned["student_images_per_second"], learned["teacher_images_per_second"]
+    screen.print(f"\nstudent: {fast:.0f} pictures a second, its teachers {slow:.0f}")
+    screen.print(
+        f"mAP50 on {learned['unseen']} unseen scenes: {learned['student_map50']:.3f} on verified "
+        f"labels, {learned['student_map50_unverified']:.3f} on the proposer's alone (best single "
+        f"threshold, {learned['unverified_threshold']:g})"
+    )
+    screen.print(f"look at {out / 'strip.png'} and {out / 'student' / 'report.html'}")
+
+
+def _clear(out: Path, made: Sequence[str]) -> None:
+    """What an earlier demo left of a student."""
+    for name in made:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
 
 
 def _draw_overview(path: Path, results: "Iterator[tuple[str, LabelResult]]", images: Path) -> None:

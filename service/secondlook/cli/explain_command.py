@@ -99,8 +99,10 @@ def as_plain(found: "Explanation", again: "Again | None" = None) -> dict[str, An
             "decided_at": label.result.made_at,
             "max_iou": label.run.max_iou,
         },
+        "path": labelled.path.value,
         "proposer": labelled.evidence.proposer,
         "verifier": labelled.evidence.verifier,
+        "student": labelled.evidence.student,
         "classes": [_side(side) for side in found.sides],
         "decided_before_persons": _decision(label.decided),
         "corrections": [

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secondlook.cli.tables import console
+from secondlook_client import LabelPath
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +45,13 @@ def _facts(found: "Explanation") -> list[tuple[str, str]]:
     ]
     if label.asked_by.id != label.run.id:
         facts.append(("evidence", f"of the run {label.asked_by.name}"))
-    facts.append(("proposer", labelled.evidence.proposer))
-    facts.append(("verifier", labelled.evidence.verifier or "none"))
+    if labelled.path == LabelPath.STUDENT:
+        facts.append(("student", f"{labelled.evidence.proposer}, alone; scores are probabilities"))
+    else:
+        facts.append(("proposer", labelled.evidence.proposer))
+        facts.append(("verifier", labelled.evidence.verifier or "none"))
+    if labelled.evidence.student:
+        facts.append(("audit of", labelled.evidence.student))
     if label.decided and label.corrections:
         facts.append(("the run", _told(label.decided)))
     if not found.sides:

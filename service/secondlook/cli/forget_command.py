@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.stored import opened, stored
-from secondlook.cli.tables import size
+from secondlook.cli.tables import counted, size
 
 if TYPE_CHECKING:
     from secondlook.store.retention import Forgotten
@@ -54,22 +54,24 @@ def command(
         elif query:
             _tell("are gone", forget(store, query))
         if orphans and yes:
-            click.echo(f"{remove_orphans(store)} blobs that nothing named are gone")
+            click.echo(f"{counted(remove_orphans(store), 'blob')} that nothing named: gone")
     if not yes:
         click.echo("nothing was removed; say --yes to do it")
 
 
 def _tell(verb: str, gone: "Forgotten") -> None:
     click.echo(
-        f"{gone.items} pictures of runs with {gone.results} results, {gone.pictures} pictures "
-        f"altogether ({size(gone.size)}) {verb}"
+        f"{counted(gone.items, 'picture')} of runs with {counted(gone.results, 'result')}, "
+        f"{counted(gone.pictures, 'picture')} altogether ({size(gone.size)}) {verb}"
     )
     if gone.runs:
-        click.echo(f"{gone.runs} runs had nothing left and are gone, too")
+        click.echo(f"gone too, as nothing was left of them: {counted(gone.runs, 'run')}")
     if gone.held:
-        click.echo(f"{gone.held} stay because a snapshot holds them")
+        click.echo(f"kept because a snapshot holds them: {gone.held:,}")
     if gone.corrected:
-        click.echo(f"{gone.corrected} stay because a person said something of them (--corrected)")
+        click.echo(
+            f"kept because a person said something of them: {gone.corrected:,} (--corrected)"
+        )
 
 
 def _time(older_than: str | None, before: str | None) -> float | None:

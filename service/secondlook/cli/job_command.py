@@ -100,7 +100,7 @@ def show(name: str, failures: bool, server: str) -> None:
     from secondlook.cli.job_tables import print_failures, print_job
 
     with _client(server) as client:
-        job = client.jobs.get(name)
+        job = client.jobs.get(name, paths=True)
         print_job(job)
         limit = None if failures else SHOWN_FAILURES
         print_failures(itertools.islice(client.jobs.failures(name), limit))

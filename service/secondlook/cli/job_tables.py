@@ -1,5 +1,6 @@
 """Jobs and failures as a person reads them."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secondlook.cli.tables import console
-from secondlook_client import Job, JobFailure
+from secondlook_client import Job, JobFailure, PathCounts
 
 
 def print_jobs(jobs: Sequence[Job]) -> None:
@@ -41,9 +42,30 @@ def print_job(job: Job) -> None:
         "begun": moment(job.created_at),
         "last change": moment(job.changed_at),
     }
+    if job.paths:
+        facts["teachers needed"] = _needed(job.paths)
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value))
     console().print(table)
+
+
+BARS = " ▁▂▃▄▅▆▇█"
+"""Shares from none to all, in eighths."""
+
+
+def _needed(paths: Sequence[PathCounts]) -> str:
+    """The share of pictures that proposer and verifier labelled, and how it came about."""
+    taught = [(part.teachers + part.audit, part.student) for part in paths]
+    needed, alone = (sum(side) for side in zip(*taught, strict=True))
+    if not alone:
+        return "for all" + (" (audits)" if any(part.audit for part in paths) else "")
+    audits = sum(part.audit for part in paths)
+    shares = [by / (by + without) for by, without in taught]
+    bars = "".join(BARS[math.ceil(share * (len(BARS) - 1))] for share in shares)
+    return (
+        f"for {needed / (needed + alone):.0%} ({audits:,} of {needed + alone:,} as audits); "
+        f"over time {bars} lately {shares[-1]:.0%}"
+    )
 
 
 def print_failures(failures: Iterable[JobFailure]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from secondlook.cli.options import looked_for, models, ontology_of, setting_option, settings_of
+from secondlook.cli.tables import counted
 from secondlook.formats import WRITERS
 
 
@@ -56,6 +57,11 @@ class FormatList(click.ParamType):
 @click.option("--fresh", is_flag=True, help="Remove what an earlier run left in --out first.")
 @click.option("--retry-failed", is_flag=True, help="Try pictures again that could not be labelled.")
 @models
+@setting_option("cascade")
+@setting_option("audit_share")
+@setting_option("agreement")
+@setting_option("certain")
+@setting_option("doubt")
 @setting_option("data")
 @setting_option("database_url")
 @setting_option("blob_url")
@@ -76,11 +82,14 @@ def command(
     Ctrl-C, a crash or a full disk loses nothing: the same command goes on where it stopped.
     Pictures that cannot be labelled are listed in failed.jsonl, each with its reason. What models
     run here say is kept in --out, or in --data; a service used with --server keeps it there.
+
+    With --cascade a student labels what it is certain of, as long as audits by the models agree.
     """
     from secondlook.cli.labelling import label_into
     from secondlook.cli.session import connected, say_what_demo_knows
     from secondlook.runs.folder import select
     from secondlook.runs.out_folder import OutFolder
+    from secondlook_client import LabelPath
 
     settings = settings_of(flags)
     selection = select(pictures, out)
@@ -105,15 +114,23 @@ def command(
             )
     written, totals = run.written, run.written.totals
     click.echo(
-        f"{totals.pictures} pictures: {totals.accepted} boxes accepted, {totals.rejected} "
-        f"rejected, {totals.unsure} unsure; {totals.verified_empty} pictures verified empty"
+        f"{counted(totals.pictures, 'picture')}: {counted(totals.accepted, 'box')} accepted, "
+        f"{totals.rejected:,} rejected, {totals.unsure:,} unsure; "
+        f"{counted(totals.verified_empty, 'picture')} verified empty"
     )
+    if by_student := totals.by_path[LabelPath.STUDENT]:
+        click.echo(
+            f"{by_student} pictures by the student alone; the models were needed for "
+            f"{1 - by_student / totals.pictures:.0%}"
+        )
     if totals.without_verdict:
         click.echo(
-            f"{totals.without_verdict} boxes have no verdict and are unsure: {totals.first_error}"
+            f"unsure for want of a verdict: {counted(totals.without_verdict, 'box')}; the first "
+            f"because: {totals.first_error}"
         )
     if written.failed:
-        click.echo(f"{written.failed} pictures failed; the reasons are in {out / 'failed.jsonl'}")
+        failed = counted(written.failed, "picture")
+        click.echo(f"{failed} failed; the reasons are in {out / 'failed.jsonl'}")
     for path in written.paths:
         click.echo(f"  {path}")
     return 1 if written.failed and not totals.pictures else 0

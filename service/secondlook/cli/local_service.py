@@ -7,15 +7,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from secondlook.cascade import Cascade, CascadeRule
 from secondlook.cli.session import image_limits
 from secondlook.config import Settings
+from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.engine import Engine, EngineLimits
 from secondlook.errors import BadSetting
+from secondlook.opinions import Certainty
 from secondlook.pipeline import Limits, Pipeline
 from secondlook.plugins import load_proposer, load_verifier
 from secondlook.server.app import Server, ServerOptions, running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store, open_store
+from secondlook.trust import TrustRule
 from secondlook.verify import VerdictCache
 
 
@@ -23,7 +27,8 @@ from secondlook.verify import VerdictCache
 def running_engine(settings: Settings, metrics: Metrics) -> Iterator[Engine]:
     """The models behind their queues; loading them is the slow part.
 
-    Raises what ``plugins`` raises: ``NotFound``, ``MissingExtra``, ``BadSetting``.
+    Raises what ``plugins`` raises: ``NotFound``, ``MissingExtra``, ``BadSetting``; and ``Damaged``
+    for a student that is not what its manifest says.
     """
     if settings.threads:  # read by torch when it is first imported, with the models
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
@@ -42,11 +47,36 @@ def running_engine(settings: Settings, metrics: Metrics) -> Iterator[Engine]:
         settings.max_wait_ms / 1000,
         settings.max_pictures,
     )
-    engine = Engine(pipeline, limits, metrics.batch_done)
+    with _student(settings) as student:
+        if student is None:
+            engine = Engine(pipeline, limits, metrics.batch_done)
+        else:
+            rule = _cascade_rule(settings)
+            engine = Cascade(pipeline, student, rule, limits, metrics.batch_done, metrics.passed)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+@contextmanager
+def _student(settings: Settings) -> Iterator[OnnxDetector | None]:
+    """The student of ``cascade``; None without one."""
+    if not settings.cascade:
+        yield None
+        return
+    detector = OnnxDetector.open(Path(settings.cascade), threads=settings.threads)
     try:
-        yield engine
+        yield detector
     finally:
-        engine.close()
+        detector.close()
+
+
+def _cascade_rule(settings: Settings) -> CascadeRule:
+    return CascadeRule(
+        Certainty(settings.certain, settings.doubt),
+        TrustRule(audit_share=settings.audit_share, agreement=settings.agreement),
+    )
 
 
 def server_options(settings: Settings) -> ServerOptions:
@@ -58,6 +88,8 @@ def server_options(settings: Settings) -> ServerOptions:
         image_limits=image_limits(settings),
         grace_s=settings.grace_s,
         roots=settings.roots,
+        trainings=Path(settings.data) / "trainings" if settings.data else None,
+        trainings_at_once=settings.trainings,
     )
 
 

@@ -9,6 +9,7 @@ import click
 
 from secondlook.cli.options import looked_for, ontology_of
 from secondlook.cli.stored import opened, stored
+from secondlook.cli.tables import counted
 
 if TYPE_CHECKING:
     from secondlook.ontology import Ontology
@@ -86,8 +87,8 @@ def command(
             found = redecide(store, run, new, _adjusted(wanted, changes, only), max_iou, told)
         seconds = time.perf_counter() - started
     click.echo(
-        f"{found.pictures:,} pictures of '{run}' decided again as '{new}' in {seconds:.1f} s"
-        + (f"; {found.before:,} were done before" if found.before else "")
+        f"{counted(found.pictures, 'picture')} of '{run}' decided again as '{new}' in "
+        f"{seconds:.1f} s" + (f"; done before: {found.before:,}" if found.before else "")
     )
     if found.not_asked:
         click.echo(

@@ -7,7 +7,7 @@ import click
 
 from secondlook.cli.progress import bar
 from secondlook.cli.stored import opened, stored, tell_broken
-from secondlook.cli.tables import size
+from secondlook.cli.tables import counted, size
 
 
 @click.command("restore")
@@ -24,5 +24,7 @@ def command(backup: Path, **flags: Any) -> int:
 
     with opened(flags, new=True) as store, bar("restoring", 0) as step:
         copied = restore(backup, store, step)
-    click.echo(f"{copied.rows} rows, {copied.blobs} blobs ({size(copied.size)})")
+    click.echo(
+        f"{counted(copied.rows, 'row')}, {counted(copied.blobs, 'blob')} ({size(copied.size)})"
+    )
     return tell_broken(copied.broken)

@@ -140,6 +140,8 @@ def say_what_demo_knows(settings: Settings) -> None:
 def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
     """Models by name and digest; and, where this process runs them, what shapes their results."""
     identity: dict[str, Any] = {"proposer": info.proposer, "verifier": info.verifier}
+    if info.student:
+        identity["cascade"] = info.student
     if settings:
         shaping = ("floor", "max_boxes", "max_iou")
         identity["settings"] = {name: getattr(settings, name) for name in shaping}

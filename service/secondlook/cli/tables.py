@@ -24,6 +24,12 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 picture``, ``2,000 pictures``, ``3 boxes``."""
+    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def size(count: int) -> str:
     """A number of bytes in the unit that a person would use."""
     value = float(count)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from secondlook.cli.progress import bar
+from secondlook.cli.tables import counted
 from secondlook.errors import OutputExists
 
 
@@ -28,4 +29,4 @@ def command(out: Path, count: int, seed: int, size: int) -> None:
         raise OutputExists(f"{out} is not an empty folder; give another --out or remove it")
     with explaining(out), bar("drawing", total=count) as step:
         write_world(out, seed, count, size, progress=step)
-    click.echo(f"{count} pictures in {out / 'images'}, truth in {out / 'truth.json'}")
+    click.echo(f"{counted(count, 'picture')} in {out / 'images'}, truth in {out / 'truth.json'}")

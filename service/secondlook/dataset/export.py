@@ -27,7 +27,7 @@ from secondlook.images import decode
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
 from secondlook.store.snapshots import Snapshot
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook_client.results import Judgement, LabelPath, LabelResult, Outcome
 
 FORMATS = ("coco", "yolo", "voc", "parquet")
 SHOWN, SHOWN_ROWS = 24, 5
@@ -151,6 +151,7 @@ def result_of(entry: Entry, manifest: Manifest) -> LabelResult:
         judgements=tuple(_judgement(box, manifest) for box in entry.boxes),
         proposer="",
         verifier="",
+        path=LabelPath(entry.path.value),
     )
 
 

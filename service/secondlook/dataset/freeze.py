@@ -5,6 +5,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from secondlook.dataset.grouping import Forest, group_id, join_near, split_of
 from secondlook.dataset.manifest import BoxKind, Entry, ManifestWriter, entry_of
 from secondlook.dataset.query import Query
 from secondlook.dataset.statistics import Statistics
-from secondlook.errors import InvalidInput
+from secondlook.errors import BadOntology, InvalidInput
+from secondlook.ontology import Ontology
+from secondlook.ontology_text import dump
 from secondlook.store import Store
 from secondlook.store.care import nothing_forgotten
 from secondlook.store.runs import Run
@@ -44,7 +47,7 @@ def create_snapshot(store: Store, name: str, query: Query) -> Snapshot:
         nothing_forgotten(store.database),
         gather(store, query, runs, classes) as gathering,
     ):
-        return _freeze(store, name, query, classes, gathering)
+        return _freeze(store, name, query, classes, _ontology(classes, runs), gathering)
 
 
 def _runs(store: Store, query: Query) -> list[Run]:
@@ -68,8 +71,26 @@ def _classes(query: Query, runs: Sequence[Run]) -> tuple[str, ...]:
     return query.classes or tuple(known)
 
 
+def _ontology(classes: tuple[str, ...], runs: Sequence[Run]) -> str:
+    """YAML of what was asked for, so that a student's frames can be labelled like its lessons.
+
+    The latest run's word for each class counts; one side of a contrast stands alone.
+    """
+    specs = {spec.name: spec for run in runs for spec in run.ontology.classes}
+    try:
+        return dump(Ontology(tuple(specs[name] for name in classes)))
+    except BadOntology:  # for example one class of a contrast group, the other left out
+        alone = (replace(specs[name], group="") for name in classes)
+        return dump(Ontology(tuple(alone)))
+
+
 def _freeze(
-    store: Store, name: str, query: Query, classes: tuple[str, ...], gathering: Gathering
+    store: Store,
+    name: str,
+    query: Query,
+    classes: tuple[str, ...],
+    ontology: str,
+    gathering: Gathering,
 ) -> Snapshot:
     left_out: Counter[str] = Counter()
     kept = [
@@ -90,7 +111,8 @@ def _freeze(
         statistics.add(entry)
     splits = [share.name for share in query.split]
     manifest = writer.finish(classes, splits, models)
-    counted = {**statistics.plain(), "left_out": dict(sorted(left_out.items()))}
+    left = dict(sorted(left_out.items()))
+    counted = {**statistics.plain(), "left_out": left, "ontology": ontology}
     _warn(query, counted)
     picture_ids = array("q", (gathering.picture_ids[number] for _, number in kept))
     return store.snapshots.add(name, manifest.sha256, query.to_json(), counted, picture_ids)

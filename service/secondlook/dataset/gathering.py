@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
-from secondlook.dataset.manifest import BoxKind, canonical
+from secondlook.dataset.manifest import BoxKind, canonical, path_of
 from secondlook.dataset.query import GroupBy, Query
 from secondlook.labels import Judgement, Outcome
 from secondlook.store import Store
@@ -150,6 +150,7 @@ def _add(
         "boxes": boxes,
         "judged": sorted(of_run),
         "models": sorted({labelled.evidence.proposer, labelled.evidence.verifier} - {""}),
+        **path_of(labelled),
     }
     before = gathering.number_of(sha256)
     if before is not None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from secondlook.errors import Damaged
+from secondlook.labels import Labelled, LabelPath
 from secondlook.store.blobs import Blobs
 
 FORMAT = 1
@@ -67,6 +68,8 @@ class Entry:
     group: str
     """What keeps it on the side of others, 16 hex digits."""
     boxes: tuple[Box, ...]
+    path: LabelPath = LabelPath.TEACHERS
+    """Who labelled it; by the last run that had a say, where there are several."""
 
     def of(self, kind: BoxKind) -> tuple[Box, ...]:
         """The boxes of this kind."""
@@ -146,7 +149,8 @@ def part_entries(content: bytes) -> Iterator[Entry]:
 
 def entry_of(plain: Mapping[str, Any]) -> Entry:
     """Read what ``plain_entry`` made."""
-    return Entry(**{**plain, "boxes": tuple(_box_of(box) for box in plain["boxes"])})
+    path = LabelPath(plain.get("path", LabelPath.TEACHERS))
+    return Entry(**{**plain, "boxes": tuple(_box_of(box) for box in plain["boxes"]), "path": path})
 
 
 def _box_of(plain: Mapping[str, Any]) -> Box:
@@ -176,7 +180,13 @@ def plain_entry(entry: Entry) -> dict[str, Any]:
         }
         for box in entry.boxes
     ]
-    return {**{name: getattr(entry, name) for name in _PLAIN}, "boxes": boxes}
+    return {**{name: getattr(entry, name) for name in _PLAIN}, "boxes": boxes, **path_of(entry)}
+
+
+def path_of(labelled: Entry | Labelled) -> dict[str, str]:
+    """What a record says of who labelled it: nothing where the models did, as in older ones."""
+    taught = labelled.path is LabelPath.TEACHERS
+    return {} if taught else {"path": labelled.path.value}
 
 
 _PLAIN = ("sha256", "name", "format", "size", "width", "height", "split", "group")

@@ -21,6 +21,34 @@ def expose(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
+class Daylight:
+    """One place's light: always the same but for a slow drift, with fresh noise on each picture."""
+
+    def __init__(self, rng: np.random.Generator, width: int, height: int) -> None:
+        """Choose the light of pictures of `width` by `height` pixels."""
+        self._blur = float(rng.uniform(0.2, 0.65)) if rng.random() < 0.5 else 0.0
+        self._factor = _gain(rng) * _falloff(height, width, rng)
+        self._contrast, self._lift = rng.uniform(0.78, 1.12), rng.uniform(-12, 12)
+        strength = np.float32(rng.uniform(0.5, 6.0))
+        shape = (2 * height, 2 * width, 3)  # a window of it, anywhere, is a picture's noise
+        self._noise = rng.standard_normal(shape, dtype=np.float32) * strength
+        self._phase = rng.uniform(0, 2 * np.pi)
+
+    def expose(self, picture: Image.Image, time: float, rng: np.random.Generator) -> np.ndarray:
+        """The (H, W, 3) uint8 picture at `time`, in rounds of the drift."""
+        if self._blur:
+            picture = picture.filter(ImageFilter.GaussianBlur(self._blur))
+        drift = 1 + 0.04 * np.sin(2 * np.pi * time + self._phase)
+        pixels = np.asarray(picture, dtype=np.float32) * (self._factor * np.float32(drift))
+        pixels -= np.float32(118.0)
+        pixels *= np.float32(self._contrast)
+        height, width = pixels.shape[:2]
+        y, x = int(rng.integers(height)), int(rng.integers(width))
+        pixels += self._noise[y : y + height, x : x + width]
+        pixels += np.float32(118.0 + self._lift)
+        return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
 def _gain(rng: np.random.Generator) -> np.ndarray:
     hour = rng.random()
     warm = rng.uniform(-0.08, 0.08)

@@ -23,7 +23,7 @@ from secondlook.demo.proposer_data import Scenes, training_batch
 from secondlook.demo.proposer_eval import detect, figures
 from secondlook.demo.proposer_loss import proposer_loss
 from secondlook.demo.proposer_model import SIZE, build_model, build_processor, save_pretrained
-from secondlook.demo.schedule import warmed_cosine
+from secondlook.distill.schedule import warmed_cosine
 
 WEIGHTS = Path(__file__).parent / "weights" / "proposer"
 HELD_OUT_SEED = 900_001

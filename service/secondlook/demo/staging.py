@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class _Spot:
+class Spot:
     """A place taken: where to stand, the height of a person there, and the boxes to keep clear."""
 
     x: float
@@ -68,7 +69,7 @@ def set_stage(rng: np.random.Generator, width: int, height: int, size: int) -> S
 def fill(rng: np.random.Generator, stage: Stage) -> list[Figure]:
     """Every figure of a scene, farthest first. About 3 % of scenes hold clutter alone."""
     figures: list[Figure] = []
-    spots: list[_Spot] = []
+    spots: list[Spot] = []
     if rng.random() >= 0.03:
         crowd = rng.random() < 0.08
         people = (
@@ -88,21 +89,36 @@ def fill(rng: np.random.Generator, stage: Stage) -> list[Figure]:
 def _add(
     rng: np.random.Generator,
     stage: Stage,
-    spots: list[_Spot],
+    spots: list[Spot],
     figures: list[Figure],
     noun: str | None,
     deepest: float,
 ) -> None:
-    """Find room for one figure and draw it; give up after some attempts."""
+    found = settle(rng, stage, noun, spots, deepest)
+    if found is not None:
+        spots.append(found[0])
+        figures.extend(found[1])
+
+
+def settle(
+    rng: np.random.Generator,
+    stage: Stage,
+    noun: str | None,
+    taken: Sequence[Spot],
+    deepest: float = 1.0,
+) -> tuple[Spot, list[Figure]] | None:
+    """Find room for one figure among the spots taken and draw it; None after some attempts.
+
+    `noun` None is clutter; `deepest` in (0, 1] is how near it may stand.
+    """
     reach = {"person": (0.22, 1.0), "car": (1.2, 0.95), "dog": (0.4, 0.5), "tree": (0.5, 2.0)}.get(
         noun or "", (0.2, 0.4)
     )
     for _ in range(_ATTEMPTS):
         spot = _try_spot(rng, stage, noun, reach, deepest)
-        if all(_clear(spot, other) for other in spots):
-            spots.append(spot)
-            figures.extend(_build(rng, spot, noun))
-            return
+        if all(_clear(spot, other) for other in taken):
+            return spot, _build(rng, spot, noun)
+    return None
 
 
 def _try_spot(
@@ -111,7 +127,7 @@ def _try_spot(
     noun: str | None,
     reach: tuple[float, float],
     deepest: float,
-) -> _Spot:
+) -> Spot:
     depth = rng.uniform(0, deepest)
     scale = stage.person_height(depth) * (rng.uniform(0.86, 1.06) if noun == "person" else 1.0)
     scale = max(scale, stage.far * 0.97)
@@ -128,10 +144,10 @@ def _try_spot(
         if noun == "person"
         else None
     )
-    return _Spot(x, ground, scale, (x - half, ground - tall, x + half, ground), head)
+    return Spot(x, ground, scale, (x - half, ground - tall, x + half, ground), head)
 
 
-def _clear(spot: _Spot, other: _Spot) -> bool:
+def _clear(spot: Spot, other: Spot) -> bool:
     """Whether neither hides the other's head nor most of the other, judged by boxes."""
     near, far = (spot, other) if spot.ground > other.ground else (other, spot)
     if far.head is not None and _covered(far.head, near.box) > 0.1:
@@ -149,7 +165,7 @@ def _covered(
     return wide * tall / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _build(rng: np.random.Generator, spot: _Spot, noun: str | None) -> list[Figure]:
+def _build(rng: np.random.Generator, spot: Spot, noun: str | None) -> list[Figure]:
     """Draw the figure for a spot: one, or a bench together with the helmet that lies on it."""
     flip = bool(rng.random() < 0.5)
     lean = float(rng.normal(0, 0.04)) if noun in ("person", "tree") else 0.0
@@ -177,7 +193,7 @@ def _build(rng: np.random.Generator, spot: _Spot, noun: str | None) -> list[Figu
     return [Figure(noun, colour, wear, spot.ground, tuple(pen.shapes))]
 
 
-def _bench_with_helmet(rng: np.random.Generator, spot: _Spot, colour: str) -> list[Figure]:
+def _bench_with_helmet(rng: np.random.Generator, spot: Spot, colour: str) -> list[Figure]:
     seat, on_top = (
         Pen((spot.x, spot.ground), spot.scale),
         Pen((spot.x, spot.ground - scenery.BENCH_SEAT * spot.scale), spot.scale),

@@ -18,7 +18,6 @@ from transformers import FastVlmForConditionalGeneration
 
 from secondlook.config import ModelOptions
 from secondlook.demo.embedded import load_proposer
-from secondlook.demo.schedule import warmed_cosine
 from secondlook.demo.verifier_data import NAMES, Batch, Samples, batch_of
 from secondlook.demo.verifier_model import (
     GRID,
@@ -30,6 +29,7 @@ from secondlook.demo.verifier_model import (
     see,
 )
 from secondlook.demo.verifier_views import CELLS, LAYERS
+from secondlook.distill.schedule import warmed_cosine
 
 TRAIN_SEED = 1001
 """World of the training."""

@@ -110,7 +110,7 @@ def scene(seed: int, index: int, size: int = 320) -> Scene:
     image = backdrop(rng, *canvas, stage.horizon)
     figures = fill(rng, stage)
     figures, ids = decidable(figures, canvas, size / 320)
-    things = _truth(figures, ids)
+    things = truth_of(figures, ids)
     for figure in figures:
         paint(image, figure.shapes)
     return Scene(expose(image.reduce(SUPERSAMPLE), rng), things)
@@ -121,7 +121,8 @@ def _shape(rng: np.random.Generator, size: int) -> tuple[int, int]:
     return (size, round(size / ratio)) if ratio >= 1 else (round(size * ratio), size)
 
 
-def _truth(figures: list[Figure], ids: np.ndarray) -> tuple[Thing, ...]:
+def truth_of(figures: list[Figure], ids: np.ndarray) -> tuple[Thing, ...]:
+    """What has a name among `figures`, farthest first, by their (H, W) buffer of identities."""
     things: list[Thing] = []
     for order, figure in enumerate(figures):
         if figure.noun is None:

@@ -1,9 +1,10 @@
 """COCO: one JSON file.
 
 Beyond the format's own fields an image says whether it is ``verified_empty`` (looked at twice,
-nothing there, nothing in doubt), and an annotation carries ``score`` (the probability that the
-label is right) and both stages' scores under ``attributes``. An unsure box has ``iscrowd`` 1, as
-COCO marks regions that training must skip and evaluation must forgive, and ``ignore`` 1. Where
+nothing there, nothing in doubt) and which ``path`` made its labels (``teachers``, ``student`` or
+``audit``: teachers with a student compared). An annotation carries ``score`` (the probability that
+the label is right) and both stages' scores under ``attributes``. An unsure box has ``iscrowd`` 1,
+as COCO marks regions that training must skip and evaluation must forgive, and ``ignore`` 1. Where
 they are wanted, rejected boxes are in a list of their own, ``hard_negatives``, which readers of
 COCO pass over.
 """
@@ -57,6 +58,7 @@ def _images(results: Iterator[tuple[str, LabelResult]]) -> Iterator[dict[str, An
             "height": result.height,
             "sha256": result.sha256,
             "verified_empty": not (result.labels or result.of(Outcome.UNSURE)),
+            "path": result.path.value,
         }
 
 

@@ -83,10 +83,10 @@ def _drawn(pixels: Pixels, result: LabelResult, font: Font) -> PILImage.Image:
     canvas = ImageDraw.Draw(picture)
     marks = _marks(result.judgements, factor)
     for box, outcome, _ in marks:
-        _outline(canvas, box, outcome)
+        outline(canvas, box, COLOURS[outcome], DASHES[outcome])
     taken: list[Box] = []
     for box, outcome, name in reversed(marks):  # the small ones first: they have fewer places
-        if place := _free(box, canvas.textlength(name, font) + 8, size, taken):
+        if place := free_place(box, canvas.textlength(name, font) + 8, size, taken):
             taken.append(place)
             canvas.rectangle(place, fill=COLOURS[outcome])
             canvas.text((place[0] + 4, place[1] + 1), name, fill=(0, 0, 0), font=font)
@@ -108,8 +108,14 @@ def _marks(judgements: Sequence[Judgement], factor: float) -> list[tuple[Box, Ou
     return sorted(marks, key=lambda m: -(m[0][2] - m[0][0]) * (m[0][3] - m[0][1]))
 
 
-def _free(box: Box, width: float, size: tuple[int, int], taken: list[Box]) -> Box | None:
-    """A place for words at the box that covers no other words; None when there is none."""
+def free_place(
+    box: Box, width: float, size: tuple[float, float], taken: Sequence[Box]
+) -> Box | None:
+    """A place for words of that ``width`` at the box that covers none of ``taken``.
+
+    It is ``TAG`` high and inside of a picture of ``size`` (width, height); all in pixels. None
+    when there is none.
+    """
     x1, y1, x2, y2 = box
     for left in (x1 - 1, x2 - width + 1):
         for top in (y1 - TAG, y1 + 2, y2 - TAG - 2, y2):
@@ -124,9 +130,15 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _outline(canvas: ImageDraw.ImageDraw, box: Box, outcome: Outcome) -> None:
+def outline(
+    canvas: ImageDraw.ImageDraw,
+    box: Box,
+    colour: tuple[int, int, int],
+    dash: tuple[int, int] = (0, 0),
+) -> None:
+    """Draw a box; ``dash`` is pixels drawn and left out, (0, 0) a whole line."""
     x1, y1, x2, y2 = box
-    drawn, left_out = DASHES[outcome]
+    drawn, left_out = dash
     corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
     for (ax, ay), (bx, by) in itertools.pairwise(corners):
         length = max(abs(bx - ax), abs(by - ay), 1.0)
@@ -134,4 +146,4 @@ def _outline(canvas: ImageDraw.ImageDraw, box: Box, outcome: Outcome) -> None:
         for start in np.arange(0, length, step):
             a, b = start / length, min((start + (drawn or length)) / length, 1)
             piece = (ax + (bx - ax) * a, ay + (by - ay) * a, ax + (bx - ax) * b, ay + (by - ay) * b)
-            canvas.line(piece, fill=COLOURS[outcome], width=3)
+            canvas.line(piece, fill=colour, width=3)

@@ -6,7 +6,7 @@ from html import escape
 from string import Template
 
 from secondlook.totals import Totals
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook_client.results import Judgement, LabelPath, LabelResult, Outcome
 
 CHARACTER = 0.022
 """Width of a tag's character as a share of a picture in the grid."""
@@ -54,7 +54,7 @@ $classes</div>
 CARD = Template("""<figure class="card" tabindex="0" aria-label="$name: $spoken">
 <div class="frame" style="aspect-ratio:$width/$height">$picture
 <svg viewBox="0 0 $width $height" preserveAspectRatio="none">$boxes</svg>$tags</div>
-<figcaption><span class="name">$name</span><span class="tally">$tally</span></figcaption>
+<figcaption><span class="name">$name</span>$path<span class="tally">$tally</span></figcaption>
 </figure>
 """)
 
@@ -86,6 +86,8 @@ def summary(title: str, totals: Totals, words: Words = WORDS) -> str:
         Outcome.UNSURE: totals.unsure,
     }
     figures = [("pictures", totals.pictures), ("boxes proposed", totals.proposals)]
+    if by_student := totals.by_path[LabelPath.STUDENT]:
+        figures.append(("pictures by the student alone", by_student))
     whole = sum(amounts.values()) or 1
     models = " → ".join(m for m in (totals.proposer, totals.verifier) if m)
     return SUMMARY.substitute(
@@ -127,11 +129,22 @@ def card(name: str, result: LabelResult, source: str, problem: str, words: Words
         spoken=", ".join(f"{n} {words[o]}" for o, n in counted),
         width=result.width,
         height=result.height,
+        path=_PATHS[result.path],
         picture=_picture(source, problem),
         boxes="".join(_rectangle(result, words, *mark) for mark in marks),
         tags="".join(_tag(result, place, *mark) for place, mark in enumerate(marks)),
         tally="".join(f'<i class="{o.value}">{n}</i>' for o, n in counted if n),
     )
+
+
+_PATHS = {
+    LabelPath.TEACHERS: "",
+    LabelPath.STUDENT: '<span class="path" title="The student was certain, and audits agree with '
+    'it; no second look was taken">student</span>',
+    LabelPath.AUDIT: '<span class="path" title="The models\' labels; what the student would have '
+    'said was compared with them">audit</span>',
+}
+"""What is said of who labelled a picture; that the models did is what everybody expects."""
 
 
 def _picture(source: str, problem: str) -> str:

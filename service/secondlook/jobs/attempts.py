@@ -39,14 +39,20 @@ class Attempts:
     """Attempts begin and end; ``begin`` and ``ended`` belong to one thread."""
 
     def __init__(
-        self, engine: Engine, threads: Executor, pictures: Pictures, ontology: Ontology
+        self,
+        engine: Engine,
+        threads: Executor,
+        pictures: Pictures,
+        ontology: Ontology,
+        source: str = "",
     ) -> None:
-        """``threads`` read and decode; they may be shared."""
+        """``threads`` read and decode; they may be shared. ``source``: see ``pipeline.Task``."""
         self._engine = engine
         self._threads = threads
         self._pictures = pictures
         self._ontology = ontology
-        self._ended: queue.SimpleQueue[Attempt] = queue.SimpleQueue()
+        self._source = source
+        self._ended: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
         self._at_work: set[int] = set()
         self._stopping = threading.Event()
 
@@ -61,13 +67,21 @@ class Attempts:
         self._threads.submit(self._try, item, time.monotonic())
 
     def ended(self, timeout_s: float) -> Attempt | None:
-        """The next attempt that ended; None when none does in ``timeout_s`` (0 does not wait)."""
+        """The next attempt that ended; None when none does in ``timeout_s`` (0 does not wait).
+
+        None also after a ``nudge``.
+        """
         try:
             attempt = self._ended.get(timeout=timeout_s) if timeout_s else self._ended.get_nowait()
         except queue.Empty:
             return None
-        self._at_work.discard(attempt.item.id)
+        if attempt is not None:
+            self._at_work.discard(attempt.item.id)
         return attempt
+
+    def nudge(self) -> None:
+        """End a wait in ``ended``; from any thread."""
+        self._ended.put(None)
 
     def stop(self) -> None:
         """Begin nothing more: pictures that wait for a place in the engine end at once."""
@@ -76,7 +90,7 @@ class Attempts:
     def _try(self, item: Item, began: float) -> None:
         try:
             prepared = self._pictures.prepare(item)
-            future = self._submit(Task(prepared.image, self._ontology))
+            future = self._submit(Task(prepared.image, self._ontology, self._source))
         except BaseException as failure:  # whatever it is, the attempt must be given back
             self._ended.put(Attempt(item, began, failure))
             return

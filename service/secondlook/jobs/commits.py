@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 FULL = 64
 """Outcomes that are written at once, however young."""
-LONGEST_S = 0.1
-"""An outcome does not wait longer than this for company."""
+LONGEST_S = 0.5
+"""An outcome does not wait longer than this for company: a commit costs as much as ten outcomes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ class Commits:
             for outcome in self._pending:
                 self._write_alone(outcome)
         self._pending = []
-        if not self._run.proposer:  # named by the first result
+        if not self._run.named:  # by the first result of its models
             self._run = self._store.records.run(self._run.name)
 
     def _add(self, outcome: _Outcome) -> None:

@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 
 MAX_JOBS = 64
 """Worked on at one time; the others wait."""
-LOOK_EVERY_S = 0.25
-"""How soon a job with something to do is noticed."""
+LOOK_EVERY_S = 0.5
+"""How soon a job to which another process gave something to do is noticed."""
+NOT_SOONER_S = 0.05
+"""Between two looks, however much is written."""
 LEASE_S = 15.0
 """A server that was not heard of for this long is taken for dead."""
 PAUSE_S = 2.0
@@ -73,6 +75,7 @@ class JobRunner:
         self._claims = 0
         self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
         self._stopping = threading.Event()
+        self._wake = threading.Event()
         self._renew_at = 0.0
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
@@ -96,6 +99,7 @@ class JobRunner:
         Call it while the engine still runs.
         """
         self._stopping.set()
+        self._wake.set()
         if self._thread.ident:
             self._thread.join()
         for worker, _ in self._workers.values():
@@ -105,22 +109,32 @@ class JobRunner:
         self._threads.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._look()
-                pause_s = LOOK_EVERY_S
-            except (Unavailable, StorageFull) as failure:
-                log.warning("looking for jobs failed: %s", failure)
-                pause_s = PAUSE_S
-            except Exception:
-                log.exception("looking for jobs failed")
-                pause_s = PAUSE_S
-            self._stopping.wait(pause_s)
+        with self._store.database.written.heard_by(self._wake.set):
+            while not self._stopping.is_set():
+                self._wake.clear()
+                if self._has_looked():
+                    self._stopping.wait(NOT_SOONER_S)
+                    self._wake.wait(LOOK_EVERY_S)
+                else:
+                    self._stopping.wait(PAUSE_S)
+
+    def _has_looked(self) -> bool:
+        try:
+            self._look()
+        except (Unavailable, StorageFull) as failure:
+            log.warning("looking for jobs failed: %s", failure)
+        except Exception:
+            log.exception("looking for jobs failed")
+        else:
+            return True
+        return False
 
     def _look(self) -> None:
         """Let go of workers that ended, keep the leases, take what waits."""
-        for run_id, (_, thread) in list(self._workers.items()):
-            if not thread.is_alive():
+        for run_id, (worker, thread) in list(self._workers.items()):
+            if thread.is_alive():
+                worker.look()
+            else:
                 del self._workers[run_id]
         if time.monotonic() >= self._renew_at:
             self._renew()

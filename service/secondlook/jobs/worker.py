@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 PAGE = 128
 """Items fetched at a time."""
-POLL_S = 0.1
+POLL_S = 0.25
+"""Between two looks at what changes without a word: the time, and what other servers write."""
 LINGER_S = 2.0
 """An open job with nothing to do is let go after this long."""
 NOT_HERE_S = 5.0
@@ -89,17 +90,26 @@ class Worker:
         """What the listing of the folder waits for."""
         self._said = job.message
         self._ready: deque[Item] = deque()
+        self._nudge: Callable[[], None] = lambda: None
+        """Ends a wait for attempts."""
         self._idle_since = time.monotonic()
         self._fetch_at = self._look_at = 0.0
 
     def stop(self) -> None:
         """Begin nothing more, finish what is under way, and give the job back."""
         self._halt.set()
+        self._nudge()
 
     def lose(self) -> None:
         """The job is another's, or was cancelled: drop everything."""
         self._lost = True
-        self._halt.set()
+        self.stop()
+
+    def look(self) -> None:
+        """There may be something new to do; from any thread."""
+        if not self._ready:
+            self._fetch_at = self._look_at = 0.0
+            self._nudge()
 
     def run(self) -> None:
         """Work until the job ends, is lost, or ``stop`` is called; never raises."""
@@ -136,7 +146,9 @@ class Worker:
             shop.threads,
             Pictures(shop.store.blobs, root, shop.limits),
             self._commits.ontology,
+            f"job:{job.name}",
         )
+        self._nudge = self._attempts.nudge
         lister = threading.Thread(target=self._list, args=(root,), name=f"list-{job.run_id}")
         if job.state is JobState.LISTING:
             lister.start()
@@ -144,6 +156,7 @@ class Worker:
             while not self._halt.is_set():
                 self._fill()
                 self._collect(POLL_S)
+                self._fill()  # before a commit, during which the models would have nothing to do
                 self._commit()
                 self._tell()
                 if self._is_over():

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from secondlook.boxes import area
 from secondlook.columns import Columns
-from secondlook.decide import decide, in_words
-from secondlook.labels import NOT_ASKED, Answer, Boxes, Outcome, Verdict
-from secondlook.ontology import Ontology
+from secondlook.decide import decide, decide_for_student, in_students_words, in_words
+from secondlook.labels import NOT_ASKED, Answer, Boxes, Decision, Outcome, Verdict
+from secondlook.ontology import ClassSpec, Ontology
 from secondlook.store.batches import Decided, Gathered
 from secondlook.store.packing import OUTCOMES, asks_of
 
@@ -55,17 +55,20 @@ class Decider:
     def _candidates(self, found: "_Found", members: tuple[int, ...]) -> NDArray[np.intp]:
         """Boxes to be judged for one group, picture by picture, the best score first."""
         specs = [self._ontology.classes[place] for place in members]
-        thresholds = np.array([spec.threshold for spec in specs], dtype=np.float32)
         scores = found.scores[:, list(members)]
-        boxes = np.flatnonzero((scores >= thresholds).any(axis=1))
+        boxes = np.flatnonzero(self._above(specs, scores).any(axis=1))
         best = scores[boxes].max(axis=1, initial=0)
         order = np.lexsort((-best, found.pictures[boxes]))
         boxes = boxes[order]
         return boxes[_kept(found.gathered.boxes[boxes], found.pictures[boxes], self._max_iou)]
 
+    def _above(self, specs: list[ClassSpec], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(boxes, members) whether a box is worth judging for a class."""
+        return scores >= np.array([spec.threshold for spec in specs], dtype=np.float32)
+
     def _judge(self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]) -> None:
         specs = [self._ontology.classes[place] for place in members]
-        p_yes = self._answers(found.gathered, boxes, members)
+        p_yes = self._answers(found, boxes, members)
         yes = p_yes >= np.array([spec.accept for spec in specs], dtype=np.float64)
         no = p_yes <= np.array([spec.reject for spec in specs], dtype=np.float64)
         outcomes = np.where(yes, _YES, np.where(no, _NO, _OPEN))
@@ -75,24 +78,32 @@ class Decider:
         claims, open_ = yes.sum(axis=1), ~(yes | no)
         hard = np.isnan(p_yes).any(axis=1) | (claims > 1) | ((claims > 0) & open_.any(axis=1))
         reasons = [
-            in_words(spec, OUTCOMES[outcome], p)
+            self._words(spec, OUTCOMES[outcome], p)
             for of_box, ps in zip(outcomes.tolist(), p_yes.tolist(), strict=True)
             for spec, outcome, p in zip(specs, of_box, ps, strict=True)
         ]
         for at in np.flatnonzero(hard).tolist():
             box = int(boxes[at])
-            scores = found.scores[box, list(members)].tolist()
-            verdicts = [self._verdict(found.gathered, box, place) for place in members]
-            for side, decision in enumerate(decide(specs, scores, verdicts)):
+            for side, decision in enumerate(self._decide_box(found, box, members)):
                 outcomes[at, side] = OUTCOMES.index(decision.outcome)
                 probabilities[at, side] = decision.probability
                 reasons[at * len(specs) + side] = decision.reason
         found.add(boxes, members, outcomes, probabilities, reasons)
 
+    def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
+        specs = [self._ontology.classes[place] for place in members]
+        scores = found.scores[box, list(members)].tolist()
+        verdicts = [self._verdict(found.gathered, box, place) for place in members]
+        return decide(specs, scores, verdicts)
+
+    def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+        return in_words(spec, outcome, p_yes)
+
     def _answers(
-        self, gathered: Gathered, boxes: NDArray[np.intp], members: tuple[int, ...]
+        self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
     ) -> NDArray[np.float64]:
         """(boxes, members) P(yes); NaN where there is none."""
+        gathered = found.gathered
         p_yes = np.full((len(boxes), len(members)), np.nan)
         for side, place in enumerate(members):
             if self._verified and self._asks[place] >= 0:
@@ -108,6 +119,25 @@ class Decider:
         silent = gathered.silent.get((box, ask), _NO_ANSWER)
         answer = silent if np.isnan(p_yes) else Answer(float(p_yes))
         return Verdict(spec.question, spec.view, answer, "", 0.0)
+
+
+class StudentDecider(Decider):
+    """The same for what a student said alone: its scores stand where the answers would."""
+
+    def _above(self, specs: list[ClassSpec], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return scores > np.array([spec.reject for spec in specs], dtype=np.float64)
+
+    def _answers(
+        self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        return found.scores[np.ix_(boxes, np.array(members))].astype(np.float64)
+
+    def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+        return in_students_words(spec, outcome, p_yes)
+
+    def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
+        specs = [self._ontology.classes[place] for place in members]
+        return decide_for_student(specs, found.scores[box, list(members)].tolist())
 
 
 class _Found:

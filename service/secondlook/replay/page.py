@@ -105,6 +105,7 @@ def _view(result: Result, judgements: Iterable[Judgement]) -> LabelResult:
         ),
         proposer=labelled.evidence.proposer,
         verifier=labelled.evidence.verifier,
+        path=results.LabelPath(labelled.path.value),
     )
 
 

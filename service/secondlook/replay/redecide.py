@@ -10,9 +10,9 @@ from typing import Any
 
 from secondlook.columns import check_questions, columns_for
 from secondlook.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
-from secondlook.labels import NOT_ASKED
+from secondlook.labels import NOT_ASKED, LabelPath
 from secondlook.ontology import Ontology
-from secondlook.replay.deciding import Decider
+from secondlook.replay.deciding import Decider, StudentDecider
 from secondlook.store import Store
 from secondlook.store.batches import Decided, gather
 from secondlook.store.care import nothing_forgotten
@@ -89,28 +89,34 @@ class _Deciders:
     def __init__(self, store: Store, run: Run) -> None:
         self._store = store
         self._run = run
-        self._known: dict[tuple[int, bool], tuple[Ontology, Decider]] = {}
+        self._known: dict[tuple[int, bool, bool], tuple[Ontology, Decider]] = {}
 
     def decide(self, packed: list[Packed]) -> Decided:
         """``packed`` are of one kind."""
-        kind = (packed[0].ontology_id, packed[0].verified)
+        kind = _kind(packed[0])
         if kind not in self._known:
             self._known[kind] = self._make(*kind)
         kept, decider = self._known[kind]
         return decider.decide(gather([one.content for one in packed], kept))
 
-    def _make(self, ontology_id: int, verified: bool) -> tuple[Ontology, Decider]:
+    def _make(self, ontology_id: int, verified: bool, by_student: bool) -> tuple[Ontology, Decider]:
         with self._store.database.reading() as connection:
             kept = load_ontology(connection, ontology_id)
         wanted = self._run.ontology
-        columns = columns_for(wanted, kept)
-        return kept, Decider(wanted, kept, columns, self._run.max_iou, verified=verified)
+        path = LabelPath.STUDENT if by_student else LabelPath.TEACHERS
+        columns, max_iou = columns_for(wanted, kept, path), self._run.max_iou
+        if by_student:
+            return kept, StudentDecider(wanted, kept, columns, max_iou, verified=False)
+        return kept, Decider(wanted, kept, columns, max_iou, verified=verified)
 
 
 def _by_kind(packed: list[Packed]) -> list[list[Packed]]:
     """Neighbours that one decider can take; the order stays."""
-    kinds = groupby(packed, key=lambda one: (one.ontology_id, one.verified))
-    return [list(members) for _, members in kinds]
+    return [list(members) for _, members in groupby(packed, key=_kind)]
+
+
+def _kind(packed: Packed) -> tuple[int, bool, bool]:
+    return packed.ontology_id, packed.verified, packed.path is LabelPath.STUDENT
 
 
 def _settings(parent: Run, max_iou: float | None) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def _check(store: Store, parent: Run, ontology: Ontology) -> None:
         while asked_by.parent_id is not None:
             asked_by = load_run_by_id(connection, asked_by.parent_id)
     columns = columns_for(ontology, asked_by.ontology)
-    if asked_by.verifier:
+    if asked_by.verifier or asked_by.settings.get("cascade"):
         check_questions(ontology, asked_by.ontology)
     floor = float(parent.settings.get("floor", 0.0))
     for spec, places in zip(ontology.classes, columns.places, strict=True):

@@ -18,6 +18,8 @@ SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 )
 """What counts as a picture by its name in a folder, in any case; a file named outright always."""
+UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
+"""Pictures too, which nothing here reads: each is refused, so that none is missed in silence."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Selection:
                 waiting.append(self._entries(path))
             elif path.suffix.lower() in SUFFIXES:
                 yield self._source(path)
+            elif form := UNREAD.get(path.suffix.lower()):
+                yield self._refused(path, f"{form} is not read; convert it to JPEG")
 
     def _entries(self, folder: Path) -> Iterator[Path | Source]:
         try:

@@ -2,11 +2,21 @@
 
 import ipaddress
 import socket
+from contextlib import suppress
 
 
 def joined(host: str, port: int) -> str:
     """``host:port``, with brackets where they are needed."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable_here(host: str, port: int) -> str:
+    """Where this machine itself reaches a server that listens on ``host``."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return joined(host, port)
 
 
 def is_loopback(host: str) -> bool:

@@ -28,8 +28,9 @@ from grpc_reflection.v1alpha import reflection
 
 from secondlook.engine import Engine
 from secondlook.errors import BadSetting
+from secondlook.jobs.trainer import Trainer
 from secondlook.ontology import Ontology
-from secondlook.server.addresses import is_loopback, joined, why_no_port
+from secondlook.server.addresses import is_loopback, joined, reachable_here, why_no_port
 from secondlook.server.datasets import DatasetServicer
 from secondlook.server.intake import Intake
 from secondlook.server.interceptors import CallInterceptor
@@ -37,6 +38,7 @@ from secondlook.server.jobs import JobServicer
 from secondlook.server.keeping import Keeping
 from secondlook.server.labeling import MAX_STREAMS, LabelingServicer
 from secondlook.server.metrics import Metrics, MetricsEndpoint
+from secondlook.server.models import ModelServicer
 from secondlook.server.options import ServerOptions
 from secondlook.server.symbols import PoolWithMethods
 from secondlook.store import Store
@@ -47,13 +49,15 @@ from secondlook_client.v1 import (
     jobs_pb2_grpc,
     labeling_pb2,
     labeling_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
 )
 
 log = logging.getLogger(__name__)
 
 SERVICES = tuple(
     service.full_name
-    for file in (labeling_pb2, jobs_pb2, datasets_pb2)
+    for file in (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 CALLS_BESIDES = 2 * MAX_STREAMS
@@ -93,9 +97,11 @@ class Server:
             Keeping(store, engine, self.options.image_limits, self.options.roots) if store else None
         )
         self._jobs = JobServicer(
-            self._keeping, ontology, engine.pipeline.limits, self.options.roots, self._stopping
+            self._keeping, ontology, engine.settings, self.options.roots, self._stopping
         )
         self._datasets = DatasetServicer(store, self._stopping)
+        self._trainer = _trainer(store, self.options)
+        self._models = ModelServicer(store, self._trainer, self._stopping)
         self._health = health.aio.HealthServicer()
         self._metrics_endpoint: MetricsEndpoint | None = None
         self._grpc = self._built()
@@ -121,6 +127,8 @@ class Server:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         if self._keeping is not None:
             self._keeping.runner.start()
+        if self._trainer is not None:
+            await asyncio.to_thread(self._trainer.start, reachable_here(options.host, port))
         self.address = joined(options.host, port)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
 
@@ -138,6 +146,8 @@ class Server:
             return
         await self._health.enter_graceful_shutdown()
         self._stopping.set()
+        if self._trainer is not None:
+            await asyncio.to_thread(self._trainer.close)
         if self._keeping is not None:
             await self._keeping.close()
         with contextlib.suppress(TimeoutError):
@@ -147,6 +157,7 @@ class Server:
         self._intake.close()
         self._jobs.close()
         self._datasets.close()
+        self._models.close()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
         log.info("stopped", extra={"address": self.address})
@@ -157,6 +168,7 @@ class Server:
         self._intake.close()
         self._jobs.close()
         self._datasets.close()
+        self._models.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -201,11 +213,18 @@ class Server:
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(servicer, server)
         jobs_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         pool = PoolWithMethods(descriptor_pool.Default())
         reflection.enable_server_reflection(names, server, pool)
         return server
+
+
+def _trainer(store: Store | None, options: ServerOptions) -> Trainer | None:
+    if store is None or options.trainings is None or not options.trainings_at_once:
+        return None
+    return Trainer(store, options.trainings, options.trainings_at_once)
 
 
 @contextlib.contextmanager

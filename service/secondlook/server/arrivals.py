@@ -15,6 +15,8 @@ from secondlook.store.uploads import Arrived, Uploads
 
 WRITERS = 4
 """Pictures written at a time: most of the time of each is the disk's."""
+GATHER_S = 0.01
+"""The first of a transaction waits so long for others: clients send several at a time."""
 MAX_AT_ONCE = 256
 """Pictures in one transaction."""
 MAX_BYTES = 256 * 2**20
@@ -66,6 +68,7 @@ class Arrivals:
         """Until nothing waits: there is one commit at a time, so the next one gathers company."""
         try:
             while self._waiting:
+                await asyncio.sleep(GATHER_S)
                 await self._commit(self._next())
         finally:
             self._committing = None

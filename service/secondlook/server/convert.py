@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 from secondlook.errors import BadOntology, BadRequest
-from secondlook.labels import Judgement, Labelled, Outcome, Verdict, View
+from secondlook.labels import Judgement, Labelled, LabelPath, Outcome, Verdict, View
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
@@ -22,6 +22,12 @@ _OUTCOMES = {
     Outcome.ACCEPT: pb.OUTCOME_ACCEPT,
     Outcome.REJECT: pb.OUTCOME_REJECT,
     Outcome.UNSURE: pb.OUTCOME_UNSURE,
+}
+
+_PATHS = {
+    LabelPath.TEACHERS: pb.LABEL_PATH_TEACHERS,
+    LabelPath.STUDENT: pb.LABEL_PATH_STUDENT,
+    LabelPath.AUDIT: pb.LABEL_PATH_AUDIT,
 }
 
 
@@ -132,6 +138,7 @@ def labelled_message(labelled: Labelled, every: bool) -> pb.Labelled:
         proposer=labelled.evidence.proposer,
         verifier=labelled.evidence.verifier,
         timings_ms=labelled.timings_ms,
+        path=_PATHS[labelled.path],
     )
 
 

@@ -1,7 +1,6 @@
 """Streams that follow a job: its news and its results, as they come."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,8 +11,10 @@ from secondlook.store import Store
 from secondlook.store.job import Job, JobState
 from secondlook_client.v1 import jobs_pb2 as pb
 
-LOOK_EVERY_S = 0.25
-"""Between two looks at the database for news."""
+LOOK_EVERY_S = 0.5
+"""Between two looks at the database for what another process wrote; for our own a bell rings."""
+RESULTS_NOT_SOONER_S, NEWS_NOT_SOONER_S = 0.02, 0.25
+"""Between two looks, however much is written."""
 TELL_EVERY_S = 1.0
 """A watcher hears at least so often, so that it knows that the line stands."""
 RESULTS_AT_ONCE = 64
@@ -41,15 +42,17 @@ class Following:
         """
         pace, told, told_at = Pace(), None, 0.0
         loop = asyncio.get_running_loop()
-        while True:
-            job = await self._in_thread(lambda: self._store.queue.get(name))
-            rate = pace.per_second(job.done + job.failed)
-            if job != told or loop.time() - told_at >= TELL_EVERY_S:
-                await write(_news(job, rate))
-                told, told_at = job, loop.time()
-            if not job.active:
-                return
-            await self._rest()
+        with self._store.database.written.waking() as written:
+            while True:
+                written.clear()
+                job = await self._in_thread(lambda: self._store.queue.get(name))
+                rate = pace.per_second(job.done + job.failed)
+                if job != told or loop.time() - told_at >= TELL_EVERY_S:
+                    await write(_news(job, rate))
+                    told, told_at = job, loop.time()
+                if not job.active:
+                    return
+                await self._rest(written, NEWS_NOT_SOONER_S)
 
     async def results(self, name: str, after: int, every: bool, follow: bool, write: Write) -> None:
         """Write the results behind the cursor ``after``; with ``follow``, until the job is over.
@@ -59,15 +62,17 @@ class Following:
         if after > LARGEST_CURSOR:
             raise BadRequest(f"expected a cursor that ListResults answered with, got {after}")
         run = await self._in_thread(lambda: self._store.records.run(name))
-        while True:
-            # Asked before the results are read, so that none comes between and is missed.
-            over = not follow or await self._over(name)
-            while found := await self._in_thread(partial(self._read, run.id, after, every)):
-                await self._write_results(found, write)
-                after = found[-1].cursor
-            if over:
-                return
-            await self._rest()
+        with self._store.database.written.waking() as written:
+            while True:
+                written.clear()
+                # Asked before the results are read, so that none comes between and is missed.
+                over = not follow or await self._over(name)
+                while found := await self._in_thread(partial(self._read, run.id, after, every)):
+                    await self._write_results(found, write)
+                    after = found[-1].cursor
+                if over:
+                    return
+                await self._rest(written, RESULTS_NOT_SOONER_S)
 
     def _read(self, run_id: int, after: int, every: bool) -> list[pb.JobResult]:
         found = self._store.records.results(run_id, after, RESULTS_AT_ONCE)
@@ -92,9 +97,15 @@ class Following:
             return True
         return not job.active
 
-    async def _rest(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), LOOK_EVERY_S)
+    async def _rest(self, written: asyncio.Event, not_sooner_s: float) -> None:
+        """Until something is written or might have been. Raises ``ShuttingDown``."""
+        await asyncio.sleep(not_sooner_s)
+        waits = [asyncio.ensure_future(event.wait()) for event in (written, self._stopping)]
+        try:
+            await asyncio.wait(waits, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
         if self._stopping.is_set():
             raise ShuttingDown("the server is shutting down; follow the job again in a moment")
 

@@ -31,9 +31,14 @@ class Intake:
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
 
     async def label(
-        self, data: bytes, name: str, ontology: Ontology, deadline: float | None = None
+        self,
+        data: bytes,
+        name: str,
+        ontology: Ontology,
+        deadline: float | None = None,
+        source: str = "",
     ) -> Labelled:
-        """Label one picture; ``deadline`` is a ``time.monotonic()`` moment.
+        """Label one picture; ``deadline`` is a ``time.monotonic()`` moment, ``source`` its stream.
 
         Raises ``Busy``, ``BadImage``, ``ImageTooLarge``, ``DeadlineExceeded``, or what a model
         raised. Cancelling it takes the picture out, unless a model is already at work on it.
@@ -50,7 +55,7 @@ class Intake:
             started = time.perf_counter()
             image = await self._decoded(data, name, deadline)
             decode_ms = (time.perf_counter() - started) * 1000
-            future = self._engine.submit(Task(image, ontology), deadline)
+            future = self._engine.submit(Task(image, ontology, source), deadline)
             labelled = await asyncio.wrap_future(future)
         finally:
             self._inside -= 1

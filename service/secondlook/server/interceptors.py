@@ -34,6 +34,7 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 _KINDS: Mapping[tuple[bool, bool], Callable[[Any], tuple[Any, Behaviour]]] = {
     (False, False): lambda h: (grpc.unary_unary_rpc_method_handler, h.unary_unary),
     (False, True): lambda h: (grpc.unary_stream_rpc_method_handler, h.unary_stream),
+    (True, False): lambda h: (grpc.stream_unary_rpc_method_handler, h.stream_unary),
     (True, True): lambda h: (grpc.stream_stream_rpc_method_handler, h.stream_stream),
 }
 """gRPC's maker of handlers and the handler's behaviour, by (request, response) streaming."""

@@ -2,13 +2,15 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b, sha256
 
 from secondlook.errors import BadRequest
+from secondlook.labels import LabelPath
 from secondlook.ontology import Ontology
 from secondlook.server.convert import labelled_message, ontology_message
 from secondlook.store.job import Failure, Job, JobState
+from secondlook.store.paths import Stretch
 from secondlook.store.records import Result
 from secondlook_client.v1 import jobs_pb2 as pb
 
@@ -29,8 +31,10 @@ _STATES = {
 }
 
 
-def job_message(job: Job, ontology: Ontology | None = None) -> pb.Job:
-    """A job as it stands; with its classes where they are given."""
+def job_message(
+    job: Job, ontology: Ontology | None = None, paths: Sequence[Stretch] = ()
+) -> pb.Job:
+    """A job as it stands; with its classes, and who labelled it, where they are given."""
     return pb.Job(
         name=job.name,
         kind=_KINDS.get(job.kind, pb.JOB_KIND_UNSPECIFIED),
@@ -44,6 +48,14 @@ def job_message(job: Job, ontology: Ontology | None = None) -> pb.Job:
         created_at=job.created_at,
         changed_at=job.changed_at,
         ontology=ontology_message(ontology) if ontology else None,
+        paths=[
+            pb.PathCounts(
+                begin=part.begin,
+                end=part.end,
+                **{path.value: part.pictures.get(path, 0) for path in LabelPath},
+            )
+            for part in paths
+        ],
     )
 
 

@@ -1,7 +1,7 @@
 """The servicer of jobs: each call is checked, handed to the store, and answered."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from secondlook.errors import AlreadyExists, BadRequest, NotSupported
 from secondlook.jobs.roots import allowed
 from secondlook.ontology import Ontology
-from secondlook.pipeline import Limits, settings_of
 from secondlook.server.arrivals import Arrivals
 from secondlook.server.convert import Ontologies, kept_name, wants_all
 from secondlook.server.following import Following
@@ -31,6 +30,8 @@ T = TypeVar("T")
 
 THREADS = 8
 """Calls that wait for the database at one time."""
+TAKES_MORE_S = 1.0
+"""How long a job that took a picture is believed to take others; each commit asks it again."""
 MAX_OFFERED = 10_000
 MAX_JOBS, SOME_JOBS = 500, 50
 MAX_FAILURES, SOME_FAILURES = 1000, 200
@@ -43,23 +44,25 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self,
         keeping: Keeping | None,
         default: Ontology | None,
-        limits: Limits,
+        settings: Mapping[str, Any],
         roots: Sequence[Path],
         stopping: asyncio.Event,
     ) -> None:
-        """``limits`` are kept with each new job, whose folder must be in one of ``roots``.
+        """``settings`` are kept with each new job, whose folder must be in one of ``roots``.
 
         ``stopping`` ends the calls that follow a job.
         """
         self._keeping = keeping
         self._ontologies = Ontologies(default)
-        self._settings = settings_of(limits)
+        self._settings = settings
         self._roots = roots
         self._stopping = stopping
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         store = keeping.store if keeping else None
         self._uploads = Uploads(store.database, store.blobs) if store else None
         self._arrivals = Arrivals(self._uploads) if self._uploads else None
+        self._takes_more: dict[str, float] = {}
+        """Until when, by the loop's clock, by name of job."""
 
     def close(self) -> None:
         """Let the threads end; call it when no call is running."""
@@ -106,7 +109,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         self._store()
         assert self._arrivals
         name = kept_name(request.name)
-        await self._upload(request.job)  # or anybody could fill the disk
+        await self._check_takes_more(request.job)  # or anybody could fill the disk
         given = request.HasField("key")
         key = request.key if given else key_of(name, request.image)
         already = await self._arrivals.keep(request.job, key, name, request.image)
@@ -128,7 +131,8 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         store = self._store()
         job = await self._in_thread(lambda: store.queue.get(request.job))
         run = await self._in_thread(lambda: store.records.run(request.job))
-        return pb.GetJobResponse(job=job_message(job, run.ontology))
+        paths = await self._in_thread(lambda: store.records.paths(run.id)) if request.paths else ()
+        return pb.GetJobResponse(job=job_message(job, run.ontology, paths))
 
     async def ListJobs(  # noqa: N802
         self, request: pb.ListJobsRequest, context: Any
@@ -207,6 +211,14 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         uploads = self._uploads
         assert uploads
         return await self._in_thread(lambda: uploads.job(name))
+
+    async def _check_takes_more(self, name: str) -> None:
+        """Raises what ``_upload`` does."""
+        now = asyncio.get_running_loop().time()
+        if self._takes_more.get(name, 0.0) < now:
+            await self._upload(name)
+            self._takes_more = {n: until for n, until in self._takes_more.items() if until >= now}
+            self._takes_more[name] = now + TAKES_MORE_S
 
     def _source(self, request: pb.CreateJobRequest) -> tuple[str, str]:
         """Kind and folder of a new job. Raises ``BadRequest``, ``NotAllowed``, ``NotFound``."""

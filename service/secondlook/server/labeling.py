@@ -10,7 +10,6 @@ from secondlook.engine import Engine
 from secondlook.errors import BadRequest, Busy, NotSupported
 from secondlook.labels import Labelled
 from secondlook.ontology import Ontology
-from secondlook.pipeline import settings_of
 from secondlook.server.capture import CaptureStream
 from secondlook.server.convert import (
     Ontologies,
@@ -90,10 +89,10 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     async def _label_live(self, opening: pb.StreamOpening, requests: Any, context: Any) -> None:
         ontology, every = self._ontologies.of(opening), wants_all(opening.detail)
         max_pending = opening.max_pending or DEFAULT_PENDING
-        deadline = _deadline(context)
+        deadline, source = _deadline(context), f"live:{opening.stream_id}"
 
         async def label(data: bytes, name: str) -> Labelled:
-            labelled = await self._intake.label(data, name, ontology, deadline)
+            labelled = await self._intake.label(data, name, ontology, deadline, source)
             self._metrics.judged(labelled)
             return labelled
 
@@ -116,9 +115,8 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
                 "this server keeps nothing, so it cannot capture; start it with --data FOLDER"
             )
         wanted = self._ontologies.of(opening) if opening.HasField("ontology") else None
-        settings = settings_of(self._engine.pipeline.limits)
         found = await asyncio.to_thread(
-            frames.open, opening.stream_id, wanted, self._default, settings
+            frames.open, opening.stream_id, wanted, self._default, self._engine.settings
         )
         opened = pb.StreamOpened(resume_after=found.resume_after)
         await context.write(pb.LabelStreamResponse(opened=opened))
@@ -143,6 +141,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             default_ontology=ontology_message(self._default) if self._default else None,
             max_message_bytes=self._max_message_bytes,
             max_pictures=self._engine.limits.max_pictures,
+            student=self._engine.student,
         )
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from secondlook.cascade import Passed
 from secondlook.errors import BadSetting
 from secondlook.labels import Labelled
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+AGREEMENTS = (0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 
 
 class Metrics:
@@ -62,6 +64,29 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._pictures = Counter(
+            "secondlook_pictures",
+            "Pictures labelled, by who did it: teachers, student, or audit (teachers, compared).",
+            ("path",),
+            registry=self.registry,
+        )
+        self._agreement = Histogram(
+            "secondlook_audit_agreement",
+            "F1 of a student's labels against its teachers' on each audited picture.",
+            buckets=AGREEMENTS,
+            registry=self.registry,
+        )
+        self._trusted = Gauge(
+            "secondlook_student_trusted",
+            "Jobs and streams on which the student labels alone what it is certain of.",
+            registry=self.registry,
+        )
+        self._watched = Gauge(
+            "secondlook_student_watched",
+            "Jobs and streams on which the student is or could be trusted.",
+            registry=self.registry,
+        )
+
     def call_ended(self, method: str, reason: str, seconds: float, streaming: bool) -> None:
         """A call of ``method`` ended; ``reason`` is ``ok`` or the error's."""
         self._calls.labels(method, reason).inc()
@@ -72,6 +97,14 @@ class Metrics:
         """For ``Engine(observe=...)``: a stage ran a batch."""
         self._batches.labels(stage).observe(size)
         self._stages.labels(stage).observe(seconds)
+
+    def passed(self, passed: Passed) -> None:
+        """For ``Cascade(tell=...)``: a picture got its labels."""
+        self._pictures.labels(passed.path.value).inc()
+        if passed.agreement is not None:
+            self._agreement.observe(passed.agreement)
+        self._trusted.set(passed.trusted)
+        self._watched.set(passed.watched)
 
     def judged(self, labelled: Labelled) -> None:
         """A picture was labelled."""

@@ -27,6 +27,9 @@ class ServerOptions:
     """How long stopping waits for what was accepted."""
     roots: tuple[Path, ...] = ()
     """Folders that jobs may read pictures from."""
+    trainings: Path | None = None
+    """Folder that students are trained in; None: none are trained here."""
+    trainings_at_once: int = 1
 
     @property
     def max_message_bytes(self) -> int:

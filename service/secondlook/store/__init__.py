@@ -1,7 +1,7 @@
 """Everything that is kept: rows in SQLite or PostgreSQL, bytes in a folder or an object store.
 
     DIR/store.db    the SQLite database, unless there is a ``database_url``
-    DIR/blobs/      pictures and manifests by sha256, unless there is a ``blob_url``
+    DIR/blobs/      pictures, manifests and students by sha256, unless there is a ``blob_url``
     DIR/server.lock held by the one server that works on the SQLite database
 
 This package is the only place with SQL.
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from secondlook.store.queue import Queue
     from secondlook.store.records import Records
     from secondlook.store.snapshots import Snapshots
+    from secondlook.store.students import Students
+    from secondlook.store.trainings import Trainings
 
 DATABASE_FILE, BLOBS_FOLDER, LOCK_FILE = "store.db", "blobs", "server.lock"
 
@@ -57,6 +59,20 @@ class Store:
 
         return Snapshots(self.database, self.blobs)
 
+    @cached_property
+    def students(self) -> "Students":
+        """Versions of small detectors."""
+        from secondlook.store.students import Students
+
+        return Students(self.database, self.blobs)
+
+    @cached_property
+    def trainings(self) -> "Trainings":
+        """Students in the making."""
+        from secondlook.store.trainings import Trainings
+
+        return Trainings(self.database)
+
     def close(self) -> None:
         """Close the connections; nothing is pending, ever."""
         self.database.close()
@@ -82,7 +98,7 @@ def open_store(
 
     ``database_url`` (PostgreSQL) and ``blob_url`` (``s3://bucket/prefix`` and the like) take
     the place of what would be in the folder. ``serving`` is for a process that works on jobs:
-    with SQLite there may be one, and jobs that a dead one was at work on are free again.
+    with SQLite there may be one, and what a dead one was at work on is free again.
 
     Raises ``AlreadyExists`` when another server has the folder, ``BadSetting``, ``InvalidInput``
     for a store that a newer version made, ``Damaged``, ``StoreUnavailable`` and ``StorageFull``.
@@ -97,6 +113,7 @@ def open_store(
             store = Store(database, blobs, hold)
             if hold:  # whoever had leases is dead: its lock on the folder is gone
                 store.queue.clear_leases()
+                store.trainings.clear_leases()
             return store
         except BaseException:
             database.close()

@@ -28,7 +28,8 @@ from secondlook.store.copying import copy_rows, is_empty
 from secondlook.store.database import Database, now
 from secondlook.store.migrations import CURRENT, revision_of, upgrade
 from secondlook.store.snapshots import manifest_blobs
-from secondlook.store.tables import jobs, pictures, snapshots
+from secondlook.store.students import model_blobs
+from secondlook.store.tables import jobs, model_files, pictures, snapshots, trainings
 
 ABOUT = "backup.json"
 AT_ONCE = 500
@@ -101,8 +102,9 @@ def restore(folder: Path, store: Store, progress: Progress = _silent) -> Copied:
             if not is_empty(sink):
                 raise _not_empty()
             copied.rows = copy_rows(rows, sink)
-            # Whoever was at work on a job then is not now.
-            sink.execute(update(jobs).values(owner="", lease_until=0.0))
+            # Whoever was at work then is not now.
+            for leased in (jobs, trainings):
+                sink.execute(update(leased).values(owner="", lease_until=0.0))
     return copied
 
 
@@ -142,7 +144,8 @@ def _copy_blobs(
 ) -> None:
     """Copy every blob that ``rows`` name and ``sink`` lacks."""
     with rows.reading() as connection:
-        total = int(connection.execute(select(func.count()).select_from(pictures)).scalar_one())
+        counts = [select(func.count()).select_from(table) for table in (pictures, model_files)]
+        total = sum(int(connection.execute(count).scalar_one()) for count in counts)
 
     def copy(sha256: str) -> int | str:
         if sink.has(sha256):
@@ -172,7 +175,7 @@ def _note(copied: Copied, outcome: int | str) -> None:
 
 
 def _names(rows: Database, source: Blobs, copied: Copied) -> Iterator[str]:
-    """Every blob that the rows name: pictures, and what snapshots are made of."""
+    """Every blob that the rows name: pictures, students, and what snapshots are made of."""
     after = 0
     while True:
         query = select(pictures.c.id, pictures.c.sha256).where(pictures.c.id > after)
@@ -183,6 +186,7 @@ def _names(rows: Database, source: Blobs, copied: Copied) -> Iterator[str]:
         after = page[-1].id
         yield from (row.sha256.hex() for row in page)
     with rows.reading() as connection:
+        yield from model_blobs(connection)
         roots = connection.execute(select(snapshots.c.manifest)).scalars().all()
     for root in sorted(set(roots)):
         try:

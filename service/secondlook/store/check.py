@@ -16,6 +16,7 @@ from secondlook.store import Store
 from secondlook.store.blobs import Blobs
 from secondlook.store.care import nothing_forgotten
 from secondlook.store.check_content import check_decisions, check_evidence, check_texts
+from secondlook.store.check_students import check_students
 from secondlook.store.finding import RESTORE, Checked, Finding, pages
 from secondlook.store.forget import orphans
 from secondlook.store.job import ItemState
@@ -58,6 +59,7 @@ def check(
                 yield from _check_jobs(connection)
                 yield from _check_pictures(connection, store.blobs, checked, content)
                 yield from _check_snapshots(connection, store.blobs, checked)
+                yield from check_students(connection, store.blobs, checked, content)
         except Damaged as failure:  # the database itself cannot be read on
             yield Finding("the database", str(failure), "")
             return

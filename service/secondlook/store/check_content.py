@@ -14,7 +14,7 @@ from secondlook.store.finding import RESTORE, Finding, pages
 from secondlook.store.packing import unpack_decisions, unpack_evidence
 from secondlook.store.runs import Run, load_run_by_id
 from secondlook.store.tables import decisions, evidence, items, ontologies, runs, texts
-from secondlook.store.texts import load_ontology, read_ontology, texts_of
+from secondlook.store.texts import load_ontology, read_ontology, speakers_of, texts_of
 
 
 def check_texts(connection: Connection) -> Iterator[Finding]:
@@ -73,7 +73,8 @@ def _wrong_with(shared: "_Shared", row: "Row[Any]", line: list[Run]) -> Iterator
     try:
         said = shared.evidence(row, row.said)
         if row.ontology_id != run.ontology_id:
-            said = columns_for(run.ontology, shared.ontology(row.ontology_id)).seen(said)
+            kept = shared.ontology(row.ontology_id)
+            said = columns_for(run.ontology, kept, said.path).seen(said)
         decided = unpack_decisions(row.content, said, run.ontology)
     except (Damaged, NotFound, BadOntology) as failure:
         yield str(failure)
@@ -97,8 +98,12 @@ class _Shared:
         """What the models said. Raises ``Damaged`` and ``NotFound``."""
         if missing := {row.proposer_id, row.verifier_id} - self._texts.keys():
             self._texts |= texts_of(self._connection, missing)
-        proposer, verifier = self._texts[row.proposer_id], self._texts[row.verifier_id]
-        return unpack_evidence(content, self.ontology(row.ontology_id), proposer, verifier)
+        (proposer, student), verifier = (
+            speakers_of(self._texts[row.proposer_id]),
+            self._texts[row.verifier_id],
+        )
+        ontology = self.ontology(row.ontology_id)
+        return unpack_evidence(content, ontology, proposer, verifier, student)
 
     def ontology(self, number: int) -> Ontology:
         """The ontology of that number. Raises ``Damaged`` and ``NotFound``."""

@@ -10,23 +10,31 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Table, event
+from sqlalchemy import Connection, Engine, Insert, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from secondlook.errors import BadSetting, Damaged, SecondlookError, StorageFull, StoreUnavailable
+from secondlook.store.bell import Bell
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 30.0
 """How long a transaction waits for a lock or a free connection before it is given up."""
 CONNECT_S = 5
+POOL: Mapping[str, Any] = {
+    "pool_size": 8,
+    "max_overflow": 24,
+    "pool_timeout": WAIT_S,
+    "pool_use_lifo": True,  # so that few of SQLite's caches, one a connection, are ever filled
+}
 POSTGRESQL_OPTIONS = {
     "connect_timeout": CONNECT_S,
     "options": f"-c lock_timeout={WAIT_S:.0f}s -c statement_timeout=600s",
@@ -48,6 +56,8 @@ class Database:
         """
         self._engine = _engine(_checked_url(url))
         self._one_writer = threading.Lock()
+        self.written = Bell()
+        """Rings after each transaction of ``writing``."""
 
     @classmethod
     def in_file(cls, path: Path) -> "Database":
@@ -103,6 +113,7 @@ class Database:
             connection.begin(),
         ):
             yield connection
+        self.written.ring()
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -136,11 +147,16 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     """
     if not rows:
         return 0
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = _insert_new(connection.dialect.name, table)
     # Without this option the count of several rows is lost on PostgreSQL.
     counted = {"preserve_rowcount": True}
-    statement = make(table).on_conflict_do_nothing()
     return connection.execute(statement, [*rows], execution_options=counted).rowcount
+
+
+@cache
+def _insert_new(dialect: str, table: Table) -> Insert:
+    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return make(table).on_conflict_do_nothing()
 
 
 def now() -> float:
@@ -167,23 +183,10 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
             options: Mapping[str, Any] = {**POSTGRESQL_OPTIONS, **url.query}
-            engine = sqlalchemy.create_engine(
-                url,
-                connect_args=options,
-                pool_size=8,
-                max_overflow=24,
-                pool_timeout=WAIT_S,
-                pool_pre_ping=True,
-            )
+            engine = sqlalchemy.create_engine(url, connect_args=options, pool_pre_ping=True, **POOL)
             event.listen(engine, "connect", _prepare_postgresql)
         else:
-            engine = sqlalchemy.create_engine(
-                url,
-                connect_args={"timeout": WAIT_S},
-                pool_size=8,
-                max_overflow=24,
-                pool_timeout=WAIT_S,
-            )
+            engine = sqlalchemy.create_engine(url, connect_args={"timeout": WAIT_S}, **POOL)
             event.listen(engine, "connect", _prepare_sqlite)
             if url.query.get("mode") != "ro":
                 event.listen(engine, "connect", _use_write_ahead_log)
@@ -200,7 +203,7 @@ def _engine(url: URL) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # or the driver begins and commits where it likes
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

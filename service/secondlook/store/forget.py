@@ -3,7 +3,7 @@
 What is forgotten is the item, one picture of one run, with all that any run decided of it; then
 the evidence and the picture, where nothing else needs them; then the bytes. A picture that a
 snapshot holds stays as it is, with everything that explains it, and so does one that still waits
-to be labelled.
+to be labelled. Students are never forgotten.
 """
 
 from collections import Counter
@@ -32,6 +32,7 @@ from secondlook.store.job import ACTIVE, ItemState
 from secondlook.store.pictures import picture_ids
 from secondlook.store.retention import Chosen, Forgotten, Retention
 from secondlook.store.snapshots import manifest_blobs
+from secondlook.store.students import held_by_models
 from secondlook.store.tables import (
     corrections,
     decisions,
@@ -114,7 +115,7 @@ def orphans(store: Store) -> Iterator[str]:
     names = (name for name in store.blobs.all() if name not in named)
     while some := list(islice(names, AT_ONCE)):
         with store.database.reading() as connection:
-            known = picture_ids(connection, some)
+            known = picture_ids(connection, some).keys() | held_by_models(connection, some)
         yield from (name for name in some if name not in known)
 
 
@@ -137,9 +138,11 @@ def _forget_items(store: Store, retention: Retention) -> Forgotten:
                 return total
             after = rows[-1].id
             step, gone = _remove(connection, query, [row.id for row in rows])
+            kept = held_by_models(connection, gone)  # a student of these very bytes
         total += step
         for sha256 in gone:  # rows first: a row without bytes would be a lie
-            store.blobs.remove_unless_new(sha256, SETTLED_S)
+            if sha256 not in kept:
+                store.blobs.remove_unless_new(sha256, SETTLED_S)
 
 
 def _remove(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from secondlook.errors import AlreadyExists, BadOntology, NotFound
 from secondlook.ontology import Ontology
@@ -17,8 +17,8 @@ from secondlook.store.job import JobState, NewItem
 from secondlook.store.pictures import NewPicture, add_pictures
 from secondlook.store.queue import Queue
 from secondlook.store.runs import load_run
-from secondlook.store.settling import add_items, locked_job
-from secondlook.store.tables import items, jobs
+from secondlook.store.settling import add_items, known_items, locked_job, named_job
+from secondlook.store.tables import items
 
 KIND = "capture"
 WRITERS = 4
@@ -101,14 +101,14 @@ class Frames:
         with self._database.writing() as connection:
             numbers = add_pictures(connection, found)
             pictures = [numbers[sha256] for sha256 in written]
-            locked_job(connection, run_id)  # so that two connections of one stream take turns
-            before = _kept_before(connection, run_id, frames)
+            job = locked_job(connection, run_id)  # two connections of one stream take turns
+            before = known_items(connection, run_id, [frame.sequence for frame in frames])
             new = [
                 _item(frame, picture)
                 for frame, picture in zip(frames, pictures, strict=True)
                 if frame.sequence not in before
             ]
-            add_items(connection, run_id, new)
+            add_items(connection, job, new)
         return [
             _kept(before.get(frame.sequence), picture)
             for frame, picture in zip(frames, pictures, strict=True)
@@ -130,21 +130,12 @@ class Frames:
                     f"the stream '{stream_id}' was begun with other classes; go on without "
                     "classes, or give another stream_id"
                 )
-            state = select(jobs.c.state).where(jobs.c.run_id == run.id)
-            if connection.execute(state).scalar() == JobState.CANCELLED:
+            if named_job(connection, stream_id).state is JobState.CANCELLED:
                 raise AlreadyExists(
                     f"the stream '{stream_id}' was cancelled; give another stream_id"
                 )
             highest = select(func.max(items.c.key)).where(items.c.run_id == run.id)
             return OpenedStream(run.id, connection.execute(highest).scalar())
-
-
-def _kept_before(connection: Connection, run_id: int, frames: Sequence[Frame]) -> dict[int, int]:
-    """Ids of pictures by number, of those of the frames that are in the stream already."""
-    numbers = [frame.sequence for frame in frames]
-    query = select(items.c.key, items.c.picture_id)
-    query = query.where(items.c.run_id == run_id, items.c.key.in_(numbers))
-    return {row.key: row.picture_id for row in connection.execute(query)}
 
 
 def _kept(before: int | None, picture: int) -> Kept:

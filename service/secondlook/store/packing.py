@@ -115,8 +115,10 @@ def pack_evidence(evidence: Evidence, ontology: Ontology) -> bytes:
     )
 
 
-def unpack_evidence(content: bytes, ontology: Ontology, proposer: str, verifier: str) -> Evidence:
-    """What ``pack_evidence`` packed. Raises ``Damaged``."""
+def unpack_evidence(
+    content: bytes, ontology: Ontology, proposer: str, verifier: str, student: str = ""
+) -> Evidence:
+    """What ``pack_evidence`` packed, with the names that it was kept with. Raises ``Damaged``."""
     packed = opened(content)
     try:
         wide, boxes, classes, verdicts = EVIDENCE_HEAD.unpack_from(packed)
@@ -135,6 +137,7 @@ def unpack_evidence(content: bytes, ontology: Ontology, proposer: str, verifier:
             _verdicts(rows.tolist(), texts, asks_of(ontology), verifier),
             proposer,
             verifier,
+            student,
         )
     except (struct.error, ValueError, IndexError, TypeError) as cause:
         raise Damaged(f"the kept evidence cannot be read ({cause}); {CHECK}") from cause

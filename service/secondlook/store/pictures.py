@@ -57,12 +57,17 @@ def picture_ids(
     digests = sorted(bytes.fromhex(sha256) for sha256 in sha256s)
     ids: dict[str, int] = {}
     for start in range(0, len(digests), AT_ONCE):
-        wanted = pictures.c.sha256.in_(digests[start : start + AT_ONCE])
-        query = select(pictures.c.sha256, pictures.c.id).where(wanted)
-        if lock:  # in order, too; SQLite has one writer and ignores it
-            query = query.order_by(pictures.c.sha256).with_for_update(read=True, key_share=True)
-        ids.update((digest.hex(), number) for digest, number in connection.execute(query))
+        wanted = {"wanted": digests[start : start + AT_ONCE]}
+        found = connection.execute(_LOCKED_IDS if lock else _IDS, wanted)
+        ids.update((digest.hex(), number) for digest, number in found)
     return ids
+
+
+_IDS = select(pictures.c.sha256, pictures.c.id).where(
+    pictures.c.sha256.in_(bindparam("wanted", expanding=True))
+)
+# In order, too; SQLite has one writer and ignores it.
+_LOCKED_IDS = _IDS.order_by(pictures.c.sha256).with_for_update(read=True, key_share=True)
 
 
 def _row(picture: NewPicture) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from secondlook.store.settling import (
     change_job,
     check_lease,
     job_rows,
+    known_items,
     locked_job,
     named_job,
     settle,
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 AT_ONCE = 1000
-"""Items added in one transaction, so that others may write in between, or asked for in a query."""
+"""Items added in one transaction, so that others may write in between."""
 
 
 class Queue:
@@ -113,17 +114,13 @@ class Queue:
         rest, added = iter(new), 0
         while batch := list(islice(rest, AT_ONCE)):
             with self._database.writing() as connection:
-                added += add_items(connection, run_id, batch)
+                added += add_items(connection, locked_job(connection, run_id), batch)
         return added
 
     def known(self, run_id: int, keys: Iterable[int]) -> set[int]:
         """Those of the keys that are items of the run, in whatever state."""
-        rest, found = iter(keys), set[int]()
         with self._database.reading() as connection:
-            while batch := list(islice(rest, AT_ONCE)):
-                theirs = and_(items.c.run_id == run_id, items.c.key.in_(batch))
-                found |= set(connection.execute(select(items.c.key).where(theirs)).scalars())
-        return found
+            return set(known_items(connection, run_id, keys))
 
     def close(self, run_id: int) -> None:
         """Say that no more items will come."""
@@ -135,7 +132,7 @@ class Queue:
     def cancel(self, name: str) -> Job:
         """Stop a job for good; what is labelled stays. One that has ended is left as it is."""
         with self._database.writing() as connection:
-            job = locked_job(connection, named_job(connection, name).run_id)
+            job = named_job(connection, name, lock=True)
             if job.active:
                 ended = {"state": JobState.CANCELLED, "message": ""}
                 change_job(connection, job.run_id, owner="", lease_until=0.0, **ended)
@@ -151,7 +148,7 @@ class Queue:
         )
         fresh = {"state": ItemState.QUEUED, "tries": 0, "not_before": 0.0, "reason": ""}
         with self._database.writing() as connection:
-            job = locked_job(connection, named_job(connection, name).run_id)
+            job = named_job(connection, name, lock=True)
             again = connection.execute(
                 update(items)
                 .where(items.c.run_id == job.run_id, aside)
@@ -171,7 +168,7 @@ class Queue:
         A server at work on a folder loses its lease; results not yet written are made again.
         """
         with self._database.writing() as connection:
-            job = locked_job(connection, named_job(connection, name).run_id)
+            job = named_job(connection, name, lock=True)
             changes: dict[str, Any] = {"state": JobState.RUNNING, "closed": False, "message": ""}
             if job.root:
                 changes["state"] = JobState.LISTING

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, select
 
 from secondlook.errors import InvalidInput, NotFound
-from secondlook.labels import Evidence, Judgement, Labelled, Outcome
+from secondlook.labels import Evidence, Judgement, Labelled, LabelPath, Outcome
 from secondlook.store import texts
 from secondlook.store.corrections import (
     Correction,
@@ -19,6 +19,7 @@ from secondlook.store.packing import (
     pack_decisions,
     pack_evidence,
 )
+from secondlook.store.paths import Stretch, paths_over_time
 from secondlook.store.results import RESULTS, Reader, Result
 from secondlook.store.runs import Run, load_run, load_run_by_id, name_models
 from secondlook.store.tables import decisions, evidence
@@ -84,8 +85,9 @@ class Records:
         if added < len(rows):  # another server was faster, in a transaction that we did not see
             unused = ~exists().where(decisions.c.evidence_id == evidence.c.id)
             connection.execute(delete(evidence).where(evidence.c.id.in_(numbers), unused))
-        said = new[0][2].evidence
-        name_models(connection, run, said.proposer, said.verifier)
+        said = [result.evidence for _, _, result in new]
+        teachers = next((one for one in said if one.path is not LabelPath.STUDENT), said[0])
+        name_models(connection, run, teachers.proposer, teachers.verifier)
         return added
 
     def results(self, run_id: int, after: int = 0, limit: int = 200) -> list[Result]:
@@ -113,6 +115,11 @@ class Records:
             of_run = decisions.c.run_id == run_id
             counted = select(func.count()).select_from(decisions).where(of_run)
             return int(connection.execute(counted).scalar_one())
+
+    def paths(self, run_id: int) -> list[Stretch]:
+        """Who labelled the run's pictures, over time."""
+        with self._database.reading() as connection:
+            return paths_over_time(connection, run_id)
 
     def label(self, label_id: str) -> Label:
         """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
@@ -187,13 +194,13 @@ def _add_evidence(
     connection: Connection, run: Run, found: Sequence[tuple[int, Evidence]]
 ) -> list[int]:
     """Numbers of new rows of evidence, given as (picture, evidence), in order."""
-    names = {name for _, said in found for name in (said.proposer, said.verifier)}
+    names = {name for _, said in found for name in (texts.speakers(said), said.verifier)}
     numbers = {name: texts.text_id(connection, name) for name in sorted(names)}
     rows = [
         {
             "picture_id": picture,
             "ontology_id": run.ontology_id,
-            "proposer_id": numbers[said.proposer],
+            "proposer_id": numbers[texts.speakers(said)],
             "verifier_id": numbers[said.verifier],
             "content": pack_evidence(said, run.ontology),
             "made_at": now(),

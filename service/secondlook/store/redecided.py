@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection, func, select
 
+from secondlook.labels import LabelPath, path_of
 from secondlook.store.batches import Decided, pack_many
 from secondlook.store.database import insert_new, now
 from secondlook.store.packing import OUTCOMES
 from secondlook.store.runs import Run
 from secondlook.store.tables import decisions, evidence, texts
+from secondlook.store.texts import speakers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,13 @@ class Packed:
     """What it was gathered for."""
     verified: bool
     """Whether a verifier was in use."""
+    path: LabelPath
     content: bytes
 
 
 def packed_evidence(connection: Connection, run_id: int, after: int, limit: int) -> list[Packed]:
     """The evidence of a run's results behind the cursor ``after``, at most ``limit``."""
+    proposers, verifiers = texts.alias("proposers"), texts.alias("verifiers")
     query = (
         select(
             decisions.c.id,
@@ -38,16 +42,30 @@ def packed_evidence(connection: Connection, run_id: int, after: int, limit: int)
             decisions.c.picture_id,
             decisions.c.evidence_id,
             evidence.c.ontology_id,
-            texts.c.text != "",
+            (verifiers.c.text != "").label("verified"),
+            proposers.c.text.label("speakers"),
             evidence.c.content,
         )
         .join(evidence, evidence.c.id == decisions.c.evidence_id)
-        .join(texts, texts.c.id == evidence.c.verifier_id)
+        .join(verifiers, verifiers.c.id == evidence.c.verifier_id)
+        .join(proposers, proposers.c.id == evidence.c.proposer_id)
         .where(decisions.c.run_id == run_id, decisions.c.id > after)
         .order_by(decisions.c.id)
         .limit(limit)
     )
-    return [Packed(*row) for row in connection.execute(query)]
+    return [
+        Packed(
+            cursor=row.id,
+            item_id=row.item_id,
+            picture_id=row.picture_id,
+            evidence_id=row.evidence_id,
+            ontology_id=row.ontology_id,
+            verified=row.verified,
+            path=path_of(*speakers_of(row.speakers)),
+            content=row.content,
+        )
+        for row in connection.execute(query)
+    ]
 
 
 def add_decided(

@@ -90,11 +90,11 @@ class Reader:
     def _evidence(self, run: Run, row: "Row[Any]") -> Evidence:
         """By the classes of ``run``, whatever run gathered it."""
         kept = self._ontology(row.ontology_id)
-        proposer, verifier = self._text(row.proposer_id), self._text(row.verifier_id)
-        found = unpack_evidence(row.said, kept, proposer, verifier)
+        proposer, student = texts.speakers_of(self._text(row.proposer_id))
+        found = unpack_evidence(row.said, kept, proposer, self._text(row.verifier_id), student)
         if row.ontology_id == run.ontology_id:
             return found
-        return columns_for(run.ontology, kept).seen(found)
+        return columns_for(run.ontology, kept, found.path).seen(found)
 
     def _ontology(self, number: int) -> Ontology:
         if number not in self._ontologies:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from secondlook.errors import AlreadyExists, NotFound
+from secondlook.labels import STUDENT
 from secondlook.ontology import Ontology
 from secondlook.store import texts
 from secondlook.store.database import insert_new, now
@@ -28,13 +29,19 @@ class Run:
     ontology_id: int
     ontology: Ontology
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """``floor``, ``max_boxes`` and ``max_iou`` as they were in force."""
+    """``floor``, ``max_boxes`` and ``max_iou`` as they were in force; with a student, ``cascade``
+    (its name) and what it may decide by itself."""
     proposer: str = ""
-    """Name and digest; empty until a picture is done."""
+    """Name and digest; empty until a picture is done, a student's until its teachers did one."""
     verifier: str = ""
     parent_id: int | None = None
     """The run whose evidence this one decides again."""
     created_at: float = 0.0
+
+    @property
+    def named(self) -> bool:
+        """Whether the proposer and verifier are known, rather than only a student of theirs."""
+        return bool(self.proposer) and not self.proposer.startswith(STUDENT)
 
     @property
     def max_iou(self) -> float:
@@ -83,13 +90,20 @@ def load_run_by_id(connection: Connection, run_id: int) -> Run:
 
 
 def name_models(connection: Connection, run: Run, proposer: str, verifier: str) -> None:
-    """Keep which models a run's first picture was labelled by; later calls change nothing."""
-    if not run.proposer:
-        connection.execute(
-            update(runs)
-            .where(runs.c.id == run.id, runs.c.proposer == "")
-            .values(proposer=proposer, verifier=verifier)
-        )
+    """Keep which models a run's first picture was labelled by; later calls change nothing.
+
+    Only that a student's name gives way to those of its teachers.
+    """
+    if run.named or run.proposer == proposer:
+        return
+    unnamed = runs.c.proposer == ""
+    if not proposer.startswith(STUDENT):
+        unnamed |= runs.c.proposer.startswith(STUDENT, autoescape=True)
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run.id, unnamed)
+        .values(proposer=proposer, verifier=verifier)
+    )
 
 
 def _run(connection: Connection, row: "Row[Any]") -> Run:

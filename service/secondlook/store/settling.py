@@ -4,7 +4,8 @@ Every function locks the job's row first, so those who add, settle, end and take
 follow each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, select, update
@@ -24,10 +25,13 @@ from secondlook.store.job import (
 )
 from secondlook.store.tables import items, jobs, runs
 
+AT_ONCE = 1000
+"""Items asked for in one query."""
 
-def add_items(connection: Connection, run_id: int, new: Sequence[NewItem]) -> int:
-    """``Queue.add`` in the caller's transaction, for up to about a thousand items."""
-    job = locked_job(connection, run_id)
+
+def add_items(connection: Connection, job: Job, new: Sequence[NewItem]) -> int:
+    """``Queue.add`` in the transaction that locked ``job``, for up to about a thousand items."""
+    run_id = job.run_id
     if job.closed or not job.active:
         state = "closed" if job.closed else job.state.value
         raise BadRequest(f"job '{job.name}' is {state} and takes no more pictures; make another")
@@ -41,6 +45,20 @@ def add_items(connection: Connection, run_id: int, new: Sequence[NewItem]) -> in
             connection, run_id, total=jobs.c.total + failed + queued, failed=jobs.c.failed + failed
         )
     return failed + queued
+
+
+def known_items(connection: Connection, run_id: int, keys: Iterable[int]) -> dict[int, int | None]:
+    """Those of the keys that are items of the run, in whatever state, and their pictures' ids."""
+    rest, found = iter(keys), dict[int, int | None]()
+    while batch := list(islice(rest, AT_ONCE)):
+        rows = connection.execute(_KNOWN, {"run": run_id, "keys": batch})
+        found.update((row.key, row.picture_id) for row in rows)
+    return found
+
+
+_KNOWN = select(items.c.key, items.c.picture_id).where(
+    items.c.run_id == bindparam("run"), items.c.key.in_(bindparam("keys", expanding=True))
+)
 
 
 def settle(
@@ -97,9 +115,18 @@ def job_rows() -> Select[Any]:
     return select(*JOB_COLUMNS).join(runs, runs.c.id == jobs.c.run_id)
 
 
-def named_job(connection: Connection, name: str) -> Job:
-    """The job of that name. Raises ``NotFound``."""
-    row = connection.execute(job_rows().where(runs.c.name == name)).first()
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to answer it.
+_NAMED = job_rows().where(runs.c.name == bindparam("name"))
+_NUMBERED = job_rows().where(jobs.c.run_id == bindparam("number")).with_for_update(of=jobs)
+
+
+def named_job(connection: Connection, name: str, *, lock: bool = False) -> Job:
+    """The job of that name. Raises ``NotFound``.
+
+    With ``lock`` nobody else changes it until the transaction, a writing one, ends.
+    """
+    query = _NAMED.with_for_update(of=jobs) if lock else _NAMED
+    row = connection.execute(query, {"name": name}).first()
     if row is None:
         raise NotFound(f"there is no job '{name}'; see `secondlook job list`")
     return job_of(row)
@@ -107,8 +134,7 @@ def named_job(connection: Connection, name: str) -> Job:
 
 def locked_job(connection: Connection, run_id: int) -> Job:
     """The job, which nobody else changes until the transaction ends."""
-    query = job_rows().where(jobs.c.run_id == run_id).with_for_update(of=jobs)
-    row = connection.execute(query).first()
+    row = connection.execute(_NUMBERED, {"number": run_id}).first()
     if row is None:
         raise NotFound(f"there is no job number {run_id}; see `secondlook job list`")
     return job_of(row)

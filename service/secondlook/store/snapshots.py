@@ -100,6 +100,13 @@ class Snapshots:
             raise NotFound(f"there is no snapshot '{name}'; see `secondlook snapshot list`")
         return _snapshot(row)
 
+    def with_manifest(self, manifest: str) -> Snapshot | None:
+        """The newest snapshot with exactly this content; None when there is none (any more)."""
+        query = select(snapshots).where(snapshots.c.manifest == manifest)
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(snapshots.c.id.desc()).limit(1)).first()
+        return _snapshot(row) if row else None
+
     def check_free(self, name: str) -> None:
         """Raises ``AlreadyExists`` when the name is taken."""
         with self._database.reading() as connection:

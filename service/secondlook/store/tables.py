@@ -210,3 +210,67 @@ snapshot_pictures = Table(
     Index(None, "picture_id"),
     comment="What a snapshot holds on to, whatever is forgotten elsewhere.",
 )
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("version", Integer, nullable=False, comment="from 1 for each name"),
+    Column("digest", String(64), nullable=False, comment="sha256 of the manifest's text"),
+    Column("manifest", Text, nullable=False, comment="canonical JSON, see detector.manifest"),
+    Column("report", Text, nullable=False, comment="JSON; or empty"),
+    Column("snapshot", String(200), nullable=False, comment="manifest hash; or empty"),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("name", "version"),
+    UniqueConstraint("name", "digest"),
+    **NEVER_REUSED,
+    comment="Students, which never change.",
+)
+
+model_files = Table(
+    "model_files",
+    metadata,
+    Column("model_id", Number, ForeignKey("model_versions.id"), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("size", BigInteger, nullable=False, comment="bytes"),
+    PrimaryKeyConstraint("model_id", "name"),
+    Index(None, "sha256"),
+    comment="What a student is made of; the bytes are in the blob store under sha256.",
+)
+
+model_promotions = Table(
+    "model_promotions",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("model_id", Number, ForeignKey("model_versions.id"), nullable=False),
+    Column("name", String(200), nullable=False, comment="of the model"),
+    Column("kind", String(16), nullable=False, comment="promote or rollback"),
+    Column("reason", Text, nullable=False, comment="figures, or a person's word"),
+    Column("made_at", Double, nullable=False),
+    Index(None, "name", "id"),
+    Index(None, "model_id"),
+    comment="Which version became the current one; the last row of a name says which is.",
+)
+
+trainings = Table(
+    "trainings",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("model", String(200), nullable=False, comment="name of the version to come"),
+    Column("snapshot", String(200), nullable=False, comment="name"),
+    Column("settings", Text, nullable=False, comment="JSON: split, size, steps, seed"),
+    Column("state", String(16), nullable=False, comment="see trainings.TrainingState"),
+    Column("progress", Text, nullable=False, comment="JSON, its last line; or empty"),
+    Column("message", Text, nullable=False, comment="what it waits for, or why it failed"),
+    Column("version", Integer, nullable=False, comment="that it made; or 0"),
+    Column("starts", Integer, nullable=False, comment="that did not end in order"),
+    Column("owner", String(64), nullable=False, comment="server at work on it; or empty"),
+    Column("lease_until", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    Index(None, "state", "lease_until"),
+    **NEVER_REUSED,
+    comment="Students in the making.",
+)

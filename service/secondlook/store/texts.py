@@ -9,9 +9,13 @@ from functools import lru_cache
 from sqlalchemy import Connection, select
 
 from secondlook.errors import BadOntology, Damaged, NotFound
+from secondlook.labels import STUDENT, Evidence
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.store.database import insert_new
 from secondlook.store.tables import ontologies, texts
+
+BESIDE = " + "
+"""Between a proposer and the student that was compared with it."""
 
 
 def text_id(connection: Connection, text: str) -> int:
@@ -27,6 +31,20 @@ def text_id(connection: Connection, text: str) -> int:
         insert_new(connection, texts, [{"digest": digest, "text": text}])
         found = connection.execute(known).scalar_one()
     return int(found)
+
+
+def speakers(evidence: Evidence) -> str:
+    """Proposer and, where one was compared with it, student: the text that evidence is kept with.
+
+    ``speakers_of`` reads it.
+    """
+    return evidence.proposer + (BESIDE + evidence.student if evidence.student else "")
+
+
+def speakers_of(text: str) -> tuple[str, str]:
+    """(proposer, student or empty) of what ``speakers`` wrote."""
+    proposer, beside, student = text.partition(BESIDE + STUDENT)
+    return proposer, STUDENT + student if beside else ""
 
 
 def texts_of(connection: Connection, ids: Iterable[int]) -> dict[int, str]:

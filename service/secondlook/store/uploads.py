@@ -1,17 +1,14 @@
 """Pictures that clients send for jobs: kept, and queued in one transaction for all that wait."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-
-from sqlalchemy import Connection, select
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from secondlook.errors import BadRequest
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
 from secondlook.store.job import Job, JobState, NewItem
-from secondlook.store.pictures import AT_ONCE, NewPicture, add_pictures
-from secondlook.store.settling import add_items, change_job, locked_job, named_job
-from secondlook.store.tables import items
+from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.settling import add_items, change_job, known_items, named_job
 
 KIND = "upload"
 
@@ -52,15 +49,15 @@ class Uploads:
         for one that was cancelled.
         """
         with self._database.writing() as connection:
-            job = _uploadable(locked_job(connection, named_job(connection, name).run_id))
-            run_id = job.run_id
-            before = _known(connection, run_id, [one.key for one in arrived])
+            job = _uploadable(named_job(connection, name, lock=True))
+            before = known_items(connection, job.run_id, [one.key for one in arrived])
             new = {one.key: one for one in reversed(arrived) if one.key not in before}
             if new:
                 if job.closed or not job.active:
-                    change_job(connection, run_id, closed=False, state=JobState.RUNNING)
+                    job = replace(job, closed=False, state=JobState.RUNNING)
+                    change_job(connection, job.run_id, closed=False, state=JobState.RUNNING)
                 ids = add_pictures(connection, [one.picture for one in new.values()])
-                add_items(connection, run_id, [_item(one, ids) for one in new.values()])
+                add_items(connection, job, [_item(one, ids) for one in new.values()])
         # Of one key sent twice at a time the first is new.
         return [new.get(one.key) is not one for one in arrived]
 
@@ -71,16 +68,6 @@ def _uploadable(job: Job) -> Job:
     if job.state in (JobState.CANCELLED, JobState.FAILED):
         raise BadRequest(f"job '{job.name}' is {job.state} and takes no more pictures")
     return job
-
-
-def _known(connection: Connection, run_id: int, keys: Collection[int]) -> set[int]:
-    ordered = list(keys)
-    found: set[int] = set()
-    for start in range(0, len(ordered), AT_ONCE):
-        some = items.c.key.in_(ordered[start : start + AT_ONCE])
-        query = select(items.c.key).where(items.c.run_id == run_id, some)
-        found.update(connection.execute(query).scalars())
-    return found
 
 
 def _item(one: Arrived, ids: dict[str, int]) -> NewItem:

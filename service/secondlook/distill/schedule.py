@@ -1,4 +1,4 @@
-"""The learning-rate schedule that both trainings share."""
+"""The learning-rate schedule that all trainings of the package share."""
 
 import math
 

@@ -1,0 +1,72 @@
+"""A device for 24 hours, a picture every ten seconds, replayed at speed: 200 disconnects, 20 kills
+of the agent, 5 swaps of its model, one of them to a corrupt model and the last one a roll-back.
+
+Agent and server are processes of their own with a line between them that is cut; what the agent's
+spool was told is acknowledged must be on the server, the corrupt model must be refused, and memory
+must not grow (in the second half, which is one life). Another number of pictures:
+SECONDLOOK_EDGE_FRAMES=1000.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.paired import Figure
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
+from edge_trial import Outcome, Trial  # noqa: E402
+
+FRAMES = int(os.environ.get("SECONDLOOK_EDGE_FRAMES", "8640"))
+KILLS, CUTS = 20, 200
+BAR = 1.1
+
+
+def run() -> list[Figure | str]:
+    """One day; the ratio is of memory at the end to that after a tenth of the last life."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        found = Trial(Path(folder), FRAMES, KILLS, CUTS).run()
+    return [_memory(found), _table(found, time.perf_counter() - began), _models(found)]
+
+
+def _memory(found: Outcome) -> Figure:
+    frames, last = found.rss[-1]
+    _, first = min(found.rss, key=lambda sample: abs(sample[0] - frames / 10))
+    ratio = last / first
+    return Figure(
+        name="memory of the agent at the end ÷ after a tenth of its last life",
+        bar=f"≤ {BAR}",
+        ours=last / 2**20,
+        plain=first / 2**20,
+        unit="MiB",
+        ratio=ratio,
+        low=min(size for _, size in found.rss) / first,
+        high=max(size for _, size in found.rss) / first,
+        rounds=len(found.rss),
+        met=ratio <= BAR and not found.lost and list(found.refused) == found.corrupt,
+    )
+
+
+def _table(found: Outcome, seconds: float) -> str:
+    head = "| pictures | kills | cuts | chosen and spooled | acknowledged | lost | dropped | time |"
+    return (
+        f"{head}\n|---|---|---|---|---|---|---|---|\n| {found.looked:,} | {found.kills} | "
+        f"{found.cuts} | {found.spooled:,} | {found.acknowledged:,} | {found.lost} | "
+        f"{found.dropped} | {seconds:.0f} s |\n\n"
+        f"Spooled and neither on the server nor in the spool: {found.vanished}. On the server: "
+        f"{found.on_server:,} (what is on its way at the moment when the classes change may be in "
+        "both streams)."
+    )
+
+
+def _models(found: Outcome) -> str:
+    used = ", ".join(str(version) for version in sorted(found.versions) if version)
+    refused = "; ".join(found.refused.values()) or "none"
+    right = "as it must be" if list(found.refused) == found.corrupt else "**WRONG**"
+    return (
+        f"Versions in use: {used}; at the end {found.health['model_version']}. Refused: {refused} "
+        f"({right}). In the last life: {found.health['swaps']} swaps, "
+        f"{found.health['frames']:,} pictures looked at."
+    )

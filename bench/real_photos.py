@@ -1,0 +1,65 @@
+"""Students on real photos: each set's own truth, a fifth held out by hash, the embedded start.
+
+The start has seen nothing but drawings, and the sets are small (85 to 360 pictures): this says what
+a few minutes on a CPU give, not what the students can do. With COCO weights (``--start``, where a
+hub is within reach) it is another table. The pictures are not part of the project; their folder is
+named by SECONDLOOK_TEST_DATA.
+"""
+
+import json
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from bench.paired import Figure
+from bench.students import one_thread
+
+SETS = ("face_mask", "kangaroo", "indoor", "coco_val128")
+STEPS = int(os.environ.get("SECONDLOOK_STEPS", "600"))
+PIXELS = 320
+"""Photos have more small things than the drawings that the start was made on."""
+
+
+def run() -> list[Figure | str]:
+    """A table."""
+    root = Path(os.environ.get("SECONDLOOK_TEST_DATA", "../shared/data"))
+    present = [name for name in SETS if (root / name).is_dir()]
+    if not present:
+        return [f"Not measured: {root} holds none of {', '.join(SETS)}."]
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), spawn, initializer=one_thread) as pool:
+        rows = list(pool.map(_student, [root / name for name in present]))
+    head = (
+        f"pico, {STEPS} steps of 16 at {PIXELS} px, from the embedded start.\n\n"
+        "| set | classes | learnt from / measured on | mAP50 | mAP | best class | minutes |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    return ["\n".join([head, *rows])]
+
+
+def _student(folder: Path) -> str:
+    from secondlook.distill.loop import train
+    from secondlook.distill.model import input_size_of, load_student
+    from secondlook.distill.predicting import predict
+    from secondlook.distill.scores import score
+    from secondlook.distill.settings import TrainingSettings
+    from secondlook.distill.sources import open_training_set
+
+    data = open_training_set(str(folder))
+    settings = TrainingSettings(
+        start="demo", steps=STEPS, look_every=STEPS, input_width=PIXELS, workers=0, device="cpu"
+    )
+    with tempfile.TemporaryDirectory() as out:
+        trained = train(data, settings, Path(out))
+        model = load_student(trained)
+        seconds = json.loads((trained / "training.json").read_text())["seconds"]
+    found = predict(model, data.held_out, input_size_of(model))
+    scores = score(data.held_out, found, data.classes)
+    known = {name: ap for name, ap in scores.map50_per_class.items() if ap is not None}
+    best = max(known, key=lambda name: known[name])
+    return (
+        f"| {folder.name} | {len(data.classes)} | {len(data.train)} / {len(data.held_out)} "
+        f"| {scores.map50:.3f} | {scores.map:.3f} | {best} {known[best]:.3f} | {seconds / 60:.1f} |"
+    )

@@ -1,0 +1,248 @@
+"""``secondlook models``: versions of students, on a service or in a store of this machine."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from secondlook.cli.options import Command
+from secondlook.cli.stored import opened, stored
+
+if TYPE_CHECKING:
+    from secondlook_client.model_values import Training
+    from secondlook_client.models import Models
+
+SERVER = "HOST:PORT"
+
+
+def placed(command: Command) -> Command:
+    """``--server``, or where the store is."""
+    server = click.option("--server", metavar=SERVER, help="A service started with --data.")
+    return server(stored(command))
+
+
+def served(command: Command) -> Command:
+    """``--server`` alone: a training outlives the command."""
+    return click.option(
+        "--server",
+        default="127.0.0.1:50051",
+        show_default=True,
+        metavar=SERVER,
+        help="A service started with --data.",
+    )(command)
+
+
+@click.group("models")
+def command() -> None:
+    """Keep versions of students, say which one devices run, and fetch them.
+
+    A version is promoted only if it finds as much as the current one on pictures that were held
+    out. Give --server for a running service, or --data for a store on this machine.
+    """
+
+
+@command.command("list")
+@click.argument("name", default="")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@placed
+def list_models(name: str, limit: int, as_json: bool, **flags: Any) -> None:
+    """All versions (of the model NAME), the newest first."""
+    from secondlook.cli.models_tables import as_plain, print_models
+
+    with _models(flags) as models:
+        found = list(islice(models.list(name), limit))
+    if not as_json:
+        print_models(found)
+    for model in found if as_json else ():
+        click.echo(json.dumps(as_plain(model)))
+
+
+@command.command("show")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, report included.")
+@placed
+def show(name: str, version: int | None, as_json: bool, **flags: Any) -> None:
+    """What VERSION (default: the current one) of the model NAME is and how good it was."""
+    from secondlook.cli.models_tables import as_plain, print_model
+
+    with _models(flags) as models:
+        found = models.get(name, version or 0, report=as_json)
+    if as_json:
+        click.echo(json.dumps(as_plain(found), indent=2))
+    else:
+        print_model(found)
+
+
+@command.command("add")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Of the model; by default as it was distilled.")
+@placed
+def add(folder: Path, name: str, **flags: Any) -> None:
+    """Keep the student in FOLDER, which `secondlook distill` wrote, as a new version."""
+    with _models(flags) as models:
+        kept = models.add(folder, name)
+    click.echo(
+        f"version {kept.version} of '{kept.name}'; `secondlook models promote {kept.name} "
+        f"{kept.version}` makes it the one that devices run"
+    )
+
+
+@command.command("promote")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+@click.option("--force", is_flag=True, help="Also if it is worse; nothing is compared.")
+@click.option(
+    "--on-snapshot",
+    default="",
+    metavar="NAME",
+    help="Compare on this snapshot's held-out pictures, not on those of the current version's.",
+)
+@placed
+def promote(name: str, version: int, force: bool, on_snapshot: str, **flags: Any) -> None:
+    """Make VERSION of the model NAME the one that devices run."""
+    with _models(flags) as models:
+        promoted = models.promote(name, version, force=force, on_snapshot=on_snapshot)
+    click.echo(f"version {version} of '{name}' is current: {promoted.model.promotion}")
+
+
+@command.command("rollback")
+@click.argument("name")
+@placed
+def rollback(name: str, **flags: Any) -> None:
+    """Go back to the version of the model NAME that was current before."""
+    with _models(flags) as models:
+        current = models.rollback(name)
+    click.echo(f"version {current.version} of '{name}' is current: {current.promotion}")
+
+
+@command.command("download")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1), required=False)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@placed
+def download(name: str, version: int | None, out: Path, **flags: Any) -> None:
+    """Fetch VERSION (default: the current one) of the model NAME into the folder --out.
+
+    If it breaks off, the same command fetches the rest; every file is checked by its hash.
+    """
+    from secondlook.cli.progress import bar
+
+    with _models(flags) as models, bar("fetching", 1, unit="bytes") as step:
+        found = models.download(name, version or 0, out, progress=lambda n, of: step(n, max(of, 1)))
+    click.echo(f"{out} holds version {found.version} of '{name}'")
+
+
+@command.command("train")
+@click.argument("name")
+@click.argument("snapshot")
+@click.option("--split", default="", help="The part that is held out.  [default: val]")
+@click.option(
+    "--size", type=click.Choice(["pico", "nano", "small"]), default="nano", show_default=True,
+    help="Of the student.",
+)  # fmt: skip
+@click.option("--steps", type=click.IntRange(0), default=0, help="0: as many as is usual.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of everything random.")
+@click.option("--watch", is_flag=True, help="Stay and show how it gets on.")
+@served
+def train(name: str, snapshot: str, watch: bool, server: str, **order: Any) -> int:
+    """Let the service train a student on SNAPSHOT; it becomes a new version of the model NAME."""
+    with _served(server) as models:
+        training = models.train(name, snapshot, **order)
+        if watch:
+            return _watch(models, training.id)
+    click.echo(
+        f"training {training.id} is queued; `secondlook models watch {training.id}` shows it"
+    )
+    return 0
+
+
+@command.command("trainings")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most.")
+@served
+def trainings(limit: int, server: str) -> None:
+    """All trainings of the service, the newest first."""
+    from secondlook.cli.models_tables import print_trainings
+
+    with _served(server) as models:
+        print_trainings(list(islice(models.trainings(), limit)))
+
+
+@command.command("watch")
+@click.argument("training", type=click.IntRange(1))
+@served
+def watch(training: int, server: str) -> int:
+    """Show how the TRAINING of that number gets on until it is over; Ctrl-C leaves it running."""
+    with _served(server) as models:
+        return _watch(models, training)
+
+
+@command.command("cancel")
+@click.argument("training", type=click.IntRange(1))
+@served
+def cancel(training: int, server: str) -> None:
+    """Stop the TRAINING of that number for good."""
+    with _served(server) as models:
+        _print_end(models.cancel(training))
+
+
+@contextmanager
+def _models(flags: dict[str, Any]) -> "Iterator[Models]":
+    """The models of the service or store that the flags name; removes them from ``flags``."""
+    if server := flags.pop("server"):
+        with _served(server) as models:
+            yield models
+        return
+    with opened(flags) as store:
+        from secondlook.server.models_alone import models_alone
+
+        with models_alone(store) as address, _served(address) as models:
+            yield models
+
+
+@contextmanager
+def _served(server: str) -> "Iterator[Models]":
+    from secondlook_client import Client
+
+    if ":" not in server:
+        raise click.UsageError(f"--server: expected {SERVER}, got {server!r}")
+    with Client(server) as client:
+        yield client.models
+
+
+def _watch(models: "Models", number: int) -> int:
+    from secondlook.cli.interrupts import gentle_interrupts
+    from secondlook.cli.progress import bar
+
+    training, told = models.training(number), ""
+    with (
+        bar("training", max(training.of, 1), training.step, unit="steps") as step,
+        gentle_interrupts("leaving; the training goes on") as stopped,
+    ):
+        for training in models.watch(number):
+            step(training.step, max(training.of, training.step, 1))
+            if (now := _now(training)) != told:
+                click.echo(told := now, err=True)
+            if stopped():
+                raise KeyboardInterrupt(
+                    f"training {number} goes on; `secondlook models watch {number}` shows it"
+                )
+    _print_end(training)
+    return 0 if training.state == "done" else 1
+
+
+def _now(training: "Training") -> str:
+    """What is new when it changes, and not at each step."""
+    measured = "" if training.map50 is None else f", mAP50 {training.map50:.3f}"
+    return f"{training.phase or training.state}{measured}"
+
+
+def _print_end(training: "Training") -> None:
+    why = f": {training.message}" if training.message else ""
+    made = f", version {training.version} of '{training.model}'" if training.version else ""
+    click.echo(f"training {training.id}: {training.state}{made}{why}")

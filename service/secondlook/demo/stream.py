@@ -1,0 +1,146 @@
+"""A fixed camera in the demo world: one street, in which people and things come and go slowly.
+
+Trees and clutter stay; people, dogs and cars walk and drive through, or stand for a while; balls
+and helmets lie about. The truth of each frame is as exact as a scene's. The place may change from
+one frame to the next: another street, light and season.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from secondlook.demo.canvas import SUPERSAMPLE, Shape, paint
+from secondlook.demo.identity import decidable
+from secondlook.demo.light import Daylight
+from secondlook.demo.scenery import backdrop
+from secondlook.demo.staging import Figure, Spot, set_stage, settle
+from secondlook.demo.world import Scene, truth_of
+
+ASPECT = 4 / 3
+DRIFT_FRAMES = 1500
+"""Frames in one round of the light's drift."""
+_COMERS = ("person", "car", "dog", "ball", "helmet")
+_SHARES = (0.52, 0.16, 0.14, 0.12, 0.06)
+_SPEEDS = {"person": (0.8, 2.4), "car": (2.5, 5.0), "dog": (1.2, 3.0)}
+"""Canvas pixels a frame, of what moves."""
+_STANDING = 0.35
+"""Share of those that stand for a while instead."""
+_STAY_FRAMES = 400
+_COME = 0.05
+"""Chance that somebody comes with a frame while there is room."""
+
+
+@dataclass
+class _Resident:
+    """What is in the street for a while."""
+
+    spot: Spot
+    figures: list[Figure]
+    x: float
+    """Where it is now; its figures are drawn at the spot's."""
+    speed: float
+    leaves: int
+    """The frame with which one that stands is gone."""
+
+
+def frames(
+    seed: int, count: int, size: int = 320, changes: Collection[int] = ()
+) -> Iterator[Scene]:
+    """Frames 0 to `count` − 1 of the camera `seed`, `size` pixels wide; the sides are 4 to 3.
+
+    With each frame whose number is in `changes` the camera looks at another place. The same
+    arguments give the same frames, and a smaller count the first of them. Raises ValueError for a
+    size below 64.
+    """
+    if size < 64:
+        raise ValueError(f"a frame needs a size of at least 64 pixels, got {size}")
+    number = 0
+    place = _Place(seed, number, size)
+    for frame in range(count):
+        if frame in changes:
+            number += 1
+            place = _Place(seed, number, size)
+        yield place.frame(frame)
+
+
+class _Place:
+    """One street with its light."""
+
+    def __init__(self, seed: int, number: int, size: int) -> None:
+        self._rng = rng = np.random.default_rng([seed, number, 0x5EED])
+        self._size = size
+        width, height = size, round(size / ASPECT)
+        self._canvas = (width * SUPERSAMPLE, height * SUPERSAMPLE)
+        self._stage = set_stage(rng, *self._canvas, size)
+        self._backdrop = backdrop(rng, *self._canvas, self._stage.horizon)
+        self._light = Daylight(rng, width, height)
+        self._still: list[Spot] = []
+        self._fixed: list[Figure] = []
+        for noun in ("tree",) * int(rng.integers(1, 3)) + (None,) * int(rng.integers(1, 4)):
+            if found := settle(rng, self._stage, noun, self._still):
+                self._still.append(found[0])
+                self._fixed += found[1]
+        self._room = int(rng.integers(4, 8))
+        self._residents: list[_Resident] = []
+        for _ in range(self._room - 1):
+            self._come(frame=0, inside=True)
+
+    def frame(self, number: int) -> Scene:
+        """The next picture, as frame `number`."""
+        rng = self._rng
+        self._go_on(number)
+        if len(self._residents) < self._room and rng.random() < _COME:
+            self._come(number, inside=False)
+        moved = [_moved(f, r.x - r.spot.x) for r in self._residents for f in r.figures]
+        figures = sorted([*self._fixed, *moved], key=lambda figure: figure.ground)
+        figures, ids = decidable(figures, self._canvas, self._size / 320)
+        image = self._backdrop.copy()
+        for figure in figures:
+            paint(image, figure.shapes)
+        time = number / DRIFT_FRAMES
+        pixels = self._light.expose(image.reduce(SUPERSAMPLE), time, rng)
+        return Scene(pixels, truth_of(figures, ids))
+
+    def _go_on(self, number: int) -> None:
+        """One frame later."""
+        for resident in self._residents:
+            resident.x += resident.speed
+        self._residents = [r for r in self._residents if self._is_there(r, number)]
+
+    def _is_there(self, resident: _Resident, number: int) -> bool:
+        if not resident.speed:
+            return number < resident.leaves
+        half = (resident.spot.box[2] - resident.spot.box[0]) / 2
+        return -half < resident.x < self._canvas[0] + half
+
+    def _come(self, frame: int, inside: bool) -> None:
+        """Somebody or something new: anywhere if `inside`, else walkers from beyond the border."""
+        rng = self._rng
+        noun = str(rng.choice(_COMERS, p=_SHARES))
+        stands = noun not in _SPEEDS or rng.random() < _STANDING
+        taken = [*self._still, *(r.spot for r in self._residents if not r.speed)]
+        found = settle(rng, self._stage, noun, taken if stands else [])
+        if found is None:
+            return
+        spot, figures = found
+        leaves = frame + int(rng.integers(_STAY_FRAMES // 2, 2 * _STAY_FRAMES))
+        if stands:
+            self._residents.append(_Resident(spot, figures, spot.x, 0.0, leaves))
+            return
+        speed = rng.uniform(*_SPEEDS[noun]) * (1 if rng.random() < 0.5 else -1)
+        speed *= spot.scale / self._stage.near + 0.3  # what is far away seems slower
+        half = (spot.box[2] - spot.box[0]) / 2 - abs(speed)
+        x = spot.x if inside else -half if speed > 0 else self._canvas[0] + half
+        self._residents.append(_Resident(spot, figures, x, speed, leaves))
+
+
+def _moved(figure: Figure, by: float) -> Figure:
+    """The figure `by` canvas pixels further to the right."""
+    if not by:
+        return figure
+    shift = np.array([by, 0.0])
+    shapes = tuple(Shape(s.points + shift, s.fill, s.part, s.width) for s in figure.shapes)
+    return replace(figure, shapes=shapes)

@@ -1,0 +1,230 @@
+"""Train the embedded start of students: ``python -m secondlook.demo.student_recipe --work DIR``.
+
+A start is to the drawn world what COCO weights are to photos: it knows the nouns and nothing of
+the attributes that a user asks for. The run is seeded and goes on where it was killed. What was
+tried and dropped is in ``LOG.md`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secondlook.demo.proposer_data import Picture, Scenes, place
+from secondlook.demo.world import NOUNS
+from secondlook.detector.found import detections_of
+from secondlook.detector.resize import stretch
+from secondlook.distill.loss import attach_loss
+from secondlook.distill.model import build_student, save_student
+from secondlook.distill.schedule import warmed_cosine
+from secondlook.distill.targets import targets_of
+from secondlook.evaluate import Detection, Quality, TrueBox, evaluate
+
+WEIGHTS = Path(__file__).parent / "weights"
+HELD_OUT_SEED, FINAL_SEED = 910_001, 910_002
+"""Worlds: of the curve, and of the 500 scenes that only the final figures see."""
+NO_BOXES, NO_CLASSES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+AT = 0.4
+"""Score from which a detection counts in the figures."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run; equal plans give equal runs on one machine. ``rate`` is AdamW's peak."""
+
+    size: str
+    steps: int
+    seed: int
+    batch: int
+    scenes: int
+    rate: float
+
+
+class Training:
+    """A run in progress: model, average of its weights, optimiser, step and curve."""
+
+    def __init__(self, plan: Plan, work: Path) -> None:
+        self.plan, self.work = plan, work
+        self.scenes = Scenes(work / "scenes", plan.seed, plan.scenes)
+        start = build_student(plan.size, NOUNS, "none", seed=plan.seed)
+        self.pixels = start.input_size
+        self.model = start.model.to(memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        attach_loss(self.model)
+        self.optimiser = torch.optim.AdamW(_groups(self.model), lr=plan.rate)
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+
+    def one_step(self) -> float:
+        """Learn one batch, a function of seed and step; returns the loss."""
+        plan = self.plan
+        rng = np.random.default_rng([plan.seed, self.step])
+        chosen = rng.choice(len(self.scenes), plan.batch, replace=False)
+        views = [place(p, p.image.shape[:2], 0.5, rng) for p in (self.scenes[i] for i in chosen)]
+        for group in self.optimiser.param_groups:
+            group["lr"] = plan.rate * warmed_cosine(self.step, plan.steps, 0.04)
+        targets = [_targets(view) for view in views]
+        loss: Tensor = self.model(pixel_values=pixels_of(views, self.pixels), labels=targets).loss
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.step += 1
+        self._follow()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Exponential average of the weights; batch statistics are averages already."""
+        keep = min(0.998, (1 + self.step) / (10 + self.step))
+        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(now, 1 - keep)
+        for kept, seen in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(seen)
+
+    def save(self) -> None:
+        """Write the checkpoint; a kill while writing leaves the previous one."""
+        state = {
+            name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser")
+        }
+        state |= {"step": self.step, "seconds": self.seconds, "curve": self.curve}
+        part = self.work / "student.part"
+        torch.save(state, part)
+        part.replace(self.work / "student.pt")
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one; batches need no state."""
+        path = self.work / "student.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            for name in ("model", "average", "optimiser"):
+                getattr(self, name).load_state_dict(state[name])
+            self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+
+    def figures(self, seed: int, count: int) -> Quality:
+        """Of the averaged weights on scenes of another world."""
+        scenes = Scenes(self.work / "scenes", seed, count)
+        found = (_detected(self.average, scene, self.pixels) for scene in scenes)
+        pairs = ((f, _truth(scene)) for f, scene in zip(found, scenes, strict=True))
+        return evaluate(pairs, NOUNS)
+
+
+def pixels_of(views: list[Picture], size: tuple[int, int]) -> Tensor:
+    """A batch (B, 3, H, W) in [0, 1], channels last."""
+    stacked = np.stack([stretch(view.image, size) for view in views])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
+
+
+def _targets(view: Picture) -> dict[str, Tensor]:
+    height, width = view.image.shape[:2]
+    none = (NO_BOXES, NO_CLASSES)
+    return targets_of((width, height), view.boxes, view.nouns, *none, *none, len(NOUNS))
+
+
+def _groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+    """No decay on vectors."""
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    others = [p for p in model.parameters() if p.ndim >= 2]
+    return [{"params": vectors, "weight_decay": 0.0}, {"params": others, "weight_decay": 1e-4}]
+
+
+@torch.inference_mode()
+def _detected(model: torch.nn.Module, scene: Picture, size: tuple[int, int]) -> list[Detection]:
+    said = model(pixel_values=pixels_of([scene], size))
+    centres = said.pred_boxes[0].numpy()
+    corners = np.hstack([centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2])
+    height, width = scene.image.shape[:2]
+    found = detections_of(said.logits[0].sigmoid().numpy(), corners, width, height, AT)
+    return [
+        Detection(NOUNS[noun], tuple(box), float(score))
+        for noun, box, score in zip(found.classes, found.boxes.tolist(), found.scores, strict=True)
+    ]
+
+
+def _truth(scene: Picture) -> list[TrueBox]:
+    named = zip(scene.nouns, scene.boxes.tolist(), strict=True)
+    return [TrueBox(NOUNS[noun], tuple(box)) for noun, box in named]
+
+
+def told(quality: Quality) -> dict[str, float]:
+    """Recall by noun, and recall and precision of all."""
+    rows = {f"recall {name}": counts.recall or 0 for name, counts in quality.by_class.items()}
+    total = quality.total()
+    rows |= {"recall": total.recall or 0, "precision": total.precision or 0}
+    return {name: round(value, 3) for name, value in rows.items()}
+
+
+def run(training: Training, every: int, report: int = 20) -> None:
+    """Train to the end of the plan; look and save ``every`` steps."""
+    plan, recent = training.plan, []
+    while training.step < plan.steps:
+        began = time.monotonic()
+        recent.append(training.one_step())
+        training.seconds += time.monotonic() - began
+        if training.step % report == 0:
+            pace = training.seconds / training.step
+            left = pace * (plan.steps - training.step) / 60
+            loss = sum(recent) / len(recent)
+            where = f"step {training.step}/{plan.steps} loss {loss:.3f}"
+            print(f"{where} · {pace:.2f} s/step · {left:.0f} min left", flush=True)
+            recent = []
+        if training.step % every == 0 or training.step == plan.steps:
+            row = told(training.figures(HELD_OUT_SEED, 100))
+            training.curve.append(
+                {"step": training.step, "seconds": round(training.seconds), **row}
+            )
+            print(row, flush=True)
+            training.save()
+
+
+def export(training: Training, out: Path, command: str) -> None:
+    """Write the averaged weights with their curve and figures on 500 unseen scenes."""
+    save_student(training.average, out)
+    record = {
+        "command": command,
+        "plan": asdict(training.plan),
+        "seconds": round(training.seconds),
+        "final": told(training.figures(FINAL_SEED, 500)),
+        "curve": training.curve,
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record["final"], indent=1), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the recipe."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of scenes and checkpoints")
+    parser.add_argument("--size", default="pico")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=6000)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--out", type=Path, help="default: the package's weights")
+    o = parser.parse_args(arguments)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    o.work.mkdir(parents=True, exist_ok=True)
+    training = Training(Plan(o.size, o.steps, o.seed, o.batch, o.scenes, o.rate), o.work)
+    training.resume()
+    run(training, o.every)
+    command = (
+        f"python -m secondlook.demo.student_recipe --work DIR --size {o.size} --steps {o.steps}"
+    )
+    export(training, o.out or WEIGHTS / f"student-{o.size}", command)
+
+
+if __name__ == "__main__":
+    main()

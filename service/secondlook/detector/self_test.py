@@ -1,0 +1,115 @@
+"""The self-test of a student: a picture, and what the model said of it when it was exported.
+
+A device runs it before it trusts a model. The hashes say that the bytes are right; this says that
+onnxruntime, on this processor, makes of them what it made where they were exported.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.atomic import replacing
+from secondlook.boxes import iou
+from secondlook.detector.found import Detections
+from secondlook.errors import Damaged
+from secondlook.labels import Pixels
+
+MOST = 8
+"""Detections expected of a picture: the best ones."""
+LEAST = 0.1
+"""And only from this score on, besides the very best: what is nearly zero is ranked by rounding."""
+MAX_UNPACKED = 2**25
+"""Bytes; the picture of the largest input takes half of it."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a detection may be from what was expected of it."""
+
+    score: float
+    iou: float
+
+
+TOLERANCES = {"fp32": Tolerance(0.02, 0.9), "int8": Tolerance(0.15, 0.6)}
+"""Processors sum in another order, so scores differ in the last digits; where two queries are
+nearly equal that may exchange one for the other. int8 differs more: x86 without VNNI adds pairs of
+products in 16 bits, which saturate."""
+
+
+@dataclass(frozen=True, eq=False)
+class SelfTest:
+    """A picture at the input's size and what each precision found on it."""
+
+    picture: Pixels
+    expected: Mapping[str, Detections]
+    """By precision, ``fp32`` or ``int8``; boxes in pixels of ``picture``, at most ``MOST``."""
+
+
+def write_self_test(path: Path, test: SelfTest) -> None:
+    """Write it, compressed, whole or not at all. Raises ``StorageFull``.
+
+    Of what was found, best first, only what can be expected again is kept.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {"picture": test.picture}
+    for precision, found in test.expected.items():
+        count = min(MOST, max(1, int((found.scores >= LEAST).sum())))
+        arrays[f"{precision}_boxes"] = found.boxes[:count]
+        arrays[f"{precision}_scores"] = found.scores[:count]
+        arrays[f"{precision}_classes"] = found.classes[:count]
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_self_test(content: bytes, precision: str, input_size: tuple[int, int]) -> SelfTest:
+    """The picture and what one precision is expected to find.
+
+    Raises ``Damaged`` whatever the bytes.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
+                raise ValueError("too large")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            picture = arrays["picture"]
+            found = Detections(
+                np.asarray(arrays[f"{precision}_boxes"], np.float32),
+                np.asarray(arrays[f"{precision}_scores"], np.float32),
+                np.asarray(arrays[f"{precision}_classes"], np.int64),
+            )
+        width, height = input_size
+        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+            raise ValueError("a picture of another size")
+    except Exception as cause:  # zip and npy readers raise what they like
+        raise Damaged("the self-test of the student cannot be read; fetch it again") from cause
+    return SelfTest(picture, {precision: found})
+
+
+def check(found: Detections, expected: Detections, tolerance: Tolerance) -> None:
+    """Compare what was found on the picture with what is expected, as sets.
+
+    Each expected detection needs one of its class, at nearly its place, with nearly its score; and
+    nothing may be found with a clearly better score than the best expected one. Raises ``Damaged``.
+    """
+    free = np.ones(len(found), dtype=bool)
+    overlaps = iou(expected.boxes, found.boxes)
+    for row in range(len(expected)):
+        fits = free & (found.classes == expected.classes[row]) & (overlaps[row] >= tolerance.iou)
+        fits &= np.abs(found.scores - expected.scores[row]) <= tolerance.score
+        if not fits.any():
+            raise _failed()
+        free[int(np.argmax(np.where(fits, overlaps[row], -1)))] = False
+    most = float(expected.scores.max(initial=0.0)) + tolerance.score
+    if (found.scores > most).any():
+        raise _failed()
+
+
+def _failed() -> Damaged:
+    return Damaged(
+        "the model does not find on the self-test's picture what it found when it was exported; "
+        "fetch or export the student again, or use another version of onnxruntime"
+    )

@@ -1,0 +1,171 @@
+"""Convolutions of a student as few and as plain as its outputs allow, for export.
+
+Equal to the trained model but for rounding: norms go into the convolutions before them, parallel
+branches become one, learnable affine blocks go into weights, and convolutions whose halves are read
+apart become two, so that onnxruntime need not cut its own memory layout open.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secondlook.models.convolutions import quicken
+
+
+def fold(model: nn.Module, run: Callable[[], object]) -> bool:
+    """Fold a DEIMv2 or D-FINE in place; ``run`` calls it on any picture.
+
+    The model must be in evaluation mode and no longer be needed as it was. Gives whether it takes
+    pixels from 0 to 255 now, which it does where the backbone is an HGNetV2; else from 0 to 1.
+    """
+    quicken(model, run)
+    with torch.no_grad():
+        _replace(model, "HGNetV2ConvLayer", _with_affine)
+        _replace(model, "HGNetV2Embeddings", _Stem)
+        _replace(model, "RepVggBlock", _merged)
+        _replace(model, "CSPRepLayer", _split_csp)
+        _replace(model, "RepNCSPELAN5", _Elan5)
+        _replace(model, "RepNCSPELAN4", _Elan4)
+    return any(isinstance(module, _Stem) for module in model.modules())
+
+
+def _replace(model: nn.Module, suffix: str, make: Callable[[Any], nn.Module]) -> None:
+    """The classes of the two architectures differ by a prefix only."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith(suffix):
+                setattr(parent, name, make(child))
+
+
+class _AtLeast(nn.Module):
+    """What is below ``low`` becomes it."""
+
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self.low = low
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=self.low)
+
+
+def _with_affine(layer: Any) -> nn.Module:
+    """Convolution, activation and affine block as a convolution and one cheap activation.
+
+    For ReLU and a scale s ≥ 0: s · max(x, 0) + b = max(s · x + b, b), which runs inside of the
+    convolution. Where that does not hold the layer stays as it is.
+    """
+    convolution, lab = layer.convolution, layer.lab
+    if isinstance(lab, nn.Identity):
+        return nn.Sequential(convolution, layer.activation)
+    scale, bias = float(lab.scale), float(lab.bias)
+    if scale < 0 or type(layer.activation).__name__ not in ("ReLU", "ReLUActivation"):
+        return nn.Sequential(convolution, layer.activation, lab)
+    folded = deepcopy(convolution)
+    folded.weight.mul_(scale)
+    folded.bias.mul_(scale).add_(bias)
+    return nn.Sequential(folded, nn.ReLU() if bias == 0 else _AtLeast(bias))
+
+
+class _Stem(nn.Module):
+    """HGNetV2's stem. It takes pixels from 0 to 255: the division is in its first weights.
+
+    The zeros that go right and below of a map are written once for each reader, so that a
+    convolution can take them as its own padding; the pooling can where nothing is below zero.
+    """
+
+    def __init__(self, stem: Any) -> None:
+        super().__init__()
+        self.first = stem.stem1
+        self.first[0].weight.div_(255)
+        self.narrow, self.wide, self.pool = stem.stem2a, stem.stem2b, stem.pool
+        self.last = nn.Sequential(stem.stem3, stem.stem4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        first = self.first(pixels)
+        narrow = self.narrow(nn.functional.pad(first, (0, 1, 0, 1)))
+        wide = self.wide(nn.functional.pad(narrow, (0, 1, 0, 1)))
+        pooled = self.pool(nn.functional.pad(first, (0, 1, 0, 1)))
+        return self.last(torch.cat([pooled, wide], dim=1))
+
+
+def _merged(block: Any) -> nn.Module:
+    """A 3×3 and a 1×1 convolution, added, are one 3×3."""
+    wide, narrow = block.conv1.conv, block.conv2.conv
+    one = deepcopy(wide)
+    one.weight.add_(nn.functional.pad(narrow.weight, (1, 1, 1, 1)))
+    one.bias.add_(narrow.bias)
+    return nn.Sequential(one, block.activation)
+
+
+def _halves(layer: Any) -> tuple[nn.Module, nn.Module]:
+    """A convolution whose result is cut in two by channels, as two convolutions."""
+    return _part(layer, slice(None, layer.conv.out_channels // 2)), _part(
+        layer, slice(layer.conv.out_channels // 2, None)
+    )
+
+
+def _part(layer: Any, channels: slice) -> nn.Module:
+    whole = layer.conv
+    part = nn.Conv2d(
+        whole.in_channels,
+        len(range(whole.out_channels)[channels]),
+        whole.kernel_size,
+        whole.stride,
+        whole.padding,
+    )
+    part.weight.copy_(whole.weight[channels])
+    assert part.bias is not None
+    part.bias.copy_(whole.bias[channels])
+    return nn.Sequential(part, layer.activation)
+
+
+def _split_csp(layer: Any) -> nn.Module:
+    """DEIMv2's has one convolution for both branches; D-FINE's has two already."""
+    return layer if hasattr(layer, "conv3") else _Csp(layer)
+
+
+class _Csp(nn.Module):
+    """DEIMv2's cross stage partial block."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.residual, self.first = _halves(layer.conv1)
+        self.bottlenecks = nn.Sequential(*layer.bottlenecks)
+        self.last = layer.conv2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.residual(x) + self.bottlenecks(self.first(x)))
+
+
+class _Elan5(nn.Module):
+    """DEIMv2's aggregation block."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.kept, self.first = _halves(block.conv1)
+        self.second, self.third = block.csp_rep1, block.csp_rep2
+        self.last = block.conv2
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        second = self.second(first)
+        return self.last(torch.cat([self.kept(x), first, second, self.third(second)], dim=1))
+
+
+class _Elan4(nn.Module):
+    """D-FINE's aggregation block, with a convolution behind each branch."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.kept, self.first = _halves(block.conv1)
+        self.second = nn.Sequential(block.csp_rep1, block.conv2)
+        self.third = nn.Sequential(block.csp_rep2, block.conv3)
+        self.last = block.conv4
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        second = self.second(first)
+        return self.last(torch.cat([self.kept(x), first, second, self.third(second)], dim=1))

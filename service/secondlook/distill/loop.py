@@ -1,0 +1,295 @@
+"""A training: from a start to the weights that find most on the held-out pictures."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch import nn
+
+from secondlook.atomic import replacing
+from secondlook.distill.averaging import Average
+from secondlook.distill.batches import Batch, loader, look_of, workers_for
+from secondlook.distill.checkpoints import Checkpoints, identity_of
+from secondlook.distill.loss import attach_loss
+from secondlook.distill.model import Start, build_student, save_student
+from secondlook.distill.optimising import (
+    BACKBONE_SHARE,
+    CHECKPOINT_RATE,
+    OWN_RATE,
+    accelerator_for,
+    learn,
+    optimiser_for,
+    precision_of,
+)
+from secondlook.distill.predicting import HeldOut
+from secondlook.distill.progress import Progress, Tell
+from secondlook.distill.samples import TrainingSet
+from secondlook.distill.schedule import warmed_cosine
+from secondlook.distill.settings import TrainingSettings
+from secondlook.distill.training_record import POINTS, Point, TrainingRecord, write_record
+from secondlook.errors import Cancelled, OutputExists
+
+WARM = 0.04
+"""Share of the steps in which the rate rises."""
+PROGRESS = 0.001
+"""Of mAP50, from which a look at the held-out pictures counts as better."""
+SAVED_EVERY_S = 30.0
+MOST_STEPS_EVER = 10**7
+"""More than any training has: the seeds of two trainings never meet."""
+
+Stop = Callable[[], bool]
+
+
+def train(
+    data: TrainingSet,
+    settings: TrainingSettings,
+    out: Path,
+    tell: Tell = lambda progress: None,
+    stop: Stop = lambda: False,
+) -> Path:
+    """Train a student on ``data`` into ``out / "torch"``, which is returned: config.json,
+    model.safetensors and training.json.
+
+    Goes on from ``out / "checkpoints"`` where that holds the same training; the folder stays for
+    the caller to remove. ``tell`` hears of every step. When ``stop`` says yes
+    the state is saved and ``Cancelled`` raised; a kill or ``KeyboardInterrupt`` costs what came
+    after the last save, half a minute at most. Raises ``OutputExists`` where ``out`` holds another
+    training, ``BadSetting`` for a device or start that does not exist or a rate that is too high,
+    and what reading a picture raises.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(out, identity_of(data, settings))
+    state = checkpoints.load()
+    start = build_student(
+        settings.size, data.classes, settings.start, settings.input_size, settings.seed
+    )
+    training = Training(data, settings, start, checkpoints, tell)
+    if state is not None:
+        training.resume(state)
+    training.run(stop)
+    return training.finish(out / "torch")
+
+
+class Training:
+    """A training in progress."""
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        settings: TrainingSettings,
+        start: Start,
+        checkpoints: Checkpoints,
+        tell: Tell,
+    ) -> None:
+        self._data, self._settings, self._start = data, settings, start
+        self._checkpoints, self._tell = checkpoints, tell
+        self._accelerator = accelerator_for(settings)
+        device = self._accelerator.device
+        # Channels last, here and of the pictures, takes a third off a step on a CPU.
+        model = start.model.to(device).to(memory_format=torch.channels_last).train()
+        self._average = Average(model)
+        attach_loss(model, settings.hard_negative_weight)
+        own = start.source in ("nothing", "embedded start")
+        self._rate = settings.rate or (OWN_RATE if own else CHECKPOINT_RATE)
+        share = 1.0 if start.source == "nothing" else BACKBONE_SHARE
+        optimiser = optimiser_for(model, self._rate, share)
+        self._model, self._optimiser = self._accelerator.prepare(model, optimiser)
+        self._steps = settings.steps_for(len(data.train), from_nothing=start.source == "nothing")
+        self._every = settings.look_after(self._steps)
+        self._step, self._seconds, self._looks_in_vain = 0, 0.0, 0
+        self._map50: float | None = None
+        self._best: float | None = None
+        self._curve: list[Point] = []
+        self._losses: list[float] = []
+        self._held_out = HeldOut(data.held_out, data.classes, start.input_size)
+        self._saved_at = time.monotonic()
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was saved; pictures and noise are functions of seed and step.
+
+        Raises ``OutputExists`` when that training began from something else, as ``auto`` may.
+        """
+        if state["start"] != self._start.source:
+            raise OutputExists(
+                f"the training there began from {state['start']}, this one would from "
+                f"{self._start.source}; name that with --start, or give another --out"
+            )
+        self._plain_model.load_state_dict(state["model"])
+        self._average.model.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        if self._accelerator.scaler is not None and state["scaler"]:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        for name in ("step", "seconds", "looks_in_vain", "map50", "best"):
+            setattr(self, f"_{name}", state[name])
+        self._curve = [Point(*point) for point in state["curve"]]
+        self._say({}, None, note=f"going on from step {self._step}")
+
+    def run(self, stop: Stop) -> None:
+        """Learn until the steps or the minutes are over or nothing gets better."""
+        if self._done:
+            return
+        batches = loader(
+            self._data.train,
+            look_of(self._settings, len(self._data.classes), self._start.input_size),
+            batch=self._settings.batch,
+            steps=range(self._step, self._steps),
+            workers=workers_for(
+                self._settings.workers, self._device.type, self._accelerator.num_processes
+            ),
+            part=(self._accelerator.process_index, self._accelerator.num_processes),
+            pin=self._device.type == "cuda",
+        )
+        try:
+            while not self._done:
+                self._stop_if(stop())
+                self._one_step(batches)
+                if self._step % self._every == 0 or self._over:
+                    self._look()
+                elif time.monotonic() - self._saved_at > SAVED_EVERY_S:
+                    self._save()
+        except KeyboardInterrupt:
+            # Raised anywhere, perhaps between the weights of one step and the next: the state of
+            # the last save is whole, this one may not be.
+            raise Cancelled(self._stopped_words) from None
+
+    def finish(self, folder: Path) -> Path:
+        """Write the best weights as a student of transformers."""
+        if self._accelerator.is_main_process:
+            self._average.model.load_state_dict(self._checkpoints.load_best())
+            with replacing(folder) as part:
+                save_student(self._average.model.float(), part)
+                write_record(part, self._record())
+        self._accelerator.wait_for_everyone()
+        return folder
+
+    def _record(self) -> TrainingRecord:
+        accelerator = self._accelerator
+        name = self._device.type
+        if name == "cuda":
+            name = torch.cuda.get_device_name(self._device)
+        return TrainingRecord(
+            identity=identity_of(self._data, self._settings),
+            start=self._start.source,
+            steps=self._step,
+            of=self._steps,
+            seconds=round(self._seconds, 1),
+            device=f"{accelerator.num_processes} × {name}, {precision_of(accelerator)}",
+            best_map50=self._best or 0.0,
+            curve=self._curve,
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        device = self._accelerator.device
+        assert isinstance(device, torch.device)
+        return device
+
+    @property
+    def _plain_model(self) -> nn.Module:
+        model = self._accelerator.unwrap_model(self._model)
+        assert isinstance(model, nn.Module)
+        return model
+
+    @property
+    def _share(self) -> float:
+        """How much of the training is done, by steps or minutes, [0, 1]."""
+        by_time = self._settings.max_minutes and self._seconds / (60 * self._settings.max_minutes)
+        return min(1.0, max(self._step / self._steps, by_time))
+
+    @property
+    def _over(self) -> bool:
+        return self._share >= 1
+
+    @property
+    def _tired(self) -> bool:
+        return self._looks_in_vain >= self._settings.patience
+
+    @property
+    def _done(self) -> bool:
+        """Not kept as such: with more minutes or patience the training goes on."""
+        return self._best is not None and (self._over or self._tired)
+
+    @property
+    def _stopped_words(self) -> str:
+        return f"stopped at step {self._step} of {self._steps}; the same command goes on from there"
+
+    def _stop_if(self, asked: bool) -> None:
+        """All processes stop at the same step."""
+        if self._agreed(float(asked)) > 0:
+            self._save()
+            raise Cancelled(self._stopped_words)
+
+    def _agreed(self, value: float) -> float:
+        """The first process's ``value``: clocks and signals differ."""
+        if self._accelerator.num_processes == 1:
+            return value
+        return float(broadcast(torch.tensor(value, device=self._device)))
+
+    def _one_step(self, batches: Iterator[Batch]) -> None:
+        began = time.monotonic()
+        for group in self._optimiser.param_groups:
+            at = warmed_cosine(round(self._share * self._steps), self._steps, WARM)
+            group["lr"] = self._rate * group["share"] * at
+        # Noise of the denoising too is a function of seed and step.
+        torch.manual_seed(self._settings.seed * MOST_STEPS_EVER + self._step)
+        losses = learn(self._accelerator, self._model, self._optimiser, next(batches))
+        self._step += 1
+        self._average.follow(self._step)
+        self._seconds = self._agreed(self._seconds + time.monotonic() - began)
+        self._losses.append(losses["loss"])
+        if self._step % max(1, self._steps // POINTS) == 0:
+            self._curve.append(Point(self._step, sum(self._losses) / len(self._losses)))
+            self._losses = []
+        self._say(losses, self._optimiser.param_groups[-1]["lr"])
+
+    def _look(self) -> None:
+        """Measure the averaged weights, keep them if they are the best, and decide on the end."""
+        found = (
+            self._held_out.map50(self._average.model) if self._accelerator.is_main_process else 0.0
+        )
+        self._map50 = self._agreed(found)
+        self._curve.append(Point(self._step, map50=self._map50))
+        better = self._best is None or self._map50 > self._best + PROGRESS
+        self._looks_in_vain = 0 if better else self._looks_in_vain + 1
+        if better:
+            self._best = self._map50
+            if self._accelerator.is_main_process:
+                self._checkpoints.save_best(self._average.model.state_dict())
+        note = ""
+        if self._tired and not self._over:
+            note = f"no progress in {self._looks_in_vain} looks"
+        self._save()
+        self._say({}, None, note=note)
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        if not self._accelerator.is_main_process:
+            return
+        scaler = self._accelerator.scaler
+        self._checkpoints.save(
+            {
+                "model": self._plain_model.state_dict(),
+                "average": self._average.model.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else {},
+                "start": self._start.source,
+                "step": self._step,
+                "seconds": self._seconds,
+                "looks_in_vain": self._looks_in_vain,
+                "map50": self._map50,
+                "best": self._best,
+                "curve": [astuple(point) for point in self._curve],
+            }
+        )
+
+    def _say(self, losses: dict[str, float], rate: float | None, note: str = "") -> None:
+        if not self._accelerator.is_main_process:
+            return
+        pace = self._step / self._seconds if self._seconds else None
+        left = self._seconds * (1 / self._share - 1) if self._share else None
+        figures = (losses, rate, self._map50, self._best, pace, left, note)
+        self._tell(Progress("train", self._step, self._steps, *figures))

@@ -1,0 +1,91 @@
+"""What a student in torch finds: on held-out pictures while it learns, and for the parity check."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secondlook.detector.found import Detections, detections_of
+from secondlook.detector.resize import stretch
+from secondlook.distill.average_precision import average_precision
+from secondlook.distill.pictures import PixelCache, read_pixels
+from secondlook.distill.samples import Sample
+from secondlook.labels import Pixels
+
+FLOOR = 0.01
+"""Scores below it change no figure that anyone reads."""
+AT_ONCE = 16
+LOOKED_AT, KEPT_BYTES = 500, 256 * 2**20
+"""Of the held-out pictures while it learns; all of them count in the end."""
+
+
+def as_input(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 RGB as ``pixel_values``: float32 in [0, 1], channels last."""
+    return pictures.to(torch.float32, memory_format=torch.channels_last) / 255
+
+
+def seen(sample: Sample, size: tuple[int, int]) -> Pixels:
+    """(H, W, 3): what a student with pictures of ``size`` (width, height) is shown of a sample."""
+    return stretch(read_pixels(sample), size)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    size: tuple[int, int],
+    *,
+    floor: float = FLOOR,
+    show: Callable[[int], Pixels] | None = None,
+    told: Callable[[int], None] | None = None,
+) -> list[Detections]:
+    """What ``model`` finds on each sample, with scores of ``floor`` and more.
+
+    ``size`` is the width and height of the model's pictures. ``show(i)`` may give the pixels of
+    sample ``i`` at that size where somebody has them already; ``told`` hears how many are done.
+    Raises what ``read_pixels`` raises. The model is used as it is: put it into ``eval()`` first.
+    """
+    place = show or (lambda row: seen(samples[row], size))
+    device = next(model.parameters()).device
+    found: list[Detections] = []
+    for first in range(0, len(samples), AT_ONCE):
+        rows = range(first, min(first + AT_ONCE, len(samples)))
+        pictures = torch.from_numpy(np.stack([place(row) for row in rows]))
+        said = model(pixel_values=as_input(pictures.permute(0, 3, 1, 2).to(device)))
+        scores = said.logits.float().sigmoid().cpu().numpy()
+        boxes = _corners(said.pred_boxes.float()).cpu().numpy()
+        for row, of_picture, places in zip(rows, scores, boxes, strict=True):
+            sample = samples[row]
+            found.append(detections_of(of_picture, places, sample.width, sample.height, floor))
+        if told:
+            told(len(found))
+    return found
+
+
+class HeldOut:
+    """The held-out pictures that are looked at again and again while a student learns."""
+
+    def __init__(
+        self, samples: Sequence[Sample], classes: Sequence[str], size: tuple[int, int]
+    ) -> None:
+        """``size``: width and height of the student's pictures. Of many samples every so many are
+        used: those of a folder come in its order, and the first may all be of one place."""
+        self._samples = samples[:: math.ceil(len(samples) / LOOKED_AT)]
+        self._classes, self._size = classes, size
+        self._kept = PixelCache(KEPT_BYTES)
+
+    def map50(self, model: nn.Module) -> float:
+        """What ``model`` finds of them, [0, 1]."""
+        found = predict(model, self._samples, self._size, show=self._show)
+        return average_precision(self._samples, found, self._classes).map50
+
+    def _show(self, row: int) -> Pixels:
+        return self._kept.get(row, lambda: seen(self._samples[row], self._size))
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """Centre and size to xyxy, both relative to the picture."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)

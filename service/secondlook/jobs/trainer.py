@@ -1,0 +1,223 @@
+"""Trainings of the server: each a process of its own, which may crash, fill a GPU or be killed.
+
+    DIR/7/             what `secondlook distill` writes: checkpoints, progress.jsonl, the student
+    DIR/7.cache/       the pictures that it pulled, while it lasts
+    DIR/7.log          what it said on stderr
+    DIR/7.lock         held by the process of training 7, also when the server has died meanwhile
+
+A training goes on where its last checkpoint is: after a restart of the server in order, and after
+one that was killed. Its student becomes a version of its model; ``7/torch`` stays, to train on.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from secondlook.detector.manifest import read_manifest, read_verified, verify_files
+from secondlook.errors import (
+    Damaged,
+    MissingExtra,
+    NotFound,
+    SecondlookError,
+    StorageFull,
+    Unavailable,
+)
+from secondlook.jobs.runner import server_name
+from secondlook.jobs.training_process import Child, cache_of, distill_command
+from secondlook.store import Store
+from secondlook.store.trainings import Training, TrainingState
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.5
+"""How soon a new training, its progress and its cancelling are noticed."""
+LEASE_S = 15.0
+PAUSE_S = 2.0
+"""Before another try at a database that failed."""
+KEPT_FOLDER = "torch"
+MAX_REPORT = 2 * 2**20
+NEEDED = ("torch", "transformers", "accelerate", "faster_coco_eval", "onnx", "onnxruntime", "scipy")
+
+Command = Callable[[Training, str, Path], Sequence[str]]
+"""What to run for a training, the server's address and the folder to write into."""
+
+
+class Trainer:
+    """Works on the trainings of a store, on threads of its own, from ``start`` to ``close``."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        at_once: int = 1,
+        command: Command | None = None,
+        *,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        """``folder`` (made when it is not there) is for trainings alone; ``at_once`` run at a time.
+
+        ``command`` (default: `secondlook distill`) is what a training runs.
+        """
+        self._store = store
+        self._folder = folder.absolute()  # processes have a working folder of their own
+        self._command = command
+        self._lease_s = lease_s
+        self._address = ""
+        self._stopping = threading.Event()
+        name = server_name()
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(f"{name}-t{n}",), name=f"training-{n}", daemon=True
+            )
+            for n in range(at_once)
+        ]
+
+    def start(self, address: str) -> None:
+        """Begin to take trainings, which pull their pictures from ``address``."""
+        self._address = address
+        self._sweep()
+        for thread in self._threads:
+            thread.start()
+
+    def check(self) -> None:
+        """Raises ``MissingExtra`` when a training would fail for want of a package."""
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        if missing and self._command is None:
+            raise MissingExtra(
+                f"a training needs {', '.join(missing)}, which the server lacks: "
+                'pip install "secondlook[serve,distill]" there'
+            )
+
+    def close(self) -> None:
+        """End the processes; their trainings go on where they are when a server starts."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.ident:
+                thread.join()
+
+    def _run(self, owner: str) -> None:
+        claims = 0
+        while not self._stopping.is_set():
+            pause_s, claims = LOOK_EVERY_S, claims + 1
+            # A name for each lease: who lost a training must not pass for its next holder.
+            held = f"{owner}-{claims}"
+            try:
+                training = self._store.trainings.claim(held, self._lease_s)
+                if training is not None:
+                    self._work(training, held)
+            except (Unavailable, StorageFull) as failure:
+                log.warning("trainings wait: %s", failure)
+                pause_s = PAUSE_S
+            except Exception:
+                log.exception("working on trainings failed")
+                pause_s = PAUSE_S
+            self._stopping.wait(pause_s)
+
+    def _work(self, training: Training, owner: str) -> None:
+        out = self._folder / str(training.id)
+        command = self._command or distill_command
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with Child.alone(out, self._stopping.is_set) as child:
+                if not _is_finished(out):  # by a process that its server left behind
+                    child.start(command(training, self._address, out))
+                held = self._follow(child, training, owner)
+                failure = child.end()
+            if not held:
+                self._clear_cancelled(training.id, out)
+            elif failure is None:
+                self._register(training, owner, out)
+            elif self._stopping.is_set():
+                self._store.trainings.release(training.id, owner)
+            else:
+                self._fail(training, owner, out, failure)
+        except (Unavailable, StorageFull):
+            raise  # nobody's fault: the lease ends, and the training is taken again
+        except SecondlookError as failure:
+            self._fail(training, owner, out, str(failure))
+        except OSError as failure:
+            why = os.strerror(failure.errno or 0)
+            self._fail(training, owner, out, f"the server's folder of trainings fails ({why})")
+        except Exception:
+            log.exception("training failed", extra={"training": training.id})
+            why = "something failed on the server; its log has the details"
+            self._fail(training, owner, out, f"{why} under training {training.id}")
+
+    def _follow(self, child: Child, training: Training, owner: str) -> bool:
+        """Until the process ends or the server stops; False once the training is not ours."""
+        renew_at, told = 0.0, None
+        while child.running() and not self._stopping.is_set():
+            progress = child.progress()
+            try:
+                if progress != told or time.monotonic() >= renew_at:
+                    if not self._store.trainings.renew(training.id, owner, self._lease_s, progress):
+                        return False
+                    told, renew_at = progress, time.monotonic() + self._lease_s / 3
+                elif not self._store.trainings.get(training.id).active:
+                    return False
+            except (Unavailable, StorageFull) as failure:
+                log.warning("training %s cannot be looked after: %s", training.id, failure)
+            self._stopping.wait(LOOK_EVERY_S)
+        return self._store.trainings.renew(training.id, owner, self._lease_s, child.progress())
+
+    def _register(self, training: Training, owner: str, out: Path) -> None:
+        """Keep the student as a version; made twice it is kept once."""
+        manifest = read_manifest(out)
+        for name in manifest.files:
+            self._store.blobs.put(read_verified(out, manifest, name))
+            self._store.trainings.renew(training.id, owner, self._lease_s)
+        report = ""
+        if "report.json" in manifest.files and manifest.files["report.json"].size <= MAX_REPORT:
+            report = read_verified(out, manifest, "report.json").decode("utf-8", "replace")
+        student, _ = self._store.students.add(training.order.model, manifest, report)
+        self._store.trainings.finish(training.id, owner, student.version)
+        log.info("trained", extra={"model": student.name, "version": student.version})
+        _clear(out, KEPT_FOLDER)
+
+    def _fail(self, training: Training, owner: str, out: Path, why: str) -> None:
+        log.warning("training %s failed: %s", training.id, why)
+        # A message that travels names no folder of the server.
+        self._store.trainings.fail(
+            training.id, owner, why.replace(str(out), "its folder").replace(str(self._folder), "…")
+        )
+        _clear(out)
+
+    def _sweep(self) -> None:
+        """Remove what trainings left that are over."""
+        with suppress(OSError, Unavailable):
+            for path in self._folder.iterdir():
+                if path.is_dir() and path.name.isdecimal():
+                    with suppress(NotFound):
+                        self._clear_cancelled(int(path.name), path)
+
+    def _clear_cancelled(self, number: int, out: Path) -> None:
+        """Keep what is of use of a training that is over, and all of one that is not."""
+        training = self._store.trainings.get(number)
+        if not training.active:
+            _clear(out, KEPT_FOLDER if training.state is TrainingState.DONE else "")
+
+
+def _is_finished(out: Path) -> bool:
+    try:
+        verify_files(out, read_manifest(out))
+    except (NotFound, Damaged):
+        return False
+    return True
+
+
+def _clear(out: Path, but: str = "") -> None:
+    """Remove what a training wrote, but for one folder of it."""
+    shutil.rmtree(cache_of(out), ignore_errors=True)
+    with suppress(OSError):
+        for path in out.iterdir():
+            if path.name != but:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not any(out.iterdir()):
+            out.rmdir()
+    out.with_name(f"{out.name}.lock").unlink(missing_ok=True)

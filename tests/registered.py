@@ -1,0 +1,71 @@
+"""A registry of students for tests: snapshots of coloured quarters, and students that see them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image as PILImage
+from students import CLASSES, QUARTERS, picture, write_student
+
+from secondlook.dataset.manifest import Box, BoxKind, Entry, ManifestWriter
+from secondlook.dataset.query import Query
+from secondlook.detector.manifest import Manifest
+from secondlook.store import Store
+from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.snapshots import Snapshot
+
+SIDE = 64
+
+
+def freeze_quarters(
+    store: Store, name: str, count: int = 8, classes: Sequence[str] = CLASSES, split: str = "val"
+) -> Snapshot:
+    """A snapshot of ``count`` held-out pictures, each with a person and a dog, and one to train."""
+    drawn = {}
+    for number in range(count + 1):
+        content = _png(number)
+        drawn[store.blobs.put(content)] = (number, content)
+    writer = ManifestWriter(store.blobs)
+    counts = dict.fromkeys(("train", split), 0)
+    for sha256, (number, content) in sorted(drawn.items()):
+        part = "train" if number == count else split
+        counts[part] += 1
+        kept = tuple(
+            _box((number + place) % 4, classes.index(name))
+            for place, name in enumerate(CLASSES)
+            if name in classes
+        )
+        entry = Entry(
+            sha256, f"{number}.png", "png", len(content), SIDE, SIDE, part, "0" * 16, kept
+        )
+        writer.add(entry)
+    manifest = writer.finish(classes, ["train", split], ["m@1"])
+    new = [NewPicture(sha256, len(content), "png") for sha256, (_, content) in drawn.items()]
+    with store.database.writing() as connection:
+        ids = add_pictures(connection, new)
+    splits = {part: {"pictures": count} for part, count in counts.items()}
+    statistics = {"splits": splits, "classes": list(classes)}
+    query = Query(runs=("r",)).to_json()
+    return store.snapshots.add(name, manifest.sha256, query, statistics, sorted(ids.values()))
+
+
+def student(
+    folder: Path, snapshot: Snapshot | None = None, seed: int = 0, **fields: object
+) -> Manifest:
+    """A student folder as if trained on the snapshot."""
+    trained_on = {"snapshot": snapshot.manifest} if snapshot else {}
+    return write_student(folder, seed=seed, **trained_on, **fields)
+
+
+def _png(number: int) -> bytes:
+    """A person in one quarter and a dog in the next; each picture has a pixel of its own."""
+    pixels = picture((number % 4, 0), ((number + 1) % 4, 1), width=SIDE, height=SIDE)
+    pixels[0, 0] = number
+    file = io.BytesIO()
+    PILImage.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _box(quarter: int, class_index: int) -> Box:
+    x1, y1, x2, y2 = (float(edge) * SIDE for edge in QUARTERS[quarter])
+    return Box(class_index, (x1, y1, x2, y2), BoxKind.LABEL, 0.9, 0.9, 0.9, "sure")

@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import image
+from scripted_student import ScriptedStudent, by_student, detections, manifest, opinion
+from stored import labelled, street_ontology
+
+from secondlook.errors import BadSetting
+from secondlook.labels import LabelPath, Outcome
+from secondlook.ontology import ClassSpec, Ontology
+from secondlook.opinions import FLOORS, Certainty, Reading, agreement
+from secondlook.pipeline import Limits, Task
+
+STREET = street_ontology()
+DOGS = Ontology((ClassSpec("dog", threshold=0.95),))
+LEFT, RIGHT = (1.0, 1.0, 12.0, 20.0), (20.0, 5.0, 39.0, 25.0)
+
+
+def accepted(found: list[tuple[tuple[float, float, float, float], str, float]]) -> list[str]:
+    said = by_student(found, STREET)
+    return [j.class_name for j in said.of(Outcome.ACCEPT)]
+
+
+def test_certain_boxes_are_labels_whatever_the_proposers_threshold() -> None:
+    said = opinion([(LEFT, "dog", 0.93)], DOGS)
+    assert said.certain
+    (judgement,) = said.labelled.judgements
+    assert judgement.decision.outcome is Outcome.ACCEPT
+    assert judgement.verdict is None
+    assert judgement.score == judgement.decision.probability == pytest.approx(0.93)
+    assert "student was certain (0.93)" in judgement.decision.reason
+    assert said.labelled.path is LabelPath.STUDENT
+    assert said.labelled.evidence.proposer.startswith("student:street@")
+    assert said.labelled.evidence.verifier == ""
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "certain"),
+    [
+        ([], True),
+        ([0.95], True),
+        ([0.95, 0.09], True),
+        ([0.95, 0.11], False),
+        ([0.89], False),
+        ([0.9, 0.5], False),
+    ],
+)
+def test_anything_between_doubt_and_certainty_is_doubt(
+    probabilities: list[float], certain: bool
+) -> None:
+    places = (LEFT, RIGHT)
+    found = [(places[i], "dog", p) for i, p in enumerate(probabilities)]
+    assert opinion(found, DOGS).certain is certain
+
+
+def test_a_class_that_asks_for_more_is_certain_later() -> None:
+    strict = Ontology((ClassSpec("dog", accept=0.95),))
+    assert not opinion([(LEFT, "dog", 0.93)], strict).certain
+    assert opinion([(LEFT, "dog", 0.96)], strict).certain
+    careful = Ontology((ClassSpec("dog", reject=0.05),))
+    assert not opinion([(LEFT, "dog", 0.07)], careful).certain
+
+
+def test_second_thoughts_about_a_box_are_no_doubt() -> None:
+    again = (1.5, 1.0, 12.5, 20.0)
+    said = opinion([(LEFT, "dog", 0.95), (again, "dog", 0.4)], DOGS)
+    assert said.certain
+    assert [j.box for j in said.labelled.judgements] == [LEFT]
+
+
+def test_both_sides_of_a_contrast_are_heard_from_one_box() -> None:
+    assert accepted([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.02)]) == ["glasses on"]
+    both = opinion([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.95)], STREET)
+    assert not both.certain
+    assert both.labelled.of(Outcome.ACCEPT) == ()
+    assert len(both.labelled.evidence.proposals) == 1
+
+
+def test_a_ruled_out_side_is_rejected_in_words() -> None:
+    said = by_student([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.02)], STREET)
+    off = said.judgements[1]
+    assert off.decision.outcome is Outcome.REJECT
+    assert "ruled it out (0.02" in off.decision.reason
+
+
+def test_classes_that_nobody_asked_for_are_left_out() -> None:
+    said = opinion([(LEFT, "cat", 0.5), (RIGHT, "dog", 0.95)], DOGS, classes=("cat", "dog"))
+    assert said.certain
+    assert len(said.labelled.evidence.proposals) == 1
+
+
+def test_what_is_watched_has_a_floor_each_and_shows_doubt_amount_and_light() -> None:
+    calm = opinion([(LEFT, "dog", 0.95)], DOGS)
+    unsure = opinion([(LEFT, "dog", 0.95), (RIGHT, "dog", 0.6)], DOGS)
+    assert len(calm.numbers) == len(FLOORS)
+    assert (calm.numbers[0], unsure.numbers[0]) == (0.0, 1.0)
+    assert calm.numbers[1] < unsure.numbers[1]
+    assert calm.numbers[3:] == pytest.approx([128 / 255] * 12)
+    assert all(type(number) is not np.ndarray for number in calm.numbers)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (3, 1), (2000, 7)])
+def test_the_light_of_pictures_of_any_shape(width: int, height: int) -> None:
+    student = manifest(["dog"])
+    reading = Reading(student, Certainty(), Limits())
+    nothing = detections(["dog"], [])
+    task = Task(image(width=width, height=height, shade=255), DOGS)
+    said = reading.opinion(task, nothing, nothing.scores, 0.0)
+    assert said.certain
+    assert said.numbers[2:] == pytest.approx([1.0] * 13)
+
+
+def test_an_ontology_is_known_by_name_and_by_meaning_where_that_is_told() -> None:
+    reading = Reading(manifest(["dog", "cat"]), Certainty(), Limits())
+    assert reading.knows(DOGS)
+    assert reading.knows(Ontology((ClassSpec("dog", question="Is it wet?"),)))
+    assert not reading.knows(Ontology((ClassSpec("dog"), ClassSpec("horse"))))
+    taught = 'classes: {dog: {question: "Is it wet?", threshold: 0.7}}'
+    meant = Reading(manifest(["dog"], taught), Certainty(), Limits())
+    assert meant.knows(Ontology((ClassSpec("dog", question="Is it wet?"),)))
+    assert not meant.knows(DOGS)
+    assert not meant.knows(Ontology((ClassSpec("dog", ("hound",), question="Is it wet?"),)))
+    with pytest.raises(BadSetting, match=r"student:street@.* cannot be a cascade"):
+        Reading(manifest(["dog"], "classes: [["), Certainty(), Limits())
+
+
+def test_bounds_that_cross_are_refused() -> None:
+    with pytest.raises(ValueError, match="doubt < certain"):
+        Certainty(certain=0.3, doubt=0.4)
+
+
+def test_agreement_is_f1_and_unsure_boxes_count_neither_way() -> None:
+    taught = labelled()  # glasses on at the left; the dog at the right is unsure
+    same = by_student([(LEFT, "glasses on", 0.96)], STREET)
+    assert agreement(same, taught) == 1.0
+    with_dog = by_student([(LEFT, "glasses on", 0.96), (RIGHT, "dog", 0.95)], STREET)
+    assert agreement(with_dog, taught) == 1.0
+    assert agreement(by_student([], STREET), taught) == 0.0
+    far = (25.0, 1.0, 36.0, 20.0)
+    half = by_student([(LEFT, "glasses on", 0.96), (far, "glasses on", 0.95)], STREET)
+    assert agreement(half, taught) == pytest.approx(2 / 3)
+    other = by_student([(LEFT, "glasses off", 0.96)], STREET)
+    assert agreement(other, taught) == 0.0
+
+
+def test_two_that_see_nothing_agree_and_silence_proves_nothing() -> None:
+    nothing = by_student([], STREET)
+    assert agreement(nothing, labelled(rows=())) == 1.0
+    down = labelled(answers={"On?": 0.5, "Off?": 0.5, "Dog?": 0.5})
+    assert agreement(nothing, down) is None
+
+
+def test_a_scripted_student_is_a_student() -> None:
+    student = ScriptedStudent(("dog",), lambda pixels: [(LEFT, "dog", 0.9)])
+    (found,) = student.detect([image().pixels])
+    assert found.boxes.tolist() == [list(LEFT)]
+    assert replace(student.manifest, name="other").digest != student.manifest.digest

@@ -1,0 +1,58 @@
+"""The recipe of the embedded start, and the weights that it left in the package."""
+
+import json
+
+import pytest
+import torch
+
+from secondlook.demo import student_recipe
+from secondlook.demo.proposer_data import Scenes
+from secondlook.demo.student_recipe import Plan, Training, told
+from secondlook.demo.world import NOUNS
+from secondlook.distill.model import load_student
+
+WEIGHTS = student_recipe.WEIGHTS / "student-pico"
+
+
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch):
+    monkeypatch.setattr("secondlook.demo.proposer_data.CHUNK", 12)
+
+
+def _plan(steps=4):
+    return Plan("pico", steps, seed=3, batch=2, scenes=12, rate=1e-3)
+
+
+def test_a_killed_run_goes_on_where_it_stood(tmp_path):
+    whole = Training(_plan(), tmp_path)
+    for _ in range(2):
+        whole.one_step()
+    whole.save()
+    losses = [whole.one_step() for _ in range(2)]
+    again = Training(_plan(), tmp_path)
+    again.resume()
+    assert again.step == 2
+    # The denoising of the models draws from torch's own generator, so only the pictures are equal.
+    assert [again.one_step() for _ in range(2)] == pytest.approx(losses, rel=0.1)
+    for mean, other in zip(again.average.parameters(), whole.average.parameters(), strict=True):
+        assert torch.allclose(mean, other, atol=0.02)
+
+
+def test_the_shipped_start_finds_the_nouns(tmp_path):
+    training = Training(_plan(), tmp_path)
+    training.average = load_student(WEIGHTS)
+    found = told(training.figures(424_242, 12))
+    assert len(Scenes(tmp_path / "scenes", 424_242, 12)) == 12
+    # Floors for a dozen scenes; 500 are in training.json.
+    assert found["recall"] > 0.75
+    assert found["recall person"] > 0.85
+    assert found["precision"] > 0.5
+
+
+def test_the_record_says_how_the_weights_were_made():
+    record = json.loads((WEIGHTS / "training.json").read_text())
+    assert record["curve"][-1]["step"] == record["plan"]["steps"]
+    assert record["final"]["recall"] > 0.8
+    assert "student_recipe" in record["command"]
+    config = json.loads((WEIGHTS / "config.json").read_text())
+    assert tuple(config["id2label"].values()) == NOUNS

@@ -1,0 +1,346 @@
+"""Trainings by real processes: finished, failed, cancelled, gone on with after a crash."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from students import write_student
+
+from secondlook.errors import MissingExtra, StoreUnavailable
+from secondlook.jobs import trainer, training_process
+from secondlook.jobs.trainer import Trainer
+from secondlook.jobs.training_process import distill_command
+from secondlook.store import Store, open_store
+from secondlook.store.check import check
+from secondlook.store.trainings import Training, TrainingOrder, TrainingState
+
+PROGRAM = Path(__file__).parents[1] / "training_program.py"
+ORDER = TrainingOrder("street", "street-1")
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "LOOK_EVERY_S", 0.03)
+    monkeypatch.setattr(trainer, "PAUSE_S", 0.03)
+    monkeypatch.setattr(training_process, "LOOK_EVERY_S", 0.03)
+    monkeypatch.setattr(training_process, "END_S", 0.5)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "data") as store:
+        yield store
+
+
+@pytest.fixture
+def working(kept: Store, tmp_path: Path) -> Callable[..., object]:
+    """A function from a behaviour to a context with a trainer that is at work."""
+    write_student(tmp_path / "student")
+
+    def command(behaviour: str) -> Callable[[Training, str, Path], list[str]]:
+        student = str(tmp_path / "student")
+        return lambda training, address, out: [
+            *(sys.executable, str(PROGRAM), behaviour, student, str(out))
+        ]
+
+    @contextmanager
+    def work(behaviour: str, at_once: int = 1, **options: float) -> Iterator[Trainer]:
+        folder = tmp_path / "data" / "trainings"
+        made = Trainer(kept, folder, at_once, command(behaviour), **options)
+        made.start("127.0.0.1:1")
+        try:
+            yield made
+        finally:
+            made.close()
+
+    return work
+
+
+def until(store: Store, number: int, *states: TrainingState) -> Training:
+    return eventually(lambda: (t := store.trainings.get(number)).state in states and t)
+
+
+def eventually(look: Callable[[], object], limit_s: float = 30.0):
+    ends = time.monotonic() + limit_s
+    while not (found := look()):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    return found
+
+
+def starts(out: Path) -> list[list[int]]:
+    """Process and niceness of each start."""
+    path = out / "starts"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [[int(word) for word in line.split()] for line in lines]
+
+
+def lives(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_student_becomes_a_version(kept: Store, working, tmp_path: Path) -> None:
+    number = kept.trainings.create(ORDER).id
+    out = tmp_path / "data" / "trainings" / str(number)
+    with working("waits"):
+        running = eventually(
+            lambda: (t := kept.trainings.get(number)).progress.get("step") == 3 and t
+        )
+        assert running.progress == {
+            "step": 3, "of": 3, "loss": pytest.approx(1 / 3), "map50": 0.5, "phase": "train",
+        }  # fmt: skip
+        ((_, niceness),) = starts(out)
+        assert niceness == training_process.NICENESS
+        out.with_name(f"{number}.go").touch()
+        done = until(kept, number, TrainingState.DONE)
+    student = kept.students.get("street", done.version, report=True)
+    assert student.version == 1 and "map50" in student.report and not student.current
+    assert list(check(kept)) == []
+    assert [path.name for path in out.iterdir()] == ["torch"]
+    assert not out.with_name(f"{number}.lock").exists()
+
+
+def test_a_failure_is_told_by_the_last_line_and_without_paths(kept: Store, working, tmp_path):
+    number = kept.trainings.create(ORDER).id
+    with working("fails"):
+        failed = until(kept, number, TrainingState.FAILED)
+    assert failed.message == "its folder is full; make room"
+    assert not (tmp_path / "data" / "trainings" / str(number)).exists()
+    assert kept.students.page() == []
+
+
+def test_a_process_that_the_system_kills_is_told(kept: Store, working) -> None:
+    number = kept.trainings.create(ORDER).id
+    with working("killed"):
+        failed = until(kept, number, TrainingState.FAILED)
+    assert "signal 9" in failed.message and "smaller size" in failed.message
+
+
+def test_a_result_that_is_damaged_is_no_version(kept: Store, working, tmp_path: Path) -> None:
+    number = kept.trainings.create(ORDER).id
+    (tmp_path / "student" / "model.onnx").write_bytes(b"cut")
+    with working("trains"):
+        failed = until(kept, number, TrainingState.FAILED)
+    assert "model.onnx of the student is missing, truncated" in failed.message
+    assert kept.students.page() == []
+
+
+@pytest.mark.parametrize("behaviour", ["waits", "stubborn"])
+def test_cancelling_ends_the_process(kept: Store, working, tmp_path, behaviour) -> None:
+    number = kept.trainings.create(ORDER).id
+    out = tmp_path / "data" / "trainings" / str(number)
+    with working(behaviour):
+        ((process, _),) = eventually(lambda: starts(out))
+        time.sleep(0.1)
+        kept.trainings.cancel(number)
+        eventually(lambda: not lives(process))
+        eventually(lambda: not out.exists())
+        assert kept.trainings.get(number).state is TrainingState.CANCELLED
+
+
+def test_one_runs_at_a_time_unless_more_are_allowed(kept: Store, working, tmp_path) -> None:
+    numbers = [kept.trainings.create(ORDER).id for _ in range(2)]
+    folder = tmp_path / "data" / "trainings"
+    with working("waits"):
+        eventually(lambda: starts(folder / str(numbers[0])))
+        time.sleep(0.3)
+        assert kept.trainings.get(numbers[1]).state is TrainingState.QUEUED
+    with working("waits", at_once=2):
+        for number in numbers:
+            eventually(lambda n=number: starts(folder / str(n)))
+        for number in numbers:
+            (folder / f"{number}.go").touch()
+            until(kept, number, TrainingState.DONE)
+    assert kept.students.page("street")
+
+
+def test_a_server_that_stops_ends_it_and_the_next_goes_on(kept: Store, working, tmp_path) -> None:
+    number = kept.trainings.create(ORDER).id
+    out = tmp_path / "data" / "trainings" / str(number)
+    with working("waits"):
+        ((process, _),) = eventually(lambda: starts(out))
+    assert not lives(process)
+    assert kept.trainings.get(number).state is TrainingState.QUEUED
+    out.with_name(f"{number}.go").touch()
+    with working("waits"):
+        until(kept, number, TrainingState.DONE)
+    assert kept.students.page()[0].version == 1
+
+
+CRASHING = """
+import sys, time
+from pathlib import Path
+from secondlook.jobs.trainer import Trainer
+from secondlook.store import open_store
+data, program, behaviour, student = sys.argv[1:]
+store = open_store(Path(data), serving=True)
+command = lambda training, address, out: [sys.executable, program, behaviour, student, str(out)]
+Trainer(store, Path(data) / "trainings", 1, command).start("127.0.0.1:1")
+time.sleep(60)
+"""
+
+
+def crashed(tmp_path: Path, behaviour: str, out: Path) -> int:
+    """Kill -9 a server that is at a training; the process that it left behind."""
+    arguments = [str(tmp_path / "data"), str(PROGRAM), behaviour, str(tmp_path / "student")]
+    server = subprocess.Popen([sys.executable, "-c", CRASHING, *arguments])
+    try:
+        ((process, _),) = eventually(lambda: starts(out))
+        time.sleep(0.2)
+    finally:
+        server.kill()
+        server.wait()
+    assert lives(process)
+    return process
+
+
+@pytest.mark.parametrize("behaviour", ["waits", "stubborn"])
+def test_after_a_crash_the_old_process_is_ended_and_another_goes_on(
+    tmp_path, working, kept, behaviour
+):
+    number = kept.trainings.create(ORDER).id
+    out = tmp_path / "data" / "trainings" / str(number)
+    left = crashed(tmp_path, behaviour, out)
+    kept.trainings.clear_leases()
+    with working("waits"):
+        eventually(lambda: len(starts(out)) == 2)
+        assert not lives(left), "two processes write into one folder"
+        out.with_name(f"{number}.go").touch()
+        assert until(kept, number, TrainingState.DONE).version == 1
+
+
+def test_what_the_old_process_finished_is_taken_as_it_is(tmp_path, working, kept) -> None:
+    number = kept.trainings.create(ORDER).id
+    out = tmp_path / "data" / "trainings" / str(number)
+    left = crashed(tmp_path, "waits", out)
+    out.with_name(f"{number}.go").touch()
+    eventually(lambda: not lives(left))
+    kept.trainings.clear_leases()
+    with working("fails"):
+        assert until(kept, number, TrainingState.DONE).version == 1
+
+
+def test_a_lock_that_somebody_else_s_process_has_is_waited_for_until_the_server_stops(
+    tmp_path, working, kept
+) -> None:
+    import fcntl
+
+    number = kept.trainings.create(ORDER).id
+    lock = tmp_path / "data" / "trainings" / f"{number}.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:  # names no process
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with working("trains"):
+            until(kept, number, TrainingState.RUNNING)
+            time.sleep(0.2)
+            assert not starts(lock.with_name(str(number)))
+
+
+def test_a_database_that_fails_now_and_then_loses_nothing(kept: Store, working, monkeypatch):
+    from secondlook.store.trainings import Trainings
+
+    number, failures = kept.trainings.create(ORDER).id, iter(range(6))
+    real = {name: getattr(Trainings, name) for name in ("renew", "claim", "finish")}
+
+    def flaky(name: str) -> Callable[..., object]:
+        def call(self, *rest, **more):
+            if next(failures, 9) % 2 == 0:
+                raise StoreUnavailable("try again")
+            return real[name](self, *rest, **more)
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(Trainings, name, flaky(name))
+    with working("trains", lease_s=0.2):
+        assert until(kept, number, TrainingState.DONE).version == 1
+    assert len(kept.students.page()) == 1
+
+
+def test_what_trainings_left_that_are_over_is_removed(kept: Store, working, tmp_path) -> None:
+    number = kept.trainings.create(ORDER).id
+    folder = tmp_path / "data" / "trainings"
+    for name in (str(number), f"{number}.cache", "mine"):
+        (folder / name / "checkpoints").mkdir(parents=True)
+    kept.trainings.cancel(number)
+    with working("trains"):
+        eventually(lambda: not (folder / str(number)).exists())
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_lines_of_progress_that_make_no_sense_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    path = tmp_path / "7" / "progress.jsonl"
+    good = '{"step": 5, "of": 9, "loss": 1e999, "map50": null, "phase": "tr\\u0007ain", "x": 1}\n'
+    with training_process.Child.alone(tmp_path / "7", lambda: False) as child:
+        assert child.progress() is None
+        path.write_text(good + "[1]\nnonsense\n{}\n" + "[" * 9999 + '\n{"step": -1}\n{"step": 6')
+        assert child.progress() == {"step": 5, "of": 9, "phase": "train"}
+        path.write_text("x" * 10**6 + "\n" + good)
+        assert child.progress() == {"step": 5, "of": 9, "phase": "train"}
+
+
+def test_what_is_started_is_the_command_of_a_person(tmp_path: Path) -> None:
+    from secondlook.cli.distill_command import command
+
+    order = TrainingOrder("street", "street-1", "test", "pico", 50, 3)
+    training = Training(7, order, TrainingState.RUNNING, "", 0, 0.0, 0.0)
+    out = tmp_path / "7"
+    line = distill_command(training, "127.0.0.1:5", out)
+    assert line[:4] == [sys.executable, "-m", "secondlook", "distill"]
+    read = command.make_context("distill", line[4:]).params
+    assert (read["source"], read["server"], read["out"]) == ("street-1", "127.0.0.1:5", out)
+    assert (read["size"], read["split"], read["name"]) == ("pico", "test", "street")
+    assert (str(read["steps"]), str(read["seed"]), read["how"]) == ("50", "3", "jsonl")
+    plain = distill_command(
+        Training(7, ORDER, TrainingState.RUNNING, "", 0, 0.0, 0.0), "127.0.0.1:5", out
+    )
+    assert "--steps" not in plain and "--split" not in plain
+
+
+def test_a_package_that_is_missing_is_told_before_anything_starts(kept, tmp_path, monkeypatch):
+    made = Trainer(kept, tmp_path / "trainings")
+    made.check()
+    monkeypatch.setattr(trainer, "NEEDED", ("torch", "no_such_package"))
+    with pytest.raises(MissingExtra, match=r"needs no_such_package.*secondlook\[serve,distill\]"):
+        made.check()
+
+
+def test_a_folder_may_be_named_relative_to_the_server(kept, tmp_path, monkeypatch) -> None:
+    write_student(tmp_path / "student")
+    monkeypatch.chdir(tmp_path)
+    number = kept.trainings.create(ORDER).id
+
+    def command(training: Training, address: str, out: Path) -> list[str]:
+        return [sys.executable, str(PROGRAM), "trains", str(tmp_path / "student"), str(out)]
+
+    made = Trainer(kept, Path("data/trainings"), 1, command)
+    made.start("127.0.0.1:1")
+    until(kept, number, TrainingState.DONE)
+    made.close()
+
+
+def test_a_fault_of_ours_ends_one_training_and_not_the_others(kept, tmp_path, caplog) -> None:
+    write_student(tmp_path / "student")
+    numbers = [kept.trainings.create(ORDER).id for _ in range(2)]
+
+    def command(training: Training, address: str, out: Path) -> list[str]:
+        if training.id == numbers[0]:
+            raise KeyError("secret")
+        return [sys.executable, str(PROGRAM), "trains", str(tmp_path / "student"), str(out)]
+
+    made = Trainer(kept, tmp_path / "data" / "trainings", 1, command)
+    made.start("127.0.0.1:1")
+    until(kept, numbers[1], TrainingState.DONE)
+    made.close()
+    failed = kept.trainings.get(numbers[0])
+    assert failed.state is TrainingState.FAILED and "its log has the details" in failed.message
+    assert "secret" not in failed.message and "secret" in caplog.text
