@@ -68,7 +68,7 @@ class Look(nn.Module):
         )
 
     def forward(self, states: Tensor, boxes: Tensor, maps: list[Tensor]) -> Tensor:
-        """What (B·rows, width) queries see around ``boxes`` (B·rows, 4) of (B, width, H, W) maps."""
+        """What (B·rows, width) queries see around ``boxes`` (B·rows, 4), (B, width, H, W) maps."""
         both = self.both(states).reshape(-1, self.rows, self.heads, 3 * self.points)
         offsets, weights = both.transpose(1, 2).split([2 * self.points, self.points], dim=3)
         weights = weights.softmax(dim=3).reshape(-1, 1, self.rows, self.points)
