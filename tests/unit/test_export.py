@@ -230,6 +230,9 @@ def test_the_graph_is_plain_and_small(exported: Exported, out: Path) -> None:
     quantised = onnx.load(out / "model.int8.onnx")
     assert sum(node.op_type == "QuantizeLinear" for node in quantised.graph.node) > 5
     assert {node.domain for node in quantised.graph.node} == {""}
+    lows = [node for node in quantised.graph.node if node.name.endswith("_low")]
+    assert lows, "clips above zero are kept, on the 8-bit values"
+    assert {node.op_type for node in lows} == {"Clip"}
 
 
 def test_a_device_opens_it(exported: Exported, out: Path, trained: Trained, tmp_path: Path) -> None:
