@@ -1,6 +1,5 @@
 """Export and parity, on tiny students with random weights that see something."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,95 +7,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image as PILImage
 from students import write_student
-from torch import nn
+from tiny_students import CLASSES, PIXELS, TINY, awake, deimv2, drawn, furthest
 
 from secondlook.detector.found import Detections
 from secondlook.detector.manifest import describe_file, write_manifest
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.distill import export, parity
 from secondlook.distill.export import Exported, export_student
-from secondlook.distill.lean import LeanStudent
-from secondlook.distill.model import Size, load_student, own_config, save_student
+from secondlook.distill.model import load_student, save_student
 from secondlook.distill.predicting import predict
 from secondlook.distill.samples import Sample, boxes_array, class_array
 from secondlook.errors import BadSetting, InvalidInput, ModelDrifted
-
-CLASSES = ("person", "dog", "ball")
-PIXELS = (96, 64)
-TINY = Size("", PIXELS, 16, (32, 32, 48), 32, 2, 12, True)
-
-
-def deimv2(**changed: Any) -> nn.Module:
-    from transformers import Deimv2ForObjectDetection
-
-    lite = changed.pop("lite", True)
-    config = own_config(replace(TINY, lite=lite), CLASSES, PIXELS)
-    for name, value in changed.items():
-        setattr(config, name, value)
-    return Deimv2ForObjectDetection(config)
-
-
-def d_fine(**changed: Any) -> nn.Module:
-    from transformers import DFineConfig, DFineForObjectDetection
-
-    own = own_config(TINY, CLASSES, PIXELS)
-    kept = [
-        "backbone_config",
-        "encoder_in_channels",
-        "feat_strides",
-        "num_feature_levels",
-        "encode_proj_layers",
-        "encoder_hidden_dim",
-        "d_model",
-        "decoder_in_channels",
-        "encoder_ffn_dim",
-        "decoder_ffn_dim",
-        "id2label",
-        "encoder_attention_heads",
-        "decoder_attention_heads",
-        "decoder_layers",
-        "num_queries",
-        "label2id",
-        "hidden_expansion",
-        "depth_mult",
-        "student_input_size",
-    ]
-    changed |= {"initializer_range": own.initializer_range}
-    config = DFineConfig(**{name: getattr(own, name) for name in kept} | changed)
-    return DFineForObjectDetection(config)
-
-
-def awake(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights through which a picture is still seen at the end, as after a training."""
-    draw = torch.Generator().manual_seed(seed)
-    loud = ("bbox", "sampling_offsets", "attention_weights", "gate", "reg_conf", "class_embed")
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            spread = 0.3 if "lab." in name else 0.1
-            if name.endswith(("up", "reg_scale")):
-                continue
-            if weight.ndim == 4:  # signals of even size: else norms blow the rounding up
-                size = (2 / weight[0].numel()) ** 0.5
-                weight.copy_(torch.randn(weight.shape, generator=draw) * size)
-            elif weight.ndim == 1 or any(part in name for part in (*loud, "score_head")):
-                weight.add_(torch.randn(weight.shape, generator=draw) * spread)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None
-                module.reset_running_stats()
-        model.train()
-        seen = torch.from_numpy(np.stack([drawn(100 + number) for number in range(4)]))
-        model(pixel_values=seen.permute(0, 3, 1, 2).float() / 255)
-    return model.eval()
-
-
-def drawn(seed: int, size: tuple[int, int] = PIXELS) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = PILImage.fromarray(rng.integers(0, 256, (6, 9, 3), np.uint8))
-    return np.asarray(coarse.resize(size, PILImage.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True)
@@ -152,43 +75,6 @@ def exported(trained: Trained, out: Path) -> Exported:
         patch.setitem(parity.MOST_LOSS, "int8", 1.0)
         patch.setattr(export, "TIMED_S", 0.1)
         return export_student(trained.folder, out, trained.samples, CLASSES)
-
-
-def furthest(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """Between the detections of two models, as sets: the order of equal scores is free."""
-    rows, others = (np.concatenate(both, axis=2) for both in (ours, theirs))
-    apart = np.abs(rows[:, :, None] - others[:, None]).max(axis=3)
-    return float(max(apart.min(axis=2).max(), apart.min(axis=1).max()))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: deimv2(),
-        lambda: deimv2(use_gateway=False, share_bbox_head=True),
-        lambda: deimv2(lite=False),
-        lambda: deimv2(decoder_n_points=[3, 5]),
-        lambda: d_fine(),
-        lambda: d_fine(freeze_backbone_batch_norms=True, anchor_image_size=[64, 96]),
-    ],
-    ids=["deimv2", "no gate", "hybrid", "uneven points", "d_fine", "frozen norms"],
-)
-def test_the_lean_graph_finds_what_the_trained_model_finds(
-    make: Callable[[], nn.Module], tmp_path: Path
-) -> None:
-    save_student(awake(make()), tmp_path)
-    pictures = torch.from_numpy(np.stack([drawn(number) for number in range(3)]))
-    with torch.inference_mode():
-        said = load_student(tmp_path)(pixel_values=pictures.permute(0, 3, 1, 2).float() / 255)
-        lean = LeanStudent(load_student(tmp_path), PIXELS).eval()
-        scores, boxes = lean(pictures)
-    centre, half = said.pred_boxes[..., :2], said.pred_boxes[..., 2:] / 2
-    expected = [
-        said.logits.sigmoid().numpy(),
-        torch.cat([centre - half, centre + half], dim=-1).numpy(),
-    ]
-    assert expected[0].std(axis=1).max() > 0.01, "the model sees nothing; the test shows nothing"
-    assert furthest(expected, [scores.numpy(), boxes.numpy()]) < 2e-4
 
 
 def test_what_is_written(exported: Exported, out: Path, trained: Trained) -> None:

