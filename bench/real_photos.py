@@ -17,8 +17,8 @@ from bench.paired import Figure
 from bench.students import one_thread
 
 SETS = ("face_mask", "kangaroo", "indoor", "coco_val128")
-STEPS = int(os.environ.get("SECONDLOOK_STEPS", "600"))
-PIXELS = 320
+STEPS = int(os.environ.get("SECONDLOOK_STEPS", "300"))
+PIXELS = 256
 """Photos have more small things than the drawings that the start was made on."""
 
 

@@ -20,6 +20,7 @@ from bench.paired import Figure
 from secondlook.demo.other_labels import best_threshold, doubts_as_background, exact, unverified
 from secondlook.demo.world import ATTRIBUTES, NOUNS
 from secondlook.distill.samples import TrainingSet
+from secondlook.distill.settings import TrainingSettings
 from secondlook.ontology_text import load_ontology
 
 SEEDS = tuple(range(71, 71 + int(os.environ.get("SECONDLOOK_SEEDS", "3"))))
@@ -60,9 +61,21 @@ def labels_of(kind: str, given: Lessons) -> tuple[TrainingSet, str]:
     return given.data, ""
 
 
+def settings_for(seed: int) -> TrainingSettings:
+    """Never stopped early and never looked at on the way: all take the same steps."""
+    return TrainingSettings(
+        size="pico", start="demo", steps=STEPS, look_every=STEPS, seed=seed, workers=0, device="cpu"
+    )
+
+
+def place_of(seed: int, kind: str) -> Path:
+    """Folder of a student."""
+    return CACHE / f"seed-{seed}-{PICTURES}" / f"{kind}-{STEPS}"
+
+
 def _student(seed: int, kind: str) -> dict[str, float | str]:
     """Train one student and measure it; a result that is there already is read."""
-    place = CACHE / f"seed-{seed}-{PICTURES}" / f"{kind}-{STEPS}"
+    place = place_of(seed, kind)
     done = place / "result.json"
     if not done.exists():
         place.mkdir(parents=True, exist_ok=True)
@@ -76,14 +89,9 @@ def _trained(seed: int, kind: str, place: Path) -> dict[str, float | str]:
     from secondlook.distill.model import input_size_of, load_student
     from secondlook.distill.predicting import predict
     from secondlook.distill.scores import score
-    from secondlook.distill.settings import TrainingSettings
 
     data, note = labels_of(kind, lessons(seed, PICTURES))
-    # Never stopped early and never looked at on the way: all take the same steps.
-    settings = TrainingSettings(
-        size="pico", start="demo", steps=STEPS, look_every=STEPS, seed=seed, workers=0, device="cpu"
-    )
-    model = load_student(train(data, settings, place, lambda _: None))
+    model = load_student(train(data, settings_for(seed), place))
     samples = unseen(UNSEEN_SEED, UNSEEN, data.classes)
     scores = score(samples, predict(model, samples, input_size_of(model)), data.classes)
     by_class = scores.map50_per_class

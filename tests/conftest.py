@@ -1,5 +1,6 @@
 """What all tests share: few threads, hypothesis without deadlines, and the way to real data."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,14 @@ def _one_torch_thread() -> Iterator[None]:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Commands that run in this process set how much is logged; the next test wants its own."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
