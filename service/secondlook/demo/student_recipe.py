@@ -8,7 +8,6 @@ tried and dropped is in ``LOG.md`` beside this file.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import time
@@ -24,6 +23,7 @@ from secondlook.demo.proposer_data import Picture, Scenes, place
 from secondlook.demo.world import NOUNS
 from secondlook.detector.found import detections_of
 from secondlook.detector.resize import stretch
+from secondlook.distill.averaging import Average
 from secondlook.distill.loss import attach_loss
 from secondlook.distill.model import build_student, save_student
 from secondlook.distill.schedule import warmed_cosine
@@ -59,7 +59,8 @@ class Training:
         start = build_student(plan.size, NOUNS, "none", seed=plan.seed)
         self.pixels = start.input_size
         self.model = start.model.to(memory_format=torch.channels_last).train()
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._mean = Average(self.model)
+        self.average = self._mean.model
         attach_loss(self.model)
         self.optimiser = torch.optim.AdamW(_groups(self.model), lr=plan.rate)
         self.step, self.seconds = 0, 0.0
@@ -81,17 +82,8 @@ class Training:
         if torch.isfinite(norm):
             self.optimiser.step()
         self.step += 1
-        self._follow()
+        self._mean.follow(self.model, self.step)
         return float(loss.detach())
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Exponential average of the weights; batch statistics are averages already."""
-        keep = min(0.998, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(now, 1 - keep)
-        for kept, seen in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(seen)
 
     def save(self) -> None:
         """Write the checkpoint; a kill while writing leaves the previous one."""
