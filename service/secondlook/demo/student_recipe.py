@@ -82,7 +82,7 @@ class Training:
         if torch.isfinite(norm):
             self.optimiser.step()
         self.step += 1
-        self._mean.follow(self.model, self.step)
+        self._mean.follow(self.step)
         return float(loss.detach())
 
     def save(self) -> None:
