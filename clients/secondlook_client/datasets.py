@@ -1,10 +1,8 @@
 """Snapshots of a server: making them, listing them, streaming their pictures."""
 
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
-
-import grpc
 
 from secondlook_client.dataset_values import (
     Example,
@@ -15,7 +13,7 @@ from secondlook_client.dataset_values import (
     query_message,
     snapshot_value,
 )
-from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.retry import Attempts, RetryPolicy, resumed
 from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.v1 import datasets_pb2_grpc
 
@@ -99,40 +97,29 @@ class Datasets:
 
     def messages(self, request: pb.PullRequest) -> Iterator[pb.SnapshotPicture]:
         """The pictures as they come, resumed after each failure that may pass."""
-        attempts = Attempts(self._retry, SILENCE_S, self._address)
-        while True:
-            call = self._stub.Pull(request)
-            try:
-                for response in call:
-                    for picture in response.pictures:
-                        yield picture
-                        request.cursor = picture.cursor
-                    attempts = Attempts(self._retry, SILENCE_S, self._address)
-                return
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            finally:
-                call.cancel()
-            time.sleep(wait_s)
+        with closing(resumed(lambda: self._stub.Pull(request), self._patient)) as responses:
+            for response in responses:
+                for picture in response.pictures:
+                    yield picture
+                    request.cursor = picture.cursor
 
     def fetch(self, name: str, hashes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(sha256, bytes) of some pictures of a snapshot, each checked by its hash."""
         left = list(dict.fromkeys(hashes))
-        attempts = Attempts(self._retry, SILENCE_S, self._address)
+
+        def some() -> Any:
+            return self._stub.FetchPictures(
+                pb.FetchPicturesRequest(snapshot=name, sha256=left[:AT_ONCE])
+            )
+
         while left:
-            request = pb.FetchPicturesRequest(snapshot=name, sha256=left[:AT_ONCE])
-            call = self._stub.FetchPictures(request)
-            try:
-                for picture in call:
+            with closing(resumed(some, self._patient, lambda: not left)) as pictures:
+                for picture in pictures:
                     yield picture.sha256, checked(picture.sha256, picture.content)
                     left.remove(picture.sha256)
-                    attempts = Attempts(self._retry, SILENCE_S, self._address)
-                continue
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            finally:
-                call.cancel()
-            time.sleep(wait_s)
+
+    def _patient(self) -> Attempts:
+        return Attempts(self._retry, SILENCE_S, self._address)
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         return Attempts(self._retry, timeout_s, self._address).call(method, request)

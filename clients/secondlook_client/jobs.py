@@ -14,7 +14,7 @@ from secondlook_client.errors import ClientError
 from secondlook_client.job_values import Job, JobFailure, JobNews, JobResult, Uploaded
 from secondlook_client.many import Many
 from secondlook_client.messages import Picture
-from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.retry import Attempts, RetryPolicy, resumed
 from secondlook_client.v1 import jobs_pb2 as pb
 from secondlook_client.v1 import jobs_pb2_grpc
 
@@ -140,7 +140,7 @@ class Jobs:
         """How a job stands, now and at each change, until it is over."""
 
         request = pb.WatchJobRequest(job=job)
-        for response in self._responses(lambda: self._stub.WatchJob(request)):
+        for response in resumed(lambda: self._stub.WatchJob(request), self._endless):
             yield job_values.news(response)
 
     def cancel(self, job: str, *, timeout_s: float = CALL_S) -> Job:
@@ -167,7 +167,7 @@ class Jobs:
                 pb.ListResultsRequest(job=job, after=cursor, detail=number, follow=follow)
             )
 
-        for response in self._responses(responses):
+        for response in resumed(responses, self._endless):
             for message in response.results:
                 yield job_values.result(message)
                 cursor = message.cursor
@@ -185,22 +185,6 @@ class Jobs:
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         return Attempts(self._retry, timeout_s, self._address).call(method, request)
-
-    def _responses(self, start: Callable[[], Any]) -> Iterator[Any]:
-        """The responses of a stream that is started again where its line breaks."""
-        attempts = self._endless()
-        while True:
-            call = start()
-            try:
-                for response in call:
-                    attempts = self._endless()
-                    yield response
-                return
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            finally:
-                call.cancel()
-            time.sleep(wait_s)
 
     def _endless(self) -> Attempts:
         return Attempts(self._retry, math.inf, self._address)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from secondlook_client import model_folder, model_values
 from secondlook_client.errors import FolderUnusable, InvalidRequest, NotFound
 from secondlook_client.model_folder import PartFolder, SentFolder
 from secondlook_client.model_values import ModelVersion, Promotion, Training
-from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.retry import Attempts, RetryPolicy, resumed
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.v1 import models_pb2_grpc
 
@@ -207,19 +208,9 @@ class Models:
 
     def watch(self, number: int) -> Iterator[Training]:
         """How a training stands, now and at each change, until it is over."""
-        attempts = Attempts(self._retry, math.inf, self._address)
-        while True:
-            call = self._stub.WatchTraining(pb.WatchTrainingRequest(id=number))
-            try:
-                for response in call:
-                    attempts = Attempts(self._retry, math.inf, self._address)
-                    yield model_values.training(response.training)
-                return
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            finally:
-                call.cancel()
-            time.sleep(wait_s)
+        request = pb.WatchTrainingRequest(id=number)
+        for response in resumed(lambda: self._stub.WatchTraining(request), self._endless):
+            yield model_values.training(response.training)
 
     def cancel(self, number: int, *, timeout_s: float = CALL_S) -> Training:
         """Stop a training for good."""
@@ -234,42 +225,42 @@ class Models:
 
         Raises ``Damaged``.
         """
-        resumed = part.have(file) > 0
+        left_over = part.have(file) > 0
         while True:
             self._fetch_rest(model, file, part, tell)
             if part.whole(file):
                 return
             part.discard(file)
-            if not resumed:
+            if not left_over:
                 raise model_folder.wrong(file, model)
-            resumed = False
+            left_over = False
 
     def _fetch_rest(
         self, model: ModelVersion, file: str, part: PartFolder, tell: Callable[[int], None]
     ) -> None:
         """What is missing of a file, over as many connections as it takes."""
         size = model.files[file][1]
-        attempts = Attempts(self._retry, SILENCE_S, self._address)
         tell(here := part.have(file))
-        while here < size:
-            call = self._stub.DownloadModel(
+
+        def rest() -> Any:
+            return self._stub.DownloadModel(
                 pb.DownloadModelRequest(
                     name=model.name, version=model.version, file=file, offset=here
                 )
             )
-            try:
-                for response in call:
-                    if response.data:
-                        tell(here := part.add(file, response.data))
-                        attempts = Attempts(self._retry, SILENCE_S, self._address)
-                if here < size:
-                    raise model_folder.wrong(file, model)
-                return
-            except grpc.RpcError as failed:
-                wait_s = attempts.wait_s(failed)
-            finally:
-                call.cancel()
-            time.sleep(wait_s)
+
+        with closing(resumed(rest, self._patient, lambda: here >= size)) as responses:
+            for response in responses:
+                if response.data:
+                    tell(here := part.add(file, response.data))
+        if here < size:
+            raise model_folder.wrong(file, model)
+
+    def _endless(self) -> Attempts:
+        return Attempts(self._retry, math.inf, self._address)
+
+    def _patient(self) -> Attempts:
+        return Attempts(self._retry, SILENCE_S, self._address)
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         return Attempts(self._retry, timeout_s, self._address).call(method, request)

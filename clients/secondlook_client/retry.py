@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,31 @@ class Attempts:
         hint = failure.retry_after_s
         # A hint is the same for everybody who was refused; half as much again spreads them.
         return backoff if hint is None else max(hint * (1 + 0.5 * self._policy.draw()), backoff)
+
+
+def resumed(
+    start: Callable[[], Any],
+    attempts: Callable[[], Attempts],
+    done: Callable[[], bool] = lambda: False,
+) -> Generator[Any, None, None]:
+    """The responses of a stream that is started again where its line breaks.
+
+    ``start`` begins a call behind what was used; ``attempts`` bounds the tries since the last
+    response was. ``done`` keeps it from another start when nothing is left to ask for.
+    """
+    tries = attempts()
+    while not done():
+        call = start()
+        try:
+            for response in call:
+                yield response
+                tries = attempts()
+            return
+        except grpc.RpcError as failed:
+            wait_s = tries.wait_s(failed)
+        finally:
+            call.cancel()
+        time.sleep(wait_s)
 
 
 def typed(failed: grpc.RpcError, address: str) -> ClientError:

@@ -3,20 +3,12 @@
 import threading
 import time
 
-import pytest
 from fakes import ScriptedProposer
 from job_client import send, wait
 from serving import serving
 
 from secondlook.server.following import TELL_EVERY_S
 from secondlook_client import Client, RetryPolicy, errors
-
-
-@pytest.fixture
-def served(store):
-    """A server with a store, and a client of it."""
-    with serving(store=store) as s, Client(s.address) as client:
-        yield s, client
 
 
 def test_results_go_on_behind_a_cursor(served):

@@ -11,13 +11,6 @@ from secondlook_client.v1 import jobs_pb2 as pb
 from secondlook_client.v1 import jobs_pb2_grpc
 
 
-@pytest.fixture
-def served(store):
-    """A server with a store, and a client of it."""
-    with serving(store=store) as s, Client(s.address) as client:
-        yield s, client
-
-
 @pytest.mark.parametrize("call", ["get", "cancel", "retry", "finish"])
 def test_a_job_that_is_not_there_is_told(served, call):
     _, client = served

@@ -12,13 +12,6 @@ from serving import DOG, png, serving
 from secondlook_client import AsyncClient, ClassSpec, Client, JobState, errors
 
 
-@pytest.fixture
-def served(store):
-    """A server with a store, and a client of it."""
-    with serving(store=store) as s, Client(s.address) as client:
-        yield s, client
-
-
 def test_an_upload_becomes_results(served):
     _, client = served
     made = client.jobs.create("street", classes=["dog", ClassSpec("cat", threshold=0.5)])

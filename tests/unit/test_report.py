@@ -5,10 +5,10 @@ import io
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 from scored_samples import BOX, detections, sample
 
@@ -20,41 +20,6 @@ from secondlook.errors import BadImage, InvalidInput
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;{{7*7}}$title\udcff"
 FAR = (50, 50, 80, 80)
-VOID = {"meta", "img", "link", "br"}
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed in order, and keeps what was seen."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[tuple[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open:
-            self.words.append((self.open[-1], data))
-
-    def all(self, tag, kind=""):
-        return [a for t, a in self.seen if t == tag and kind in (a.get("class") or "").split(" ")]
-
-    def texts(self, tag):
-        return [data for open_, data in self.words if open_ == tag]
 
 
 def load(sample):
