@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secondlook_client.errors import Damaged, FolderUnusable, InvalidRequest, NotFound
+from secondlook_client.folder_lock import hold
 from secondlook_client.model_values import MANIFEST, ModelVersion
 from secondlook_client.v1 import models_pb2 as pb
 
@@ -38,7 +39,8 @@ class PartFolder:
         part = folder.with_name(f"{folder.name}.part")
         with explained(folder):
             part.mkdir(parents=True, exist_ok=True)
-            lock = _hold(part)
+            in_use = f"another process is at work on {part}; wait for it, or give another folder"
+            lock = hold(part, FolderUnusable(in_use))
             try:
                 opened = cls(part, model)
                 opened._begin()
@@ -233,20 +235,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _hold(folder: Path) -> int | None:
-    """Keep other processes out; released by the system when this one ends. POSIX only."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise FolderUnusable(
-            f"another process is at work on {folder}; wait for it, or give another folder"
-        ) from None
-    return handle

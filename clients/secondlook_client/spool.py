@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secondlook_client.errors import InvalidRequest, SpoolFull, SpoolUnusable
+from secondlook_client.folder_lock import hold
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class Spool:
         self._lock = threading.Lock()
         with self._explaining():
             folder.mkdir(parents=True, exist_ok=True)
-            self._handle = _hold(folder)
+            in_use = f"the spool {folder} is in use by another process; give each its own folder"
+            self._handle = hold(folder, SpoolUnusable(in_use))
             self._sizes = self._found()
         self._bytes = sum(self._sizes.values())
         self._last = next(reversed(self._sizes), -1)
@@ -221,20 +223,3 @@ def _read(path: Path, sequence: int) -> SpooledFrame | None:
         return None
     name = body[:name_bytes].decode("utf-8", "replace")
     return SpooledFrame(sequence, name, body[name_bytes:])
-
-
-def _hold(folder: Path) -> int | None:
-    """Keep other processes out; released by the system when this one ends. POSIX only."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise SpoolUnusable(
-            f"the spool {folder} is in use by another process; give each its own folder"
-        ) from None
-    return handle

@@ -6,27 +6,20 @@ capitals; a flag is ``--`` and the name with dashes. ``models`` is short for set
 and ``verifier`` alike.
 """
 
-import difflib
-import logging
 import os
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from secondlook.errors import BadSetting, NotFound
-from secondlook.setting_rules import Rule, setting
-
-log = logging.getLogger(__name__)
+from secondlook.setting_rules import LOG_LEVELS, Rule, check, rules_of, setting
+from secondlook.setting_sources import SettingSources
 
 PREFIX = "SECONDLOOK_"
 FILE_NAME = "secondlook.toml"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-LOG_LEVELS = ("debug", "info", "warning", "error")
 SHORTHANDS = {"models": ("proposer", "verifier")}
 """Names that set several settings at once; a setting given by its own name wins."""
-NOT_SETTINGS = frozenset({"CONFIG", "TEST_DATA", "OPENAI_API_KEY"})
+NOT_SETTINGS = frozenset({"TEST_DATA", "OPENAI_API_KEY"})
 """Variables with our prefix that mean something else; so do those of ``secondlook-edge``, EDGE_…"""
 
 
@@ -44,7 +37,7 @@ class ModelOptions:
     concurrency: int = setting(4, "Calls at one time to a model backend.", low=1, high=256)
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,7 @@ class Settings:
     log_level: str = setting("info", "Least severe messages logged.", choices=LOG_LEVELS)
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     @property
     def keeps(self) -> bool:
@@ -154,7 +147,7 @@ class Settings:
 
 def rules() -> dict[str, Rule]:
     """The rule of every setting, in order: what ``--help`` and the checks are made from."""
-    return {f.name: _rule(f) for f in fields(Settings)}
+    return rules_of(Settings)
 
 
 def load_settings(
@@ -162,97 +155,12 @@ def load_settings(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Settings from all sources: default < file < environment < flag.
-
-    ``flags`` maps names to values; None means that the flag was not given. ``environ`` is the
-    process's environment unless given. Raises ``BadSetting`` for an unknown name or a value out
-    of range, naming where it came from, and ``NotFound`` for a file that is named and missing.
-    """
-    environ = os.environ if environ is None else environ
-    values: dict[str, object] = {}
-    for source in (
-        _from_file(_config_file(file, environ)),
-        _from_environment(environ),
-        _from_flags(flags or {}),
-    ):
-        values.update(source)
-    return Settings(**values)  # type: ignore[arg-type]  # each was read by its own rule
+    """Settings from all sources; arguments and errors are those of ``SettingSources.read``."""
+    sources = SettingSources(rules(), PREFIX, Path(FILE_NAME), SHORTHANDS, _is_foreign)
+    return Settings(**sources.read(flags or {}, file, environ))
 
 
-def _check(values: "Settings | ModelOptions") -> None:
-    """Values may also be given in code, so they are checked where they come to rest."""
-    for f in fields(values):
-        read = _rule(f).read(getattr(values, f.name), f"setting '{f.name}'")
-        object.__setattr__(values, f.name, read)
-
-
-def _rule(f: "Field[Any]") -> Rule:
-    rule = f.metadata["rule"]
-    assert isinstance(rule, Rule)
-    return rule
-
-
-def _config_file(named: Path | None, environ: Mapping[str, str]) -> Path | None:
-    if named is None and environ.get(f"{PREFIX}CONFIG"):
-        named = Path(environ[f"{PREFIX}CONFIG"])
-    if named is None:
-        return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
-    if not named.is_file():
-        raise NotFound(f"there is no settings file '{named}'; check the path given as --config")
-    return named
-
-
-def _from_file(path: Path | None) -> dict[str, object]:
-    if path is None:
-        return {}
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as cause:
-        raise BadSetting(f"'{path}' cannot be read as TOML: {cause}") from cause
-    return _read_all(found, lambda name: f"setting '{name}' in '{path}'")
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for variable, value in environ.items():
-        name = variable.removeprefix(PREFIX)
-        if name == variable or name in NOT_SETTINGS or name.startswith("EDGE_"):
-            continue
-        if _is_service_link(name, value):
-            continue
-        if name.lower() in rules() or name.lower() in SHORTHANDS:
-            found[name.lower()] = value
-        else:  # others may use the prefix too, so this is no error
-            log.warning("%s is not a setting and is ignored%s", variable, _meant(name.lower()))
-    return _read_all(found, lambda name: f"environment variable {PREFIX}{name.upper()}")
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    """Kubernetes sets SECONDLOOK_PORT=tcp://… and more in pods beside a service of that name."""
-    return ("://" in value and name.startswith("PORT")) or name.startswith("SERVICE_")
-
-
-def _from_flags(flags: Mapping[str, object]) -> dict[str, object]:
-    given = {name: value for name, value in flags.items() if value is not None}
-    return _read_all(given, lambda name: f"--{name.replace('_', '-')}")
-
-
-def _read_all(given: Mapping[str, object], what: Callable[[str], str]) -> dict[str, object]:
-    """One source's values, each read by its rule, shorthands spelled out."""
-    known = rules()
-    spelled: dict[str, object] = {}
-    for name, value in given.items():
-        if name not in known and name not in SHORTHANDS:
-            raise BadSetting(f"{what(name)} is unknown{_meant(name)}")
-        for target in SHORTHANDS.get(name, ()):
-            if target not in given:
-                spelled[target] = known[target].read(value, what(name))
-        if name in known:
-            spelled[name] = known[name].read(value, what(name))
-    return spelled
-
-
-def _meant(name: str) -> str:
-    names = [*rules(), *SHORTHANDS]
-    close = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(names)}"
+def _is_foreign(name: str, value: str) -> bool:
+    # Kubernetes sets SECONDLOOK_PORT=tcp://… and more in pods beside a service of that name.
+    is_service_link = ("://" in value and name.startswith("PORT")) or name.startswith("SERVICE_")
+    return is_service_link or name in NOT_SETTINGS or name.startswith("EDGE_")

@@ -16,7 +16,8 @@ from fakes import Row
 from frozen import DOG_BOX, photos, stored
 from serving import Serving, serving
 
-from secondlook.cli import INTERRUPTED, run
+from secondlook.cli import run
+from secondlook.command_line import INTERRUPTED
 from secondlook.detector.manifest import read_manifest, verify_files
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.distill import model

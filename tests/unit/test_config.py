@@ -92,6 +92,7 @@ def test_foreign_variables_are_left_alone(caplog: pytest.LogCaptureFixture) -> N
         "SECONDLOOK_PORT_50051_TCP": "tcp://10.0.0.1:50051",
         "SECONDLOOK_SERVICE_HOST": "10.0.0.1",
         "SECONDLOOK_TEST_DATA": "/data",
+        "SECONDLOOK_EDGE_FPS": "3",
     }
     assert load_settings(environ=environ) == Settings()
     assert not caplog.records
@@ -117,6 +118,25 @@ def test_every_setting_is_explained_and_its_default_allowed() -> None:
         assert rule.help.endswith("."), name
     shared = {f.name for f in fields(ModelOptions)} & set(rules())
     assert all(getattr(Settings(), name) == getattr(ModelOptions(), name) for name in shared)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("port", "Port of the service; 0 picks a free one.  [0 to 65535; default: 50051]"),
+        (
+            "metrics_port",
+            "Port of the Prometheus metrics; off by default.  [0 to 65535; default: off]",
+        ),
+        (
+            "log_level",
+            "Least severe messages logged.  [debug, info, warning, error; default: info]",
+        ),
+        ("ontology", "YAML file with the classes served by default.  [default: none]"),
+    ],
+)
+def test_help_tells_what_is_allowed_and_the_default(name: str, line: str) -> None:
+    assert rules()[name].help_line == line
 
 
 @given(st.dictionaries(st.sampled_from(list(rules())), st.text(max_size=12)))

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from training_sets import training_set, write_coco, write_yolo
 
-from secondlook.cli import INTERRUPTED, distill_command, distill_progress, run
+from secondlook.cli import distill_command, distill_progress, run
 from secondlook.cli.distill_progress import facts_of, watched
+from secondlook.command_line import INTERRUPTED
 from secondlook.detector.manifest import Manifest
 from secondlook.distill import distilling
 from secondlook.distill.progress import Progress

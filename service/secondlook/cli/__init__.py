@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import click
 
+from secondlook.command_line import run_group
+
 COMMANDS = {
     "demo": "Draw a small world, label it through the service and show what each stage did.",
     "try": "Judge a prompt: every stage's scores on a handful of pictures.",
@@ -32,8 +34,6 @@ COMMANDS = {
     "world": "Write pictures of the drawn demo world with their exact truth.",
 }
 """Every command and its line in ``--help``; ``label`` is in the module ``cli.label_command``."""
-
-INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
@@ -77,36 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command line; errors are told on stderr in one line."""
-    try:
-        outcome = group.main(list(arguments), prog_name="secondlook", standalone_mode=False)
-    except click.exceptions.Abort as stop:  # click's word for Ctrl-C
-        click.echo(str(stop.__cause__ or "") or "interrupted", err=True)
-        return INTERRUPTED
-    except click.ClickException as wrong:
-        wrong.show()
-        return wrong.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as failure:
-        if "--debug" in arguments:
-            raise
-        told, code = _told(failure)
-        click.echo(f"error: {told}", err=True)
-        return code
-    return outcome if isinstance(outcome, int) else 0
-
-
-def _told(failure: Exception) -> tuple[str, int]:
-    """One line and the exit code: 2 for what can be mended in the command, else 1."""
-    from secondlook.errors import AlreadyExists, InvalidInput, NotAllowed, NotFound, SecondlookError
-    from secondlook_client.errors import ClientError
-
-    line = " ".join(str(failure).split())
-    if isinstance(failure, SecondlookError | ClientError):
-        wrong = isinstance(failure, InvalidInput | NotFound | NotAllowed | AlreadyExists)
-        return line, 2 if wrong else 1
-    return f"unexpected {type(failure).__name__}: {line}; --debug shows where it came from", 1
+    return run_group(group, "secondlook", arguments)
 
 
 def _speak_up(debug: bool) -> None:

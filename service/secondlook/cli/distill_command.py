@@ -21,11 +21,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def _settings(command: Command) -> Command:
     """A flag for every setting of a training, with its meaning, range and default."""
-    from secondlook.distill.settings import TrainingSettings, training_rules
+    from secondlook.distill.settings import training_rules
 
-    default = TrainingSettings()
     for name, rule in reversed(training_rules().items()):
-        value, flag = getattr(default, name), "--" + name.replace("_", "-")
+        value, flag = rule.default, "--" + name.replace("_", "-")
         if rule.kind is bool:
             flag = f"{flag}/--no-{name.replace('_', '-').removeprefix('use-')}"
             option = click.option(flag, name, default=value, show_default=True, help=rule.help)
@@ -36,10 +35,7 @@ def _settings(command: Command) -> Command:
             )
         else:
             shown = f"{rule.help}  [default: {value}]"
-            kinds = {int: "N", float: "X"}
-            option = click.option(
-                flag, name, metavar=kinds.get(rule.kind, "TEXT"), default=str(value), help=shown
-            )
+            option = click.option(flag, name, metavar=rule.metavar, default=str(value), help=shown)
         command = option(command)
     return command
 
@@ -125,7 +121,7 @@ def _distilled(
     how: str,
 ) -> "Manifest | None":
     from secondlook.cli.distill_progress import watched
-    from secondlook.cli.interrupts import gentle_interrupts
+    from secondlook.command_line import gentle_interrupts
     from secondlook.runs.out_folder import OutFolder
 
     data = _opened(source, server, split, cache, how)

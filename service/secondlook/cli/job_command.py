@@ -57,12 +57,12 @@ def create(
     Without -c or --ontology the service's own classes are looked for. If sending is interrupted,
     the same command sends the rest.
     """
-    from secondlook.cli.session import for_client
+    from secondlook.asked_classes import for_client
 
     if bool(pictures) == bool(folder):
         raise click.UsageError("give either PICTURES to send, or --folder of the service")
     wanted = ontology_of(lines, ontology)
-    classes = [for_client(spec) for spec in wanted.classes] if wanted else None
+    classes = for_client(wanted) if wanted else None
     with _client(server) as client:
         if folder:
             path = str(Path(folder).absolute())  # of this machine, if it was a relative one
@@ -169,8 +169,8 @@ def _client(server: str) -> "Client":
 
 def _send(jobs: "Jobs", name: str, pictures: tuple[Path, ...]) -> None:
     """Send what the job lacks, and finish the upload."""
-    from secondlook.cli.interrupts import gentle_interrupts
     from secondlook.cli.progress import bar
+    from secondlook.command_line import gentle_interrupts
     from secondlook.images import DEFAULT_LIMITS
     from secondlook.runs.folder import select
     from secondlook.runs.sending import Sending
@@ -191,8 +191,8 @@ def _send(jobs: "Jobs", name: str, pictures: tuple[Path, ...]) -> None:
 
 
 def _watch(jobs: "Jobs", name: str) -> int:
-    from secondlook.cli.interrupts import gentle_interrupts
     from secondlook.cli.progress import bar
+    from secondlook.command_line import gentle_interrupts
 
     job = jobs.get(name)
     tell = _Tell(jobs, name)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from secondlook.cli.interrupts import gentle_interrupts
 from secondlook.cli.progress import Step, bar
 from secondlook.cli.session import Session
+from secondlook.command_line import gentle_interrupts
 from secondlook.errors import InvalidInput, Unavailable
 from secondlook.formats import Labels
 from secondlook.runs.fetched import Fetched

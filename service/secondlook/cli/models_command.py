@@ -216,8 +216,8 @@ def _served(server: str) -> "Iterator[Models]":
 
 
 def _watch(models: "Models", number: int) -> int:
-    from secondlook.cli.interrupts import gentle_interrupts
     from secondlook.cli.progress import bar
+    from secondlook.command_line import gentle_interrupts
 
     training, told = models.training(number), ""
     with (

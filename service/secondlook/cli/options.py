@@ -8,7 +8,6 @@ import click
 
 from secondlook.config import Settings, load_settings, rules
 from secondlook.ontology import Ontology
-from secondlook.setting_rules import Rule
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -67,28 +66,10 @@ def models(command: Command) -> Command:
 
 def setting_option(name: str) -> Callable[[Command], Command]:
     """The flag of one setting, with its meaning, default and range from its rule."""
-    rule, default = rules()[name], getattr(Settings(), name)
-    flag = "--" + name.replace("_", "-")
+    rule, flag = rules()[name], "--" + name.replace("_", "-")
     if rule.kind is bool:
         return click.option(flag, name, is_flag=True, default=None, help=rule.help)
-    shown = f"{rule.help}  [{_range(rule)}default: {_told(default)}]"
-    return click.option(flag, name, default=None, metavar=_kind(rule), help=shown)
-
-
-def _told(default: object) -> str:
-    return "off" if default is None else str(default) or "none"
-
-
-def _range(rule: Rule) -> str:
-    if rule.choices:
-        return f"{', '.join(rule.choices)}; "
-    if rule.low is None or rule.high is None:
-        return ""
-    return f"{rule.low:g} to {rule.high:g}; "
-
-
-def _kind(rule: Rule) -> str:
-    return {int: "N", float: "X"}.get(rule.kind, "TEXT")
+    return click.option(flag, name, default=None, metavar=rule.metavar, help=rule.help_line)
 
 
 def settings_of(flags: dict[str, Any]) -> Settings:

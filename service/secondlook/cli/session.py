@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from secondlook.asked_classes import for_client
 from secondlook.config import Settings
 from secondlook.errors import MissingExtra
 from secondlook.images import ImageLimits
-from secondlook.ontology import ClassSpec, Ontology
+from secondlook.ontology import Ontology
 from secondlook.ontology_text import dump, load_ontology
 from secondlook.runs.folder import Source
-from secondlook_client import ClassSpec as ClientClass
-from secondlook_client import Client, ClientError, LabelResult, RetryPolicy, ServerInfo
+from secondlook_client import ClassSpec, Client, ClientError, LabelResult, RetryPolicy, ServerInfo
 
 if TYPE_CHECKING:
     from secondlook.server.app import Server
@@ -48,9 +48,9 @@ class Session:
     """The service, when it runs in this process and ends with it."""
 
     @property
-    def classes(self) -> list[ClientClass]:
+    def classes(self) -> tuple[ClassSpec, ...]:
         """What is asked for, as the client says it."""
-        return [for_client(spec) for spec in self.ontology.classes]
+        return for_client(self.ontology)
 
     def label_many(
         self, pictures: Iterable[tuple[Source, bytes]]
@@ -146,20 +146,6 @@ def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
         shaping = ("floor", "max_boxes", "max_iou")
         identity["settings"] = {name: getattr(settings, name) for name in shaping}
     return identity
-
-
-def for_client(spec: ClassSpec) -> ClientClass:
-    """A class as the client says it."""
-    return ClientClass(
-        spec.name,
-        spec.phrases,
-        spec.question,
-        spec.view.value,
-        spec.group,
-        spec.threshold,
-        spec.accept,
-        spec.reject,
-    )
 
 
 def image_limits(settings: Settings) -> ImageLimits:

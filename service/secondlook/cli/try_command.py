@@ -47,9 +47,9 @@ def command(
     Every box above its class's threshold is listed with the proposer's score, P(yes), the
     verifier's own words and what was decided. The pictures with their boxes go to --out.
     """
-    from secondlook.cli.interrupts import gentle_interrupts
     from secondlook.cli.session import connected, say_what_demo_knows
     from secondlook.cli.tables import console
+    from secondlook.command_line import gentle_interrupts
     from secondlook.runs.folder import select
 
     settings = settings_of(flags)

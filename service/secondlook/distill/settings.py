@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from secondlook.errors import BadSetting
-from secondlook.setting_rules import Rule, setting
+from secondlook.setting_rules import Rule, rules_of, setting
 
 STUDENT_SIZES = ("pico", "nano", "small")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -55,9 +55,8 @@ class TrainingSettings:
     )
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            rule: Rule = field.metadata["rule"]
-            rule.read(getattr(self, field.name), field.name)
+        for name, rule in rules_of(self).items():
+            rule.read(getattr(self, name), name)
         if self.input_height and not self.input_width:
             raise BadSetting("input_height: give input_width too")
 
@@ -87,4 +86,4 @@ class TrainingSettings:
 
 def training_rules() -> dict[str, Rule]:
     """The rule of every setting, by name."""
-    return {field.name: field.metadata["rule"] for field in fields(TrainingSettings)}
+    return rules_of(TrainingSettings)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from secondlook.asked_classes import for_client
 from secondlook.detector.manifest import Manifest
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.ontology_text import ontology_from_yaml
@@ -24,7 +25,7 @@ def teaching(stream: str, given: Ontology | None, manifest: Manifest | None) -> 
     a manifest whose classes cannot be asked for, and ``ValueError`` when there are none at all.
     """
     if given is not None:
-        return Teaching(stream, _for_client(given))
+        return Teaching(stream, for_client(given))
     if manifest is None:
         raise ValueError("neither classes nor a student that has some")
     ontology = (
@@ -32,20 +33,4 @@ def teaching(stream: str, given: Ontology | None, manifest: Manifest | None) -> 
         if manifest.ontology
         else Ontology(tuple(ClassSpec(name) for name in manifest.classes))
     )
-    return Teaching(f"{stream}-{ontology.digest[:8]}", _for_client(ontology))
-
-
-def _for_client(ontology: Ontology) -> tuple[ClientClass, ...]:
-    return tuple(
-        ClientClass(
-            spec.name,
-            spec.phrases,
-            spec.question,
-            spec.view.value,
-            spec.group,
-            spec.threshold,
-            spec.accept,
-            spec.reject,
-        )
-        for spec in ontology.classes
-    )
+    return Teaching(f"{stream}-{ontology.digest[:8]}", for_client(ontology))

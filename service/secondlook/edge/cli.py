@@ -2,24 +2,20 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from secondlook.command_line import gentle_interrupts, run_group
 from secondlook.edge.settings import EdgeSettings, load_settings, rules
 from secondlook.setting_rules import Rule
 
 if TYPE_CHECKING:
     from secondlook.edge.hooks import Hook
     from secondlook.ontology import Ontology
-
-INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,31 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command line; errors are told on stderr in one line."""
-    from secondlook.errors import InvalidInput, NotFound, SecondlookError
-    from secondlook_client.errors import ClientError
-
-    try:
-        outcome = group.main(list(arguments), prog_name="secondlook-edge", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
-    except click.ClickException as wrong:
-        wrong.show()
-        return wrong.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as failure:
-        if "--debug" in arguments:
-            raise
-        line = " ".join(str(failure).split())
-        if isinstance(failure, SecondlookError | ClientError):
-            click.echo(f"error: {line}", err=True)
-            return 2 if isinstance(failure, InvalidInput | NotFound) else 1
-        told = f"unexpected {type(failure).__name__}: {line}; --debug shows where it came from"
-        click.echo(f"error: {told}", err=True)
-        return 1
-    return outcome if isinstance(outcome, int) else 0
+    return run_group(group, "secondlook-edge", arguments)
 
 
 def _every_setting(command: Any) -> Any:
@@ -80,17 +52,10 @@ def _every_setting(command: Any) -> Any:
 
 def _option(name: str, rule: Rule) -> Callable[[Any], Any]:
     """The flag of one setting, with its meaning, range and default."""
-    default = getattr(EdgeSettings(), name)
     flag = "--" + name.replace("_", "-")
     if rule.kind is bool:
-        both = f"{flag}/--no-{flag[2:]}"
-        return click.option(both, name, default=None, help=rule.help)
-    ranged = f"{rule.low:g} to {rule.high:g}; " if rule.low is not None and rule.high else ""
-    ranged = f"{', '.join(rule.choices)}; " if rule.choices else ranged
-    shown = "off" if default is None else str(default) or "none"
-    word = {int: "N", float: "X"}.get(rule.kind, "TEXT")
-    told = f"{rule.help}  [{ranged}default: {shown}]"
-    return click.option(flag, name, default=None, metavar=word, help=told)
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=rule.help)
+    return click.option(flag, name, default=None, metavar=rule.metavar, help=rule.help_line)
 
 
 @group.command("run")
@@ -111,7 +76,7 @@ def run_command(frames: int, **flags: Any) -> None:
         if everything.health_port is not None:
             click.echo(f"health on {settings.health_host}:{everything.health_port}", err=True)
 
-    with _stopping() as stopped:
+    with gentle_interrupts("") as stopped:
         health = run_agent(
             settings, _hooks(settings), stopped, ontology=ontology, most=frames, ready=ready
         )
@@ -168,25 +133,6 @@ def _hooks(settings: EdgeSettings) -> "list[Hook]":
 
     hooks = [load_hook(settings.hook)] if settings.hook else []
     return hooks if hooks or settings.quiet else [printing(sys.stdout)]
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """While it lasts, Ctrl-C and SIGTERM only answer the yielded question with yes."""
-    asked = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        if asked.is_set():
-            os._exit(INTERRUPTED)  # what is on disk is whole at any moment
-        asked.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _speak_up(level: str) -> None:

@@ -5,26 +5,19 @@ a variable is ``SECONDLOOK_EDGE_`` and the name in capitals; a flag is ``--`` an
 dashes.
 """
 
-import difflib
-import logging
 import math
-import os
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from secondlook.edge.choosing import ChoosingRules
 from secondlook.edge.opening import PRECISIONS
-from secondlook.errors import BadSetting, NotFound
-from secondlook.setting_rules import Rule, setting
+from secondlook.errors import BadSetting
+from secondlook.setting_rules import LOG_LEVELS, Rule, check, rules_of, setting
+from secondlook.setting_sources import SettingSources
 from secondlook_client.spool import WHEN_FULL
 
-log = logging.getLogger(__name__)
-
 PREFIX = "SECONDLOOK_EDGE_"
-LOG_LEVELS = ("debug", "info", "warning", "error")
 UNLIMITED = ("none", "unlimited", "inf")
 
 
@@ -50,7 +43,9 @@ class EdgeSettings:
     )
     hook: str = setting("", "Function that gets frame and detections: package.module:function.")
     quiet: bool = setting(False, "Print no detections.")
-    budget: str = setting("60", "Frames sent an hour: a number, or none for no limit.")
+    budget: str = setting(
+        "60", "Frames sent an hour: a number, or none for no limit.", as_text=True
+    )
     uncertain_low: float = setting(0.3, "Probabilities from here …", low=0, high=1)
     uncertain_high: float = setting(0.7, "… to here are uncertain.", low=0, high=1)
     novel_bits: int = setting(
@@ -94,9 +89,7 @@ class EdgeSettings:
     log_level: str = setting("info", "Least severe messages logged.", choices=LOG_LEVELS)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            read = _rule(f).read(getattr(self, f.name), f"setting '{f.name}'")
-            object.__setattr__(self, f.name, read)
+        check(self)
         if self.server and ":" not in self.server:
             raise BadSetting(f"server: expected HOST:PORT, got '{self.server}'")
         self.choosing()
@@ -117,7 +110,7 @@ class EdgeSettings:
 
 def rules() -> dict[str, Rule]:
     """The rule of every setting, in order."""
-    return {f.name: _rule(f) for f in fields(EdgeSettings)}
+    return rules_of(EdgeSettings)
 
 
 def load_settings(
@@ -125,55 +118,8 @@ def load_settings(
     file: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> EdgeSettings:
-    """Settings from all sources; ``flags`` maps names to values, None where not given.
-
-    Raises ``BadSetting`` for an unknown name or a value out of range, naming where it came from,
-    and ``NotFound`` for a file that is named and missing.
-    """
-    environ = os.environ if environ is None else environ
-    if file is None and environ.get(f"{PREFIX}CONFIG"):
-        file = Path(environ[f"{PREFIX}CONFIG"])
-    values: dict[str, Any] = {}
-    values |= _from_file(file) if file is not None else {}
-    values |= _from_environment(environ)
-    given = {name: value for name, value in flags.items() if value is not None}
-    values |= _read_all(given, lambda name: f"--{name.replace('_', '-')}")
-    return EdgeSettings(**values)
-
-
-def _from_file(path: Path) -> dict[str, object]:
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as cause:
-        raise NotFound(
-            f"there is no settings file '{path}'; check the path given as --config"
-        ) from cause
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as cause:
-        raise BadSetting(f"'{path}' cannot be read as TOML: {cause}") from cause
-    return _read_all(found, lambda name: f"setting '{name}' in '{path}'")
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for variable, value in environ.items():
-        name = variable.removeprefix(PREFIX).lower()
-        if not variable.startswith(PREFIX) or name == "config":
-            continue
-        if name in rules():
-            found[name] = value
-        else:
-            log.warning("%s is not a setting and is ignored%s", variable, _meant(name))
-    return _read_all(found, lambda name: f"environment variable {PREFIX}{name.upper()}")
-
-
-def _read_all(given: Mapping[str, object], what: Callable[[str], str]) -> dict[str, object]:
-    known = rules()
-    for name in given:
-        if name not in known:
-            raise BadSetting(f"{what(name)} is unknown{_meant(name)}")
-    # A budget may be written as a number, in TOML as well.
-    plain = {k: str(v) if k == "budget" else v for k, v in given.items()}
-    return {name: known[name].read(value, what(name)) for name, value in plain.items()}
+    """Settings from all sources; arguments and errors are those of ``SettingSources.read``."""
+    return EdgeSettings(**SettingSources(rules(), PREFIX).read(flags, file, environ))
 
 
 def _budget(text: str) -> float:
@@ -186,14 +132,3 @@ def _budget(text: str) -> float:
     if not 0 <= budget < math.inf:
         raise BadSetting(f"budget: expected frames an hour or 'none', got '{text}'")
     return budget
-
-
-def _rule(f: "Field[Any]") -> Rule:
-    rule = f.metadata["rule"]
-    assert isinstance(rule, Rule)
-    return rule
-
-
-def _meant(name: str) -> str:
-    close = difflib.get_close_matches(name, rules(), 1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(rules())}"

@@ -16,9 +16,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from types import TracebackType
 
 import grpc
@@ -40,6 +38,7 @@ from secondlook.server.labeling import MAX_STREAMS, LabelingServicer
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
 from secondlook.server.options import ServerOptions
+from secondlook.server.own_thread import in_own_thread
 from secondlook.server.symbols import PoolWithMethods
 from secondlook.store import Store
 from secondlook_client.v1 import (
@@ -227,39 +226,18 @@ def _trainer(store: Store | None, options: ServerOptions) -> Trainer | None:
     return Trainer(store, options.trainings, options.trainings_at_once)
 
 
-@contextlib.contextmanager
 def running_server(
     engine: Engine,
     ontology: Ontology | None = None,
     options: ServerOptions | None = None,
     metrics: Metrics | None = None,
     store: Store | None = None,
-) -> Iterator[Server]:
+) -> contextlib.AbstractContextManager[Server]:
     """A server in a thread of its own, listening; stopped gracefully at the end.
 
-    Raises what ``Server.start`` raises.
+    Entering raises what ``Server.start`` raises.
     """
-    ready: Future[tuple[Server, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def run() -> None:
-        done = asyncio.Event()
-        try:
-            async with Server(engine, ontology, options, metrics, store) as server:
-                ready.set_result((server, asyncio.get_running_loop(), done))
-                await done.wait()
-        except BaseException as failure:
-            if ready.done():
-                raise
-            ready.set_exception(failure)
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="grpc-server", daemon=True)
-    thread.start()
-    server, loop, done = ready.result()
-    try:
-        yield server
-    finally:
-        loop.call_soon_threadsafe(done.set)
-        thread.join()
+    return in_own_thread("grpc-server", lambda: Server(engine, ontology, options, metrics, store))
 
 
 def serve(

@@ -1,0 +1,25 @@
+"""A folder for one process at a time."""
+
+import os
+from pathlib import Path
+
+from secondlook_client.errors import ClientError
+
+
+def hold(folder: Path, refusal: ClientError) -> int | None:
+    """Keep other processes out until the handle is closed, or this one ends however it ends.
+
+    None on a system without such locks, which are POSIX's. Raises ``refusal`` when another
+    process has the folder, and ``OSError``.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise refusal from None
+    return handle
