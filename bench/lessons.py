@@ -56,6 +56,20 @@ def lessons(seed: int, count: int) -> Lessons:
 
 def _labelled(seed: int, count: int, place: Path) -> Lessons:
     world = drawn(place / "world", seed, count)
+    run, data = verified(world, place)
+    named = truth_of(world / "truth.json")
+    by_hash = dict(_by_hash(run))
+    truth = {sha256: named[name] for sha256, (name, _) in by_hash.items()}
+    results = {sha256: result for sha256, (_, result) in by_hash.items()}
+    return Lessons(data, results, truth, world / "ontology.yaml")
+
+
+def verified(world: Path, place: Path) -> tuple[Run, TrainingSet]:
+    """Label ``world / "images"`` by its ``ontology.yaml``, freeze the labels and pull them.
+
+    Labels, store and pictures stay in ``place``. Pictures that look alike, as a camera's do, are
+    on the same side of the split.
+    """
     ontology = load_ontology(world / "ontology.yaml")
     settings = Settings(proposer="demo", verifier="demo")
     with (
@@ -66,11 +80,7 @@ def _labelled(seed: int, count: int, place: Path) -> Lessons:
         _freeze(session)
         assert session.own is not None
         data = open_training_set(SNAPSHOT, server=session.own.address, cache=place / "pulled")
-    named = truth_of(world / "truth.json")
-    by_hash = dict(_by_hash(run))
-    truth = {sha256: named[name] for sha256, (name, _) in by_hash.items()}
-    results = {sha256: result for sha256, (_, result) in by_hash.items()}
-    return Lessons(data, results, truth, world / "ontology.yaml")
+    return run, data
 
 
 def unseen(seed: int, count: int, classes: Sequence[str]) -> list[Sample]:

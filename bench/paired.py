@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -57,18 +57,25 @@ def paired(
         else:
             fast, slow = _rate(ours), _rate(plain)
         pairs.append((fast, slow))
-    ratios = [fast / slow for fast, slow in pairs]
+    return of_pairs(name, pairs, at_least=at_least, unit=unit)
+
+
+def of_pairs(
+    name: str, pairs: Sequence[tuple[float, float]], *, at_least: float, unit: str
+) -> Figure:
+    """The figure of (ours, plain) pairs, each measured under the same circumstances."""
+    ratios = [ours / plain for ours, plain in pairs]
     ratio = statistics.median(ratios)
     return Figure(
         name=name,
         bar=f"≥ {at_least:g}",
-        ours=statistics.median(fast for fast, _ in pairs),
-        plain=statistics.median(slow for _, slow in pairs),
+        ours=statistics.median(ours for ours, _ in pairs),
+        plain=statistics.median(plain for _, plain in pairs),
         unit=unit,
         ratio=ratio,
         low=min(ratios),
         high=max(ratios),
-        rounds=rounds,
+        rounds=len(pairs),
         met=ratio >= at_least,
     )
 

@@ -1,39 +1,54 @@
-"""The student of the suite ``cascade``: labelled by both stages, distilled, kept in ``.cache``."""
+"""The student of the suite ``cascade``: labelled by both stages, distilled, kept in ``.cache``.
+
+It learns from the first frames of its camera and from scenes of many places: a camera alone shows
+the same few people for minutes, and a student that saw nobody else learns these by heart.
+"""
 
 import os
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from secondlook.cli.labelling import label_into
-from secondlook.cli.session import connected
-from secondlook.config import Settings
+from bench.lessons import lessons, verified
 from secondlook.distill.distilling import distill
+from secondlook.distill.samples import TrainingSet
 from secondlook.distill.settings import TrainingSettings
-from secondlook.distill.sources import open_training_set
-from secondlook.ontology_text import load_ontology
-from secondlook.runs.folder import select
-from secondlook.runs.out_folder import OutFolder
 
-STEPS = int(os.environ.get("SECONDLOOK_STEPS", "600"))
+STEPS = int(os.environ.get("SECONDLOOK_STEPS", "3600"))
+ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))
+"""Scenes of other places."""
+ELSEWHERE_SEED = 74
 
 
 def stream_student(place: Path, draw: Callable[[Path], None]) -> Path:
     """The folder of a student that learnt from the frames that ``draw`` leaves in ``place``."""
-    student = place / f"student-{STEPS}"
-    if (student / "manifest.json").exists():
-        return student
-    if not (place / "ontology.yaml").exists():
-        draw(place)
-    ontology = load_ontology(place / "ontology.yaml")
-    settings = Settings(proposer="demo", verifier="demo")
-    with (
-        OutFolder(place / "labels") as folder,
-        connected(None, settings, ontology, lambda: folder.store) as session,
-    ):
-        label_into(folder, session, select([place / "images"]))
-    shutil.copy(place / "labels" / "coco.json", place / "coco.json")
-    data = open_training_set(str(place / "coco.json"))
-    training = TrainingSettings(size="pico", start="demo", steps=STEPS, workers=0, device="cpu")
-    distill(data, training, student, name="camera")
+    student = place / f"student-{ELSEWHERE}-{STEPS}"
+    if not (student / "manifest.json").exists():
+        distill(_lessons_of(place, draw), _settings(), student, name="camera")
     return student
+
+
+def _lessons_of(place: Path, draw: Callable[[Path], None]) -> TrainingSet:
+    world = place / "world"
+    if not (world / "ontology.yaml").exists():
+        draw(world)
+    _, street = verified(world, place)
+    elsewhere = lessons(ELSEWHERE_SEED, ELSEWHERE).data
+    return replace(
+        elsewhere,
+        train=(*elsewhere.train, *street.train),
+        held_out=(*elsewhere.held_out, *street.held_out),
+    )
+
+
+def _settings() -> TrainingSettings:
+    """Frames are shown as they are: stretched to a square, glasses would be too small."""
+    return TrainingSettings(
+        size="pico",
+        start="demo",
+        steps=STEPS,
+        input_width=320,
+        input_height=240,
+        workers=0,
+        device="cpu",
+    )

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from bench.lessons import CACHE, Lessons, lessons, unseen
-from bench.paired import Figure
+from bench.paired import Figure, of_pairs
 from secondlook.demo.other_labels import best_threshold, doubts_as_background, exact, unverified
 from secondlook.demo.world import ATTRIBUTES, NOUNS
 from secondlook.distill.samples import TrainingSet
@@ -113,20 +113,7 @@ def _mean(values: Iterable[float]) -> float:
 def _figures(found: dict[tuple[int, str], dict[str, float | str]]) -> list[Figure]:
     def ratio(name: str, other: str, bar: float, key: str = "map50") -> Figure:
         pairs = [(float(found[s, "verified"][key]), float(found[s, other][key])) for s in SEEDS]
-        ratios = [ours / theirs for ours, theirs in pairs]
-        middle = statistics.median(ratios)
-        return Figure(
-            name=name,
-            bar=f"≥ {bar:g}",
-            ours=statistics.median(ours for ours, _ in pairs),
-            plain=statistics.median(theirs for _, theirs in pairs),
-            unit="mAP50",
-            ratio=middle,
-            low=min(ratios),
-            high=max(ratios),
-            rounds=len(ratios),
-            met=middle >= bar,
-        )
+        return of_pairs(name, pairs, at_least=bar, unit="mAP50")
 
     return [
         ratio("student on verified labels ÷ on the exact truth", "truth", 0.95),

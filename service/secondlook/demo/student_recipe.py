@@ -13,7 +13,6 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +20,12 @@ from torch import Tensor
 
 from secondlook.demo.proposer_data import Picture, Scenes, place
 from secondlook.demo.world import NOUNS
-from secondlook.detector.found import detections_of
 from secondlook.detector.resize import stretch
 from secondlook.distill.averaging import Average
 from secondlook.distill.loss import attach_loss
 from secondlook.distill.model import build_student, save_student
+from secondlook.distill.optimising import optimiser_for
+from secondlook.distill.predicting import as_input, found_on
 from secondlook.distill.schedule import warmed_cosine
 from secondlook.distill.targets import targets_of
 from secondlook.evaluate import Detection, Quality, TrueBox, evaluate
@@ -62,7 +62,7 @@ class Training:
         self._mean = Average(self.model)
         self.average = self._mean.model
         attach_loss(self.model)
-        self.optimiser = torch.optim.AdamW(_groups(self.model), lr=plan.rate)
+        self.optimiser = optimiser_for(self.model, plan.rate, backbone_share=1.0)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
 
@@ -75,7 +75,9 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = plan.rate * warmed_cosine(self.step, plan.steps, 0.04)
         targets = [_targets(view) for view in views]
-        loss: Tensor = self.model(pixel_values=pixels_of(views, self.pixels), labels=targets).loss
+        pictures = np.stack([stretch(view.image, self.pixels) for view in views])
+        seen = as_input(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+        loss: Tensor = self.model(pixel_values=seen, labels=targets).loss
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -112,32 +114,15 @@ class Training:
         return evaluate(pairs, NOUNS)
 
 
-def pixels_of(views: list[Picture], size: tuple[int, int]) -> Tensor:
-    """A batch (B, 3, H, W) in [0, 1], channels last."""
-    stacked = np.stack([stretch(view.image, size) for view in views])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-
-
 def _targets(view: Picture) -> dict[str, Tensor]:
     height, width = view.image.shape[:2]
     none = (NO_BOXES, NO_CLASSES)
     return targets_of((width, height), view.boxes, view.nouns, *none, *none, len(NOUNS))
 
 
-def _groups(model: torch.nn.Module) -> list[dict[str, Any]]:
-    """No decay on vectors."""
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    others = [p for p in model.parameters() if p.ndim >= 2]
-    return [{"params": vectors, "weight_decay": 0.0}, {"params": others, "weight_decay": 1e-4}]
-
-
-@torch.inference_mode()
 def _detected(model: torch.nn.Module, scene: Picture, size: tuple[int, int]) -> list[Detection]:
-    said = model(pixel_values=pixels_of([scene], size))
-    centres = said.pred_boxes[0].numpy()
-    corners = np.hstack([centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2])
     height, width = scene.image.shape[:2]
-    found = detections_of(said.logits[0].sigmoid().numpy(), corners, width, height, AT)
+    (found,) = found_on(model, [stretch(scene.image, size)], [(width, height)], AT)
     return [
         Detection(NOUNS[noun], tuple(box), float(score))
         for noun, box, score in zip(found.classes, found.boxes.tolist(), found.scores, strict=True)

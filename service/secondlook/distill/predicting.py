@@ -31,7 +31,6 @@ def seen(sample: Sample, size: tuple[int, int]) -> Pixels:
     return stretch(read_pixels(sample), size)
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     samples: Sequence[Sample],
@@ -48,20 +47,36 @@ def predict(
     Raises what ``read_pixels`` raises. The model is used as it is: put it into ``eval()`` first.
     """
     place = show or (lambda row: seen(samples[row], size))
-    device = next(model.parameters()).device
     found: list[Detections] = []
     for first in range(0, len(samples), AT_ONCE):
         rows = range(first, min(first + AT_ONCE, len(samples)))
-        pictures = torch.from_numpy(np.stack([place(row) for row in rows]))
-        said = model(pixel_values=as_input(pictures.permute(0, 3, 1, 2).to(device)))
-        scores = said.logits.float().sigmoid().cpu().numpy()
-        boxes = _corners(said.pred_boxes.float()).cpu().numpy()
-        for row, of_picture, places in zip(rows, scores, boxes, strict=True):
-            sample = samples[row]
-            found.append(detections_of(of_picture, places, sample.width, sample.height, floor))
+        sizes = [(samples[row].width, samples[row].height) for row in rows]
+        found += found_on(model, [place(row) for row in rows], sizes, floor)
         if told:
             told(len(found))
     return found
+
+
+@torch.inference_mode()
+def found_on(
+    model: nn.Module,
+    pictures: Sequence[Pixels],
+    sizes: Sequence[tuple[int, int]],
+    floor: float = FLOOR,
+) -> list[Detections]:
+    """What ``model`` finds on pictures of its own input size, all at once.
+
+    ``sizes``: width and height that each picture had before; the boxes are in those pixels.
+    """
+    device = next(model.parameters()).device
+    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    said = model(pixel_values=as_input(batch.to(device)))
+    scores = said.logits.float().sigmoid().cpu().numpy()
+    boxes = _corners(said.pred_boxes.float()).cpu().numpy()
+    return [
+        detections_of(of_picture, places, *size, floor)
+        for of_picture, places, size in zip(scores, boxes, sizes, strict=True)
+    ]
 
 
 class HeldOut:
