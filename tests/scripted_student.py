@@ -10,7 +10,7 @@ from secondlook.detector.found import Detections
 from secondlook.detector.manifest import Manifest
 from secondlook.labels import Labelled, Pixels
 from secondlook.ontology import Ontology
-from secondlook.opinions import Certainty, Opinion, Reading
+from secondlook.opinions import Opinion, Reading
 from secondlook.pipeline import Limits, Task
 
 Found = tuple[tuple[float, float, float, float], str, float]
@@ -73,12 +73,11 @@ def opinion(
     found: Sequence[Found],
     ontology: Ontology,
     name: str = "street",
-    certainty: Certainty | None = None,
     classes: Sequence[str] | None = None,
 ) -> Opinion:
     """What a student that finds this on a plain picture of 40×30 pixels says of it."""
     known = manifest(classes or ontology.names)
-    reading = Reading(known, certainty or Certainty(), Limits(floor=0.1))
+    reading = Reading(known, Limits(floor=0.1))
     seen = detections(known.classes, found)
     return reading.opinion(Task(image(name), ontology), seen, seen.scores, ms=1.0)
 

@@ -4,11 +4,12 @@
                         ├─ certain, drawn for an audit ───▶ teachers, compared ("audit")
                         └─ in doubt, or it cannot know ───▶ teachers           ("teachers")
 
-``trust`` says when it is trusted, ``opinions`` when it is certain. There is one trust for each
-job or stream and ontology (what comes singly shares one), because trust is about a scene: pooled
-over ten cameras, the one that was turned around would hardly show. It is one for all classes: each
-class alone would have too few audits to be judged by, and a picture's labels come from one side.
-It is kept in memory: after a restart the student proves itself again, some sixty pictures a stream.
+``opinions`` says what it expects of its labels, ``certainty`` from which expectation on it is
+certain, ``trust`` when it is trusted. There is one trust for each job or stream and ontology (what
+comes singly shares one), because trust is about a scene: pooled over ten cameras, the one that was
+turned around would hardly show. It is one for all classes: each class alone would have too few
+audits to be judged by, and a picture's labels come from one side. It is kept in memory: after a
+restart the student proves itself again, some hundred pictures a stream.
 """
 
 import logging
@@ -27,7 +28,6 @@ from secondlook.labels import Labelled, LabelPath
 from secondlook.ontology import Ontology
 from secondlook.opinions import (
     FLOORS,
-    Certainty,
     Opinion,
     Reading,
     Student,
@@ -49,7 +49,6 @@ DETECT_FLOOR = 0.01
 class CascadeRule:
     """When a student decides alone."""
 
-    certainty: Certainty = field(default_factory=Certainty)
     trust: TrustRule = field(default_factory=TrustRule)
     seed: int = 0
     """Of the draws of audits."""
@@ -87,7 +86,7 @@ class Cascade(Engine):
         super().__init__(pipeline, limits, observe)
         self.rule = rule or CascadeRule()
         self._model = student
-        self._reading = Reading(student.manifest, self.rule.certainty, pipeline.limits)
+        self._reading = Reading(student.manifest, pipeline.limits)
         self._tell = tell
         self._trusts: OrderedDict[tuple[str, str], Trust] = OrderedDict()
         self._known: OrderedDict[str, bool] = OrderedDict()
@@ -104,12 +103,10 @@ class Cascade(Engine):
     @property
     def settings(self) -> dict[str, Any]:
         """The teachers' settings, the student's name and what it may decide alone."""
-        certainty, trust = self.rule.certainty, self.rule.trust
+        trust = self.rule.trust
         return {
             **super().settings,
             "cascade": self.student,
-            "certain": certainty.certain,
-            "doubt": certainty.doubt,
             "audit_share": trust.audit_share,
             "agreement": trust.agreement,
         }
@@ -155,13 +152,11 @@ class Cascade(Engine):
             return
         opinion = look.result()
         with self._trust_lock:
-            path = self._trust(visit.task).route(opinion.certain, opinion.numbers)
+            path = self._trust(visit.task).route(opinion.expected, opinion.numbers)
         if path is LabelPath.STUDENT:
             visit.finish(opinion.labelled)
-        elif path is LabelPath.AUDIT:
-            self._audit(visit, opinion.labelled)
         else:
-            self._teach(visit)
+            self._compare(visit, opinion, path)
 
     def _teach(self, visit: Visit) -> None:
         try:
@@ -169,35 +164,42 @@ class Cascade(Engine):
         except Exception as refused:
             visit.fail(refused)
 
-    def _audit(self, visit: Visit, student: Labelled) -> None:
+    def _compare(self, visit: Visit, opinion: Opinion, path: LabelPath) -> None:
         """The teachers label it; what the student says is compared with that."""
         taught: Future[Labelled] = Future()
         follow(visit.outcome, taught)
-        taught.add_done_callback(lambda done: self._compare(done, visit, student))
+        taught.add_done_callback(lambda done: self._taught(done, visit, opinion, path))
         self._teach(replace(visit, outcome=taught))
 
-    def _compare(self, taught: "Future[Labelled]", visit: Visit, student: Labelled) -> None:
+    def _taught(
+        self, taught: "Future[Labelled]", visit: Visit, opinion: Opinion, path: LabelPath
+    ) -> None:
         if taught.cancelled():
             return
         if failure := taught.exception():
             visit.fail(failure)
             return
         teachers = taught.result()
-        agreed = agreement(student, teachers)
+        agreed = agreement(opinion.labelled, teachers)
         if agreed is not None:
             with self._trust_lock:
-                self._hear(self._trust(visit.task), agreed, visit.task.source)
+                self._hear(visit.task, path, opinion.expected, agreed)
+        if path is LabelPath.TEACHERS:
+            visit.finish(teachers)
+            return
         evidence = replace(teachers.evidence, student=self.student)
-        timings = {**teachers.timings_ms, **student.timings_ms}
+        timings = {**teachers.timings_ms, **opinion.labelled.timings_ms}
         visit.finish(replace(teachers, evidence=evidence, timings_ms=timings))
         self._report(LabelPath.AUDIT, agreed)
 
-    def _hear(self, trust: Trust, agreed: float, source: str) -> None:
+    def _hear(self, task: Task, path: LabelPath, expected: float, agreed: float) -> None:
+        """With the lock."""
+        trust = self._trust(task)
         before = trust.trusted
-        trust.heard(agreed)
+        trust.heard(path, expected, agreed)
         if trust.trusted != before:
             what = "trusted" if trust.trusted else "not trusted any more"
-            log.info("the student is %s", what, extra={"source": source})
+            log.info("the student is %s", what, extra={"source": task.source})
 
     def _passed(self, outcome: "Future[Labelled]") -> None:
         """Audits report themselves, with what they came to."""

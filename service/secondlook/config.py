@@ -58,13 +58,7 @@ class Settings:
         0.1, "Share of what a trusted student is certain of that is audited.", low=0.02, high=1
     )
     agreement: float = setting(
-        0.9, "Mean F1 with the teachers above which a student is trusted.", low=0.1, high=0.99
-    )
-    certain: float = setting(
-        0.9, "Probability from which a student is certain of a box.", low=0.5, high=1
-    )
-    doubt: float = setting(
-        0.1, "Probability below which it is certain that there is none.", low=0.001, high=0.49
+        0.9, "Mean F1 with the teachers that a student must reach alone.", low=0.1, high=0.99
     )
     device: str = setting("auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = setting("auto", "Precision of matrix products.", choices=DTYPES)

@@ -1,4 +1,4 @@
-"""What a student says of one picture: its labels, whether it is certain of them, how it looks."""
+"""What a student says of one picture: its labels, what it expects of them, how it looks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ from secondlook.propose import candidates_above
 
 FLOORS = (0.05, 0.1, 0.03, *(0.02,) * 12)
 """By how much each of an opinion's ``numbers`` may stray without being strange; see ``trust``."""
+POSSIBLE = 0.05
+"""Probability from which a box counts among those that the teachers may label."""
 _SAMPLED = 64
 """Pixels along a side that the light of a picture is read from."""
 
@@ -46,33 +48,16 @@ class Student(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Certainty:
-    """What counts as certain. Raises ``ValueError`` when the bounds cross."""
-
-    certain: float = 0.9
-    """A box is there from this probability on (or the class's ``accept``, if that is more)."""
-    doubt: float = 0.1
-    """Below this (or the class's ``reject``, if that is less) it is not; between is doubt."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.doubt < self.certain <= 1:
-            raise ValueError(f"expected 0 < doubt < certain <= 1, got {self}")
-
-    def bounds(self, spec: ClassSpec) -> tuple[float, float]:
-        """(certain, doubt) for a class."""
-        return max(self.certain, spec.accept), min(self.doubt, spec.reject)
-
-
 @dataclass(frozen=True, eq=False)
 class Opinion:
     """What a student says of one picture."""
 
     labelled: Labelled
     """As it would be without its teachers."""
-    certain: bool
+    expected: float
+    """How far its labels will agree with its teachers', by its own probabilities, [0, 1]."""
     numbers: tuple[float, ...]
-    """What ``trust.Watch`` follows, as many as ``FLOORS``: whether it is in doubt, how much it
+    """What ``trust.Watch`` follows, as many as ``FLOORS``: the agreement expected, how much it
     found (logarithm), the mean probability of that, and how light each quarter is in R, G and B."""
 
 
@@ -84,11 +69,10 @@ def student_name(manifest: Manifest) -> str:
 class Reading:
     """Makes a student's detections an opinion on an ontology that it knows."""
 
-    def __init__(self, manifest: Manifest, certainty: Certainty, limits: Limits) -> None:
+    def __init__(self, manifest: Manifest, limits: Limits) -> None:
         """Raises ``BadSetting`` for a manifest whose ontology cannot be read."""
         self._name = student_name(manifest)
         self._classes = manifest.classes
-        self._certainty = certainty
         self._limits = limits
         self._meant: dict[str, ClassSpec] = {}
         if manifest.ontology:
@@ -123,11 +107,11 @@ class Reading:
         labelled = Labelled(
             image.name, image.sha256, image.width, image.height, judgements, evidence, timings
         )
-        certain = self._is_certain(proposals, task.ontology)
+        expected = self._expected(proposals, task.ontology)
         sure = proposals.scores[proposals.scores >= 0.5]
         mean = float(sure.mean()) if len(sure) else 1.0
-        numbers = (float(not certain), float(np.log1p(len(sure))), mean, *_light(image.pixels))
-        return Opinion(labelled, certain, numbers)
+        numbers = (expected, float(np.log1p(len(sure))), mean, *_light(image.pixels))
+        return Opinion(labelled, expected, numbers)
 
     def _proposals(
         self, ontology: Ontology, found: Detections, probabilities: NDArray[np.float32]
@@ -149,25 +133,29 @@ class Reading:
 
     def _kept(self, proposals: Proposals) -> Proposals:
         """What is worth keeping: the limits are those of the teachers."""
-        floor = min(self._limits.floor, self._certainty.doubt)
+        floor = min(self._limits.floor, POSSIBLE)
         likely = proposals.scores.max(axis=1, initial=0) >= floor
         return proposals.take(np.flatnonzero(likely)[: self._limits.max_boxes])
 
-    def _is_certain(self, proposals: Proposals, ontology: Ontology) -> bool:
-        """Every box is there or is not, for every class; in a contrast for one of them at most.
+    def _expected(self, proposals: Proposals, ontology: Ontology) -> float:
+        """F1 that the labels would have against its teachers', as a ratio of expectations.
 
-        A box that repeats a better one of its group, as a student's second thoughts do, is no
-        doubt: it is suppressed when labels are made, too.
+        A box is right with its probability p, and the teachers have Σp labels: with n labels of
+        its own, whose p add up to r, that is 2·r / (n + Σp). A box that repeats a better one of
+        its group, as a student's second thoughts do, is suppressed when labels are made, too.
         """
-        bounds = np.array([self._certainty.bounds(spec) for spec in ontology.classes])
-        there, doubtful = proposals.scores >= bounds[:, 0], proposals.scores >= bounds[:, 1]
-        max_iou = self._limits.max_iou
-        for candidate in candidates_above(proposals, ontology, doubtful, max_iou):
+        accept = np.array([spec.accept for spec in ontology.classes])
+        possible = proposals.scores >= POSSIBLE
+        theirs = right = ours = 0.0
+        for candidate in candidates_above(proposals, ontology, possible, self._limits.max_iou):
             sides = list(candidate.classes)
-            yes, maybe = there[candidate.row, sides], doubtful[candidate.row, sides]
-            if (maybe & ~yes).any() or yes.sum() > 1:
-                return False
-        return True
+            likely = proposals.scores[candidate.row, sides]
+            best = int(likely.argmax())
+            theirs += float(likely.max())
+            if (likely >= accept[sides]).sum() == 1:  # of two sides of a contrast neither is
+                right += float(likely[best])
+                ours += 1
+        return 2 * right / (ours + theirs) if ours + theirs else 1.0
 
 
 def agreement(student: Labelled, teachers: Labelled, min_iou: float = 0.5) -> float | None:

@@ -1,6 +1,9 @@
 """When a student may be believed without its teachers: a sequential rule, free of clock and I/O.
 
-Two questions are asked all the time, of one stream of pictures.
+Three questions are asked all the time, of one stream of pictures.
+
+*Where is it certain?* ``certainty`` learns that from every picture that both sides have labelled.
+What follows is about the pictures of which it is.
 
 *Does it agree?* Each audit gives an agreement x in [0, 1]. ``Bets`` gambles against a claim about
 its mean: with a stake s, capital is multiplied by 1 + s·(x − m), which on average gains nothing
@@ -16,8 +19,8 @@ Trust is lost when betting against "it is at least ``agreement − slack``" has 
 the bound from flickering.
 
 *Is it still the same scene?* At an audit share of 0.1, fifty pictures bring five audits: too few
-to notice a change. ``Watch`` therefore follows numbers that cost no teacher (whether the student
-was certain, how much it found, how sure it was, how light the parts of the picture are): a short
+to notice a change. ``Watch`` therefore follows numbers that cost no teacher (the agreement that
+the student expects, how much it found, how sure it was, how light the picture's parts are): a short
 moving average of each against a long one, in units of how far the short one usually strays.
 Measuring the spread of the very average that is tested takes care of frames that resemble the
 ones before them. Beyond ``alarm`` units (of one number, or half of that of all together) everything
@@ -37,6 +40,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.certainty import Certainty
 from secondlook.labels import LabelPath
 
 LEAST_AUDIT_SHARE = 0.02
@@ -152,7 +156,7 @@ class Trust:
     """How far one student is believed on one stream of pictures. Not thread-safe.
 
     For each picture ask ``wanted``; where it is, run the student and ask ``route``; tell ``heard``
-    the agreement of each picture that was routed as an audit.
+    the agreement of each picture that the teachers labelled in the end.
     """
 
     def __init__(self, rule: TrustRule, floors: Sequence[float], seed: int | str = 0) -> None:
@@ -166,36 +170,47 @@ class Trust:
         self._settling = 0
         """Audits heard since the last alarm."""
         self._watch = Watch(floors)
+        self._certainty = Certainty(rule.agreement)
         self._for, self._against = self._hopes(), self._doubts()
 
     @property
     def teachers_are_back(self) -> bool:
         """Whether the student decides nothing alone at present."""
-        return self.alarmed or not self.trusted
+        return self.alarmed or not self.trusted or self._certainty.bound is None
 
     def wanted(self) -> bool:
         """Whether the student shall run on the next picture."""
         return self.trusted or self._draw.random() < self.rule.beside
 
-    def route(self, certain: bool, numbers: Sequence[float]) -> LabelPath:
+    def route(self, expected: float, numbers: Sequence[float]) -> LabelPath:
         """Who labels a picture on which the student ran.
 
-        ``certain``: whether it would label it alone. ``numbers``: what is watched of it, whether it
-        was certain included.
+        ``expected``: the agreement that the student expects of its labels, [0, 1]. ``numbers``:
+        what is watched of the picture.
         """
         strange = self._watch.see(numbers, adapt=self.alarmed)
         if self.trusted and strange > self.rule.alarm:
             self.alarmed, self._settling = True, 0
         elif self.alarmed and self._settling >= self.rule.settled_after:
             self.alarmed = False
-        if not certain:
+        if not self._certainty.holds(expected):
             return LabelPath.TEACHERS
         if self.teachers_are_back or self._draw.random() < self.rule.audit_share:
             return LabelPath.AUDIT
         return LabelPath.STUDENT
 
-    def heard(self, agreement: float) -> None:
-        """An audit came to ``agreement``, [0, 1]."""
+    def heard(self, path: LabelPath, expected: float, agreement: float) -> None:
+        """The teachers labelled a picture, too, and the student's labels agree so far, [0, 1].
+
+        ``path`` is how it was routed. What the student was not certain of says nothing for or
+        against trust, but from where on it may be certain.
+        """
+        alone = path is LabelPath.AUDIT and not self.teachers_are_back
+        self._certainty.hear(expected, agreement, 1 / self.rule.audit_share if alone else 1.0)
+        if path is LabelPath.AUDIT:
+            self._audited(agreement)
+
+    def _audited(self, agreement: float) -> None:
         self._settling += 1
         self._for.hear(agreement)
         if not self.trusted:
@@ -212,6 +227,7 @@ class Trust:
         self.trusted = self.alarmed = False
         self._settling = 0
         self._watch = Watch(self._floors)
+        self._certainty = Certainty(self.rule.agreement)
         self._for, self._against = self._hopes(), self._doubts()
 
     def _hopes(self) -> Bets:

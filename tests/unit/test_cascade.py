@@ -10,6 +10,7 @@ from fakes import WHOLE, Row, ScriptedProposer, ScriptedVerifier, image
 from scripted_student import Found, ScriptedStudent
 
 from secondlook.cascade import MAX_TRUSTS, Cascade, CascadeRule, Passed
+from secondlook.certainty import LEAST
 from secondlook.engine import EngineLimits
 from secondlook.errors import Busy, DeadlineExceeded, ShuttingDown
 from secondlook.labels import Image, Labelled, LabelPath, Pixels
@@ -18,6 +19,8 @@ from secondlook.pipeline import Pipeline, Task
 from secondlook.trust import TrustRule
 
 DOGS = Ontology((ClassSpec("dog"),))
+LEARNT = LEAST + 70
+"""Pictures after which a student that agrees is trusted."""
 CATS = Ontology((ClassSpec("cat"),))
 MIDDLE = (10.0, 7.5, 30.0, 22.5)
 """Where the scripted proposer finds everything on 40×30 pixels."""
@@ -75,21 +78,23 @@ def label(made: Cascade, count: int, source: str = "", shade: int = 128) -> list
 
 def test_at_first_the_teachers_do_all_and_the_student_is_compared() -> None:
     made, student = cascade()
-    found = label(made, 30)
+    found = label(made, LEAST + 10)
     made.close()
-    assert {labelled.path for labelled in found} == {LabelPath.AUDIT}
-    assert student.seen == 30
-    first = found[0]
-    assert first.evidence.proposer == "scripted@p0"
-    assert first.evidence.student == made.student
-    assert first.judgements[0].verdict is not None
-    assert {"student", "propose", "verify", "total"} <= first.timings_ms.keys()
+    assert student.seen == LEAST + 10
+    assert {labelled.path for labelled in found[:LEAST]} == {LabelPath.TEACHERS}
+    assert found[0].evidence.student == ""
+    assert {labelled.path for labelled in found[LEAST:]} == {LabelPath.AUDIT}
+    audited = found[-1]
+    assert audited.evidence.proposer == "scripted@p0"
+    assert audited.evidence.student == made.student
+    assert audited.judgements[0].verdict is not None
+    assert {"student", "propose", "verify", "total"} <= audited.timings_ms.keys()
 
 
 def test_a_student_that_agrees_is_left_alone_but_for_audits() -> None:
     proposer, told = ScriptedProposer(), Told()
     made, _ = cascade(proposer=proposer, told=told)
-    label(made, 80)
+    label(made, LEARNT)
     assert made.trusts("", DOGS)
     proposer.seen.clear()
     found = label(made, 400)
@@ -104,20 +109,20 @@ def test_a_student_that_agrees_is_left_alone_but_for_audits() -> None:
     assert {"student", "total"} == alone.timings_ms.keys()
     assert told.all[-1].trusted == told.all[-1].watched == 1
     assert all(p.agreement == 1.0 for p in told.all if p.path is LabelPath.AUDIT)
-    assert told.paths.total() == 480
+    assert told.paths.total() == 400 + LEARNT
 
 
 def test_one_that_disagrees_is_never_left_alone() -> None:
     made, _ = cascade(wrong)
     found = label(made, 200)
     made.close()
-    assert {labelled.path for labelled in found} == {LabelPath.AUDIT}
+    assert {labelled.path for labelled in found} == {LabelPath.TEACHERS}
     assert not made.trusts("", DOGS)
 
 
 def test_what_is_doubtful_goes_to_the_teachers_alone() -> None:
     made, _ = cascade()
-    label(made, 80)
+    label(made, LEARNT)
     made._model.script = doubtful  # type: ignore[attr-defined]
     found = label(made, 20)
     made.close()
@@ -138,12 +143,12 @@ def test_after_a_change_the_teachers_are_back_within_fifty_pictures() -> None:
 
 def test_trust_is_of_one_stream_and_one_ontology() -> None:
     made, _ = cascade()
-    label(made, 100, source="job:a")
+    label(made, LEARNT, source="job:a")
     assert made.trusts("job:a", DOGS)
     assert not made.trusts("job:b", DOGS)
-    assert label(made, 1, source="job:b")[0].path is LabelPath.AUDIT
+    assert label(made, 1, source="job:b")[0].path is LabelPath.TEACHERS
     other = Ontology((ClassSpec("dog", question="Is it a dog at all?"),))
-    assert made.submit(task(ontology=other, source="job:a")).result(5).path is LabelPath.AUDIT
+    assert made.submit(task(ontology=other, source="job:a")).result(5).path is LabelPath.TEACHERS
     made.close()
 
 
@@ -252,7 +257,7 @@ def test_batches_of_both_do_not_mix_pictures_up() -> None:
         return [(box, dict.fromkeys(phrases, 0.9))]
 
     made, _ = cascade(by_shade, ScriptedProposer(taught), limits=EngineLimits(max_wait_s=0.002))
-    label(made, 80)
+    label(made, LEARNT)
     shades = np.random.default_rng(0).integers(0, 250, 60).tolist()
     futures = [made.submit(task(str(shade), shade=shade)) for shade in shades]
     for shade, future in zip(shades, futures, strict=True):
@@ -276,7 +281,7 @@ def test_an_observer_that_fails_costs_no_picture(caplog: pytest.LogCaptureFixtur
 
     pipeline = Pipeline(ScriptedProposer(), ScriptedVerifier())
     made = Cascade(pipeline, ScriptedStudent(("dog",), right), tell=tell)
-    assert made.submit(task()).result(5).path is LabelPath.AUDIT
+    assert made.submit(task()).result(5).path is LabelPath.TEACHERS
     made.close()
     assert "observer failed" in caplog.text
 

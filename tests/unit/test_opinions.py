@@ -9,7 +9,7 @@ from stored import labelled, street_ontology
 from secondlook.errors import BadSetting
 from secondlook.labels import LabelPath, Outcome
 from secondlook.ontology import ClassSpec, Ontology
-from secondlook.opinions import FLOORS, Certainty, Reading, agreement
+from secondlook.opinions import FLOORS, Reading, agreement
 from secondlook.pipeline import Limits, Task
 
 STREET = street_ontology()
@@ -24,7 +24,6 @@ def accepted(found: list[tuple[tuple[float, float, float, float], str, float]]) 
 
 def test_certain_boxes_are_labels_whatever_the_proposers_threshold() -> None:
     said = opinion([(LEFT, "dog", 0.93)], DOGS)
-    assert said.certain
     (judgement,) = said.labelled.judgements
     assert judgement.decision.outcome is Outcome.ACCEPT
     assert judgement.verdict is None
@@ -36,43 +35,57 @@ def test_certain_boxes_are_labels_whatever_the_proposers_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "certain"),
+    ("probabilities", "expected"),
     [
-        ([], True),
-        ([0.95], True),
-        ([0.95, 0.09], True),
-        ([0.95, 0.11], False),
-        ([0.89], False),
-        ([0.9, 0.5], False),
+        ([], 1.0),
+        ([0.95], 2 * 0.95 / (1 + 0.95)),
+        ([0.95, 0.04], 2 * 0.95 / (1 + 0.95)),  # too unlikely to count
+        ([0.95, 0.2], 2 * 0.95 / (1 + 0.95 + 0.2)),
+        ([0.95, 0.8], 2 * 1.75 / (2 + 1.75)),
+        ([0.5], 0.0),  # no label of its own, and likely one of the teachers'
     ],
 )
-def test_anything_between_doubt_and_certainty_is_doubt(
-    probabilities: list[float], certain: bool
+def test_the_agreement_expected_is_a_ratio_of_expectations(
+    probabilities: list[float], expected: float
 ) -> None:
     places = (LEFT, RIGHT)
     found = [(places[i], "dog", p) for i, p in enumerate(probabilities)]
-    assert opinion(found, DOGS).certain is certain
+    assert opinion(found, DOGS).expected == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_class_that_asks_for_more_is_certain_later() -> None:
+def test_what_is_expected_is_what_comes_on_average() -> None:
+    """Teachers drawn from the student's own probabilities agree as far as it expects."""
+    draws = np.random.default_rng(0)
+    places = [(10.0 * i, 2.0, 10.0 * i + 8, 28.0) for i in range(4)]
+    for likely in ([0.97, 0.9, 0.8, 0.7], [0.95, 0.9, 0.3, 0.1], [0.99, 0.99, 0.99, 0.06]):
+        found = [(place, "dog", p) for place, p in zip(places, likely, strict=True)]
+        said = opinion(found, DOGS)
+        came = []
+        for _ in range(2000):
+            there = [one for one, p in zip(found, likely, strict=True) if draws.random() < p]
+            came.append(
+                agreement(said.labelled, by_student([(b, n, 0.99) for b, n, _ in there], DOGS))
+            )
+        assert said.expected == pytest.approx(np.mean([c for c in came if c is not None]), abs=0.03)
+
+
+def test_a_class_that_asks_for_more_gets_fewer_labels() -> None:
     strict = Ontology((ClassSpec("dog", accept=0.95),))
-    assert not opinion([(LEFT, "dog", 0.93)], strict).certain
-    assert opinion([(LEFT, "dog", 0.96)], strict).certain
-    careful = Ontology((ClassSpec("dog", reject=0.05),))
-    assert not opinion([(LEFT, "dog", 0.07)], careful).certain
+    assert opinion([(LEFT, "dog", 0.93)], strict).expected == 0.0
+    assert opinion([(LEFT, "dog", 0.96)], strict).expected > 0.97
 
 
 def test_second_thoughts_about_a_box_are_no_doubt() -> None:
     again = (1.5, 1.0, 12.5, 20.0)
     said = opinion([(LEFT, "dog", 0.95), (again, "dog", 0.4)], DOGS)
-    assert said.certain
+    assert said.expected == opinion([(LEFT, "dog", 0.95)], DOGS).expected
     assert [j.box for j in said.labelled.judgements] == [LEFT]
 
 
 def test_both_sides_of_a_contrast_are_heard_from_one_box() -> None:
     assert accepted([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.02)]) == ["glasses on"]
     both = opinion([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.95)], STREET)
-    assert not both.certain
+    assert both.expected == 0.0
     assert both.labelled.of(Outcome.ACCEPT) == ()
     assert len(both.labelled.evidence.proposals) == 1
 
@@ -86,7 +99,7 @@ def test_a_ruled_out_side_is_rejected_in_words() -> None:
 
 def test_classes_that_nobody_asked_for_are_left_out() -> None:
     said = opinion([(LEFT, "cat", 0.5), (RIGHT, "dog", 0.95)], DOGS, classes=("cat", "dog"))
-    assert said.certain
+    assert said.expected == opinion([(RIGHT, "dog", 0.95)], DOGS).expected
     assert len(said.labelled.evidence.proposals) == 1
 
 
@@ -94,7 +107,7 @@ def test_what_is_watched_has_a_floor_each_and_shows_doubt_amount_and_light() -> 
     calm = opinion([(LEFT, "dog", 0.95)], DOGS)
     unsure = opinion([(LEFT, "dog", 0.95), (RIGHT, "dog", 0.6)], DOGS)
     assert len(calm.numbers) == len(FLOORS)
-    assert (calm.numbers[0], unsure.numbers[0]) == (0.0, 1.0)
+    assert calm.numbers[0] == calm.expected > unsure.numbers[0]
     assert calm.numbers[1] < unsure.numbers[1]
     assert calm.numbers[3:] == pytest.approx([128 / 255] * 12)
     assert all(type(number) is not np.ndarray for number in calm.numbers)
@@ -103,31 +116,26 @@ def test_what_is_watched_has_a_floor_each_and_shows_doubt_amount_and_light() -> 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (3, 1), (2000, 7)])
 def test_the_light_of_pictures_of_any_shape(width: int, height: int) -> None:
     student = manifest(["dog"])
-    reading = Reading(student, Certainty(), Limits())
+    reading = Reading(student, Limits())
     nothing = detections(["dog"], [])
     task = Task(image(width=width, height=height, shade=255), DOGS)
     said = reading.opinion(task, nothing, nothing.scores, 0.0)
-    assert said.certain
+    assert said.expected == 1.0
     assert said.numbers[2:] == pytest.approx([1.0] * 13)
 
 
 def test_an_ontology_is_known_by_name_and_by_meaning_where_that_is_told() -> None:
-    reading = Reading(manifest(["dog", "cat"]), Certainty(), Limits())
+    reading = Reading(manifest(["dog", "cat"]), Limits())
     assert reading.knows(DOGS)
     assert reading.knows(Ontology((ClassSpec("dog", question="Is it wet?"),)))
     assert not reading.knows(Ontology((ClassSpec("dog"), ClassSpec("horse"))))
     taught = 'classes: {dog: {question: "Is it wet?", threshold: 0.7}}'
-    meant = Reading(manifest(["dog"], taught), Certainty(), Limits())
+    meant = Reading(manifest(["dog"], taught), Limits())
     assert meant.knows(Ontology((ClassSpec("dog", question="Is it wet?"),)))
     assert not meant.knows(DOGS)
     assert not meant.knows(Ontology((ClassSpec("dog", ("hound",), question="Is it wet?"),)))
     with pytest.raises(BadSetting, match=r"student:street@.* cannot be a cascade"):
-        Reading(manifest(["dog"], "classes: [["), Certainty(), Limits())
-
-
-def test_bounds_that_cross_are_refused() -> None:
-    with pytest.raises(ValueError, match="doubt < certain"):
-        Certainty(certain=0.3, doubt=0.4)
+        Reading(manifest(["dog"], "classes: [["), Limits())
 
 
 def test_agreement_is_f1_and_unsure_boxes_count_neither_way() -> None:

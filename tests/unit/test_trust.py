@@ -11,7 +11,7 @@ from secondlook.labels import LabelPath
 from secondlook.trust import LEAST_AUDIT_SHARE, Bets, Trust, TrustRule, Watch
 
 FLOORS = (0.05, 0.1, 0.03, *(0.02,) * 12)
-"""Those of ``opinions``: in doubt, how much was found, how sure, how light."""
+"""Those of ``opinions``: the agreement expected, how much was found, how sure, how light."""
 
 
 class Scene:
@@ -30,8 +30,8 @@ class Scene:
         self.light = self.light + self.rng.normal(0, 0.1, 12)
         self.agreement, self.doubt = agreement, doubt
 
-    def frame(self) -> tuple[bool, list[float]]:
-        """(certain, numbers) of the next frame."""
+    def frame(self) -> tuple[float, list[float]]:
+        """(expected agreement, numbers) of the next frame."""
         rng = self.rng
         self.things += 0.1 * (4 - self.things) + rng.normal(0, 0.5)
         self.clouds = 0.95 * self.clouds + rng.normal(0, 0.004, 12)
@@ -39,12 +39,14 @@ class Scene:
         if not self.in_doubt and rng.random() < self.doubt:
             self.in_doubt = int(rng.integers(2, 8))
         found = float(np.log1p(max(self.things, 0)))
-        row = [float(self.in_doubt > 0), found, 0.95 - 0.02 * rng.random()]
-        return not self.in_doubt, row + (self.light + self.clouds).tolist()
+        expected = 0.7 if self.in_doubt else 0.97
+        row = [expected, found, 0.95 - 0.02 * rng.random()]
+        return expected, row + (self.light + self.clouds).tolist()
 
-    def audit(self) -> float:
-        """What an audit of it comes to."""
-        return float(np.clip(1 - self.rng.exponential(1 - self.agreement), 0, 1))
+    def compared(self) -> float:
+        """How far both agree on it; what the student doubts it gets wrong more often."""
+        mean = min(self.agreement, 0.7) if self.in_doubt else self.agreement
+        return float(np.clip(1 - self.rng.exponential(1 - mean), 0, 1))
 
 
 @dataclass
@@ -65,13 +67,13 @@ def play(trust: Trust, scene: Scene, frames: int, story: Story | None = None) ->
     story = story or Story([], [])
     for _ in range(frames):
         path = LabelPath.TEACHERS
-        certain, numbers = scene.frame()
+        expected, numbers = scene.frame()
         if trust.wanted():
-            path = trust.route(certain, numbers)
+            path = trust.route(expected, numbers)
         story.paths.append(path)
         story.back.append(trust.teachers_are_back)
-        if path is LabelPath.AUDIT:
-            trust.heard(scene.audit())
+        if path is not LabelPath.STUDENT:
+            trust.heard(path, expected, scene.compared())
     return story
 
 
@@ -104,7 +106,7 @@ def test_and_stay_while_the_student_is_wrong() -> None:
     assert not one.teachers_are_back
     scene.change(agreement=0.4)
     story = play(one, scene, 1500)
-    assert not one.trusted
+    assert one.teachers_are_back
     assert story.taught(50, 1500) == 1.0
 
 
@@ -126,7 +128,7 @@ def test_slow_decay_is_noticed_by_audits_alone() -> None:
         for frame, agreement in enumerate(fall):
             scene.agreement = float(agreement)
             play(one, scene, 1)
-            if not one.trusted:
+            if one.teachers_are_back and not one.alarmed:
                 lost.append(fall[frame])
                 break
     assert len(lost) == 8
@@ -147,7 +149,8 @@ def test_a_bad_student_is_never_trusted(agreement: float) -> None:
         one = trust(seed)
         draws = np.random.default_rng(seed)
         for _ in range(3000):
-            one.heard(float(np.clip(1 - draws.exponential(1 - agreement), 0, 1)))
+            agreed = float(np.clip(1 - draws.exponential(1 - agreement), 0, 1))
+            one.heard(LabelPath.AUDIT, 0.95, agreed)
             assert not one.trusted
 
 
@@ -176,15 +179,15 @@ def test_an_untrusted_student_runs_on_the_share_that_it_may() -> None:
 def test_one_picture_is_no_proof_and_one_slip_no_fall() -> None:
     one = trust()
     for _ in range(29):
-        one.heard(1.0)
+        one.heard(LabelPath.AUDIT, 1.0, 1.0)
     assert not one.trusted
     for _ in range(60):
-        one.heard(1.0)
+        one.heard(LabelPath.AUDIT, 1.0, 1.0)
     assert one.trusted
     for agreement in (0.0, 0.0):
-        one.heard(agreement)
+        one.heard(LabelPath.AUDIT, 1.0, agreement)
         assert one.trusted
-    one.heard(0.0)
+    one.heard(LabelPath.AUDIT, 1.0, 0.0)
     assert not one.trusted
 
 

@@ -60,8 +60,6 @@ class FormatList(click.ParamType):
 @setting_option("cascade")
 @setting_option("audit_share")
 @setting_option("agreement")
-@setting_option("certain")
-@setting_option("doubt")
 @setting_option("data")
 @setting_option("database_url")
 @setting_option("blob_url")

@@ -13,7 +13,6 @@ from secondlook.config import Settings
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.engine import Engine, EngineLimits
 from secondlook.errors import BadSetting
-from secondlook.opinions import Certainty
 from secondlook.pipeline import Limits, Pipeline
 from secondlook.plugins import load_proposer, load_verifier
 from secondlook.server.app import Server, ServerOptions, running_server
@@ -73,10 +72,7 @@ def _student(settings: Settings) -> Iterator[OnnxDetector | None]:
 
 
 def _cascade_rule(settings: Settings) -> CascadeRule:
-    return CascadeRule(
-        Certainty(settings.certain, settings.doubt),
-        TrustRule(audit_share=settings.audit_share, agreement=settings.agreement),
-    )
+    return CascadeRule(TrustRule(settings.audit_share, settings.agreement))
 
 
 def server_options(settings: Settings) -> ServerOptions:
