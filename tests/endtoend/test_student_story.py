@@ -1,0 +1,100 @@
+"""What the README shows of students, devices and the cascade, as one user's story."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from endtoend.conftest import Run, environment, serving
+
+from secondlook_client import Client
+from secondlook_client.results import LabelPath
+
+QUICK = ("--size", "pico", "--steps", 2, "--input-width", 64, "--batch", 2)
+
+
+class Taught(NamedTuple):
+    """A service with the snapshot ``street-1``."""
+
+    address: str
+    folder: Path
+    """With the students ``student`` and ``later``."""
+
+
+@pytest.fixture(scope="module")
+def taught(
+    world: Path, secondlook: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Taught]:
+    folder = tmp_path_factory.mktemp("taught")
+    ontology = ("--ontology", world / "ontology.yaml")
+    with serving(*ontology, "--data", folder / "data") as (address, _):
+        at = ("--server", address)
+        create = ("job", "create", "street", world / "images", *ontology, "--watch", *at)
+        secondlook(*create, cwd=folder)
+        split = ("--split", "train=2", "--split", "val=1")
+        freeze = ("snapshot", "create", "street-1", "--run", "street", *split)
+        secondlook(*freeze, "--data", "data", cwd=folder)
+        for seed, out in enumerate(("student", "later")):
+            to = ("--seed", seed, "--out", out)
+            secondlook("distill", "street-1", *at, *QUICK, *to, cwd=folder)
+        yield Taught(address, folder)
+
+
+def edge(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """``secondlook-edge`` as a user runs it."""
+    command = [sys.executable, "-m", "secondlook.edge.cli", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_a_student_comes_with_report_and_models(taught: Taught) -> None:
+    student = taught.folder / "student"
+    report = json.loads((student / "report.json").read_text())
+    assert {"map", "map50", "map50_per_class", "images_per_second", "snapshot"} <= report.keys()
+    assert len(report["snapshot"]) == 64
+    assert "<svg" in (student / "report.html").read_text()
+    assert (student / "model.onnx").stat().st_size > 100_000
+
+
+def test_add_promote_roll_back_and_a_device_that_follows(
+    taught: Taught, secondlook: Run, world: Path, tmp_path: Path
+) -> None:
+    at = ("--server", taught.address)
+    for number, student in enumerate(("student", "later"), start=1):
+        secondlook("models", "add", student, *at, cwd=taught.folder)
+        secondlook("models", "promote", "street-1", number, "--force", *at, cwd=taught.folder)
+    secondlook("models", "rollback", "street-1", *at, cwd=taught.folder)
+    with Client(taught.address) as client:
+        current = client.models.current("street-1")
+    assert current is not None
+    assert current.version == 1
+    source = ("--source", world / "images", "--spool", "spool", "--models", "models")
+    looked = edge("run", *at, "--model", "street-1", *source, "--stream", "gate", cwd=tmp_path)
+    lines = [json.loads(line) for line in looked.stdout.splitlines()]
+    assert len(lines) == 12
+    with Client(taught.address) as client:
+        (stream,) = (job for job in client.jobs.list() if job.name.startswith("gate-"))
+    assert stream.total == 12, "all are within the budget, and novel to a device that starts"
+
+
+def test_what_a_device_finds_on_one_picture(taught: Taught, world: Path, tmp_path: Path) -> None:
+    picture = sorted((world / "images").iterdir())[0]
+    found = edge("once", picture, "--student", taught.folder / "student", cwd=tmp_path)
+    assert found.stdout.strip()
+
+
+def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
+    student = ("--cascade", taught.folder / "student")
+    picture = sorted((world / "images").iterdir())[0]
+    with (
+        serving("--ontology", world / "ontology.yaml", *student) as (address, _),
+        Client(address) as client,
+    ):
+        assert client.info().student.startswith("student:street-1@")
+        assert client.label(picture).path is LabelPath.TEACHERS
