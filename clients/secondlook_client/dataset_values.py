@@ -31,6 +31,7 @@ _GROUPS = {
     "auto": pb.GROUP_BY_AUTO,
     "folder": pb.GROUP_BY_FOLDER,
     "likeness": pb.GROUP_BY_LIKENESS,
+    "time": pb.GROUP_BY_TIME,
 }
 
 
@@ -136,7 +137,8 @@ class SnapshotQuery:
     split: Mapping[str, float] | None = None
     """Weight by part; None: 0.8 ``train`` and 0.2 ``val``."""
     group_by: str = "auto"
-    """What falls into one part as a whole: ``auto``, ``folder`` or ``likeness``."""
+    """What falls into one part as a whole: ``auto``, ``folder``, ``likeness`` or, for the pictures
+    of one fixed camera, ``time``."""
 
 
 def query_message(query: SnapshotQuery) -> pb.SnapshotQuery:

@@ -1,11 +1,14 @@
 """Snapshots over gRPC: made, listed, pulled whole, in shards, from a cursor, over a bad line."""
 
+from itertools import groupby
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flaky_line import FlakyLine
 from frozen import DOG_BOX, PETS, encoded, photos, stored
 from PIL import Image as PILImage
-from serving import serving
+from serving import png, serving, wait_until
 
 from secondlook.store import Store
 from secondlook_client import Client, RetryPolicy
@@ -53,6 +56,28 @@ def test_a_snapshot_is_told_as_it_is(client: Client) -> None:
     assert client.datasets.create("same", HALVES).manifest == snapshot.manifest
     assert client.datasets.create("other", SnapshotQuery(["r"])).manifest != snapshot.manifest
     assert [s.name for s in client.datasets.list()] == ["other", "same", "s"]
+
+
+def test_one_captured_stream_is_divided_by_time(store: Store, tmp_path: Path) -> None:
+    with (
+        serving(store=store) as running,
+        Client(running.address) as client,
+        client.capture("gate", spool=tmp_path / "spool", classes=["dog"]) as capture,
+    ):
+        for shade in range(60):
+            capture.send(png(shade=shade))
+        capture.flush(timeout_s=30)
+        run = store.records.run("gate")
+        wait_until(lambda: store.records.count(run.id) == 60, 30.0)
+        shares = {"train": 0.8, "val": 0.2}
+        client.datasets.create("auto", SnapshotQuery(["gate"], split=shares))
+        assert len(client.datasets.get("auto").splits) == 1
+        query = SnapshotQuery(["gate"], split={"train": 1, "val": 1}, group_by="time")
+        snapshot = client.datasets.create("time", query)
+        pulled = [*client.datasets.pull("time", pictures=False)]
+    assert set(snapshot.splits) == {"train", "val"} and sum(snapshot.splits.values()) == 60
+    in_order = sorted(pulled, key=lambda example: int(example.name))
+    assert [len([*of]) for _, of in groupby(e.group for e in in_order)] == [10, 11, 12, 13, 14]
 
 
 def test_splits_and_shards_give_each_picture_once(client: Client) -> None:
@@ -116,7 +141,7 @@ def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
         ("t", SnapshotQuery(["r"], split={"a": 0}), "a share above 0, got 0"),
         ("t", SnapshotQuery(["r"], split={"a/b": 1}), "letters, digits"),
         ("t", SnapshotQuery(["r", "r"]), "'r' is given twice"),
-        ("t", SnapshotQuery(["r"], group_by="colour"), "expected group_by auto, folder"),
+        ("t", SnapshotQuery(["r"], group_by="colour"), "group_by auto, folder, likeness, time"),
         ("../t", SnapshotQuery(["r"]), "letters, digits"),
     ]
     for name, query, words in cases:

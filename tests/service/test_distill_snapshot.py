@@ -23,6 +23,7 @@ from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.distill import model
 from secondlook.distill.pictures import read_pixels
 from secondlook.distill.sources import open_training_set
+from secondlook.errors import InvalidInput
 from secondlook.labels import Image
 from secondlook.ontology_text import ontology_from_yaml
 from secondlook.store import Store, open_store
@@ -58,6 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setitem(model.SIZES, "pico", TINY)
+    monkeypatch.setattr("secondlook.distill.export.TIMED_S", 0.1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -109,6 +111,20 @@ def test_pictures_that_the_service_has_lost_are_told(tmp_path: Path) -> None:
             lose_pictures(store, tmp_path / "data")
             with pytest.raises(ClientError, match=r"not in the blob store.*secondlook restore"):
                 open_training_set("s", server=running.address, cache=tmp_path / "c")
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1e-9), (1e-9, 1.0)], ids=["train", "val"])
+def test_of_one_camera_the_way_out_is_told(tmp_path: Path, weights: tuple[float, float]) -> None:
+    with open_store(tmp_path / "data") as store:
+        stored(store, "gate", photos(40), kind="capture")
+        with serving(store=store) as running, Client(running.address) as client:
+            split = dict(zip(("train", "val"), weights, strict=True))
+            client.datasets.create("auto", SnapshotQuery(["gate"], split=split))
+            with pytest.raises(InvalidInput, match=r"40 pictures of 'auto' .* --group-by time`"):
+                open_training_set("auto", server=running.address, cache=tmp_path / "c")
+            client.datasets.create("time", SnapshotQuery(["gate"], split=split, group_by="time"))
+            data = open_training_set("time", server=running.address, cache=tmp_path / "c")
+    assert len(data.train) + len(data.held_out) == 40 and data.train and data.held_out
 
 
 def lose_pictures(store: Store, data: Path) -> None:

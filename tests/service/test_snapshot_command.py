@@ -77,6 +77,21 @@ def test_an_ontology_is_named_by_its_file_or_digest(data, tmp_path, capfd) -> No
     assert "16 hex digits" in told(capfd)[1]
 
 
+def test_one_camera_is_divided_by_time(data, tmp_path, capfd) -> None:
+    with open_store(tmp_path / "data") as store:
+        stored(store, "gate", photos(60), kind="capture")
+    halves = ["--split", "train=1", "--split", "val=1"]
+    making = ["snapshot", "create", "s", "--run", "gate", *halves, "--group-by", "time"]
+    assert run([*making, *data]) == 0
+    capfd.readouterr()
+    assert run(["snapshot", "show", "s", "--json", *data]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["query"]["group_by"] == "time"
+    splits = shown["statistics"]["splits"]
+    assert set(splits) == {"train", "val"}
+    assert sum(part["groups"] for part in splits.values()) == 5
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -65,6 +65,10 @@ class _GroupByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupBy.Value
     """Pictures of one folder belong together, and so do near duplicates."""
     GROUP_BY_LIKENESS: _GroupBy.ValueType  # 3
     """Near duplicates alone."""
+    GROUP_BY_TIME: _GroupBy.ValueType  # 4
+    """Pictures of one stream, or of one job, belong together while they come one shortly after the
+    other, and near duplicates do not: for a fixed camera, all of whose pictures are alike.
+    """
 
 class GroupBy(_GroupBy, metaclass=_GroupByEnumTypeWrapper):
     """What keeps pictures on the same side of a split."""
@@ -77,6 +81,10 @@ GROUP_BY_FOLDER: GroupBy.ValueType  # 2
 """Pictures of one folder belong together, and so do near duplicates."""
 GROUP_BY_LIKENESS: GroupBy.ValueType  # 3
 """Near duplicates alone."""
+GROUP_BY_TIME: GroupBy.ValueType  # 4
+"""Pictures of one stream, or of one job, belong together while they come one shortly after the
+other, and near duplicates do not: for a fixed camera, all of whose pictures are alike.
+"""
 Global___GroupBy: _TypeAlias = GroupBy  # noqa: Y015
 
 @_typing.final

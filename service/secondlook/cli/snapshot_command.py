@@ -102,10 +102,11 @@ def command() -> None:
 )
 @click.option(
     "--group-by",
-    type=click.Choice(["auto", "folder", "likeness"]),
+    type=click.Choice(["auto", "folder", "likeness", "time"]),
     default="auto",
     show_default=True,
-    help="What stays on one side of the split besides near duplicates; auto: frames of a stream.",
+    help="What stays on one side of the split besides near duplicates; auto: frames of a stream. "
+    "time, for one fixed camera: frames that come one shortly after the other, nothing besides.",
 )
 @stored
 def create(name: str, **flags: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from secondlook.dataset.gathering import Gathering, gather, sorted_boxes
 from secondlook.dataset.grouping import Forest, group_id, join_near, split_of
 from secondlook.dataset.manifest import BoxKind, Entry, ManifestWriter, entry_of
-from secondlook.dataset.query import Query
+from secondlook.dataset.query import GroupBy, Query
 from secondlook.dataset.statistics import Statistics
 from secondlook.errors import BadOntology, InvalidInput
 from secondlook.ontology import Ontology
@@ -142,6 +142,8 @@ def _nothing(left_out: Counter[str]) -> str:
 
 def _groups(gathering: Gathering, kept: Sequence[tuple[bytes, int]]) -> list[str]:
     """The group of each picture that is kept, in that order."""
+    if gathering.blocks:
+        return [gathering.blocks[number] for _, number in kept]
     places = {number: place for place, (_, number) in enumerate(kept)}
     forest = Forest(len(kept))
     names = [sha256.hex() for sha256, _ in kept]
@@ -171,11 +173,26 @@ def _entry(record: dict[str, Any], group: str, query: Query) -> Entry:
 
 
 def _warn(query: Query, counted: dict[str, Any]) -> None:
-    for share in query.split:
-        if share.name not in counted["splits"]:
-            log.warning(
-                "split '%s' got no picture: the snapshot has %d groups, and a group is never "
-                "divided; group by likeness, or label more streams",
-                share.name,
-                sum(split["groups"] for split in counted["splits"].values()),
-            )
+    way_out = (
+        "label more pictures"
+        if query.group_by is GroupBy.TIME
+        else "group one camera's pictures with `--group-by time`, others by likeness, or label "
+        "more streams"
+    )
+    groups = sum(split["groups"] for split in counted["splits"].values())
+    empty = [share.name for share in query.split if share.name not in counted["splits"]]
+    for name in empty:
+        log.warning(
+            "split '%s' got no picture: the snapshot has %d groups, and a group is never "
+            "divided; %s",
+            name,
+            groups,
+            way_out,
+        )
+    if groups == 1 and counted["pictures"] > 1 and not empty:
+        log.warning(
+            "all %d pictures are one group, which is never divided: a training could hold none of "
+            "them out; %s",
+            counted["pictures"],
+            way_out,
+        )

@@ -5,13 +5,15 @@ a picture.
 """
 
 import json
+import re
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
+from secondlook.dataset.grouping import block_id
 from secondlook.dataset.manifest import BoxKind, canonical, path_of
 from secondlook.dataset.query import GroupBy, Query
 from secondlook.labels import Judgement, Outcome
@@ -26,6 +28,7 @@ _KINDS = {
     Outcome.UNSURE: BoxKind.IGNORE,
     Outcome.REJECT: BoxKind.HARD_NEGATIVE,
 }
+_DIGITS = re.compile("[0-9]+")
 _ORDER = {kind: place for place, kind in enumerate(BoxKind)}
 
 
@@ -44,6 +47,8 @@ class Gathering:
         self.likenesses: list[int | None] = []
         self.sources: dict[str, list[int]] = {}
         """Numbers of the pictures that came from one stream or folder, by its name."""
+        self.blocks: dict[int, str] = {}
+        """The group of each picture, by its number, where time alone decides."""
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -99,13 +104,16 @@ def gather(store: Store, query: Query, runs: Sequence[Run], classes: Sequence[st
         for run in runs:
             of_run = {places[name] for name in run.ontology.names if name in places}
             came_with = store.snapshots.labelled_by(run)
+            of_items: dict[int, int] = {}
             for result, facts in _results(store, run, query):
-                _add(gathering, result, facts, of_run, places, query)
+                number = _add(gathering, result, facts, of_run, places, query)
+                if query.group_by is GroupBy.TIME:
+                    of_items[result.item_id] = number
                 source = _source(query.group_by, came_with, result.labelled.name)
                 if source is not None:
-                    number = gathering.number_of(bytes.fromhex(result.labelled.sha256))
-                    assert number is not None
                     gathering.sources.setdefault(source, []).append(number)
+            if query.group_by is GroupBy.TIME:
+                _cut(gathering, came_with, store.snapshots.items(came_with), of_items)
     except BaseException:
         gathering.__exit__(None, None, None)
         raise
@@ -131,7 +139,7 @@ def _add(
     of_run: set[int],
     places: dict[str, int],
     query: Query,
-) -> None:
+) -> int:
     labelled = result.labelled
     sha256 = bytes.fromhex(labelled.sha256)
     boxes = [
@@ -155,7 +163,7 @@ def _add(
     before = gathering.number_of(sha256)
     if before is not None:
         record = _merged(gathering.record(before), record)
-    gathering.put(sha256, result.picture_id, facts.likeness, record)
+    return gathering.put(sha256, result.picture_id, facts.likeness, record)
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -196,10 +204,38 @@ def sorted_boxes(boxes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _source(group_by: GroupBy, run: Run, name: str) -> str | None:
     """What a picture came from that keeps it with others; None: only its likeness does."""
-    if group_by is GroupBy.LIKENESS:
+    if group_by in (GroupBy.LIKENESS, GroupBy.TIME):
         return None
     if run.kind == "capture":
         return f"stream:{run.name}"
     if group_by is GroupBy.FOLDER:
         return f"folder:{PurePosixPath(name).parent}"
     return None
+
+
+def _cut(
+    gathering: Gathering, run: Run, items: Sequence[tuple[int, str]], of_items: Mapping[int, int]
+) -> None:
+    """Put the pictures ``of_items`` (numbers by item) of a run into blocks.
+
+    All ``items`` of the run hold their places, whatever is kept: what is labelled late or left out
+    moves no other picture. A picture that came several times belongs where it came first.
+    """
+    for place, (item, _) in enumerate(_in_time(run, items)):
+        if item in of_items:
+            gathering.blocks.setdefault(of_items[item], block_id(run.name, place))
+
+
+def _in_time(run: Run, items: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
+    """(Item, name) of a run in the order in which the pictures were taken, as far as it is known.
+
+    A stream's as they came: numbered upwards, and after a clock was set back still in order.
+    Others come in any order and go by name, where 9 is before 10.
+    """
+    if run.kind == "capture":
+        return items
+    return sorted(items, key=lambda item: (_DIGITS.sub(_padded, item[1]), item))
+
+
+def _padded(digits: re.Match[str]) -> str:
+    return digits[0].zfill(20)

@@ -23,6 +23,9 @@ class GroupBy(StrEnum):
     """Pictures of one folder belong together, and so do near duplicates."""
     LIKENESS = "likeness"
     """Near duplicates alone."""
+    TIME = "time"
+    """Pictures of one stream, or of one job, belong together while they come one shortly after the
+    other, and near duplicates do not: before a fixed camera most pictures are."""
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,12 @@ def _by_hash(parts: Parts, filled: Mapping[str, tuple[Sample, ...]]) -> Divided:
         )
     samples = [_hashed(sample) for sample in next(iter(filled.values()))]
     draws = {s.group or s.sha256: _draw(s.group or s.sha256) for s in samples}
+    if len(draws) < 2 and len(samples) > 1 and samples[0].group:
+        raise InvalidInput(
+            f"all {len(samples):,} pictures of '{parts.name}' are one group, which is never "
+            "divided, so none is left to measure on; freeze one camera's pictures by time: "
+            "`secondlook snapshot create NAME --run RUN --group-by time`"
+        )
     if len(draws) < 2:
         raise InvalidInput(
             f"'{parts.name}' has {len(samples)} picture(s) and none unlike them to measure on; a "

@@ -19,6 +19,7 @@ _GROUPS = {
     pb.GROUP_BY_AUTO: GroupBy.AUTO,
     pb.GROUP_BY_FOLDER: GroupBy.FOLDER,
     pb.GROUP_BY_LIKENESS: GroupBy.LIKENESS,
+    pb.GROUP_BY_TIME: GroupBy.TIME,
 }
 _GROUP_NUMBERS = {value: number for number, value in _GROUPS.items()}
 PREFIX = 16
@@ -82,8 +83,8 @@ def query_value(message: pb.SnapshotQuery) -> Query:
     """The checked query. Raises ``InvalidInput``."""
     if message.group_by not in _GROUPS:
         raise BadRequest(
-            f"expected group_by auto, folder or likeness, got number {message.group_by}; is the "
-            "client newer than the server?"
+            f"expected group_by {', '.join(GroupBy)}, got number {message.group_by}; is the client "
+            "newer than the server?"
         )
     split = tuple(SplitShare(share.name, share.weight) for share in message.split)
     return Query(

@@ -11,7 +11,14 @@ from secondlook.errors import AlreadyExists, NotFound, StoreUnavailable
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database, insert_new, now
 from secondlook.store.runs import Run, load_run, load_run_by_id
-from secondlook.store.tables import ontologies, pictures, runs, snapshot_pictures, snapshots
+from secondlook.store.tables import (
+    items,
+    ontologies,
+    pictures,
+    runs,
+    snapshot_pictures,
+    snapshots,
+)
 
 AT_ONCE = 500
 """Rows a statement: below every database's limit of parameters."""
@@ -169,6 +176,12 @@ class Snapshots:
         if not found:
             raise NotFound(f"no run in the store has the ontology {ontology}")
         return found
+
+    def items(self, run: Run) -> list[tuple[int, str]]:
+        """(Number, name) of every item of the run, labelled or not, in the order they came in."""
+        query = select(items.c.id, items.c.name).where(items.c.run_id == run.id)
+        with self._database.reading() as connection:
+            return [(row.id, row.name) for row in connection.execute(query.order_by(items.c.id))]
 
     def labelled_by(self, run: Run) -> Run:
         """The run that the pictures came with; another one where ``run`` decided it again."""
