@@ -14,10 +14,12 @@ from secondlook.distill.distilling import distill
 from secondlook.distill.samples import TrainingSet
 from secondlook.distill.settings import TrainingSettings
 
-STEPS = int(os.environ.get("SECONDLOOK_STEPS", "3600"))
+STEPS = int(os.environ.get("SECONDLOOK_STEPS", "2800"))
 ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))
 """Scenes of other places."""
 ELSEWHERE_SEED = 74
+LAST = 0.1
+"""Share of the frames, the last ones, that is held out."""
 
 
 def stream_student(place: Path, draw: Callable[[Path], None]) -> Path:
@@ -33,11 +35,14 @@ def _lessons_of(place: Path, draw: Callable[[Path], None]) -> TrainingSet:
     if not (world / "ontology.yaml").exists():
         draw(world)
     _, street = verified(world, place)
+    # All frames look alike, so likeness would keep them on one side of a split; time does not.
+    in_time = sorted((*street.train, *street.held_out), key=lambda sample: sample.name)
+    cut = round(len(in_time) * (1 - LAST))
     elsewhere = lessons(ELSEWHERE_SEED, ELSEWHERE).data
     return replace(
         elsewhere,
-        train=(*elsewhere.train, *street.train),
-        held_out=(*elsewhere.held_out, *street.held_out),
+        train=(*elsewhere.train, *in_time[:cut]),
+        held_out=(*elsewhere.held_out, *in_time[cut:]),
     )
 
 
