@@ -1,10 +1,10 @@
-"""The students' loss: several classes an object, regions to ignore, hard negatives."""
+"""The students' loss: several classes an object, ignored regions, hard negatives, rare classes."""
 
 import numpy as np
 import pytest
 import torch
 
-from secondlook.distill.loss import attach_loss
+from secondlook.distill.loss import MOST, attach_loss, class_weights
 from secondlook.distill.model import build_student
 from secondlook.distill.targets import targets_of
 
@@ -94,6 +94,33 @@ def test_a_hard_negative_weighs_more(student):
     assert torch.allclose(heavy[1, 2], 3 * light[1, 2])
     assert torch.allclose(heavy[1, :2], light[1, :2])
     assert torch.allclose(heavy[[0, 2]], light[[0, 2]])
+
+
+def test_a_class_weighs_what_it_is_given(student):
+    attach_loss(student)
+    plain = _class_gradient(student, _picture())
+    attach_loss(student, weights=torch.tensor([1.0, 4.0, 1.0]))
+    balanced = _class_gradient(student, _picture())
+    assert plain[:, 1].abs().max() > 0
+    assert torch.allclose(balanced[:, 1], 4 * plain[:, 1])
+    assert torch.allclose(balanced[:, [0, 2]], plain[:, [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("counts", "balance", "weights"),
+    [
+        ((100, 100, 10), 1.0, (1, 1, 10)),
+        ((100, 100, 25), 0.5, (1, 1, 2)),
+        ((100, 100, 25), 0.0, (1, 1, 1)),
+        ((100, 400, 100), 1.0, (1, 1, 1)),  # what is frequent weighs no less
+        ((1000, 1000, 1), 1.0, (1, 1, MOST)),
+        ((1000, 1000, 0), 1.0, (1, 1, MOST)),
+    ],
+)
+def test_rare_classes_weigh_more(counts, balance, weights):
+    numbers = np.repeat(np.arange(3), counts)
+    assert class_weights([numbers], 3, balance).tolist() == pytest.approx(weights)
+    assert class_weights([], 3, balance).tolist() == [1, 1, 1]
 
 
 def test_a_picture_of_nothing_has_a_finite_loss(student):

