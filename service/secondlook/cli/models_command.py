@@ -11,6 +11,7 @@ import click
 
 from secondlook.cli.options import Command
 from secondlook.cli.stored import opened, stored
+from secondlook.student_sizes import STUDENT_SIZES, USUAL_SIZE
 
 if TYPE_CHECKING:
     from secondlook_client.model_values import Training
@@ -143,7 +144,7 @@ def download(name: str, version: int | None, out: Path, **flags: Any) -> None:
 @click.argument("snapshot")
 @click.option("--split", default="", help="The part that is held out.  [default: val]")
 @click.option(
-    "--size", type=click.Choice(["pico", "nano", "small"]), default="nano", show_default=True,
+    "--size", type=click.Choice(STUDENT_SIZES), default=USUAL_SIZE, show_default=True,
     help="Of the student.",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(0), default=0, help="0: as many as is usual.")

@@ -5,8 +5,8 @@ from typing import Any
 
 from secondlook.errors import BadSetting
 from secondlook.setting_rules import Rule, rules_of, setting
+from secondlook.student_sizes import STUDENT_SIZES, USUAL_SIZE
 
-STUDENT_SIZES = ("pico", "nano", "small")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EPOCHS = 24
 """Times that each picture is learnt when the student begins from other weights."""
@@ -22,7 +22,7 @@ class TrainingSettings:
     Raises ``BadSetting`` for a value out of range.
     """
 
-    size: str = setting("pico", "Size of the student.", choices=STUDENT_SIZES)
+    size: str = setting(USUAL_SIZE, "Size of the student.", choices=STUDENT_SIZES)
     start: str = setting(
         "auto", "What it begins from: auto, demo (the embedded start), none, a folder, org/name."
     )

@@ -9,13 +9,13 @@ from secondlook.detector.manifest import MAX_TEXT, Manifest, parse_manifest
 from secondlook.errors import BadRequest, Damaged, NotFound
 from secondlook.store.students import Student
 from secondlook.store.trainings import Training, TrainingOrder, TrainingState
+from secondlook.student_sizes import STUDENT_SIZES, USUAL_SIZE
 from secondlook_client.v1 import models_pb2 as pb
 
 MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
 """Bytes of a student; the largest published ones have 40 MB."""
 MAX_REPORT = 2 * 2**20
 MAX_STEPS = 1_000_000
-SIZES = ("pico", "nano", "small")
 MAX_PAGE, SOME = 200, 50
 LARGEST_ID = 2**63 - 1
 LARGE_PAGE = 4 * 2**20
@@ -85,9 +85,9 @@ def checked_order(request: pb.TrainModelRequest, splits: Mapping[str, int]) -> T
 
     Raises ``BadRequest``.
     """
-    size = request.size or "nano"
-    if size not in SIZES:
-        raise BadRequest(f"expected a size of {', '.join(SIZES)}, got '{size:.40}'")
+    size = request.size or USUAL_SIZE
+    if size not in STUDENT_SIZES:
+        raise BadRequest(f"expected a size of {', '.join(STUDENT_SIZES)}, got '{size:.40}'")
     if request.steps > MAX_STEPS:
         raise BadRequest(f"expected up to {MAX_STEPS:,} steps, got {request.steps:,}")
     if request.split and not splits.get(request.split):

@@ -16,6 +16,7 @@ from secondlook.errors import Busy, NotFound
 from secondlook.store.database import Database, now
 from secondlook.store.job import storable
 from secondlook.store.tables import trainings
+from secondlook.student_sizes import USUAL_SIZE
 
 MAX_QUEUED = 100
 MAX_STARTS = 5
@@ -46,7 +47,7 @@ class TrainingOrder:
     """Its name."""
     split: str = ""
     """The part that is held out; empty: as the training chooses."""
-    size: str = "nano"
+    size: str = USUAL_SIZE
     steps: int = 0
     """0: as many as the size usually takes."""
     seed: int = 0
