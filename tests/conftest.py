@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from memory_disk import memory_disk
 from s3 import bucket_url, s3_endpoint
 from stores import database_url, postgres, store, store_places
 
@@ -21,6 +22,12 @@ settings.register_profile(
     "ci", parent=settings.get_profile("local"), derandomize=True, database=None
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure() -> None:
+    """``tmp_path`` lies in memory, unless the caller has named another place."""
+    if disk := memory_disk():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", disk)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from students import write_student
 
 from secondlook.detector.found import Detections
 from secondlook.detector.manifest import Manifest, read_manifest
+from secondlook.edge.slot import Loaded
 from secondlook.labels import Pixels
 
 
@@ -94,3 +95,21 @@ class ScriptedDetector:
         """Once only."""
         assert not self.closed
         self.closed = True
+
+
+class Heard:
+    """What a slot says of its models, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, str]] = []
+
+    def survived(self, model: Loaded) -> None:
+        """A first frame was seen; not noted."""
+
+    def kept(self, model: Loaded) -> None:
+        """The trial is over."""
+        self.told.append(("kept", model.version, ""))
+
+    def refused(self, model: Loaded, why: str) -> None:
+        """The trial is lost."""
+        self.told.append(("refused", model.version, why))

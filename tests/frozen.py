@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
-from sqlalchemy import insert
+from stored import done_item
 
 from secondlook.images import decode
 from secondlook.labels import Image
@@ -14,9 +14,8 @@ from secondlook.likeness import likeness
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Limits, Pipeline, Task
 from secondlook.store import Store
-from secondlook.store.pictures import NewPicture, add_pictures, measure_picture
+from secondlook.store.pictures import Measured, NewPicture, add_pictures, measure_pictures
 from secondlook.store.runs import Run, create_run
-from secondlook.store.tables import items
 
 PETS = Ontology((ClassSpec("dog", question="Dog?"), ClassSpec("cat", question="Cat?")))
 SURE = {"Dog?": 0.95, "Cat?": 0.02}
@@ -62,29 +61,18 @@ def stored(
 ) -> Run:
     """A run that labelled ``pictures`` (bytes by name)."""
     pipeline = Pipeline(ScriptedProposer(script), ScriptedVerifier(answers), LIMITS)
+    images = [decode(content, picture_name) for picture_name, content in pictures.items()]
+    found = pipeline.label([Task(image, ontology) for image in images])
     with store.database.writing() as connection:
         run = create_run(connection, name, kind, ontology, SETTINGS)
-        for key, (picture_name, content) in enumerate(pictures.items()):
-            image = decode(content, picture_name)
+        measured, kept = [], []
+        for key, (image, labelled) in enumerate(zip(images, found, strict=True)):
+            content = pictures[image.name]
             sha256 = store.blobs.put(content)
-            new = NewPicture.of(sha256, content)
-            number = add_pictures(connection, [new])[sha256]
-            hashed = likeness(image.pixels)
-            measure_picture(connection, number, image.width, image.height, hashed)
-            row = {
-                "run_id": run.id,
-                "key": key,
-                "name": picture_name,
-                "size": len(content),
-                "changed_ns": 0,
-                "picture_id": number,
-                "state": 1,
-                "tries": 1,
-                "not_before": 0.0,
-                "reason": "",
-                "message": "",
-            }
-            item = connection.execute(insert(items).values(row).returning(items.c.id)).scalar_one()
-            (labelled,) = pipeline.label([Task(image, ontology)])
-            assert store.records.keep(connection, run, item, number, labelled)
+            number = add_pictures(connection, [NewPicture.of(sha256, content)])[sha256]
+            measured.append(Measured(number, image.width, image.height, likeness(image.pixels)))
+            item = done_item(connection, run, key, image.name, len(content), number)
+            kept.append((item, number, labelled))
+        measure_pictures(connection, measured)
+        assert store.records.keep_all(connection, run, kept) == len(kept)
     return store.records.run(name)

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
 from secondlook.engine import Engine, EngineLimits
+from secondlook.jobs import listing, outage, triage, worker
+from secondlook.jobs.faults import backoff_s
 from secondlook.jobs.runner import JobRunner
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Pipeline
@@ -70,6 +73,16 @@ def wait_for(store: Store, name: str, right: Callable[[Job], bool], timeout_s: f
         assert time.monotonic() < ends, f"still {job}"
         time.sleep(0.02)
     return job
+
+
+def try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed in a job is tried again after a tenth of the usual time."""
+
+    def tenth_s(tried: int, **bounds: float) -> float:
+        return backoff_s(tried, **bounds) / 10
+
+    for module in (listing, outage, triage, worker):
+        monkeypatch.setattr(module, "backoff_s", tenth_s)
 
 
 def ended(job: Job) -> bool:

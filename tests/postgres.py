@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from memory_disk import memory_disk
 
 PLACES = "/usr/lib/postgresql/*/bin"
 
@@ -85,7 +86,7 @@ def postgres_server(fsync: bool = False) -> Iterator[Postgres]:
     """A server for as long as the block lasts; skips the test where there are no binaries."""
     binaries = _binaries()
     # Not under pytest's folder: the path of a unix socket has at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=None if fsync else _quick_disk()))
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=None if fsync else memory_disk()))
     server = Postgres(binaries, folder, fsync)
     try:
         if server.account:
@@ -117,13 +118,6 @@ def _binaries() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return Path(found[-1])
-
-
-def _quick_disk() -> str | None:
-    """Memory, where there is enough of it; else the usual place."""
-    shared = Path("/dev/shm")
-    roomy = shared.is_dir() and shutil.disk_usage(shared).free > 2**30
-    return str(shared) if roomy and os.access(shared, os.W_OK) else None
 
 
 def _account() -> str | None:

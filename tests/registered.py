@@ -9,7 +9,7 @@ from students import CLASSES, QUARTERS, picture, write_student
 
 from secondlook.dataset.manifest import Box, BoxKind, Entry, ManifestWriter
 from secondlook.dataset.query import Query
-from secondlook.detector.manifest import Manifest
+from secondlook.detector.manifest import Manifest, read_manifest
 from secondlook.store import Store
 from secondlook.store.pictures import NewPicture, add_pictures
 from secondlook.store.snapshots import Snapshot
@@ -55,6 +55,13 @@ def student(
     """A student folder as if trained on the snapshot."""
     trained_on = {"snapshot": snapshot.manifest} if snapshot else {}
     return write_student(folder, seed=seed, **trained_on, **fields)
+
+
+def another(folder: Path, name: str, **changed: object) -> Path:
+    """A sound student beside the one in ``folder``, trained on the same snapshot."""
+    fields = {"snapshot": read_manifest(folder).snapshot, "seed": 1} | changed
+    write_student(folder.with_name(name), **fields)
+    return folder.with_name(name)
 
 
 def _png(number: int) -> bytes:

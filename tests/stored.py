@@ -14,6 +14,8 @@ from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Limits, Pipeline, Task
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from secondlook.store import Store
     from secondlook.store.runs import Run
 
@@ -63,34 +65,45 @@ def stored_run(
     store: "Store", name: str, results: Sequence[Labelled], ontology: Ontology | None = None
 ) -> "Run":
     """A finished folder run with these results, and the pictures of these names."""
-    from secondlook.store.pictures import NewPicture, add_pictures, measure_picture
+    from secondlook.store.pictures import Measured, NewPicture, add_pictures, measure_pictures
     from secondlook.store.runs import create_run
-    from secondlook.store.tables import items
 
     with store.database.writing() as connection:
         run = create_run(connection, name, "folder", ontology or street_ontology(), SETTINGS)
+        measured, kept = [], []
         for place, result in enumerate(results):
             content = encoded(result.name)
             sha256 = store.blobs.put(content)
             new = NewPicture(sha256, len(content), "png")
             picture = add_pictures(connection, [new])[sha256]
-            measure_picture(connection, picture, result.width, result.height, 0)
-            row = {
-                "run_id": run.id,
-                "key": place,
-                "name": result.name,
-                "size": len(content),
-                "changed_ns": 0,
-                "picture_id": picture,
-                "state": 1,
-                "tries": 1,
-                "not_before": 0.0,
-                "reason": "",
-                "message": "",
-            }
-            item = connection.execute(insert(items).values(row).returning(items.c.id)).scalar_one()
-            assert store.records.keep(connection, run, item, picture, result)
+            measured.append(Measured(picture, result.width, result.height, 0))
+            item = done_item(connection, run, place, result.name, len(content), picture)
+            kept.append((item, picture, result))
+        measure_pictures(connection, measured)
+        assert store.records.keep_all(connection, run, kept) == len(kept)
     return store.records.run(name)
+
+
+def done_item(
+    connection: "Connection", run: "Run", key: int, name: str, size: int, picture: int
+) -> int:
+    """The number of a new item of the run, as if it had been labelled."""
+    from secondlook.store.tables import items
+
+    row = {
+        "run_id": run.id,
+        "key": key,
+        "name": name,
+        "size": size,
+        "changed_ns": 0,
+        "picture_id": picture,
+        "state": 1,
+        "tries": 1,
+        "not_before": 0.0,
+        "reason": "",
+        "message": "",
+    }
+    return int(connection.execute(insert(items).values(row).returning(items.c.id)).scalar_one())
 
 
 def encoded(name: str) -> bytes:

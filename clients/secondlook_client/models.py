@@ -167,15 +167,16 @@ class Models:
         snapshot: str,
         *,
         split: str = "",
-        size: str = "nano",
+        size: str = "",
         steps: int = 0,
         seed: int = 0,
         timeout_s: float = CALL_S,
     ) -> Training:
         """Train a student on a snapshot, by the server; its result is a new version of ``model``.
 
-        ``split`` is held out; ``size`` is ``pico``, ``nano`` or ``small``. It is not tried again
-        when no answer comes, as that would train twice: look at ``trainings`` then.
+        ``split`` is held out; ``size`` is ``pico`` (where none is given), ``nano`` or ``small``. It
+        is not tried again when no answer comes, as that would train twice: look at ``trainings``
+        then.
         """
         request = pb.TrainModelRequest(
             model=model,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -63,9 +64,22 @@ def serving(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         process.wait(60)
 
 
+class Service(NamedTuple):
+    """A running service and the folder of its store."""
+
+    address: str
+    data: Path
+
+
 @pytest.fixture(scope="session")
-def server(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running service with the world's ontology, which keeps what it does."""
+def service(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One with the world's ontology, which keeps what it does."""
     data = tmp_path_factory.mktemp("data")
     with serving("--ontology", world / "ontology.yaml", "--data", data) as (address, _):
-        yield address
+        yield Service(address, data)
+
+
+@pytest.fixture
+def server(service: Service) -> str:
+    """Its address."""
+    return service.address

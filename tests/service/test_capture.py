@@ -221,7 +221,7 @@ def test_frames_wait_in_the_spool_for_a_server(store: Store, tmp_path: Path) -> 
     ):
         numbers = [capture.send(png(shade=n)) for n in range(5)]
         with pytest.raises(ClientError, match="no secondlook server answers"):
-            capture.flush(timeout_s=1)
+            capture.flush(timeout_s=0.3)
         assert capture.state.pending == 5
     port = int(address.rsplit(":", 1)[1])
     back = serving(store=store, ontology=None, options=ServerOptions(port=port))
@@ -229,7 +229,7 @@ def test_frames_wait_in_the_spool_for_a_server(store: Store, tmp_path: Path) -> 
         with client.capture("gate", spool=spool) as capture:  # the next start of the device
             numbers.append(capture.send(png(shade=5)))
             with pytest.raises(ClientError, match="say with which classes"):
-                capture.flush(timeout_s=1)
+                capture.flush(timeout_s=0.3)
         with client.capture("gate", spool=spool, classes=["dog"]) as capture:
             capture.flush(timeout_s=30)
     assert sorted(kept(store)) == numbers
@@ -267,7 +267,7 @@ def test_a_device_says_what_is_wrong_instead_of_dying(tmp_path: Path) -> None:
         with client.capture("gate", spool=tmp_path, limits=SpoolLimits(sync=False)) as capture:
             capture.send(png())
             with pytest.raises(ClientError, match="--data"):
-                capture.flush(timeout_s=1)
+                capture.flush(timeout_s=0.3)
             assert "--data" in str(capture.state.problem)
             assert capture.state.pending == 1
 

@@ -18,6 +18,7 @@ from secondlook.cli.label_command import command as label_command
 from secondlook.cli.local_service import running_engine
 from secondlook.config import Settings
 from secondlook.detector.onnx_detector import OnnxDetector
+from secondlook.engine import EngineLimits
 from secondlook.errors import Damaged, NotFound
 from secondlook.labels import Image, Pixels
 from secondlook.ontology import ClassSpec, Ontology
@@ -73,7 +74,8 @@ def served(
     proposer, metrics = ScriptedProposer(quarters), Metrics()
     student = OnnxDetector.open(folder, threads=1)
     pipeline = Pipeline(proposer, ScriptedVerifier())
-    engine = Cascade(pipeline, student, observe=metrics.batch_done, tell=metrics.passed)
+    limits = EngineLimits(max_wait_s=0)  # pictures come one by one here
+    engine = Cascade(pipeline, student, None, limits, metrics.batch_done, metrics.passed)
     options = ServerOptions(metrics_port=0)
     try:
         with (

@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 from fakes import ScriptedProposer
+from job_pictures import try_again_soon
 from serving import png, serving
 
 from secondlook.cli import run
 from secondlook.cli.job_command import command
 from secondlook.server.app import ServerOptions
 from secondlook.store import open_store
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    try_again_soon(monkeypatch)
 
 
 @pytest.fixture

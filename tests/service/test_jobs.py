@@ -147,7 +147,7 @@ def test_jobs_are_listed_newest_first_over_pages(served):
 
 def test_a_job_goes_on_on_the_next_server(store):
     gate = threading.Event()
-    proposer = ScriptedProposer(delay_s=0.5, gate=gate)
+    proposer = ScriptedProposer(delay_s=0.3, gate=gate)
     with serving(proposer, store=store) as s, Client(s.address) as client:
         client.jobs.create("long", classes=["dog"])
         send(client, "long", 60)

@@ -128,7 +128,7 @@ def test_what_is_not_finished_in_the_grace_is_cancelled():
             client = Client(s.address, retry=ONE_TRY)
             stuck = pool.submit(client.label, png(), timeout_s=20)
             assert proposer.started.wait(10)
-            threading.Timer(1.5, gate.set).start()
+            threading.Timer(0.8, gate.set).start()
         assert isinstance(stuck.exception(timeout=10), errors.ClientError)
         client.close()
 

@@ -20,6 +20,12 @@ QUICK = RetryPolicy(first_s=0.02, longest_s=0.2, unavailable_s=20)
 WIDE = LiveOptions(max_pending=100, max_under_way=8, server_pending=32)
 
 
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """A server that stops does not wait for the streams that are open."""
+    monkeypatch.setattr("secondlook.server.app.LAST_WORDS_S", 0.05)
+
+
 def drain(stream):
     return list(stream)
 
@@ -207,7 +213,7 @@ def test_a_frame_waits_for_the_server_however_often_the_line_fails():
         client.stream() as stream,
     ):
         stream.send(png())
-        time.sleep(1.0)  # several tries
+        time.sleep(0.4)  # several tries
         assert not stream.connected and stream.ready() == []
         with serving() as s:
             line.target = s.address

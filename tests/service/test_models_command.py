@@ -13,9 +13,12 @@ from students import write_student
 
 from secondlook.cli import run
 from secondlook.detector.manifest import read_manifest, verify_files
+from secondlook.distill.settings import TrainingSettings
 from secondlook.jobs import trainer
 from secondlook.server.options import ServerOptions
 from secondlook.store import open_store
+from secondlook.store.trainings import TrainingOrder
+from secondlook.student_sizes import USUAL_SIZE
 from secondlook_client import Client
 from secondlook_client.errors import InvalidRequest, NotFound
 
@@ -128,7 +131,7 @@ def test_the_service_trains(training_server: str, capfd) -> None:
     assert "training 1: done, version 1 of 'street'" in out and "mAP50 0.500" in err
     assert run(["models", "train", "street", "s", "--size", "small", "--watch", *at]) == 1
     assert "training 2: failed: its folder is full; make room" in told(capfd)[0]
-    assert run(["models", "train", "street", "s", *at]) == 0
+    assert run(["models", "train", "street", "s", "--size", "nano", *at]) == 0
     assert "`secondlook models watch 3` shows it" in told(capfd)[0]
     with Client(training_server) as client:
         ends = time.monotonic() + 30
@@ -142,6 +145,16 @@ def test_the_service_trains(training_server: str, capfd) -> None:
     assert run(["models", "trainings", *at]) == 0
     out, _ = told(capfd)
     assert "version 1" in out and "its folder is full" in out and "3 of 3" in out
+
+
+def test_the_size_is_that_of_the_embedded_start_unless_another_is_asked_for(
+    training_server: str,
+) -> None:
+    assert run(["models", "train", "street", "s", "--watch", "--server", training_server]) == 0
+    with Client(training_server) as client:
+        assert client.models.training(1).size == USUAL_SIZE
+        assert client.models.train("street", "s").size == USUAL_SIZE
+    assert TrainingOrder("street", "s").size == TrainingSettings().size == USUAL_SIZE
 
 
 def test_an_order_that_makes_no_sense_is_refused(training_server: str) -> None:

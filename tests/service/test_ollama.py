@@ -204,13 +204,13 @@ def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None
     verifier = load(server, concurrency=limit)
     server.most_at_once = 0
     server.behaviour.delay_s = 0.02
-    asks = [Ask(RED, ("red?", "blue?"))] * 6
+    asks = [Ask(RED, ("red?", "blue?"))] * 3
     callers = [threading.Thread(target=verifier.answer, args=(asks,)) for _ in range(2)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    assert len(server.asked) == 24
+    assert len(server.asked) == 12
     assert server.most_at_once == limit
 
 

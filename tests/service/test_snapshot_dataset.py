@@ -2,29 +2,39 @@
 
 import io
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from frozen import DOG_BOX, photos, stored
+from loader_views import hash_only, pixels
 from PIL import Image as PILImage
 from serving import Serving, serving
 
 from secondlook.store import Store, open_store
 from secondlook_client import Client, RetryPolicy
-from secondlook_client.dataset import Example, SnapshotDataset, SnapshotQuery
+from secondlook_client.dataset import SnapshotDataset, SnapshotQuery
 from secondlook_client.errors import CacheUnusable, Damaged, InvalidRequest, Unavailable
 
 HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
 AT_ONCE = RetryPolicy(unavailable_s=0)
 
 
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Store]:
-    """A store with a run of 40 pictures; the client sees no database, so one kind is enough."""
-    with open_store(tmp_path / "data") as opened:
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with a run of 40 pictures; to be copied."""
+    folder = tmp_path_factory.mktemp("labelled")
+    with open_store(folder / "data") as opened:
         stored(opened, "r", photos(40))
+    return folder / "data"
+
+
+@pytest.fixture
+def kept(labelled: Path, tmp_path: Path) -> Iterator[Store]:
+    """A store with a run of 40 pictures; the client sees no database, so one kind is enough."""
+    with open_store(shutil.copytree(labelled, tmp_path / "data")) as opened:
         yield opened
 
 
@@ -33,17 +43,6 @@ def served(kept: Store) -> Iterator[Serving]:
     with serving(store=kept) as running, Client(running.address) as client:
         client.datasets.create("s", HALVES)
         yield running
-
-
-def pixels(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """What a training wants: the picture and its boxes."""
-    picture = np.array(PILImage.open(io.BytesIO(example.content)).convert("RGB"))
-    boxes = np.array([label.xyxy for label in example.labels], dtype=np.float32)
-    return picture, boxes
-
-
-def hash_only(example: Example) -> str:
-    return example.sha256
 
 
 def dataset(served: Serving, tmp_path: Path, **options: object) -> SnapshotDataset:

@@ -22,6 +22,10 @@ def modules() -> list[Path]:
     return [path for path in found if GENERATED not in path.parents]
 
 
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -57,7 +61,7 @@ def overrides(node: ast.AST) -> bool:
 
 @every_module
 def test_every_public_name_is_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     if path.name != "__init__.py" or tree.body:
         assert ast.get_docstring(tree), "the module has no docstring"
     assert list(undocumented(tree)) == []
@@ -65,7 +69,7 @@ def test_every_public_name_is_documented(path: Path) -> None:
 
 @every_module
 def test_nothing_is_imported_by_star_and_no_exception_swallowed_bare(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
             assert [alias.name for alias in node.names] != ["*"]
         if isinstance(node, ast.ExceptHandler):
@@ -83,14 +87,14 @@ def test_functions_are_short() -> None:
     lengths = sorted(
         (node.end_lineno or 0) - node.lineno + 1
         for path in modules()
-        for node in functions(ast.parse(path.read_text(encoding="utf-8")))
+        for node in functions(parsed(path))
     )
     assert lengths[len(lengths) * 9 // 10] <= 30
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=named)
 def test_every_test_asserts_something(path: Path) -> None:
-    found = functions(ast.parse(path.read_text(encoding="utf-8")))
+    found = functions(parsed(path))
     checking: set[str] = set()
     for _ in range(3):  # a test may check through a function of its file, and that through another
         checking |= {node.name for node in found if checks(node, checking)}

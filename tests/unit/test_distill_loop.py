@@ -6,13 +6,16 @@ The student is a DEIMv2 of the package's own shape, narrower and on small pictur
 import itertools
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -41,6 +44,12 @@ QUICK = TrainingSettings(
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread: sums then have one order, so that equal trainings are equal to the bit."""
     monkeypatch.setitem(model.SIZES, "pico", TINY)
+    with one_thread():
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -60,6 +69,26 @@ def alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
+class Whole(NamedTuple):
+    """A training that nothing disturbed; to be looked at only."""
+
+    data: TrainingSet
+    out: Path
+    folder: Path
+    told: list[Progress]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    root = tmp_path_factory.mktemp("whole")
+    data, told = training_set(root / "pictures"), Told()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.SIZES, "pico", TINY)
+        with one_thread():
+            folder = train(data, QUICK, root / "out", told.append)
+    return Whole(data, root / "out", folder, told)
+
+
 class Told(list[Progress]):
     """What was told, and a stop after so many steps."""
 
@@ -71,10 +100,9 @@ class Told(list[Progress]):
         return bool(self) and self[-1].step >= self._stop_at
 
 
-def test_a_training_from_beginning_to_end(data: TrainingSet, tmp_path: Path) -> None:
-    told = Told()
-    folder = train(data, QUICK, tmp_path / "out", told.append)
-    assert folder == tmp_path / "out" / "torch"
+def test_a_training_from_beginning_to_end(whole: Whole) -> None:
+    data, out, folder, told = whole
+    assert folder == out / "torch"
     steps = [p for p in told if p.losses]
     assert [p.step for p in steps] == list(range(1, 9)) and {p.of for p in told} == {8}
     assert all(p.losses["loss"] > 0 and len(p.losses) > 3 for p in steps)
@@ -108,9 +136,9 @@ def test_it_learns(data: TrainingSet, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("stop_at", [2, 6])
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
-    data: TrainingSet, tmp_path: Path, stop_at: int
+    whole: Whole, tmp_path: Path, stop_at: int
 ) -> None:
-    whole = train(data, QUICK, tmp_path / "whole")
+    data = whole.data
     told = Told(stop_at)
     with pytest.raises(Cancelled, match=f"step {stop_at} of 8; the same command goes on"):
         train(data, QUICK, tmp_path / "out", told.append, told.stop)
@@ -119,16 +147,17 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     resumed = train(data, QUICK, tmp_path / "out", after.append)
     assert after[0].note == f"going on from step {stop_at}"
     assert [p.step for p in after if p.losses] == list(range(stop_at + 1, 9))
-    assert alike(weights(whole), weights(resumed))
-    curves = [read_record(folder) for folder in (whole, resumed)]
+    assert alike(weights(whole.folder), weights(resumed))
+    curves = [read_record(folder) for folder in (whole.folder, resumed)]
     assert curves[0] is not None and curves[1] is not None
     assert [p.map50 for p in curves[0].curve] == [p.map50 for p in curves[1].curve]
 
 
-def test_a_finished_training_is_not_done_again(data: TrainingSet, tmp_path: Path) -> None:
-    before = weights(train(data, QUICK, tmp_path / "out"))
+def test_a_finished_training_is_not_done_again(whole: Whole, tmp_path: Path) -> None:
+    shutil.copytree(whole.out, tmp_path / "out")
     told = Told()
-    assert alike(before, weights(train(data, QUICK, tmp_path / "out", told.append)))
+    again = train(whole.data, QUICK, tmp_path / "out", told.append)
+    assert alike(weights(whole.folder), weights(again))
     assert not [p for p in told if p.losses]
 
 

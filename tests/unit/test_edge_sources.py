@@ -16,11 +16,19 @@ import pytest
 from PIL import Image as PILImage
 from serving import png
 
+from secondlook.edge import sources, video
 from secondlook.edge.frames import Frame, Skipped
 from secondlook.edge.sources import Pace, Source, open_source
 from secondlook.edge.video import _moment
 from secondlook.errors import InvalidInput, NotFound
 from secondlook.images import ImageLimits
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are looked at again, and cameras opened again, after a tenth of the usual time."""
+    monkeypatch.setattr(sources, "LOOK_AGAIN_S", sources.LOOK_AGAIN_S / 10)
+    monkeypatch.setattr(video, "FIRST_REST_S", video.FIRST_REST_S / 10)
 
 
 def everything(source: Source) -> list[Frame | Skipped]:
@@ -94,7 +102,7 @@ def test_a_folder_that_is_followed_gives_new_pictures_and_half_written_ones_agai
     assert shade(source.read(5)) == 2
     for old in tmp_path.iterdir():
         old.unlink()
-    assert source.read(0.7) is None
+    assert source.read(0.2) is None
     assert source._seen == {}, "what is gone is forgotten"
     assert not source.ended
 
@@ -104,7 +112,7 @@ def test_a_followed_folder_may_go_away_for_a_while(tmp_path: Path) -> None:
     folder.mkdir()
     source = open_source(str(folder), follow=True)
     folder.rmdir()
-    assert source.read(0.7) is None
+    assert source.read(0.2) is None
     folder.mkdir()
     (folder / "1.png").write_bytes(png(shade=9))
     assert shade(source.read(5)) == 9

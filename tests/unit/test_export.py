@@ -1,5 +1,6 @@
 """Export and parity, on tiny students with random weights that see something."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,14 +152,16 @@ def damage(path: Path, factor: float = 0.2) -> None:
 
 
 def test_a_damaged_graph_is_refused_and_nothing_replaced(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported,
+    out: Path,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = export.write_onnx
-
     def damaged(torch_folder: Path, path: Path, classes: int) -> tuple[int, int]:
-        size = real(torch_folder, path, classes)
+        shutil.copy(out / "model.onnx", path)
         damage(path)
-        return size
+        return exported.input_size
 
     monkeypatch.setattr(export, "write_onnx", damaged)
     monkeypatch.setattr(export, "TIMED_S", 0.0)
@@ -170,13 +173,22 @@ def test_a_damaged_graph_is_refused_and_nothing_replaced(
 
 
 def test_an_int8_that_drifts_is_left_out_or_refused(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported,
+    out: Path,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def written(torch_folder: Path, path: Path, classes: int) -> tuple[int, int]:
+        shutil.copy(out / "model.onnx", path)
+        return exported.input_size
+
     def bad(source: Path, target: Path, pictures: Any) -> bool:
         target.write_bytes(source.read_bytes())
         damage(target)
         return True
 
+    monkeypatch.setattr(export, "write_onnx", written)
     monkeypatch.setattr(export, "quantise", bad)
     monkeypatch.setattr(export, "TIMED_S", 0.0)
     (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier export")

@@ -114,7 +114,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 SMALL = ImageLimits(max_pixels=1_000_000, max_side=5000)
 
 
-@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_damaged_files_are_a_picture_or_an_input_error(data: bytes) -> None:
     try:

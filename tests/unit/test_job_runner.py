@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from flaky_store import Whim, flaky
-from job_pictures import DOGS, SETTLED_NS, encoded, ended, fill, running, wait_for
+from job_pictures import DOGS, SETTLED_NS, encoded, ended, fill, running, try_again_soon, wait_for
 
 from secondlook.errors import BadOntology, Unavailable
+from secondlook.jobs import commits, worker
 from secondlook.jobs.listing import list_folder
 from secondlook.labels import Answer, Image, Outcome
 from secondlook.runs.folder import select
 from secondlook.store import Store
 from secondlook.store.pictures import NewPicture, add_pictures
 from secondlook.store.queue import JobState, NewItem, add_items
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    try_again_soon(monkeypatch)
+    monkeypatch.setattr(worker, "LINGER_S", 0.2)
 
 
 def test_a_folder_is_labelled_whole(store: Store, tmp_path: Path) -> None:
@@ -98,7 +105,7 @@ def test_a_job_waits_for_models_that_are_away(store: Store, tmp_path: Path, down
             waiting.state is JobState.RUNNING
         )
         assert "does not answer" in runner.waits_for(made.run_id)
-        time.sleep(1)
+        time.sleep(0.2)  # some more tries
         away.clear()
         job = wait_for(store, "j", ended)
     assert (job.done, job.failed, job.message) == (20, 0, "")
@@ -140,11 +147,11 @@ def test_a_job_of_a_dead_server_is_taken_over_and_the_dead_one_writes_nothing(
 ) -> None:
     folder = fill(tmp_path / "pictures", 10)
     made = store.queue.create("j", "folder", DOGS, str(folder))
-    assert store.queue.claim("dead", 1.5) is not None
+    assert store.queue.claim("dead", 0.6) is not None
     began = time.monotonic()
     with running(store, [tmp_path]):
         job = wait_for(store, "j", ended)
-    assert time.monotonic() - began > 1.4
+    assert time.monotonic() - began > 0.5
     assert (job.done, store.records.count(made.run_id)) == (10, 10)
     assert not store.queue.finish(made.run_id, "dead", JobState.FAILED)
 
@@ -162,17 +169,21 @@ def test_servers_share_jobs_and_each_picture_has_one_result(store: Store, tmp_pa
     assert sum(len(proposer.seen) for proposer in proposers) == 80
 
 
-def test_a_cancelled_job_stops_and_can_be_taken_up_again(store: Store, tmp_path: Path) -> None:
+def test_a_cancelled_job_stops_and_can_be_taken_up_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "LONGEST_S", 0.1)
     folder = fill(tmp_path / "pictures", 60)
-    proposer = ScriptedProposer(delay_s=0.3)
+    proposer = ScriptedProposer(delay_s=0.1)
     store.queue.create("j", "folder", DOGS, str(folder))
-    with running(store, [tmp_path], proposer):
+    with running(store, [tmp_path], proposer, in_flight=8):
         wait_for(store, "j", lambda job: job.done >= 5 and job.closed)
         done = store.queue.cancel("j").done
-        time.sleep(1)
-        seen = len(proposer.seen)
-        time.sleep(0.3)
-        assert len(proposer.seen) == seen < 60, "nobody works on it"
+        seen = 0
+        while seen != len(proposer.seen):
+            seen = len(proposer.seen)
+            time.sleep(0.4)
+        assert seen < 60, "nobody works on it"
         assert store.queue.get("j").done == done
         store.queue.retry("j")
         assert wait_for(store, "j", ended).done == 60
@@ -278,7 +289,7 @@ def test_a_store_that_is_away_for_long_is_waited_for(store: Store, tmp_path: Pat
     folder = fill(tmp_path / "pictures", 120)
     made = store.queue.create("j", "folder", DOGS, str(folder))
     database = Whim(0.0, 1, kinds=["refuse"])
-    proposer = ScriptedProposer(delay_s=0.2)
+    proposer = ScriptedProposer(delay_s=0.1)
     with running(flaky(store, database, Whim(0.0, 1)), [tmp_path], proposer) as runner:
         wait_for(store, "j", lambda job: job.done >= 3)
         database.share = 1.0

@@ -194,7 +194,7 @@ def test_a_full_disk_of_sqlite_and_room_again(small_disk: Path) -> None:
 def test_an_object_store_behind_a_bad_line(
     bucket_url: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondlook.store.object_blobs.ANSWER_S", 3)
+    monkeypatch.setattr("secondlook.store.object_blobs.ANSWER_S", 1)
     target = s3_endpoint.removeprefix("http://")
     with FlakyLine(target) as line:
         blobs = ObjectBlobs(bucket_url.replace(s3_endpoint, f"http://{line.address}"))
@@ -231,7 +231,7 @@ def answering() -> Iterator[Callable[[int, str], str]]:
                 pass
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         return f"s3://bucket/prefix?endpoint=http://127.0.0.1:{server.server_port}"
 
@@ -261,7 +261,7 @@ def test_what_an_object_store_may_answer(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-secret-name")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
-    monkeypatch.setattr("secondlook.store.object_blobs.ANSWER_S", 1)
+    monkeypatch.setattr("secondlook.store.object_blobs.ANSWER_S", 0.2)
     blobs = ObjectBlobs(answering(status, f"<Error><Code>{code}</Code></Error>"))
     with pytest.raises(error, match=told) as caught:
         blobs.put(b"content")

@@ -8,6 +8,7 @@ import torch
 from secondlook.distill import model as students
 from secondlook.distill.model import SIZES, build_student, input_size_of, load_student, save_student
 from secondlook.errors import BadSetting, NotFound, NotSupported
+from secondlook.student_sizes import STUDENT_SIZES, USUAL_SIZE
 
 CLASSES = ("person", "dog")
 
@@ -23,6 +24,11 @@ def folder(tmp_path_factory):
 def _said(model, side=64):
     with torch.inference_mode():
         return model.eval()(pixel_values=torch.full((1, 3, side, side), 0.3))
+
+
+def test_every_size_that_may_be_asked_for_is_known_and_the_usual_one_has_a_start():
+    assert tuple(SIZES) == STUDENT_SIZES
+    assert (students.EMBEDDED / f"student-{USUAL_SIZE}").is_dir()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -712,7 +712,7 @@ class TrainModelRequest(_message.Message):
     split: _builtins.str
     """The part that is held out; empty: "val", or else the smallest one."""
     size: _builtins.str
-    """"pico", "nano" or "small"; empty: "nano"."""
+    """"pico", "nano" or "small"; empty: "pico"."""
     steps: _builtins.int
     """Steps of the training, up to 1,000,000; 0: as many as the size usually takes."""
     seed: _builtins.int
