@@ -30,6 +30,8 @@ FLOORS = (0.05, 0.1, 0.03, *(0.02,) * 12)
 """By how much each of an opinion's ``numbers`` may stray without being strange; see ``trust``."""
 POSSIBLE = 0.05
 """Probability from which a box counts among those that the teachers may label."""
+_SURE = 1e-6
+"""Odds have no end: a probability this near to 0 or 1 is taken as that."""
 _SAMPLED = 64
 """Pixels along a side that the light of a picture is read from."""
 
@@ -100,7 +102,8 @@ class Reading:
         ``ms`` is the picture's share of the student's time.
         """
         proposals = self._proposals(task.ontology, found, probabilities)
-        evidence = Evidence(self._kept(proposals), {}, self._name, verifier="")
+        answers = self._as_answers(self._kept(proposals), task.ontology)
+        evidence = Evidence(answers, {}, self._name, verifier="")
         image = task.image
         judgements = judge(evidence, task.ontology, self._limits.max_iou)
         timings = {"student": ms}
@@ -137,6 +140,18 @@ class Reading:
         likely = proposals.scores.max(axis=1, initial=0) >= floor
         return proposals.take(np.flatnonzero(likely)[: self._limits.max_boxes])
 
+    def _as_answers(self, proposals: Proposals, ontology: Ontology) -> Proposals:
+        """The same boxes with what a verifier would say of each class in place of a probability.
+
+        A student learnt what was accepted when it was taught: where its odds are even, its
+        verifier's answers stood at ``accept``. So that adds to its odds, where it is known.
+        """
+        taught = [self._meant.get(spec.name) for spec in ontology.classes]
+        bounds = np.clip([spec.accept if spec else 0.5 for spec in taught], _SURE, 1 - _SURE)
+        likely = np.clip(proposals.scores.astype(np.float64), _SURE, 1 - _SURE)
+        odds = likely / (1 - likely) * bounds / (1 - bounds)
+        return Proposals(proposals.boxes, (odds / (1 + odds)).astype(np.float32))
+
     def _expected(self, proposals: Proposals, ontology: Ontology) -> float:
         """F1 that the labels would have against its teachers', as a ratio of expectations.
 
@@ -145,15 +160,16 @@ class Reading:
         its group, as a student's second thoughts do, is suppressed when labels are made, too.
         """
         accept = np.array([spec.accept for spec in ontology.classes])
+        answers = self._as_answers(proposals, ontology).scores
         possible = proposals.scores >= POSSIBLE
         theirs = right = ours = 0.0
         for candidate in candidates_above(proposals, ontology, possible, self._limits.max_iou):
             sides = list(candidate.classes)
-            likely = proposals.scores[candidate.row, sides]
-            best = int(likely.argmax())
-            theirs += float(likely.max())
-            if (likely >= accept[sides]).sum() == 1:  # of two sides of a contrast neither is
-                right += float(likely[best])
+            likely = float(proposals.scores[candidate.row, sides].max())
+            theirs += likely
+            # Where two sides of a contrast would be accepted, neither is.
+            if (answers[candidate.row, sides] >= accept[sides]).sum() == 1:
+                right += likely
                 ours += 1
         return 2 * right / (ours + theirs) if ours + theirs else 1.0
 

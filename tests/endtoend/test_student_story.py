@@ -13,6 +13,7 @@ from endtoend.conftest import Run, environment, serving
 from secondlook_client import Client
 from secondlook_client.results import LabelPath
 
+pytestmark = pytest.mark.timeout(600)  # its setup labels, freezes and trains twice
 QUICK = ("--size", "pico", "--steps", 2, "--input-width", 64, "--batch", 2)
 
 

@@ -154,6 +154,7 @@ def test_the_size_is_that_of_the_embedded_start_unless_another_is_asked_for(
     with Client(training_server) as client:
         assert client.models.training(1).size == USUAL_SIZE
         assert client.models.train("street", "s").size == USUAL_SIZE
+        assert [training.state for training in client.models.watch(2)][-1] == "done"
     assert TrainingOrder("street", "s").size == TrainingSettings().size == USUAL_SIZE
 
 

@@ -7,7 +7,7 @@ from scripted_student import ScriptedStudent, by_student, detections, manifest, 
 from stored import labelled, street_ontology
 
 from secondlook.errors import BadSetting
-from secondlook.labels import LabelPath, Outcome
+from secondlook.labels import Judgement, LabelPath, Outcome
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.opinions import FLOORS, Reading, agreement
 from secondlook.pipeline import Limits, Task
@@ -60,12 +60,13 @@ def test_what_is_expected_is_what_comes_on_average() -> None:
     for likely in ([0.97, 0.9, 0.8, 0.7], [0.95, 0.9, 0.3, 0.1], [0.99, 0.99, 0.99, 0.06]):
         found = [(place, "dog", p) for place, p in zip(places, likely, strict=True)]
         said = opinion(found, DOGS)
-        came = []
+        came, agreed = [], {}  # few draws differ: each is worked out once
         for _ in range(2000):
-            there = [one for one, p in zip(found, likely, strict=True) if draws.random() < p]
-            came.append(
-                agreement(said.labelled, by_student([(b, n, 0.99) for b, n, _ in there], DOGS))
-            )
+            there = tuple(one for one, p in zip(found, likely, strict=True) if draws.random() < p)
+            if there not in agreed:
+                teachers = by_student([(box, name, 0.99) for box, name, _ in there], DOGS)
+                agreed[there] = agreement(said.labelled, teachers)
+            came.append(agreed[there])
         assert said.expected == pytest.approx(np.mean([c for c in came if c is not None]), abs=0.03)
 
 
@@ -73,6 +74,29 @@ def test_a_class_that_asks_for_more_gets_fewer_labels() -> None:
     strict = Ontology((ClassSpec("dog", accept=0.95),))
     assert opinion([(LEFT, "dog", 0.93)], strict).expected == 0.0
     assert opinion([(LEFT, "dog", 0.96)], strict).expected > 0.97
+
+
+def test_even_odds_stand_where_the_teachers_accepted() -> None:
+    """What a student learnt is what was accepted: at even odds its teachers stood at the bound."""
+    taught = "classes: {dog: {accept: 0.8, reject: 0.3}}"
+    reading = Reading(manifest(["dog"], taught), Limits(floor=0.1))
+
+    def said(probability: float, asked: Ontology) -> list[Judgement]:
+        found = detections(["dog"], [(LEFT, "dog", probability)])
+        task = Task(image("street"), asked)
+        return [*reading.opinion(task, found, found.scores, 0.0).labelled.judgements]
+
+    asked = Ontology((ClassSpec("dog", accept=0.8, reject=0.3),))
+    for probability, outcome in ((0.51, "accept"), (0.49, "unsure")):
+        (judgement,) = said(probability, asked)
+        assert judgement.decision.outcome == outcome
+    (even,) = said(0.5, asked)
+    assert even.decision.probability == pytest.approx(0.8)
+    stricter = Ontology((ClassSpec("dog", accept=0.95, reject=0.3),))
+    assert [j.decision.outcome for p in (0.8, 0.84) for j in said(p, stricter)] == [
+        Outcome.UNSURE,
+        Outcome.ACCEPT,
+    ]
 
 
 def test_second_thoughts_about_a_box_are_no_doubt() -> None:
