@@ -8,7 +8,7 @@ both sides differ in nothing but who was asked. Labels are measured against exac
 The student is distilled here from the teachers' labels of the frames before, unless
 SECONDLOOK_STUDENT names its folder, or several with ':' between, one for each seed.
 SECONDLOOK_FRAMES is the number of frames before the change, SECONDLOOK_TAUGHT that of the frames
-for training.
+for training, SECONDLOOK_AGREEMENT what the student must reach alone (``--agreement``).
 """
 
 import json
@@ -25,7 +25,7 @@ from PIL import Image as PILImage
 from bench import material
 from bench.paired import Figure
 from bench.stream_student import stream_student
-from secondlook.cascade import Cascade
+from secondlook.cascade import Cascade, CascadeRule
 from secondlook.demo.stream import frames
 from secondlook.demo.world import Thing, classes_of, ontology_yaml
 from secondlook.detector.onnx_detector import OnnxDetector
@@ -41,6 +41,7 @@ from secondlook.labels import (
     Proposals,
 )
 from secondlook.pipeline import Pipeline, Proposed, Task
+from secondlook.trust import TrustRule
 
 FIRST_SEED = 9_100
 """Never used in training but of the student that is measured here."""
@@ -48,6 +49,8 @@ TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "1000"))
 FRAMES = int(os.environ.get("SECONDLOOK_FRAMES", "5000"))
 AFTER = 300
 """Frames behind the change."""
+AGREEMENT = float(os.environ.get("SECONDLOOK_AGREEMENT", "0.9"))
+"""That the student must reach alone."""
 AT_ONCE = 8
 """Frames that the teachers label together."""
 IN_A_ROW = 10
@@ -97,7 +100,7 @@ def _story(seed: int, folder: Path) -> _Story:
     teachers = material.pipeline()
     told, ontology = _Told(teachers), material.ontology()
     student = OnnxDetector.open(folder)
-    cascade = Cascade(told, student)
+    cascade = Cascade(told, student, CascadeRule(TrustRule(agreement=AGREEMENT)))
     story = _Story(seed)
     names = ontology.names
     with _Memory(seed, teachers) as memory:

@@ -1,5 +1,6 @@
 """The installed command line, the embedded models and one small world, shared by these tests."""
 
+import json
 import os
 import re
 import signal
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -77,6 +78,26 @@ def service(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     data = tmp_path_factory.mktemp("data")
     with serving("--ontology", world / "ontology.yaml", "--data", data) as (address, _):
         yield Service(address, data)
+
+
+class Kept(NamedTuple):
+    """A service with a store that holds the finished job ``street``."""
+
+    address: str
+    data: Path
+    results: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def kept(
+    world: Path, secondlook: Run, service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Kept:
+    """The labels of the world, kept by the service."""
+    here, at = tmp_path_factory.mktemp("here"), ("--server", service.address)
+    create = ("job", "create", "street", world / "images", "--watch", *at)
+    secondlook(*create, "--ontology", world / "ontology.yaml", cwd=here)
+    lines = secondlook("job", "results", "street", *at, cwd=here).stdout.splitlines()
+    return Kept(*service, [json.loads(line) for line in lines])
 
 
 @pytest.fixture

@@ -3,34 +3,15 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from endtoend.conftest import Run, Service
+from endtoend.conftest import Kept, Run
 
 from secondlook.cli import run
 from secondlook_client import Client
 from secondlook_client.dataset import Example, SnapshotDataset
-
-
-class Kept(NamedTuple):
-    """A service with a store that holds the finished job ``street``."""
-
-    address: str
-    data: Path
-    results: list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def kept(
-    world: Path, secondlook: Run, service: Service, tmp_path_factory: pytest.TempPathFactory
-) -> Kept:
-    here, at = tmp_path_factory.mktemp("here"), ("--server", service.address)
-    create = ("job", "create", "street", world / "images", "--watch", *at)
-    secondlook(*create, "--ontology", world / "ontology.yaml", cwd=here)
-    lines = secondlook("job", "results", "street", *at, cwd=here).stdout.splitlines()
-    return Kept(*service, [json.loads(line) for line in lines])
 
 
 def first_label(kept: Kept) -> dict[str, Any]:

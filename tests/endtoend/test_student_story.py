@@ -3,22 +3,23 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from endtoend.conftest import Run, environment, serving
+from endtoend.conftest import Kept, Run, environment, serving
 
+from secondlook.cli import run
 from secondlook_client import Client
 from secondlook_client.results import LabelPath
 
 pytestmark = pytest.mark.timeout(600)  # its setup labels, freezes and trains twice
+SNAPSHOT = "street-split"
 QUICK = ("--size", "pico", "--steps", 2, "--input-width", 64, "--batch", 2)
 
 
 class Taught(NamedTuple):
-    """A service with the snapshot ``street-1``."""
+    """A service with a snapshot in two parts."""
 
     address: str
     folder: Path
@@ -26,22 +27,16 @@ class Taught(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def taught(
-    world: Path, secondlook: Run, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Taught]:
+def taught(kept: Kept, secondlook: Run, tmp_path_factory: pytest.TempPathFactory) -> Taught:
     folder = tmp_path_factory.mktemp("taught")
-    ontology = ("--ontology", world / "ontology.yaml")
-    with serving(*ontology, "--data", folder / "data") as (address, _):
-        at = ("--server", address)
-        create = ("job", "create", "street", world / "images", *ontology, "--watch", *at)
-        secondlook(*create, cwd=folder)
-        split = ("--split", "train=2", "--split", "val=1")
-        freeze = ("snapshot", "create", "street-1", "--run", "street", *split)
-        secondlook(*freeze, "--data", "data", cwd=folder)
-        for seed, out in enumerate(("student", "later")):
-            to = ("--seed", seed, "--out", out)
-            secondlook("distill", "street-1", *at, *QUICK, *to, cwd=folder)
-        yield Taught(address, folder)
+    split = ("--split", "train=2", "--split", "val=1")
+    freeze = ("snapshot", "create", SNAPSHOT, "--run", "street", *split)
+    secondlook(*freeze, "--data", kept.data, cwd=folder)
+    distill = ("distill", SNAPSHOT, "--server", kept.address, *QUICK)
+    secondlook(*distill, "--out", "student", cwd=folder)
+    # The second one in this process, which has loaded torch.
+    assert run([*map(str, distill), "--seed", "1", "--out", str(folder / "later")]) == 0
+    return Taught(kept.address, folder)
 
 
 def edge(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -69,18 +64,18 @@ def test_add_promote_roll_back_and_a_device_that_follows(
     at = ("--server", taught.address)
     for number, student in enumerate(("student", "later"), start=1):
         secondlook("models", "add", student, *at, cwd=taught.folder)
-        secondlook("models", "promote", "street-1", number, "--force", *at, cwd=taught.folder)
-    secondlook("models", "rollback", "street-1", *at, cwd=taught.folder)
+        secondlook("models", "promote", SNAPSHOT, number, "--force", *at, cwd=taught.folder)
+    secondlook("models", "rollback", SNAPSHOT, *at, cwd=taught.folder)
     with Client(taught.address) as client:
-        current = client.models.current("street-1")
+        current = client.models.current(SNAPSHOT)
     assert current is not None
     assert current.version == 1
     source = ("--source", world / "images", "--spool", "spool", "--models", "models")
-    looked = edge("run", *at, "--model", "street-1", *source, "--stream", "gate", cwd=tmp_path)
+    looked = edge("run", *at, "--model", SNAPSHOT, *source, "--stream", "yard", cwd=tmp_path)
     lines = [json.loads(line) for line in looked.stdout.splitlines()]
     assert len(lines) == 12
     with Client(taught.address) as client:
-        (stream,) = (job for job in client.jobs.list() if job.name.startswith("gate-"))
+        (stream,) = (job for job in client.jobs.list() if job.name.startswith("yard-"))
     assert stream.total == 12, "all are within the budget, and novel to a device that starts"
 
 
@@ -97,5 +92,5 @@ def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
         serving("--ontology", world / "ontology.yaml", *student) as (address, _),
         Client(address) as client,
     ):
-        assert client.info().student.startswith("student:street-1@")
+        assert client.info().student.startswith(f"student:{SNAPSHOT}@")
         assert client.label(picture).path is LabelPath.TEACHERS
