@@ -28,7 +28,11 @@ def test_a_job_labels_every_picture_once(kept: Kept, secondlook: Run, tmp_path: 
 
 
 def test_explain_a_label(
-    kept: Kept, secondlook: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kept: Kept,
+    secondlook: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     label = first_label(kept)
     told = secondlook("explain", label["label"], "--data", kept.data, cwd=tmp_path)
@@ -36,6 +40,7 @@ def test_explain_a_label(
     assert label["question"] in told.stdout
     assert (tmp_path / "explain.html").exists()
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
     again = ("explain", label["label"], "--again", "--models", "demo", "--json")
     assert run([*again, "--data", str(kept.data)]) == 0  # here, where torch is loaded already
     assert json.loads(capsys.readouterr().out)["outcome"] == "accept"
