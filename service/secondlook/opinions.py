@@ -102,15 +102,16 @@ class Reading:
         ``ms`` is the picture's share of the student's time.
         """
         proposals = self._proposals(task.ontology, found, probabilities)
-        answers = self._as_answers(self._kept(proposals), task.ontology)
-        evidence = Evidence(answers, {}, self._name, verifier="")
+        answers = self._as_answers(proposals, task.ontology)
+        kept = answers.take(self._worth_keeping(proposals))
+        evidence = Evidence(kept, {}, self._name, verifier="")
         image = task.image
         judgements = judge(evidence, task.ontology, self._limits.max_iou)
         timings = {"student": ms}
         labelled = Labelled(
             image.name, image.sha256, image.width, image.height, judgements, evidence, timings
         )
-        expected = self._expected(proposals, task.ontology)
+        expected = self._expected(proposals, answers, task.ontology)
         sure = proposals.scores[proposals.scores >= 0.5]
         mean = float(sure.mean()) if len(sure) else 1.0
         numbers = (expected, float(np.log1p(len(sure))), mean, *_light(image.pixels))
@@ -134,11 +135,11 @@ class Reading:
         order = np.argsort(-scores.max(axis=1, initial=0), kind="stable")
         return Proposals(boxes[order].astype(np.float32), scores[order])
 
-    def _kept(self, proposals: Proposals) -> Proposals:
-        """What is worth keeping: the limits are those of the teachers."""
+    def _worth_keeping(self, proposals: Proposals) -> NDArray[np.intp]:
+        """The rows to keep: the limits are those of the teachers."""
         floor = min(self._limits.floor, POSSIBLE)
         likely = proposals.scores.max(axis=1, initial=0) >= floor
-        return proposals.take(np.flatnonzero(likely)[: self._limits.max_boxes])
+        return np.flatnonzero(likely)[: self._limits.max_boxes]
 
     def _as_answers(self, proposals: Proposals, ontology: Ontology) -> Proposals:
         """The same boxes with what a verifier would say of each class in place of a probability.
@@ -152,7 +153,7 @@ class Reading:
         odds = likely / (1 - likely) * bounds / (1 - bounds)
         return Proposals(proposals.boxes, (odds / (1 + odds)).astype(np.float32))
 
-    def _expected(self, proposals: Proposals, ontology: Ontology) -> float:
+    def _expected(self, proposals: Proposals, answers: Proposals, ontology: Ontology) -> float:
         """F1 that the labels would have against its teachers', as a ratio of expectations.
 
         A box is right with its probability p, and the teachers have Σp labels: with n labels of
@@ -160,7 +161,6 @@ class Reading:
         its group, as a student's second thoughts do, is suppressed when labels are made, too.
         """
         accept = np.array([spec.accept for spec in ontology.classes])
-        answers = self._as_answers(proposals, ontology).scores
         possible = proposals.scores >= POSSIBLE
         theirs = right = ours = 0.0
         for candidate in candidates_above(proposals, ontology, possible, self._limits.max_iou):
@@ -168,7 +168,7 @@ class Reading:
             likely = float(proposals.scores[candidate.row, sides].max())
             theirs += likely
             # Where two sides of a contrast would be accepted, neither is.
-            if (answers[candidate.row, sides] >= accept[sides]).sum() == 1:
+            if (answers.scores[candidate.row, sides] >= accept[sides]).sum() == 1:
                 right += likely
                 ours += 1
         return 2 * right / (ours + theirs) if ours + theirs else 1.0

@@ -162,15 +162,19 @@ class Trust:
     def __init__(self, rule: TrustRule, floors: Sequence[float], seed: int | str = 0) -> None:
         """``floors`` are for the numbers that ``route`` will be given; see ``Watch``."""
         self.rule = rule
+        self._floors = tuple(floors)
+        self._draw = random.Random(seed)  # audits are a sample, not a secret
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is known of the student, now or again."""
         self.trusted = False
         self.alarmed = False
         """Whether everything is audited because the scene seems to have changed."""
-        self._floors = tuple(floors)
-        self._draw = random.Random(seed)  # audits are a sample, not a secret
         self._settling = 0
         """Audits heard since the last alarm."""
-        self._watch = Watch(floors)
-        self._certainty = Certainty(rule.agreement)
+        self._watch = Watch(self._floors)
+        self._certainty = Certainty(self.rule.agreement)
         self._for, self._against = self._hopes(), self._doubts()
 
     @property
@@ -221,14 +225,7 @@ class Trust:
             return
         self._against.hear(agreement)
         if self._against.evidence >= self.rule.counter_evidence:
-            self._start_again()
-
-    def _start_again(self) -> None:
-        self.trusted = self.alarmed = False
-        self._settling = 0
-        self._watch = Watch(self._floors)
-        self._certainty = Certainty(self.rule.agreement)
-        self._for, self._against = self._hopes(), self._doubts()
+            self._begin()
 
     def _hopes(self) -> Bets:
         return Bets(self.rule.agreement, claim="at most")
