@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_trial import drawn
 from serving import Serving
-from sqlalchemy import select
+from stored import stored_frames
 from students import write_student
 
 from secondlook.edge.frames import Detection, Frame
@@ -16,7 +16,6 @@ from secondlook.edge.running import Running, run
 from secondlook.edge.settings import EdgeSettings
 from secondlook.ontology import Ontology
 from secondlook.store import Store
-from secondlook.store.tables import items, pictures, runs
 from secondlook_client import Client
 
 ALL = {"budget": "none", "random_share": 1.0}
@@ -69,12 +68,10 @@ def promote(server: Serving, folder: Path) -> str:
 
 def kept(store: Store, stream: str) -> dict[str, bytes]:
     """The bytes of every frame in the store, by name."""
-    query = select(items.c.name, pictures.c.sha256).join(runs, runs.c.id == items.c.run_id)
-    query = query.join(pictures).where(runs.c.name == stream)
-    with store.database.reading() as connection:
-        rows = connection.execute(query).all()
-    assert len({name for name, _ in rows}) == len(rows)
-    return {name: store.blobs.get(digest.hex()) for name, digest in rows}
+    rows = stored_frames(store, stream)
+    by_name = {name: content for _, name, content in rows}
+    assert len(by_name) == len(rows)
+    return by_name
 
 
 def streams(store: Store) -> list[str]:

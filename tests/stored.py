@@ -122,3 +122,14 @@ def picture_of(store: "Store", name: str) -> int:
     with store.database.reading() as connection:
         query = select(pictures.c.id).where(pictures.c.sha256.in_(digests))
         return int(connection.execute(query).scalar_one())
+
+
+def stored_frames(store: "Store", stream: str) -> list[tuple[int, str, bytes]]:
+    """Number, name and bytes of every frame of a stream."""
+    from secondlook.store.tables import items, pictures, runs
+
+    query = select(items.c.key, items.c.name, pictures.c.sha256)
+    query = query.join(runs, runs.c.id == items.c.run_id).join(pictures)
+    with store.database.reading() as connection:
+        rows = connection.execute(query.where(runs.c.name == stream)).all()
+    return [(key, name, store.blobs.get(digest.hex())) for key, name, digest in rows]

@@ -12,11 +12,12 @@ from fakes import ScriptedProposer
 from flaky_line import FlakyLine
 from serving import png, serving
 from sqlalchemy import select
+from stored import stored_frames
 
 from secondlook.images import ImageLimits
 from secondlook.server.app import ServerOptions
 from secondlook.store import Store
-from secondlook.store.tables import items, pictures, runs
+from secondlook.store.tables import pictures
 from secondlook_client import Client, RetryPolicy, SpoolLimits
 from secondlook_client.errors import ClientError, DeadlineExceeded, InvalidRequest
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -58,12 +59,10 @@ def told(responses: list[pb.LabelStreamResponse]) -> list[tuple[int, str]]:
 
 def kept(store: Store, stream_id: str = "gate") -> dict[int, bytes]:
     """The bytes of every frame in the store, by number."""
-    query = select(items.c.key, pictures.c.sha256).join(runs, runs.c.id == items.c.run_id)
-    query = query.join(pictures).where(runs.c.name == stream_id)
-    with store.database.reading() as connection:
-        rows = connection.execute(query).all()
-    assert len({key for key, _ in rows}) == len(rows)
-    return {key: store.blobs.get(digest.hex()) for key, digest in rows}
+    rows = stored_frames(store, stream_id)
+    by_number = {key: content for key, _, content in rows}
+    assert len(by_number) == len(rows)
+    return by_number
 
 
 def test_frames_are_stored_in_order_and_once(store: Store) -> None:

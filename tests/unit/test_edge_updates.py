@@ -35,6 +35,12 @@ class Device:
         )
         self.slot = ModelSlot(self.updates, trial_frames=3, slower=0)
 
+    def use(self, version: int) -> None:
+        """A version that is promoted, fetched and found good."""
+        self.registry.add(version)
+        self.updates.poll()
+        self.frames()
+
     def frames(self, count: int = 4) -> list[int]:
         seen = [self.slot.look(picture((1, 0))) for _ in range(count)]
         self.updates._hear()
@@ -73,9 +79,7 @@ def test_a_rollback_is_followed_without_fetching_again(device: Device) -> None:
 
 
 def test_without_a_server_the_last_good_model_goes_on(device: Device) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     device.registry.failing = Unavailable("no server")
     device.restart()
     assert device.updates.offer_last_good()
@@ -96,9 +100,7 @@ def disordered(folder: Path) -> None:
 def test_a_model_that_does_not_open_is_refused_for_good_and_the_old_one_goes_on(
     device: Device, spoil: Callable[[Path], None]
 ) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     bad = device.registry.add(2)
     spoil(bad)
     digest = read_manifest(bad).digest
@@ -194,9 +196,7 @@ def test_a_good_model_that_the_disk_has_damaged_makes_room_for_the_one_before(
 
 
 def test_a_version_of_another_server_with_the_same_number_is_fetched_anew(device: Device) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     write_student(device.registry.root / "1", seed=77)
     assert device.updates.poll()
     device.frames()
@@ -204,9 +204,7 @@ def test_a_version_of_another_server_with_the_same_number_is_fetched_anew(device
 
 
 def test_a_model_that_loses_its_trial_is_refused_over_restarts(device: Device) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     device.registry.add(2)
     device.updates.poll()
     offered = device.slot._offered
@@ -250,9 +248,7 @@ def test_what_the_slot_said_last_is_written_before_the_end(device: Device) -> No
 def test_a_model_that_ends_the_process_with_its_first_frame_is_refused_in_the_end(
     device: Device,
 ) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     device.registry.add(2)
     tries = 0
     for _ in range(MAX_TRIES + 3):
@@ -266,9 +262,7 @@ def test_a_model_that_ends_the_process_with_its_first_frame_is_refused_in_the_en
 
 
 def test_kills_during_a_trial_are_no_mark_once_a_frame_was_seen(device: Device) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     device.registry.add(2)
     for _ in range(MAX_TRIES + 3):
         device.restart()
@@ -280,9 +274,7 @@ def test_kills_during_a_trial_are_no_mark_once_a_frame_was_seen(device: Device) 
 
 
 def test_an_end_in_the_middle_of_a_trial_is_no_mark_against_the_model(device: Device) -> None:
-    device.registry.add(1)
-    device.updates.poll()
-    device.frames()
+    device.use(1)
     device.registry.add(2)
     device.updates.poll()
     device.slot.look(picture((1, 0)))
