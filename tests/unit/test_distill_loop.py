@@ -134,6 +134,19 @@ def test_it_learns(data: TrainingSet, tmp_path: Path, monkeypatch: pytest.Monkey
     assert told[-1].best_map50 is not None and told[-1].best_map50 > 0.2
 
 
+def test_a_rare_class_weighs_more_as_the_balance_says(data: TrainingSet, tmp_path: Path) -> None:
+    rare = [replace(sample, classes=np.zeros_like(sample.classes)) for sample in data.train[1:]]
+    data = replace(data, train=(data.train[0], *rare))
+
+    def first_loss(balance: float) -> float:
+        told, out = Told(stop_at=1), tmp_path / f"{balance}"
+        with pytest.raises(Cancelled):
+            train(data, replace(QUICK, balance=balance, batch=12), out, told.append, told.stop)
+        return next(p.losses["mal"] for p in told if p.losses)
+
+    assert first_loss(1.0) > 1.02 * first_loss(0.0)
+
+
 @pytest.mark.parametrize("stop_at", [2, 6])
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     whole: Whole, tmp_path: Path, stop_at: int

@@ -191,6 +191,18 @@ def test_one_picture_is_no_proof_and_one_slip_no_fall() -> None:
     assert not one.trusted
 
 
+def test_an_audit_of_a_trusted_student_stands_for_those_that_were_not_drawn() -> None:
+    one, calm = trust(audit_share=0.1), [0.0] * len(FLOORS)
+    for _ in range(60):
+        one.heard(LabelPath.AUDIT, 0.97, 1.0)
+    assert one.trusted
+    for _ in range(12):  # of some 120 pictures: with the 60 a mean below what is asked
+        one.heard(LabelPath.AUDIT, 0.95, 0.8)
+    assert one.trusted
+    assert one.route(0.95, calm) is LabelPath.TEACHERS
+    assert one.route(0.97, calm) is not LabelPath.TEACHERS
+
+
 @given(
     mean=st.floats(0.05, 0.95),
     numbers=st.lists(st.floats(0, 1), min_size=1, max_size=60),
