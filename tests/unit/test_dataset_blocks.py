@@ -134,13 +134,13 @@ def test_of_two_runs_over_one_picture_the_first_counts(store: Store) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ({"group_by": GroupBy.AUTO}, "the snapshot has 1 groups, .* with `--group-by time`"),
-        ({"group_by": GroupBy.FOLDER}, "the snapshot has 1 groups, .* with `--group-by time`"),
+        ({"group_by": GroupBy.AUTO}, "the snapshot has 1 group, .* with `--group-by time`"),
+        ({"group_by": GroupBy.FOLDER}, "the snapshot has 1 group, .* with `--group-by time`"),
         (
             {"group_by": GroupBy.AUTO, "split": (SplitShare("all", 1),)},
             "all 9 pictures are one group, .* with `--group-by time`",
         ),
-        ({}, "the snapshot has 1 groups, .*; label more pictures"),
+        ({}, "the snapshot has 1 group, .*; label more pictures"),
     ],
 )
 def test_what_a_training_cannot_divide_is_warned_of(

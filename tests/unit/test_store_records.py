@@ -89,13 +89,20 @@ def test_nothing_is_kept_of_a_transaction_that_fails(store: "Store") -> None:
 
 
 def test_runs(store: "Store") -> None:
+    with pytest.raises(NotFound, match="no run 'day' in the store; nothing is labelled there yet"):
+        store.records.run("day")
     with store.database.writing() as connection:
         made = create_run(connection, "night", "folder", street_ontology(), {"max_iou": 0.5})
     assert store.records.run("night") == made
     assert (made.max_iou, made.kind, made.parent_id, made.proposer) == (0.5, "folder", None, "")
     with pytest.raises(AlreadyExists, match="'night'"), store.database.writing() as connection:
         create_run(connection, "night", "folder", street_ontology(), {})
-    with pytest.raises(NotFound, match="no run 'day'"):
+    with pytest.raises(NotFound, match=r"no run 'day' in the store; there is 'night'$"):
+        store.records.run("day")
+    with store.database.writing() as connection:
+        for number in range(6):
+            create_run(connection, f"night {number}", "folder", street_ontology(), {})
+    with pytest.raises(NotFound, match=r"; the newest are 'night 5', 'night 4', .* 'night 1'$"):
         store.records.run("day")
     with pytest.raises(NotFound):
         store.records.results(10_000)

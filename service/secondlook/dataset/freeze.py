@@ -183,10 +183,9 @@ def _warn(query: Query, counted: dict[str, Any]) -> None:
     empty = [share.name for share in query.split if share.name not in counted["splits"]]
     for name in empty:
         log.warning(
-            "split '%s' got no picture: the snapshot has %d groups, and a group is never "
-            "divided; %s",
+            "split '%s' got no picture: the snapshot has %s, and a group is never divided; %s",
             name,
-            groups,
+            "1 group" if groups == 1 else f"{groups} groups",
             way_out,
         )
     if groups == 1 and counted["pictures"] > 1 and not empty:

@@ -14,6 +14,8 @@ from secondlook.store import texts
 from secondlook.store.database import insert_new, now
 from secondlook.store.tables import runs
 
+NAMED = 5
+"""Runs that an error offers."""
 MAX_IOU = 0.6
 """Overlap above which two boxes of a contrast group are one, for runs that do not say."""
 
@@ -77,8 +79,17 @@ def load_run(connection: Connection, name: str) -> Run:
     """The run of that name. Raises ``NotFound``."""
     row = connection.execute(select(runs).where(runs.c.name == name)).first()
     if row is None:
-        raise NotFound(f"there is no run '{name}' in the store; see `secondlook job list`")
+        raise NotFound(f"there is no run '{name}' in the store; {_newest(connection)}")
     return _run(connection, row)
+
+
+def _newest(connection: Connection) -> str:
+    """What there is, for whoever asked for something else."""
+    names = connection.scalars(select(runs.c.name).order_by(runs.c.id.desc()).limit(NAMED)).all()
+    if not names:
+        return "nothing is labelled there yet"
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return f"the newest are {quoted}" if len(names) > 1 else f"there is {quoted}"
 
 
 def load_run_by_id(connection: Connection, run_id: int) -> Run:
