@@ -43,9 +43,9 @@ from secondlook.labels import (
 from secondlook.pipeline import Pipeline, Proposed, Task
 from secondlook.trust import TrustRule
 
-FIRST_SEED = 9_100
+FIRST_SEED = 9_200
 """Never used in training but of the student that is measured here."""
-TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "1000"))
+TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "5000"))
 FRAMES = int(os.environ.get("SECONDLOOK_FRAMES", "5000"))
 AFTER = 300
 """Frames behind the change."""

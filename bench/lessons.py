@@ -64,11 +64,11 @@ def _labelled(seed: int, count: int, place: Path) -> Lessons:
     return Lessons(data, results, truth, world / "ontology.yaml")
 
 
-def verified(world: Path, place: Path) -> tuple[Run, TrainingSet]:
+def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[Run, TrainingSet]:
     """Label ``world / "images"`` by its ``ontology.yaml``, freeze the labels and pull them.
 
-    Labels, store and pictures stay in ``place``. Pictures that look alike, as a camera's do, are
-    on the same side of the split.
+    Labels, store and pictures stay in ``place``. ``group_by`` says what is on one side of the
+    split, as ``snapshot create`` has it.
     """
     ontology = load_ontology(world / "ontology.yaml")
     settings = Settings(proposer="demo", verifier="demo")
@@ -77,7 +77,7 @@ def verified(world: Path, place: Path) -> tuple[Run, TrainingSet]:
         connected(None, settings, ontology, lambda: folder.store) as session,
     ):
         run = label_into(folder, session, select([world / "images"]))
-        _freeze(session)
+        _freeze(session, group_by)
         assert session.own is not None
         data = open_training_set(SNAPSHOT, server=session.own.address, cache=place / "pulled")
     return run, data
@@ -100,13 +100,14 @@ def drawn(folder: Path, seed: int, count: int) -> Path:
     return folder
 
 
-def _freeze(session: Session) -> None:
+def _freeze(session: Session, group_by: str) -> None:
     datasets = session.client.datasets
     try:
         datasets.get(SNAPSHOT)
     except NotFound:
         (job,) = session.client.jobs.list()
-        query = SnapshotQuery([job.name], classes=session.ontology.names, hard_negatives=True)
+        names = session.ontology.names
+        query = SnapshotQuery([job.name], classes=names, hard_negatives=True, group_by=group_by)
         datasets.create(SNAPSHOT, query)
 
 

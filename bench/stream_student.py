@@ -18,8 +18,6 @@ STEPS = int(os.environ.get("SECONDLOOK_STEPS", "2200"))
 ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))
 """Scenes of other places."""
 ELSEWHERE_SEED = 74
-LAST = 0.1
-"""Share of the frames, the last ones, that is held out."""
 
 
 def stream_student(place: Path, draw: Callable[[Path], None]) -> Path:
@@ -34,15 +32,12 @@ def _lessons_of(place: Path, draw: Callable[[Path], None]) -> TrainingSet:
     world = place / "world"
     if not (world / "ontology.yaml").exists():
         draw(world)
-    _, street = verified(world, place)
-    # All frames look alike, so likeness would keep them on one side of a split; time does not.
-    in_time = sorted((*street.train, *street.held_out), key=lambda sample: sample.name)
-    cut = round(len(in_time) * (1 - LAST))
+    _, street = verified(world, place, group_by="time")
     elsewhere = lessons(ELSEWHERE_SEED, ELSEWHERE).data
     return replace(
         elsewhere,
-        train=(*elsewhere.train, *in_time[:cut]),
-        held_out=(*elsewhere.held_out, *in_time[cut:]),
+        train=(*elsewhere.train, *street.train),
+        held_out=(*elsewhere.held_out, *street.held_out),
     )
 
 

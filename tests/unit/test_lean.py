@@ -7,6 +7,7 @@ import torch
 from tiny_students import PIXELS, awake, d_fine, deimv2, drawn, furthest
 from torch import nn
 
+from secondlook.demo.quickening import quickened
 from secondlook.distill.lean import LeanStudent
 from secondlook.distill.model import load_student, save_student
 
@@ -18,10 +19,11 @@ from secondlook.distill.model import load_student, save_student
         lambda: deimv2(use_gateway=False, share_bbox_head=True),
         lambda: deimv2(lite=False),
         lambda: deimv2(decoder_n_points=[3, 5]),
+        lambda: quickened(deimv2(), PIXELS),
         lambda: d_fine(),
         lambda: d_fine(freeze_backbone_batch_norms=True, anchor_image_size=[64, 96]),
     ],
-    ids=["deimv2", "no gate", "hybrid", "uneven points", "d_fine", "frozen norms"],
+    ids=["deimv2", "no gate", "hybrid", "uneven points", "quickened", "d_fine", "frozen norms"],
 )
 def test_the_lean_graph_finds_what_the_trained_model_finds(
     make: Callable[[], nn.Module], tmp_path: Path

@@ -1,6 +1,7 @@
 """The recipe of the embedded start, and the weights that it left in the package."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from secondlook.demo import student_recipe
 from secondlook.demo.proposer_data import Scenes
 from secondlook.demo.student_recipe import Plan, Training, told
 from secondlook.demo.world import NOUNS
-from secondlook.distill.model import load_student
+from secondlook.distill.backbone import ShortStem
+from secondlook.distill.model import input_size_of, load_student, save_student
 
 WEIGHTS = student_recipe.WEIGHTS / "student-pico"
 
@@ -38,9 +40,31 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path):
         assert torch.allclose(mean, other, atol=0.02)
 
 
+def test_an_earlier_start_goes_on_as_a_quicker_one(tmp_path, capsys):
+    (earlier := tmp_path / "earlier").mkdir()
+    long = Training(_plan(), tmp_path).model
+    save_student(long, earlier)
+    plan = replace(_plan(), imitate=50, side=64)
+    training = Training(plan, tmp_path, earlier)
+    assert "stem, step 50: error" in capsys.readouterr().out
+    assert training.pixels == input_size_of(training.model) == (64, 64)
+    assert any(isinstance(module, ShortStem) for module in training.model.modules())
+    for name, kept in training.model.model.encoder.named_parameters():
+        assert kept.equal(long.model.encoder.get_parameter(name))
+    before = training.model.model.encoder.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    training.one_step()
+    after = training.model.model.encoder.state_dict()
+    assert any(not after[name].equal(value) for name, value in before.items())
+    training.save()
+    Training(plan, tmp_path, earlier).resume()
+    assert "stem" not in capsys.readouterr().out
+
+
 def test_the_shipped_start_finds_the_nouns(tmp_path):
     training = Training(_plan(), tmp_path)
     training.average = load_student(WEIGHTS)
+    training.pixels = input_size_of(training.average)
     found = told(training.figures(424_242, 12))
     assert len(Scenes(tmp_path / "scenes", 424_242, 12)) == 12
     # Floors for a dozen scenes; 500 are in training.json.
@@ -54,5 +78,8 @@ def test_the_record_says_how_the_weights_were_made():
     assert record["curve"][-1]["step"] == record["plan"]["steps"]
     assert record["final"]["recall"] > 0.8
     assert "student_recipe" in record["command"]
+    while "begun_from" in record:
+        record = record["begun_from"]
+    assert record["plan"]["steps"] == 3000 and "--quicken" not in record["command"]
     config = json.loads((WEIGHTS / "config.json").read_text())
     assert tuple(config["id2label"].values()) == NOUNS

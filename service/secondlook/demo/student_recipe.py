@@ -1,8 +1,9 @@
 """Train the embedded start of students: ``python -m secondlook.demo.student_recipe --work DIR``.
 
 A start is to the drawn world what COCO weights are to photos: it knows the nouns and nothing of
-the attributes that a user asks for. The run is seeded and goes on where it was killed. What was
-tried and dropped is in ``LOG.md`` beside this file.
+the attributes that a user asks for. A run is seeded and goes on where it was killed. The shipped
+start is made by several: from nothing, then from that with ``--quicken``. What was tried and
+dropped is in ``LOG.md`` beside this file.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import argparse
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secondlook.demo.proposer_data import Picture, Scenes, place
+from secondlook.demo.quickening import has_short_stem, imitate, quickened
 from secondlook.demo.world import NOUNS
 from secondlook.detector.resize import stretch
 from secondlook.distill.averaging import Average
 from secondlook.distill.loss import attach_loss
-from secondlook.distill.model import build_student, save_student
+from secondlook.distill.model import SIZES, build_student, load_student, save_student
 from secondlook.distill.optimising import optimiser_for
 from secondlook.distill.predicting import as_input, found_on
 from secondlook.distill.schedule import warmed_cosine
@@ -36,6 +39,9 @@ HELD_OUT_SEED, FINAL_SEED = 910_001, 910_002
 NO_BOXES, NO_CLASSES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 AT = 0.4
 """Score from which a detection counts in the figures."""
+CHECKPOINT, RECORD = "student.pt", "training.json"
+IMITATED = 600
+"""Steps of a new stem."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,22 @@ class Plan:
     batch: int
     scenes: int
     rate: float
+    imitate: int = 0
+    """Steps in which a short stem learns what a longer one gave."""
+    side: int = 0
+    """Of the pictures, in pixels; 0: as the size has it."""
 
 
 class Training:
     """A run in progress: model, average of its weights, optimiser, step and curve."""
 
-    def __init__(self, plan: Plan, work: Path) -> None:
+    def __init__(self, plan: Plan, work: Path, earlier: Path | None = None) -> None:
+        """``earlier`` is the folder of a start that is made quicker; without one, from nothing."""
         self.plan, self.work = plan, work
         self.scenes = Scenes(work / "scenes", plan.seed, plan.scenes)
-        start = build_student(plan.size, NOUNS, "none", seed=plan.seed)
-        self.pixels = start.input_size
-        self.model = start.model.to(memory_format=torch.channels_last).train()
+        self.pixels = (plan.side, plan.side) if plan.side else SIZES[plan.size].input_size
+        model = self._quickened(earlier) if earlier else self._new()
+        self.model = model.to(memory_format=torch.channels_last).train()
         self._mean = Average(self.model)
         self.average = self._mean.model
         attach_loss(self.model)
@@ -66,18 +77,36 @@ class Training:
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
 
+    def _new(self) -> nn.Module:
+        return build_student(self.plan.size, NOUNS, "none", self.pixels, self.plan.seed).model
+
+    def _quickened(self, earlier: Path) -> nn.Module:
+        torch.manual_seed(self.plan.seed)
+        given = load_student(earlier)
+        quick = quickened(given, self.pixels)
+        if not has_short_stem(given) and not (self.work / CHECKPOINT).exists():
+            seen = lambda step: self._seen(self._views(step))  # noqa: E731
+            imitate(quick, given, seen, self.plan.imitate, say)
+        return quick
+
+    def _views(self, step: int) -> list[Picture]:
+        """A batch, a function of seed and step."""
+        rng = np.random.default_rng([self.plan.seed, step])
+        chosen = rng.choice(len(self.scenes), self.plan.batch, replace=False)
+        return [place(p, p.image.shape[:2], 0.5, rng) for p in (self.scenes[i] for i in chosen)]
+
+    def _seen(self, views: Sequence[Picture]) -> Tensor:
+        pictures = np.stack([stretch(view.image, self.pixels) for view in views])
+        return as_input(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+
     def one_step(self) -> float:
-        """Learn one batch, a function of seed and step; returns the loss."""
+        """Learn one batch; returns the loss."""
         plan = self.plan
-        rng = np.random.default_rng([plan.seed, self.step])
-        chosen = rng.choice(len(self.scenes), plan.batch, replace=False)
-        views = [place(p, p.image.shape[:2], 0.5, rng) for p in (self.scenes[i] for i in chosen)]
+        views = self._views(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = plan.rate * warmed_cosine(self.step, plan.steps, 0.04)
         targets = [_targets(view) for view in views]
-        pictures = np.stack([stretch(view.image, self.pixels) for view in views])
-        seen = as_input(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-        loss: Tensor = self.model(pixel_values=seen, labels=targets).loss
+        loss: Tensor = self.model(pixel_values=self._seen(views), labels=targets).loss
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -95,11 +124,11 @@ class Training:
         state |= {"step": self.step, "seconds": self.seconds, "curve": self.curve}
         part = self.work / "student.part"
         torch.save(state, part)
-        part.replace(self.work / "student.pt")
+        part.replace(self.work / CHECKPOINT)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one; batches need no state."""
-        path = self.work / "student.pt"
+        path = self.work / CHECKPOINT
         if path.exists():
             state = torch.load(path, weights_only=True)
             for name in ("model", "average", "optimiser"):
@@ -142,6 +171,12 @@ def told(quality: Quality) -> dict[str, float]:
     return {name: round(value, 3) for name, value in rows.items()}
 
 
+def say(step: int, error: float) -> None:
+    """How the stem comes on."""
+    if step % 50 == 0:
+        print(f"stem, step {step}: error {error:.3f}", flush=True)
+
+
 def run(training: Training, every: int, report: int = 20) -> None:
     """Train to the end of the plan; look and save ``every`` steps."""
     plan, recent = training.plan, []
@@ -165,8 +200,11 @@ def run(training: Training, every: int, report: int = 20) -> None:
             training.save()
 
 
-def export(training: Training, out: Path, command: str) -> None:
-    """Write the averaged weights with their curve and figures on 500 unseen scenes."""
+def export(training: Training, out: Path, command: str, earlier: Path | None = None) -> None:
+    """Write the averaged weights with their curve and figures on 500 unseen scenes.
+
+    What is known of the ``earlier`` start stands in the record, too.
+    """
     save_student(training.average, out)
     record = {
         "command": command,
@@ -175,7 +213,9 @@ def export(training: Training, out: Path, command: str) -> None:
         "final": told(training.figures(FINAL_SEED, 500)),
         "curve": training.curve,
     }
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    if earlier and (earlier / RECORD).exists():
+        record["begun_from"] = json.loads((earlier / RECORD).read_text())
+    (out / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record["final"], indent=1), flush=True)
 
 
@@ -189,18 +229,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--quicken", type=Path, help="folder of an earlier start to begin from")
+    parser.add_argument("--side", type=int, default=208, help="of its pictures, in pixels")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--out", type=Path, help="default: the package's weights")
     o = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     o.work.mkdir(parents=True, exist_ok=True)
-    training = Training(Plan(o.size, o.steps, o.seed, o.batch, o.scenes, o.rate), o.work)
+    plan = Plan(o.size, o.steps, o.seed, o.batch, o.scenes, o.rate)
+    if o.quicken:
+        plan = replace(plan, imitate=IMITATED, side=o.side)
+    training = Training(plan, o.work, o.quicken)
     training.resume()
     run(training, o.every)
     command = (
         f"python -m secondlook.demo.student_recipe --work DIR --size {o.size} --steps {o.steps}"
+        f" --rate {o.rate:g}{' --quicken EARLIER' if o.quicken else ''}"
     )
-    export(training, o.out or WEIGHTS / f"student-{o.size}", command)
+    export(training, o.out or WEIGHTS / f"student-{o.size}", command, o.quicken)
 
 
 if __name__ == "__main__":

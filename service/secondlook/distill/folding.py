@@ -25,11 +25,12 @@ def fold(model: nn.Module, run: Callable[[], object]) -> bool:
     with torch.no_grad():
         _replace(model, "HGNetV2ConvLayer", _with_affine)
         _replace(model, "HGNetV2Embeddings", _Stem)
+        _replace(model, "ShortStem", _FromBytes)
         _replace(model, "RepVggBlock", _merged)
         _replace(model, "CSPRepLayer", _split_csp)
         _replace(model, "RepNCSPELAN5", _Elan5)
         _replace(model, "RepNCSPELAN4", _Elan4)
-    return any(isinstance(module, _Stem) for module in model.modules())
+    return any(isinstance(module, (_Stem, _FromBytes)) for module in model.modules())
 
 
 def _replace(model: nn.Module, suffix: str, make: Callable[[Any], nn.Module]) -> None:
@@ -89,6 +90,14 @@ class _Stem(nn.Module):
         wide = self.wide(nn.functional.pad(narrow, (0, 1, 0, 1)))
         pooled = self.pool(nn.functional.pad(first, (0, 1, 0, 1)))
         return self.last(torch.cat([pooled, wide], dim=1))
+
+
+class _FromBytes(nn.Sequential):
+    """The short stem, from pixels from 0 to 255."""
+
+    def __init__(self, stem: Any) -> None:
+        super().__init__(stem.first, stem.second)
+        stem.first[0].weight.div_(255)
 
 
 def _merged(block: Any) -> nn.Module:

@@ -153,7 +153,7 @@ def _from_folder(
     pixels = input_size or getattr(config, "student_input_size", None) or HUB_INPUT
     pixels = (int(pixels[0]), int(pixels[1]))
     known = tuple(config.id2label[index] for index in sorted(config.id2label))
-    _fit(config, pixels)
+    fit(config, pixels)
     learned = _pretrained(start, config).state_dict()
     _name_classes(config, classes)
     model = _pretrained(start, config)
@@ -191,6 +191,8 @@ def _carry_over(learned: dict[str, Tensor], model: nn.Module, heirs: dict[int, i
 
 def _config(start: str) -> Any:
     from transformers import AutoConfig
+
+    import secondlook.distill.backbone  # noqa: F401  transformers knows it by name from here on
 
     try:
         config = AutoConfig.from_pretrained(start)
@@ -266,7 +268,7 @@ def own_config(size: Size, classes: tuple[str, ...], pixels: tuple[int, int]) ->
         focal_loss_gamma=1.5,
     )
     _name_classes(config, classes)
-    _fit(config, pixels)
+    fit(config, pixels)
     return config
 
 
@@ -275,7 +277,7 @@ def _name_classes(config: Any, classes: tuple[str, ...]) -> None:
     config.label2id = {name: index for index, name in enumerate(classes)}
 
 
-def _fit(config: Any, pixels: tuple[int, int]) -> None:
+def fit(config: Any, pixels: tuple[int, int]) -> None:
     """Anchors and position codes of one picture size are computed once."""
     stride = max(config.feat_strides)
     if any(side % stride or not 32 <= side <= 2048 for side in pixels):
