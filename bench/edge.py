@@ -8,15 +8,13 @@ SECONDLOOK_EDGE_FRAMES=1000.
 """
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.paired import Figure
+from edge_trial import Outcome, Trial
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests")]
-from edge_trial import Outcome, Trial  # noqa: E402
+from bench.paired import Figure
 
 FRAMES = int(os.environ.get("SECONDLOOK_EDGE_FRAMES", "8640"))
 KILLS, CUTS = 20, 200
