@@ -55,6 +55,16 @@ class CascadeRule:
 
 
 @dataclass(frozen=True)
+class _Seated:
+    """The student of the moment; changed as one."""
+
+    model: Student
+    reading: Reading
+    name: str
+    """``student:NAME@digest``."""
+
+
+@dataclass(frozen=True)
 class Passed:
     """One picture got its labels; for metrics."""
 
@@ -73,21 +83,23 @@ class Cascade(Engine):
     def __init__(
         self,
         pipeline: Pipeline,
-        student: Student,
+        student: Student | None,
         rule: CascadeRule | None = None,
         limits: EngineLimits | None = None,
         observe: Callable[[str, int, float], None] | None = None,
         tell: Callable[[Passed], None] = lambda passed: None,
+        follows: str = "",
     ) -> None:
         """``tell`` hears of each picture that was labelled. The student is the caller's.
 
-        Raises ``BadSetting`` for a student whose manifest makes no sense.
+        Without one the teachers label everything until one is adopted; ``follows`` says which that
+        will be. Raises ``BadSetting`` for a student whose manifest makes no sense.
         """
         super().__init__(pipeline, limits, observe)
         self.rule = rule or CascadeRule()
-        self._model = student
-        self._reading = Reading(student.manifest, pipeline.limits)
+        self._seated = self._seat(student) if student else None
         self._tell = tell
+        self._follows = follows
         self._trusts: OrderedDict[tuple[str, str], Trust] = OrderedDict()
         self._known: OrderedDict[str, bool] = OrderedDict()
         self._trust_lock = threading.Lock()
@@ -102,19 +114,36 @@ class Cascade(Engine):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The teachers' settings, the student's name and what it may decide alone."""
+        """The teachers' settings, whom the student is, or follows, and what it may decide alone."""
         trust = self.rule.trust
         return {
             **super().settings,
-            "cascade": self.student,
+            "cascade": self._follows or self.student,
             "audit_share": trust.audit_share,
             "agreement": trust.agreement,
         }
 
     @property
     def student(self) -> str:
-        """``student:NAME@digest``."""
-        return student_name(self._model.manifest)
+        """``student:NAME@digest``; empty without one."""
+        seated = self._seated
+        return seated.name if seated else ""
+
+    def adopt(self, student: Student) -> None:
+        """Take another student from the next picture on; it has to earn its own trust.
+
+        The one before may be closed then: a picture that it fails on is its teachers'. Raises
+        ``BadSetting`` for a manifest that makes no sense, and keeps the one before.
+        """
+        seated = self._seat(student)
+        with self._trust_lock:
+            self._seated = seated
+            self._trusts.clear()
+            self._known.clear()
+
+    def _seat(self, student: Student) -> _Seated:
+        reading = Reading(student.manifest, self.pipeline.limits)
+        return _Seated(student, reading, student_name(student.manifest))
 
     def close(self) -> None:
         """Finish what was accepted, take nothing new."""
@@ -152,11 +181,21 @@ class Cascade(Engine):
             return
         opinion = look.result()
         with self._trust_lock:
-            path = self._trust(visit.task).route(opinion.expected, opinion.numbers)
+            path = self._route(visit.task, opinion)
         if path is LabelPath.STUDENT:
             visit.finish(opinion.labelled)
         else:
             self._compare(visit, opinion, path)
+
+    def _route(self, task: Task, opinion: Opinion) -> LabelPath:
+        """With the lock."""
+        if not self._is_seated(opinion):
+            return LabelPath.TEACHERS
+        return self._trust(task).route(opinion.expected, opinion.numbers)
+
+    def _is_seated(self, opinion: Opinion) -> bool:
+        """Whether it is that of the present student; one may have been adopted meanwhile."""
+        return opinion.labelled.evidence.proposer == self.student
 
     def _teach(self, visit: Visit) -> None:
         try:
@@ -183,20 +222,22 @@ class Cascade(Engine):
         agreed = agreement(opinion.labelled, teachers)
         if agreed is not None:
             with self._trust_lock:
-                self._hear(visit.task, path, opinion.expected, agreed)
+                self._hear(visit.task, path, opinion, agreed)
         if path is LabelPath.TEACHERS:
             visit.finish(teachers)
             return
-        evidence = replace(teachers.evidence, student=self.student)
+        evidence = replace(teachers.evidence, student=opinion.labelled.evidence.proposer)
         timings = {**teachers.timings_ms, **opinion.labelled.timings_ms}
         visit.finish(replace(teachers, evidence=evidence, timings_ms=timings))
         self._report(LabelPath.AUDIT, agreed)
 
-    def _hear(self, task: Task, path: LabelPath, expected: float, agreed: float) -> None:
+    def _hear(self, task: Task, path: LabelPath, opinion: Opinion, agreed: float) -> None:
         """With the lock."""
+        if not self._is_seated(opinion):
+            return
         trust = self._trust(task)
         before = trust.trusted
-        trust.heard(path, expected, agreed)
+        trust.heard(path, opinion.expected, agreed)
         if trust.trusted != before:
             what = "trusted" if trust.trusted else "not trusted any more"
             log.info("the student is %s", what, extra={"source": task.source})
@@ -218,18 +259,22 @@ class Cascade(Engine):
             log.exception("the cascade's observer failed")
 
     def _opinions(self, tasks: Sequence[Task]) -> list[Opinion]:
+        seated = self._seated
+        assert seated  # only with a student is it asked
         started = time.perf_counter()
-        found = self._model.detect([task.image.pixels for task in tasks], floor=DETECT_FLOOR)
+        found = seated.model.detect([task.image.pixels for task in tasks], floor=DETECT_FLOOR)
         ms = (time.perf_counter() - started) * 1000 / len(tasks)
         return [
-            self._reading.opinion(task, one, self._model.probability(one), ms)
+            seated.reading.opinion(task, one, seated.model.probability(one), ms)
             for task, one in zip(tasks, found, strict=True)
         ]
 
     def _knows(self, ontology: Ontology) -> bool:
-        """Whether the student knows every class; with the lock."""
+        """Whether there is a student that knows every class; with the lock."""
+        if self._seated is None:
+            return False
         if ontology.digest not in self._known:
-            self._known[ontology.digest] = self._reading.knows(ontology)
+            self._known[ontology.digest] = self._seated.reading.knows(ontology)
             if len(self._known) > MAX_TRUSTS:
                 self._known.popitem(last=False)
             if not self._known[ontology.digest]:

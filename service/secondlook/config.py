@@ -52,7 +52,9 @@ class Settings:
     verifier: str = setting("demo", "Model that takes the second look, or 'none'.")
     ontology: str = setting("", "YAML file with the classes served by default.")
     cascade: str = setting(
-        "", "Folder of a student that labels alone what it is certain of, as long as audits agree."
+        "",
+        "Folder of a student that labels alone what it is certain of, as long as audits agree; or "
+        "model:NAME, the promoted version of the server's own models.",
     )
     audit_share: float = setting(
         0.1, "Share of what a trusted student is certain of that is audited.", low=0.02, high=1

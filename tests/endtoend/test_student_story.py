@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,3 +95,21 @@ def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
     ):
         assert client.info().student.startswith(f"student:{SNAPSHOT}@")
         assert client.label(picture).path is LabelPath.TEACHERS
+
+
+def test_the_promoted_student_before_the_models(
+    taught: Taught, secondlook: Run, world: Path, tmp_path: Path
+) -> None:
+    kept = ("--data", tmp_path / "data", "--cascade", f"model:{SNAPSHOT}")
+    with (
+        serving("--ontology", world / "ontology.yaml", *kept) as (address, _),
+        Client(address) as client,
+    ):
+        assert client.info().student == ""
+        at = ("--server", address)
+        secondlook("models", "add", "student", *at, cwd=taught.folder)
+        secondlook("models", "promote", SNAPSHOT, 1, *at, cwd=taught.folder)
+        deadline = time.monotonic() + 30
+        while not client.info().student and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert client.info().student.startswith(f"student:{SNAPSHOT}@")

@@ -17,9 +17,10 @@ from secondlook.cli.job_tables import print_job
 from secondlook.cli.label_command import command as label_command
 from secondlook.cli.local_service import running_engine
 from secondlook.config import Settings
+from secondlook.detector.manifest import read_manifest
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.engine import EngineLimits
-from secondlook.errors import Damaged, NotFound
+from secondlook.errors import BadSetting, Damaged, NotFound
 from secondlook.labels import Image, Pixels
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.ontology_text import dump
@@ -190,6 +191,24 @@ def test_settings_lead_to_a_cascade(folder: Path) -> None:
     assert (rule.trust.audit_share, rule.trust.agreement) == (0.2, 0.8)
     flags = {option for param in label_command.params for option in param.opts}
     assert {"--cascade", "--audit-share", "--agreement"} <= flags
+
+
+def test_settings_lead_to_the_version_that_is_promoted(folder: Path, store: Store) -> None:
+    settings = Settings(
+        proposer="scripted_models:bright_half:0",
+        verifier="scripted_models:agreeable:dog",
+        cascade="model:gate",
+    )
+    with pytest.raises(BadSetting, match="give --data"), running_engine(settings, Metrics()):
+        pass
+    manifest = read_manifest(folder)
+    for file in manifest.files:
+        store.blobs.put((folder / file).read_bytes())
+    version = store.students.add("gate", manifest)[0].version
+    assert store.students.promote("gate", version, "a test", None)
+    with running_engine(settings, Metrics(), store) as engine:
+        assert engine.student == f"student:street@{manifest.digest[:12]}"
+        assert engine.settings["cascade"] == "model:gate"
 
 
 def test_a_student_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:

@@ -121,9 +121,9 @@ def test_one_that_disagrees_is_never_left_alone() -> None:
 
 
 def test_what_is_doubtful_goes_to_the_teachers_alone() -> None:
-    made, _ = cascade()
+    made, student = cascade()
     label(made, LEARNT)
-    made._model.script = doubtful  # type: ignore[attr-defined]
+    student.script = doubtful
     found = label(made, 20)
     made.close()
     assert {labelled.path for labelled in found} == {LabelPath.TEACHERS}
@@ -131,10 +131,10 @@ def test_what_is_doubtful_goes_to_the_teachers_alone() -> None:
 
 
 def test_after_a_change_the_teachers_are_back_within_fifty_pictures() -> None:
-    made, _ = cascade()
+    made, student = cascade()
     label(made, 150)
     assert made.trusts("", DOGS)
-    made._model.script = wrong  # type: ignore[attr-defined]
+    student.script = wrong
     paths = [labelled.path for labelled in label(made, 120, shade=40)]
     made.close()
     assert LabelPath.STUDENT not in paths[50:]

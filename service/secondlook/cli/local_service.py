@@ -3,13 +3,14 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from secondlook.cascade import Cascade, CascadeRule
 from secondlook.cli.session import image_limits
 from secondlook.config import Settings
+from secondlook.dataset.stored_students import Promoted
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.engine import Engine, EngineLimits
 from secondlook.errors import BadSetting
@@ -23,12 +24,16 @@ from secondlook.verify import VerdictCache
 
 
 @contextmanager
-def running_engine(settings: Settings, metrics: Metrics) -> Iterator[Engine]:
+def running_engine(
+    settings: Settings, metrics: Metrics, store: Store | None = None
+) -> Iterator[Engine]:
     """The models behind their queues; loading them is the slow part.
 
-    Raises what ``plugins`` raises: ``NotFound``, ``MissingExtra``, ``BadSetting``; and ``Damaged``
-    for a student that is not what its manifest says.
+    A cascade of ``model:NAME`` follows the promotions in ``store``. Raises what ``plugins`` raises:
+    ``NotFound``, ``MissingExtra``, ``BadSetting``; and ``Damaged`` for a student that is not what
+    its manifest says.
     """
+    follows = _followed(settings, store)
     if settings.threads:  # read by torch when it is first imported, with the models
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if not sys.stderr.isatty():  # bars of model files being read, drawn into logs
@@ -46,33 +51,40 @@ def running_engine(settings: Settings, metrics: Metrics) -> Iterator[Engine]:
         settings.max_wait_ms / 1000,
         settings.max_pictures,
     )
-    with _student(settings) as student:
-        if student is None:
-            engine = Engine(pipeline, limits, metrics.batch_done)
-        else:
-            rule = _cascade_rule(settings)
-            engine = Cascade(pipeline, student, rule, limits, metrics.batch_done, metrics.passed)
-        try:
+    if not settings.cascade:
+        with closing(Engine(pipeline, limits, metrics.batch_done)) as engine:
             yield engine
-        finally:
-            engine.close()
+        return
+    rule = CascadeRule(TrustRule(settings.audit_share, settings.agreement))
+    cascade = Cascade(pipeline, None, rule, limits, metrics.batch_done, metrics.passed, follows)
+    with _student(settings, cascade, store), closing(cascade):
+        yield cascade
+
+
+def _followed(settings: Settings, store: Store | None) -> str:
+    """``model:NAME`` where the cascade follows a model; else empty."""
+    if not settings.cascade.startswith(MODEL):
+        return ""
+    if store is None:
+        raise BadSetting(
+            f"--cascade {settings.cascade} follows the promotions of a server that keeps models; "
+            "give --data DIR, or the folder of a student"
+        )
+    return settings.cascade
 
 
 @contextmanager
-def _student(settings: Settings) -> Iterator[OnnxDetector | None]:
-    """The student of ``cascade``; None without one."""
-    if not settings.cascade:
-        yield None
+def _student(settings: Settings, cascade: Cascade, store: Store | None) -> Iterator[None]:
+    """Seat the student that the settings name."""
+    if store and _followed(settings, store):
+        name = settings.cascade.removeprefix(MODEL)
+        with Promoted(store, name, cascade.adopt, settings.threads):
+            yield
         return
-    detector = OnnxDetector.open(Path(settings.cascade), threads=settings.threads)
-    try:
-        yield detector
-    finally:
-        detector.close()
-
-
-def _cascade_rule(settings: Settings) -> CascadeRule:
-    return CascadeRule(TrustRule(settings.audit_share, settings.agreement))
+    folder = Path(settings.cascade)
+    with closing(OnnxDetector.open(folder, threads=settings.threads)) as detector:
+        cascade.adopt(detector)
+        yield
 
 
 def server_options(settings: Settings) -> ServerOptions:
@@ -128,5 +140,7 @@ def local_server(settings: Settings, data: Callable[[], Path] | None = None) -> 
             yield own
 
 
+MODEL = "model:"
+"""Before the name of a model whose promotions a cascade follows."""
 GRACE_S = 2.0
 """Nobody else waits for the answers of a server of our own."""

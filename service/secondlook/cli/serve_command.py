@@ -39,7 +39,7 @@ def command(**flags: Any) -> None:
 
     logs.configure(settings.log_level)
     metrics = Metrics()
-    with kept_by(settings) as store, running_engine(settings, metrics) as engine:
+    with kept_by(settings) as store, running_engine(settings, metrics, store) as engine:
         serve(
             engine,
             ontology,

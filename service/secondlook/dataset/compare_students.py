@@ -5,9 +5,8 @@ are a fair draw and always the same ones. Groups fall into the parts of a split 
 one snapshot held out a later one of the same runs has not trained on.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.dataset.manifest import Box, BoxKind, Entry, Manifest, entries, load_manifest
+from secondlook.dataset.stored_students import opened
 from secondlook.detector.found import Detections
-from secondlook.detector.manifest import FILE_NAME, FP32, SELF_TEST, parse_manifest
-from secondlook.detector.onnx_detector import OnnxDetector
+from secondlook.detector.manifest import parse_manifest
 from secondlook.distill.average_precision import average_precision
 from secondlook.distill.samples import Sample, boxes_array, class_array
 from secondlook.errors import Busy, Cancelled, InvalidInput, NotBetter, NotFound
 from secondlook.images import decode
 from secondlook.store import Store
-from secondlook.store.blobs import Blobs
 from secondlook.store.snapshots import Snapshot
 from secondlook.store.students import Student
 
@@ -94,7 +92,7 @@ def promote(
         if force:
             reason = "promoted by force"
         elif current is None:
-            with _opened(store.blobs, candidate):
+            with closing(opened(store.blobs, candidate, THREADS)):
                 reason = "the first one"
         else:
             comparison = compare(store, candidate, current, on_snapshot, stopped)
@@ -125,7 +123,10 @@ def compare(
     students = (current, candidate)
     split = _split(manifest, snapshot, [parse_manifest(s.manifest).split for s in students])
     with ExitStack() as stack:
-        detectors = [stack.enter_context(_opened(store.blobs, student)) for student in students]
+        detectors = [
+            stack.enter_context(closing(opened(store.blobs, student, THREADS)))
+            for student in students
+        ]
         classes = detectors[0].manifest.classes
         places = [_places(detector.manifest.classes, classes) for detector in detectors]
         truth = _places(manifest.classes, classes)
@@ -176,21 +177,6 @@ def _split(manifest: Manifest, snapshot: Snapshot, wanted: Sequence[str]) -> str
         f"snapshot '{snapshot.name}' has no picture in a split {' or '.join(map(repr, wanted))}, "
         f"only {', '.join(manifest.splits)}; compare on another --on-snapshot"
     )
-
-
-@contextmanager
-def _opened(blobs: Blobs, student: Student) -> Iterator[OnnxDetector]:
-    """The student, running; its files are on the disk only while it is opened."""
-    with tempfile.TemporaryDirectory(prefix="secondlook-") as scratch:
-        folder = Path(scratch)
-        (folder / FILE_NAME).write_text(student.manifest, encoding="ascii")
-        for name in (FP32, SELF_TEST):
-            (folder / name).write_bytes(blobs.get(student.files[name].sha256))
-        detector = OnnxDetector.open(folder, "fp32", THREADS)
-    try:
-        yield detector
-    finally:
-        detector.close()
 
 
 def _places(classes: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
