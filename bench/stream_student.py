@@ -14,7 +14,7 @@ from secondlook.distill.distilling import distill
 from secondlook.distill.samples import TrainingSet
 from secondlook.distill.settings import TrainingSettings
 
-STEPS = int(os.environ.get("SECONDLOOK_STEPS", "2200"))
+STEPS = int(os.environ.get("SECONDLOOK_STEPS", "2600"))
 ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))
 """Scenes of other places."""
 ELSEWHERE_SEED = 74

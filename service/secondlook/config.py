@@ -60,7 +60,7 @@ class Settings:
         0.1, "Share of what a trusted student is certain of that is audited.", low=0.02, high=1
     )
     agreement: float = setting(
-        0.9, "Mean F1 with the teachers that a student must reach alone.", low=0.1, high=0.99
+        0.85, "Mean F1 with the teachers that a student must reach alone.", low=0.1, high=0.99
     )
     device: str = setting("auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = setting("auto", "Precision of matrix products.", choices=DTYPES)

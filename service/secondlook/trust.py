@@ -12,8 +12,8 @@ before it. Starting again from 1 whenever less is left makes it an *e-detector* 
 Rinaldo, arXiv 2203.03532): the expected number of audits until the capital reaches A, should the
 claim be true, is at least A. A mean over several stakes is as safe, and near the best of them.
 Trust is won when betting against "the mean agreement is at most ``agreement``" has made
-``evidence`` and there were ``least_audits``; for 0.9 and 100 that takes 57 audits with perfect
-agreement, some 110 at 0.95 and 200 at 0.93; at 0.9 at least 100, and below it hardly ever happens.
+``evidence`` and there were ``least_audits``; for 0.85 and 100 that takes 37 audits with perfect
+agreement, some 55 at 0.95 and 110 at 0.9; at 0.85 at least 100, and below it hardly ever happens.
 Trust is lost when betting against "it is at least ``agreement − slack``" has made
 ``counter_evidence``: three audits that disagree wholly, four at 0.5. The slack keeps a student at
 the bound from flickering.
@@ -57,7 +57,7 @@ class TrustRule:
 
     audit_share: float = 0.1
     """Of what a trusted student is certain of, how much its teachers see too, [0.02, 1]."""
-    agreement: float = 0.9
+    agreement: float = 0.85
     """Trust wants a mean agreement above this, (0, 1)."""
     slack: float = 0.05
     """It is lost below ``agreement − slack``, which must be above 0."""

@@ -78,7 +78,8 @@ def play(trust: Trust, scene: Scene, frames: int, story: Story | None = None) ->
 
 
 def trust(seed: int = 0, **rule: float) -> Trust:
-    return Trust(TrustRule(**rule), FLOORS, seed)  # type: ignore[arg-type]
+    """One that asks for an agreement of 0.9."""
+    return Trust(TrustRule(**{"agreement": 0.9, **rule}), FLOORS, seed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(4))
