@@ -49,7 +49,7 @@ TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "5000"))
 FRAMES = int(os.environ.get("SECONDLOOK_FRAMES", "5000"))
 AFTER = 300
 """Frames behind the change."""
-AGREEMENT = float(os.environ.get("SECONDLOOK_AGREEMENT", "0.85"))
+AGREEMENT = float(os.environ.get("SECONDLOOK_AGREEMENT", TrustRule.agreement))
 """That the student must reach alone."""
 AT_ONCE = 8
 """Frames that the teachers label together."""

@@ -2,7 +2,9 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as PILImage
 from students import CLASSES, QUARTERS, picture, write_student
@@ -13,6 +15,7 @@ from secondlook.detector.manifest import Manifest, read_manifest
 from secondlook.store import Store
 from secondlook.store.pictures import NewPicture, add_pictures
 from secondlook.store.snapshots import Snapshot
+from secondlook.store.students import Student
 
 SIDE = 64
 
@@ -55,6 +58,16 @@ def student(
     """A student folder as if trained on the snapshot."""
     trained_on = {"snapshot": snapshot.manifest} if snapshot else {}
     return write_student(folder, seed=seed, **trained_on, **fields)
+
+
+def keep(
+    store: Store, folder: Path, name: str = "street", report: str = "", **changed: Any
+) -> Student:
+    """A student folder as the next version of ``name``, its manifest ``changed``."""
+    manifest = replace(read_manifest(folder), **changed)
+    for file in manifest.files:
+        store.blobs.put((folder / file).read_bytes())
+    return store.students.add(name, manifest, report)[0]
 
 
 def another(folder: Path, name: str, **changed: object) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
+from registered import keep
 from students import COLOURS, picture, truncate, write_student
 
 from secondlook.cascade import Cascade
@@ -17,7 +18,6 @@ from secondlook.cli.job_tables import print_job
 from secondlook.cli.label_command import command as label_command
 from secondlook.cli.local_service import running_engine
 from secondlook.config import Settings
-from secondlook.detector.manifest import read_manifest
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.engine import EngineLimits
 from secondlook.errors import BadSetting, Damaged, NotFound
@@ -201,13 +201,10 @@ def test_settings_lead_to_the_version_that_is_promoted(folder: Path, store: Stor
     )
     with pytest.raises(BadSetting, match="give --data"), running_engine(settings, Metrics()):
         pass
-    manifest = read_manifest(folder)
-    for file in manifest.files:
-        store.blobs.put((folder / file).read_bytes())
-    version = store.students.add("gate", manifest)[0].version
-    assert store.students.promote("gate", version, "a test", None)
+    kept = keep(store, folder, "gate")
+    assert store.students.promote("gate", kept.version, "a test", None)
     with running_engine(settings, Metrics(), store) as engine:
-        assert engine.student == f"student:street@{manifest.digest[:12]}"
+        assert engine.student == f"student:street@{kept.digest[:12]}"
         assert engine.settings["cascade"] == "model:gate"
 
 

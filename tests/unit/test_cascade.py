@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 from fakes import WHOLE, Row, ScriptedProposer, ScriptedVerifier, image
-from scripted_student import Found, ScriptedStudent
+from scripted_student import DOGS, LEARNT, MIDDLE, Found, ScriptedStudent, right
 
 from secondlook.cascade import MAX_TRUSTS, Cascade, CascadeRule, Passed
 from secondlook.certainty import LEAST
@@ -18,16 +18,7 @@ from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Pipeline, Task
 from secondlook.trust import TrustRule
 
-DOGS = Ontology((ClassSpec("dog"),))
-LEARNT = LEAST + 70
-"""Pictures after which a student that agrees is trusted."""
 CATS = Ontology((ClassSpec("cat"),))
-MIDDLE = (10.0, 7.5, 30.0, 22.5)
-"""Where the scripted proposer finds everything on 40×30 pixels."""
-
-
-def right(pixels: Pixels) -> list[Found]:
-    return [(MIDDLE, "dog", 0.97)]
 
 
 def wrong(pixels: Pixels) -> list[Found]:

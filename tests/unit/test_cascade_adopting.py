@@ -4,23 +4,14 @@ from dataclasses import replace
 
 import pytest
 from fakes import ScriptedProposer, ScriptedVerifier, image
-from scripted_student import Found, ScriptedStudent
+from scripted_student import DOGS, LEARNT, Found, ScriptedStudent, right
 
 from secondlook.cascade import Cascade
 from secondlook.certainty import LEAST
 from secondlook.engine import EngineLimits
 from secondlook.errors import BadSetting
 from secondlook.labels import Labelled, LabelPath, Pixels
-from secondlook.ontology import ClassSpec, Ontology
 from secondlook.pipeline import Pipeline, Task
-
-DOGS = Ontology((ClassSpec("dog"),))
-LEARNT = LEAST + 70
-"""Pictures after which a student that agrees is trusted."""
-
-
-def right(pixels: Pixels) -> list[Found]:
-    return [((10.0, 7.5, 30.0, 22.5), "dog", 0.97)]
 
 
 def student(name: str) -> ScriptedStudent:

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from registered import keep
 from settled import OWNER, empty, settled_job, street
 from sqlalchemy import select, text
 from stored import picture_of
@@ -44,10 +45,8 @@ def fill(store: Store) -> None:
     held = [picture_of(store, "a"), picture_of(store, "d")]
     store.snapshots.add("frozen", manifest.sha256, "{}", {}, held)
     with tempfile.TemporaryDirectory() as scratch:
-        student = write_student(Path(scratch) / "student")
-        for file in student.files:
-            store.blobs.put((Path(scratch) / "student" / file).read_bytes())
-    store.students.add("street", student, "{}")
+        write_student(Path(scratch))
+        keep(store, Path(scratch), report="{}")
     store.students.promote("street", 1, "the first one", None)
     store.trainings.create(TrainingOrder("street", "frozen"))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from registered import keep
 from settled import settled_job, street
 from sqlalchemy import delete, insert, select, update
 from students import write_student
@@ -28,12 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kept(store: Store, folder: Path, seed: int = 0, name: str = "street") -> students.Student:
     """A version whose manifest differs from others by its time."""
-    from secondlook.detector.manifest import read_manifest
-
-    manifest = replace(read_manifest(folder), created_at=1.7e9 + seed)
-    for file in manifest.files:
-        store.blobs.put((folder / file).read_bytes())
-    return store.students.add(name, manifest, '{"map": 0.5}')[0]
+    return keep(store, folder, name, '{"map": 0.5}', created_at=1.7e9 + seed)
 
 
 def current(store: Store, name: str = "street") -> int:

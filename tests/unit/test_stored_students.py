@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from registered import keep
 from students import picture, write_student
 
 from secondlook.dataset.stored_students import Promoted, opened
-from secondlook.detector.manifest import read_manifest
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.errors import BadSetting, Damaged
 from secondlook.store import Store, open_store
@@ -24,12 +24,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield made
 
 
-def keep(store: Store, folder: Path, seed: int) -> int:
+def kept(store: Store, folder: Path, seed: int) -> int:
     write_student(folder / str(seed), seed=seed)
-    manifest = read_manifest(folder / str(seed))
-    for file in manifest.files:
-        store.blobs.put((folder / str(seed) / file).read_bytes())
-    return store.students.add("street", manifest)[0].version
+    return keep(store, folder / str(seed)).version
 
 
 def promote(store: Store, version: int, before: int | None = None) -> None:
@@ -51,14 +48,14 @@ def following(store: Store, adopt: Callable[[OnnxDetector], None]) -> Promoted:
 
 
 def test_a_version_is_opened_from_the_store(store: Store, tmp_path: Path) -> None:
-    keep(store, tmp_path, 0)
+    kept(store, tmp_path, 0)
     detector = opened(store.blobs, store.students.get("street", 1), threads=1)
     assert len(detector.detect([PICTURE], floor=0.5)[0]) == 2
     detector.close()
 
 
 def test_each_promoted_version_takes_over_from_the_one_before(store: Store, tmp_path: Path) -> None:
-    first, second = keep(store, tmp_path, 0), keep(store, tmp_path, 1)
+    first, second = kept(store, tmp_path, 0), kept(store, tmp_path, 1)
     promote(store, first)
     adopted = Adopted()
     with following(store, adopted.append):
@@ -82,7 +79,7 @@ def test_each_promoted_version_takes_over_from_the_one_before(store: Store, tmp_
 def test_until_one_is_promoted_there_is_none(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version, adopted = keep(store, tmp_path, 0), Adopted()
+    version, adopted = kept(store, tmp_path, 0), Adopted()
     with following(store, adopted.append):
         assert not adopted
         assert "no version of 'street' is promoted yet" in caplog.text
@@ -94,7 +91,7 @@ def test_until_one_is_promoted_there_is_none(
 def test_one_that_cannot_be_used_leaves_the_one_before_at_work(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    versions = [keep(store, tmp_path, seed) for seed in range(3)]
+    versions = [kept(store, tmp_path, seed) for seed in range(3)]
     bad = store.students.get("street", versions[1])
     adopted = Adopted()
 
@@ -129,7 +126,7 @@ def test_one_that_cannot_be_used_leaves_the_one_before_at_work(
 def test_a_database_that_is_away_for_a_while_is_waited_for(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version, adopted = keep(store, tmp_path, 0), Adopted()
+    version, adopted = kept(store, tmp_path, 0), Adopted()
     whole, asked = store.students.get, []
 
     def get(name: str) -> object:

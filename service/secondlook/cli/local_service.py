@@ -33,7 +33,7 @@ def running_engine(
     ``NotFound``, ``MissingExtra``, ``BadSetting``; and ``Damaged`` for a student that is not what
     its manifest says.
     """
-    follows = _followed(settings, store)
+    _check_cascade(settings, store)
     if settings.threads:  # read by torch when it is first imported, with the models
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     if not sys.stderr.isatty():  # bars of model files being read, drawn into logs
@@ -55,36 +55,41 @@ def running_engine(
         with closing(Engine(pipeline, limits, metrics.batch_done)) as engine:
             yield engine
         return
-    rule = CascadeRule(TrustRule(settings.audit_share, settings.agreement))
-    cascade = Cascade(pipeline, None, rule, limits, metrics.batch_done, metrics.passed, follows)
-    with _student(settings, cascade, store), closing(cascade):
+    with _cascade(settings, pipeline, limits, metrics, store) as cascade:
         yield cascade
 
 
-def _followed(settings: Settings, store: Store | None) -> str:
-    """``model:NAME`` where the cascade follows a model; else empty."""
-    if not settings.cascade.startswith(MODEL):
-        return ""
-    if store is None:
+def _check_cascade(settings: Settings, store: Store | None) -> None:
+    if settings.cascade.startswith(MODEL) and store is None:
         raise BadSetting(
             f"--cascade {settings.cascade} follows the promotions of a server that keeps models; "
             "give --data DIR, or the folder of a student"
         )
-    return settings.cascade
 
 
 @contextmanager
-def _student(settings: Settings, cascade: Cascade, store: Store | None) -> Iterator[None]:
-    """Seat the student that the settings name."""
-    if store and _followed(settings, store):
+def _cascade(
+    settings: Settings,
+    pipeline: Pipeline,
+    limits: EngineLimits,
+    metrics: Metrics,
+    store: Store | None,
+) -> Iterator[Cascade]:
+    """The models behind a student, which outlives them: they finish what was accepted."""
+    rule = CascadeRule(TrustRule(settings.audit_share, settings.agreement))
+    told = metrics.batch_done, metrics.passed
+    if store and settings.cascade.startswith(MODEL):
+        cascade = Cascade(pipeline, None, rule, limits, *told, follows=settings.cascade)
         name = settings.cascade.removeprefix(MODEL)
-        with Promoted(store, name, cascade.adopt, settings.threads):
-            yield
+        with Promoted(store, name, cascade.adopt, settings.threads), closing(cascade):
+            yield cascade
         return
-    folder = Path(settings.cascade)
-    with closing(OnnxDetector.open(folder, threads=settings.threads)) as detector:
-        cascade.adopt(detector)
-        yield
+    student = OnnxDetector.open(Path(settings.cascade), threads=settings.threads)
+    with (
+        closing(student),
+        closing(Cascade(pipeline, student, rule, limits, *told)) as cascade,
+    ):
+        yield cascade
 
 
 def server_options(settings: Settings) -> ServerOptions:

@@ -96,17 +96,20 @@ class Promoted:
     def _take(self, student: Student) -> None:
         what = f"version {student.version} of '{self._name}'"
         try:
-            detector = opened(self._store.blobs, student, self._threads)
-        except Exception as cause:
+            detector = self._adopted(student)
+        except Exception as cause:  # whatever it is, the version before goes on
             log.error("%s cannot be used: %s", what, cause)
-            return
-        try:
-            self._adopt(detector)
-        except Exception as cause:
-            log.error("%s cannot be used: %s", what, cause)
-            detector.close()
             return
         before, self._detector = self._detector, detector
         if before:
             before.close()
         log.info("%s labels what it is certain of", what)
+
+    def _adopted(self, student: Student) -> OnnxDetector:
+        detector = opened(self._store.blobs, student, self._threads)
+        try:
+            self._adopt(detector)
+        except BaseException:
+            detector.close()
+            raise
+        return detector

@@ -85,8 +85,8 @@ class Training:
         given = load_student(earlier)
         quick = quickened(given, self.pixels)
         if not has_short_stem(given) and not (self.work / CHECKPOINT).exists():
-            seen = lambda step: self._seen(self._views(step))  # noqa: E731
-            imitate(quick, given, seen, self.plan.imitate, say)
+            steps = self.plan.imitate
+            imitate(quick, given, lambda step: self._seen(self._views(step)), steps, say)
         return quick
 
     def _views(self, step: int) -> list[Picture]:

@@ -278,7 +278,11 @@ def _name_classes(config: Any, classes: tuple[str, ...]) -> None:
 
 
 def fit(config: Any, pixels: tuple[int, int]) -> None:
-    """Anchors and position codes of one picture size are computed once."""
+    """Make a student's configuration one for pictures of ``pixels`` (width, height), in place.
+
+    Anchors and position codes of one picture size are computed once. Raises ``BadSetting`` for
+    sides that the model's strides do not divide.
+    """
     stride = max(config.feat_strides)
     if any(side % stride or not 32 <= side <= 2048 for side in pixels):
         raise BadSetting(
