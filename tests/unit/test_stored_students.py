@@ -93,10 +93,11 @@ def test_one_that_cannot_be_used_leaves_the_one_before_at_work(
 ) -> None:
     versions = [kept(store, tmp_path, seed) for seed in range(3)]
     bad = store.students.get("street", versions[1])
-    adopted = Adopted()
+    adopted, refused = Adopted(), list[OnnxDetector]()
 
     def adopt(detector: OnnxDetector) -> None:
         if fault == "refused" and detector.manifest.digest == bad.digest:
+            refused.append(detector)
             raise BadSetting("it knows other classes")
         adopted.append(detector)
 
@@ -118,6 +119,10 @@ def test_one_that_cannot_be_used_leaves_the_one_before_at_work(
             time.sleep(0.01)
         time.sleep(0.1)
         assert len(caplog.messages) == 1  # not again at each look
+        assert len(refused) == (fault == "refused")
+        for detector in refused:
+            with pytest.raises(ValueError, match="closed"):
+                detector.detect([PICTURE])
         assert len(adopted) == 1 and len(adopted[0].detect([PICTURE])[0]) >= 2
         promote(store, versions[2], versions[1])
         adopted.await_count(2)
