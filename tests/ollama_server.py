@@ -41,7 +41,8 @@ class Behaviour:
     """False for a server older than 0.12.11."""
     fault: Callable[[int], str] = lambda number: ""
     """The fault of the n-th chat request (from 1): see ``_fail``; empty for none."""
-    delay_s: float = 0.0
+    meeting: int = 0
+    """Chat requests that must be at work at the same time once before any is answered (10 s)."""
     status_body: bytes = b'{"error":"server busy, please try again.  maximum pending requests"}'
 
 
@@ -54,7 +55,7 @@ class FakeOllama:
         self.connections: list[socket.socket] = []
         self.most_at_once = 0
         self._now = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -73,6 +74,11 @@ class FakeOllama:
         """Chat requests without those of the start-up test."""
         return [r for r in self.requests if "in this picture?" not in r["messages"][0]["content"]]
 
+    def meet(self) -> None:
+        """Hold a request until as many as ``behaviour.meeting`` have been at work together."""
+        with self._lock:
+            self._lock.wait_for(lambda: self.most_at_once >= self.behaviour.meeting, timeout=10)
+
     @contextmanager
     def counted(self, request: dict[str, Any]) -> Iterator[int]:
         """The number of this request, while it counts as one at work."""
@@ -80,6 +86,7 @@ class FakeOllama:
             self.requests.append(request)
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
+            self._lock.notify_all()
             number = len(self.requests)
         try:
             yield number
@@ -125,7 +132,7 @@ def _handler(server: FakeOllama) -> type[BaseHTTPRequestHandler]:
             if fault:
                 self._fail(fault)
                 return
-            time.sleep(server.behaviour.delay_s)
+            server.meet()
             chat = self.path == "/api/chat"
             message = body["messages"][-1] if chat else body
             picture = PILImage.open(io.BytesIO(base64.b64decode(message["images"][0])))

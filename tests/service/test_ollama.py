@@ -203,7 +203,7 @@ def test_one_view_that_fails_leaves_the_others(server: FakeOllama) -> None:
 def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None:
     verifier = load(server, concurrency=limit)
     server.most_at_once = 0
-    server.behaviour.delay_s = 0.02
+    server.behaviour.meeting = limit
     asks = [Ask(RED, ("red?", "blue?"))] * 3
     callers = [threading.Thread(target=verifier.answer, args=(asks,)) for _ in range(2)]
     for caller in callers:
