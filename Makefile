@@ -4,6 +4,8 @@ BIN := .venv/bin
 # More threads than cores makes small models crawl; the tests run one.
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
+# Tests wait for servers half of the time: two files at once, the long ones (testpaths) first.
+WORKERS ?= 2
 
 .PHONY: demo test lint unit bench peers stubs clean
 
@@ -21,7 +23,7 @@ lint: .venv/.ready
 	$(BIN)/python protos/generate.py --check
 
 unit: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.ready
 	$(BIN)/python -m bench

@@ -5,10 +5,10 @@ was trained on, then 300 of another street under another light. The teachers are
 models; they label every frame, and the cascade gets the same answers where it asks for them, so
 both sides differ in nothing but who was asked. Labels are measured against exact truth at IoU 0.5.
 
-The student is distilled here from the teachers' labels of the frames before, unless
-SECONDLOOK_STUDENT names its folder, or several with ':' between, one for each seed.
-SECONDLOOK_FRAMES is the number of frames before the change, SECONDLOOK_TAUGHT that of the frames
-for training, SECONDLOOK_AGREEMENT what the student must reach alone (``--agreement``).
+Each camera's student is distilled here from the teachers' labels of the frames before.
+SECONDLOOK_SEEDS is the number of cameras, SECONDLOOK_FRAMES that of the frames before the change,
+SECONDLOOK_TAUGHT that of the frames for training, SECONDLOOK_AGREEMENT what the student must reach
+alone (``--agreement``).
 """
 
 import json
@@ -44,7 +44,8 @@ from secondlook.pipeline import Pipeline, Proposed, Task
 from secondlook.trust import TrustRule
 
 FIRST_SEED = 9_200
-"""Never used in training but of the student that is measured here."""
+"""Of the first camera; never used in training but of the student that is measured here."""
+SEEDS = int(os.environ.get("SECONDLOOK_SEEDS", "3"))
 TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "5000"))
 FRAMES = int(os.environ.get("SECONDLOOK_FRAMES", "5000"))
 AFTER = 300
@@ -60,9 +61,7 @@ CACHE = Path(__file__).parents[1] / ".cache" / "bench" / "cascade"
 
 def run() -> list[Figure | str]:
     """Teacher calls a frame, F1 beside the teachers', and frames until the teachers are back."""
-    folders = [part for part in os.environ.get("SECONDLOOK_STUDENT", "").split(os.pathsep) if part]
-    folders = folders or [str(stream_student(CACHE / f"lessons-{TAUGHT}", write_lessons))]
-    stories = [_story(FIRST_SEED + number, Path(folder)) for number, folder in enumerate(folders)]
+    stories = [_story(seed, student_of(seed)) for seed in range(FIRST_SEED, FIRST_SEED + SEEDS)]
     calls = [story.needed(0, FRAMES) for story in stories]
     both = [(_f1(story.ours[:FRAMES]), _f1(story.plain[:FRAMES])) for story in stories]
     back = [float(story.back()) for story in stories]
@@ -94,6 +93,12 @@ class _Story:
         alone = [path is LabelPath.STUDENT for path in self.paths[FRAMES:]]
         starts = range(len(alone) - IN_A_ROW + 1)
         return next((at for at in starts if not any(alone[at : at + IN_A_ROW])), len(alone))
+
+
+def student_of(seed: int) -> Path:
+    """The folder of the student that learnt from the first frames of a camera."""
+    place = CACHE / f"lessons-{seed}-{TAUGHT}"
+    return stream_student(place, lambda world: write_lessons(world, seed), seed - FIRST_SEED)
 
 
 def _story(seed: int, folder: Path) -> _Story:
@@ -249,7 +254,7 @@ def _table(story: _Story) -> str:
     )
 
 
-def write_lessons(out: Path, seed: int = FIRST_SEED, count: int = TAUGHT) -> None:
+def write_lessons(out: Path, seed: int, count: int = TAUGHT) -> None:
     """The frames to train a student on, as ``out/images`` with ``out/ontology.yaml``."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     for number, drawn in enumerate(frames(seed, count)):

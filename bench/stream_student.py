@@ -20,11 +20,14 @@ ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))
 ELSEWHERE_SEED = 74
 
 
-def stream_student(place: Path, draw: Callable[[Path], None]) -> Path:
-    """The folder of a student that learnt from the frames that ``draw`` leaves in ``place``."""
+def stream_student(place: Path, draw: Callable[[Path], None], seed: int) -> Path:
+    """The folder of a student that learnt from the frames that ``draw`` leaves in ``place``.
+
+    ``seed`` is that of its training.
+    """
     student = place / f"student-{ELSEWHERE}-{STEPS}"
     if not (student / "manifest.json").exists():
-        distill(_lessons_of(place, draw), _settings(), student, name="camera")
+        distill(_lessons_of(place, draw), _settings(seed), student, name="camera")
     return student
 
 
@@ -41,12 +44,13 @@ def _lessons_of(place: Path, draw: Callable[[Path], None]) -> TrainingSet:
     )
 
 
-def _settings() -> TrainingSettings:
+def _settings(seed: int) -> TrainingSettings:
     """Frames are shown as they are: stretched to a square, glasses would be too small."""
     return TrainingSettings(
         size="pico",
         start="demo",
         steps=STEPS,
+        seed=seed,
         input_width=320,
         input_height=240,
         workers=0,

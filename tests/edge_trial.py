@@ -286,7 +286,7 @@ class Trial:
         """Another student as the current version; its digest."""
         self._versions += 1
         folder = self._folder / f"student-{self._versions}"
-        manifest = write_student(folder, classes, seed=self._versions, int8=False)
+        manifest = write_student(folder, classes, seed=self._versions)
         if spoil:
             whole = (folder / "model.onnx").read_bytes()
             manifest = replace_model(folder, manifest, whole[: len(whole) // 2])

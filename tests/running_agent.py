@@ -54,7 +54,7 @@ def never() -> bool:
 
 def add(server: Serving, folder: Path, **student: object) -> str:
     """A new student, kept as the current version of its name; its digest."""
-    write_student(folder, int8=False, **student)  # type: ignore[arg-type]
+    write_student(folder, **student)  # type: ignore[arg-type]
     return promote(server, folder)
 
 

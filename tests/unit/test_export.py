@@ -133,7 +133,7 @@ def test_a_device_opens_it(exported: Exported, out: Path, trained: Trained, tmp_
         found = OnnxDetector.open(tmp_path, precision).detect(pixels, floor=0.01)
         assert all(len(one) > 0 for one in found)
     by_torch = predict(load_student(trained.folder), trained.samples, PIXELS)
-    fp32 = OnnxDetector.open(tmp_path).detect(pixels, floor=0.01)
+    fp32 = OnnxDetector.open(tmp_path, "fp32").detect(pixels, floor=0.01)
     assert parity.odd_share(by_torch, fp32) == 0
 
 

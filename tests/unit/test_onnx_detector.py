@@ -126,10 +126,9 @@ def test_probability_is_the_calibrated_one(tmp_path: Path) -> None:
 
 
 def test_precisions(tmp_path: Path) -> None:
-    write_student(tmp_path / "both")
-    assert OnnxDetector.open(tmp_path / "both").precision == "fp32"
+    write_student(tmp_path / "both", int8=True)
     assert OnnxDetector.open(tmp_path / "both", "int8").precision == "int8"
-    write_student(tmp_path / "one", int8=False)
+    write_student(tmp_path / "one")
     with pytest.raises(NotFound, match="fp32"):
         OnnxDetector.open(tmp_path / "one", "int8")
     with pytest.raises(BadSetting, match="fp16"):

@@ -31,7 +31,7 @@ def test_one_detection_cannot_stand_for_two() -> None:
 
 @pytest.mark.parametrize("kind", ["text", "empty", "bomb", "pickle", "other size", "no int8"])
 def test_a_self_test_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
-    manifest = write_student(tmp_path)
+    manifest = write_student(tmp_path, int8=True)
     path = tmp_path / "self_test.npz"
     if kind == "text":
         path.write_bytes(b"hello")

@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 
 from secondlook.detector import self_test
 from secondlook.detector.found import Detections, detections_of
-from secondlook.detector.manifest import (
-    FP32,
-    INT8,
-    SELF_TEST,
-    Manifest,
-    read_manifest,
-    read_verified,
-)
+from secondlook.detector.manifest import SELF_TEST, Manifest, read_manifest, read_verified
 from secondlook.detector.onnx_bytes import refuse_unsafe
+from secondlook.detector.precision import FILES, chosen
 from secondlook.detector.resize import stretch
-from secondlook.errors import BadSetting, Damaged, MissingExtra, NotFound
+from secondlook.errors import Damaged, MissingExtra, NotFound
 from secondlook.labels import Pixels
 
 BATCH = 8
@@ -36,7 +30,6 @@ INPUT = "pictures"
 """(B, H, W, 3) uint8 RGB at the manifest's input size; B is free."""
 OUTPUTS = ("scores", "boxes")
 """(B, Q, C) in [0, 1] and (B, Q, 4) xyxy relative to the picture, both float32."""
-FILES = {"fp32": FP32, "int8": INT8}
 _CLIP = 1e-6
 """Scores this near to 0 and 1 are taken as that: a logit has no end."""
 
@@ -63,14 +56,15 @@ class OnnxDetector:
     def open(cls, folder: Path, precision: str = "auto", threads: int = 0) -> "OnnxDetector":
         """Open a student folder, compare its files with their hashes and run its self-test.
 
-        ``precision``: ``fp32``, ``int8`` or ``auto``, which is fp32. ``threads``: that
-        work at once; 0: as many as this process may use, at most ``MAX_THREADS``. Raises
+        ``precision``: ``fp32``, ``int8`` or ``auto``, the quicker one of those in the folder.
+        ``threads``: that work at once; 0: as many as this process may use, at most
+        ``MAX_THREADS``. Raises
         ``NotFound`` for a folder or a precision that is not there, ``Damaged`` for files that are
         not what the manifest names or a model that fails its self-test, ``BadSetting`` and
         ``MissingExtra``.
         """
-        precision = _precision(precision)
         manifest = read_manifest(folder)
+        precision = chosen(precision, [n for n in manifest.files if (folder / n).is_file()])
         if FILES[precision] not in manifest.files:
             raise NotFound(
                 f"the student {manifest.name} has no {precision} model (its export left it out); "
@@ -192,14 +186,6 @@ def _check_contract(session: Any, manifest: Manifest) -> None:
             f"the model takes {pictures.type} {pictures.shape}, and its manifest says "
             f"{width}×{height}: it does not belong to it"
         )
-
-
-def _precision(asked: str) -> str:
-    if asked == "auto":
-        return "fp32"
-    if asked not in FILES:
-        raise BadSetting(f"precision {asked!r} is unknown; known are auto, fp32 and int8")
-    return asked
 
 
 def _runtime() -> Any:

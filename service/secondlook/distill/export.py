@@ -20,7 +20,8 @@ from secondlook.atomic import explaining
 from secondlook.detector import self_test
 from secondlook.detector.found import Detections
 from secondlook.detector.manifest import FP32, INT8, SELF_TEST, Manifest
-from secondlook.detector.onnx_detector import FILES, INPUT, OUTPUTS, OnnxDetector
+from secondlook.detector.onnx_detector import INPUT, OUTPUTS, OnnxDetector
+from secondlook.detector.precision import FILES
 from secondlook.detector.resize import stretch
 from secondlook.distill import parity
 from secondlook.distill.lean import LeanStudent

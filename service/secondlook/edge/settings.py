@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from secondlook.detector.precision import PRECISIONS
 from secondlook.edge.choosing import ChoosingRules
-from secondlook.edge.opening import PRECISIONS
 from secondlook.errors import BadSetting
 from secondlook.setting_rules import LOG_LEVELS, Rule, check, rules_of, setting
 from secondlook.setting_sources import SettingSources
@@ -33,7 +33,9 @@ class EdgeSettings:
     spool: str = setting("edge-spool", "Folder for frames until the server has them.")
     stream: str = setting("", "Name of this device's frames on the server; default: the host's.")
     ontology: str = setting("", "YAML file of classes to label, instead of the student's.")
-    precision: str = setting("auto", "Which model of a student runs.", choices=PRECISIONS)
+    precision: str = setting(
+        "auto", "Model of a student that runs; auto: the quicker one.", choices=PRECISIONS
+    )
     threads: int = setting(0, "CPU threads of the model; 0: as many as help.", low=0, high=256)
     floor: float = setting(0.05, "Raw scores below this are not looked at.", low=0, high=1)
     fps: float = setting(0.0, "Most frames a second; 0: all of them.", low=0, high=1000)

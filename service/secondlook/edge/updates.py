@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from secondlook.detector.manifest import read_manifest, verify_files
-from secondlook.edge.opening import files_needed
+from secondlook.detector.precision import files_needed
 from secondlook.edge.shelf import Shelf
 from secondlook.edge.slot import Detector, Loaded
 from secondlook.errors import Damaged, InvalidInput, MissingExtra, NotFound, SecondlookError
@@ -64,7 +64,7 @@ class UpdateSettings:
     every_s: float = 60.0
     """Between two questions; half as much to half as much again, so that devices spread."""
     precision: str = "auto"
-    """``fp32``, ``int8`` or ``auto``, which is fp32."""
+    """``fp32``, ``int8`` or ``auto``, the one that is quicker here."""
 
 
 class Updates:
@@ -175,7 +175,7 @@ class Updates:
     def _fetched(self, registry: Registry, wanted: Version) -> Path | None:
         """Its folder, checked by hash; None when it was refused for what the server gives."""
         folder = self._shelf.path(wanted.version)
-        files = files_needed(wanted.files, self._settings.precision)
+        files = files_needed(self._settings.precision, wanted.files)
         if folder.is_dir():
             try:
                 _check(folder, wanted.digest, files)

@@ -110,7 +110,7 @@ def test_models_are_swapped_refused_and_rolled_back_while_frames_flow(
         until(lambda health: health.model_version == 1)
         add(server, tmp_path / "v2", seed=2)
         until(lambda health: health.model_version == 2)
-        truncated = write_student(tmp_path / "v3", seed=3, int8=False)
+        truncated = write_student(tmp_path / "v3", seed=3)
         whole = (tmp_path / "v3" / "model.onnx").read_bytes()
         replace_model(tmp_path / "v3", truncated, whole[:300])
         bad = promote(server, tmp_path / "v3")

@@ -27,7 +27,7 @@ from secondlook_client.spool import Spool
 
 def heavy_student(folder: Path, megabytes: int) -> None:
     """One with a lot of weights that it does not use."""
-    manifest = write_student(folder, int8=False)
+    manifest = write_student(folder)
     model = onnx.load(folder / "model.onnx")
     ballast = np.random.default_rng(1).integers(0, 255, megabytes * 2**20, np.uint8)
     model.graph.initializer.append(onnx.numpy_helper.from_array(ballast, "ballast"))
