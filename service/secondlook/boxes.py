@@ -31,14 +31,22 @@ def share_inside(boxes: Boxes, regions: Boxes) -> NDArray[np.float32]:
     return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
 
 
-def nms(boxes: Boxes, scores: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
+def nms(
+    boxes: Boxes,
+    scores: NDArray[np.float32],
+    threshold: float,
+    groups: NDArray[np.int64] | None = None,
+) -> NDArray[np.intp]:
     """Rows kept by greedy non-maximum suppression, best score first.
 
-    A box is dropped when its IoU with a better kept one is above ``threshold``. Equal scores
-    keep their order, so the result does not depend on the platform's sort.
+    A box is dropped when its IoU with a better kept one, of its own group if there are any, is
+    above ``threshold``. Equal scores keep their order, so the result does not depend on the
+    platform's sort.
     """
     order = np.argsort(-scores, kind="stable")
     overlaps = iou(boxes, boxes) > threshold
+    if groups is not None:
+        overlaps &= groups[:, None] == groups[None]
     kept: list[int] = []
     alive = np.ones(len(boxes), dtype=bool)
     for row in order:

@@ -69,6 +69,19 @@ def test_nms_keeps_the_best_and_explains_every_loss(found: np.ndarray, seed: int
         assert (boxes.iou(found[[lost]], found[better]) > 0.5).any()
 
 
+@given(many_boxes(), st.integers(0, 99), st.integers(1, 4))
+def test_nms_in_groups_is_nms_of_each_group(found: np.ndarray, seed: int, groups: int) -> None:
+    scores = scores_for(found, seed)
+    group = np.random.default_rng(seed).integers(0, groups, len(found))
+    apart = []
+    for one in range(groups):
+        rows = np.flatnonzero(group == one)
+        apart += rows[boxes.nms(found[rows], scores[rows], 0.5)].tolist()
+    together = boxes.nms(found, scores, 0.5, group).tolist()
+    assert sorted(together) == sorted(apart)
+    assert (np.diff(scores[together]) <= 0).all()
+
+
 @given(many_boxes(), st.integers(1, 1500), st.integers(1, 1500))
 def test_clip_stays_inside(found: np.ndarray, width: int, height: int) -> None:
     clipped = boxes.clip(found, width, height)

@@ -23,7 +23,7 @@ from students import (
     write_student,
 )
 
-from secondlook.detector.found import Detections, detections_of
+from secondlook.detector.found import Detections
 from secondlook.detector.manifest import Manifest
 from secondlook.detector.onnx_detector import BATCH, OnnxDetector
 from secondlook.detector.resize import stretch
@@ -252,16 +252,6 @@ def test_a_device_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert said.stdout.strip() == "[]"
-
-
-def test_boxes_are_cut_to_the_picture_and_the_best_hundred_kept() -> None:
-    scores = np.linspace(0.1, 0.9, 300, dtype=np.float32).reshape(150, 2)
-    boxes = np.tile(np.array([[-0.5, 0.25, 0.5, 1.5]], np.float32), (150, 1))
-    boxes[149] = [1.2, 0, 1.4, 1]  # wholly outside
-    found = detections_of(scores, boxes, 40, 20, 0.0)
-    assert len(found) == 100
-    assert found.boxes[0].tolist() == [0, 5, 20, 20]
-    assert found.scores[0] == scores[148, 1], "the query outside has no area and is left out"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 48), (200, 100)])

@@ -5,11 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.boxes import clip
+from secondlook.boxes import clip, nms
 from secondlook.labels import Boxes
 
 MOST = 100
 """Detections kept of a picture: as many as COCO's figures look at."""
+LOOKED_AT = 2 * MOST
+"""Of a picture, best first, before those that say the same are dropped."""
+SAME_IOU = 0.7
+"""Beyond it two boxes of one class are one object. A student of the DETR family should predict
+a set, but after minutes of training it still finds every fifth object twice; between 0.5 and 0.9
+mAP and F1 hardly depend on the number (docs/decisions/0017)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +54,19 @@ def detections_of(
 
     ``scores``: (queries, classes) in [0, 1]; ``boxes``: (queries, 4) xyxy relative to the picture,
     whose size ``width`` × ``height`` is in pixels. Kept are the ``MOST`` best pairs of query and
-    class with a score of at least ``floor``; equal scores keep the order of the queries. No
-    suppression of overlaps is needed: a student of the DETR family predicts a set.
+    class with a score of at least ``floor``, without those that overlap a better one of their class
+    by more than ``SAME_IOU``; equal scores keep the order of the queries.
     """
     pixel = clip(boxes * np.array([width, height, width, height], np.float32), width, height)
     queries, classes = np.nonzero((scores >= floor) & _has_area(pixel)[:, None])
     found = scores[queries, classes]
-    best = np.argsort(-found, kind="stable")[:MOST]
-    return Detections(
+    best = np.argsort(-found, kind="stable")[:LOOKED_AT]
+    every = Detections(
         pixel[queries[best]],
         found[best].astype(np.float32, copy=False),
         classes[best].astype(np.int64, copy=False),
     )
+    return every.take(nms(every.boxes, every.scores, SAME_IOU, every.classes)[:MOST])
 
 
 def _has_area(boxes: Boxes) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from secondlook.atomic import replacing
 from secondlook.boxes import iou
-from secondlook.detector.found import Detections
+from secondlook.detector.found import SAME_IOU, Detections
 from secondlook.errors import Damaged
 from secondlook.labels import Pixels
 
@@ -35,9 +35,9 @@ class Tolerance:
     iou: float
 
 
-TOLERANCES = {"fp32": Tolerance(0.02, 0.9), "int8": Tolerance(0.15, 0.6)}
-"""Processors sum in another order, so scores differ in the last digits; where two queries are
-nearly equal that may exchange one for the other. int8 differs more: x86 without VNNI adds pairs of
+TOLERANCES = {"fp32": Tolerance(0.02, SAME_IOU), "int8": Tolerance(0.15, 0.6)}
+"""Processors sum in another order, so scores differ in the last digits; where two queries say
+nearly the same, the other one may be kept. int8 differs more: x86 without VNNI adds pairs of
 products in 16 bits, which saturate."""
 
 
