@@ -11,16 +11,16 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from crash.trial import Server
+from edge_device import MODEL, TESTS, Device
 from flaky_line import FlakyLine
 from PIL import Image as PILImage
 from sqlalchemy import select
@@ -30,8 +30,6 @@ from secondlook.store import open_store
 from secondlook.store.tables import items, runs
 from secondlook_client import Client, RetryPolicy
 
-TESTS = Path(__file__).parent
-MODEL = "street"
 WINDOW, SLOW_WINDOW = 200, 8
 """Pictures in the camera's folder at most; and while a step of the plan waits for the device."""
 STALLED_S = 120.0
@@ -64,79 +62,6 @@ class Outcome:
     """(frames looked at in this life, resident bytes) of the last life."""
     health: dict[str, Any] = field(default_factory=dict)
     """The last one."""
-
-
-class Device:
-    """The agent's process, one life after the other."""
-
-    def __init__(self, folder: Path, server: str, *flags: str) -> None:
-        self.folder = folder
-        self._flags = [
-            *("--source", str(folder / "camera"), "--follow", "--every-s", "10"),
-            *("--server", server, "--model", MODEL, "--stream", "gate"),
-            *("--spool", str(folder / "spool"), "--models", str(folder / "models")),
-            *("--health", str(folder / "health.json"), "--health-s", "0.2"),
-            *("--poll-s", "0.5", "--no-sync", "--threads", "1", *flags),
-        ]
-        self._process: subprocess.Popen[str] | None = None
-        self.looked: set[str] = set()
-        self.in_this_life = 0
-        (folder / "camera").mkdir(exist_ok=True)
-
-    def start(self) -> None:
-        """A life begins."""
-        environ = {
-            "PYTHONPATH": str(TESTS),
-            "OMP_NUM_THREADS": "1",
-            "RECORDED": str(self.folder / "record"),
-        }
-        with (self.folder / "agent.log").open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(TESTS / "recorded_agent.py"), "run", *self._flags],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={**os.environ, **environ},
-            )
-        self.in_this_life = 0
-        assert self._process.stdout is not None
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
-
-    def _listen(self, lines: IO[str]) -> None:
-        for line in lines:
-            try:
-                name = json.loads(line)["frame"]
-            except ValueError:  # the line that a kill cut short
-                return
-            self.looked.add(name)
-            self.in_this_life += 1
-
-    def kill(self) -> None:
-        """As a power cut would."""
-        assert self._process is not None and self._process.poll() is None, self.log()
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        """In order."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            assert self._process.wait(30) == 0, self.log()
-
-    def rss(self) -> int:
-        """Resident bytes."""
-        assert self._process is not None
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def health(self) -> dict[str, Any]:
-        """What it says of itself; empty before it says anything."""
-        path = self.folder / "health.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    def log(self) -> str:
-        """The end of what it said."""
-        return (self.folder / "agent.log").read_text()[-3000:]
 
 
 class Trial:

@@ -1,4 +1,4 @@
-"""Runs over real pictures in a store, for snapshots: real pipeline and decoder, scripted models."""
+"""Runs over real pictures in a store, and snapshots: real pipeline and decoder, scripted models."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,9 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 from stored import done_item
 
+from secondlook.dataset.freeze import create_snapshot
+from secondlook.dataset.manifest import Entry, entries, load_manifest
+from secondlook.dataset.query import Query, SplitShare
 from secondlook.images import decode
 from secondlook.labels import Image
 from secondlook.likeness import likeness
@@ -22,6 +25,7 @@ SURE = {"Dog?": 0.95, "Cat?": 0.02}
 DOG_BOX = (8.0, 4.0, 40.0, 36.5)
 LIMITS = Limits(floor=0.1)
 SETTINGS = {"floor": LIMITS.floor, "max_boxes": LIMITS.max_boxes, "max_iou": LIMITS.max_iou}
+HALVES = (SplitShare("train", 1), SplitShare("val", 1))
 
 Script = Callable[[Image, Sequence[str]], Sequence[Row]]
 
@@ -76,3 +80,16 @@ def stored(
         measure_pictures(connection, measured)
         assert store.records.keep_all(connection, run, kept) == len(kept)
     return store.records.run(name)
+
+
+def entries_of(store: Store, name: str) -> list[Entry]:
+    """The pictures of a snapshot."""
+    manifest = load_manifest(store.blobs, store.snapshots.get(name).manifest)
+    return [entry for _, entry in entries(store.blobs, manifest)]
+
+
+def frozen(store: Store, **query: object) -> list[Entry]:
+    """The pictures of a new snapshot; of the run ``r`` when the query names none."""
+    name = f"s{len(store.snapshots.page())}"
+    create_snapshot(store, name, Query(**{"runs": ("r",), **query}))
+    return entries_of(store, name)

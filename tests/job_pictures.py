@@ -85,6 +85,13 @@ def try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "backoff_s", tenth_s)
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in a job waits for long."""
+    try_again_soon(monkeypatch)
+    monkeypatch.setattr(worker, "LINGER_S", 0.2)
+
+
 def ended(job: Job) -> bool:
     """Whether nothing more will happen."""
     return not job.active

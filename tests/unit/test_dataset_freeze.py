@@ -1,43 +1,37 @@
-"""What a query freezes: the right pictures and boxes, one hash for one content, whole groups."""
+"""What a query freezes: the right pictures and boxes, one hash for one content."""
 
 import io
 from collections.abc import Sequence
 
 import pytest
 from fakes import Row
-from frozen import DOG_BOX, PETS, SURE, drawn, encoded, one_dog, photos, stored
+from frozen import (
+    DOG_BOX,
+    HALVES,
+    PETS,
+    SURE,
+    drawn,
+    encoded,
+    entries_of,
+    frozen,
+    one_dog,
+    photos,
+    stored,
+)
 from PIL import Image as PILImage
 
 from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import BoxKind, Entry, entries, load_manifest
-from secondlook.dataset.query import GroupBy, Query, SplitShare
+from secondlook.dataset.manifest import BoxKind, Entry, load_manifest
+from secondlook.dataset.query import Query, SplitShare
 from secondlook.errors import AlreadyExists, InvalidInput, NotFound
 from secondlook.labels import Image, Outcome
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook.ontology_text import ontology_from_yaml
 from secondlook.store import Store, open_store
-from secondlook.store.snapshots import manifest_blobs
-
-HALVES = (SplitShare("train", 1), SplitShare("val", 1))
-
-
-def entries_of(store: Store, name: str) -> list[Entry]:
-    manifest = load_manifest(store.blobs, store.snapshots.get(name).manifest)
-    return [entry for _, entry in entries(store.blobs, manifest)]
-
-
-def frozen(store: Store, **query: object) -> list[Entry]:
-    name = f"s{len(store.snapshots.page())}"
-    create_snapshot(store, name, Query(**{"runs": ("r",), **query}))
-    return entries_of(store, name)
 
 
 def by_name(found: list[Entry]) -> dict[str, Entry]:
     return {entry.name: entry for entry in found}
-
-
-def sides(found: list[Entry]) -> dict[str, str]:
-    return {entry.name: entry.split for entry in found}
 
 
 MANY: dict[str, Sequence[Row]] = {
@@ -176,58 +170,6 @@ def test_the_same_content_under_two_names_is_one_picture(store: Store) -> None:
     assert [entry.name for entry in frozen(store)] == ["a.jpg"]
 
 
-def test_near_duplicates_stand_on_one_side(store: Store) -> None:
-    pictures = {}
-    for place in range(40):
-        picture = drawn(place)
-        pictures[f"{place}.jpg"] = encoded(picture, quality=95)
-        pictures[f"{place}-again.jpg"] = encoded(picture, quality=30)
-        half = picture.resize((36, 32), PILImage.Resampling.BOX)
-        pictures[f"{place}-small.png"] = encoded(half, "PNG")
-    stored(store, "r", pictures)
-    side = sides(frozen(store, split=HALVES))
-    assert set(side.values()) == {"train", "val"}
-    for place in range(40):
-        assert side[f"{place}.jpg"] == side[f"{place}-again.jpg"] == side[f"{place}-small.png"]
-
-
-def test_frames_of_a_stream_stand_on_one_side(store: Store) -> None:
-    names = tuple(f"camera{n}" for n in range(12))
-    for place, name in enumerate(names):
-        stored(store, name, photos(4, first=10 * place), kind="capture")
-    found = frozen(store, runs=names, split=HALVES)
-    assert {entry.split for entry in found} == {"train", "val"}
-    assert len({entry.group for entry in found}) == len(names)
-    apart = frozen(store, runs=names, split=HALVES, group_by=GroupBy.LIKENESS)
-    assert len({entry.group for entry in apart}) == 4 * len(names)
-
-
-def test_folders_stand_on_one_side_when_asked_for(store: Store) -> None:
-    stored(store, "r", photos(40))
-    found = frozen(store, split=HALVES, group_by=GroupBy.FOLDER)
-    folders = {entry.name.split("/")[0]: set() for entry in found}
-    for entry in found:
-        folders[entry.name.split("/")[0]].add(entry.split)
-    assert all(len(sides) == 1 for sides in folders.values())
-    assert len({entry.group for entry in found}) == 8
-
-
-def test_a_near_duplicate_ties_two_folders_together(store: Store) -> None:
-    shared = drawn(99)
-    pictures = {**photos(10), "f0/x.jpg": encoded(shared), "f1/y.jpg": encoded(shared, quality=40)}
-    stored(store, "r", pictures)
-    assert len({entry.group for entry in frozen(store, group_by=GroupBy.FOLDER)}) == 1
-
-
-def test_more_pictures_move_no_group_to_the_other_side(store: Store) -> None:
-    stored(store, "r", photos(30))
-    stored(store, "r2", photos(30, first=30))
-    before = {e.sha256: e.split for e in frozen(store, split=HALVES)}
-    after = {e.sha256: e.split for e in frozen(store, runs=("r", "r2"), split=HALVES)}
-    assert len(after) == 60
-    assert before == {sha256: after[sha256] for sha256 in before}
-
-
 def test_statistics_count_everything(store: Store) -> None:
     many(store)
     create_snapshot(store, "s", Query(("r",), hard_negatives=True, split=(SplitShare("all", 1),)))
@@ -256,26 +198,6 @@ def test_one_side_of_a_contrast_stands_alone(store: Store) -> None:
     create_snapshot(store, "s", Query(("r",), classes=("asleep",)))
     (spec,) = ontology_from_yaml(str(store.snapshots.get("s").statistics["ontology"])).classes
     assert (spec.name, spec.phrases, spec.group) == ("asleep", ("dog",), "")
-
-
-def test_a_large_snapshot_lies_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.dataset.manifest.PART", 7)
-    stored(store, "r", photos(30))
-    snapshot = create_snapshot(store, "s", Query(("r",), split=HALVES))
-    manifest = load_manifest(store.blobs, snapshot.manifest)
-    assert [sum(p.pictures.values()) for p in manifest.parts] == [7, 7, 7, 7, 2]
-    held = list(manifest_blobs(store.blobs, snapshot.manifest))
-    assert held == [snapshot.manifest, *(part.sha256 for part in manifest.parts)]
-    whole = [entry for _, entry in entries(store.blobs, manifest)]
-    assert len(whole) == manifest.count() == 30
-    train = [entry for _, entry in entries(store.blobs, manifest, "train")]
-    assert train == [entry for entry in whole if entry.split == "train"]
-    shards = [list(entries(store.blobs, manifest, "train", 0, n, 3)) for n in range(3)]
-    assert sorted(pair[0] for shard in shards for pair in shard) == list(range(len(train)))
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
-    for place, entry in enumerate(train):
-        assert next(entries(store.blobs, manifest, "train", place)) == (place, entry)
-    assert list(entries(store.blobs, manifest, "train", len(train))) == []
 
 
 def test_a_name_in_use_is_refused_and_a_removed_one_is_free(store: Store) -> None:

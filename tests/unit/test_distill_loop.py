@@ -1,103 +1,25 @@
-"""A training: it learns, it is killed and goes on, it stops when it should, and says what is wrong.
-
-The student is a DEIMv2 of the package's own shape, narrower and on small pictures.
-"""
+"""A training: it learns, it ends when it should, and says what is wrong."""
 
 import itertools
-import math
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from training_sets import CLASSES, training_set
+from tiny_trainings import QUICK, Told, Whole, data, tiny, weights, whole
+from training_sets import CLASSES
 
 from secondlook.distill import loop, model, optimising
-from secondlook.distill.checkpoints import Checkpoints, identity_of
 from secondlook.distill.loop import train
 from secondlook.distill.model import load_student
 from secondlook.distill.predicting import predict
-from secondlook.distill.progress import Progress
 from secondlook.distill.samples import TrainingSet
-from secondlook.distill.settings import TrainingSettings
 from secondlook.distill.training_record import read_record
-from secondlook.errors import BadSetting, Cancelled, Damaged, NotFound, OutputExists
+from secondlook.errors import BadSetting, Cancelled, NotFound
 
-TINY = model.Size("", (64, 64), 8, (16, 16, 32), 24, 2, 8, True)
-QUICK = TrainingSettings(
-    start="none", steps=8, batch=3, look_every=4, input_width=64, device="cpu", seed=3
-)
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread: sums then have one order, so that equal trainings are equal to the bit."""
-    monkeypatch.setitem(model.SIZES, "pico", TINY)
-    with one_thread():
-        yield
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> TrainingSet:
-    return training_set(tmp_path / "pictures")
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
-
-
-class Whole(NamedTuple):
-    """A training that nothing disturbed; to be looked at only."""
-
-    data: TrainingSet
-    out: Path
-    folder: Path
-    told: list[Progress]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    root = tmp_path_factory.mktemp("whole")
-    data, told = training_set(root / "pictures"), Told()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.SIZES, "pico", TINY)
-        with one_thread():
-            folder = train(data, QUICK, root / "out", told.append)
-    return Whole(data, root / "out", folder, told)
-
-
-class Told(list[Progress]):
-    """What was told, and a stop after so many steps."""
-
-    def __init__(self, stop_at: float = math.inf) -> None:
-        super().__init__()
-        self._stop_at = stop_at
-
-    def stop(self) -> bool:
-        return bool(self) and self[-1].step >= self._stop_at
+__all__ = ["data", "tiny", "whole"]
+"""Fixtures of these tests."""
 
 
 def test_a_training_from_beginning_to_end(whole: Whole) -> None:
@@ -145,133 +67,6 @@ def test_a_rare_class_weighs_more_as_the_balance_says(data: TrainingSet, tmp_pat
         return next(p.losses["mal"] for p in told if p.losses)
 
     assert first_loss(1.0) > 1.02 * first_loss(0.0)
-
-
-@pytest.mark.parametrize("stop_at", [2, 6])
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
-    whole: Whole, tmp_path: Path, stop_at: int
-) -> None:
-    data = whole.data
-    told = Told(stop_at)
-    with pytest.raises(Cancelled, match=f"step {stop_at} of 8; the same command goes on"):
-        train(data, QUICK, tmp_path / "out", told.append, told.stop)
-    assert not (tmp_path / "out" / "torch").exists()
-    after = Told()
-    resumed = train(data, QUICK, tmp_path / "out", after.append)
-    assert after[0].note == f"going on from step {stop_at}"
-    assert [p.step for p in after if p.losses] == list(range(stop_at + 1, 9))
-    assert alike(weights(whole.folder), weights(resumed))
-    curves = [read_record(folder) for folder in (whole.folder, resumed)]
-    assert curves[0] is not None and curves[1] is not None
-    assert [p.map50 for p in curves[0].curve] == [p.map50 for p in curves[1].curve]
-
-
-def test_a_finished_training_is_not_done_again(whole: Whole, tmp_path: Path) -> None:
-    shutil.copytree(whole.out, tmp_path / "out")
-    told = Told()
-    again = train(whole.data, QUICK, tmp_path / "out", told.append)
-    assert alike(weights(whole.folder), weights(again))
-    assert not [p for p in told if p.losses]
-
-
-KILLED = """
-import sys, torch
-from dataclasses import replace
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_distill_loop import QUICK, TINY, model
-from training_sets import training_set
-from secondlook.distill import loop
-torch.set_num_threads(1)
-model.SIZES["pico"] = TINY
-loop.SAVED_EVERY_S = 0
-def tell(progress):
-    print(progress.step, flush=True)
-root = Path({root!r})
-settings = replace(QUICK, steps=400, look_every=5)
-loop.train(training_set(root / "pictures"), settings, root / "out", tell)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on(data: TrainingSet, tmp_path: Path) -> None:
-    """It saves at every step, so that most kills meet it while it writes."""
-    tests = str(Path(__file__).parent)
-    code = KILLED.format(tests=tests, root=str(tmp_path))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, str(Path(tests).parent)])}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line) >= 6:
-            break
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    settings = replace(QUICK, steps=400, look_every=5)
-    state = Checkpoints(tmp_path / "out", identity_of(data, settings)).load()
-    assert state is not None and state["step"] >= 5
-    reached = state["step"]
-    told = Told(reached + 2)
-    with pytest.raises(Cancelled):
-        train(data, settings, tmp_path / "out", told.append, told.stop)
-    assert told[0].note == f"going on from step {reached}"
-
-
-def test_another_training_is_not_gone_on_with(data: TrainingSet, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    told = Told(1)
-    with pytest.raises(Cancelled):
-        train(data, QUICK, out, told.append, told.stop)
-    for other, words in (
-        (replace(data, classes=("red", "blue")), "other classes .*red, green, not red, blue"),
-        (replace(data, digest="6" * 64), "on other data .*555555555555, not 666666666666"),
-        (replace(data, split="test"), "on other data"),
-    ):
-        with pytest.raises(OutputExists, match=words + ".*--out"):
-            train(other, QUICK, out)
-    with pytest.raises(OutputExists, match="batch 3 instead of 4"):
-        train(data, replace(QUICK, batch=4), out)
-    with pytest.raises(Cancelled):  # these change nothing of what is learnt
-        train(data, replace(QUICK, patience=2, workers=0), out, stop=lambda: True)
-
-
-def test_another_start_is_not_gone_on_with(
-    data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``auto`` takes what is within reach, which may change."""
-    with pytest.raises(Cancelled):
-        train(data, QUICK, tmp_path / "out", stop=lambda: True)
-    build = loop.build_student
-    monkeypatch.setattr(
-        loop, "build_student", lambda *given: replace(build(*given), source="org/other")
-    )
-    with pytest.raises(OutputExists, match="began from nothing, this one would from org/other"):
-        train(data, QUICK, tmp_path / "out")
-
-
-@pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
-def test_a_spoilt_checkpoint_is_told(data: TrainingSet, tmp_path: Path, spoil: object) -> None:
-    with pytest.raises(Cancelled):
-        train(data, QUICK, tmp_path / "out", stop=lambda: True)
-    path = tmp_path / "out" / "checkpoints" / "last.pt"
-    path.write_bytes(spoil(path.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(Damaged, match="cannot be read as the state of a training; remove"):
-        train(data, QUICK, tmp_path / "out")
-
-
-def test_no_code_comes_with_a_checkpoint(data: TrainingSet, tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.system, (f"touch {tmp_path / 'sprung'}",)
-
-    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
-    torch.save({"identity": Trap()}, tmp_path / "out" / "checkpoints" / "last.pt")
-    with pytest.raises(Damaged):
-        train(data, QUICK, tmp_path / "out")
-    assert not (tmp_path / "sprung").exists()
 
 
 def test_it_ends_when_nothing_gets_better(

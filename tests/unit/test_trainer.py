@@ -1,90 +1,33 @@
-"""Trainings by real processes: finished, failed, cancelled, gone on with after a crash."""
+"""Trainings by real processes: finished, failed, cancelled, gone on with by the next server."""
 
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from served_trainings import (
+    ORDER,
+    PROGRAM,
+    eventually,
+    kept,
+    lives,
+    soon,
+    starts,
+    until,
+    working,
+)
 from students import write_student
 
-from secondlook.errors import MissingExtra, StoreUnavailable
+from secondlook.errors import MissingExtra
 from secondlook.jobs import trainer, training_process
 from secondlook.jobs.trainer import Trainer
 from secondlook.jobs.training_process import distill_command
-from secondlook.store import Store, open_store
+from secondlook.store import Store
 from secondlook.store.check import check
 from secondlook.store.trainings import Training, TrainingOrder, TrainingState
 
-PROGRAM = Path(__file__).parents[1] / "training_program.py"
-ORDER = TrainingOrder("street", "street-1")
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "LOOK_EVERY_S", 0.03)
-    monkeypatch.setattr(trainer, "PAUSE_S", 0.03)
-    monkeypatch.setattr(training_process, "LOOK_EVERY_S", 0.03)
-    monkeypatch.setattr(training_process, "END_S", 0.5)
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "data") as store:
-        yield store
-
-
-@pytest.fixture
-def working(kept: Store, tmp_path: Path) -> Callable[..., object]:
-    """A function from a behaviour to a context with a trainer that is at work."""
-    write_student(tmp_path / "student")
-
-    def command(behaviour: str) -> Callable[[Training, str, Path], list[str]]:
-        student = str(tmp_path / "student")
-        return lambda training, address, out: [
-            *(sys.executable, str(PROGRAM), behaviour, student, str(out))
-        ]
-
-    @contextmanager
-    def work(behaviour: str, at_once: int = 1, **options: float) -> Iterator[Trainer]:
-        folder = tmp_path / "data" / "trainings"
-        made = Trainer(kept, folder, at_once, command(behaviour), **options)
-        made.start("127.0.0.1:1")
-        try:
-            yield made
-        finally:
-            made.close()
-
-    return work
-
-
-def until(store: Store, number: int, *states: TrainingState) -> Training:
-    return eventually(lambda: (t := store.trainings.get(number)).state in states and t)
-
-
-def eventually(look: Callable[[], object], limit_s: float = 30.0):
-    ends = time.monotonic() + limit_s
-    while not (found := look()):
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    return found
-
-
-def starts(out: Path) -> list[list[int]]:
-    """Process and niceness of each start."""
-    path = out / "starts"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [[int(word) for word in line.split()] for line in lines]
-
-
-def lives(process: int) -> bool:
-    try:
-        status = Path(f"/proc/{process}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+__all__ = ["kept", "soon", "working"]
+"""Fixtures of these tests."""
 
 
 def test_a_student_becomes_a_version(kept: Store, working, tmp_path: Path) -> None:
@@ -175,96 +118,6 @@ def test_a_server_that_stops_ends_it_and_the_next_goes_on(kept: Store, working, 
     assert kept.students.page()[0].version == 1
 
 
-CRASHING = """
-import sys, time
-from pathlib import Path
-from secondlook.jobs.trainer import Trainer
-from secondlook.store import open_store
-data, program, behaviour, student = sys.argv[1:]
-store = open_store(Path(data), serving=True)
-command = lambda training, address, out: [sys.executable, program, behaviour, student, str(out)]
-Trainer(store, Path(data) / "trainings", 1, command).start("127.0.0.1:1")
-time.sleep(60)
-"""
-
-
-def crashed(tmp_path: Path, behaviour: str, out: Path) -> int:
-    """Kill -9 a server that is at a training; the process that it left behind."""
-    arguments = [str(tmp_path / "data"), str(PROGRAM), behaviour, str(tmp_path / "student")]
-    server = subprocess.Popen([sys.executable, "-c", CRASHING, *arguments])
-    try:
-        ((process, _),) = eventually(lambda: starts(out))
-        time.sleep(0.2)
-    finally:
-        server.kill()
-        server.wait()
-    assert lives(process)
-    return process
-
-
-@pytest.mark.parametrize("behaviour", ["waits", "stubborn"])
-def test_after_a_crash_the_old_process_is_ended_and_another_goes_on(
-    tmp_path, working, kept, behaviour
-):
-    number = kept.trainings.create(ORDER).id
-    out = tmp_path / "data" / "trainings" / str(number)
-    left = crashed(tmp_path, behaviour, out)
-    kept.trainings.clear_leases()
-    with working("waits"):
-        eventually(lambda: len(starts(out)) == 2)
-        assert not lives(left), "two processes write into one folder"
-        out.with_name(f"{number}.go").touch()
-        assert until(kept, number, TrainingState.DONE).version == 1
-
-
-def test_what_the_old_process_finished_is_taken_as_it_is(tmp_path, working, kept) -> None:
-    number = kept.trainings.create(ORDER).id
-    out = tmp_path / "data" / "trainings" / str(number)
-    left = crashed(tmp_path, "waits", out)
-    out.with_name(f"{number}.go").touch()
-    eventually(lambda: not lives(left))
-    kept.trainings.clear_leases()
-    with working("fails"):
-        assert until(kept, number, TrainingState.DONE).version == 1
-
-
-def test_a_lock_that_somebody_else_s_process_has_is_waited_for_until_the_server_stops(
-    tmp_path, working, kept
-) -> None:
-    import fcntl
-
-    number = kept.trainings.create(ORDER).id
-    lock = tmp_path / "data" / "trainings" / f"{number}.lock"
-    lock.parent.mkdir()
-    with lock.open("w") as held:  # names no process
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with working("trains"):
-            until(kept, number, TrainingState.RUNNING)
-            time.sleep(0.2)
-            assert not starts(lock.with_name(str(number)))
-
-
-def test_a_database_that_fails_now_and_then_loses_nothing(kept: Store, working, monkeypatch):
-    from secondlook.store.trainings import Trainings
-
-    number, failures = kept.trainings.create(ORDER).id, iter(range(6))
-    real = {name: getattr(Trainings, name) for name in ("renew", "claim", "finish")}
-
-    def flaky(name: str) -> Callable[..., object]:
-        def call(self, *rest, **more):
-            if next(failures, 9) % 2 == 0:
-                raise StoreUnavailable("try again")
-            return real[name](self, *rest, **more)
-
-        return call
-
-    for name in real:
-        monkeypatch.setattr(Trainings, name, flaky(name))
-    with working("trains", lease_s=0.2):
-        assert until(kept, number, TrainingState.DONE).version == 1
-    assert len(kept.students.page()) == 1
-
-
 def test_what_trainings_left_that_are_over_is_removed(kept: Store, working, tmp_path) -> None:
     number = kept.trainings.create(ORDER).id
     folder = tmp_path / "data" / "trainings"
@@ -324,7 +177,7 @@ def test_a_folder_may_be_named_relative_to_the_server(kept, tmp_path, monkeypatc
 
     made = Trainer(kept, Path("data/trainings"), 1, command)
     made.start("127.0.0.1:1")
-    until(kept, number, TrainingState.DONE)
+    assert until(kept, number, TrainingState.DONE)
     made.close()
 
 
