@@ -31,6 +31,11 @@ def named(path: Path) -> str:
 
 
 every_module = pytest.mark.parametrize("path", modules(), ids=named)
+every_other = pytest.mark.parametrize(
+    "path",
+    [p for place in ("tests", "bench") for p in sorted((ROOT / place).rglob("*.py"))],
+    ids=named,
+)
 
 
 @every_module
@@ -38,6 +43,11 @@ def test_files_are_short_and_named_for_what_they_do(path: Path) -> None:
     if path.parent.name != "versions":  # a migration is a list, and never changes
         assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
     assert path.stem not in VAGUE
+
+
+@every_other
+def test_files_of_tests_and_benches_are_short_too(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 def undocumented(tree: ast.AST, prefix: str = "") -> Iterator[str]:

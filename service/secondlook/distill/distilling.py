@@ -16,13 +16,14 @@ from typing import Any
 from secondlook.atomic import explaining, remove
 from secondlook.detector.fields import MAX_LINE
 from secondlook.detector.manifest import (
-    FILE_NAME,
     INT8,
     Manifest,
     describe_file,
     read_manifest,
+    verify_files,
     write_manifest,
 )
+from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.distill import report
 from secondlook.distill.checkpoints import check_identity, identity_of
 from secondlook.distill.export import Exported, export_student
@@ -31,7 +32,7 @@ from secondlook.distill.progress import Progress, Tell
 from secondlook.distill.samples import TrainingSet
 from secondlook.distill.settings import TrainingSettings
 from secondlook.distill.training_record import TrainingRecord, read_record
-from secondlook.errors import BadSetting, Cancelled, Damaged
+from secondlook.errors import BadSetting, Cancelled, Damaged, NotFound
 
 TORCH, CHECKPOINTS = "torch", "checkpoints"
 
@@ -48,11 +49,12 @@ def distill(
 ) -> Manifest | None:
     """Train a student on ``data`` into the folder ``out``, measure and export it.
 
-    Goes on where the same call was stopped; a student that is done is only read. ``tell`` hears
-    of every step, ``name`` is the student's (empty: the data's), ``int8`` is ``auto`` (kept unless
-    it finds less), ``required`` or ``never``. None in the processes of a training on several
-    devices that are not the first. Raises what ``loop.train`` and ``export_student`` raise:
-    ``Cancelled``, ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``.
+    Goes on where the same call was stopped; a student that is done is only read, and one whose
+    files do not open is exported again from its weights. ``tell`` hears of every step, ``name`` is
+    the student's (empty: the data's), ``int8`` is ``auto`` (kept unless it finds less),
+    ``required`` or ``never``. None in the processes of a training on several devices that are not
+    the first. Raises what ``loop.train`` and ``export_student`` raise: ``Cancelled``,
+    ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``.
     """
     if len(name) > MAX_LINE or not name.isprintable():
         raise BadSetting(f"name: expected at most {MAX_LINE} printable characters")
@@ -63,7 +65,8 @@ def distill(
     if done is not None:
         tell(Progress("report", 1, 1, map50=done.metrics.get("map50"), note=f"{out} is done"))
         return done
-    train(data, settings, out, tell, stop)
+    if (out / CHECKPOINTS).exists() or not (out / TORCH).exists():
+        train(data, settings, out, tell, stop)
     if os.environ.get("RANK", "0") != "0":
         return None
     return _exported(data, settings, out, tell, stop, name=name or data.name, int8=int8)
@@ -111,7 +114,7 @@ def _exported(
 
 
 def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> Manifest | None:
-    """The student in ``out`` if it is this very one and whole; None where there is none yet.
+    """The student in ``out`` if it is this very one and opens; None where there is none such yet.
 
     Raises ``OutputExists`` for that of another training.
     """
@@ -119,9 +122,15 @@ def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> Manifest 
     if record is None:
         return None
     check_identity(record.identity, identity_of(data, settings), out)
-    if (out / CHECKPOINTS).exists() or not (out / FILE_NAME).exists():
+    if (out / CHECKPOINTS).exists():
         return None
-    return read_manifest(out)
+    try:
+        manifest = read_manifest(out)
+        verify_files(out, manifest)
+        OnnxDetector.open(out, "fp32").close()
+    except (NotFound, Damaged):
+        return None
+    return manifest
 
 
 def _stop_if(stop: Stop) -> None:
