@@ -6,13 +6,16 @@ split, so that nothing but the labels differs between two students.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.distill.samples import Sample, TrainingSet
 from secondlook.evaluate import Detection, TrueBox, evaluate
+from secondlook.labels import Boxes
 from secondlook.ontology import Ontology
-from secondlook_client.results import LabelResult
+from secondlook_client.results import Judgement, LabelResult, Outcome
 
 THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 """Single thresholds that are tried."""
@@ -43,6 +46,32 @@ def exact(data: TrainingSet, truth: Mapping[str, Sequence[TrueBox]]) -> Training
     return _relabelled(
         data, {sha256: [(t.class_name, t.box) for t in of] for sha256, of in truth.items()}
     )
+
+
+def careful(
+    data: TrainingSet, results: Mapping[str, LabelResult], accept: float, reject: float
+) -> TrainingSet:
+    """Labels are what was accepted with a probability of ``accept`` or more; what was rejected
+    with one of ``reject`` or less is a hard negative, and all between is a doubt.
+
+    ``results``: by hash of the picture.
+    """
+
+    def outcome(judgement: Judgement) -> Outcome:
+        sure = {
+            Outcome.ACCEPT: judgement.probability >= accept,
+            Outcome.REJECT: judgement.probability <= reject,
+            Outcome.UNSURE: True,
+        }
+        return judgement.outcome if sure[judgement.outcome] else Outcome.UNSURE
+
+    def named(wanted: Outcome) -> Mapping[str, list[Named]]:
+        return {
+            sha256: [(j.class_name, j.box) for j in of.judgements if outcome(j) is wanted]
+            for sha256, of in results.items()
+        }
+
+    return _relabelled(data, *map(named, (Outcome.ACCEPT, Outcome.UNSURE, Outcome.REJECT)))
 
 
 def doubts_as_background(data: TrainingSet) -> TrainingSet:
@@ -81,19 +110,31 @@ def best_threshold(
     return max(THRESHOLDS, key=f1)
 
 
-def _relabelled(data: TrainingSet, labels: Mapping[str, Sequence[Named]]) -> TrainingSet:
+def _relabelled(
+    data: TrainingSet,
+    labels: Mapping[str, Sequence[Named]],
+    doubts: Mapping[str, Sequence[Named]] = MappingProxyType({}),
+    rejected: Mapping[str, Sequence[Named]] = MappingProxyType({}),
+) -> TrainingSet:
     places = {name: place for place, name in enumerate(data.classes)}
 
+    def known(some: Sequence[Named]) -> tuple[Boxes, NDArray[np.int64]]:
+        ours = [(places[name], box) for name, box in some if name in places]
+        boxes = np.array([box for _, box in ours], np.float32).reshape(-1, 4)
+        return boxes, np.array([place for place, _ in ours], np.int64)
+
     def of(sample: Sample) -> Sample:
-        known = [(places[name], box) for name, box in labels[sample.sha256] if name in places]
+        boxes, classes = known(labels[sample.sha256])
+        ignore, ignore_classes = known(doubts.get(sample.sha256, ()))
+        negatives, negative_classes = known(rejected.get(sample.sha256, ()))
         return replace(
             sample,
-            boxes=np.array([box for _, box in known], np.float32).reshape(-1, 4),
-            classes=np.array([place for place, _ in known], np.int64),
-            ignore=NO_BOXES,
-            ignore_classes=NO_CLASSES,
-            negatives=NO_BOXES,
-            negative_classes=NO_CLASSES,
+            boxes=boxes,
+            classes=classes,
+            ignore=ignore,
+            ignore_classes=ignore_classes,
+            negatives=negatives,
+            negative_classes=negative_classes,
         )
 
     return replace(data, train=tuple(map(of, data.train)), held_out=tuple(map(of, data.held_out)))
