@@ -104,7 +104,7 @@ def student_of(seed: int) -> Path:
 def _story(seed: int, folder: Path) -> _Story:
     teachers = material.pipeline()
     told, ontology = _Told(teachers), material.ontology()
-    student = OnnxDetector.open(folder)
+    student = OnnxDetector.open(folder, "fp32")
     cascade = Cascade(told, student, CascadeRule(TrustRule(agreement=AGREEMENT)))
     story = _Story(seed)
     names = ontology.names

@@ -29,16 +29,18 @@ def decide_for_student(
 ) -> list[Decision]:
     """``decide`` for a box of a student, which takes no second look.
 
-    ``probabilities`` in [0, 1] that the student is right, one a class; they meet the same limits
-    as P(yes) would: from ``accept`` on it is a label, up to ``reject`` it is none, and in a group
-    every side is heard.
+    ``probabilities`` in [0, 1], one a class, meet the same limits as P(yes) would: from ``accept``
+    on it is a label, up to ``reject`` it is none. Of a contrast one side may reach ``accept``. The
+    others need not be ruled out: a verifier is asked about each side alone and may say yes to both,
+    a student learnt that at most one of them is a label, and gives one side what the other lacks.
     """
     alone = []
     for spec, probability in zip(specs, probabilities, strict=True):
         outcome = _outcome(spec, probability)
         reason = in_students_words(spec, outcome, probability)
         alone.append(Decision(outcome, probability, reason))
-    return _hear_all(specs, alone)
+    claims = _claims(alone)
+    return _settle_claims(specs, alone, claims) if len(claims) > 1 else alone
 
 
 def in_students_words(spec: ClassSpec, outcome: Outcome, probability: float) -> str:
@@ -106,10 +108,14 @@ def _no_verdict(verdict: Verdict) -> str:
 
 def _hear_all(specs: Sequence[ClassSpec], alone: list[Decision]) -> list[Decision]:
     """What becomes of each side of a contrast once the others are heard."""
-    claims = [i for i, decision in enumerate(alone) if decision.outcome is Outcome.ACCEPT]
+    claims = _claims(alone)
     if len(claims) > 1:
         return _settle_claims(specs, alone, claims)
     return [_hear_the_others(i, alone, specs) for i in range(len(specs))]
+
+
+def _claims(alone: list[Decision]) -> list[int]:
+    return [i for i, decision in enumerate(alone) if decision.outcome is Outcome.ACCEPT]
 
 
 def _settle_claims(

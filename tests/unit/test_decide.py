@@ -2,7 +2,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from secondlook.decide import decide
+from secondlook.decide import decide, decide_for_student
 from secondlook.labels import Answer, Outcome, Verdict, View
 from secondlook.ontology import ClassSpec
 
@@ -105,6 +105,30 @@ PAIR = [ClassSpec("on", group="g"), ClassSpec("off", group="g")]
 )
 def test_both_sides_are_heard(answers: list, expected: list[Outcome]) -> None:
     assert outcomes(PAIR, answers) == expected
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.7, 0.5], [Outcome.ACCEPT, Outcome.UNSURE]),  # a verifier would have to rule it out
+        ([0.7, 0.1], [Outcome.ACCEPT, Outcome.REJECT]),
+        ([0.7, 0.6], [Outcome.UNSURE, Outcome.UNSURE]),
+        ([0.5, 0.5], [Outcome.UNSURE, Outcome.UNSURE]),
+    ],
+)
+def test_of_a_student_one_side_stands_without_the_other(
+    probabilities: list[float], expected: list[Outcome]
+) -> None:
+    decided = decide_for_student(PAIR, probabilities)
+    assert [decision.outcome for decision in decided] == expected
+
+
+@given(groups(), st.data())
+def test_a_student_never_has_two_sides(specs: list[ClassSpec], data: st.DataObject) -> None:
+    said = [data.draw(SHARE) for _ in specs]
+    decided = decide_for_student(specs, said)
+    assert sum(decision.outcome is Outcome.ACCEPT for decision in decided) <= 1
+    assert [decision.probability for decision in decided] == said
 
 
 def test_reasons_are_for_people() -> None:

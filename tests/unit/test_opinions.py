@@ -114,6 +114,13 @@ def test_both_sides_of_a_contrast_are_heard_from_one_box() -> None:
     assert len(both.labelled.evidence.proposals) == 1
 
 
+def test_what_a_student_expects_of_a_contrast_is_what_it_labels() -> None:
+    """Taught with ``accept`` 0.6, even odds are a label, though the other side is not ruled out."""
+    nearly = [(LEFT, "glasses on", 0.7), (LEFT, "glasses off", 0.3)]
+    assert accepted(nearly) == ["glasses on"]
+    assert opinion(nearly, STREET).expected == pytest.approx(2 * 0.7 / (1 + 0.7))
+
+
 def test_a_ruled_out_side_is_rejected_in_words() -> None:
     said = by_student([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.02)], STREET)
     off = said.judgements[1]

@@ -84,7 +84,7 @@ def _cascade(
         with Promoted(store, name, cascade.adopt, settings.threads), closing(cascade):
             yield cascade
         return
-    student = OnnxDetector.open(Path(settings.cascade), threads=settings.threads)
+    student = OnnxDetector.open(Path(settings.cascade), "fp32", settings.threads)
     with (
         closing(student),
         closing(Cascade(pipeline, student, rule, limits, *told)) as cascade,

@@ -92,7 +92,7 @@ def promote(
         if force:
             reason = "promoted by force"
         elif current is None:
-            with closing(opened(store.blobs, candidate, "fp32", THREADS)):
+            with closing(opened(store.blobs, candidate, THREADS)):
                 reason = "the first one"
         else:
             comparison = compare(store, candidate, current, on_snapshot, stopped)
@@ -124,7 +124,7 @@ def compare(
     split = _split(manifest, snapshot, [parse_manifest(s.manifest).split for s in students])
     with ExitStack() as stack:
         detectors = [
-            stack.enter_context(closing(opened(store.blobs, student, "fp32", THREADS)))
+            stack.enter_context(closing(opened(store.blobs, student, THREADS)))
             for student in students
         ]
         classes = detectors[0].manifest.classes

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from secondlook.detector.manifest import FILE_NAME
+from secondlook.detector.manifest import FILE_NAME, FP32, SELF_TEST
 from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.detector.precision import files_needed
 from secondlook.errors import NotFound
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
@@ -21,9 +20,7 @@ EVERY_S = 5.0
 """Between looks at which version is promoted."""
 
 
-def opened(
-    blobs: Blobs, student: Student, precision: str = "auto", threads: int = 0
-) -> OnnxDetector:
+def opened(blobs: Blobs, student: Student, threads: int = 0) -> OnnxDetector:
     """The student, running; its files are on the disk only while it is opened.
 
     Raises what ``OnnxDetector.open`` and the blob store raise.
@@ -31,9 +28,9 @@ def opened(
     with tempfile.TemporaryDirectory(prefix="secondlook-") as scratch:
         folder = Path(scratch)
         (folder / FILE_NAME).write_text(student.manifest, encoding="ascii")
-        for name in files_needed(precision, student.files):
+        for name in (FP32, SELF_TEST):
             (folder / name).write_bytes(blobs.get(student.files[name].sha256))
-        return OnnxDetector.open(folder, precision, threads)
+        return OnnxDetector.open(folder, "fp32", threads)
 
 
 class Promoted:
@@ -109,7 +106,7 @@ class Promoted:
         log.info("%s labels what it is certain of", what)
 
     def _adopted(self, student: Student) -> OnnxDetector:
-        detector = opened(self._store.blobs, student, threads=self._threads)
+        detector = opened(self._store.blobs, student, self._threads)
         try:
             self._adopt(detector)
         except BaseException:
