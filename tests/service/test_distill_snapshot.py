@@ -15,7 +15,7 @@ import torch
 from fakes import Row
 from frozen import DOG_BOX, photos, stored
 from serving import Serving, serving
-from students import truncate
+from students import swapped_classes, truncate
 
 from secondlook.cli import run
 from secondlook.command_line import INTERRUPTED
@@ -174,10 +174,14 @@ def test_the_command_from_snapshot_to_student(
     assert "is done" in capsys.readouterr().err
     assert read_manifest(out) == manifest
     weights = (out / "torch" / "model.safetensors").read_bytes()
-    truncate(out)
-    assert run(command) == 0  # its files are made again, without another training
-    assert "is done" not in capsys.readouterr().err
-    OnnxDetector.open(out, "fp32").close()
+    for spoil in (
+        lambda: truncate(out, "report.html"),
+        lambda: swapped_classes(out, read_manifest(out)),
+    ):
+        spoil()
+        assert run(command) == 0  # its files are made again, without another training
+        assert "is done" not in capsys.readouterr().err
+        OnnxDetector.open(out, "fp32").close()
     assert (out / "torch" / "model.safetensors").read_bytes() == weights
     assert not (out / "checkpoints").exists()
     other = [*command, "--seed", "5"]

@@ -52,6 +52,15 @@ def test_a_device_fetches_the_model_that_it_will_open(quick, tmp_path, monkeypat
     with_one.close()
 
 
+def test_a_disk_that_moves_to_another_processor_runs_what_is_on_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bytes", lambda: False)
+    write_student(tmp_path, int8=True)
+    (tmp_path / FP32).unlink()
+    detector = OnnxDetector.open(tmp_path)
+    assert detector.precision == "int8"
+    detector.close()
+
+
 def test_int8_that_an_export_left_out_means_fp32() -> None:
     assert files_needed("int8", FP32_ONLY) == (FP32, SELF_TEST)
     assert files_needed("int8", BOTH) == (INT8, SELF_TEST)
