@@ -10,11 +10,11 @@ from secondlook.labels import Boxes
 
 MOST = 100
 """Detections kept of a picture: as many as COCO's figures look at."""
-LOOKED_AT = 2 * MOST
-"""Of a picture, best first, before those that say the same are dropped."""
+COMPARED = 2 * MOST
+"""With each other, of a picture; the best ones."""
 SAME_IOU = 0.7
 """Beyond it two boxes of one class are one object. A student of the DETR family should predict
-a set, but after minutes of training it still finds every fifth object twice; between 0.5 and 0.9
+a set, but after minutes of training it still finds every fifth object twice. Between 0.5 and 0.8
 mAP and F1 hardly depend on the number (docs/decisions/0017)."""
 
 
@@ -60,7 +60,7 @@ def detections_of(
     pixel = clip(boxes * np.array([width, height, width, height], np.float32), width, height)
     queries, classes = np.nonzero((scores >= floor) & _has_area(pixel)[:, None])
     found = scores[queries, classes]
-    best = np.argsort(-found, kind="stable")[:LOOKED_AT]
+    best = np.argsort(-found, kind="stable")[:COMPARED]
     every = Detections(
         pixel[queries[best]],
         found[best].astype(np.float32, copy=False),

@@ -58,10 +58,9 @@ class OnnxDetector:
 
         ``precision``: ``fp32``, ``int8`` or ``auto``, the quicker one of those in the folder.
         ``threads``: that work at once; 0: as many as this process may use, at most
-        ``MAX_THREADS``. Raises
-        ``NotFound`` for a folder or a precision that is not there, ``Damaged`` for files that are
-        not what the manifest names or a model that fails its self-test, ``BadSetting`` and
-        ``MissingExtra``.
+        ``MAX_THREADS``. Raises ``NotFound`` for a folder or a precision that is not there,
+        ``Damaged`` for files that are not what the manifest names or a model that fails its
+        self-test, ``BadSetting`` and ``MissingExtra``.
         """
         manifest = read_manifest(folder)
         precision = chosen(precision, [n for n in manifest.files if (folder / n).is_file()])
