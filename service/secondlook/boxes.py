@@ -6,19 +6,24 @@ from numpy.typing import NDArray
 from secondlook.labels import Boxes
 
 
-def area(boxes: Boxes) -> NDArray[np.float32]:
-    """(N,) areas in square pixels; a box with no extent has area 0."""
-    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
-    return sides[:, 0] * sides[:, 1]
+def area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(...) areas of boxes (..., 4) in square pixels; a box with no extent has area 0."""
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def iou(a: Boxes, b: Boxes) -> NDArray[np.float32]:
     """(N, M) intersection over union, in [0, 1]; 0 where both boxes have no area."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = np.clip(high - low, 0, None)
+    return _iou(a[:, None], b[None])
+
+
+def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(...) of boxes (..., 4) that are broadcast together."""
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., 2:], b[..., 2:])
+    sides = np.maximum(high - low, 0)
     shared = sides[..., 0] * sides[..., 1]
-    union = area(a)[:, None] + area(b)[None, :] - shared
+    union = area(a) + area(b) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
@@ -44,16 +49,17 @@ def nms(
     platform's sort.
     """
     order = np.argsort(-scores, kind="stable")
-    overlaps = iou(boxes, boxes) > threshold
+    best_first = boxes[order]
+    pairs = np.ones((len(boxes), len(boxes)), dtype=bool)
     if groups is not None:
-        overlaps &= groups[:, None] == groups[None]
-    kept: list[int] = []
+        pairs = groups[order][:, None] == groups[order]
+    better, worse = np.nonzero(np.triu(pairs, 1))
+    same = _iou(best_first[better], best_first[worse]) > threshold
     alive = np.ones(len(boxes), dtype=bool)
-    for row in order:
-        if alive[row]:
-            kept.append(int(row))
-            alive &= ~overlaps[row]
-    return np.asarray(kept, dtype=np.intp)
+    for one, other in zip(better[same].tolist(), worse[same].tolist(), strict=True):
+        if alive[one]:
+            alive[other] = False
+    return order[alive]
 
 
 def clip(boxes: Boxes, width: int, height: int) -> Boxes:
