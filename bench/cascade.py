@@ -15,10 +15,8 @@ import json
 import os
 import statistics
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +25,7 @@ from PIL import Image as PILImage
 from bench import material
 from bench.paired import Figure
 from bench.stream_student import stream_student
-from bench.students import one_thread
+from bench.students import two_at_once
 from secondlook.cascade import Cascade, CascadeRule
 from secondlook.demo.stream import frames
 from secondlook.demo.world import Thing, classes_of, ontology_yaml
@@ -65,8 +63,7 @@ CACHE = Path(__file__).parents[1] / ".cache" / "bench" / "cascade"
 def run() -> list[Figure | str]:
     """Teacher calls a frame, F1 beside the teachers', and frames until the teachers are back."""
     seeds = range(FIRST_SEED, FIRST_SEED + SEEDS)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), spawn, initializer=one_thread) as pool:
+    with two_at_once() as pool:
         stories = list(pool.map(_story, seeds))
     calls = [story.needed(0, FRAMES) for story in stories]
     both = [(_f1(story.ours[:FRAMES]), _f1(story.plain[:FRAMES])) for story in stories]

@@ -9,12 +9,10 @@ named by SECONDLOOK_TEST_DATA.
 import json
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from bench.paired import Figure
-from bench.students import one_thread
+from bench.students import two_at_once
 
 SETS = ("face_mask", "kangaroo", "indoor", "coco_val128")
 STEPS = int(os.environ.get("SECONDLOOK_STEPS", "300"))
@@ -28,8 +26,7 @@ def run() -> list[Figure | str]:
     present = [name for name in SETS if (root / name).is_dir()]
     if not present:
         return [f"Not measured: {root} holds none of {', '.join(SETS)}."]
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), spawn, initializer=one_thread) as pool:
+    with two_at_once() as pool:
         rows = list(pool.map(_student, [root / name for name in present]))
     head = (
         f"pico, {STEPS} steps of 16 at {PIXELS} px, from the embedded start.\n\n"

@@ -82,7 +82,7 @@ def stored(
     return store.records.run(name)
 
 
-def entries_of(store: Store, name: str) -> list[Entry]:
+def entries_of(store: Store, name: str = "s") -> list[Entry]:
     """The pictures of a snapshot."""
     manifest = load_manifest(store.blobs, store.snapshots.get(name).manifest)
     return [entry for _, entry in entries(store.blobs, manifest)]

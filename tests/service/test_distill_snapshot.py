@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from fakes import Row
 from frozen import DOG_BOX, photos, stored
 from serving import Serving, serving
 from students import swapped_classes, truncate
+from tiny_trainings import TINY, one_thread
 
 from secondlook.cli import run
 from secondlook.command_line import INTERRUPTED
@@ -33,7 +33,6 @@ from secondlook_client.dataset import SnapshotQuery
 from secondlook_client.errors import ClientError, NotFound
 
 CAT_BOX = (41.0, 40.0, 70.0, 60.0)
-TINY = model.Size("", (64, 64), 8, (16, 16, 32), 24, 2, 8, True)
 FLAGS = ("--start", "none", "--input-width", "64", "--batch", "2", "--device", "cpu")
 
 
@@ -62,10 +61,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setitem(model.SIZES, "pico", TINY)
     monkeypatch.setattr("secondlook.distill.export.TIMED_S", 0.1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 def test_every_kind_of_box_is_pulled(served: Serving, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from fakes import Row
-from frozen import DOG_BOX, PETS, drawn, encoded, stored
+from frozen import DOG_BOX, PETS, drawn, encoded, entries_of, stored
 from PIL import Image as PILImage
 
 from secondlook.dataset.export import FORMATS, export, file_name
 from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import Entry, entries, load_manifest
+from secondlook.dataset.manifest import Entry
 from secondlook.dataset.query import Query, SplitShare
 from secondlook.errors import Damaged, InvalidInput, NotFound, OutputExists
 from secondlook.labels import Image
@@ -43,11 +43,6 @@ def kept(tmp_path: Path):
         create_snapshot(store, "s", Query(("r",), split=split))
         create_snapshot(store, "negatives", Query(("no",), split=split, hard_negatives=True))
         yield store
-
-
-def entries_of(store: Store, name: str = "s") -> list[Entry]:
-    manifest = load_manifest(store.blobs, store.snapshots.get(name).manifest)
-    return [entry for _, entry in entries(store.blobs, manifest)]
 
 
 def test_pictures_are_byte_for_byte_what_was_given(kept: Store, tmp_path: Path) -> None:

@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_trainings import TINY
 from training_sets import CLASSES, training_set
 from transformers import Deimv2ForObjectDetection, DFineConfig, DFineForObjectDetection
 
-from secondlook.distill import model
 from secondlook.distill.averaging import Average
 from secondlook.distill.distilling import distill
 from secondlook.distill.model import own_config
 from secondlook.distill.optimising import optimiser_for
 from secondlook.distill.settings import TrainingSettings
 from secondlook.errors import BadSetting
-
-TINY = model.Size("", (64, 64), 8, (16, 16, 32), 24, 2, 8, True)
 
 
 def d_fine() -> torch.nn.Module:

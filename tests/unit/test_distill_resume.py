@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from secondlook.errors import Cancelled, Damaged, OutputExists
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures of these tests."""
+
+Spoil = Callable[[bytes], bytes]
 
 
 @pytest.mark.parametrize("stop_at", [2, 6])
@@ -41,6 +44,17 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     curves = [read_record(folder) for folder in (whole.folder, resumed)]
     assert curves[0] is not None and curves[1] is not None
     assert [p.map50 for p in curves[0].curve] == [p.map50 for p in curves[1].curve]
+
+
+def test_a_training_that_has_ended_needs_no_checkpoints(whole: Whole, tmp_path: Path) -> None:
+    shutil.copytree(whole.out, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    told = Told()
+    again = train(whole.data, QUICK, tmp_path / "out", told.append)
+    assert alike(weights(whole.folder), weights(again))
+    assert not told
+    with pytest.raises(OutputExists, match="seed 3 instead of 4"):
+        train(whole.data, replace(QUICK, seed=4), tmp_path / "out")
 
 
 def test_a_finished_training_is_not_done_again(whole: Whole, tmp_path: Path) -> None:
@@ -128,11 +142,11 @@ def test_another_start_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
-def test_a_spoilt_checkpoint_is_told(data: TrainingSet, tmp_path: Path, spoil: object) -> None:
+def test_a_spoilt_checkpoint_is_told(data: TrainingSet, tmp_path: Path, spoil: Spoil) -> None:
     with pytest.raises(Cancelled):
         train(data, QUICK, tmp_path / "out", stop=lambda: True)
     path = tmp_path / "out" / "checkpoints" / "last.pt"
-    path.write_bytes(spoil(path.read_bytes()))  # type: ignore[operator]
+    path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(Damaged, match="cannot be read as the state of a training; remove"):
         train(data, QUICK, tmp_path / "out")
 

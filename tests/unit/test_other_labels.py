@@ -17,9 +17,12 @@ from secondlook.evaluate import TrueBox
 from secondlook.ontology import ClassSpec, Ontology
 from secondlook_client.results import Judgement, LabelResult, Outcome
 
+Box = tuple[float, float, float, float]
 CLASSES = ("person", "dog")
 KEY = "0" * 64
-A, B, C = ((float(x), 0.0, x + 10.0, 10.0) for x in (0, 20, 40))
+A: Box = (0.0, 0.0, 10.0, 10.0)
+B: Box = (20.0, 0.0, 30.0, 10.0)
+C: Box = (40.0, 0.0, 50.0, 10.0)
 
 
 def sample(sha256: str = KEY) -> Sample:
@@ -31,8 +34,8 @@ def data() -> TrainingSet:
     return TrainingSet("s", CLASSES, (sample(),), (sample(),), "val", "1" * 64)
 
 
-def judged(name: str, box: object, score: float, outcome: Outcome, p: float) -> Judgement:
-    return Judgement(name, box, score, outcome, p, "because")  # type: ignore[arg-type]
+def judged(name: str, box: Box, score: float, outcome: Outcome, p: float) -> Judgement:
+    return Judgement(name, box, score, outcome, p, "because")
 
 
 def results(*judgements: Judgement) -> dict[str, LabelResult]:

@@ -17,9 +17,12 @@ import torch
 from secondlook.atomic import explaining, replacing
 from secondlook.distill.samples import TrainingSet
 from secondlook.distill.settings import TrainingSettings
+from secondlook.distill.training_record import read_record
 from secondlook.errors import Damaged, OutputExists
 
 FORMAT = 1
+TORCH, CHECKPOINTS = "torch", "checkpoints"
+"""Folders of a training: what it has learnt when it ended, and where it stood before."""
 _WAY_OUT = "give another --out, or remove that folder to begin anew"
 
 
@@ -59,13 +62,25 @@ def check_identity(known: Mapping[str, Any], wanted: Mapping[str, Any], out: Pat
     )
 
 
+def has_ended(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether this training left its weights in ``out``, and nothing to go on with.
+
+    Raises ``OutputExists`` where the weights are those of another training.
+    """
+    record = read_record(out / TORCH)
+    if record is None:
+        return False
+    check_identity(record.identity, identity, out)
+    return not (out / CHECKPOINTS).exists()
+
+
 class Checkpoints:
     """The state of one training below ``out``."""
 
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
         self._out = out
         self._identity = json.dumps(identity, sort_keys=True)
-        self._folder = out / "checkpoints"
+        self._folder = out / CHECKPOINTS
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the state. A kill while writing leaves the one before."""

@@ -25,7 +25,7 @@ from secondlook.detector.manifest import (
 )
 from secondlook.detector.onnx_detector import OnnxDetector
 from secondlook.distill import report
-from secondlook.distill.checkpoints import check_identity, identity_of
+from secondlook.distill.checkpoints import CHECKPOINTS, TORCH, has_ended, identity_of
 from secondlook.distill.export import Exported, export_student
 from secondlook.distill.loop import Stop, train
 from secondlook.distill.progress import Progress, Tell
@@ -33,8 +33,6 @@ from secondlook.distill.samples import TrainingSet
 from secondlook.distill.settings import TrainingSettings
 from secondlook.distill.training_record import TrainingRecord, read_record
 from secondlook.errors import BadSetting, Cancelled, Damaged, NotFound
-
-TORCH, CHECKPOINTS = "torch", "checkpoints"
 
 
 def distill(
@@ -65,8 +63,7 @@ def distill(
     if done is not None:
         tell(Progress("report", 1, 1, map50=done.metrics.get("map50"), note=f"{out} is done"))
         return done
-    if (out / CHECKPOINTS).exists() or not (out / TORCH).exists():
-        train(data, settings, out, tell, stop)
+    train(data, settings, out, tell, stop)
     if os.environ.get("RANK", "0") != "0":
         return None
     return _exported(data, settings, out, tell, stop, name=name or data.name, int8=int8)
@@ -118,11 +115,7 @@ def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> Manifest 
 
     Raises ``OutputExists`` for that of another training.
     """
-    record = read_record(out / TORCH)
-    if record is None:
-        return None
-    check_identity(record.identity, identity_of(data, settings), out)
-    if (out / CHECKPOINTS).exists():
+    if not has_ended(out, identity_of(data, settings)):
         return None
     try:
         manifest = read_manifest(out)

@@ -13,7 +13,7 @@ from torch import nn
 from secondlook.atomic import replacing
 from secondlook.distill.averaging import Average
 from secondlook.distill.batches import Batch, loader, look_of, workers_for
-from secondlook.distill.checkpoints import Checkpoints, identity_of
+from secondlook.distill.checkpoints import TORCH, Checkpoints, has_ended, identity_of
 from secondlook.distill.loss import attach_loss, class_weights
 from secondlook.distill.model import Start, build_student, save_student
 from secondlook.distill.optimising import (
@@ -55,14 +55,17 @@ def train(
     model.safetensors and training.json.
 
     Goes on from ``out / "checkpoints"`` where that holds the same training; the folder stays for
-    the caller to remove. ``tell`` hears of every step. When ``stop`` says yes
-    the state is saved and ``Cancelled`` raised; a kill or ``KeyboardInterrupt`` costs what came
-    after the last save, half a minute at most. Raises ``OutputExists`` where ``out`` holds another
-    training, ``BadSetting`` for a device or start that does not exist or a rate that is too high,
-    and what reading a picture raises.
+    the caller to remove. Without it a training that has ended is left as it is. ``tell`` hears of
+    every step. When ``stop`` says yes the state is saved and ``Cancelled`` raised; a kill or
+    ``KeyboardInterrupt`` costs what came after the last save, half a minute at most. Raises
+    ``OutputExists`` where ``out`` holds another training, ``BadSetting`` for a device or start that
+    does not exist or a rate that is too high, and what reading a picture raises.
     """
     out.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(out, identity_of(data, settings))
+    folder, identity = out / TORCH, identity_of(data, settings)
+    if has_ended(out, identity):
+        return folder
+    checkpoints = Checkpoints(out, identity)
     state = checkpoints.load()
     start = build_student(
         settings.size, data.classes, settings.start, settings.input_size, settings.seed
@@ -71,7 +74,7 @@ def train(
     if state is not None:
         training.resume(state)
     training.run(stop)
-    return training.finish(out / "torch")
+    return training.finish(folder)
 
 
 class Training:
