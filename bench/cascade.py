@@ -26,12 +26,9 @@ from bench import material
 from bench.paired import Figure
 from bench.stream_student import stream_student
 from bench.students import two_at_once
-from secondlook.cascade import Cascade, CascadeRule
-from secondlook.demo.stream import frames
-from secondlook.demo.world import Thing, classes_of, ontology_yaml
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.evaluate import Counts, Detection, TrueBox, evaluate
-from secondlook.labels import (
+from secondlook.cascade.router import Cascade, CascadeRule
+from secondlook.cascade.trust import TrustRule
+from secondlook.core.types import (
     Decision,
     Evidence,
     Image,
@@ -41,8 +38,11 @@ from secondlook.labels import (
     Outcome,
     Proposals,
 )
-from secondlook.pipeline import Pipeline, Proposed, Task
-from secondlook.trust import TrustRule
+from secondlook.demo.stream import frames
+from secondlook.demo.world import Thing, classes_of, ontology_yaml
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.evaluation.matching import Counts, Detection, TrueBox, evaluate
+from secondlook.labeling.pipeline import Pipeline, Proposed, Task
 
 FIRST_SEED = 9_200
 """Of the first camera; never used in training but of the student that is measured here."""

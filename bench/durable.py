@@ -14,9 +14,9 @@ from pathlib import Path
 
 from bench import material
 from bench.paired import Figure, paired
-from secondlook.engine import Engine
-from secondlook.runs.folder import Selection, Source, read, select
-from secondlook.runs.sending import Sending
+from secondlook.cli.label import Sending
+from secondlook.core.image_folder import Selection, Source, read, select
+from secondlook.labeling.engine import Engine
 from secondlook.server.app import running_server
 from secondlook.store import open_store
 from secondlook_client import Client, ClientError

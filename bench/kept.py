@@ -4,16 +4,16 @@ import hashlib
 from functools import cache
 
 from bench import material
-from secondlook.images import decode
-from secondlook.labels import Labelled
-from secondlook.pipeline import Task, settings_of
+from secondlook.core.images import decode
+from secondlook.core.types import Labelled
+from secondlook.labeling.pipeline import Task, settings_of
 from secondlook.store import Store
+from secondlook.store.codec import pack_evidence
 from secondlook.store.database import insert_new, now
-from secondlook.store.packing import pack_evidence
-from secondlook.store.records import decision_row
+from secondlook.store.ontologies import text_id
+from secondlook.store.results import decision_row
 from secondlook.store.runs import Run, create_run, name_models
-from secondlook.store.tables import decisions, evidence, items, pictures
-from secondlook.store.texts import text_id
+from secondlook.store.schema import decisions, evidence, items, pictures
 
 LABELLED = 48
 """Pictures that the embedded models look at; a large run repeats their results."""

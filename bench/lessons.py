@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondlook.atomic import replacing
-from secondlook.cli.labelling import Run, label_into
-from secondlook.cli.session import Session, connected
-from secondlook.coco_files import truth_of
-from secondlook.config import Settings
+from secondlook.cli.connection import Session, connected
+from secondlook.cli.label import Run, label_into
+from secondlook.cli.output_folder import OutFolder
+from secondlook.config.settings import Settings
+from secondlook.core.files import replacing
+from secondlook.core.image_folder import select
+from secondlook.core.ontology_yaml import load_ontology
+from secondlook.datasets.open import open_training_set
+from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.demo.world import write_world
-from secondlook.distill.samples import Sample, TrainingSet
-from secondlook.distill.sources import open_training_set
-from secondlook.evaluate import TrueBox
-from secondlook.ontology_text import load_ontology
-from secondlook.runs.folder import select
-from secondlook.runs.out_folder import OutFolder
+from secondlook.evaluation.coco_files import truth_of
+from secondlook.evaluation.matching import TrueBox
 from secondlook_client.dataset import SnapshotQuery
 from secondlook_client.errors import NotFound
 from secondlook_client.results import LabelResult

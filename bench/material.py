@@ -8,16 +8,15 @@ from tempfile import TemporaryDirectory
 from PIL import Image as PILImage
 
 from bench.plain import Wanted
-from secondlook.boxes import padded_window
-from secondlook.config import ModelOptions
-from secondlook.demo import embedded
+from secondlook.config.settings import ModelOptions
+from secondlook.core.boxes import padded_window
+from secondlook.core.ontology import Ontology, normal
+from secondlook.core.ontology_yaml import load_ontology
+from secondlook.core.types import Pixels
 from secondlook.demo.world import scene, write_world
-from secondlook.labels import Pixels
-from secondlook.ontology import Ontology, normal
-from secondlook.ontology_text import load_ontology
-from secondlook.pipeline import Pipeline
-from secondlook.verify import VerdictCache
-from secondlook.views import CROP_MARGIN
+from secondlook.labeling.pipeline import Pipeline
+from secondlook.labeling.verifier import CROP_MARGIN, VerdictCache
+from secondlook.models import embedded
 
 SEED = 9001
 """Never used in training."""

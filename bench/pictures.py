@@ -9,9 +9,9 @@ from PIL import Image as PILImage
 
 from bench import material, plain
 from bench.paired import Figure, paired
-from secondlook.engine import Engine
-from secondlook.images import decode
-from secondlook.pipeline import Task
+from secondlook.core.images import decode
+from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import Task
 
 PICTURES, PLAIN_PICTURES = 64, 16
 

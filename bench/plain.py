@@ -15,9 +15,9 @@ from transformers import (
     GroundingDinoProcessor,
 )
 
-from secondlook.boxes import padded_window
-from secondlook.demo.embedded import WEIGHTS
-from secondlook.views import CROP_MARGIN
+from secondlook.core.boxes import padded_window
+from secondlook.labeling.verifier import CROP_MARGIN
+from secondlook.models.embedded import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PlainVerifier:
     """``generate`` for one box and one question at a time."""
 
     def __init__(self) -> None:
-        folder = WEIGHTS / "verifier"
+        folder = EMBEDDED / "verifier"
         self.processor = AutoProcessor.from_pretrained(folder)
         self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
 
@@ -57,7 +57,7 @@ class PlainProposer:
     """transformers' own processor and post-processing, one picture at a time."""
 
     def __init__(self) -> None:
-        folder = WEIGHTS / "proposer"
+        folder = EMBEDDED / "proposer"
         self.processor = GroundingDinoProcessor.from_pretrained(folder)
         self.model = GroundingDinoForObjectDetection.from_pretrained(folder).eval()
 

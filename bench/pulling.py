@@ -19,14 +19,14 @@ from PIL import Image as PILImage
 
 from bench import kept, material
 from bench.paired import Figure, paired
-from secondlook.dataset.export import export
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.query import Query
-from secondlook.engine import Engine
-from secondlook.pipeline import settings_of
+from secondlook.datasets.export import export
+from secondlook.datasets.query import Query
+from secondlook.datasets.snapshot import create_snapshot
+from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import settings_of
 from secondlook.server.app import running_server
 from secondlook.store import Store, open_store
-from secondlook.store.pictures import NewPicture, add_pictures, measure_picture
+from secondlook.store.images import NewPicture, add_pictures, measure_picture
 from secondlook.store.queue import NewItem
 from secondlook_client import Client
 from secondlook_client.dataset import Example, SnapshotDataset

@@ -13,8 +13,8 @@ from pathlib import Path
 from postgres import postgres_server
 
 from bench.paired import Figure
+from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.jobs.worker import PAGE
-from secondlook.ontology import ClassSpec, Ontology
 from secondlook.store import Store, open_store
 from secondlook.store.database import now
 from secondlook.store.queue import Job, NewItem, Setback, settle

@@ -37,12 +37,12 @@ def run() -> list[Figure | str]:
 
 
 def _student(folder: Path) -> str:
-    from secondlook.distill.loop import train
-    from secondlook.distill.model import input_size_of, load_student
-    from secondlook.distill.predicting import predict
-    from secondlook.distill.scores import score
-    from secondlook.distill.settings import TrainingSettings
-    from secondlook.distill.sources import open_training_set
+    from secondlook.datasets.open import open_training_set
+    from secondlook.evaluation.detector_scores import score
+    from secondlook.training.model import input_size_of, load_student
+    from secondlook.training.predict import predict
+    from secondlook.training.settings import TrainingSettings
+    from secondlook.training.trainer import train
 
     data = open_training_set(str(folder))
     settings = TrainingSettings(

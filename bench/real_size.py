@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from bench.paired import Figure
-from secondlook.config import ModelOptions
-from secondlook.demo.embedded import WEIGHTS
-from secondlook.labels import Ask, Image
+from secondlook.config.settings import ModelOptions
+from secondlook.core.types import Ask, Image
 from secondlook.models import grounding_dino, vlm
+from secondlook.models.embedded import EMBEDDED
 
 ROUNDS = 3
 """After an uncounted one; a picture takes 8 to 15 s on two cores."""
@@ -55,7 +55,7 @@ def _matmul_rate() -> float:
 
 
 def _proposer(folder: Path, rate: float) -> str:
-    processor = GroundingDinoProcessor.from_pretrained(WEIGHTS / "proposer")
+    processor = GroundingDinoProcessor.from_pretrained(EMBEDDED / "proposer")
     processor.image_processor.size = {"shortest_edge": 800, "longest_edge": 1333}
     processor.save_pretrained(folder)
     GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
@@ -70,7 +70,7 @@ def _proposer(folder: Path, rate: float) -> str:
 
 
 def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
-    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "verifier")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "verifier")
     config = _smolvlm_256m(tokenizer)
     size = config.vision_config.image_size
     tokens = (size // config.vision_config.patch_size) ** 2 // config.scale_factor**2

@@ -14,11 +14,10 @@ from postgres import postgres_server
 
 from bench import kept, material
 from bench.paired import Figure, paired
-from secondlook.engine import Engine
-from secondlook.images import decode
-from secondlook.pipeline import Task
-from secondlook.replay.adjusting import EVERY, adjusted
-from secondlook.replay.redecide import redecide
+from secondlook.core.images import decode
+from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import Task
+from secondlook.review.rejudge import EVERY, adjusted, redecide
 from secondlook.store import Store, open_store
 
 PICTURES, AGAIN = 20_000, 24

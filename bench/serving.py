@@ -13,10 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from bench import material
 from bench.paired import Figure, paired
-from secondlook.engine import Engine, EngineLimits
-from secondlook.images import decode
-from secondlook.labels import Labelled
-from secondlook.pipeline import Task
+from secondlook.core.images import decode
+from secondlook.core.types import Labelled
+from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.pipeline import Task
 from secondlook.server.app import running_server
 
 PICTURES, IN_FLIGHT = 96, 16

@@ -20,12 +20,12 @@ import numpy as np
 
 from bench import kept, material
 from bench.paired import Figure
-from secondlook.columns import columns_for
-from secondlook.labels import Evidence
-from secondlook.ontology import Ontology
-from secondlook.replay.deciding import Decider
-from secondlook.store.batches import Gathered, gather
-from secondlook.store.packing import asks_of, opened, pack_evidence
+from secondlook.core.class_mapping import columns_for
+from secondlook.core.ontology import Ontology
+from secondlook.core.types import Evidence
+from secondlook.review.rejudge import Decider
+from secondlook.store.bulk import Gathered, gather
+from secondlook.store.codec import asks_of, opened, pack_evidence
 
 PICTURES = 100_000
 AT_ONCE = 1000

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.lessons import lessons, verified
-from secondlook.distill.distilling import distill
-from secondlook.distill.samples import TrainingSet
-from secondlook.distill.settings import TrainingSettings
+from secondlook.datasets.samples import TrainingSet
+from secondlook.training.distill import distill
+from secondlook.training.settings import TrainingSettings
 
 STEPS = int(os.environ.get("SECONDLOOK_STEPS", "2600"))
 ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))

@@ -14,13 +14,13 @@ from bench import material
 from bench.lessons import lessons
 from bench.paired import Figure, paired
 from bench.students import PICTURES, SEEDS, place_of, settings_for
+from secondlook.core.images import decode
+from secondlook.core.types import Image, Pixels
 from secondlook.detector.manifest import INT8, read_manifest
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.distill.distilling import distill
-from secondlook.engine import Engine
-from secondlook.images import decode
-from secondlook.labels import Image, Pixels
-from secondlook.pipeline import Task
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import Task
+from secondlook.training.distill import distill
 
 FRAMES, TIMES = 64, 24
 """Frames of a call, and calls of the student in a round: it is done in no time otherwise."""

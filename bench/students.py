@@ -19,7 +19,9 @@ from pathlib import Path
 
 from bench.lessons import CACHE, Lessons, lessons, unseen
 from bench.paired import Figure, of_pairs
-from secondlook.demo.other_labels import (
+from secondlook.core.ontology_yaml import load_ontology
+from secondlook.datasets.samples import TrainingSet
+from secondlook.demo.label_baselines import (
     best_threshold,
     careful,
     doubts_as_background,
@@ -27,9 +29,7 @@ from secondlook.demo.other_labels import (
     unverified,
 )
 from secondlook.demo.world import ATTRIBUTES, NOUNS
-from secondlook.distill.samples import TrainingSet
-from secondlook.distill.settings import TrainingSettings
-from secondlook.ontology_text import load_ontology
+from secondlook.training.settings import TrainingSettings
 
 SEEDS = tuple(range(71, 71 + int(os.environ.get("SECONDLOOK_SEEDS", "3"))))
 PICTURES = int(os.environ.get("SECONDLOOK_PICTURES", "600"))
@@ -103,10 +103,10 @@ def _student(seed: int, kind: str) -> dict[str, float | str]:
 
 
 def _trained(seed: int, kind: str, place: Path) -> dict[str, float | str]:
-    from secondlook.distill.loop import train
-    from secondlook.distill.model import input_size_of, load_student
-    from secondlook.distill.predicting import predict
-    from secondlook.distill.scores import score
+    from secondlook.evaluation.detector_scores import score
+    from secondlook.training.model import input_size_of, load_student
+    from secondlook.training.predict import predict
+    from secondlook.training.trainer import train
 
     data, note = labels_of(kind, lessons(seed, PICTURES))
     model = load_student(train(data, settings_for(seed), place))

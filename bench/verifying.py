@@ -8,9 +8,9 @@ import numpy as np
 from bench import material
 from bench.paired import Figure, paired
 from bench.plain import PlainVerifier
-from secondlook.config import ModelOptions
-from secondlook.demo.embedded import load_verifier
-from secondlook.labels import Ask
+from secondlook.config.settings import ModelOptions
+from secondlook.core.types import Ask
+from secondlook.models.embedded import load_verifier
 
 BOXES, PLAIN_BOXES, VIEWS = 256, 64, 24
 QUESTIONS = (

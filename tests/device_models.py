@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from students import write_student
 
-from secondlook.detector.found import Detections
+from secondlook.core.types import Pixels
+from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import Manifest, read_manifest
-from secondlook.edge.slot import Loaded
-from secondlook.labels import Pixels
+from secondlook.edge.model_trial import Loaded
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from sqlalchemy import select
 from students import COLOURS, QUARTERS, replace_model, write_student
 
 from secondlook.store import open_store
-from secondlook.store.tables import items, runs
+from secondlook.store.schema import items, runs
 from secondlook_client import Client, RetryPolicy
 
 WINDOW, SLOW_WINDOW = 200, 8

@@ -6,10 +6,10 @@ from pathlib import Path
 from fakes import Row
 from frozen import DOG_BOX, drawn, encoded, stored
 
-from secondlook.dataset.export import export
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.query import Query, SplitShare
-from secondlook.labels import Image
+from secondlook.core.types import Image
+from secondlook.datasets.export import export
+from secondlook.datasets.query import Query, SplitShare
+from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import open_store
 
 CAT_BOX = (41.0, 40.0, 70.0, 60.0)

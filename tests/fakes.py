@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from secondlook.labels import Answer, Ask, Image, Proposals
+from secondlook.core.types import Answer, Ask, Image, Proposals
 
 Row = tuple[tuple[float, float, float, float], Mapping[str, float]]
 """A box and its score by phrase; phrases left out score 0."""

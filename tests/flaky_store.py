@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from secondlook.errors import StorageFull, StoreUnavailable
+from secondlook.core.errors import StorageFull, StoreUnavailable
 from secondlook.store import Store
 
 

@@ -8,16 +8,15 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 from stored import done_item
 
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import Entry, entries, load_manifest
-from secondlook.dataset.query import Query, SplitShare
-from secondlook.images import decode
-from secondlook.labels import Image
-from secondlook.likeness import likeness
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Limits, Pipeline, Task
+from secondlook.core.images import decode, likeness
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Image
+from secondlook.datasets.manifest import Entry, entries, load_manifest
+from secondlook.datasets.query import Query, SplitShare
+from secondlook.datasets.snapshot import create_snapshot
+from secondlook.labeling.pipeline import Limits, Pipeline, Task
 from secondlook.store import Store
-from secondlook.store.pictures import Measured, NewPicture, add_pictures, measure_pictures
+from secondlook.store.images import Measured, NewPicture, add_pictures, measure_pictures
 from secondlook.store.runs import Run, create_run
 
 PETS = Ontology((ClassSpec("dog", question="Dog?"), ClassSpec("cat", question="Cat?")))

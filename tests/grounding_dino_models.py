@@ -19,7 +19,7 @@ from transformers import (
     SwinConfig,
 )
 
-from secondlook.labels import Image
+from secondlook.core.types import Image
 
 KINDS = {
     "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),

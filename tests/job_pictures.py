@@ -12,12 +12,12 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
-from secondlook.engine import Engine, EngineLimits
-from secondlook.jobs import listing, outage, triage, worker
-from secondlook.jobs.faults import backoff_s
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.jobs import failure_policy, image_source, worker
+from secondlook.jobs.failures import backoff_s
 from secondlook.jobs.runner import JobRunner
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Pipeline
+from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.pipeline import Pipeline
 from secondlook.store import Store
 from secondlook.store.queue import Job
 
@@ -81,7 +81,7 @@ def try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     def tenth_s(tried: int, **bounds: float) -> float:
         return backoff_s(tried, **bounds) / 10
 
-    for module in (listing, outage, triage, worker):
+    for module in (image_source, failure_policy, failure_policy, worker):
         monkeypatch.setattr(module, "backoff_s", tenth_s)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from secondlook.cli import run
-from secondlook.runs.names import from_text
+from secondlook.core.files import from_text
 from secondlook.store import open_store
 
 TESTS = Path(__file__).parent

@@ -9,13 +9,13 @@ from typing import Any
 from PIL import Image as PILImage
 from students import CLASSES, QUARTERS, picture, write_student
 
-from secondlook.dataset.manifest import Box, BoxKind, Entry, ManifestWriter
-from secondlook.dataset.query import Query
+from secondlook.datasets.manifest import Box, BoxKind, Entry, ManifestWriter
+from secondlook.datasets.query import Query
 from secondlook.detector.manifest import Manifest, read_manifest
 from secondlook.store import Store
-from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.images import NewPicture, add_pictures
+from secondlook.store.model_versions import Student
 from secondlook.store.snapshots import Snapshot
-from secondlook.store.students import Student
 
 SIDE = 64
 

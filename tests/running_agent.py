@@ -10,11 +10,11 @@ from serving import Serving
 from stored import stored_frames
 from students import write_student
 
-from secondlook.edge.frames import Detection, Frame
+from secondlook.core.ontology import Ontology
+from secondlook.detector.frames import Detection, Frame
+from secondlook.edge.app import Running, run
 from secondlook.edge.health import Health
-from secondlook.edge.running import Running, run
 from secondlook.edge.settings import EdgeSettings
-from secondlook.ontology import Ontology
 from secondlook.store import Store
 from secondlook_client import Client
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from secondlook.detector.found import Detections
-from secondlook.distill.matching import Judged
-from secondlook.distill.samples import Sample, boxes_array, class_array
+from secondlook.datasets.samples import Sample, boxes_array, class_array
+from secondlook.detector.detections import Detections
+from secondlook.evaluation.detector_matching import Judged
 
 CLASSES = ("person", "dog", "tree")
 BOX = (5.0, 5.0, 30.0, 35.0)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from secondlook.config import ModelOptions
-from secondlook.labels import Answer, Ask, Image, Proposals
+from secondlook.config.settings import ModelOptions
+from secondlook.core.types import Answer, Ask, Image, Proposals
 
 
 class BrightHalf:

@@ -6,13 +6,13 @@ import numpy as np
 from fakes import image
 from numpy.typing import NDArray
 
-from secondlook.certainty import LEAST
-from secondlook.detector.found import Detections
+from secondlook.cascade.student import Opinion, Reading
+from secondlook.cascade.threshold import LEAST
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Labelled, Pixels
+from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import Manifest
-from secondlook.labels import Labelled, Pixels
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.opinions import Opinion, Reading
-from secondlook.pipeline import Limits, Task
+from secondlook.labeling.pipeline import Limits, Task
 
 Found = tuple[tuple[float, float, float, float], str, float]
 """A box, its class and the probability that it is right."""

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from students import write_student
 
-from secondlook.jobs import trainer, training_process
-from secondlook.jobs.trainer import Trainer
+from secondlook.jobs import training as trainer
+from secondlook.jobs import training as training_process
+from secondlook.jobs.training import Trainer
 from secondlook.store import Store, open_store
-from secondlook.store.trainings import Training, TrainingOrder, TrainingState
+from secondlook.store.training_jobs import Training, TrainingOrder, TrainingState
 
 __all__ = ["kept", "soon", "working"]
 """Fixtures."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
-from secondlook.engine import Engine, EngineLimits
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Pipeline
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.pipeline import Pipeline
 from secondlook.server.app import Server, ServerOptions, running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store

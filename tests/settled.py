@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from stored import SETTINGS, labelled, street_ontology
 
-from secondlook.labels import Labelled
+from secondlook.core.types import Labelled
 
 if TYPE_CHECKING:
     from secondlook.store import Store
-    from secondlook.store.job import Job
+    from secondlook.store.queue import Job
 
 OWNER = "a server"
 
@@ -33,7 +33,7 @@ def settled_job(
     kind: str = "upload",
 ) -> "Job":
     """A job, done unless something waits; ``failed`` were never read, ``waiting`` are kept."""
-    from secondlook.store.pictures import NewPicture, add_pictures, measure_picture
+    from secondlook.store.images import NewPicture, add_pictures, measure_picture
     from secondlook.store.queue import JobState, NewItem, Setback, settle
 
     queue = store.queue

@@ -9,9 +9,9 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier, image
 from PIL import Image as PILImage
 from sqlalchemy import insert, select
 
-from secondlook.labels import Image, Labelled
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Limits, Pipeline, Task
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Image, Labelled
+from secondlook.labeling.pipeline import Limits, Pipeline, Task
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -65,7 +65,7 @@ def stored_run(
     store: "Store", name: str, results: Sequence[Labelled], ontology: Ontology | None = None
 ) -> "Run":
     """A finished folder run with these results, and the pictures of these names."""
-    from secondlook.store.pictures import Measured, NewPicture, add_pictures, measure_pictures
+    from secondlook.store.images import Measured, NewPicture, add_pictures, measure_pictures
     from secondlook.store.runs import create_run
 
     with store.database.writing() as connection:
@@ -88,7 +88,7 @@ def done_item(
     connection: "Connection", run: "Run", key: int, name: str, size: int, picture: int
 ) -> int:
     """The number of a new item of the run, as if it had been labelled."""
-    from secondlook.store.tables import items
+    from secondlook.store.schema import items
 
     row = {
         "run_id": run.id,
@@ -116,7 +116,7 @@ def encoded(name: str) -> bytes:
 
 def picture_of(store: "Store", name: str) -> int:
     """The number of the picture of that name, or of the one whose bytes are the name."""
-    from secondlook.store.tables import pictures
+    from secondlook.store.schema import pictures
 
     digests = [hashlib.sha256(content).digest() for content in (encoded(name), name.encode())]
     with store.database.reading() as connection:
@@ -126,7 +126,7 @@ def picture_of(store: "Store", name: str) -> int:
 
 def stored_frames(store: "Store", stream: str) -> list[tuple[int, str, bytes]]:
     """Number, name and bytes of every frame of a stream."""
-    from secondlook.store.tables import items, pictures, runs
+    from secondlook.store.schema import items, pictures, runs
 
     query = select(items.c.key, items.c.name, pictures.c.sha256)
     query = query.join(runs, runs.c.id == items.c.run_id).join(pictures)

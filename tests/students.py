@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.detector import self_test
-from secondlook.detector.found import detections_of
+from secondlook.detector.detections import detections_of
 from secondlook.detector.manifest import (
     FP32,
     INT8,
@@ -23,7 +23,7 @@ from secondlook.detector.manifest import (
     describe_file,
     write_manifest,
 )
-from secondlook.detector.resize import stretch
+from secondlook.detector.runtime import stretch
 
 CLASSES = ("person", "dog")
 COLOURS = ((220, 30, 30), (30, 30, 220), (30, 220, 30), (220, 220, 30))

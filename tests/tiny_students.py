@@ -8,7 +8,7 @@ import torch
 from PIL import Image as PILImage
 from torch import nn
 
-from secondlook.distill.model import Size, own_config
+from secondlook.training.model import Size, own_config
 
 CLASSES = ("person", "dog", "ball")
 PIXELS = (96, 64)

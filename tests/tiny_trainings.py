@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from training_sets import training_set
 
-from secondlook.distill import model
-from secondlook.distill.loop import train
-from secondlook.distill.progress import Progress
-from secondlook.distill.samples import TrainingSet
-from secondlook.distill.settings import TrainingSettings
+from secondlook.datasets.samples import TrainingSet
+from secondlook.training import model
+from secondlook.training.progress import Progress
+from secondlook.training.settings import TrainingSettings
+from secondlook.training.trainer import train
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from secondlook.distill.samples import Sample, TrainingSet, boxes_array, class_array
+from secondlook.datasets.samples import Sample, TrainingSet, boxes_array, class_array
 
 CLASSES = ("red", "green")
 COLOURS = ((220, 30, 30), (30, 200, 60))

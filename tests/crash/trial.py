@@ -22,9 +22,9 @@ from job_pictures import encoded
 from sqlalchemy import func, select
 
 from secondlook.store import Store, open_store
-from secondlook.store.check import check
+from secondlook.store.integrity import check
 from secondlook.store.queue import ItemState, JobState
-from secondlook.store.tables import decisions, items, pictures, runs
+from secondlook.store.schema import decisions, items, pictures, runs
 from secondlook_client import Client, RetryPolicy, SpoolLimits
 
 TESTS = Path(__file__).parents[1]

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from secondlook.cli import demo_distilling, run
-from secondlook.coco_files import join
-from secondlook.evaluate import evaluate
+from secondlook.cli import demo, run
+from secondlook.evaluation.coco_files import join
+from secondlook.evaluation.matching import evaluate
 
 KEYS = {
     "pictures", "proposals", "accepted", "rejected", "unsure", "precision_proposer",
@@ -43,9 +43,9 @@ def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_demo_distils_a_student_and_shows_it_beside_its_teachers(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo_distilling, "STEPS", 6)
-    monkeypatch.setattr("secondlook.distill.export.TIMED_S", 0.3)
-    monkeypatch.setattr(demo_distilling, "UNSEEN", 16)
+    monkeypatch.setattr(demo, "STEPS", 6)
+    monkeypatch.setattr("secondlook.training.export.export.TIMED_S", 0.3)
+    monkeypatch.setattr(demo, "UNSEEN", 16)
     out = tmp_path / "demo"
     assert run(["demo", "--distill", "--count", "24", "--out", str(out)]) == 0
     figures = json.loads((out / "demo.json").read_text())

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from secondlook.config import ModelOptions
-from secondlook.demo.embedded import WEIGHTS, load_proposer, load_verifier
+from secondlook.config.settings import ModelOptions
+from secondlook.core.types import Ask, Image
 from secondlook.demo.world import scene
-from secondlook.labels import Ask, Image
+from secondlook.models.embedded import WEIGHTS, load_proposer, load_verifier
 
 
 def test_weights_stay_small_and_safe() -> None:
@@ -66,6 +66,6 @@ def test_any_picture_size_goes_through_both_models(side: int) -> None:
 
 
 def _covered(boxes: np.ndarray, box: tuple[float, float, float, float]) -> bool:
-    from secondlook.boxes import iou
+    from secondlook.core.boxes import iou
 
     return bool(len(boxes)) and iou(boxes, np.array([box], np.float32)).max() > 0.5

@@ -14,10 +14,10 @@ from serving import png, serving
 from sqlalchemy import select
 from stored import stored_frames
 
-from secondlook.images import ImageLimits
+from secondlook.core.images import ImageLimits
 from secondlook.server.app import ServerOptions
 from secondlook.store import Store
-from secondlook.store.tables import pictures
+from secondlook.store.schema import pictures
 from secondlook_client import Client, RetryPolicy, SpoolLimits
 from secondlook_client.errors import ClientError, DeadlineExceeded, InvalidRequest
 from secondlook_client.v1 import labeling_pb2 as pb

@@ -12,20 +12,20 @@ from PIL import Image as PILImage
 from registered import keep
 from students import COLOURS, picture, truncate, write_student
 
-from secondlook.cascade import Cascade
-from secondlook.certainty import LEAST
-from secondlook.cli.job_tables import print_job
-from secondlook.cli.label_command import command as label_command
-from secondlook.cli.local_service import running_engine
-from secondlook.config import Settings
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.engine import EngineLimits
-from secondlook.errors import BadSetting, Damaged, NotFound
-from secondlook.labels import Image, Pixels
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.ontology_text import dump
-from secondlook.pipeline import Pipeline
-from secondlook.replay.redecide import redecide
+from secondlook.cascade.router import Cascade
+from secondlook.cascade.threshold import LEAST
+from secondlook.cli.jobs import print_job
+from secondlook.cli.label import label_command
+from secondlook.cli.serve import running_engine
+from secondlook.config.settings import Settings
+from secondlook.core.errors import BadSetting, Damaged, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.ontology_yaml import dump
+from secondlook.core.types import Image, Pixels
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.labeling.engine import EngineLimits
+from secondlook.labeling.pipeline import Pipeline
+from secondlook.review.rejudge import redecide
 from secondlook.server.app import ServerOptions, running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store

@@ -18,16 +18,16 @@ from students import swapped_classes, truncate
 from tiny_trainings import TINY, one_thread
 
 from secondlook.cli import run
-from secondlook.command_line import INTERRUPTED
+from secondlook.config.entrypoint import INTERRUPTED
+from secondlook.core.errors import InvalidInput
+from secondlook.core.ontology_yaml import ontology_from_yaml
+from secondlook.core.types import Image
+from secondlook.datasets.image_cache import read_pixels
+from secondlook.datasets.open import open_training_set
 from secondlook.detector.manifest import read_manifest, verify_files
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.distill import model
-from secondlook.distill.pictures import read_pixels
-from secondlook.distill.sources import open_training_set
-from secondlook.errors import InvalidInput
-from secondlook.labels import Image
-from secondlook.ontology_text import ontology_from_yaml
+from secondlook.detector.runtime import OnnxDetector
 from secondlook.store import Store, open_store
+from secondlook.training import model
 from secondlook_client import Client
 from secondlook_client.dataset import SnapshotQuery
 from secondlook_client.errors import ClientError, NotFound
@@ -59,7 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setitem(model.SIZES, "pico", TINY)
-    monkeypatch.setattr("secondlook.distill.export.TIMED_S", 0.1)
+    monkeypatch.setattr("secondlook.training.export.export.TIMED_S", 0.1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with one_thread():
         yield

@@ -7,7 +7,7 @@ from fakes import ScriptedProposer
 from job_client import send, wait
 from serving import serving
 
-from secondlook.server import following
+from secondlook.server import jobs
 from secondlook_client import Client, RetryPolicy, errors
 
 
@@ -54,7 +54,7 @@ def test_news_tell_pace_and_time_left(store):
 
 
 def test_a_watcher_of_a_quiet_job_hears_that_the_line_stands(served, monkeypatch):
-    monkeypatch.setattr(following, "TELL_EVERY_S", 0.2)
+    monkeypatch.setattr(jobs, "TELL_EVERY_S", 0.2)
     _, client = served
     client.jobs.create("quiet")
     watched = client.jobs.watch("quiet")

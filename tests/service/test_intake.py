@@ -8,12 +8,12 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG, png
 
-from secondlook import images
-from secondlook.engine import Engine, EngineLimits
-from secondlook.errors import Busy, DeadlineExceeded
-from secondlook.pipeline import Pipeline
-from secondlook.server import intake as intake_module
-from secondlook.server.intake import Intake
+from secondlook.core import images
+from secondlook.core.errors import Busy, DeadlineExceeded
+from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.pipeline import Pipeline
+from secondlook.server import labeling as intake_module
+from secondlook.server.labeling import Intake
 
 
 def run(scene):

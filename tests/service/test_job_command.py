@@ -9,7 +9,7 @@ from job_pictures import try_again_soon
 from serving import png, serving
 
 from secondlook.cli import run
-from secondlook.cli.job_command import command
+from secondlook.cli.jobs import job_command
 from secondlook.server.app import ServerOptions
 from secondlook.store import open_store
 
@@ -45,7 +45,7 @@ def job(address, *words):
     return run(["job", words[0], "--server", address, *map(str, words[1:])])
 
 
-@pytest.mark.parametrize("name", command.commands)
+@pytest.mark.parametrize("name", job_command.commands)
 def test_every_job_command_explains_itself(name, capsys):
     assert run(["job", name, "--help"]) == 0
     shown = capsys.readouterr().out

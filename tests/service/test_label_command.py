@@ -105,7 +105,7 @@ def test_another_ontology_is_refused_until_fresh(tmp_path):
     ],
 )
 def test_wrong_usage_is_told_in_a_line(tmp_path, more, cause, monkeypatch):
-    monkeypatch.setattr("secondlook.cli.session.CONNECT_S", 0.5)
+    monkeypatch.setattr("secondlook.cli.connection.CONNECT_S", 0.5)
     done = label(folder_of(tmp_path / "in", 1), tmp_path / "out", *more)
     assert done.returncode in (1, 2), done.stderr
     assert cause in done.stderr and "Traceback" not in done.stderr

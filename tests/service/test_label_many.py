@@ -10,7 +10,7 @@ import pytest
 from fakes import ScriptedProposer
 from serving import png, serving, wait_until
 
-from secondlook.engine import EngineLimits
+from secondlook.labeling.engine import EngineLimits
 from secondlook.server.app import CALLS_BESIDES
 from secondlook_client import AsyncClient, Client, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb

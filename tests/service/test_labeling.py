@@ -9,11 +9,11 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG, png, serving, wait_until
 
-from secondlook.engine import Engine, EngineLimits
-from secondlook.errors import BadSetting, Unavailable
-from secondlook.images import ImageLimits
-from secondlook.ontology import ClassSpec as ServiceClass
-from secondlook.ontology import Ontology
+from secondlook.core.errors import BadSetting, Unavailable
+from secondlook.core.images import ImageLimits
+from secondlook.core.ontology import ClassSpec as ServiceClass
+from secondlook.core.ontology import Ontology
+from secondlook.labeling.engine import Engine, EngineLimits
 from secondlook.server.app import ServerOptions, running_server
 from secondlook_client import ClassSpec, Client, Outcome, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -133,7 +133,7 @@ def test_no_ontology_anywhere_is_told():
 def test_a_phrase_that_the_model_refuses_fails_its_own_request_only():
     def script(image, phrases):
         if "long" in phrases:
-            from secondlook.errors import BadOntology
+            from secondlook.core.errors import BadOntology
 
             raise BadOntology("the phrase has 300 tokens; at most 254")
         return [((0, 0, 10, 10), dict.fromkeys(phrases, 0.9))]
@@ -262,7 +262,7 @@ def test_a_port_in_use_is_told_and_the_first_server_goes_on():
 
 
 def test_repeated_ontologies_are_built_once():
-    from secondlook.server.convert import Ontologies, ontology_message
+    from secondlook.server.converters import Ontologies, ontology_message
 
     ontologies = Ontologies(DOG, size=2)
     request = pb.LabelRequest(ontology=ontology_message(DOG))

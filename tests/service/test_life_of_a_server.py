@@ -20,11 +20,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving import DOG, png, serving
 
-from secondlook.engine import Engine
-from secondlook.errors import BadSetting
-from secondlook.pipeline import Pipeline
+from secondlook.core.errors import BadSetting
+from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import Pipeline
 from secondlook.server.app import SERVICES, Server, ServerOptions
-from secondlook.server.logs import JsonFormatter
+from secondlook.server.json_logs import JsonFormatter
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
@@ -138,11 +138,11 @@ import sys
 sys.path.insert(0, {tests!r})
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG
-from secondlook.engine import Engine
-from secondlook.errors import BadSetting
-from secondlook.pipeline import Pipeline
+from secondlook.labeling.engine import Engine
+from secondlook.core.errors import BadSetting
+from secondlook.labeling.pipeline import Pipeline
 from secondlook.server.app import serve
-from secondlook.server.logs import configure
+from secondlook.server.json_logs import configure
 configure("info")
 engine = Engine(Pipeline(ScriptedProposer(delay_s=0.5), ScriptedVerifier()))
 serve(engine, DOG, ready=lambda server: print(server.address, flush=True))
@@ -233,8 +233,8 @@ def test_it_listens_on_loopback_unless_told_otherwise(caplog):
 
 
 def test_each_error_of_the_service_travels_as_its_own_status():
-    from secondlook import errors as service_errors
-    from secondlook.errors import SecondlookError
+    from secondlook.core import errors as service_errors
+    from secondlook.core.errors import SecondlookError
 
     kinds = [
         kind

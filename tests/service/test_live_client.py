@@ -11,8 +11,8 @@ from fakes import ScriptedProposer
 from flaky_line import FlakyLine
 from serving import png, serving
 
-from secondlook.engine import EngineLimits
-from secondlook.images import ImageLimits
+from secondlook.core.images import ImageLimits
+from secondlook.labeling.engine import EngineLimits
 from secondlook.server.app import ServerOptions
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
 

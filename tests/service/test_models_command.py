@@ -12,13 +12,12 @@ from serving import serving
 from students import write_student
 
 from secondlook.cli import run
-from secondlook.detector.manifest import read_manifest, verify_files
-from secondlook.distill.settings import TrainingSettings
-from secondlook.jobs import trainer
-from secondlook.server.options import ServerOptions
+from secondlook.detector.manifest import USUAL_SIZE, read_manifest, verify_files
+from secondlook.jobs import training as trainer
+from secondlook.server.app import ServerOptions
 from secondlook.store import open_store
-from secondlook.store.trainings import TrainingOrder
-from secondlook.student_sizes import USUAL_SIZE
+from secondlook.store.training_jobs import TrainingOrder
+from secondlook.training.settings import TrainingSettings
 from secondlook_client import Client
 from secondlook_client.errors import InvalidRequest, NotFound
 

@@ -13,14 +13,14 @@ import pytest
 from ollama_server import DIGEST, Behaviour, FakeOllama, Top
 from PIL import Image as PILImage
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, NotFound, Unavailable
-from secondlook.labels import Answer, Ask, Image, Outcome, Proposals
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, NotFound, Unavailable
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Answer, Ask, Image, Outcome, Proposals
+from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models import ollama as adapter
 from secondlook.models.ollama import OllamaVerifier
 from secondlook.models.remote import Patience
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Pipeline, Task
 
 RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)
 BLUE = np.full((30, 30, 3), (20, 20, 200), np.uint8)

@@ -8,11 +8,11 @@ import pytest
 from openai_server import Behaviour, FakeOpenAI, Top
 from PIL import Image as PILImage
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, NotFound, Unavailable
-from secondlook.labels import Ask
-from secondlook.models import openai_compatible as adapter
-from secondlook.models.openai_compatible import KEY_VARIABLE, OpenAIVerifier
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, NotFound, Unavailable
+from secondlook.core.types import Ask
+from secondlook.models import openai as adapter
+from secondlook.models.openai import KEY_VARIABLE, OpenAIVerifier
 from secondlook.models.remote import Patience, packed
 
 RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)

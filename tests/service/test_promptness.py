@@ -6,7 +6,7 @@ import pytest
 from serving import png, serving
 
 from secondlook.jobs import runner, worker
-from secondlook.server import following
+from secondlook.server import jobs
 from secondlook_client import Client, JobState
 
 NEVER_S = 600.0
@@ -19,7 +19,7 @@ def client(store, monkeypatch):
     for module, name in (
         (runner, "LOOK_EVERY_S"),
         (worker, "POLL_S"),
-        (following, "LOOK_EVERY_S"),
+        (jobs, "LOOK_EVERY_S"),
     ):
         monkeypatch.setattr(module, name, NEVER_S)
     with serving(store=store) as served, Client(served.address) as client:

@@ -7,7 +7,7 @@ import pytest
 from frozen import PETS, photos, stored
 
 from secondlook.cli import run
-from secondlook.ontology_text import dump
+from secondlook.core.ontology_yaml import dump
 from secondlook.store import open_store
 
 

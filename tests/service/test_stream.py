@@ -10,8 +10,8 @@ import pytest
 from fakes import ScriptedProposer
 from serving import png, serving
 
-from secondlook.engine import EngineLimits
-from secondlook.server.stream import AT_WORK
+from secondlook.labeling.engine import EngineLimits
+from secondlook.server.streams import AT_WORK
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from secondlook.errors import BadSetting
-from secondlook.models.answers import (
+from secondlook.core.errors import BadSetting
+from secondlook.models.yes_no import (
     FLOOR,
     answer_position,
     answer_tokens,

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from secondlook.errors import BadRequest, Busy, StoreUnavailable
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.server import arrivals
-from secondlook.server.arrivals import Arrivals
-from secondlook.server.job_messages import Pace, key_of
-from secondlook.store.uploads import Uploads
+from secondlook.core.errors import BadRequest, Busy, StoreUnavailable
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.server import uploads as arrivals
+from secondlook.server.converters import Pace, key_of
+from secondlook.server.uploads import Arrivals
+from secondlook.store.ingest import Uploads
 
 DOG = Ontology((ClassSpec("dog"),))
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from training_sets import CLASSES, COLOURS, drawn, sample_of
 
-from secondlook.detector.resize import stretch
-from secondlook.distill import augment
-from secondlook.distill.augment import KEPT_SHARE, Scene, augmented, plain_view, scene_of
-from secondlook.distill.batches import Look, Views, loader, workers_for
-from secondlook.distill.pictures import read_pixels
-from secondlook.distill.samples import Sample, boxes_array, class_array
+from secondlook.datasets.image_cache import read_pixels
+from secondlook.datasets.samples import Sample, boxes_array, class_array
+from secondlook.detector.runtime import stretch
+from secondlook.training import augment
+from secondlook.training.augment import KEPT_SHARE, Scene, augmented, plain_view, scene_of
+from secondlook.training.data import Look, Views, loader, workers_for
 
 NONE, NOBODY = boxes_array(()), class_array(())
 SIZE = (96, 80)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.batching import Batcher
-from secondlook.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook.labeling.batcher import Batcher
 
 SOON_S = 10.0
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from secondlook import boxes
+from secondlook.core import boxes
 
 # On a coarse grid half of all boxes overlap; in the open few do.
 SIDES = (st.integers(0, 5).map(float), st.floats(0, 2000, width=32))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scored_samples import BOX, CLASSES, detections, judged, sample, world
 
-from secondlook.distill.calibration import cross_fitted, fit_classes, probability
-from secondlook.distill.matching import judge_classes
-from secondlook.distill.scores import score
+from secondlook.evaluation.calibration import cross_fitted, fit_classes, probability
+from secondlook.evaluation.detector_matching import judge_classes
+from secondlook.evaluation.detector_scores import score
 
 
 def drawn(rng, count, slope, intercept):

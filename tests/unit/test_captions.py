@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.captions import Caption, Marks, pack
-from secondlook.errors import BadOntology
+from secondlook.core.errors import BadOntology
+from secondlook.models.grounding_dino import Caption, Marks, pack
 
 MARKS = Marks()
 

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from secondlook.server import capture
-from secondlook.server.capture import CaptureStream
-from secondlook.store.frames import Frame, Kept
+from secondlook.server import streams
+from secondlook.server.streams import CaptureStream
+from secondlook.store.ingest import Frame, Kept
 from secondlook_client.v1 import labeling_pb2 as pb
 
 FRAMES, SIZE, ROOM = 100, 100, 10
 
 
 def test_no_more_is_read_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "MAX_BYTES", SIZE * ROOM)
+    monkeypatch.setattr(streams, "MAX_BYTES", SIZE * ROOM)
     read = 0
     disk, answered = threading.Event(), []
 

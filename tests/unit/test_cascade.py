@@ -9,14 +9,14 @@ import pytest
 from fakes import WHOLE, Row, ScriptedProposer, ScriptedVerifier, image
 from scripted_student import DOGS, LEARNT, MIDDLE, Found, ScriptedStudent, right
 
-from secondlook.cascade import MAX_TRUSTS, Cascade, CascadeRule, Passed
-from secondlook.certainty import LEAST
-from secondlook.engine import EngineLimits
-from secondlook.errors import Busy, DeadlineExceeded, ShuttingDown
-from secondlook.labels import Image, Labelled, LabelPath, Pixels
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Pipeline, Task
-from secondlook.trust import TrustRule
+from secondlook.cascade.router import MAX_TRUSTS, Cascade, CascadeRule, Passed
+from secondlook.cascade.threshold import LEAST
+from secondlook.cascade.trust import TrustRule
+from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Image, Labelled, LabelPath, Pixels
+from secondlook.labeling.engine import EngineLimits
+from secondlook.labeling.pipeline import Pipeline, Task
 
 CATS = Ontology((ClassSpec("cat"),))
 

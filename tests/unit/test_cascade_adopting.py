@@ -6,12 +6,12 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier, image
 from scripted_student import DOGS, LEARNT, Found, ScriptedStudent, right
 
-from secondlook.cascade import Cascade
-from secondlook.certainty import LEAST
-from secondlook.engine import EngineLimits
-from secondlook.errors import BadSetting
-from secondlook.labels import Labelled, LabelPath, Pixels
-from secondlook.pipeline import Pipeline, Task
+from secondlook.cascade.router import Cascade
+from secondlook.cascade.threshold import LEAST
+from secondlook.core.errors import BadSetting
+from secondlook.core.types import Labelled, LabelPath, Pixels
+from secondlook.labeling.engine import EngineLimits
+from secondlook.labeling.pipeline import Pipeline, Task
 
 
 def student(name: str) -> ScriptedStudent:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.certainty import LEAST, LEAST_ABOVE, MARGIN, POOREST, REMEMBERED, Certainty
+from secondlook.cascade.threshold import LEAST, LEAST_ABOVE, MARGIN, POOREST, REMEMBERED, Certainty
 
 SHARE = st.floats(0, 1)
 

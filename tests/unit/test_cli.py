@@ -1,6 +1,5 @@
 """The command line around the commands: help, errors, exit codes, progress."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,9 +8,9 @@ import click
 import pytest
 from PIL import Image
 
-from secondlook.cli import COMMANDS, run
-from secondlook.cli.progress import Meter, bar, duration
-from secondlook.config import rules
+from secondlook.cli import COMMANDS, group, run
+from secondlook.cli.output import Meter, bar, duration
+from secondlook.config.settings import rules
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -19,7 +18,7 @@ def test_every_command_explains_itself(name, capsys):
     assert run([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"Usage: secondlook {name}")
-    command = importlib.import_module(f"secondlook.cli.{name}_command").command
+    command = group.get_command(click.Context(group), name)
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help or parameter.name in ("count", "seed", "out", "size"), parameter
@@ -36,7 +35,7 @@ def test_the_list_of_commands_imports_none_of_them():
 
 
 def test_serve_takes_every_setting():
-    command = importlib.import_module("secondlook.cli.serve_command").command
+    command = group.get_command(click.Context(group), "serve")
     taken = {parameter.name for parameter in command.params}
     assert set(rules()) <= taken
 
@@ -65,7 +64,7 @@ def test_a_bug_is_told_in_a_line_and_shown_whole_with_debug(monkeypatch, capsys,
     def broken(*_):
         raise KeyError("secret")
 
-    monkeypatch.setattr("secondlook.cli.evaluate_command.join", broken)
+    monkeypatch.setattr("secondlook.cli.evaluate.join", broken)
     assert run(["evaluate", "a", "b"]) == 1
     assert "--debug" in capsys.readouterr().err
     with pytest.raises(KeyError):
@@ -76,7 +75,7 @@ def test_ctrl_c_exits_130_with_what_was_kept(monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt("stopped: 3 of 5 pictures are kept")
 
-    monkeypatch.setattr("secondlook.cli.evaluate_command.join", stopped)
+    monkeypatch.setattr("secondlook.cli.evaluate.join", stopped)
     assert run(["evaluate", "a", "b"]) == 130
     assert "3 of 5 pictures are kept" in capsys.readouterr().err
 
@@ -111,7 +110,7 @@ def test_evaluate_prints_a_table_or_json(tmp_path, capsys):
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr("secondlook.cli.progress.PLAIN_EVERY_S", 0)
+    monkeypatch.setattr("secondlook.cli.output.PLAIN_EVERY_S", 0)
     with bar("labelling", 4, done=1) as step:
         step(2, 4)
     assert "labelling: 2/4" in capsys.readouterr().err

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from stored import labelled, street_ontology
 
-from secondlook.columns import check_questions, columns_for
-from secondlook.errors import BadOntology
-from secondlook.labels import View
-from secondlook.ontology import ClassSpec, Ontology
+from secondlook.core.class_mapping import check_questions, columns_for
+from secondlook.core.errors import BadOntology
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import View
 
 KEPT = Ontology(
     (

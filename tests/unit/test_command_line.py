@@ -7,8 +7,8 @@ import sys
 import click
 import pytest
 
-from secondlook.command_line import INTERRUPTED, gentle_interrupts, run_group
-from secondlook.errors import AlreadyExists, BadSetting, NotAllowed, NotFound, StorageFull
+from secondlook.config.entrypoint import INTERRUPTED, gentle_interrupts, run_group
+from secondlook.core.errors import AlreadyExists, BadSetting, NotAllowed, NotFound, StorageFull
 from secondlook_client.errors import Unavailable
 
 
@@ -74,7 +74,7 @@ def test_the_first_signal_only_asks(
 def test_the_second_signal_ends_the_process_at_once() -> None:
     code = (
         "import signal\n"
-        "from secondlook.command_line import gentle_interrupts\n"
+        "from secondlook.config.entrypoint import gentle_interrupts\n"
         "with gentle_interrupts():\n"
         "    signal.raise_signal(signal.SIGINT)\n"
         "    signal.raise_signal(signal.SIGTERM)\n"

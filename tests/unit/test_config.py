@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.config import ModelOptions, Settings, load_settings, rules
-from secondlook.errors import BadSetting, NotFound
+from secondlook.config.settings import ModelOptions, Settings, load_settings, rules
+from secondlook.core.errors import BadSetting, NotFound
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
-from secondlook.models.convolutions import quicken
+from secondlook.models.cpu_speedups import fuse_conv_bn
 
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 48 * 40).view(2, 3, 48, 40)
 
@@ -38,7 +38,7 @@ def test_a_resnet_gives_the_same_without_norms(layer: str) -> None:
     quick = deepcopy(slow)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in slow.modules())
     # A model may be called more than once in a run, as with questions of several lengths.
-    assert quicken(quick, lambda: (quick(PIXELS), quick(PIXELS[:1]))) == norms > 5
+    assert fuse_conv_bn(quick, lambda: (quick(PIXELS), quick(PIXELS[:1]))) == norms > 5
     assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
     with torch.no_grad():
         expected, found = (m(PIXELS).last_hidden_state for m in (slow, quick))
@@ -50,7 +50,7 @@ def test_a_resnet_gives_the_same_without_norms(layer: str) -> None:
 def test_the_frozen_norms_of_a_backbone_are_folded_too(kind: str) -> None:
     slow = trained(models.model(kind, backbone="resnet").model.backbone.conv_encoder.model)
     quick = deepcopy(slow)
-    assert quicken(quick, lambda: quick(PIXELS)) > 5
+    assert fuse_conv_bn(quick, lambda: quick(PIXELS)) > 5
     with torch.no_grad():
         pairs = zip(quick(PIXELS).feature_maps, slow(PIXELS).feature_maps, strict=True)
     for found, expected in pairs:
@@ -74,21 +74,21 @@ def test_a_norm_that_is_not_behind_one_convolution_stays() -> None:
     torch.manual_seed(0)
     slow = trained(Odd())
     quick = deepcopy(slow)
-    assert quicken(quick, lambda: quick(PIXELS)) == 0
+    assert fuse_conv_bn(quick, lambda: quick(PIXELS)) == 0
     with torch.no_grad():
         torch.testing.assert_close(quick(PIXELS), slow(PIXELS))
 
 
 def test_a_norm_that_still_learns_stays() -> None:
     model = resnet("basic").train()
-    assert quicken(model, lambda: model(PIXELS)) == 0
+    assert fuse_conv_bn(model, lambda: model(PIXELS)) == 0
 
 
 def test_the_layout_is_channels_last_in_half_precision_too() -> None:
     slow = resnet("basic").to(torch.bfloat16)
     quick = deepcopy(slow)
     half = PIXELS.to(torch.bfloat16)
-    quicken(quick, lambda: quick(half))
+    fuse_conv_bn(quick, lambda: quick(half))
     with torch.no_grad():
         expected, found = (m(half).last_hidden_state.float() for m in (slow, quick))
     assert found.is_contiguous(memory_format=torch.channels_last)

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.grouping import SHORTEST, block_id, block_of, split_of
-from secondlook.dataset.manifest import Entry, entries, load_manifest
-from secondlook.dataset.query import GroupBy, Query, SplitShare, query_of
-from secondlook.labels import Image
+from secondlook.core.types import Image
+from secondlook.datasets.manifest import Entry, entries, load_manifest
+from secondlook.datasets.query import GroupBy, Query, SplitShare, query_of
+from secondlook.datasets.snapshot import create_snapshot
+from secondlook.datasets.splits import SHORTEST, block_id, block_of, split_of
 from secondlook.store import Store, open_store
-from secondlook.store.tables import decisions
+from secondlook.store.schema import decisions
 
 TENTHS = (SplitShare("train", 0.8), SplitShare("val", 0.1), SplitShare("test", 0.1))
 

@@ -2,11 +2,11 @@
 
 from frozen import DOG_BOX, PETS, photos, stored
 
-from secondlook.dataset.diff import Change, Changed, Difference, compare
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import load_manifest
-from secondlook.dataset.query import Query, SplitShare
-from secondlook.labels import Outcome
+from secondlook.core.types import Outcome
+from secondlook.datasets.diff import Change, Changed, Difference, compare
+from secondlook.datasets.manifest import load_manifest
+from secondlook.datasets.query import Query, SplitShare
+from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store
 
 ALL = (SplitShare("train", 1),)

@@ -11,12 +11,12 @@ from fakes import Row
 from frozen import DOG_BOX, PETS, drawn, encoded, entries_of, stored
 from PIL import Image as PILImage
 
-from secondlook.dataset.export import FORMATS, export, file_name
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import Entry
-from secondlook.dataset.query import Query, SplitShare
-from secondlook.errors import Damaged, InvalidInput, NotFound, OutputExists
-from secondlook.labels import Image
+from secondlook.core.errors import Damaged, InvalidInput, NotFound, OutputExists
+from secondlook.core.types import Image
+from secondlook.datasets.export import FORMATS, export, file_name
+from secondlook.datasets.manifest import Entry
+from secondlook.datasets.query import Query, SplitShare
+from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store, open_store
 
 CAT_BOX = (41.0, 40.0, 70.0, 60.0)
@@ -167,8 +167,8 @@ def test_parquet_files_are_of_a_sensible_size(
 ) -> None:
     from pyarrow import parquet
 
-    monkeypatch.setattr("secondlook.formats.parquet.GROUP_BYTES", 1)
-    monkeypatch.setattr("secondlook.formats.parquet.FILE_BYTES", 1)
+    monkeypatch.setattr("secondlook.datasets.writers.parquet.GROUP_BYTES", 1)
+    monkeypatch.setattr("secondlook.datasets.writers.parquet.FILE_BYTES", 1)
     out = export(kept, "s", tmp_path / "out", ("parquet",))
     counts = [parquet.read_metadata(path).num_rows for path in (out / "data").iterdir()]
     assert counts == [1] * len(NAMES)

@@ -20,13 +20,13 @@ from frozen import (
 )
 from PIL import Image as PILImage
 
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import BoxKind, Entry, load_manifest
-from secondlook.dataset.query import Query, SplitShare
-from secondlook.errors import AlreadyExists, InvalidInput, NotFound
-from secondlook.labels import Image, Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.ontology_text import ontology_from_yaml
+from secondlook.core.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.ontology_yaml import ontology_from_yaml
+from secondlook.core.types import Image, Outcome
+from secondlook.datasets.manifest import BoxKind, Entry, load_manifest
+from secondlook.datasets.query import Query, SplitShare
+from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store, open_store
 
 

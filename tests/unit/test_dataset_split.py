@@ -4,9 +4,9 @@ import pytest
 from frozen import HALVES, drawn, encoded, frozen, photos, stored
 from PIL import Image as PILImage
 
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import Entry, entries, load_manifest
-from secondlook.dataset.query import GroupBy, Query
+from secondlook.datasets.manifest import Entry, entries, load_manifest
+from secondlook.datasets.query import GroupBy, Query
+from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store
 from secondlook.store.snapshots import manifest_blobs
 
@@ -68,7 +68,7 @@ def test_more_pictures_move_no_group_to_the_other_side(store: Store) -> None:
 
 
 def test_a_large_snapshot_lies_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.dataset.manifest.PART", 7)
+    monkeypatch.setattr("secondlook.datasets.manifest.PART", 7)
     stored(store, "r", photos(30))
     snapshot = create_snapshot(store, "s", Query(("r",), split=HALVES))
     manifest = load_manifest(store.blobs, snapshot.manifest)

@@ -4,7 +4,7 @@ import grounding_dino_models as models
 import pytest
 import torch
 
-from secondlook.models.deformable import DeformableAttention, quicken
+from secondlook.models.cpu_speedups import DeformableAttention, replace_deformable_attention
 
 SHAPES = ([(7, 9)], [(12, 16), (6, 8), (3, 4), (2, 2)], [(1, 30), (1, 1), (5, 2), (1, 2)])
 
@@ -57,7 +57,7 @@ def test_every_one_in_a_model_is_replaced(kind: str) -> None:
     }
     with torch.no_grad():
         before = model(**inputs)
-        assert quicken(model) == 3  # one encoder layer, two decoder layers
+        assert replace_deformable_attention(model) == 3  # one encoder layer, two decoder layers
         after = model(**inputs)
-    assert quicken(model) == 0
+    assert replace_deformable_attention(model) == 0
     torch.testing.assert_close(after.pred_boxes, before.pred_boxes, atol=1e-5, rtol=1e-4)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from students import truncate, write_student
 
+from secondlook.core.errors import Damaged, InvalidInput, NotFound
 from secondlook.detector.manifest import (
     MAX_TEXT,
     Manifest,
@@ -20,7 +21,6 @@ from secondlook.detector.manifest import (
     verify_files,
     write_manifest,
 )
-from secondlook.errors import Damaged, InvalidInput, NotFound
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import sys
 
 SHAPES = """
 import torch
-from secondlook.config import ModelOptions
-from secondlook.models.devices import PRIMITIVES, place
+from secondlook.config.settings import ModelOptions
+from secondlook.models.loading import PRIMITIVES, place
 place(ModelOptions(device="cpu"))
 layer = torch.nn.Conv2d(16, 16, 3).requires_grad_(False)
 for side in [*range(40, 60 + PRIMITIVES), 40]:

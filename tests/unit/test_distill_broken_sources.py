@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from training_sets import coco, drawn, write_coco, write_pictures, write_yolo
 
-from secondlook.distill.source_coco import read_coco
-from secondlook.distill.source_yolo import read_yolo
-from secondlook.distill.sources import BY_HASH, open_training_set
-from secondlook.errors import InvalidInput, NotFound
+from secondlook.core.errors import InvalidInput, NotFound
+from secondlook.datasets.open import BY_HASH, open_training_set
+from secondlook.datasets.readers.coco import read_coco
+from secondlook.datasets.readers.yolo import read_yolo
 
 PARTS = {"train": range(6), "val": range(6, 9)}
 
@@ -185,7 +185,7 @@ def test_a_few_gone_pictures_are_told(tmp_path: Path) -> None:
 
 def test_huge_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_coco(tmp_path / "set", PARTS)
-    monkeypatch.setattr("secondlook.distill.source_coco.MAX_BYTES", 1 << 10)
+    monkeypatch.setattr("secondlook.datasets.readers.coco.MAX_BYTES", 1 << 10)
     with pytest.raises(InvalidInput, match="more than 0 MiB"):
         read_coco("set", {"train": root / "annotations/train.json"}, root)
     yolo = write_yolo(tmp_path / "yolo", PARTS)

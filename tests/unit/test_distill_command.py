@@ -9,15 +9,17 @@ import pytest
 from rich.console import Console
 from training_sets import training_set, write_coco, write_yolo
 
-from secondlook.cli import distill_command, distill_progress, run
-from secondlook.cli.distill_progress import facts_of, watched
-from secondlook.command_line import INTERRUPTED
+from secondlook.cli import distill as distill_command
+from secondlook.cli import distill as distill_progress
+from secondlook.cli import run
+from secondlook.cli.distill import facts_of, watched
+from secondlook.cli.output_folder import OutFolder
+from secondlook.config.entrypoint import INTERRUPTED
+from secondlook.core.errors import Cancelled
 from secondlook.detector.manifest import Manifest
-from secondlook.distill import distilling
-from secondlook.distill.progress import Progress
-from secondlook.distill.settings import TrainingSettings, training_rules
-from secondlook.errors import Cancelled
-from secondlook.runs.out_folder import OutFolder
+from secondlook.training import distill as distilling
+from secondlook.training.progress import Progress
+from secondlook.training.settings import TrainingSettings, training_rules
 
 PARTS = {"train": range(6), "val": range(6, 9)}
 STEP = Progress(

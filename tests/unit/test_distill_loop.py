@@ -10,13 +10,13 @@ import torch
 from tiny_trainings import QUICK, Told, Whole, data, tiny, weights, whole
 from training_sets import CLASSES
 
-from secondlook.distill import loop, model, optimising
-from secondlook.distill.loop import train
-from secondlook.distill.model import load_student
-from secondlook.distill.predicting import predict
-from secondlook.distill.samples import TrainingSet
-from secondlook.distill.training_record import read_record
-from secondlook.errors import BadSetting, Cancelled, NotFound
+from secondlook.core.errors import BadSetting, Cancelled, NotFound
+from secondlook.datasets.samples import TrainingSet
+from secondlook.training import model, trainer
+from secondlook.training.model import load_student
+from secondlook.training.predict import predict
+from secondlook.training.progress import read_record
+from secondlook.training.trainer import train
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures of these tests."""
@@ -79,7 +79,7 @@ def test_it_ends_when_nothing_gets_better(
         kept.append({name: value.clone() for name, value in student.state_dict().items()})
         return next(seen)
 
-    monkeypatch.setattr(loop.HeldOut, "map50", map50)
+    monkeypatch.setattr(trainer.HeldOut, "map50", map50)
     told = Told()
     settings = replace(QUICK, steps=40, look_every=1, patience=3)
     folder = train(data, settings, tmp_path / "out", told.append)
@@ -95,7 +95,7 @@ def test_it_ends_when_time_is_over(
     data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count()
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(seconds)))
     settings = replace(QUICK, steps=10_000, look_every=10_000, max_minutes=0.1)
     told = Told()
     train(data, settings, tmp_path / "out", told.append)
@@ -107,7 +107,7 @@ def test_it_ends_when_time_is_over(
 def test_a_loss_that_is_no_number_is_told(
     data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimising, "as_input", lambda p: p.float() * float("nan"))
+    monkeypatch.setattr(trainer, "as_input", lambda p: p.float() * float("nan"))
     with pytest.raises(BadSetting, match=r"the loss is not a number.*lower --rate than 0\.001"):
         train(data, QUICK, tmp_path / "out")
     assert not (tmp_path / "out" / "torch").exists()

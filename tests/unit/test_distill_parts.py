@@ -9,12 +9,11 @@ from tiny_trainings import TINY
 from training_sets import CLASSES, training_set
 from transformers import Deimv2ForObjectDetection, DFineConfig, DFineForObjectDetection
 
-from secondlook.distill.averaging import Average
-from secondlook.distill.distilling import distill
-from secondlook.distill.model import own_config
-from secondlook.distill.optimising import optimiser_for
-from secondlook.distill.settings import TrainingSettings
-from secondlook.errors import BadSetting
+from secondlook.core.errors import BadSetting
+from secondlook.training.distill import distill
+from secondlook.training.model import own_config
+from secondlook.training.settings import TrainingSettings
+from secondlook.training.trainer import Average, optimiser_for
 
 
 def d_fine() -> torch.nn.Module:

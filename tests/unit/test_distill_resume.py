@@ -14,12 +14,12 @@ import pytest
 import torch
 from tiny_trainings import QUICK, Told, Whole, alike, data, tiny, weights, whole
 
-from secondlook.distill import loop
-from secondlook.distill.checkpoints import Checkpoints, identity_of
-from secondlook.distill.loop import train
-from secondlook.distill.samples import TrainingSet
-from secondlook.distill.training_record import read_record
-from secondlook.errors import Cancelled, Damaged, OutputExists
+from secondlook.core.errors import Cancelled, Damaged, OutputExists
+from secondlook.datasets.samples import TrainingSet
+from secondlook.training import trainer
+from secondlook.training.checkpoints import Checkpoints, identity_of
+from secondlook.training.progress import read_record
+from secondlook.training.trainer import train
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures of these tests."""
@@ -71,7 +71,7 @@ from dataclasses import replace
 from pathlib import Path
 from tiny_trainings import QUICK, TINY
 from training_sets import training_set
-from secondlook.distill import loop, model
+from secondlook.training import loop, model
 torch.set_num_threads(1)
 model.SIZES["pico"] = TINY
 loop.SAVED_EVERY_S = 0
@@ -133,9 +133,9 @@ def test_another_start_is_not_gone_on_with(
     """``auto`` takes what is within reach, which may change."""
     with pytest.raises(Cancelled):
         train(data, QUICK, tmp_path / "out", stop=lambda: True)
-    build = loop.build_student
+    build = trainer.build_student
     monkeypatch.setattr(
-        loop, "build_student", lambda *given: replace(build(*given), source="org/other")
+        trainer, "build_student", lambda *given: replace(build(*given), source="org/other")
     )
     with pytest.raises(OutputExists, match="began from nothing, this one would from org/other"):
         train(data, QUICK, tmp_path / "out")

@@ -9,15 +9,14 @@ import pytest
 from device_models import Heard, ScriptedDetector
 from students import write_student
 
+from secondlook.core.errors import BadOntology
+from secondlook.core.ontology_yaml import ontology_from_lines
+from secondlook.detector.frames import Frame, Skipped
 from secondlook.detector.manifest import read_manifest
 from secondlook.edge.agent import Agent
-from secondlook.edge.choosing import Chooser, ChoosingRules
-from secondlook.edge.classes import teaching
-from secondlook.edge.frames import Frame, Skipped
-from secondlook.edge.sending import Sent
-from secondlook.edge.slot import Loaded, ModelSlot
-from secondlook.errors import BadOntology
-from secondlook.ontology_text import ontology_from_lines
+from secondlook.edge.model_trial import Loaded, ModelSlot
+from secondlook.edge.sender import Sent, teaching
+from secondlook.selection.frames import Chooser, ChoosingRules
 
 
 class Frames:

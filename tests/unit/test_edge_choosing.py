@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondlook.edge.budget import BUDGET_FILE, TokenBucket, read_budget, write_budget
-from secondlook.edge.choosing import Chooser, ChoosingRules, Reason
-from secondlook.edge.frames import Detection
-from secondlook.errors import BadSetting
+from secondlook.core.errors import BadSetting
+from secondlook.detector.frames import Detection
+from secondlook.selection.frames import (
+    BUDGET_FILE,
+    Chooser,
+    ChoosingRules,
+    Reason,
+    TokenBucket,
+    read_budget,
+    write_budget,
+)
 
 FREE = {"budget": math.inf}
 SAME = 0x0F0F_3C3C_5A5A_9669

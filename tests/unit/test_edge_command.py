@@ -11,10 +11,10 @@ import pytest
 from PIL import Image as PILImage
 from students import picture, write_student
 
+from secondlook.core.errors import NotFound
 from secondlook.edge.cli import run
 from secondlook.edge.hooks import load_hook
 from secondlook.edge.settings import EdgeSettings, rules
-from secondlook.errors import NotFound
 from secondlook_client import RetryPolicy
 
 
@@ -103,7 +103,7 @@ def test_errors_are_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    monkeypatch.setattr("secondlook.edge.running.RETRY", RetryPolicy(unavailable_s=0))
+    monkeypatch.setattr("secondlook.edge.app.RETRY", RetryPolicy(unavailable_s=0))
     assert run([str(student) if word == "STUDENT" else word for word in arguments]) == 2
     shown = capsys.readouterr().err
     assert told in shown and "Traceback" not in shown
@@ -135,11 +135,11 @@ def test_the_agent_runs_without_the_packages_of_the_service(student: Path, pictu
         "import sys\n"
         f"for name in {heavy}: sys.modules[name] = None\n"
         "from secondlook.edge.cli import run\n"
-        "import secondlook.edge.video\n"
+        "import secondlook.edge.sources\n"
         f"code = run(['run', '--source', {str(pictures)!r}, '--student', {str(student)!r}])\n"
         f"loaded = [n for n in {heavy} if sys.modules.get(n)]\n"
         "ours = [n for n in sys.modules if n.startswith(('secondlook.store', 'secondlook.models', "
-        "'secondlook.server', 'secondlook.distill', 'secondlook.cli'))]\n"
+        "'secondlook.server', 'secondlook.training', 'secondlook.cli'))]\n"
         "sys.exit(str(loaded + ours) if loaded or ours else code)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from secondlook.core.errors import BadSetting
 from secondlook.edge.health import Health, HealthFile, HealthPort, Rate, prometheus, tell_systemd
-from secondlook.errors import BadSetting
 
 
 def test_the_health_file_is_replaced_whole(tmp_path: Path) -> None:

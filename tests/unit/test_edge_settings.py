@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from secondlook.core.errors import BadSetting, NotFound
 from secondlook.edge.settings import load_settings
-from secondlook.errors import BadSetting, NotFound
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.edge.shelf import MAX_REFUSED, MAX_TRIES, Shelf
-from secondlook.errors import BadSetting
+from secondlook.core.errors import BadSetting
+from secondlook.edge.model_cache import MAX_REFUSED, MAX_TRIES, Shelf
 
 
 def test_the_shelf_remembers_over_restarts_and_keeps_few(tmp_path: Path) -> None:

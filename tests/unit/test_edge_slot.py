@@ -9,8 +9,8 @@ from device_models import Heard, ScriptedDetector
 from students import picture, write_student
 
 from secondlook.detector.manifest import Manifest
-from secondlook.edge.opening import open_student
-from secondlook.edge.slot import Loaded, ModelSlot
+from secondlook.edge.app import open_student
+from secondlook.edge.model_trial import Loaded, ModelSlot
 
 FRAME = np.full((48, 64, 3), 128, np.uint8)
 

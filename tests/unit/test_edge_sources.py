@@ -16,12 +16,12 @@ import pytest
 from PIL import Image as PILImage
 from serving import png
 
-from secondlook.edge import sources, video
-from secondlook.edge.frames import Frame, Skipped
-from secondlook.edge.sources import Pace, Source, open_source
-from secondlook.edge.video import _moment
-from secondlook.errors import InvalidInput, NotFound
-from secondlook.images import ImageLimits
+from secondlook.core.errors import InvalidInput, NotFound
+from secondlook.core.images import ImageLimits
+from secondlook.detector.frames import Frame, Skipped
+from secondlook.edge import sources
+from secondlook.edge import sources as video
+from secondlook.edge.sources import Pace, Source, _moment, open_source
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ from device_models import FolderRegistry
 from students import picture, replace_model, swapped_classes, truncate, write_student
 
 from secondlook.detector.manifest import read_manifest
-from secondlook.edge.opening import open_student
-from secondlook.edge.shelf import MAX_TRIES, Shelf
-from secondlook.edge.slot import ModelSlot
-from secondlook.edge.updates import MAX_DAMAGED, Updates, UpdateSettings
+from secondlook.edge.app import open_student
+from secondlook.edge.model_cache import MAX_TRIES, Shelf
+from secondlook.edge.model_trial import ModelSlot
+from secondlook.edge.model_updater import MAX_DAMAGED, Updates, UpdateSettings
 from secondlook_client.errors import Damaged as WireDamaged
 from secondlook_client.errors import Unavailable
 

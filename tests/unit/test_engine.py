@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier, image
 
-from secondlook.engine import Engine, EngineLimits
-from secondlook.errors import Busy, DeadlineExceeded, ShuttingDown
-from secondlook.labels import Image, Labelled
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Pipeline, Task
+from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Image, Labelled
+from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.pipeline import Pipeline, Task
 
 DOGS = Ontology((ClassSpec("dog"),))
 CATS = Ontology((ClassSpec("cat"),))

@@ -3,8 +3,8 @@ import re
 import grpc
 import pytest
 
-from secondlook import errors
-from secondlook.errors import Busy, SecondlookError
+from secondlook.core import errors
+from secondlook.core.errors import Busy, SecondlookError
 
 
 def tree(base: type[SecondlookError] = SecondlookError) -> list[type[SecondlookError]]:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled import boxes
 
-from secondlook.coco_files import average_precision, join
-from secondlook.errors import InvalidInput, NotFound
-from secondlook.evaluate import Counts, Detection, TrueBox, evaluate, match_class
+from secondlook.core.errors import InvalidInput, NotFound
+from secondlook.evaluation.coco_files import average_precision, join
+from secondlook.evaluation.matching import Counts, Detection, TrueBox, evaluate, match_class
 
 NEAR = (0.0, 0.0, 10.0, 10.0)
 SHIFTED = (2.0, 0.0, 12.0, 10.0)  # IoU 8/12 with NEAR

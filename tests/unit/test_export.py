@@ -12,15 +12,15 @@ from PIL import Image as PILImage
 from students import write_student
 from tiny_students import CLASSES, PIXELS, TINY, awake, deimv2, drawn, furthest
 
-from secondlook.detector.found import Detections
+from secondlook.core.errors import BadSetting, InvalidInput, ModelDrifted
+from secondlook.datasets.samples import Sample, boxes_array, class_array
+from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import describe_file, write_manifest
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.distill import export, parity
-from secondlook.distill.export import Exported, export_student
-from secondlook.distill.model import load_student, save_student
-from secondlook.distill.predicting import predict
-from secondlook.distill.samples import Sample, boxes_array, class_array
-from secondlook.errors import BadSetting, InvalidInput, ModelDrifted
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.training.export import export, parity
+from secondlook.training.export.export import Exported, export_student
+from secondlook.training.model import load_student, save_student
+from secondlook.training.predict import predict
 
 
 @dataclass(frozen=True)

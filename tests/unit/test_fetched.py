@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled import judged, result
 
-from secondlook.errors import StorageFull
-from secondlook.runs.fetched import Fetched, holds
+from secondlook.cli.label import Fetched, holds
+from secondlook.core.errors import StorageFull
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
-from secondlook.runs.folder import read, select
+from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
+from secondlook.core.image_folder import read, select
 
 
 def names(*paths, out="/nowhere/out"):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from labelled import judged, result, results
 from PIL import Image
 
-from secondlook.coco_files import join
-from secondlook.errors import StorageFull
-from secondlook.formats import OUTPUTS, WRITERS, Labels
+from secondlook.core.errors import StorageFull
+from secondlook.datasets.writers import OUTPUTS, WRITERS, Labels
+from secondlook.evaluation.coco_files import join
 from secondlook_client.results import Outcome
 
 CLASSES = ("person wearing glasses", "dog", "été <&> 😀")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.boxes import iou
-from secondlook.detector.found import MOST, SAME_IOU, detections_of
+from secondlook.core.boxes import iou
+from secondlook.detector.detections import MOST, SAME_IOU, detections_of
 
 APART = np.array([[x / 40, 0, x / 40 + 0.02, 0.5] for x in range(40)], np.float32)
 """Boxes that share nothing."""

@@ -4,7 +4,7 @@ import grounding_dino_models as models
 import pytest
 import torch
 
-from secondlook.models.fusion import FusionAttention, quicken
+from secondlook.models.cpu_speedups import FusionAttention, use_sdpa
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
@@ -29,5 +29,5 @@ def test_it_gives_what_the_original_gives(kind: str, masked: bool) -> None:
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_every_one_in_a_model_is_replaced(kind: str) -> None:
     model = models.model(kind)
-    assert quicken(model) == 1  # one encoder layer
-    assert quicken(model) == 0
+    assert use_sdpa(model) == 1  # one encoder layer
+    assert use_sdpa(model) == 0

@@ -7,9 +7,9 @@ import pytest
 from html_page import Page
 from labelled import judged, result
 
-from secondlook import gallery
-from secondlook.errors import BadImage
-from secondlook.totals import Totals
+from secondlook.core.errors import BadImage
+from secondlook.evaluation.run_stats import Totals
+from secondlook.reports import gallery
 from secondlook_client.results import Outcome
 
 BOX = (10.0, 20.0, 60.0, 90.0)

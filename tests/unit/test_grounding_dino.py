@@ -13,15 +13,13 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from secondlook.captions import Marks
-from secondlook.config import ModelOptions
-from secondlook.errors import BadOntology, BadSetting, NotFound
-from secondlook.labels import Image, Proposals
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadOntology, BadSetting, NotFound
+from secondlook.core.types import Image, Proposals
+from secondlook.labeling.proposer import Proposer
 from secondlook.models import grounding_dino
-from secondlook.models.devices import place
-from secondlook.models.grounding_dino import GroundingDinoProposer
-from secondlook.models.pixels import settings_of
-from secondlook.propose import Proposer
+from secondlook.models.grounding_dino import GroundingDinoProposer, Marks, settings_of
+from secondlook.models.loading import place
 
 OPTIONS = ModelOptions(device="cpu")
 PHRASES = ["person", "hot dog", "person wearing glasses", "red car"]

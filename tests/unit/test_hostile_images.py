@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from secondlook.errors import BadImage, ImageTooLarge, InvalidInput
-from secondlook.images import ImageLimits, decode
+from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput
+from secondlook.core.images import ImageLimits, decode
 
 # Pillow warns about damaged metadata and reads on; so do we.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -66,7 +66,7 @@ def test_odd_metadata_makes_no_noise() -> None:
     data = encoded(gradient(), "JPEG", exif=exif)
     entry = data.index(b"\x01\x0f\x00\x02")  # tag, type, then the length of the text
     odd = data[: entry + 4] + b"\xff\xff\xff\xff" + data[entry + 8 :]
-    code = f"from secondlook.images import decode\nprint(decode({odd!r}).width)"
+    code = f"from secondlook.core.images import decode\nprint(decode({odd!r}).width)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("53\n", "")
 

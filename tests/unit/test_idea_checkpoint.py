@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import GroundingDinoForObjectDetection
 
-from secondlook.config import ModelOptions
-from secondlook.errors import NotFound
-from secondlook.models import grounding_dino, idea_checkpoint
-from secondlook.models.idea_names import SCOPES, rename, translate
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import NotFound
+from secondlook.models import grounding_dino, original_checkpoint
+from secondlook.models.original_checkpoint import SCOPES, rename, translate
 
 OPTIONS = ModelOptions(device="cpu")
 PHRASES = ["person", "hot dog"]
@@ -74,7 +74,7 @@ def original(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_translated_checkpoint_is_the_same_model(folder: Path, original: Path) -> None:
     ours = GroundingDinoForObjectDetection.from_pretrained(folder).eval()
-    theirs = idea_checkpoint.model_from(idea_checkpoint.read(original), "x").eval()
+    theirs = original_checkpoint.model_from(original_checkpoint.read(original), "x").eval()
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     inputs = {
         "pixel_values": torch.randn(1, 3, 96, 128, generator=torch.manual_seed(0)),
@@ -91,7 +91,7 @@ def test_a_translated_checkpoint_is_the_same_model(folder: Path, original: Path)
 
 def test_a_translated_checkpoint_proposes(original: Path) -> None:
     image = models.picture(640, 480)
-    proposer = idea_checkpoint.load(str(original), OPTIONS)
+    proposer = original_checkpoint.load(str(original), OPTIONS)
     found = proposer.propose([image], PHRASES, 0.01)[0]
     assert len(found) > 0
     assert found.scores.shape[1] == 2
@@ -100,7 +100,7 @@ def test_a_translated_checkpoint_proposes(original: Path) -> None:
 
 
 def test_sizes_are_read_off_the_shapes(folder: Path, original: Path) -> None:
-    read = idea_checkpoint.model_from(idea_checkpoint.read(original), "x").config
+    read = original_checkpoint.model_from(original_checkpoint.read(original), "x").config
     config = GroundingDinoForObjectDetection.from_pretrained(folder).config
     for name in (
         "d_model", "num_queries", "num_feature_levels", "encoder_layers", "decoder_layers",
@@ -118,19 +118,19 @@ def test_names_that_nobody_knows_are_reported_and_not_guessed() -> None:
 
 
 def test_heads_of_their_own_for_each_decoder_layer_are_kept(original: Path) -> None:
-    weights = dict(idea_checkpoint.read(original))
+    weights = dict(original_checkpoint.read(original))
     for name in [n for n in weights if "module.bbox_embed.0" in n]:
         weights[name.replace("embed.0", "embed.1")] = weights[name] + 1
-    model = idea_checkpoint.model_from(weights, "x")
+    model = original_checkpoint.model_from(weights, "x")
     first, second = (head.layers[0].weight for head in model.bbox_embed)
     assert torch.equal(second, first + 1)
 
 
 def test_a_missing_file_says_where_it_is_had(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="releases of IDEA-Research"):
-        idea_checkpoint.read(tmp_path / "groundingdino_swint_ogc.pth")
+        original_checkpoint.read(tmp_path / "groundingdino_swint_ogc.pth")
     with pytest.raises(NotFound, match="releases of IDEA-Research"):  # before any tokenizer
-        idea_checkpoint.load(str(tmp_path / "groundingdino_swint_ogc.pth"), OPTIONS)
+        original_checkpoint.load(str(tmp_path / "groundingdino_swint_ogc.pth"), OPTIONS)
 
 
 class Evil:
@@ -150,17 +150,17 @@ def test_files_that_hold_something_else(
     else:
         torch.save(content, path)
     with pytest.raises(NotFound, match=r"odd\.pth"):
-        idea_checkpoint.read(path)
+        original_checkpoint.read(path)
     assert "executed" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_lacks_a_part_names_it(original: Path) -> None:
-    weights = dict(idea_checkpoint.read(original))
+    weights = dict(original_checkpoint.read(original))
     del weights["module.transformer.enc_output.weight"]
     with pytest.raises(NotFound, match=r"enc_output\.weight"):
-        idea_checkpoint.model_from(weights, "cut.pth")
+        original_checkpoint.model_from(weights, "cut.pth")
     with pytest.raises(NotFound, match="no Grounding DINO"):
-        idea_checkpoint.model_from({"module.bert.x": torch.zeros(1)}, "cut.pth")
+        original_checkpoint.model_from({"module.bert.x": torch.zeros(1)}, "cut.pth")
 
 
 def test_a_missing_tokenizer_says_how_to_give_one(
@@ -171,11 +171,11 @@ def test_a_missing_tokenizer_says_how_to_give_one(
     alone = tmp_path / "alone.pth"
     alone.write_bytes(original.read_bytes())
     with pytest.raises(NotFound, match="tokenizer=FOLDER"):
-        idea_checkpoint.load(str(alone), OPTIONS)
+        original_checkpoint.load(str(alone), OPTIONS)
     with pytest.raises(NotFound, match=r"vocab\.txt"):
-        idea_checkpoint.load(f"{alone}?tokenizer={tmp_path}", OPTIONS)
-    given = idea_checkpoint.load(f"{alone}?tokenizer={original.parent}", OPTIONS)
-    beside = idea_checkpoint.load(str(original), OPTIONS)
+        original_checkpoint.load(f"{alone}?tokenizer={tmp_path}", OPTIONS)
+    given = original_checkpoint.load(f"{alone}?tokenizer={original.parent}", OPTIONS)
+    beside = original_checkpoint.load(str(original), OPTIONS)
     image = models.picture(90, 60)
     np.testing.assert_array_equal(
         given.propose([image], PHRASES, 0.0)[0].boxes,

@@ -7,8 +7,8 @@ import pytest
 from encoded_pictures import FORMATS, encoded, gradient, png
 from PIL import Image as PILImage
 
-from secondlook.errors import BadImage
-from secondlook.images import decode
+from secondlook.core.errors import BadImage
+from secondlook.core.images import decode
 
 # Pillow warns about damaged metadata and reads on; so do we.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -12,10 +12,10 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier
 from flaky_store import Whim, flaky
 from job_pictures import DOGS, SETTLED_NS, encoded, ended, fill, running, soon, wait_for
 
-from secondlook.errors import BadOntology, Unavailable
-from secondlook.labels import Answer, Image, Outcome
+from secondlook.core.errors import BadOntology, Unavailable
+from secondlook.core.types import Answer, Image, Outcome
 from secondlook.store import Store
-from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.images import NewPicture, add_pictures
 from secondlook.store.queue import JobState, NewItem, add_items
 
 __all__ = ["soon"]

@@ -7,9 +7,9 @@ import pytest
 from flaky_store import Whim, flaky
 from job_pictures import DOGS, fill
 
-from secondlook.errors import Unavailable
-from secondlook.jobs.listing import list_folder
-from secondlook.runs.names import from_text
+from secondlook.core.errors import Unavailable
+from secondlook.core.files import from_text
+from secondlook.jobs.image_source import list_folder
 from secondlook.store import Store
 from secondlook.store.queue import JobState
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.errors import InvalidInput, NotAllowed, NotFound
-from secondlook.jobs.roots import allowed
+from secondlook.core.errors import InvalidInput, NotAllowed, NotFound
+from secondlook.jobs.image_source import allowed
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 from fakes import ScriptedProposer
 from job_pictures import DOGS, encoded, ended, fill, running, soon, wait_for
 
-from secondlook.jobs import commits
-from secondlook.jobs.listing import list_folder
-from secondlook.runs.folder import select
+from secondlook.core.image_folder import select
+from secondlook.jobs import result_writer
+from secondlook.jobs.image_source import list_folder
 from secondlook.store import Store
-from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.images import NewPicture, add_pictures
 from secondlook.store.queue import JobState, NewItem, add_items
 
 __all__ = ["soon"]
@@ -78,7 +78,7 @@ def test_servers_share_jobs_and_each_picture_has_one_result(store: Store, tmp_pa
 def test_a_cancelled_job_stops_and_can_be_taken_up_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "LONGEST_S", 0.1)
+    monkeypatch.setattr(result_writer, "LONGEST_S", 0.1)
     folder = fill(tmp_path / "pictures", 60)
     proposer = ScriptedProposer(delay_s=0.1)
     store.queue.create("j", "folder", DOGS, str(folder))

@@ -5,10 +5,10 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier, image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.judging import judge
-from secondlook.labels import NOT_ASKED, Image, Labelled, Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Limits, Pipeline, Task
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import NOT_ASKED, Image, Labelled, Outcome
+from secondlook.labeling.decisions import judge
+from secondlook.labeling.pipeline import Limits, Pipeline, Task
 
 LIMITS = Limits(floor=0.1)
 

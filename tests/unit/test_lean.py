@@ -7,9 +7,9 @@ import torch
 from tiny_students import PIXELS, awake, d_fine, deimv2, drawn, furthest
 from torch import nn
 
-from secondlook.demo.quickening import quickened
-from secondlook.distill.lean import LeanStudent
-from secondlook.distill.model import load_student, save_student
+from recipes.student.short_stem import quickened
+from secondlook.training.export.inference_graph import LeanStudent
+from secondlook.training.model import load_student, save_student
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from secondlook.images import decode
-from secondlook.likeness import distance, likeness
+from secondlook.core.images import decode, distance, likeness
 
 
 def pictures(data_dir, folder, count):

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from secondlook.config import ModelOptions
-from secondlook.errors import MissingExtra
-from secondlook.models import moondream, ollama, openai_compatible
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import MissingExtra
+from secondlook.models import moondream, ollama, openai
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from secondlook.models import moondream, ollama, openai_compatible
     [
         (moondream, "moondream", "moondream2"),
         (ollama, "ollama", "moondream"),
-        (openai_compatible, "httpx", "m@http://127.0.0.1:1/v1"),
+        (openai, "httpx", "m@http://127.0.0.1:1/v1"),
     ],
 )
 def test_a_missing_extra_names_its_install_command(

@@ -5,7 +5,7 @@ import os
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from secondlook.runs.names import from_text, to_text
+from secondlook.core.files import from_text, to_text
 
 
 @given(st.binary(min_size=1, max_size=60))

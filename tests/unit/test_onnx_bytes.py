@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 from students import model_of
 
-from secondlook.detector import onnx_bytes
-from secondlook.errors import Damaged
+from secondlook.core.errors import Damaged
+from secondlook.detector import onnx_safety
 
 WEIGHTS = np.zeros((3, 2), np.float32)
 BIAS = np.zeros(2, np.float32)
@@ -23,7 +23,7 @@ def test_weights_in_another_file_are_refused_wherever_they_stand() -> None:
         model = model_of(WEIGHTS, BIAS, (64, 64))
         model.graph.node.add(op_type="Constant", output=["y"]).attribute.append(attribute)
         with pytest.raises(Damaged, match="other files"):
-            onnx_bytes.refuse_unsafe(model.SerializeToString())
+            onnx_safety.refuse_unsafe(model.SerializeToString())
 
 
 def test_loops_and_functions_are_refused() -> None:
@@ -31,26 +31,26 @@ def test_loops_and_functions_are_refused() -> None:
     body = helper.make_graph([], "body", [], [])
     looping.graph.node.append(helper.make_node("Loop", ["a"], ["b"], body=body))
     with pytest.raises(Damaged, match="loops"):
-        onnx_bytes.refuse_unsafe(looping.SerializeToString())
+        onnx_safety.refuse_unsafe(looping.SerializeToString())
     functional = model_of(WEIGHTS, BIAS, (64, 64))
     functional.functions.add(name="f", domain="d")
     with pytest.raises(Damaged, match="functions"):
-        onnx_bytes.refuse_unsafe(functional.SerializeToString())
+        onnx_safety.refuse_unsafe(functional.SerializeToString())
     sparse = model_of(WEIGHTS, BIAS, (64, 64))
     sparse.graph.sparse_initializer.add()
     with pytest.raises(Damaged, match="sparse"):
-        onnx_bytes.refuse_unsafe(sparse.SerializeToString())
+        onnx_safety.refuse_unsafe(sparse.SerializeToString())
 
 
 def test_every_way_to_a_tensor_is_known() -> None:
     """Of onnx.proto, with what is refused as a whole left out."""
     skipped = {
         name
-        for fields in onnx_bytes._MESSAGES.values()
+        for fields in onnx_safety._MESSAGES.values()
         for name, (_, k) in fields.items()
         if k == "Skipped"
     }
-    known = onnx_bytes._MESSAGES
+    known = onnx_safety._MESSAGES
 
     def look(descriptor: Any, ours: str) -> None:
         for field in descriptor.fields:

@@ -23,11 +23,10 @@ from students import (
     write_student,
 )
 
-from secondlook.detector.found import Detections
+from secondlook.core.errors import BadSetting, Damaged, MissingExtra, NotFound
+from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import Manifest
-from secondlook.detector.onnx_detector import BATCH, OnnxDetector
-from secondlook.detector.resize import stretch
-from secondlook.errors import BadSetting, Damaged, MissingExtra, NotFound
+from secondlook.detector.runtime import BATCH, OnnxDetector, stretch
 
 WEIGHTS = np.array([[8, -8], [-8, -8], [-8, 8]], np.float32)
 BIAS = np.array([-2, -2], np.float32)
@@ -244,7 +243,7 @@ def test_a_device_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
     write_student(tmp_path)
     code = (
         "import sys; from pathlib import Path\n"
-        "from secondlook.detector.onnx_detector import OnnxDetector\n"
+        "from secondlook.detector.runtime import OnnxDetector\n"
         "OnnxDetector.open(Path(sys.argv[1]))\n"
         "print([m for m in ('torch', 'onnx', 'transformers', 'sqlalchemy') if m in sys.modules])"
     )

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.errors import BadOntology
-from secondlook.labels import View
-from secondlook.ontology import MAX_CLASSES, ClassSpec, Ontology, normal
+from secondlook.core.errors import BadOntology
+from secondlook.core.ontology import MAX_CLASSES, ClassSpec, Ontology, normal
+from secondlook.core.types import View
 
 
 def test_defaults_come_from_the_name() -> None:

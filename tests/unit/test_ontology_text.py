@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.errors import BadOntology, NotFound, SecondlookError
-from secondlook.labels import View
-from secondlook.ontology import MAX_NAME, ClassSpec, Ontology, default_question
-from secondlook.ontology_text import (
+from secondlook.core.errors import BadOntology, NotFound, SecondlookError
+from secondlook.core.ontology import MAX_NAME, ClassSpec, Ontology, default_question
+from secondlook.core.ontology_yaml import (
     dump,
     load_ontology,
     ontology_from_lines,
     ontology_from_yaml,
 )
+from secondlook.core.types import View
 
 
 @pytest.mark.parametrize(

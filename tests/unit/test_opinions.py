@@ -6,11 +6,11 @@ from fakes import image
 from scripted_student import ScriptedStudent, by_student, detections, manifest, opinion
 from stored import labelled, street_ontology
 
-from secondlook.errors import BadSetting
-from secondlook.labels import Judgement, LabelPath, Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.opinions import FLOORS, Reading, agreement
-from secondlook.pipeline import Limits, Task
+from secondlook.cascade.student import FLOORS, Reading, agreement
+from secondlook.core.errors import BadSetting
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Judgement, LabelPath, Outcome
+from secondlook.labeling.pipeline import Limits, Task
 
 STREET = street_ontology()
 DOGS = Ontology((ClassSpec("dog", threshold=0.95),))

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.demo.other_labels import (
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.datasets.samples import Sample, TrainingSet
+from secondlook.demo.label_baselines import (
     best_threshold,
     careful,
     doubts_as_background,
     exact,
     unverified,
 )
-from secondlook.distill.samples import Sample, TrainingSet
-from secondlook.evaluate import TrueBox
-from secondlook.ontology import ClassSpec, Ontology
+from secondlook.evaluation.matching import TrueBox
 from secondlook_client.results import Judgement, LabelResult, Outcome
 
 Box = tuple[float, float, float, float]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from secondlook.errors import OutputExists
-from secondlook.runs.out_folder import OutFolder
+from secondlook.cli.output_folder import OutFolder
+from secondlook.core.errors import OutputExists
 
 IDENTITY = {"version": 1, "ontology": "abc", "settings": {"floor": 0.1}}
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier, image
 
-from secondlook.errors import Unavailable
-from secondlook.labels import Answer, Image, Outcome, Proposals, View
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Limits, Pipeline, Task
+from secondlook.core.errors import Unavailable
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Answer, Image, Outcome, Proposals, View
+from secondlook.labeling.pipeline import Limits, Pipeline, Task
 
 EYEWEAR = Ontology(
     (

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from transformers.models.grounding_dino import image_processing_grounding_dino as theirs
 
-from secondlook.errors import BadSetting
-from secondlook.models.pixels import PixelSettings, prepare, settings_of
+from secondlook.core.errors import BadSetting
+from secondlook.models.grounding_dino import PixelSettings, prepare, settings_of
 
 CPU = torch.device("cpu")
 sides = st.integers(1, 4000)

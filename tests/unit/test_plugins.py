@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 
-from secondlook import plugins
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, MissingExtra, NotFound, SecondlookError
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, MissingExtra, NotFound, SecondlookError
+from secondlook.models import registry
 
 OPTIONS = ModelOptions(device="cpu")
 loaded: list[tuple[str, ModelOptions]] = []
@@ -44,7 +44,7 @@ def register(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
         return [EntryPoint(n, v, group) for n, v in points.items() if name in (None, n)]
 
-    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    monkeypatch.setattr(registry, "entry_points", entry_points)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def register(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     ],
 )
 def test_by_import_path(spec: str, argument: str) -> None:
-    assert plugins.load_proposer(spec, OPTIONS).name == "scripted"
+    assert registry.load_proposer(spec, OPTIONS).name == "scripted"
     assert loaded == [(argument, OPTIONS)]
 
 
@@ -66,14 +66,14 @@ def test_by_import_path(spec: str, argument: str) -> None:
 )
 def test_by_entry_point(monkeypatch: pytest.MonkeyPatch, spec: str, argument: str) -> None:
     register(monkeypatch, mine="their.models:load_proposer")
-    plugins.load_proposer(spec, OPTIONS)
+    registry.load_proposer(spec, OPTIONS)
     assert loaded == [(argument, OPTIONS)]
 
 
 @pytest.mark.parametrize("spec", ["org/some-model_1.5", "./folder", "/absent", "~/model"])
 def test_a_checkpoint_goes_to_transformers(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     register(monkeypatch, transformers="their.models:load_proposer")
-    plugins.load_proposer(spec, OPTIONS)
+    registry.load_proposer(spec, OPTIONS)
     assert loaded == [(spec, OPTIONS)]
 
 
@@ -83,32 +83,32 @@ def test_an_existing_folder_is_a_checkpoint(
     register(monkeypatch, transformers="their.models:load_proposer")
     (tmp_path / "mymodel").mkdir()
     monkeypatch.chdir(tmp_path)
-    plugins.load_proposer("mymodel", OPTIONS)
+    registry.load_proposer("mymodel", OPTIONS)
     assert loaded == [("mymodel", OPTIONS)]
 
 
 def test_no_second_look() -> None:
-    assert plugins.load_verifier("none", OPTIONS) is None
+    assert registry.load_verifier("none", OPTIONS) is None
 
 
 def test_own_models_are_registered() -> None:
-    assert set(plugins.available(plugins.PROPOSERS)) >= {"demo", "transformers", "idea"}
-    assert set(plugins.available(plugins.VERIFIERS)) >= {"demo", "transformers", "ollama"}
+    assert set(registry.available(registry.PROPOSERS)) >= {"demo", "transformers", "idea"}
+    assert set(registry.available(registry.VERIFIERS)) >= {"demo", "transformers", "ollama"}
 
 
 @pytest.mark.parametrize("spec", ["", "absent", "absent:argument", "absent.module:load", "a b/c"])
 def test_an_unknown_name_lists_the_known(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     register(monkeypatch, mine="a:b", yours="c:d")
     with pytest.raises(NotFound, match=r"Known are mine, yours; .*PYTHONPATH"):
-        plugins.load_proposer(spec, OPTIONS)
+        registry.load_proposer(spec, OPTIONS)
 
 
 def test_a_missing_attribute(third_party: types.ModuleType) -> None:
     with pytest.raises(NotFound, match=r"'their\.models' has no 'lood'"):
-        plugins.load_proposer("their.models:lood", OPTIONS)
+        registry.load_proposer("their.models:lood", OPTIONS)
     third_party.text = "no factory"
     with pytest.raises(BadSetting, match="cannot be called"):
-        plugins.load_proposer("their.models:text", OPTIONS)
+        registry.load_proposer("their.models:text", OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_missing_package(third_party: types.ModuleType, module: str, said: str
 
     third_party.load = load
     with pytest.raises(MissingExtra, match=said):
-        plugins.load_verifier("their.models:load", OPTIONS)
+        registry.load_verifier("their.models:load", OPTIONS)
 
 
 def test_a_package_of_another_version_is_not_called_missing(
@@ -136,13 +136,13 @@ def test_a_package_of_another_version_is_not_called_missing(
 
     third_party.load = load
     with pytest.raises(MissingExtra, match=r"could not be imported .*AutoModel"):
-        plugins.load_proposer("their.models:load", OPTIONS)
+        registry.load_proposer("their.models:load", OPTIONS)
 
 
 def test_a_factory_of_another_shape(third_party: types.ModuleType) -> None:
     third_party.load = lambda options: None
     with pytest.raises(BadSetting, match=r"takes \(options\); expected \(argument: str"):
-        plugins.load_proposer("their.models:load", OPTIONS)
+        registry.load_proposer("their.models:load", OPTIONS)
 
 
 def test_an_adapters_own_error_passes_through(third_party: types.ModuleType) -> None:
@@ -151,7 +151,7 @@ def test_an_adapters_own_error_passes_through(third_party: types.ModuleType) -> 
 
     third_party.load = load
     with pytest.raises(NotFound, match="no such checkpoint"):
-        plugins.load_proposer("their.models:load", OPTIONS)
+        registry.load_proposer("their.models:load", OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_a_half_made_plug_in_is_told_what_it_lacks(
 
     third_party.load = load
     with pytest.raises(BadSetting, match=f"ScriptedVerifier without a usable {lacks}"):
-        plugins.load_verifier("their.models:load", OPTIONS)
+        registry.load_verifier("their.models:load", OPTIONS)
 
 
 def test_a_verifier_is_no_proposer() -> None:
     with pytest.raises(SecondlookError, match="usable propose"):
-        plugins.load_proposer("their.models:load_verifier", OPTIONS)
+        registry.load_proposer("their.models:load_verifier", OPTIONS)

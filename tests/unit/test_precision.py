@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from students import write_student
 
-from secondlook.detector import precision
+from secondlook.core.errors import BadSetting
+from secondlook.detector import runtime
 from secondlook.detector.manifest import FP32, INT8, SELF_TEST
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.detector.precision import chosen, files_needed, multiplies_bytes
-from secondlook.errors import BadSetting
+from secondlook.detector.runtime import OnnxDetector, chosen, files_needed, multiplies_bytes
 
 BOTH = (FP32, INT8, SELF_TEST)
 FP32_ONLY = (FP32, SELF_TEST)
@@ -31,7 +30,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes {}\n"
     ],
 )
 def test_the_choice(asked, quick, names, expected, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "multiplies_bytes", lambda: quick)
+    monkeypatch.setattr(runtime, "multiplies_bytes", lambda: quick)
     assert chosen(asked, names) == expected
 
 
@@ -42,7 +41,7 @@ def test_an_unknown_one_names_those_there_are() -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_device_fetches_the_model_that_it_will_open(quick, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "multiplies_bytes", lambda: quick)
+    monkeypatch.setattr(runtime, "multiplies_bytes", lambda: quick)
     manifest = write_student(tmp_path, int8=True)
     model, test = files_needed("auto", manifest.files)
     assert (model, test) == (INT8 if quick else FP32, SELF_TEST)
@@ -53,7 +52,7 @@ def test_a_device_fetches_the_model_that_it_will_open(quick, tmp_path, monkeypat
 
 
 def test_a_disk_that_moves_to_another_processor_runs_what_is_on_it(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(precision, "multiplies_bytes", lambda: False)
+    monkeypatch.setattr(runtime, "multiplies_bytes", lambda: False)
     write_student(tmp_path, int8=True)
     (tmp_path / FP32).unlink()
     detector = OnnxDetector.open(tmp_path)
@@ -87,13 +86,13 @@ def test_a_processor_is_known_by_its_flags(system, told, expected, monkeypatch) 
             raise FileNotFoundError(path)
         return io.StringIO(told)
 
-    monkeypatch.setattr(precision.sys, "platform", system)
+    monkeypatch.setattr(runtime.sys, "platform", system)
     monkeypatch.setattr(Path, "open", read)
     assert multiplies_bytes.__wrapped__() is expected
 
 
 @pytest.mark.parametrize(("machine", "expected"), [("arm64", True), ("x86_64", False)])
 def test_of_apples_only_arm(machine, expected, monkeypatch) -> None:
-    monkeypatch.setattr(precision.sys, "platform", "darwin")
-    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    monkeypatch.setattr(runtime.sys, "platform", "darwin")
+    monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
     assert multiplies_bytes.__wrapped__() is expected

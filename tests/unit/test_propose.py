@@ -4,10 +4,10 @@ from fakes import ScriptedProposer, image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook import boxes
-from secondlook.labels import Proposals
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.propose import Proposer, by_class, candidates
+from secondlook.core import boxes
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Proposals
+from secondlook.labeling.proposer import Proposer, by_class, candidates
 
 PICTURE = image("street", 100, 80)
 ONTOLOGY = Ontology(

@@ -10,12 +10,13 @@ import pytest
 import torch
 from transformers import AutoProcessor, BertTokenizer, GroundingDinoForObjectDetection
 
-from secondlook.demo import proposer_data, proposer_loss, proposer_model, proposer_recipe
-from secondlook.demo.proposer_data import caption, collate, draw_picture, token_nouns
-from secondlook.demo.proposer_eval import canvas_of, detect, figures
+from recipes.proposer import data, loss, train
+from recipes.proposer import model as proposer_model
+from recipes.proposer.data import caption, collate, draw_picture, token_nouns
+from recipes.proposer.evaluate import canvas_of, detect, figures
 from secondlook.demo.world import NOUNS
 
-WEIGHTS = proposer_recipe.WEIGHTS
+WEIGHTS = train.WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,8 @@ def shipped() -> GroundingDinoForObjectDetection:
     return GroundingDinoForObjectDetection.from_pretrained(WEIGHTS).eval()
 
 
-def truth_of(
-    boxes: list[list[float]], nouns: list[int], token_nouns: list[int]
-) -> proposer_loss.Truth:
-    return proposer_loss.Truth(
+def truth_of(boxes: list[list[float]], nouns: list[int], token_nouns: list[int]) -> loss.Truth:
+    return loss.Truth(
         torch.tensor(boxes).reshape(-1, 4),
         torch.tensor(nouns, dtype=torch.long),
         torch.tensor(token_nouns),
@@ -85,7 +84,7 @@ def test_the_last_head_of_the_loss_is_what_the_model_answers(tokenizer: BertToke
     batch = collate([picture], [NOUNS], tokenizer, canvas_of(picture))
     with torch.inference_mode():
         output = model(**batch.inputs)
-        *_, (logits, boxes) = proposer_loss.decoder_heads(model.bbox_embed, output)
+        *_, (logits, boxes) = loss.decoder_heads(model.bbox_embed, output)
     torch.testing.assert_close(logits, output.logits[..., : logits.shape[-1]])
     torch.testing.assert_close(boxes, output.pred_boxes)
 
@@ -93,7 +92,7 @@ def test_the_last_head_of_the_loss_is_what_the_model_answers(tokenizer: BertToke
 def test_one_to_one_gives_each_box_the_query_that_covers_it() -> None:
     truth = truth_of([[0.2, 0.2, 0.1, 0.1], [0.7, 0.7, 0.3, 0.3]], [0, 1], [0, 1])
     boxes = torch.tensor([[0.7, 0.7, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9], [0.21, 0.2, 0.1, 0.1]])
-    chosen = proposer_loss.assign_one(torch.zeros(3, 2), boxes, truth)
+    chosen = loss.assign_one(torch.zeros(3, 2), boxes, truth)
     assert dict(zip(chosen.rows.tolist(), chosen.columns.tolist(), strict=True)) == {0: 1, 2: 0}
 
 
@@ -101,53 +100,53 @@ def test_one_to_many_ranks_by_overlap_and_stays_where_it_is_allowed() -> None:
     truth = truth_of([[0.5, 0.5, 0.2, 0.2]], [0], [0])
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.52, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2]])
     allowed = torch.tensor([[True], [True], [False]])
-    chosen = proposer_loss.assign_many(torch.zeros(3, 1), boxes, truth, 3, allowed)
+    chosen = loss.assign_many(torch.zeros(3, 1), boxes, truth, 3, allowed)
     assert chosen.rows.tolist() == [0, 1]
     assert chosen.targets[0] == pytest.approx(1.0) and 0.5 < chosen.targets[1] < 0.9
-    worse = proposer_loss.assign_many(torch.zeros(3, 1), boxes * 1.3, truth, 1, allowed)
+    worse = loss.assign_many(torch.zeros(3, 1), boxes * 1.3, truth, 1, allowed)
     assert worse.targets[0] < 1 and worse.shares[0] == 1
 
 
 def test_loss_is_lower_for_the_right_answer_and_finite_without_boxes() -> None:
     truth = truth_of([[0.5, 0.5, 0.2, 0.2]], [0], [0, -1])
-    chosen = proposer_loss.Assignment(*[torch.tensor([0])] * 2, *[torch.tensor([1.0])] * 2)
+    chosen = loss.Assignment(*[torch.tensor([0])] * 2, *[torch.tensor([1.0])] * 2)
     box = truth.boxes[None]
-    right = proposer_loss.set_loss(torch.tensor([[[4.0, -4.0]]]), box, [truth], [chosen])
-    modifier = proposer_loss.set_loss(torch.tensor([[[4.0, 4.0]]]), box, [truth], [chosen])
-    moved = proposer_loss.set_loss(torch.tensor([[[4.0, -4.0]]]), box + 0.05, [truth], [chosen])
+    right = loss.set_loss(torch.tensor([[[4.0, -4.0]]]), box, [truth], [chosen])
+    modifier = loss.set_loss(torch.tensor([[[4.0, 4.0]]]), box, [truth], [chosen])
+    moved = loss.set_loss(torch.tensor([[[4.0, -4.0]]]), box + 0.05, [truth], [chosen])
     assert right < modifier and right < moved
     empty = truth_of([], [], [0, -1])
-    none = proposer_loss.assign_many(torch.zeros(1, 2), box[0], empty, 3)
-    assert torch.isfinite(proposer_loss.set_loss(torch.zeros(1, 1, 2), box, [empty], [none]))
+    none = loss.assign_many(torch.zeros(1, 2), box[0], empty, 3)
+    assert torch.isfinite(loss.set_loss(torch.zeros(1, 1, 2), box, [empty], [none]))
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> proposer_recipe.Plan:
-    monkeypatch.setattr(proposer_data, "CHUNK", 12)
-    return proposer_recipe.Plan(steps=3, seed=3, batch=2, scenes=12, rate=1e-3, small_share=1.0)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> train.Plan:
+    monkeypatch.setattr(data, "CHUNK", 12)
+    return train.Plan(steps=3, seed=3, batch=2, scenes=12, rate=1e-3, small_share=1.0)
 
 
-def test_a_killed_run_goes_on_where_it_stood(tiny: proposer_recipe.Plan, tmp_path: Path) -> None:
-    straight = proposer_recipe.Training(tiny, tmp_path, "cpu")
+def test_a_killed_run_goes_on_where_it_stood(tiny: train.Plan, tmp_path: Path) -> None:
+    straight = train.Training(tiny, tmp_path, "cpu")
     straight.one_step()
     straight.save()
     losses = [straight.one_step(), straight.one_step()]
-    again = proposer_recipe.Training(tiny, tmp_path, "cpu")
+    again = train.Training(tiny, tmp_path, "cpu")
     again.resume()
     assert again.step == 1
     for wanted in losses:
         assert again.one_step() == pytest.approx(wanted, rel=1e-3)
 
 
-def test_views_keep_boxes_on_their_things(tiny: proposer_recipe.Plan) -> None:
+def test_views_keep_boxes_on_their_things(tiny: train.Plan) -> None:
     rng = np.random.default_rng(0)
     image = np.zeros((200, 300, 3), np.uint8)
     image[50:90, 100:160] = 255
     box = np.array([[100, 50, 160, 90]], np.float32)
-    picture = proposer_data.Picture(image, box, np.array([3]))
+    picture = data.Picture(image, box, np.array([3]))
     seen = 0
     for _ in range(40):
-        view = proposer_data.place(picture, (160, 224), 0.4, rng)
+        view = data.place(picture, (160, 224), 0.4, rng)
         assert view.image.shape[0] <= 160 and view.image.shape[1] <= 224
         for left, top, right, bottom in view.boxes:
             seen += 1

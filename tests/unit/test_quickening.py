@@ -9,10 +9,9 @@ import pytest
 import torch
 from tiny_students import PIXELS, awake, deimv2, drawn
 
-from secondlook.demo.quickening import has_short_stem, imitate, quickened
-from secondlook.distill.backbone import ShortStem
-from secondlook.distill.model import input_size_of, save_student
-from secondlook.errors import BadSetting
+from recipes.student.short_stem import has_short_stem, imitate, quickened
+from secondlook.core.errors import BadSetting
+from secondlook.training.model import ShortStem, input_size_of, save_student
 
 SMALLER = (64, 32)
 
@@ -61,7 +60,7 @@ def test_pictures_that_do_not_fit_are_refused() -> None:
 def test_another_process_can_load_it(tmp_path: Path) -> None:
     save_student(quickened(deimv2(), PIXELS), tmp_path)
     code = (
-        "import pathlib, sys; from secondlook.distill.model import load_student, input_size_of;"
+        "import pathlib, sys; from secondlook.training.model import load_student, input_size_of;"
         "print(input_size_of(load_student(pathlib.Path(sys.argv[1]))))"
     )
     done = subprocess.run(

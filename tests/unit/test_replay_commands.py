@@ -5,7 +5,7 @@ import pytest
 from stored import ANSWERS, labelled, picture_of, stored_run
 
 from secondlook.cli import run
-from secondlook.labels import Outcome
+from secondlook.core.types import Outcome
 from secondlook.store import Store, open_store
 
 DOGGED = {**ANSWERS, "Dog?": 0.9}

@@ -3,13 +3,13 @@ from typing import TYPE_CHECKING
 import pytest
 from stored import ANSWERS, labelled, picture_of, stored_run, street_ontology
 
-from secondlook.errors import NotFound
-from secondlook.images import ImageLimits
-from secondlook.labels import Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.replay.compare import Change, Comparison, compare
-from secondlook.replay.page import write_comparison
-from secondlook.replay.redecide import redecide
+from secondlook.core.errors import NotFound
+from secondlook.core.images import ImageLimits
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Outcome
+from secondlook.review.compare_runs import Change, Comparison, compare
+from secondlook.review.pages import write_comparison
+from secondlook.review.rejudge import redecide
 
 if TYPE_CHECKING:
     from pathlib import Path

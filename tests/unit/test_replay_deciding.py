@@ -2,14 +2,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.columns import columns_for
-from secondlook.judging import judge
-from secondlook.labels import Answer, Evidence, Proposals, Verdict, View
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.replay import deciding
-from secondlook.replay.deciding import Decider
-from secondlook.store.batches import gather, pack_many
-from secondlook.store.packing import asks_of, pack_decisions, pack_evidence, unpack_evidence
+from secondlook.core.class_mapping import columns_for
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Answer, Evidence, Proposals, Verdict, View
+from secondlook.labeling.decisions import judge
+from secondlook.review import rejudge
+from secondlook.review.rejudge import Decider
+from secondlook.store.bulk import gather, pack_many
+from secondlook.store.codec import asks_of, pack_decisions, pack_evidence, unpack_evidence
 
 KEPT = Ontology(
     (
@@ -104,7 +104,7 @@ def test_crowded_pictures_are_taken_in_slices(monkeypatch) -> None:  # type: ign
     decider = Decider(ontology, ontology, columns_for(ontology, ontology), 0.4, verified=False)
     whole = pack_many(decider.decide(gather(packed, ontology)))
     assert whole == [pack_decisions(judge(found, ontology, 0.4), ontology)] * 3
-    monkeypatch.setattr(deciding, "_PAIRS_AT_ONCE", 1000)
+    monkeypatch.setattr(rejudge, "_PAIRS_AT_ONCE", 1000)
     assert pack_many(decider.decide(gather(packed, ontology))) == whole
 
 

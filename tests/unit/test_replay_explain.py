@@ -13,14 +13,14 @@ from stored import (
     street_ontology,
 )
 
-from secondlook.errors import Damaged
-from secondlook.images import ImageLimits
-from secondlook.labels import Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Pipeline
-from secondlook.replay.explain import ask_again, explain
-from secondlook.replay.page import write_explanation
-from secondlook.replay.redecide import redecide
+from secondlook.core.errors import Damaged
+from secondlook.core.images import ImageLimits
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Outcome
+from secondlook.labeling.pipeline import Pipeline
+from secondlook.review.explain import ask_again, explain
+from secondlook.review.pages import write_explanation
+from secondlook.review.rejudge import redecide
 
 if TYPE_CHECKING:
     from pathlib import Path

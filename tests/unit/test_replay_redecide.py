@@ -5,14 +5,14 @@ import pytest
 from sqlalchemy import delete
 from stored import ANSWERS, LIMITS, STREET, labelled, stored_run, street_ontology
 
-from secondlook.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
-from secondlook.judging import judge
-from secondlook.labels import Labelled, Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.replay import redecide as module
-from secondlook.replay.redecide import Redecided, redecide
+from secondlook.core.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Labelled, Outcome
+from secondlook.labeling.decisions import judge
+from secondlook.review import rejudge as module
+from secondlook.review.rejudge import Redecided, redecide
 from secondlook.store.runs import create_run
-from secondlook.store.tables import decisions
+from secondlook.store.schema import decisions
 
 if TYPE_CHECKING:
     from secondlook.store import Store

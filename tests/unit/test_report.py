@@ -12,11 +12,11 @@ from html_page import Page
 from PIL import Image
 from scored_samples import BOX, detections, sample
 
-from secondlook.distill.report import MOST_PICTURES, PartOfData, ReportInput, plain, write_report
-from secondlook.distill.report_pictures import mistakes, worst
-from secondlook.distill.report_plots import thinned
-from secondlook.distill.scores import score
-from secondlook.errors import BadImage, InvalidInput
+from secondlook.core.errors import BadImage, InvalidInput
+from secondlook.evaluation.detector_scores import score
+from secondlook.reports.mistakes import mistakes, worst
+from secondlook.reports.plots import thinned
+from secondlook.reports.training import MOST_PICTURES, PartOfData, ReportInput, plain, write_report
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;{{7*7}}$title\udcff"
 FAR = (50, 50, 80, 80)

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_samples import BOX, CLASSES, detections, judged, sample, world
 
-from secondlook.distill.average_precision import average_precision
-from secondlook.distill.matching import judge_classes, match
-from secondlook.distill.scores import best_threshold, score
-from secondlook.errors import MissingExtra
-from secondlook.evaluate import Counts, Detection, TrueBox, evaluate
+from secondlook.core.errors import MissingExtra
+from secondlook.evaluation.average_precision import average_precision
+from secondlook.evaluation.detector_matching import judge_classes, match_detections
+from secondlook.evaluation.detector_scores import best_threshold, score
+from secondlook.evaluation.matching import Counts, Detection, TrueBox, evaluate
 
 
 def by_pycocotools(samples, found, classes):
@@ -191,7 +191,7 @@ def test_ignored_detections_are_neither_right_nor_wrong():
     region = (40, 40, 90, 90)
     one = sample([BOX], [0], [region])
     seen = detections([BOX, (50, 50, 80, 80), (45, 45, 60, 60)], [0.9, 0.8, 0.7], [0, 0, 1])
-    matching = match(one, seen)
+    matching = match_detections(one, seen)
     assert matching.truth.tolist() == [0, -1, -1]
     assert matching.ignored.tolist() == [False, True, True]
     scores = score([one], [seen], CLASSES)
@@ -202,7 +202,7 @@ def test_a_region_hides_nothing_of_other_classes():
     region = (40, 40, 90, 90)
     one = sample([BOX], [0], [region, region], ignore_classes=[1, 2])
     seen = detections([(50, 50, 80, 80)] * 3, [0.9, 0.8, 0.7], [0, 1, 2])
-    assert match(one, seen).ignored.tolist() == [False, True, True]
+    assert match_detections(one, seen).ignored.tolist() == [False, True, True]
     scores = score([one], [seen], CLASSES)
     assert scores.at_thresholds["person"].wrong == 1 and scores.at_thresholds["dog"].ignored == 1
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from students import QUARTERS, write_student
 
+from secondlook.core.errors import Damaged
 from secondlook.detector import self_test
-from secondlook.detector.found import Detections, detections_of
+from secondlook.detector.detections import Detections, detections_of
 from secondlook.detector.manifest import describe_file, write_manifest
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.errors import Damaged
+from secondlook.detector.runtime import OnnxDetector
 
 
 def test_a_model_that_sees_objects_everywhere_fails_its_self_test() -> None:

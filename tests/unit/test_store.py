@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.errors import AlreadyExists, BadSetting
+from secondlook.core.errors import AlreadyExists, BadSetting
 from secondlook.store import Store, open_store
-from secondlook.store.tables import jobs, ontologies, pictures, runs
+from secondlook.store.schema import jobs, ontologies, pictures, runs
 
 HOLDER = """
 import sys, time

@@ -10,16 +10,15 @@ from sqlalchemy import select, text
 from stored import picture_of
 from students import write_student
 
-from secondlook.dataset.manifest import ManifestWriter
-from secondlook.errors import AlreadyExists, InvalidInput, NotFound
-from secondlook.labels import Outcome
+from secondlook.core.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook.core.types import Outcome
+from secondlook.datasets.manifest import ManifestWriter
 from secondlook.store import Store, open_store
 from secondlook.store import backup as module
 from secondlook.store.backup import back_up, restore
-from secondlook.store.forget import forget
-from secondlook.store.retention import Retention
-from secondlook.store.tables import jobs, metadata, pictures, trainings
-from secondlook.store.trainings import TrainingOrder
+from secondlook.store.retention import Retention, forget
+from secondlook.store.schema import jobs, metadata, pictures, trainings
+from secondlook.store.training_jobs import TrainingOrder
 
 DIALECTS = ["sqlite", "postgresql"]
 

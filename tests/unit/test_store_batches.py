@@ -3,11 +3,11 @@ import math
 import pytest
 from stored import ANSWERS, labelled, street_ontology
 
-from secondlook.errors import Damaged
-from secondlook.labels import Answer
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.store.batches import gather
-from secondlook.store.packing import asks_of, pack_evidence
+from secondlook.core.errors import Damaged
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Answer
+from secondlook.store.bulk import gather
+from secondlook.store.codec import asks_of, pack_evidence
 
 ONTOLOGY = street_ontology()
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from secondlook.store import Store
-from secondlook.store.bell import Bell
+from secondlook.store.database import Bell
 
 
 def test_all_who_listen_hear_it_and_none_afterwards() -> None:

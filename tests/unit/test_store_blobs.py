@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.errors import Damaged, NotFound, StorageFull, StoreUnavailable
+from secondlook.core.errors import Damaged, NotFound, StorageFull, StoreUnavailable
 from secondlook.store import blobs as module
 from secondlook.store.blobs import FolderBlobs
 

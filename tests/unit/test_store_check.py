@@ -10,12 +10,11 @@ from settled import empty, settled_job, street
 from sqlalchemy import delete, select, update
 from stored import picture_of
 
-from secondlook.dataset.manifest import Entry, ManifestWriter
+from secondlook.datasets.manifest import Entry, ManifestWriter
 from secondlook.store import Store, open_store
-from secondlook.store.check import check
-from secondlook.store.finding import Checked
+from secondlook.store.integrity import Checked, check
 from secondlook.store.runs import create_run
-from secondlook.store.tables import (
+from secondlook.store.schema import (
     decisions,
     evidence,
     items,

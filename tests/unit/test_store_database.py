@@ -8,10 +8,10 @@ from postgres import Postgres
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from secondlook.errors import BadSetting, Damaged, StorageFull, StoreUnavailable
+from secondlook.core.errors import BadSetting, Damaged, StorageFull, StoreUnavailable
 from secondlook.store import Store, database, open_store
 from secondlook.store.database import Database, insert_new
-from secondlook.store.tables import texts
+from secondlook.store.schema import texts
 
 ROW = {"digest": b"d" * 16, "text": "is it a dog?"}
 

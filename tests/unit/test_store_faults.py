@@ -14,11 +14,11 @@ from flaky_line import FlakyLine
 from postgres import Postgres, postgres_server
 from sqlalchemy import text
 
-from secondlook.errors import SecondlookError, StorageFull, StoreUnavailable
+from secondlook.core.errors import SecondlookError, StorageFull, StoreUnavailable
 from secondlook.store import Store, database, open_store
 from secondlook.store.database import insert_new
 from secondlook.store.object_blobs import ObjectBlobs
-from secondlook.store.tables import texts
+from secondlook.store.schema import texts
 
 MB = 1_000_000
 

@@ -9,18 +9,23 @@ from settled import empty, settled_job, street
 from sqlalchemy import func, select, update
 from stored import labelled, picture_of
 
-from secondlook.errors import Busy, InvalidInput, NotFound
-from secondlook.labels import Outcome
+from secondlook.core.errors import Busy, InvalidInput, NotFound
+from secondlook.core.types import Outcome
 from secondlook.store import Store
-from secondlook.store import forget as module
-from secondlook.store.care import forgetting, nothing_forgotten
-from secondlook.store.forget import count_forgotten, forget, orphans, remove_orphans
-from secondlook.store.pictures import NewPicture, add_pictures
-from secondlook.store.queue import NewItem, add_items
-from secondlook.store.retention import Forgotten, Retention
+from secondlook.store import retention as module
+from secondlook.store.images import NewPicture, add_pictures
+from secondlook.store.locks import forgetting, nothing_forgotten
+from secondlook.store.queue import NewItem, add_items, locked_job
+from secondlook.store.retention import (
+    Forgotten,
+    Retention,
+    count_forgotten,
+    forget,
+    orphans,
+    remove_orphans,
+)
 from secondlook.store.runs import create_run
-from secondlook.store.settling import locked_job
-from secondlook.store.tables import (
+from secondlook.store.schema import (
     decisions,
     evidence,
     items,

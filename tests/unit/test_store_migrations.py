@@ -11,11 +11,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from secondlook.errors import Damaged, InvalidInput
+from secondlook.core.errors import Damaged, InvalidInput
 from secondlook.store import Store, migrations, open_store
 from secondlook.store.database import Database
-from secondlook.store.pictures import NewPicture, add_pictures
-from secondlook.store.tables import metadata, pictures
+from secondlook.store.images import NewPicture, add_pictures
+from secondlook.store.schema import metadata, pictures
 
 DIALECTS = ["sqlite", "postgresql"]
 NEXT = """

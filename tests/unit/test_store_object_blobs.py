@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from s3 import client
 
-from secondlook.errors import BadSetting, Damaged, NotFound, StoreUnavailable
+from secondlook.core.errors import BadSetting, Damaged, NotFound, StoreUnavailable
 from secondlook.store import open_store
 from secondlook.store.object_blobs import ObjectBlobs
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored import labelled, street_ontology
 
-from secondlook.errors import Damaged
-from secondlook.labels import (
+from secondlook.core.errors import Damaged
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import (
     Answer,
     Decision,
     Evidence,
@@ -18,8 +19,7 @@ from secondlook.labels import (
     Verdict,
     View,
 )
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.store.packing import (
+from secondlook.store.codec import (
     asks_of,
     pack_decisions,
     pack_evidence,

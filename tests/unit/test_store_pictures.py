@@ -1,6 +1,6 @@
 from secondlook.store import Store
-from secondlook.store.pictures import NewPicture, add_pictures, measure_picture, picture_ids
-from secondlook.store.tables import pictures
+from secondlook.store.images import NewPicture, add_pictures, measure_picture, picture_ids
+from secondlook.store.schema import pictures
 
 A, B = "aa" * 32, "0b" * 32
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from secondlook.errors import AlreadyExists, BadRequest, LostLease, NotFound
-from secondlook.ontology import ClassSpec, Ontology
+from secondlook.core.errors import AlreadyExists, BadRequest, LostLease, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.store import Store
-from secondlook.store.pictures import NewPicture, add_pictures
+from secondlook.store.images import NewPicture, add_pictures
 from secondlook.store.queue import Item, Job, JobState, NewItem, Setback, Settled, settle
 
 DOGS = Ontology((ClassSpec("dog"),))

@@ -5,12 +5,12 @@ import pytest
 from sqlalchemy import func, select
 from stored import ANSWERS, labelled, picture_of, stored_run, street_ontology
 
-from secondlook.errors import AlreadyExists, Damaged, InvalidInput, NotFound
-from secondlook.labels import Judgement, Labelled, Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.store import texts
+from secondlook.core.errors import AlreadyExists, Damaged, InvalidInput, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Judgement, Labelled, Outcome
+from secondlook.store import ontologies as texts
 from secondlook.store.runs import create_run
-from secondlook.store.tables import decisions, evidence, ontologies
+from secondlook.store.schema import decisions, evidence, ontologies
 
 if TYPE_CHECKING:
     from secondlook.store import Store

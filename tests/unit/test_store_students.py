@@ -9,15 +9,14 @@ from settled import settled_job, street
 from sqlalchemy import delete, insert, select, update
 from students import write_student
 
+from secondlook.core.errors import Damaged, NotFound
 from secondlook.detector.manifest import Manifest, ModelFile
-from secondlook.errors import Damaged, NotFound
-from secondlook.store import Store, open_store, students
+from secondlook.store import Store, open_store
+from secondlook.store import model_versions as students
 from secondlook.store.backup import back_up, restore
-from secondlook.store.check import check
-from secondlook.store.finding import Checked
-from secondlook.store.forget import forget, orphans, remove_orphans
-from secondlook.store.retention import Retention
-from secondlook.store.tables import model_files, model_promotions, model_versions, pictures
+from secondlook.store.integrity import Checked, check
+from secondlook.store.retention import Retention, forget, orphans, remove_orphans
+from secondlook.store.schema import model_files, model_promotions, model_versions, pictures
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from secondlook.errors import Busy, NotFound
+from secondlook.core.errors import Busy, NotFound
 from secondlook.store import Store, open_store
-from secondlook.store.trainings import MAX_STARTS, TrainingOrder, TrainingState
+from secondlook.store.training_jobs import MAX_STARTS, TrainingOrder, TrainingState
 
 ORDER = TrainingOrder("street", "street-1", "val", "pico", 100, 7)
 
@@ -79,7 +79,7 @@ def test_the_next_server_of_a_folder_need_not_wait(tmp_path) -> None:
 
 
 def test_a_queue_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.store.trainings.MAX_QUEUED", 2)
+    monkeypatch.setattr("secondlook.store.training_jobs.MAX_QUEUED", 2)
     first, _ = (store.trainings.create(ORDER) for _ in range(2))
     with pytest.raises(Busy, match="2 trainings wait already"):
         store.trainings.create(ORDER)

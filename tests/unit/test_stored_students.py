@@ -9,9 +9,9 @@ import pytest
 from registered import keep
 from students import picture, write_student
 
-from secondlook.dataset.stored_students import Promoted, opened
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.errors import BadSetting, Damaged
+from secondlook.core.errors import BadSetting, Damaged
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.registry.active_model import Promoted, opened
 from secondlook.store import Store, open_store
 
 PICTURE = picture((0, 0), (3, 1))

@@ -11,23 +11,22 @@ from hypothesis import strategies as st
 from scripted_student import by_student
 from stored import LIMITS, labelled, stored_run, street_ontology
 
-from secondlook.columns import columns_for
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import entries, load_manifest
-from secondlook.dataset.query import Query
-from secondlook.errors import BadOntology, NotFound
-from secondlook.judging import judge
-from secondlook.labels import Evidence, Labelled, LabelPath, Outcome, Proposals
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.replay.compare import compare
-from secondlook.replay.deciding import StudentDecider
-from secondlook.replay.explain import explain
-from secondlook.replay.page import write_explanation
-from secondlook.replay.redecide import redecide
-from secondlook.store.batches import gather, pack_many
-from secondlook.store.check import check
-from secondlook.store.packing import pack_decisions, pack_evidence, unpack_evidence
-from secondlook.store.texts import speakers, speakers_of
+from secondlook.core.class_mapping import columns_for
+from secondlook.core.errors import BadOntology, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Evidence, Labelled, LabelPath, Outcome, Proposals
+from secondlook.datasets.manifest import entries, load_manifest
+from secondlook.datasets.query import Query
+from secondlook.datasets.snapshot import create_snapshot
+from secondlook.labeling.decisions import judge
+from secondlook.review.compare_runs import compare
+from secondlook.review.explain import explain
+from secondlook.review.pages import write_explanation
+from secondlook.review.rejudge import StudentDecider, redecide
+from secondlook.store.bulk import gather, pack_many
+from secondlook.store.codec import pack_decisions, pack_evidence, unpack_evidence
+from secondlook.store.integrity import check
+from secondlook.store.ontologies import speakers, speakers_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +137,7 @@ def test_an_explanation_says_that_the_student_was_alone(store: "Store", tmp_path
     assert found.label.judgement.decision.reason.startswith("the student was certain (0.92)")
     (dog,) = [side for side in found.sides if side.spec.name == "dog"]
     assert (round(dog.score, 2), dog.verdict) == (0.92, None)
-    from secondlook.images import ImageLimits
+    from secondlook.core.images import ImageLimits
 
     page = write_explanation(tmp_path / "label.html", found, store.blobs, ImageLimits())
     assert '<span class="path"' in page.read_text()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from secondlook.distill.loss import MOST, attach_loss, class_weights
-from secondlook.distill.model import build_student
-from secondlook.distill.targets import targets_of
+from secondlook.training.data import targets_of
+from secondlook.training.loss import MOST, attach_loss, class_weights
+from secondlook.training.model import build_student
 
 SIDE, CLASSES = 64, ("person", "with glasses", "dog")
 BOX = [8, 8, 40, 56]

@@ -5,10 +5,16 @@ import logging
 import pytest
 import torch
 
-from secondlook.distill import model as students
-from secondlook.distill.model import SIZES, build_student, input_size_of, load_student, save_student
-from secondlook.errors import BadSetting, NotFound, NotSupported
-from secondlook.student_sizes import STUDENT_SIZES, USUAL_SIZE
+from secondlook.core.errors import BadSetting, NotFound, NotSupported
+from secondlook.detector.manifest import STUDENT_SIZES, USUAL_SIZE
+from secondlook.training import model as students
+from secondlook.training.model import (
+    SIZES,
+    build_student,
+    input_size_of,
+    load_student,
+    save_student,
+)
 
 CLASSES = ("person", "dog")
 

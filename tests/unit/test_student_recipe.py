@@ -6,19 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from secondlook.demo import student_recipe
-from secondlook.demo.proposer_data import Scenes
-from secondlook.demo.student_recipe import Plan, Training, told
+from recipes.proposer.data import Scenes
+from recipes.student import train
+from recipes.student.train import Plan, Training, told
 from secondlook.demo.world import NOUNS
-from secondlook.distill.backbone import ShortStem
-from secondlook.distill.model import input_size_of, load_student, save_student
+from secondlook.training.model import ShortStem, input_size_of, load_student, save_student
 
-WEIGHTS = student_recipe.WEIGHTS / "student-pico"
+WEIGHTS = train.WEIGHTS / "student-pico"
 
 
 @pytest.fixture(autouse=True)
 def few_scenes(monkeypatch):
-    monkeypatch.setattr("secondlook.demo.proposer_data.CHUNK", 12)
+    monkeypatch.setattr("recipes.proposer.data.CHUNK", 12)
 
 
 def _plan(steps=4):

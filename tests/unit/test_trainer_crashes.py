@@ -19,9 +19,9 @@ from served_trainings import (
     working,
 )
 
-from secondlook.errors import StoreUnavailable
+from secondlook.core.errors import StoreUnavailable
 from secondlook.store import Store
-from secondlook.store.trainings import TrainingState
+from secondlook.store.training_jobs import TrainingState
 
 __all__ = ["kept", "soon", "working"]
 """Fixtures of these tests."""
@@ -29,7 +29,7 @@ __all__ = ["kept", "soon", "working"]
 CRASHING = """
 import sys, time
 from pathlib import Path
-from secondlook.jobs.trainer import Trainer
+from secondlook.jobs.training import Trainer
 from secondlook.store import open_store
 data, program, behaviour, student = sys.argv[1:]
 store = open_store(Path(data), serving=True)
@@ -96,7 +96,7 @@ def test_a_lock_that_somebody_else_s_process_has_is_waited_for_until_the_server_
 
 
 def test_a_database_that_fails_now_and_then_loses_nothing(kept: Store, working, monkeypatch):
-    from secondlook.store.trainings import Trainings
+    from secondlook.store.training_jobs import Trainings
 
     number, failures = kept.trainings.create(ORDER).id, iter(range(6))
     real = {name: getattr(Trainings, name) for name in ("renew", "claim", "finish")}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.labels import LabelPath
-from secondlook.trust import LEAST_AUDIT_SHARE, Bets, Trust, TrustRule, Watch
+from secondlook.cascade.trust import LEAST_AUDIT_SHARE, Bets, Trust, TrustRule, Watch
+from secondlook.core.types import LabelPath
 
 FLOORS = (0.05, 0.1, 0.03, *(0.02,) * 12)
 """Those of ``opinions``: the agreement expected, how much was found, how sure, how light."""

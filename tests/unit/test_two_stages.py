@@ -3,10 +3,9 @@
 import pytest
 from labelled import judged, result
 
-from secondlook.evaluate import Counts, TrueBox
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.totals import Totals
-from secondlook.two_stages import compare
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.evaluation.matching import Counts, TrueBox
+from secondlook.evaluation.run_stats import Totals, compare
 from secondlook_client.results import Outcome
 
 ONE, TWO = (0.0, 0.0, 50.0, 50.0), (100.0, 0.0, 150.0, 50.0)

@@ -5,18 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image as PILImage
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-torch = pytest.importorskip("torch")
-
-from PIL import Image as PILImage  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
-
-from secondlook.config import ModelOptions  # noqa: E402
-from secondlook.demo import verifier_recipe  # noqa: E402
-from secondlook.demo.embedded import load_proposer  # noqa: E402
-from secondlook.demo.verifier_data import Samples, batch_of, pack, unpack  # noqa: E402
-from secondlook.demo.verifier_eval import auroc, by_class, ece, p_yes  # noqa: E402
-from secondlook.demo.verifier_model import (  # noqa: E402
+from recipes.verifier import train
+from recipes.verifier.data import Samples, batch_of, pack, unpack
+from recipes.verifier.evaluate import auroc, by_class, ece, p_yes
+from recipes.verifier.model import (
     IMAGE_TOKENS,
     Prompts,
     Shape,
@@ -24,18 +20,20 @@ from secondlook.demo.verifier_model import (  # noqa: E402
     build_processor,
     build_tokenizer,
 )
-from secondlook.demo.verifier_questions import Facts, Question, draw, questions  # noqa: E402
-from secondlook.demo.verifier_recipe import export  # noqa: E402
-from secondlook.demo.verifier_training import Plan, Training  # noqa: E402
-from secondlook.demo.verifier_views import SIDE, judge, samples_of  # noqa: E402
-from secondlook.demo.world import Thing  # noqa: E402
-from secondlook.labels import View  # noqa: E402
-from secondlook.models.answers import closed  # noqa: E402
+from recipes.verifier.questions import Facts, Question, draw, questions
+from recipes.verifier.train import export
+from recipes.verifier.trainer import Plan, Training
+from recipes.verifier.views import SIDE, judge, samples_of
+from secondlook.config.settings import ModelOptions
+from secondlook.core.types import View
+from secondlook.demo.world import Thing
+from secondlook.models.embedded import load_proposer
+from secondlook.models.yes_no import closed
 
 TINY = Plan(
     steps=4, views=2, questions=2, scenes=2, shape=Shape((16, 24, 32), 1, 32, 1), silent=0.5
 )
-WEIGHTS = verifier_recipe.WEIGHTS
+WEIGHTS = train.WEIGHTS
 
 
 def answers(facts: Facts) -> dict[str, bool]:

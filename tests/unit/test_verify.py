@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from secondlook.errors import Unavailable
-from secondlook.labels import Answer, Image, View
-from secondlook.verify import Look, VerdictCache, Verifier, verify
+from secondlook.core.errors import Unavailable
+from secondlook.core.types import Answer, Image, View
+from secondlook.labeling.verifier import Look, VerdictCache, Verifier, verify
 
 PICTURE = Image(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8), "0" * 64)
 LEFT, RIGHT = (0.0, 0.0, 20.0, 20.0), (30.0, 10.0, 50.0, 30.0)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.labels import Image, View
-from secondlook.views import MAX_SIDE, render
+from secondlook.core.types import Image, View
+from secondlook.labeling.verifier import MAX_SIDE, render
 
 
 def noise(width: int, height: int) -> Image:

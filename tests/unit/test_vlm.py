@@ -14,16 +14,16 @@ import torch
 from PIL import Image as PILImage
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting
-from secondlook.labels import Ask
-from secondlook.models import vlm, vlm_passes, vlm_pixels
-from secondlook.models.answers import answer_tokens, closed
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting
+from secondlook.core.types import Ask
+from secondlook.labeling.verifier import Verifier
+from secondlook.models import vlm, vlm_inputs, vlm_prefix_cache
 from secondlook.models.vlm import TransformersVerifier
 from secondlook.models.vlm_inputs import drawn
-from secondlook.verify import Verifier
+from secondlook.models.yes_no import answer_tokens, closed
 
-WEIGHTS = Path(vlm.__file__).parents[1] / "demo" / "weights" / "verifier"
+WEIGHTS = Path(vlm.__file__).parent / "weights" / "verifier"
 QUESTIONS = (
     "Is this a dog?",
     "Is this person wearing glasses?",
@@ -110,13 +110,15 @@ def test_the_expected_sharing_was_chosen(made: Made) -> None:
     assert made.verifier._pass.__name__ == made.shares
 
 
-@pytest.mark.parametrize("way", [vlm_passes.plain, vlm_passes.features, vlm_passes.prefix])
+@pytest.mark.parametrize(
+    "way", [vlm_prefix_cache.plain, vlm_prefix_cache.features, vlm_prefix_cache.prefix]
+)
 def test_every_pass_gives_the_same_as_one_at_a_time(
-    made: Made, way: vlm_passes.Pass, monkeypatch: pytest.MonkeyPatch
+    made: Made, way: vlm_prefix_cache.Pass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if way is vlm_passes.prefix and made.shares != "prefix":
+    if way is vlm_prefix_cache.prefix and made.shares != "prefix":
         pytest.skip("not a causal model; choosing another pass is tested above")
-    monkeypatch.setattr(made.verifier, "_pass", vlm_passes.plain)
+    monkeypatch.setattr(made.verifier, "_pass", vlm_prefix_cache.plain)
     singly = [
         made.verifier.answer([Ask(ask.pixels, (q,))])[0][0].p_yes
         for ask in some_asks()
@@ -143,8 +145,8 @@ def test_a_pass_that_changes_answers_is_not_chosen(smolvlm: Made) -> None:
         drifting.dtype = torch.float32  # type: ignore[attr-defined]
         drifting.model = smolvlm.model.model  # type: ignore[attr-defined]
         drifting.get_image_features = smolvlm.model.get_image_features  # type: ignore[attr-defined]
-        chosen = vlm_passes.choose(drifting, group, tails, "drifting")
-    assert chosen is vlm_passes.features
+        chosen = vlm_prefix_cache.choose(drifting, group, tails, "drifting")
+    assert chosen is vlm_prefix_cache.features
 
 
 def test_batch_size_does_not_change_answers(smolvlm: Made) -> None:
@@ -172,7 +174,7 @@ def test_a_processor_that_does_something_else_is_not_planned_around(
 ) -> None:
     model, processor = tiny_vlms.smolvlm()
     monkeypatch.setattr(
-        vlm_pixels.PixelPlan, "_resized", lambda plan, pixels: torch.zeros(3, 64, 64)
+        vlm_inputs.PixelPlan, "_resized", lambda plan, pixels: torch.zeros(3, 64, 64)
     )
     verifier = TransformersVerifier(model, processor, name="t", digest="0", floor=0.0)
     assert verifier._pixels is None

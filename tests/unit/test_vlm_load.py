@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, NotFound
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, NotFound
 from secondlook.models import vlm
 
 

@@ -8,32 +8,44 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
-from secondlook.command_line import run_group
+from secondlook.config.entrypoint import run_group
 
-COMMANDS = {
-    "demo": "Draw a small world, label it through the service and show what each stage did.",
-    "try": "Judge a prompt: every stage's scores on a handful of pictures.",
-    "label": "Label a folder of pictures; resumes where it stopped.",
-    "serve": "Serve labelling over gRPC; with --data, keep everything.",
-    "job": "Label many pictures at a time on a service: create, list, watch, results.",
-    "explain": "Why a kept label is what it is, and whether the models say it again.",
-    "redecide": "Other thresholds or classes for all that a run kept, without a model.",
-    "compare": "Which labels one run has and another has not, with pictures.",
-    "snapshot": "Freeze labels into datasets that never change; list, compare, export them.",
-    "distill": "Train a small fast detector on a snapshot or a folder; measure and export it.",
-    "models": "Versions of students on a service: list, promote, roll back, download.",
-    "check": "Verify every row and every picture of a store.",
-    "backup": "Copy a store that is in use; again, only what is new.",
-    "restore": "Fill an empty store from a backup; also the way to another database.",
-    "forget": "Remove old results and pictures, never what a snapshot holds.",
-    "evaluate": "Precision, recall and average precision of COCO predictions against truth.",
-    "world": "Write pictures of the drawn demo world with their exact truth.",
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": (
+        "demo",
+        "Draw a small world, label it through the service and show what each stage did.",
+    ),
+    "try": ("try_", "Judge a prompt: every stage's scores on a handful of pictures."),
+    "label": ("label", "Label a folder of pictures; resumes where it stopped."),
+    "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
+    "job": ("jobs", "Label many pictures at a time on a service: create, list, watch, results."),
+    "explain": ("runs", "Why a kept label is what it is, and whether the models say it again."),
+    "redecide": ("runs", "Other thresholds or classes for all that a run kept, without a model."),
+    "compare": ("runs", "Which labels one run has and another has not, with pictures."),
+    "snapshot": (
+        "snapshots",
+        "Freeze labels into datasets that never change; list, compare, export them.",
+    ),
+    "distill": (
+        "distill",
+        "Train a small fast detector on a snapshot or a folder; measure and export it.",
+    ),
+    "models": ("models", "Versions of students on a service: list, promote, roll back, download."),
+    "check": ("store", "Verify every row and every picture of a store."),
+    "backup": ("store", "Copy a store that is in use; again, only what is new."),
+    "restore": ("store", "Fill an empty store from a backup; also the way to another database."),
+    "forget": ("store", "Remove old results and pictures, never what a snapshot holds."),
+    "evaluate": (
+        "evaluate",
+        "Precision, recall and average precision of COCO predictions against truth.",
+    ),
+    "world": ("world", "Write pictures of the drawn demo world with their exact truth."),
 }
-"""Every command and its line in ``--help``; ``label`` is in the module ``cli.label_command``."""
+"""Every command, the module that has it as ``NAME_command``, and its line in ``--help``."""
 
 
 class LazyGroup(click.Group):
@@ -47,15 +59,15 @@ class LazyGroup(click.Group):
         """Import the command; None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"secondlook.cli.{cmd_name}_command")
-        command = module.command
+        module = importlib.import_module(f"secondlook.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,20 +7,25 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from secondlook.cascade import Cascade, CascadeRule
-from secondlook.cli.session import image_limits
-from secondlook.config import Settings
-from secondlook.dataset.stored_students import Promoted
-from secondlook.detector.onnx_detector import OnnxDetector
-from secondlook.engine import Engine, EngineLimits
-from secondlook.errors import BadSetting
-from secondlook.pipeline import Limits, Pipeline
-from secondlook.plugins import load_proposer, load_verifier
+from secondlook.cascade.router import Cascade, CascadeRule
+from secondlook.cascade.trust import TrustRule
+from secondlook.cli.options import image_limits
+from secondlook.config.settings import Settings
+from secondlook.core.errors import BadSetting
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.pipeline import Limits, Pipeline
+from secondlook.labeling.verifier import VerdictCache
+from secondlook.models.registry import load_proposer, load_verifier
+from secondlook.registry.active_model import Promoted
 from secondlook.server.app import Server, ServerOptions, running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store, open_store
-from secondlook.trust import TrustRule
-from secondlook.verify import VerdictCache
+
+MODEL = "model:"
+"""Before the name of a model whose promotions a cascade follows."""
+GRACE_S = 2.0
+"""Nobody else waits for the answers of a server of our own."""
 
 
 @contextmanager
@@ -143,9 +148,3 @@ def local_server(settings: Settings, data: Callable[[], Path] | None = None) -> 
         place = settings if settings.keeps else replace(settings, data=str(folder))
         with kept_by(place) as store, running_server(engine, None, options, metrics, store) as own:
             yield own
-
-
-MODEL = "model:"
-"""Before the name of a model whose promotions a cascade follows."""
-GRACE_S = 2.0
-"""Nobody else waits for the answers of a server of our own."""

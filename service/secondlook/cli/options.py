@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import click
 
-from secondlook.config import Settings, load_settings, rules
-from secondlook.ontology import Ontology
+from secondlook.config.settings import Settings, load_settings, rules
+from secondlook.core.images import ImageLimits
+from secondlook.core.ontology import Ontology
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,10 +82,15 @@ def settings_of(flags: dict[str, Any]) -> Settings:
 
 def ontology_of(lines: Sequence[str], file: Path | None) -> Ontology | None:
     """What the user wants labelled; None when nothing was said."""
-    from secondlook.ontology_text import load_ontology, ontology_from_lines
+    from secondlook.core.ontology_yaml import load_ontology, ontology_from_lines
 
     if lines and file:
         raise click.UsageError("give the classes with -c or with --ontology, not both")
     if file:
         return load_ontology(file)
     return ontology_from_lines(lines) if lines else None
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    """How large a picture may be."""
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.atomic import replacing
-from secondlook.boxes import iou
-from secondlook.detector.found import SAME_IOU, Detections
-from secondlook.errors import Damaged
-from secondlook.labels import Pixels
+from secondlook.core.boxes import iou
+from secondlook.core.errors import Damaged
+from secondlook.core.files import replacing
+from secondlook.core.types import Pixels
+from secondlook.detector.detections import SAME_IOU, Detections
 
 MOST = 8
 """Detections expected of a picture: the best ones."""

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from secondlook.edge.choosing import Chooser, Reason
-from secondlook.edge.frames import Detection, Frame, Skipped, certain
+from secondlook.core.images import likeness
+from secondlook.detector.frames import Detection, Frame, Skipped, certain
 from secondlook.edge.health import Health, Rate, resident_bytes, tell_systemd
 from secondlook.edge.hooks import Hook
-from secondlook.edge.sending import Sent
-from secondlook.edge.slot import Loaded, ModelSlot
+from secondlook.edge.model_trial import Loaded, ModelSlot
+from secondlook.edge.sender import Sent
 from secondlook.edge.sources import Source
-from secondlook.likeness import likeness
+from secondlook.selection.frames import Chooser, Reason
 
 log = logging.getLogger(__name__)
 

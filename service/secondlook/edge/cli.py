@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.command_line import gentle_interrupts, run_group
+from secondlook.config.entrypoint import gentle_interrupts, run_group
+from secondlook.config.settings import Rule
 from secondlook.edge.settings import EdgeSettings, load_settings, rules
-from secondlook.setting_rules import Rule
 
 if TYPE_CHECKING:
+    from secondlook.core.ontology import Ontology
     from secondlook.edge.hooks import Hook
-    from secondlook.ontology import Ontology
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,8 +69,8 @@ def run_command(frames: int, **flags: Any) -> None:
     """
     settings, ontology = _read(flags)
     _speak_up(settings.log_level)
-    from secondlook.edge.running import Running
-    from secondlook.edge.running import run as run_agent
+    from secondlook.edge.app import Running
+    from secondlook.edge.app import run as run_agent
 
     def ready(everything: Running) -> None:
         if everything.health_port is not None:
@@ -95,7 +95,7 @@ def once_command(
     pictures: tuple[Path, ...], student: Path, precision: str, threads: int, as_json: bool
 ) -> None:
     """Print what a student finds on pictures, to see whether it works."""
-    from secondlook.edge.trying import look_at, told
+    from secondlook.edge.doctor import look_at, told
 
     for frame, seen in look_at(student, pictures, precision, threads):
         click.echo(told(frame, seen, as_json))
@@ -107,7 +107,7 @@ def check_command(**flags: Any) -> int:
     """Try everything that `run` with the same flags needs, and say what is missing."""
     settings, ontology = _read(flags)
     _speak_up("error")
-    from secondlook.edge.trying import checks
+    from secondlook.edge.doctor import checks
 
     failed = False
     for what, problem in checks(settings, ontology):
@@ -117,7 +117,7 @@ def check_command(**flags: Any) -> int:
 
 
 def _read(flags: dict[str, Any]) -> "tuple[EdgeSettings, Ontology | None]":
-    from secondlook.ontology_text import load_ontology, ontology_from_lines
+    from secondlook.core.ontology_yaml import load_ontology, ontology_from_lines
 
     lines, config = flags.pop("lines"), flags.pop("config")
     settings = load_settings(flags, config)

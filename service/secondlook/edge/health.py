@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from secondlook.atomic import replacing
-from secondlook.errors import BadSetting, SecondlookError
+from secondlook.core.errors import BadSetting, SecondlookError
+from secondlook.core.files import replacing
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from secondlook.edge.frames import Detection, Frame
-from secondlook.errors import NotFound
+from secondlook.core.errors import NotFound
+from secondlook.detector.frames import Detection, Frame
 
 Hook = Callable[[Frame, Sequence[Detection]], object]
 """Called for each frame in the camera's loop, so it should be quick: frames wait for it."""

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondlook.detector.precision import PRECISIONS
-from secondlook.edge.choosing import ChoosingRules
-from secondlook.errors import BadSetting
-from secondlook.setting_rules import LOG_LEVELS, Rule, check, rules_of, setting
-from secondlook.setting_sources import SettingSources
+from secondlook.config.settings import LOG_LEVELS, Rule, SettingSources, check, rules_of, setting
+from secondlook.core.errors import BadSetting
+from secondlook.detector.runtime import PRECISIONS
+from secondlook.selection.frames import ChoosingRules
 from secondlook_client.spool import WHEN_FULL
 
 PREFIX = "SECONDLOOK_EDGE_"

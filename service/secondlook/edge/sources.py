@@ -4,17 +4,24 @@ A source is asked for one frame at a time and never waits longer than it is told
 loop can do its other duties beside a camera that has gone silent.
 """
 
+import contextlib
+import itertools
+import logging
 import os
 import stat
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from secondlook.edge.frames import Frame, Skipped
-from secondlook.errors import InvalidInput, NotFound, SecondlookError
-from secondlook.images import DEFAULT_LIMITS, ImageLimits, decode
+import numpy as np
+
+from secondlook.core.errors import InvalidInput, MissingExtra, NotFound, SecondlookError
+from secondlook.core.images import DEFAULT_LIMITS, ImageLimits, decode
+from secondlook.detector.frames import Frame, Skipped
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 LOOK_AGAIN_S = 0.5
@@ -63,10 +70,7 @@ def open_source(
         if stat.S_ISDIR(mode):
             return FolderSource(Path(where), fps, follow, every_s, limits)
         if stat.S_ISREG(mode):
-            from secondlook.edge.video import FileSource
-
             return FileSource(Path(where), fps, limits)
-    from secondlook.edge.video import CameraSource, camera_opener
 
     return CameraSource(camera_opener(where), fps, limits)
 
@@ -195,3 +199,227 @@ class Pace:
             time.sleep(self._next - now)
         self._next = max(self._next, now) + self._gap_s
         return True
+
+
+# Video files and cameras through PyAV (the extra ``video``).
+#
+# A file is read frame by frame, and its clock is the place in the film. A camera is read by a
+# thread that keeps the newest frame only; when it goes away it is opened again, for ever.
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""A camera that gives nothing for so long is opened again."""
+FIRST_REST_S, LONGEST_REST_S = 0.5, 30.0
+MAX_DAMAGED = 500
+"""Damaged packets in a row after which the rest of a file is given up."""
+INSTALL = 'pip install "secondlook[edge,video]"'
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as missing:
+        raise MissingExtra(
+            f"video files and cameras need PyAV; install it with {INSTALL}, or give a folder of "
+            "pictures"
+        ) from missing
+    av.logging.set_level(None)  # ffmpeg's own words on stderr; failures are told as ours
+    return av
+
+
+class FileSource:
+    """The frames of a video file in order; with ``fps`` only so many of each second of film."""
+
+    live = False
+    overtaken = 0
+
+    def __init__(self, path: Path, fps: float, limits: ImageLimits) -> None:
+        av = _av()
+        self._name = path.name
+        self._gap_s = 1 / fps if fps > 0 else 0.0
+        self._limits = limits
+        try:
+            self._container = av.open(str(path))
+            self._stream = _picture_stream(self._container)
+            _check_size(self._stream.codec_context, limits)
+        except (av.error.FFmpegError, OSError) as cause:
+            raise InvalidInput(
+                f"'{path}' is no video that can be read ({cause.strerror}); give a folder of "
+                "pictures or a video file"
+            ) from cause
+        self._frames = self._decoded(av)
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """After the last frame was asked for."""
+        return self._ended
+
+    def read(self, timeout_s: float) -> Frame | Skipped | None:
+        """See ``Source``; a file never lets wait."""
+        found = next(self._frames, None)
+        self._ended = found is None
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self._frames.close()
+        self._container.close()
+
+    def _decoded(self, av: Any) -> Generator[Frame | Skipped, None, None]:
+        """Packet by packet: one that is damaged costs its own frames, not the rest."""
+        due, damaged = float("-inf"), 0
+        packets = self._container.demux(self._stream)
+        for number in itertools.count():
+            try:
+                packet = next(packets, None)
+                frames = packet.decode() if packet is not None else []
+            except (av.error.FFmpegError, OSError) as cause:
+                damaged += 1
+                yield Skipped(f"{self._name}#packet {number}", f"damaged ({cause.strerror})")
+                if damaged >= MAX_DAMAGED:
+                    return
+                continue
+            if packet is None:
+                return
+            for frame in frames:
+                damaged = 0
+                at = frame.time if frame.time is not None else number * max(self._gap_s, 0.04)
+                if at + 1e-6 < due and at >= due - self._gap_s:
+                    continue
+                due = at + self._gap_s
+                yield _frame(frame, f"{self._name}@{at:.3f}s.jpg", at, self._limits)
+
+
+class CameraSource:
+    """The newest frame of something that does not wait for us."""
+
+    live = True
+
+    def __init__(
+        self, opener: Callable[[], Any], fps: float, limits: ImageLimits, first_s: float = 10.0
+    ) -> None:
+        """``opener`` gives an open container. Waits ``first_s`` for a first frame, no longer: a
+        camera that is off now may be on in an hour."""
+        self._av = _av()
+        self._opener = opener
+        self._gap_s = 1 / fps if fps > 0 else 0.0
+        self._limits = limits
+        self._changed = threading.Condition()
+        self._newest: Frame | Skipped | None = None
+        self.overtaken = 0
+        self.ended = False
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="camera", daemon=True)
+        self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None, first_s)
+
+    def read(self, timeout_s: float) -> Frame | Skipped | None:
+        """See ``Source``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None, timeout_s)
+            newest, self._newest = self._newest, None
+            return newest
+
+    def close(self) -> None:
+        """Hang up; a camera that hangs is left to its daemon thread."""
+        self._closed.set()
+        self._thread.join(2.0)
+
+    def _watch(self) -> None:
+        rest_s = FIRST_REST_S
+        while not self._closed.is_set():
+            began = time.monotonic()
+            try:
+                with self._opener() as container:
+                    self._follow(container)
+                why = "it ended"
+            except Exception as cause:  # whatever it was: nobody is near to start this again
+                why = getattr(cause, "strerror", None) or str(cause)
+            if self._closed.is_set():
+                return
+            log.warning("the camera gives no frames (%s); it is tried again", why)
+            self._put(Skipped("camera", f"no frames: {why}"))
+            calm = time.monotonic() - began > LONGEST_REST_S
+            rest_s = FIRST_REST_S if calm else min(rest_s * 2, LONGEST_REST_S)
+            self._closed.wait(rest_s)
+
+    def _follow(self, container: Any) -> None:
+        stream = _picture_stream(container)
+        _check_size(stream.codec_context, self._limits)
+        due, failures = 0.0, 0
+        for packet in container.demux(stream):
+            if self._closed.is_set():
+                return
+            try:
+                frames = packet.decode()
+            except self._av.error.FFmpegError as cause:
+                failures += 1
+                if failures > MAX_DAMAGED:
+                    raise
+                self._put(Skipped(_moment(time.time()), f"damaged ({cause.strerror})"))
+                continue
+            now = time.monotonic()
+            if frames and now >= due:
+                failures, due = 0, now + self._gap_s
+                self._put(_frame(frames[-1], _moment(time.time()), now, self._limits))
+
+    def _put(self, frame: Frame | Skipped) -> None:
+        with self._changed:
+            if isinstance(self._newest, Frame):
+                self.overtaken += 1
+                if isinstance(frame, Skipped):
+                    return
+            self._newest = frame
+            self._changed.notify_all()
+
+
+def camera_opener(where: str) -> Callable[[], Any]:
+    """What opens the device or URL ``where``, anew each time. Raises ``MissingExtra``."""
+    av = _av()
+
+    def opened() -> contextlib.AbstractContextManager[Any]:
+        form = "v4l2" if where.startswith("/dev/") else None
+        options = {"rtsp_transport": "tcp"} if where.startswith("rtsp") else {}
+        container: contextlib.AbstractContextManager[Any] = av.open(
+            where, format=form, options=options, timeout=PATIENCE_S
+        )
+        return container
+
+    return opened
+
+
+def _picture_stream(container: Any) -> Any:
+    if not container.streams.video:
+        raise InvalidInput("there are no pictures in this video, only other streams")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _check_size(codec: Any, limits: ImageLimits) -> None:
+    """Before a frame is decoded; 0 where the header does not say."""
+    width, height = codec.width or 0, codec.height or 0
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise InvalidInput(
+            f"the video is {width}×{height}; at most {limits.max_pixels:,} pixels and "
+            f"{limits.max_side:,} along a side are taken. Make it smaller"
+        )
+
+
+def _frame(frame: Any, name: str, at: float, limits: ImageLimits) -> Frame | Skipped:
+    if frame.width * frame.height > limits.max_pixels:  # a stream may change its size on the way
+        return Skipped(name, f"{frame.width}×{frame.height} pixels are more than are taken")
+    pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+    return Frame(pixels, name, at, time.time())
+
+
+def _moment(wall: float) -> str:
+    """``20261121T150405.123Z.jpg``: sorts by time where the clock is right."""
+    try:
+        at = datetime.fromtimestamp(wall, UTC)
+    except (ValueError, OverflowError, OSError):  # a clock beyond all years
+        return f"{wall:.3f}.jpg"
+    return f"{at:%Y%m%dT%H%M%S}.{at.microsecond // 1000:03d}Z.jpg"

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-from secondlook.engine import Engine
-from secondlook.errors import StorageFull, Unavailable
-from secondlook.images import DEFAULT_LIMITS, ImageLimits
+from secondlook.core.errors import StorageFull, Unavailable
+from secondlook.core.images import DEFAULT_LIMITS, ImageLimits
 from secondlook.jobs.worker import Worker, Workshop
+from secondlook.labeling.engine import Engine
 from secondlook.store import Store
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from secondlook.engine import Engine
-from secondlook.errors import (
+from secondlook.core.errors import (
     BadOntology,
     LostLease,
     MissingExtra,
@@ -27,15 +26,13 @@ from secondlook.errors import (
     StorageFull,
     Unavailable,
 )
-from secondlook.images import ImageLimits
-from secondlook.jobs.attempts import Attempts
-from secondlook.jobs.commits import FULL, Commits
-from secondlook.jobs.faults import backoff_s
-from secondlook.jobs.listing import list_folder
-from secondlook.jobs.outage import Outage
-from secondlook.jobs.reading import Pictures
-from secondlook.jobs.roots import allowed
-from secondlook.jobs.triage import Triage
+from secondlook.core.images import ImageLimits
+from secondlook.jobs.failure_policy import Outage, Triage
+from secondlook.jobs.failures import backoff_s
+from secondlook.jobs.image_source import Pictures, allowed, list_folder
+from secondlook.jobs.in_flight import Attempts
+from secondlook.jobs.result_writer import FULL, Commits
+from secondlook.labeling.engine import Engine
 from secondlook.store import Store
 from secondlook.store.queue import Item, Job, JobState, NewItem
 

@@ -6,7 +6,7 @@ decoded words instead, whose names changed between releases.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
@@ -23,14 +24,241 @@ from transformers import (
     AutoTokenizer,
 )
 
-from secondlook import boxes as box_ops
-from secondlook.captions import Caption, Marks, pack
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting
-from secondlook.labels import Image, Proposals
-from secondlook.models import arguments, checkpoints, convolutions, deformable, fusion
-from secondlook.models.devices import Placement, place
-from secondlook.models.pixels import PixelSettings, prepare, settings_of
+from secondlook.config.settings import ModelOptions
+from secondlook.core import boxes as box_ops
+from secondlook.core.errors import BadOntology, BadSetting
+from secondlook.core.types import Image, Pixels, Proposals
+from secondlook.models import cpu_speedups, loading
+from secondlook.models.loading import Placement, place
+
+# Phrases packed into the captions that Grounding DINO reads. No torch, no tokenizer of its own.
+#
+# A caption is ``[CLS] phrase . phrase . [SEP]`` as token ids. It is built from the ids of each
+# phrase, so the span of every phrase inside it is known exactly. A class is scored from that span;
+# matching decoded words instead turns "man" into "woman" and "cat dog" into nothing.
+
+MAX_TOKENS = 256
+"""Tokens of the longest caption that the published checkpoints read, ``[CLS]`` and ``[SEP]``
+included."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids of the tokens that give a caption its form; the defaults are BERT's.
+
+    Both Grounding DINO classes of transformers compare ids with these very numbers to tell
+    phrases apart, so a vocabulary that numbers them otherwise is silently misread by the model.
+    """
+
+    start: int = 101
+    end: int = 102
+    stop: int = 1012
+    """Closes a phrase."""
+    question: int = 1029
+    """Closes a phrase too, as the model reads it; never written by us."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption and where each of its phrases stands."""
+
+    ids: tuple[int, ...]
+    phrases: tuple[int, ...]
+    """Indices into the phrases that were packed, in order."""
+    spans: tuple[tuple[int, int], ...]
+    """For each phrase the positions in ``ids`` of its first token and after its last."""
+
+
+def pack(
+    phrases: Sequence[str],
+    tokenise: Callable[[str], Sequence[int]],
+    *,
+    max_tokens: int = MAX_TOKENS,
+    max_phrases: int | None = None,
+    marks: Marks | None = None,
+) -> tuple[Caption, ...]:
+    """Pack whole phrases, in order, into as few captions as first-fit in order gives.
+
+    ``tokenise`` gives the ids of one phrase without any mark. ``max_phrases`` (≥ 1) limits how
+    many phrases share a caption: a phrase alone is found more often than in company
+    (https://github.com/IDEA-Research/GroundingDINO/issues/141), at the price of one pass of the
+    model for each caption. Raises ``BadOntology`` for a phrase that does not fit a caption by
+    itself, comes to no token, or holds one of the marks.
+    """
+    marks = marks or Marks()
+    captions: list[Caption] = []
+    waiting: list[tuple[int, tuple[int, ...]]] = []
+    used = 2
+    for index, phrase in enumerate(phrases):
+        ids = _checked(phrase, tuple(tokenise(phrase)), max_tokens, marks)
+        full = max_phrases is not None and len(waiting) >= max_phrases
+        if waiting and (full or used + len(ids) + 1 > max_tokens):
+            captions.append(_write(waiting, marks))
+            waiting, used = [], 2
+        waiting.append((index, ids))
+        used += len(ids) + 1
+    if waiting:
+        captions.append(_write(waiting, marks))
+    return tuple(captions)
+
+
+def _checked(phrase: str, ids: tuple[int, ...], max_tokens: int, marks: Marks) -> tuple[int, ...]:
+    allowed = max_tokens - 3
+    if not ids:
+        raise BadOntology(
+            f"phrase {phrase!r} comes to no token in this proposer's vocabulary; give it words"
+        )
+    if len(ids) > allowed:
+        raise BadOntology(
+            f"phrase '{_short(phrase)}' comes to {len(ids)} tokens, at most {allowed} fit in a "
+            "caption of this proposer; shorten it"
+        )
+    if {marks.start, marks.end, marks.stop, marks.question}.intersection(ids):
+        raise BadOntology(
+            f"phrase '{_short(phrase)}' holds a mark that ends a phrase in the proposer's caption "
+            "(such as '.', '?' or '[SEP]'); leave it out"
+        )
+    return ids
+
+
+def _short(phrase: str, limit: int = 60) -> str:
+    return phrase if len(phrase) <= limit else f"{phrase[:limit]}…"
+
+
+def _write(members: list[tuple[int, tuple[int, ...]]], marks: Marks) -> Caption:
+    ids = [marks.start]
+    spans = []
+    for _, phrase in members:
+        spans.append((len(ids), len(ids) + len(phrase)))
+        ids += [*phrase, marks.stop]
+    return Caption((*ids, marks.end), tuple(index for index, _ in members), tuple(spans))
+
+
+# Pictures into the pixel tensors of a DETR-like model, by its own image processor's settings.
+#
+# Does what transformers' processor does, value for value, and nothing else: no format guessing and
+# no annotations, whose cost a small model would feel. The shape in which a picture enters depends
+# on that picture alone, never on its company; that is what makes a batch give the same boxes as
+# one picture at a time, because normalisation layers and windows see the padding.
+
+_BICUBIC = 3
+
+Shape = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How pictures are resized, normalised and padded."""
+
+    shortest: int
+    """Length that the shorter side is brought to, pixels …"""
+    longest: int
+    """… unless the longer side would exceed this."""
+    mean: tuple[float, ...]
+    """Per channel, of pixel values in 0 … 255."""
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    pad_to: Shape | None = None
+    """Fixed canvas, where the processor has one."""
+    multiple: int = 1
+    """Canvas sides are rounded up to a multiple of this; 1 pads nothing."""
+    least_cells: int = 0
+    """A canvas has at least this many cells (the model picks that many queries from them) …"""
+    cell: int = 8
+    """… of this many pixels a side."""
+
+    def resized(self, height: int, width: int) -> Shape:
+        """The shape that a picture is resized to, sides of at least one pixel.
+
+        The arithmetic, its rounding included, is that of DETR's published preprocessing.
+        """
+        short, long = min(height, width), max(height, width)
+        target: float = self.shortest
+        if long / short * self.shortest > self.longest:
+            target = self.longest * short / long
+        size = round(target)
+        if short == size:
+            return height, width
+        size, other = max(1, size), max(1, int(target * long / short))
+        return (size, other) if height <= width else (other, size)
+
+    def canvas(self, resized: Shape) -> Shape:
+        """The padded shape in which a picture of this resized shape enters the model."""
+        if self.pad_to is not None:
+            return max(self.pad_to[0], resized[0]), max(self.pad_to[1], resized[1])
+        height, width = (-(-side // self.multiple) * self.multiple for side in resized)
+        while (height // self.cell) * (width // self.cell) < self.least_cells:
+            height, width = (
+                (height + self.cell, width) if height <= width else (height, width + self.cell)
+            )
+        return height, width
+
+
+def settings_of(processor: Any, **more: int) -> PixelSettings:
+    """Read the settings of a transformers image processor; ``more`` sets what it does not know.
+
+    Raises ``BadSetting`` for a way of resizing that is none of Grounding DINO's.
+    """
+    size = _entries(processor.size)
+    if "shortest_edge" not in size or "longest_edge" not in size:
+        raise BadSetting(
+            "the checkpoint's image processor resizes by "
+            f"{size}; expected shortest_edge and longest_edge, "
+            "as every Grounding DINO has; mend its preprocessor_config.json"
+        )
+    pad = _entries(processor.pad_size)
+    scale = 1 / processor.rescale_factor if processor.do_rescale else 1.0
+    mean, std = processor.image_mean, processor.image_std
+    return PixelSettings(
+        shortest=size["shortest_edge"],
+        longest=size["longest_edge"],
+        mean=tuple(value * scale for value in mean) if processor.do_normalize else (0.0,) * 3,
+        std=tuple(value * scale for value in std) if processor.do_normalize else (scale,) * 3,
+        interpolation="bicubic" if int(processor.resample) == _BICUBIC else "bilinear",
+        pad_to=(pad["height"], pad["width"]) if pad else None,
+        **more,
+    )
+
+
+def prepare(
+    images: Sequence[Image], settings: PixelSettings, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of one canvas as the model's input.
+
+    Returns pixel values (B, 3, H, W) float32 in channels-last layout, which is the layout both
+    of decoded pictures and of fast convolutions, and the mask (B, H, W) int64: 1 for picture,
+    0 for padding. Padding is 0 after normalisation.
+    """
+    shapes = [settings.resized(image.height, image.width) for image in images]
+    height, width = settings.canvas(shapes[0])
+    mean = torch.tensor(settings.mean, device=device)
+    pixels = mean.expand(len(images), height, width, 3).contiguous()
+    mask = torch.zeros(len(images), height, width, dtype=torch.long, device=device)
+    for row, (image, (high, wide)) in enumerate(zip(images, shapes, strict=True)):
+        pixels[row, :high, :wide] = _resize(image.pixels, (high, wide), settings.interpolation)
+        mask[row, :high, :wide] = 1
+    pixels.sub_(mean).div_(torch.tensor(settings.std, device=device))
+    return pixels.permute(0, 3, 1, 2), mask
+
+
+def _resize(pixels: Pixels, shape: Shape, interpolation: str) -> torch.Tensor:
+    """(H, W, 3) uint8 on the CPU: 8-bit resizing is quick there and gives the processor's bytes."""
+    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+    if tensor.shape[:2] == shape:
+        return tensor
+    planes = tensor.permute(2, 0, 1)[None]
+    sized = F.interpolate(planes, shape, mode=interpolation, antialias=True, align_corners=False)
+    return sized[0].permute(1, 2, 0)
+
+
+def _entries(size: Any) -> dict[str, int]:
+    """The entries that are set of a processor's size, which is a dict or an object by version."""
+    if size is None:
+        return {}
+    found = size if isinstance(size, Mapping) else vars(size)
+    return {name: int(value) for name, value in found.items() if value}
+
 
 MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
 _PIXELS_AT_ONCE = {"cpu": 2**19}
@@ -154,14 +382,14 @@ def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
 
     Raises ``NotFound`` when it cannot be had and ``BadSetting`` when it is no Grounding DINO.
     """
-    where, settings = arguments.split(argument, ("together", "pad"))
-    folder = checkpoints.folder_of(where, remote_code=options.trust_remote_code)
+    where, settings = loading.split(argument, ("together", "pad"))
+    folder = loading.folder_of(where, remote_code=options.trust_remote_code)
     name = where.rstrip("/").rpartition("/")[2] or where
-    return load_folder(folder, options, name=name, prompting=arguments.prompting(settings))
+    return load_folder(folder, options, name=name, prompting=loading.prompting(settings))
 
 
 def load_folder(
-    folder: Path, options: ModelOptions, *, name: str, prompting: arguments.Prompting
+    folder: Path, options: ModelOptions, *, name: str, prompting: loading.Prompting
 ) -> GroundingDinoProposer:
     """A checkpoint in a local folder, safetensors only."""
     placement = place(options)
@@ -186,7 +414,7 @@ def load_folder(
             cell=finest_cell(model),
         ),
         name=name,
-        digest=checkpoints.digest_of_folder(folder),
+        digest=loading.digest_of_folder(folder),
         placement=placement,
         batch=options.batch,
         together=prompting.together,
@@ -213,9 +441,9 @@ def _ready(model: Any, device: torch.device) -> Any:
     """The model in the form in which it runs fastest on the device."""
     model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
-        deformable.quicken(model)
-        fusion.quicken(model)
-        convolutions.quicken(model, lambda: _features_of_64(model))
+        cpu_speedups.replace_deformable_attention(model)
+        cpu_speedups.use_sdpa(model)
+        cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
     return model
 
 

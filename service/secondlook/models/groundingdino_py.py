@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, BertConfig, BertModel
 
-from secondlook.config import ModelOptions
-from secondlook.errors import MissingExtra, NotFound
-from secondlook.models import arguments, checkpoints, idea_checkpoint
-from secondlook.models.devices import place
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import MissingExtra, NotFound
+from secondlook.models import loading, original_checkpoint
 from secondlook.models.grounding_dino import GroundingDinoProposer
-from secondlook.models.idea_names import translate
+from secondlook.models.loading import place
+from secondlook.models.original_checkpoint import translate
 
 log = logging.getLogger(__name__)
 
@@ -37,31 +37,31 @@ def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
     Raises ``MissingExtra`` when the package is not installed, ``NotFound`` as ``idea:`` does.
     """
     _check_installed()
-    where, settings = arguments.split(argument, ("together", "pad", "tokenizer"))
+    where, settings = loading.split(argument, ("together", "pad", "tokenizer"))
     path = Path(where).expanduser()
-    prompting = arguments.prompting(settings)
-    weights = idea_checkpoint.read(path)
-    tokenizer = idea_checkpoint.tokenizer_for(path, settings.get("tokenizer"))
+    prompting = loading.prompting(settings)
+    weights = original_checkpoint.read(path)
+    tokenizer = original_checkpoint.tokenizer_for(path, settings.get("tokenizer"))
     network = Network(build(weights, tokenizer, path.name))
     return GroundingDinoProposer(
         network,
         tokenizer,
-        idea_checkpoint.pixels(network.config.num_queries, prompting.pad),
+        original_checkpoint.pixels(network.config.num_queries, prompting.pad),
         name=f"groundingdino-py-{path.stem}",
-        digest=checkpoints.digest_of([path]),
+        digest=loading.digest_of([path]),
         placement=place(options),
         batch=options.batch,
         together=prompting.together,
     )
 
 
-def build(weights: idea_checkpoint.Weights, tokenizer: Any, name: str) -> torch.nn.Module:
+def build(weights: original_checkpoint.Weights, tokenizer: Any, name: str) -> torch.nn.Module:
     """The package's model with these weights; BERT's come from the checkpoint, not from the hub."""
     from groundingdino.models import build_model
     from groundingdino.util.slconfig import SLConfig
 
     own = {key.removeprefix("module."): value for key, value in weights.items()}
-    config = idea_checkpoint.config_of(translate(own)[0])
+    config = original_checkpoint.config_of(translate(own)[0])
     file = CONFIGS.get(config.backbone_config.embed_dim)
     if file is None:
         raise NotFound(

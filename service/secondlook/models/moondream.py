@@ -18,11 +18,11 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from secondlook.config import ModelOptions
-from secondlook.errors import MissingExtra, NotFound, Unavailable
-from secondlook.labels import Answer, Ask
-from secondlook.models.answers import closed, from_words
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import MissingExtra, NotFound, Unavailable
+from secondlook.core.types import Answer, Ask
 from secondlook.models.remote import FEW_TOKENS, MIN_SIDE, self_test
+from secondlook.models.yes_no import closed, from_words
 
 log = logging.getLogger(__name__)
 

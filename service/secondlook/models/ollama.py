@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, MissingExtra, NotFound, Unavailable
-from secondlook.labels import Answer, Ask
-from secondlook.models.answers import answer_position, closed, from_top, from_words
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, MissingExtra, NotFound, Unavailable
+from secondlook.core.types import Answer, Ask
 from secondlook.models.remote import (
     FEW_TOKENS,
     MIN_SIDE,
@@ -30,6 +29,7 @@ from secondlook.models.remote import (
     UnreachableError,
     self_test,
 )
+from secondlook.models.yes_no import answer_position, closed, from_top, from_words
 
 log = logging.getLogger(__name__)
 

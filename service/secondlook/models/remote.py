@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from secondlook.labels import Answer, Ask, Pixels
+from secondlook.core.types import Answer, Ask, Pixels
 
 log = logging.getLogger(__name__)
 

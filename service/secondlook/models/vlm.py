@@ -12,16 +12,15 @@ from typing import Any
 
 import torch
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadSetting, NotFound
-from secondlook.labels import Answer, Ask, Pixels
-from secondlook.models import vlm_pixels
-from secondlook.models.answers import FLOOR, answer_tokens, weigh
-from secondlook.models.checkpoints import WEIGHTS, digest_of, folder_of
-from secondlook.models.convolutions import quicken
-from secondlook.models.devices import place
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, NotFound
+from secondlook.core.types import Answer, Ask, Pixels
+from secondlook.models import vlm_inputs
+from secondlook.models.cpu_speedups import fuse_conv_bn
+from secondlook.models.loading import WEIGHTS, digest_of, folder_of, place
 from secondlook.models.vlm_inputs import Group, Prompts, drawn
-from secondlook.models.vlm_passes import Pass, choose, plain
+from secondlook.models.vlm_prefix_cache import Pass, choose, plain
+from secondlook.models.yes_no import FLOOR, answer_tokens, weigh
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +166,9 @@ class TransformersVerifier:
         pieces = [self._tokenizer(w, add_special_tokens=False)["input_ids"] for w in ("yes", "no")]
         return pieces[0][0], pieces[1][0]
 
-    def _plan_pixels(self, image_processor: Any) -> vlm_pixels.PixelPlan | None:
+    def _plan_pixels(self, image_processor: Any) -> vlm_inputs.PixelPlan | None:
         """The quick way to pixels, when it gives what the processor gives on three pictures."""
-        planned = vlm_pixels.plan(image_processor)
+        planned = vlm_inputs.plan(image_processor)
         head, images = self._prompts.template()
         if planned is None or "pixel_values" not in images:
             return None
@@ -177,7 +176,7 @@ class TransformersVerifier:
             probe = drawn(*size, seed=size[0])
             own_head, own = self._prompts.view(probe)
             same = torch.equal(own_head["input_ids"], head["input_ids"])
-            if not (same and vlm_pixels.agrees(planned, [probe], own["pixel_values"])):
+            if not (same and vlm_inputs.agrees(planned, [probe], own["pixel_values"])):
                 log.info("%s: pictures go through the processor one by one", self.name)
                 return None
         self._head = head
@@ -193,7 +192,7 @@ class TransformersVerifier:
         tails = [self._prompts.tail(question) for question in SELF_TEST]
         asked = [tails, tails[:2]][: len(group.rows)]
         if self._model.device.type == "cpu":
-            quicken(self._model, lambda: plain(self._model, group, asked))
+            fuse_conv_bn(self._model, lambda: plain(self._model, group, asked))
         with torch.inference_mode():
             return choose(self._model, group, asked, self.name)
 

@@ -14,9 +14,15 @@ the server listens on loopback unless told otherwise and warns when it does not.
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import os
 import signal
+import socket
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import grpc
@@ -24,22 +30,19 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from secondlook.engine import Engine
-from secondlook.errors import BadSetting
-from secondlook.jobs.trainer import Trainer
-from secondlook.ontology import Ontology
-from secondlook.server.addresses import is_loopback, joined, reachable_here, why_no_port
+from secondlook.core.errors import BadSetting
+from secondlook.core.images import DEFAULT_LIMITS, ImageLimits
+from secondlook.core.ontology import Ontology
+from secondlook.jobs.training import Trainer
+from secondlook.labeling.engine import Engine
 from secondlook.server.datasets import DatasetServicer
-from secondlook.server.intake import Intake
 from secondlook.server.interceptors import CallInterceptor
-from secondlook.server.jobs import JobServicer
-from secondlook.server.keeping import Keeping
-from secondlook.server.labeling import MAX_STREAMS, LabelingServicer
+from secondlook.server.jobs import JobServicer, Keeping
+from secondlook.server.labeling import MAX_STREAMS, Intake, LabelingServicer
+from secondlook.server.loop_thread import in_own_thread
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
-from secondlook.server.options import ServerOptions
-from secondlook.server.own_thread import in_own_thread
-from secondlook.server.symbols import PoolWithMethods
+from secondlook.server.reflection import PoolWithMethods
 from secondlook.store import Store
 from secondlook_client.v1 import (
     datasets_pb2,
@@ -51,6 +54,80 @@ from secondlook_client.v1 import (
     models_pb2,
     models_pb2_grpc,
 )
+
+# Where a server listens, what it takes and what it may read.
+
+MESSAGE_ROOM = 4 * 2**20
+"""Bytes of a message besides its picture: the longest ontology has fewer."""
+LARGEST_MESSAGE = 2**31 - 1
+"""gRPC counts in 32 bits."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a server listens and what it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 picks a free one."""
+    metrics_port: int | None = None
+    """For Prometheus, on the same host; None is off, 0 picks a free one."""
+    image_limits: ImageLimits = DEFAULT_LIMITS
+    decode_threads: int = max(2, min(8, os.cpu_count() or 2))
+    grace_s: float = 30.0
+    """How long stopping waits for what was accepted."""
+    roots: tuple[Path, ...] = ()
+    """Folders that jobs may read pictures from."""
+    trainings: Path | None = None
+    """Folder that students are trained in; None: none are trained here."""
+    trainings_at_once: int = 1
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest picture allowed, and room for the rest of a request."""
+        return min(self.image_limits.max_bytes + MESSAGE_ROOM, LARGEST_MESSAGE)
+
+
+# Where a server listens, in words.
+
+
+def joined(host: str, port: int) -> str:
+    """``host:port``, with brackets where they are needed."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable_here(host: str, port: int) -> str:
+    """Where this machine itself reaches a server that listens on ``host``."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return joined(host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def why_no_port(host: str, port: int) -> str:
+    """Why one cannot listen there: gRPC does not say; asking the system again does."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    why = "the address cannot be used"
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as cause:
+        why = (cause.strerror or str(cause)).lower()
+    return (
+        f"cannot listen on {joined(host, port)}: {why}. Stop the other program, or choose "
+        "another port (0 picks a free one) or host"
+    )
+
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from secondlook.dataset.freeze import create_snapshot
-from secondlook.dataset.manifest import Entry, Manifest, entries, load_manifest
-from secondlook.errors import BadRequest, NotFound, NotSupported, ShuttingDown
-from secondlook.server.dataset_messages import (
+from secondlook.core.errors import BadRequest, NotFound, NotSupported, ShuttingDown
+from secondlook.datasets.manifest import Entry, Manifest, entries, load_manifest
+from secondlook.datasets.snapshot import create_snapshot
+from secondlook.server.converters import (
     Slice,
     picture_message,
     query_value,

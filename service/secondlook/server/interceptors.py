@@ -16,7 +16,7 @@ from uuid import uuid4
 import grpc
 from google.protobuf.message import DecodeError
 
-from secondlook.errors import BadRequest, Busy, SecondlookError, ShuttingDown
+from secondlook.core.errors import BadRequest, Busy, SecondlookError, ShuttingDown
 from secondlook.server.metrics import Metrics
 
 log = logging.getLogger(__name__)

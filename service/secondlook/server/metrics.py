@@ -5,9 +5,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from secondlook.cascade import Passed
-from secondlook.errors import BadSetting
-from secondlook.labels import Labelled
+from secondlook.cascade.router import Passed
+from secondlook.core.errors import BadSetting
+from secondlook.core.types import Labelled
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)

@@ -1,18 +1,22 @@
 """The servicer of models: each call is checked, handed to the store, and answered."""
 
 import asyncio
+import hashlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from secondlook.dataset.compare_students import promote
-from secondlook.errors import BadRequest, Busy, NotSupported, ShuttingDown
-from secondlook.jobs.trainer import Trainer
-from secondlook.server.model_arrivals import ModelArrivals
-from secondlook.server.models_messages import (
+import grpc
+
+from secondlook.core.errors import BadRequest, Busy, DeadlineExceeded, NotSupported, ShuttingDown
+from secondlook.detector.manifest import Manifest
+from secondlook.jobs.training import Trainer
+from secondlook.registry.promotion import promote
+from secondlook.server.converters import (
+    checked_header,
     checked_id,
     checked_order,
     checked_page,
@@ -22,9 +26,140 @@ from secondlook.server.models_messages import (
     model_page,
     training_message,
 )
+from secondlook.server.interceptors import CallInterceptor
+from secondlook.server.loop_thread import in_own_thread
+from secondlook.server.metrics import Metrics
 from secondlook.store import Store
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.v1 import models_pb2_grpc
+
+# A student that comes in chunks: each file is checked as soon as it is whole, and kept.
+
+AT_ONCE = 2
+"""Students on their way at one time: a file of each may lie in memory."""
+MAX_CHUNK = 2**20
+SILENCE_S = 60.0
+"""A sender that says nothing for so long gives its place to others."""
+
+Put = Callable[[bytes], Awaitable[Any]]
+"""Keeps the bytes of a file."""
+
+
+class ModelArrivals:
+    """Takes students in. Belongs to one event loop."""
+
+    def __init__(self, put: Put) -> None:
+        self._put = put
+        self._inside = 0
+
+    async def take(
+        self, requests: AsyncIterator[pb.AddVersionRequest]
+    ) -> tuple[str, Manifest, str]:
+        """Name, manifest and report of a student whose files are all kept now.
+
+        Raises ``BadRequest`` for one that is not as its manifest says, ``Busy`` when others are
+        coming, ``DeadlineExceeded`` for a sender that fell silent, and what ``put`` raises.
+        """
+        if self._inside >= AT_ONCE:
+            raise Busy(f"{self._inside} models are being sent already; try again in a moment", 2.0)
+        self._inside += 1
+        try:
+            return await self._take(requests)
+        finally:
+            self._inside -= 1
+
+    async def _take(
+        self, requests: AsyncIterator[pb.AddVersionRequest]
+    ) -> tuple[str, Manifest, str]:
+        first = await _next(requests)
+        if first is None or not first.HasField("header"):
+            raise BadRequest("a model begins with its header; send name and manifest first")
+        name, manifest, report = checked_header(first.header)
+        files = _Files(manifest)
+        while (request := await _next(requests)) is not None:
+            if not request.HasField("chunk"):
+                raise BadRequest("the header comes once; send chunks of files after it")
+            if (content := files.add(request.chunk)) is not None:
+                await self._put(content)
+        for content in files.finish():
+            await self._put(content)
+        return name, manifest, report
+
+
+class _Files:
+    """The files of a student as they come, one after the other."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._expected = manifest.files
+        self._whole: set[str] = set()
+        self._name = ""
+        self._content = bytearray()
+
+    def add(self, chunk: pb.ModelChunk) -> bytes | None:
+        """The bytes of the file that this chunk makes whole. Raises ``BadRequest``."""
+        self._check(chunk)
+        self._name = chunk.file
+        self._content += chunk.data
+        expected = self._expected[chunk.file]
+        if len(self._content) > expected.size:
+            raise BadRequest(
+                f"{chunk.file} is longer than the {expected.size:,} bytes of the manifest; export "
+                "the student again"
+            )
+        return self._end() if len(self._content) == expected.size else None
+
+    def finish(self) -> list[bytes]:
+        """What is whole without a chunk, being empty. Raises ``BadRequest`` for what is not."""
+        found = []
+        # The one that broke off is named first.
+        for name in sorted(self._expected.keys() - self._whole, key=lambda n: (n != self._name, n)):
+            if self._expected[name].size:
+                came = len(self._content) if name == self._name else 0
+                raise BadRequest(
+                    f"{name} did not come whole: {came:,} of {self._expected[name].size:,} bytes; "
+                    "send the student again"
+                )
+            self._name = name
+            found.append(self._end())
+        return found
+
+    def _check(self, chunk: pb.ModelChunk) -> None:
+        if chunk.file not in self._expected:
+            raise BadRequest(
+                f"the manifest names no file '{chunk.file:.100}'; send only what it names"
+            )
+        if chunk.file in self._whole:
+            raise BadRequest(f"more of {chunk.file} came after its end; send each file once")
+        if self._name and chunk.file != self._name:
+            raise BadRequest(
+                f"a chunk of {chunk.file} came before the end of {self._name}; send one file after "
+                "the other"
+            )
+        if len(chunk.data) > MAX_CHUNK:
+            raise BadRequest(f"a chunk has at most {MAX_CHUNK:,} bytes, got {len(chunk.data):,}")
+
+    def _end(self) -> bytes:
+        content, name = bytes(self._content), self._name
+        if hashlib.sha256(content).hexdigest() != self._expected[name].sha256:
+            raise BadRequest(
+                f"{name} is not the file that the manifest names: its hash is another one; export "
+                "the student again"
+            )
+        self._whole.add(name)
+        self._name, self._content = "", bytearray()
+        return content
+
+
+async def _next(requests: AsyncIterator[pb.AddVersionRequest]) -> pb.AddVersionRequest | None:
+    """The next message; None at the end. Raises ``DeadlineExceeded`` after ``SILENCE_S``."""
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"nothing of the model came for {SILENCE_S:.0f} s; send it again"
+        ) from None
+
 
 T = TypeVar("T")
 
@@ -243,3 +378,29 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
 def _version(number: int) -> int:
     """A version that a database can hold; the largest it can where it is larger."""
     return min(number, 2**31 - 1)
+
+
+# ``ModelService`` alone over a store: for a command on the machine where the store is.
+#
+# It loads no model and works on no job, so it may run beside a server of the same store.
+
+
+def models_alone(store: Store) -> AbstractContextManager[str]:
+    """The address (on loopback) of a service that ends with the block; trains nothing."""
+    return in_own_thread("models", lambda: _serving(store))
+
+
+@asynccontextmanager
+async def _serving(store: Store) -> AsyncIterator[str]:
+    stopping = asyncio.Event()
+    server = grpc.aio.server(interceptors=(CallInterceptor(Metrics(), stopping),))
+    servicer = ModelServicer(store, None, stopping)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        stopping.set()
+        await server.stop(0)
+        servicer.close()

@@ -13,18 +13,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from secondlook.errors import BadSetting
+from secondlook.core.errors import BadSetting
 from secondlook.store.blobs import Blobs, FolderBlobs
 from secondlook.store.database import Database
-from secondlook.store.hold import Hold
+from secondlook.store.locks import Hold
 from secondlook.store.migrations import upgrade
 
 if TYPE_CHECKING:
+    from secondlook.store.model_versions import Students
     from secondlook.store.queue import Queue
-    from secondlook.store.records import Records
+    from secondlook.store.results import Records
     from secondlook.store.snapshots import Snapshots
-    from secondlook.store.students import Students
-    from secondlook.store.trainings import Trainings
+    from secondlook.store.training_jobs import Trainings
 
 DATABASE_FILE, BLOBS_FOLDER, LOCK_FILE = "store.db", "blobs", "server.lock"
 
@@ -48,7 +48,7 @@ class Store:
     @cached_property
     def records(self) -> "Records":
         """What models, runs and persons said of pictures."""
-        from secondlook.store.records import Records
+        from secondlook.store.results import Records
 
         return Records(self.database)
 
@@ -62,14 +62,14 @@ class Store:
     @cached_property
     def students(self) -> "Students":
         """Versions of small detectors."""
-        from secondlook.store.students import Students
+        from secondlook.store.model_versions import Students
 
         return Students(self.database, self.blobs)
 
     @cached_property
     def trainings(self) -> "Trainings":
         """Students in the making."""
-        from secondlook.store.trainings import Trainings
+        from secondlook.store.training_jobs import Trainings
 
         return Trainings(self.database)
 

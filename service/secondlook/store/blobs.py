@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from secondlook.atomic import FULL
-from secondlook.errors import Damaged, NotFound, StorageFull, StoreUnavailable
+from secondlook.core.errors import Damaged, NotFound, StorageFull, StoreUnavailable
+from secondlook.core.files import FULL
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Row, insert, select
 
-from secondlook import boxes as box_ops
-from secondlook.errors import InvalidInput, NotFound
-from secondlook.labels import Decision, Judgement, Outcome
+from secondlook.core import boxes as box_ops
+from secondlook.core.errors import InvalidInput, NotFound
+from secondlook.core.types import Decision, Judgement, Outcome
 from secondlook.store.database import now
-from secondlook.store.job import storable
-from secondlook.store.tables import corrections, pictures
+from secondlook.store.queue import storable
+from secondlook.store.schema import corrections, pictures
 
 SAME_BOX = 0.5
 """IoU from which a person's box and a model's are the same thing."""

@@ -4,12 +4,13 @@ SQLite in WAL mode or PostgreSQL, told apart nowhere else but here and in ``care
 that was left without an error is on the disk (``synchronous=FULL``, ``synchronous_commit``).
 """
 
+import asyncio
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,58 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from secondlook.errors import BadSetting, Damaged, SecondlookError, StorageFull, StoreUnavailable
-from secondlook.store.bell import Bell
+from secondlook.core.errors import (
+    BadSetting,
+    Damaged,
+    SecondlookError,
+    StorageFull,
+    StoreUnavailable,
+)
+
+# Word of changes inside this process, so that those who wait for one look at once.
+#
+# Nothing is right only because of it: what other processes change is found by looking now and
+# then, and a bell that nobody hears costs a moment and no more.
+
+
+class Bell:
+    """Rung by whoever changed something, heard by any number. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        """Something changed."""
+        with self._lock:
+            listeners = [*self._listeners.values()]
+        for listener in listeners:
+            listener()
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call ``listener`` at each ring, in the thread that rings: it must be quick."""
+        key = object()
+        with self._lock:
+            self._listeners[key] = listener
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._listeners[key]
+
+    @contextmanager
+    def waking(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop that each ring sets; clear it before looking."""
+        event, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has just been closed
+                loop.call_soon_threadsafe(event.set)
+
+        with self.heard_by(wake):
+            yield event
+
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +243,7 @@ def _engine(url: URL) -> Engine:
                 event.listen(engine, "connect", _use_write_ahead_log)
             event.listen(engine, "begin", _begin_sqlite)
     except (ImportError, NoSuchModuleError) as missing:
-        from secondlook.errors import MissingExtra
+        from secondlook.core.errors import MissingExtra
 
         raise MissingExtra(
             f"the store needs a package that is not installed ({missing}); "

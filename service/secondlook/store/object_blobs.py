@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from secondlook.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
+from secondlook.core.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
 from secondlook.store.blobs import checked, is_name, lost, path_of
 
 try:

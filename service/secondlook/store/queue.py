@@ -5,55 +5,366 @@ checks in the same transaction that the lease is still that server's, so a serve
 for dead and comes back writes nothing. All writes here may be made twice.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Select, and_, insert, or_, select, true, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, or_, select, true, update
 
-from secondlook.ontology import Ontology
-from secondlook.store.database import Database, now
-from secondlook.store.job import (
-    ACTIVE,
-    ITEM_COLUMNS,
-    Failure,
-    Item,
-    ItemState,
-    Job,
-    JobState,
-    NewItem,
-    Setback,
-    Settled,
-    item_of,
-    job_of,
-    storable,
-)
+from secondlook.core.errors import BadRequest, LostLease, NotFound
+from secondlook.core.ontology import Ontology
+from secondlook.store.database import Database, insert_new, now
 from secondlook.store.runs import create_run
-from secondlook.store.settling import (
-    add_items,
-    change_job,
-    check_lease,
-    job_rows,
-    known_items,
-    locked_job,
-    named_job,
-    settle,
-)
-from secondlook.store.tables import items, jobs, pictures
+from secondlook.store.schema import items, jobs, pictures, runs
 
-__all__ = [
-    "Failure",
-    "Item",
-    "ItemState",
-    "Job",
-    "JobState",
-    "NewItem",
-    "Queue",
-    "Setback",
-    "Settled",
-    "add_items",
-    "settle",
-]
+# Jobs and items as values: what ``queue`` takes and gives.
+
+
+class JobState(StrEnum):
+    """What a job is doing; its message says what a running one waits for."""
+
+    LISTING = "listing"
+    """The folder is being read; pictures already found are being labelled."""
+    RUNNING = "running"
+    DONE = "done"
+    """Every picture is labelled or set aside."""
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    """It cannot go on for a reason that concerns every picture; the message says which."""
+
+
+ACTIVE = (JobState.LISTING, JobState.RUNNING)
+"""States in which a server may be at work on a job."""
+
+
+class ItemState(IntEnum):
+    """What became of one picture of a job."""
+
+    QUEUED = 0
+    DONE = 1
+    FAILED = 2
+    """Set aside, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """One picture for a job."""
+
+    key: int
+    """Identity in the run, signed 64 bits."""
+    name: str
+    """For people; in a folder the relative path, see ``core.files``."""
+    size: int = 0
+    """Bytes of the file when it was found."""
+    changed_ns: int = 0
+    """The file's time of change, nanoseconds since 1970."""
+    picture_id: int | None = None
+    """Where its bytes are kept already."""
+    refusal: str = ""
+    """Why it cannot be labelled; such an item is set aside at once."""
+    reason: str = "bad_image"
+    """Stable word for the refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture of a job that waits to be labelled."""
+
+    id: int
+    run_id: int
+    key: int
+    name: str
+    size: int
+    changed_ns: int
+    picture_id: int | None
+    tries: int
+    """How often it was tried for nothing."""
+    sha256: str = ""
+    """Of its bytes, where they are kept already: 64 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """A try that gave no result."""
+
+    item_id: int
+    reason: str
+    """Stable word."""
+    message: str
+    not_before: float = 0.0
+    """When to try again, seconds since 1970; no meaning for an item that is set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How many items a transaction settled that were not settled before."""
+
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A picture that was set aside."""
+
+    item_id: int
+    name: str
+    key: int
+    reason: str
+    message: str
+    tries: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with pictures to label, as it stood when it was read."""
+
+    run_id: int
+    name: str
+    kind: str
+    """``folder``, ``upload`` or ``capture``."""
+    ontology_id: int
+    state: JobState
+    root: str
+    """Folder that names are relative to; or empty."""
+    closed: bool
+    """No more pictures will come."""
+    total: int
+    done: int
+    failed: int
+    """Set aside."""
+    owner: str
+    """Server at work on it; or empty."""
+    message: str
+    """What it waits for, or why it failed; or empty."""
+    created_at: float
+    changed_at: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> int:
+        """Pictures still to be labelled."""
+        return self.total - self.done - self.failed
+
+    @property
+    def active(self) -> bool:
+        """True while a server is, or will be, at work on it."""
+        return self.state in ACTIVE
+
+
+JOB_COLUMNS = (
+    jobs,
+    runs.c.name,
+    runs.c.kind,
+    runs.c.ontology_id,
+    runs.c.settings,
+    runs.c.created_at,
+)
+ITEM_COLUMNS = (
+    items.c.id,
+    items.c.run_id,
+    items.c.key,
+    items.c.name,
+    items.c.size,
+    items.c.changed_ns,
+    items.c.picture_id,
+    items.c.tries,
+    pictures.c.sha256,
+)
+
+
+def job_of(row: "Row[Any]") -> Job:
+    """A row of ``JOB_COLUMNS``."""
+    return Job(
+        run_id=row.run_id,
+        name=row.name,
+        kind=row.kind,
+        ontology_id=row.ontology_id,
+        state=JobState(row.state),
+        root=row.root,
+        closed=row.closed,
+        total=row.total,
+        done=row.done,
+        failed=row.failed,
+        owner=row.owner,
+        message=row.message,
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+        settings=json.loads(row.settings),
+    )
+
+
+def item_of(row: Any) -> Item:
+    """A row of ``ITEM_COLUMNS``."""
+    return Item(
+        id=row.id,
+        run_id=row.run_id,
+        key=row.key,
+        name=row.name,
+        size=row.size,
+        changed_ns=row.changed_ns,
+        picture_id=row.picture_id,
+        tries=row.tries,
+        sha256=row.sha256.hex() if row.sha256 else "",
+    )
+
+
+def item_row(run_id: int, new: NewItem) -> dict[str, Any]:
+    """What is inserted for a new item."""
+    return {
+        "run_id": run_id,
+        "key": new.key,
+        "name": new.name,
+        "size": new.size,
+        "changed_ns": new.changed_ns,
+        "picture_id": new.picture_id,
+        "state": ItemState.FAILED if new.refusal else ItemState.QUEUED,
+        "tries": 0,
+        "not_before": 0.0,
+        "reason": new.reason if new.refusal else "",
+        "message": storable(new.refusal),
+    }
+
+
+def storable(text: str) -> str:
+    """A message as every database can hold it: no NUL, no halves of characters, not endless."""
+    return text[:2000].encode("utf-8", "replace").decode().replace("\x00", "?")
+
+
+# Items come and are settled: what the queue does inside a transaction of its caller.
+#
+# Every function locks the job's row first, so those who add, settle, end and take over one job
+# follow each other.
+
+KEYS_A_QUERY = 1000
+"""Items asked for in one query."""
+
+
+def add_items(connection: Connection, job: Job, new: Sequence[NewItem]) -> int:
+    """``Queue.add`` in the transaction that locked ``job``, for up to about a thousand items."""
+    run_id = job.run_id
+    if job.closed or not job.active:
+        state = "closed" if job.closed else job.state.value
+        raise BadRequest(f"job '{job.name}' is {state} and takes no more pictures; make another")
+    # In a fixed order, so that two servers that list one folder never wait for each other.
+    ordered = sorted(new, key=lambda item: item.key)
+    refused = [item_row(run_id, item) for item in ordered if item.refusal]
+    failed = insert_new(connection, items, refused)
+    queued = insert_new(connection, items, [item_row(run_id, i) for i in ordered if not i.refusal])
+    if failed or queued:
+        change_job(
+            connection, run_id, total=jobs.c.total + failed + queued, failed=jobs.c.failed + failed
+        )
+    return failed + queued
+
+
+def known_items(connection: Connection, run_id: int, keys: Iterable[int]) -> dict[int, int | None]:
+    """Those of the keys that are items of the run, in whatever state, and their pictures' ids."""
+    rest, found = iter(keys), dict[int, int | None]()
+    while batch := list(islice(rest, KEYS_A_QUERY)):
+        rows = connection.execute(_KNOWN, {"run": run_id, "keys": batch})
+        found.update((row.key, row.picture_id) for row in rows)
+    return found
+
+
+_KNOWN = select(items.c.key, items.c.picture_id).where(
+    items.c.run_id == bindparam("run"), items.c.key.in_(bindparam("keys", expanding=True))
+)
+
+
+def settle(
+    connection: Connection,
+    run_id: int,
+    owner: str,
+    done: Mapping[int, int],
+    failed: Sequence[Setback] = (),
+    later: Sequence[Setback] = (),
+) -> Settled:
+    """Say what became of items: in the transaction that keeps their results, and after them.
+
+    ``done`` maps items to their pictures, ``failed`` are set aside and ``later`` tried again.
+    Items that are settled already are left as they are. Raises ``LostLease`` when the job is not
+    ``owner``'s any more.
+    """
+    check_lease(locked_job(connection, run_id), owner)
+    pictures = [{"item": item, "picture": picture} for item, picture in sorted(done.items())]
+    state = {"state": ItemState.DONE, "reason": "", "message": "", "not_before": 0.0}
+    finished = _update(connection, pictures, picture_id=bindparam("picture"), **state)
+    aside = _update(connection, _setbacks(failed), state=ItemState.FAILED, **_TRIED)
+    _update(connection, _setbacks(later), **_TRIED)
+    if finished or aside:
+        counts = {"done": jobs.c.done + finished, "failed": jobs.c.failed + aside}
+        change_job(connection, run_id, **counts)
+    return Settled(finished, aside)
+
+
+_TRIED = {
+    "tries": items.c.tries + 1,
+    "reason": bindparam("why"),
+    "message": bindparam("text"),
+    "not_before": bindparam("due"),
+}
+
+
+def _setbacks(found: Sequence[Setback]) -> list[dict[str, Any]]:
+    return [
+        {"item": s.item_id, "why": s.reason[:64], "text": storable(s.message), "due": s.not_before}
+        for s in sorted(found, key=lambda setback: setback.item_id)
+    ]
+
+
+def _update(connection: Connection, rows: list[dict[str, Any]], **values: Any) -> int:
+    """Update those of the items that are still queued; how many were."""
+    if not rows:
+        return 0
+    queued = and_(items.c.id == bindparam("item"), items.c.state == ItemState.QUEUED)
+    return connection.execute(update(items).where(queued).values(values), rows).rowcount
+
+
+def job_rows() -> Select[Any]:
+    """Every job with what its run says."""
+    return select(*JOB_COLUMNS).join(runs, runs.c.id == jobs.c.run_id)
+
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to answer it.
+_NAMED = job_rows().where(runs.c.name == bindparam("name"))
+_NUMBERED = job_rows().where(jobs.c.run_id == bindparam("number")).with_for_update(of=jobs)
+
+
+def named_job(connection: Connection, name: str, *, lock: bool = False) -> Job:
+    """The job of that name. Raises ``NotFound``.
+
+    With ``lock`` nobody else changes it until the transaction, a writing one, ends.
+    """
+    query = _NAMED.with_for_update(of=jobs) if lock else _NAMED
+    row = connection.execute(query, {"name": name}).first()
+    if row is None:
+        raise NotFound(f"there is no job '{name}'; see `secondlook job list`")
+    return job_of(row)
+
+
+def locked_job(connection: Connection, run_id: int) -> Job:
+    """The job, which nobody else changes until the transaction ends."""
+    row = connection.execute(_NUMBERED, {"number": run_id}).first()
+    if row is None:
+        raise NotFound(f"there is no job number {run_id}; see `secondlook job list`")
+    return job_of(row)
+
+
+def check_lease(job: Job, owner: str) -> None:
+    """Raises ``LostLease`` when the job is not ``owner``'s any more."""
+    if job.owner != owner:
+        raise LostLease(f"job '{job.name}' is not this server's any more")
+
+
+def change_job(connection: Connection, run_id: int, **values: Any) -> None:
+    """Set columns of a job, and when that was."""
+    changed = update(jobs).where(jobs.c.run_id == run_id)
+    connection.execute(changed.values(values | {"changed_at": now()}))
+
 
 AT_ONCE = 1000
 """Items added in one transaction, so that others may write in between."""

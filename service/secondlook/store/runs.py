@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from secondlook.errors import AlreadyExists, NotFound
-from secondlook.labels import STUDENT
-from secondlook.ontology import Ontology
-from secondlook.store import texts
+from secondlook.core.errors import AlreadyExists, NotFound
+from secondlook.core.ontology import Ontology
+from secondlook.core.types import STUDENT
+from secondlook.store import ontologies
 from secondlook.store.database import insert_new, now
-from secondlook.store.tables import runs
+from secondlook.store.schema import runs
 
 NAMED = 5
 """Runs that an error offers."""
@@ -63,7 +63,7 @@ def create_run(
     row = {
         "name": name,
         "kind": kind,
-        "ontology_id": texts.ontology_id(connection, ontology),
+        "ontology_id": ontologies.ontology_id(connection, ontology),
         "proposer": parent.proposer if parent else "",
         "verifier": parent.verifier if parent else "",
         "settings": json.dumps(dict(settings), sort_keys=True),
@@ -123,7 +123,7 @@ def _run(connection: Connection, row: "Row[Any]") -> Run:
         name=row.name,
         kind=row.kind,
         ontology_id=row.ontology_id,
-        ontology=texts.load_ontology(connection, row.ontology_id),
+        ontology=ontologies.load_ontology(connection, row.ontology_id),
         settings=json.loads(row.settings),
         proposer=row.proposer,
         verifier=row.verifier,

@@ -7,18 +7,11 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select
 
-from secondlook.errors import AlreadyExists, NotFound, StoreUnavailable
+from secondlook.core.errors import AlreadyExists, NotFound, StoreUnavailable
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database, insert_new, now
 from secondlook.store.runs import Run, load_run, load_run_by_id
-from secondlook.store.tables import (
-    items,
-    ontologies,
-    pictures,
-    runs,
-    snapshot_pictures,
-    snapshots,
-)
+from secondlook.store.schema import items, ontologies, pictures, runs, snapshot_pictures, snapshots
 
 AT_ONCE = 500
 """Rows a statement: below every database's limit of parameters."""
@@ -33,9 +26,9 @@ class Snapshot:
     manifest: str
     """sha256 of the manifest's root: equal content has an equal one."""
     query: str
-    """JSON, see ``dataset.query``."""
+    """JSON, see ``datasets.query``."""
     statistics: Mapping[str, Any]
-    """See ``dataset.statistics``."""
+    """See ``datasets.snapshot``."""
     pictures: int
     created_at: float
     """Seconds since 1970."""

@@ -18,13 +18,17 @@ from groundingdino.util.inference import predict
 from groundingdino.util.slconfig import SLConfig
 from transformers import BertConfig
 
-from secondlook.config import ModelOptions
-from secondlook.errors import NotFound
-from secondlook.labels import Image, Proposals
-from secondlook.models import groundingdino_py, idea_checkpoint
-from secondlook.models.devices import place
-from secondlook.models.grounding_dino import GroundingDinoProposer
-from secondlook.models.pixels import PixelSettings, prepare, settings_of
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import NotFound
+from secondlook.core.types import Image, Proposals
+from secondlook.models import groundingdino_py, original_checkpoint
+from secondlook.models.grounding_dino import (
+    GroundingDinoProposer,
+    PixelSettings,
+    prepare,
+    settings_of,
+)
+from secondlook.models.loading import place
 
 OPTIONS = ModelOptions(device="cpu")
 PHRASES = ["person", "hot dog", "man wearing red glasses"]
@@ -63,7 +67,7 @@ def small() -> PixelSettings:
 @pytest.fixture(scope="module")
 def package(checkpoint: Path) -> torch.nn.Module:
     """The package's model with those weights and its own way of tokenizing."""
-    weights = idea_checkpoint.read(checkpoint)
+    weights = original_checkpoint.read(checkpoint)
     return groundingdino_py.build(weights, models.processor().tokenizer, "x").eval()
 
 
@@ -78,7 +82,7 @@ def adapter(network: torch.nn.Module, pixels: PixelSettings) -> GroundingDinoPro
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path, small: PixelSettings) -> GroundingDinoProposer:
     """Our adapter around the package."""
-    weights = idea_checkpoint.read(checkpoint)
+    weights = original_checkpoint.read(checkpoint)
     model = groundingdino_py.build(weights, models.processor().tokenizer, "x")
     return adapter(groundingdino_py.Network(model), small)
 
@@ -86,7 +90,7 @@ def theirs(checkpoint: Path, small: PixelSettings) -> GroundingDinoProposer:
 @pytest.fixture(scope="module")
 def ours(checkpoint: Path, small: PixelSettings) -> GroundingDinoProposer:
     """Our adapter around transformers' class with the translated weights."""
-    return adapter(idea_checkpoint.model_from(idea_checkpoint.read(checkpoint), "x"), small)
+    return adapter(original_checkpoint.model_from(original_checkpoint.read(checkpoint), "x"), small)
 
 
 @pytest.fixture
@@ -155,10 +159,10 @@ def test_padding_is_treated_alike(
 ) -> None:
     padded = replace(small, multiple=64)
     image = models.picture(310, 240, 4)
-    weights = idea_checkpoint.read(checkpoint)
+    weights = original_checkpoint.read(checkpoint)
     package = groundingdino_py.build(weights, models.processor().tokenizer, "x")
     one = adapter(groundingdino_py.Network(package), padded).propose([image], PHRASES, 0.0)[0]
-    model = idea_checkpoint.model_from(weights, "x")
+    model = original_checkpoint.model_from(weights, "x")
     other = adapter(model, padded).propose([image], PHRASES, 0.0)[0]
     assert share_found(one, other) >= 0.99
 
@@ -174,12 +178,12 @@ def test_the_package_gives_the_same_in_a_batch(theirs: GroundingDinoProposer) ->
 def test_both_load_the_file_by_its_spec(checkpoint: Path, authors_epsilon: None) -> None:
     image = models.picture(800, 120, 5)  # long and thin: 1333 pixels wide and soon done
     one = groundingdino_py.load(str(checkpoint), OPTIONS).propose([image], ["person"], 0.0)[0]
-    other = idea_checkpoint.load(str(checkpoint), OPTIONS).propose([image], ["person"], 0.0)[0]
+    other = original_checkpoint.load(str(checkpoint), OPTIONS).propose([image], ["person"], 0.0)[0]
     assert share_found(one, other) >= 0.99
 
 
 def test_another_backbone_is_sent_to_the_other_adapter(checkpoint: Path) -> None:
-    weights = dict(idea_checkpoint.read(checkpoint))
+    weights = dict(original_checkpoint.read(checkpoint))
     weights["backbone.0.patch_embed.norm.weight"] = torch.zeros(192)
     with pytest.raises(NotFound, match="idea:"):
         groundingdino_py.build(weights, models.processor().tokenizer, "swin_l.pth")

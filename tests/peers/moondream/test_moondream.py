@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secondlook.config import ModelOptions
-from secondlook.errors import NotFound, Unavailable
-from secondlook.labels import Ask
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import NotFound, Unavailable
+from secondlook.core.types import Ask
+from secondlook.labeling.verifier import Verifier
 from secondlook.models import moondream as adapter
 from secondlook.models.moondream import DEFAULT_MODEL, MoondreamVerifier
-from secondlook.verify import Verifier
 
 moondream = pytest.importorskip("moondream", reason="pip install 'secondlook[moondream]'")
 photon = pytest.importorskip("moondream.photon_client")

@@ -11,10 +11,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from secondlook.config import ModelOptions
-from secondlook.errors import BadOntology
-from secondlook.labels import Image, Proposals
-from secondlook.models.checkpoints import digest_of
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadOntology
+from secondlook.core.types import Image, Proposals
+from secondlook.models.loading import digest_of
 
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
@@ -50,7 +50,7 @@ class OnnxDetector:
     def propose(
         self, images: Sequence[Image], phrases: Sequence[str], floor: float
     ) -> list[Proposals]:
-        """See ``secondlook.propose.Proposer``."""
+        """See ``secondlook.labeling.proposer.Proposer``."""
         unknown = [phrase for phrase in phrases if phrase not in self.classes]
         if unknown:
             raise BadOntology(f"{self.name} does not know {unknown}; it knows {self.classes}")

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook import boxes as box_ops
-from secondlook.config import ModelOptions
-from secondlook.engine import Engine
-from secondlook.errors import BadOntology, NotFound
-from secondlook.images import decode
-from secondlook.labels import Labelled, Outcome
-from secondlook.ontology import ClassSpec, Ontology
-from secondlook.pipeline import Limits, Pipeline, Task
-from secondlook.plugins import load_proposer
+from secondlook.config.settings import ModelOptions
+from secondlook.core import boxes as box_ops
+from secondlook.core.errors import BadOntology, NotFound
+from secondlook.core.images import decode
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Labelled, Outcome
+from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import Limits, Pipeline, Task
+from secondlook.models.registry import load_proposer
 
 Truth = dict[str, list[tuple[str, tuple[float, float, float, float]]]]
 

@@ -27,7 +27,7 @@ def server(store: Store) -> Iterator[Serving]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.edge.running.RETRY", QUICK)
+    monkeypatch.setattr("secondlook.edge.app.RETRY", QUICK)
     monkeypatch.setattr("secondlook.edge.sources.LOOK_AGAIN_S", 0.02)
 
 

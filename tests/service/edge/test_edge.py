@@ -10,12 +10,12 @@ from serving import Serving
 from sqlalchemy import select
 from students import CLASSES, replace_model, write_student
 
+from secondlook.core.errors import NotFound
+from secondlook.core.ontology_yaml import ontology_from_lines
+from secondlook.edge.app import run
 from secondlook.edge.health import Health
-from secondlook.edge.running import run
-from secondlook.errors import NotFound
-from secondlook.ontology_text import ontology_from_lines
 from secondlook.store import Store
-from secondlook.store.tables import items
+from secondlook.store.schema import items
 from secondlook_client import Client
 
 

@@ -17,10 +17,10 @@ from serving import Serving
 from sqlalchemy import select
 from students import replace_model, write_student
 
-from secondlook.edge.running import run
-from secondlook.ontology_text import ontology_from_lines
+from secondlook.core.ontology_yaml import ontology_from_lines
+from secondlook.edge.app import run
 from secondlook.store import Store
-from secondlook.store.tables import items
+from secondlook.store.schema import items
 from secondlook_client.errors import SpoolUnusable
 from secondlook_client.spool import Spool
 

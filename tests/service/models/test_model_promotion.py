@@ -9,7 +9,7 @@ from registered import another, freeze_quarters
 from students import CLASSES, replace_model, swapped_classes
 
 from secondlook.detector.manifest import read_manifest
-from secondlook.detector.onnx_detector import OnnxDetector
+from secondlook.detector.runtime import OnnxDetector
 from secondlook_client import Client
 from secondlook_client.errors import (
     Busy,
@@ -79,7 +79,7 @@ def test_the_order_of_the_classes_does_not_matter(client, folder, kept) -> None:
 
 
 def test_a_half_point_is_no_reason_to_refuse_and_more_is() -> None:
-    from secondlook.dataset.compare_students import Comparison
+    from secondlook.registry.promotion import Comparison
 
     def good(candidate: float) -> bool:
         return Comparison("s", "val", 9, 1, 0.8, candidate).good_enough
@@ -107,7 +107,7 @@ def test_what_cannot_be_compared_says_what_to_do(client, folder, kept) -> None:
 
 
 def test_only_the_first_pictures_are_compared_on(client, folder, monkeypatch) -> None:
-    monkeypatch.setattr("secondlook.dataset.compare_students.MAX_PICTURES", 3)
+    monkeypatch.setattr("secondlook.registry.promotion.MAX_PICTURES", 3)
     client.models.add(folder)
     client.models.add(another(folder, "second"))
     client.models.promote("street", 1)

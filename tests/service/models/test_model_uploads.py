@@ -104,7 +104,7 @@ def test_a_student_that_is_too_large_is_refused_before_it_is_sent(send, folder) 
 
 
 def test_a_silent_sender_and_a_third_one_are_sent_away(client, folder, monkeypatch) -> None:
-    monkeypatch.setattr("secondlook.server.model_arrivals.SILENCE_S", 1.0)
+    monkeypatch.setattr("secondlook.server.models.SILENCE_S", 1.0)
     gate = threading.Event()
 
     def endless() -> Iterator[pb.AddVersionRequest]:

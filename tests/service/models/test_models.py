@@ -8,7 +8,7 @@ from registered import another
 from serving import serving
 
 from secondlook.detector.manifest import manifest_text, parse_manifest, read_manifest, verify_files
-from secondlook.detector.onnx_detector import OnnxDetector
+from secondlook.detector.runtime import OnnxDetector
 from secondlook_client import Client
 from secondlook_client.errors import Damaged, InvalidRequest, NotFound, NotSupported
 from secondlook_client.v1 import models_pb2 as pb
@@ -81,7 +81,7 @@ def test_names_that_nothing_has_never_reach_a_database(client, folder) -> None:
 
 
 def test_long_manifests_make_short_pages(client, folder, monkeypatch) -> None:
-    monkeypatch.setattr("secondlook.server.models_messages.LARGE_PAGE", 3000)
+    monkeypatch.setattr("secondlook.server.converters.LARGE_PAGE", 3000)
     for seed in range(5):
         client.models.add(another(folder, f"n{seed}", seed=seed))
     stub = models_pb2_grpc.ModelServiceStub(grpc.insecure_channel(client.address))

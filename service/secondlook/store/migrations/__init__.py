@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-from secondlook.errors import Damaged, InvalidInput
+from secondlook.core.errors import Damaged, InvalidInput
 from secondlook.store.database import Database
 
 CURRENT = "0002"

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from secondlook.store.tables import metadata
+from secondlook.store.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

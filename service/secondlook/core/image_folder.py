@@ -1,0 +1,174 @@
+"""The pictures that a user names: found one after the other, in a fixed order, and read safely.
+
+A folder is somebody else's: it may hold named pipes that block whoever opens them, links that
+lead out of it, and names in any script or none. Nothing here opens anything but regular files.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
+)
+"""What counts as a picture by its name in a folder, in any case; a file named outright always."""
+UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
+"""Pictures too, which nothing here reads: each is refused, so that none is missed in silence."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to label, as it was when it was found."""
+
+    name: str
+    """Path relative to the root, with forward slashes; unique in a run."""
+    path: Path
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    refusal: str = ""
+    """Why it cannot be opened at all; empty for a regular file."""
+
+    @property
+    def key(self) -> int:
+        """Identity of (name, size, time of change), signed 64 bits: a replaced file has another."""
+        content = f"{self.name}\0{self.size}\0{self.mtime_ns}"
+        digest = blake2b(os.fsencode(content), digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files and folders that a run is about, resolved."""
+
+    root: Path
+    """The folder that every name is relative to."""
+    sources: tuple[Path, ...]
+    skip: Path | None = None
+    """Never entered: the run's own output."""
+
+    def walk(self) -> Iterator[Source]:
+        """Every picture once: sources in the order given, each folder sorted by name.
+
+        Holds the names of one chain of folders at a time. Hidden files and folders are left
+        out, and so are files whose name is not a picture's.
+        """
+        for source in self.sources:
+            if source.is_dir():
+                yield from self._walk_folder(source)
+            else:
+                yield self._source(source)
+
+    def _walk_folder(self, folder: Path) -> Iterator[Source]:
+        waiting = [self._entries(folder)]  # a stack of its own: folders nest deeper than calls may
+        while waiting:
+            path = next(waiting[-1], None)
+            if path is None:
+                waiting.pop()
+            elif isinstance(path, Source):
+                yield path
+            elif path.is_symlink():
+                yield from self._walk_link(path)
+            elif path.is_dir():
+                waiting.append(self._entries(path))
+            elif path.suffix.lower() in SUFFIXES:
+                yield self._source(path)
+            elif form := UNREAD.get(path.suffix.lower()):
+                yield self._refused(path, f"{form} is not read; convert it to JPEG")
+
+    def _entries(self, folder: Path) -> Iterator[Path | Source]:
+        try:
+            names = sorted(os.listdir(folder))  # noqa: PTH208 (names alone weigh less than paths)
+        except OSError as failure:
+            yield self._refused(folder, f"the folder cannot be read: {failure.strerror}")
+            return
+        for name in names:
+            path = folder / name
+            if not name.startswith(".") and path != self.skip:
+                yield path
+
+    def _walk_link(self, path: Path) -> Iterator[Source]:
+        """A link to a picture of this folder is a picture; one to a folder of it is seen there."""
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            if not target.is_relative_to(self.root):
+                yield self._refused(path, "a link that leads out of the folder is not followed")
+        elif path.suffix.lower() in SUFFIXES:
+            if not target.is_relative_to(self.root):
+                yield self._refused(path, "a link that leads out of the folder is not followed")
+            else:
+                yield self._source(path)
+
+    def _source(self, path: Path) -> Source:
+        try:
+            found = path.stat()
+        except OSError as failure:
+            if failure.errno == errno.ENOENT and path.is_symlink():
+                return self._refused(path, "a link to something that is not there")
+            return self._refused(path, f"it cannot be read: {failure.strerror}")
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a named pipe" if stat.S_ISFIFO(found.st_mode) else "a device or socket"
+            return self._refused(path, f"{kind}, not a file")
+        return Source(self._name(path), path, found.st_size, found.st_mtime_ns)
+
+    def _refused(self, path: Path, why: str) -> Source:
+        return Source(self._name(path), path, 0, 0, refusal=why)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def select(paths: Sequence[Path], out: Path | None = None) -> Selection:
+    """What ``paths`` (files and folders) name; names are relative to their common folder.
+
+    A path inside another one that is given too counts once; ``out`` is left out. Raises
+    ``NotFound`` for a path that does not exist and ``InvalidInput`` for none at all.
+    """
+    if not paths:
+        raise InvalidInput("no picture is given; name a folder or some files")
+    for path in paths:
+        if not os.path.lexists(path):
+            raise NotFound(f"{path} does not exist; name a folder or some files")
+    whole = [Path(os.path.realpath(p)) if p.is_dir() else _upright(p) for p in paths]
+    kept = [p for p in dict.fromkeys(whole) if not any(o in p.parents for o in whole)]
+    roots = [p if p.is_dir() else p.parent for p in kept]
+    skip = Path(os.path.realpath(out)) if out else None
+    return Selection(Path(os.path.commonpath(roots)), tuple(kept), skip)
+
+
+def _upright(path: Path) -> Path:
+    """Absolute, with the folder's links resolved and the file's own name kept."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def read(source: Source, max_bytes: int) -> bytes:
+    """The file's bytes; never blocks on a pipe and never follows a link put there since.
+
+    Raises ``BadImage`` with the cause, or ``ImageTooLarge`` (over ``max_bytes``).
+    """
+    if source.refusal:
+        raise BadImage(source.refusal)
+    try:
+        path = os.path.realpath(source.path)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as failure:
+        raise BadImage(f"the file cannot be opened: {failure.strerror}") from None
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise BadImage("it is no longer a regular file")
+        if found.st_size > max_bytes:
+            raise ImageTooLarge(
+                f"the file has {found.st_size:,} bytes; at most {max_bytes:,} are allowed "
+                "(--max-image-bytes)"
+            )
+        try:
+            return file.read(max_bytes)
+        except OSError as failure:
+            raise BadImage(f"the file cannot be read: {failure.strerror}") from None

@@ -1,0 +1,263 @@
+"""Bytes of a picture in, checked upright RGB out. The bytes may come from anybody.
+
+What is read: JPEG, PNG, WebP, BMP, TIFF and still GIF. What varies is made one thing: pictures are
+turned as their EXIF says; palettes, grey, CMYK and 16 bits become 8-bit RGB; what is transparent is
+laid on white. Colour profiles are not applied, as they are not in the data the models learnt from.
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageChops, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput
+from secondlook.core.types import Image, Pixels
+
+READABLE = "JPEG, PNG, WebP, BMP, TIFF and still GIF"
+BACKGROUND = (255, 255, 255, 255)
+"""What shows through transparent pixels: white, as on the pages such pictures are made for."""
+MAX_SCANS = 100
+"""Of a progressive JPEG, which has about ten. Each costs a pass over the whole picture, and an
+empty one takes ten bytes: a few megabytes of them would keep a decoder busy for hours."""
+
+# Pillow warns of odd metadata in words taken from the file: a stream of strange pictures would
+# fill the log, and Python's list of warnings already given. What matters becomes an error below;
+# `catch_warnings` is no choice here, as it is not thread-safe.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PILImage.Transpose.ROTATE_180,
+    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PILImage.Transpose.TRANSPOSE,
+    6: PILImage.Transpose.ROTATE_270,
+    7: PILImage.Transpose.TRANSVERSE,
+    8: PILImage.Transpose.ROTATE_90,
+}
+_Opener = Callable[[io.BytesIO], ImageFile.ImageFile]
+_FORMATS: tuple[tuple[bytes, int, _Opener], ...] = (
+    (b"\xff\xd8\xff", 0, JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", 0, PngImageFile),
+    (b"WEBP", 8, WebPImageFile),
+    (b"GIF8", 0, GifImageFile),
+    (b"BM", 0, BmpImageFile),
+    (b"II*\x00", 0, TiffImageFile),
+    (b"MM\x00*", 0, TiffImageFile),
+    (b"II+\x00", 0, TiffImageFile),
+    (b"MM\x00+", 0, TiffImageFile),
+)
+"""Signature, where it stands, and the one decoder tried. Opening by class, not by trial, keeps the
+forty other decoders of Pillow (some of which start programs) away from strangers' bytes; it also
+reads the first picture of a phone's multi-picture JPEG and leaves the previews behind it alone."""
+_SUFFIXES: dict[_Opener, str] = {
+    JpegImageFile: "jpg",
+    PngImageFile: "png",
+    WebPImageFile: "webp",
+    GifImageFile: "gif",
+    BmpImageFile: "bmp",
+    TiffImageFile: "tif",
+}
+_STRANGERS: tuple[tuple[bytes, int, str], ...] = (
+    (b"version https://git-lfs", 0, "a Git LFS pointer; fetch the picture with `git lfs pull`"),
+    (b"ftyphei", 4, "HEIC; convert it to JPEG"),
+    (b"ftypmif", 4, "HEIF; convert it to JPEG"),
+    (b"ftypavif", 4, "AVIF; convert it to JPEG"),
+    (b"ftyp", 4, "a video; extract the frames"),
+    (b"%PDF", 0, "a PDF; export its pages as pictures"),
+    (b"<svg", 0, "SVG; render it to PNG"),
+    (b"<", 0, "a text in HTML, XML or SVG, perhaps the error page of a download"),
+    (b"PK\x03\x04", 0, "an archive; unpack it"),
+)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """How large a picture may be."""
+
+    max_bytes: int = 64 * 2**20
+    """Encoded."""
+    max_pixels: int = 64_000_000
+    """Decoded, width × height; read from the header, before anything is decoded."""
+    max_side: int = 30_000
+    """Pixels along either side."""
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+    """Decode one picture. Thread-safe; most of the time is spent outside Python's lock.
+
+    Returns pixels (H, W, 3) uint8 RGB, upright, with the SHA-256 of ``data``. Raises
+    ``ImageTooLarge`` for one over ``limits`` and ``BadImage`` for bytes that are empty,
+    truncated, animated or no picture; never anything else, whatever the bytes.
+    """
+    if not data:
+        raise BadImage("the picture is empty (0 bytes); it may not have been written yet")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLarge(
+            f"the picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. "
+            "Save it smaller or raise max_image_bytes"
+        )
+    try:
+        pixels = _upright_rgb(_open(data), data, limits)
+    except InvalidInput:
+        raise
+    except (MemoryError, PILImage.DecompressionBombError) as cause:
+        raise ImageTooLarge("the picture needs too much memory; save it smaller") from cause
+    except Exception as cause:  # a decoder fed with hostile bytes may raise anything
+        raise _damaged(cause) from cause
+    return Image(pixels, hashlib.sha256(data).hexdigest(), name)
+
+
+def suffix_of(data: bytes) -> str:
+    """The usual suffix of files like this one, by its first bytes: jpg, png, ...; else ``bin``."""
+    for signature, place, opener in _FORMATS:
+        if data[place : place + len(signature)] == signature:
+            return _SUFFIXES[opener]
+    return "bin"
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the header only."""
+    for signature, place, opener in _FORMATS:
+        if data.startswith(signature, place):
+            return opener(io.BytesIO(data))
+    for signature, place, what in _STRANGERS:
+        if data.lstrip()[: place + len(signature)].lower().endswith(signature.lower()):
+            raise BadImage(f"this is {what}. Read are {READABLE}")
+    raise BadImage(f"these {len(data):,} bytes are no picture; read are {READABLE}")
+
+
+def _upright_rgb(picture: ImageFile.ImageFile, data: bytes, limits: ImageLimits) -> Pixels:
+    _check_size(*picture.size, limits)
+    _check_scans(picture, data)
+    if getattr(picture, "is_animated", False):
+        raise BadImage(
+            f"the {picture.format} has several frames or pages, and a label belongs to one; "
+            "extract the frames and send each as a picture of its own"
+        )
+    picture.load()
+    _check_size(*picture.size, limits)
+    return np.array(_turned(_rgb(picture), _orientation(picture)))
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width < 1 or height < 1:
+        raise BadImage(f"the picture is {width}×{height} pixels, so there is nothing to see")
+    if max(width, height) > limits.max_side:
+        raise ImageTooLarge(
+            f"the picture is {width}×{height} pixels; a side may have at most {limits.max_side:,}. "
+            "Cut it into tiles, or raise max_image_side"
+        )
+    if width * height > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the picture is {width}×{height}, {width * height:,} pixels; at most "
+            f"{limits.max_pixels:,} are taken. Save it smaller, or raise max_image_pixels"
+        )
+
+
+def _check_scans(picture: ImageFile.ImageFile, data: bytes) -> None:
+    # Inside compressed data 0xFF is followed by 0x00, so this counts scan headers (and a chance
+    # pair or two in the metadata).
+    if picture.info.get("progressive") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise BadImage(f"the JPEG has more than {MAX_SCANS} scans; save it again")
+
+
+def _rgb(picture: ImageFile.ImageFile) -> PILImage.Image:
+    """Any mode that a picture may have as 8-bit RGB."""
+    if picture.mode in ("I", "F") and picture.format != "PNG":
+        raise BadImage(
+            "the picture has 32 bits a channel, whose range of brightness nobody knows; "
+            "save it with 8 or 16 bits"
+        )
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        return PILImage.fromarray(_to_8_bits(np.asarray(picture))).convert("RGB")
+    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        # Only Adobe writes CMYK upside down; Pillow takes every CMYK JPEG for one of theirs.
+        return ImageChops.invert(picture).convert("RGB")
+    if picture.has_transparency_data:
+        over = picture.convert("RGBA")
+        under = PILImage.new("RGBA", over.size, BACKGROUND)
+        return PILImage.alpha_composite(under, over).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _to_8_bits(grey: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """16-bit grey over its whole range; clipping at 255 would turn nearly all of it white."""
+    return ((grey.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
+
+
+def _orientation(picture: ImageFile.ImageFile) -> int:
+    """EXIF orientation, 1 to 8; 1 (upright) where the EXIF data is absent or damaged."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata is no reason to refuse sound pixels
+        return 1
+
+
+def _turned(picture: PILImage.Image, orientation: int) -> PILImage.Image:
+    turn = _TURNS.get(orientation)
+    return picture.transpose(turn) if turn is not None else picture
+
+
+def _damaged(cause: Exception) -> BadImage:
+    words = str(cause).lower()
+    if isinstance(cause, EOFError) or "truncated" in words or "broken" in words:
+        return BadImage("the picture is truncated: its end is missing. Copy or download it again")
+    return BadImage("the picture is damaged or truncated and cannot be decoded; save it again")
+
+
+# A picture's difference hash: 64 bits that hardly change when it is encoded or scaled again.
+#
+# After Neal Krawetz, "Kind of Like That" (hackerfactor.com, 2013): the picture is averaged down to
+# nine columns and eight rows of grey, and a bit says whether a cell is darker than the one to its
+# right. Two pictures are near duplicates when few of their bits differ.
+
+ROWS, COLUMNS = 8, 9
+ENOUGH = 128
+"""Pixels along the shorter side that are looked at, at least: over 200 a cell average out noise."""
+_GREY = np.array([299, 587, 114], dtype=np.float32) / 1000
+
+
+def likeness(pixels: Pixels) -> int:
+    """The hash of ``pixels`` (H, W, 3) as a signed 64-bit number; under a millisecond."""
+    return int(np.packbits(_darker(_cells(pixels))).view(">i8")[0])
+
+
+def distance(a: int, b: int) -> int:
+    """How many bits differ, 0 to 64; up to about 4 in near duplicates, about 32 in strangers."""
+    return ((a ^ b) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
+
+
+def _cells(pixels: Pixels) -> NDArray[np.floating]:
+    """(8, 9) mean grey."""
+    height, width, _ = pixels.shape
+    step = max(1, min(height, width) // ENOUGH)
+    seen = pixels[::step, ::step].astype(np.float32) @ _GREY
+    return _averaged(_averaged(seen, ROWS).T, COLUMNS).T
+
+
+def _averaged(grey: NDArray[np.floating], rows: int) -> NDArray[np.floating]:
+    """Mean of ``rows`` bands of equal height; a picture with fewer rows repeats some."""
+    edges = np.linspace(0, len(grey), rows + 1).astype(int)
+    starts = np.minimum(edges[:-1], len(grey) - 1)
+    sums = np.add.reduceat(grey, starts, axis=0)
+    return sums / np.maximum(np.diff(np.append(starts, len(grey))), 1)[:, None]
+
+
+def _darker(cells: NDArray[np.floating]) -> NDArray[np.bool_]:
+    return cells[:, :-1] < cells[:, 1:]

@@ -1,0 +1,269 @@
+"""Ontologies as people write them: one line a class, or YAML.
+
+One line::
+
+    dog                                            found by "dog", asked "Is this a dog?"
+    dog, cat, horse                                three classes of that kind
+    truck = lorry, pickup truck                    found by other phrases
+    puppy = dog ? Is this a young dog?             phrase and question
+    puppy ? Is this a young dog?                   question only
+    helmet on @head = person ? Is a helmet worn?   stands in the contrast group "head"
+
+that is ``name [@group] [= phrase, phrase …] [? question]``. YAML, where every entry is optional::
+
+    defaults: {threshold: 0.3}                     also view, accept, reject
+    classes:
+      dog:
+      helmet on:
+        phrases: [person, rider]                   or one text, separated by commas
+        question: Is a helmet worn?
+        group: head
+        view: crop                                 crop, context or image
+        threshold: 0.25                            proposer's score from which it is asked
+        accept: 0.6                                P(yes) from which it is accepted
+        reject: 0.4                                P(yes) up to which it is rejected
+      helmet off: {phrases: person, question: Is the head bare?, group: head}
+
+``classes`` (or the whole file) may also be a list of one-line forms. All scalars are read as text,
+so a class may be called ``no`` or ``1``; ``null`` and ``~`` after a colon count as nothing.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secondlook.core.errors import BadOntology, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology, default_question
+from secondlook.core.types import View
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 6
+CLASS_KEYS = ("phrases", "question", "view", "group", "threshold", "accept", "reject")
+DEFAULT_KEYS = ("view", "threshold", "accept", "reject")
+NULLS = ("null", "Null", "NULL", "~")
+NUMBERS = ("threshold", "accept", "reject")
+FORM = "name [@group] [= phrase, phrase …] [? question]"
+_LINE = re.compile(
+    r"(?P<name>[^=?]*?)"
+    r"(?:(?:^|\s)@(?P<group>[^=?@]*?))?\s*"
+    r"(?:=(?P<phrases>[^?]*))?"
+    r"(?:\?(?P<question>.*))?",
+    re.DOTALL,
+)
+
+
+def ontology_from_lines(lines: Iterable[str]) -> Ontology:
+    """An ontology from one-line forms, as ``--class`` gives them. Raises ``BadOntology``."""
+    return Ontology(tuple(spec for line in lines for spec in classes_of_line(line)))
+
+
+def classes_of_line(line: str) -> tuple[ClassSpec, ...]:
+    """The class that a one-line form describes, or several for bare names with commas.
+
+    Raises ``BadOntology`` with the form when the line is not of it.
+    """
+    return tuple(_spec(name, entries) for name, entries in _entries_of_line(line))
+
+
+def load_ontology(path: Path) -> Ontology:
+    """Read a YAML file. Raises ``NotFound`` or ``BadOntology``; both name the file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as cause:
+        raise NotFound(f"there is no ontology file '{path}'; check the path") from cause
+    except OSError as cause:
+        raise BadOntology(f"'{path}' cannot be read: {cause.strerror}") from cause
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise BadOntology(f"'{path}' is no UTF-8 text; save it as UTF-8") from cause
+    return ontology_from_yaml(text, str(path))
+
+
+def ontology_from_yaml(text: str, source: str = "ontology") -> Ontology:
+    """Read YAML text. Raises ``BadOntology`` that begins with ``source``."""
+    if len(text) > MAX_BYTES:
+        raise BadOntology(f"{source}: longer than {MAX_BYTES:,} characters; split the classes up")
+    try:
+        return _ontology(_parse(text))
+    except BadOntology as cause:
+        raise BadOntology(f"{source}: {cause}") from cause
+
+
+def dump(ontology: Ontology) -> str:
+    """YAML that reads back as an equal ontology; entries at their default are left out."""
+    classes = {spec.name: _told(spec) for spec in ontology.classes}
+    return yaml.safe_dump({"classes": classes}, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _told(spec: ClassSpec) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    if spec.phrases != (spec.name,):
+        entries["phrases"] = list(spec.phrases)
+    if spec.question != default_question(spec.name):
+        entries["question"] = spec.question
+    for f in fields(ClassSpec):
+        value = getattr(spec, f.name)
+        if f.name in CLASS_KEYS[2:] and f.default is not MISSING and value != f.default:
+            entries[f.name] = str(value) if f.name in ("view", "group") else float(value)
+    return entries
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML without types, tags, aliases or repeated keys, and no deeper than an ontology is.
+
+    Aliases are what makes a short file explode in memory; ``defaults`` does their work here.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise BadOntology("aliases (*name) are not taken; put shared entries under defaults:")
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise BadOntology("nested too deep; classes are one level of names with their entries")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if not isinstance(key, str):
+                raise BadOntology(f"expected a name before ':', got {key!r}; write it as text")
+            if key in keys[:place]:
+                raise BadOntology(f"'{key}' is given twice; give it one entry")
+        found = super().construct_mapping(node, deep)
+        # "dog: null" leaves the entry out; "null:" before a colon is still a class of that name.
+        left_out = [_is_null(value) for _, value in node.value]
+        return {
+            key: "" if empty else value
+            for (key, value), empty in zip(found.items(), left_out, strict=True)
+        }
+
+
+def _is_null(node: yaml.Node) -> bool:
+    """Unquoted, as in YAML proper."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NULLS
+
+
+def _parse(text: str) -> Any:
+    loader = None
+    try:
+        loader = _TextLoader(text)
+        return loader.get_single_data()
+    except yaml.YAMLError as cause:
+        where = getattr(cause, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        problem = getattr(cause, "problem", None) or "it holds a character that YAML forbids"
+        raise BadOntology(f"no valid YAML{line}: {problem}") from cause
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _ontology(document: Any) -> Ontology:
+    if isinstance(document, list):
+        document = {"classes": document}
+    if not isinstance(document, dict) or "classes" not in document:
+        raise BadOntology(
+            "expected 'classes:' with a name on each line below it, or a list with '- name' lines"
+        )
+    _check_keys("the file", document, ("classes", "defaults"))
+    defaults = document.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise BadOntology(f"defaults: expected {', '.join(DEFAULT_KEYS)}, got {defaults!r:.60}")
+    _check_keys("defaults", defaults, DEFAULT_KEYS)
+    named = _named(document["classes"])
+    return Ontology(tuple(_spec(name, {**defaults, **entries}) for name, entries in named))
+
+
+def _named(classes: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and entries from either way of writing ``classes``."""
+    if isinstance(classes, list):
+        return [found for line in classes for found in _entries_of_line(line)]
+    if classes in ("", None):
+        return []
+    if not isinstance(classes, dict):
+        raise BadOntology(f"classes: expected names, one a line, got {classes!r:.60}")
+    for name, entries in classes.items():
+        if entries and not isinstance(entries, dict):
+            raise BadOntology(
+                f"class '{name}': expected {', '.join(CLASS_KEYS)} below it, got {entries!r:.60}"
+            )
+    return [(name.strip(), entries or {}) for name, entries in classes.items()]
+
+
+def _entries_of_line(line: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    match = _LINE.fullmatch(line.strip()) if isinstance(line, str) else None
+    if match is None:
+        raise BadOntology(f"expected a class as '{FORM}', got {line!r:.80}")
+    entries = {key: text.strip() for key, text in match.groupdict().items() if text is not None}
+    name = entries.pop("name")
+    for key, text in entries.items():
+        if not text:
+            raise BadOntology(f"'{line}': {key} left empty; a class is written '{FORM}'")
+    if not entries:
+        return [(part.strip(), {}) for part in name.split(",")]
+    if "," in name:
+        raise BadOntology(
+            f"'{line}': several names share one {' and '.join(entries)}; give each its own line"
+        )
+    return [(name, entries)]
+
+
+def _spec(name: str, entries: Mapping[str, Any]) -> ClassSpec:
+    _check_keys(f"class '{name}'", entries, CLASS_KEYS)
+    read: dict[str, Any] = {}
+    for key, value in entries.items():
+        if key == "phrases":
+            read[key] = _phrases(name, value)
+        elif not isinstance(value, str):
+            raise BadOntology(f"class '{name}': expected one value for {key}, got {value!r:.60}")
+        elif key in NUMBERS:
+            read[key] = _number(name, key, value)
+        else:
+            read[key] = _view(name, value) if key == "view" else value.strip()
+    return ClassSpec(name, **read)
+
+
+def _phrases(name: str, value: Any) -> tuple[str, ...]:
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(phrase, str) for phrase in found):
+        raise BadOntology(f"class '{name}': expected phrases as a list of texts, got {value!r:.60}")
+    return tuple(phrase.strip() for phrase in found)
+
+
+def _number(name: str, key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise BadOntology(
+            f"class '{name}': expected {key} as a number between 0 and 1, got '{value}'"
+        ) from None
+
+
+def _view(name: str, value: str) -> View:
+    try:
+        return View(value.strip().lower())
+    except ValueError:
+        raise BadOntology(
+            f"class '{name}': expected view as one of {', '.join(View)}, got '{value}'"
+        ) from None
+
+
+def _check_keys(where: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, 1)
+            meant = f"did you mean '{close[0]}'?" if close else f"allowed are {', '.join(allowed)}"
+            raise BadOntology(f"{where}: unknown entry '{key}'; {meant}")

@@ -1,0 +1,73 @@
+"""What a student learns from: pictures on this disk, with every kind of box that is known of them.
+
+Boxes are float32 pixel xyxy in the upright picture, as everywhere; none is without area.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.core.types import Boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One picture and what is known to be on it."""
+
+    path: Path
+    """Of the file; nothing of it is in memory."""
+    width: int
+    height: int
+    """Pixels, upright (EXIF orientation applied)."""
+    name: str
+    """For people; a path relative to the dataset, or what the picture came with."""
+    sha256: str
+    """Of the file's bytes, 64 hex digits; empty where nobody has computed it."""
+    boxes: Boxes
+    """(N, 4): the objects to find."""
+    classes: NDArray[np.int64]
+    """(N,): their classes, places in the training set's ``classes``."""
+    ignore: Boxes
+    """(I, 4): regions where nobody is sure; nothing is learnt or scored there."""
+    ignore_classes: NDArray[np.int64]
+    """(I,): the class that each region speaks of, -1 for every class."""
+    negatives: Boxes
+    """(K, 4): hard negatives, background that was taken for an object and rejected."""
+    negative_classes: NDArray[np.int64]
+    """(K,): the classes that they are not."""
+    group: str = ""
+    """What must stay on one side of a split; empty: the picture stands alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """A dataset as a training takes it: two parts that share no group, and what it is."""
+
+    name: str
+    """The snapshot's, or the folder's; for people."""
+    classes: tuple[str, ...]
+    train: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    """Never learnt from: early stopping, thresholds, calibration and the report use it."""
+    split: str
+    """What ``held_out`` is called, e.g. ``val``."""
+    digest: str
+    """Hash of the content, 64 hex digits: the snapshot's manifest, or of a folder's names, file
+    sizes and boxes. Equal digests mean the same held-out part."""
+    ontology: str = ""
+    """YAML text of the classes with phrases and questions; empty where nobody knows them."""
+    warnings: tuple[str, ...] = ()
+    """What was left out or looks wrong, a sentence each, for a person."""
+
+
+def boxes_array(rows: Iterable[Iterable[float]]) -> Boxes:
+    """(N, 4) float32 from any rows of four; (0, 4) from none."""
+    return np.asarray([tuple(row) for row in rows], dtype=np.float32).reshape(-1, 4)
+
+
+def class_array(numbers: Iterable[int]) -> NDArray[np.int64]:
+    """(N,) int64 from any numbers; (0,) from none."""
+    return np.asarray([*numbers], dtype=np.int64)

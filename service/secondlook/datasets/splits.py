@@ -1,0 +1,171 @@
+"""Which pictures belong together, and on which side of a split a group falls.
+
+Two pictures that show nearly the same, or come from one stream or folder, must not stand on both
+sides of a split: a detector would be tested on what it has learnt by heart. Of one fixed camera
+nothing would be left to test on, so its frames can be cut into blocks instead: what passes the
+camera in one block is mostly gone in the next.
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.datasets.query import SplitShare
+
+NEAR = 6
+"""Bits that may differ in near duplicates, of 64. Measured: a picture encoded again at quality 40
+or scaled to half or double its size differs in 6 at most, while no two of 128 photographs of
+different things differ in fewer than 12. Sets taken at one place have nearer ones."""
+AT_ONCE = 1_000_000
+"""Pairs compared in one step: some 20 MB."""
+SHORTEST = 10
+"""Pictures in the first block of a run; each further block has one more than the block before.
+
+200 pictures make 13 blocks, 10,000 make 133 of up to 142. How many there are must not decide: those
+that come later would move earlier ones to the other side. One length for all is too short for a
+long stream, much of which would stand at an edge, or too long for a short one, which would not have
+a block for every part. Nor does time decide: of a frame the store has the number that its device
+gave, which need not be a time, and when it arrived, late and at once after a broken line."""
+_TURN = 0x9E3779B97F4A7C15
+"""2^64 by the golden ratio: of blocks that stand so far apart any 13 that follow one another reach
+every tenth of the range. Drawn by hash, one set of 13 in four would miss a given tenth."""
+
+Numbers = NDArray[np.int64]
+
+
+class Forest:
+    """Disjoint sets of the numbers 0 to ``count`` - 1."""
+
+    def __init__(self, count: int) -> None:
+        self._parents: Numbers = np.arange(count)
+
+    def join(self, left: Numbers, right: Numbers) -> None:
+        """Put every ``left[i]`` into one set with ``right[i]``."""
+        while len(left):
+            roots = self.roots()
+            a, b = roots[left], roots[right]
+            apart = a != b
+            left, right = left[apart], right[apart]
+            low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
+            # Of several that want the same root only the lowest wins; the rest come round again.
+            np.minimum.at(self._parents, high, low)
+
+    def roots(self) -> Numbers:
+        """The lowest member of each number's set, (count,)."""
+        while True:
+            further = self._parents[self._parents]
+            if np.array_equal(further, self._parents):
+                return self._parents
+            self._parents = further
+
+
+def join_near(forest: Forest, members: Numbers, likenesses: Numbers, near: int = NEAR) -> None:
+    """Put ``members`` together whose ``likenesses`` differ in at most ``near`` bits.
+
+    ``members`` (N,) are numbers of the forest, ``likenesses`` (N,) their signed 64-bit hashes.
+    """
+    distinct, first, which = np.unique(likenesses, return_index=True, return_inverse=True)
+    forest.join(members, members[first[which]])
+    hashes, members = distinct.view(np.uint64), members[first]
+    for band in _bands(hashes, near):
+        roots = forest.roots()[members]
+        pairs = _near_pairs(hashes, roots, band, near)
+        for left, right in _gathered(pairs):
+            forest.join(members[left], members[right])
+
+
+def _bands(hashes: NDArray[np.uint64], near: int) -> Iterator[NDArray[np.uint64]]:
+    """``near`` + 1 bands of the hashes' bits.
+
+    ``near`` differences leave at least one band untouched, so only hashes that agree in a whole
+    band need be compared.
+    """
+    edges = np.linspace(0, 64, near + 2).astype(int)
+    for low, high in itertools.pairwise(edges.tolist()):
+        yield (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+
+
+def _buckets(band: NDArray[np.uint64]) -> Iterator[Numbers]:
+    """Places of the hashes that agree in a band, at least two at a time."""
+    order = np.argsort(band, kind="stable")
+    bounds = np.flatnonzero(np.diff(band[order])) + 1
+    edges = [0, *bounds.tolist(), len(order)]
+    for start, end in itertools.pairwise(edges):
+        if end - start > 1:
+            yield order[start:end]
+
+
+def _near_pairs(
+    hashes: NDArray[np.uint64], roots: Numbers, band: NDArray[np.uint64], near: int
+) -> Iterator[tuple[Numbers, Numbers]]:
+    """Places of the pairs that agree in the band and are near.
+
+    Plain pictures (night, sky) crowd one bucket of every band; once most of a bucket has one root,
+    only the others are compared.
+    """
+    for bucket in _buckets(band):
+        values, counts = np.unique(roots[bucket], return_counts=True)
+        most = int(counts.argmax())
+        crowded = 2 * counts[most] > len(bucket)
+        rest = bucket[roots[bucket] != values[most]] if crowded else bucket
+        rows = max(1, AT_ONCE // len(bucket))
+        for start in range(0, len(rest), rows):
+            mine = rest[start : start + rows]
+            differing = _bit_count(hashes[mine][:, None] ^ hashes[bucket][None, :])
+            left, right = np.nonzero(differing <= near)
+            other = mine[left] != bucket[right]
+            yield mine[left][other], bucket[right][other]
+
+
+def _gathered(pairs: Iterable[tuple[Numbers, Numbers]]) -> Iterator[tuple[Numbers, Numbers]]:
+    """The same pairs, many at a time: most buckets have none or a few."""
+    waiting: list[tuple[Numbers, Numbers]] = []
+    count = 0
+    for left, right in pairs:
+        if len(left):
+            waiting.append((left, right))
+            count += len(left)
+        if count > AT_ONCE:
+            yield np.concatenate([a for a, _ in waiting]), np.concatenate([b for _, b in waiting])
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate([a for a, _ in waiting]), np.concatenate([b for _, b in waiting])
+
+
+def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    counts = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint8)
+    parts = np.ascontiguousarray(words).view(np.uint16).reshape(*words.shape, 4)
+    return counts[parts].sum(axis=-1, dtype=np.uint8)
+
+
+def group_id(name: str) -> str:
+    """What a group is called, 16 hex digits; ``name`` is the lowest of its members' names."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def block_id(run: str, place: int) -> str:
+    """``group_id`` of the block that the picture at ``place`` (from 0) of a run falls into."""
+    first = int(group_id(f"time:{run}"), 16)
+    return f"{(first + block_of(place) * _TURN) % 2**64:016x}"
+
+
+def block_of(place: int) -> int:
+    """The block, from 0, of the picture at ``place`` (from 0) of a run."""
+    odd = 2 * SHORTEST - 1  # block k begins at k * SHORTEST + k * (k - 1) / 2
+    return (math.isqrt(odd * odd + 8 * place) - odd) // 2
+
+
+def split_of(group: str, shares: Sequence[SplitShare]) -> str:
+    """The part that a group falls into: the same for the same group and shares, everywhere."""
+    point = int(group, 16) / 2**64 * sum(share.weight for share in shares)
+    for share in shares:
+        point -= share.weight
+        if point < 0:
+            return share.name
+    return shares[-1].name

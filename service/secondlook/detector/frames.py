@@ -1,0 +1,52 @@
+"""The values of the agent: a frame, what was found in it, and why a frame could not be read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from secondlook.core.types import Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a source."""
+
+    pixels: Pixels
+    """(H, W, 3) uint8, RGB, upright."""
+    name: str
+    """For people: the file's name, or the moment of a camera's frame."""
+    monotonic: float
+    """Seconds on a clock that never jumps: when it was taken, or, of a video file, its place in
+    it. Only differences mean anything."""
+    wall: float
+    """Seconds since 1970 by the device's clock, which may be wrong."""
+    encoded: bytes = b""
+    """The picture's own file, where there is one: sent as it is."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A frame that could not be read; the ones after it may be sound."""
+
+    name: str
+    reason: str
+    """One sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object found in a frame."""
+
+    class_name: str
+    probability: float
+    """That it is right, [0, 1]: the student's score, calibrated on its held-out pictures."""
+    score: float
+    """The student's raw score, [0, 1]."""
+    box: tuple[float, float, float, float]
+    """Pixel xyxy in the frame."""
+    certain: bool = True
+    """Whether the score reaches the threshold that the student's training chose for the class."""
+
+
+def certain(found: Iterable[Detection]) -> tuple[Detection, ...]:
+    """The detections that count as found; the rest is of use to ``choosing`` only."""
+    return tuple(detection for detection in found if detection.certain)

@@ -1,0 +1,270 @@
+"""The student in onnxruntime."""
+
+import os
+import platform
+import sys
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from secondlook.core.errors import BadSetting, Damaged, MissingExtra, NotFound
+from secondlook.core.types import Pixels
+from secondlook.detector import self_test
+from secondlook.detector.detections import Detections, detections_of
+from secondlook.detector.manifest import (
+    FP32,
+    INT8,
+    SELF_TEST,
+    Manifest,
+    read_manifest,
+    read_verified,
+)
+from secondlook.detector.onnx_safety import refuse_unsafe
+
+# Which of a student's models runs: float32, or int8 where that is quicker.
+
+FILES = {"fp32": FP32, "int8": INT8}
+PRECISIONS = ("auto", *FILES)
+_QUICK = {"avx512_vnni", "avx_vnni", "asimddp"}
+"""As Linux names it: products of bytes are summed in one step, on x86 and on ARM."""
+_MOST = 2**16
+"""Bytes that are read about the first processors; the others are alike."""
+
+
+def chosen(asked: str, names: Collection[str]) -> str:
+    """``fp32`` or ``int8``, of a student that has the files ``names``.
+
+    ``auto`` is int8 where this processor is quick at it and there is such a model, or no other.
+    Raises ``BadSetting``.
+    """
+    if asked not in PRECISIONS:
+        raise BadSetting(f"precision {asked!r} is unknown; known are {', '.join(PRECISIONS)}")
+    if asked != "auto":
+        return asked
+    if INT8 in names and (multiplies_bytes() or FP32 not in names):
+        return "int8"
+    return "fp32"
+
+
+def files_needed(asked: str, names: Collection[str]) -> tuple[str, ...]:
+    """Of the files that a student has, those that it runs with, besides its manifest.
+
+    Without an int8 model, which an export may have left out, int8 means fp32.
+    """
+    model = FILES[chosen(asked, names)]
+    return (model if model in names else FP32, SELF_TEST)
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether int8 is quicker than float32 on this processor; False where that is not known."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as file:
+            return not _QUICK.isdisjoint(file.read(_MOST).split())
+    except OSError:
+        return False
+
+
+# From a picture of any size to the pixels that a student sees.
+
+
+def stretch(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """The picture stretched to ``size`` (width, height), (H, W, 3) uint8, contiguous.
+
+    The one way in which pictures reach a student: training's evaluation, the parity check and the
+    device share it, since another filter costs a point of mAP. Far larger pictures are first
+    averaged down by whole factors (``reducing_gap``), which is several times faster than filtering
+    every pixel and hard to tell from it.
+    """
+    width, height = size
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    picture = PILImage.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+BATCH = 8
+"""Pictures a run: larger batches gain nothing on a CPU and take memory."""
+MAX_THREADS = 4
+"""Of one detector, unless more are asked for."""
+LARGE = 6 * 2**20
+"""Bytes of a model from which threads share the work on one picture. In a smaller one the steps
+are so short that handing them over costs more than it gains; there each thread has pictures of
+its own."""
+INPUT = "pictures"
+"""(B, H, W, 3) uint8 RGB at the manifest's input size; B is free."""
+OUTPUTS = ("scores", "boxes")
+"""(B, Q, C) in [0, 1] and (B, Q, 4) xyxy relative to the picture, both float32."""
+_CLIP = 1e-6
+"""Scores this near to 0 and 1 are taken as that: a logit has no end."""
+
+
+class OnnxDetector:
+    """A small detector, ready to run. Thread-safe; calls from several threads run side by side."""
+
+    def __init__(self, model: bytes, manifest: Manifest, precision: str, threads: int = 0) -> None:
+        """``open`` is the usual way; this one checks neither hashes nor the self-test.
+
+        Raises ``Damaged`` for a model that does not keep the contract of ``INPUT`` and
+        ``OUTPUTS``, and ``MissingExtra``.
+        """
+        self.manifest = manifest
+        self.precision = precision
+        """``fp32`` or ``int8``."""
+        count = threads if threads > 0 else min(available_cpus(), MAX_THREADS)
+        within = count if len(model) >= LARGE else 1
+        self._workers = count // within
+        self._pool = ThreadPoolExecutor(self._workers, "student") if self._workers > 1 else None
+        self._session = _open_session(model, manifest, within)
+
+    @classmethod
+    def open(cls, folder: Path, precision: str = "auto", threads: int = 0) -> "OnnxDetector":
+        """Open a student folder, compare its files with their hashes and run its self-test.
+
+        ``precision``: ``fp32``, ``int8`` or ``auto``, the quicker one of those in the folder.
+        ``threads``: that work at once; 0: as many as this process may use, at most
+        ``MAX_THREADS``. Raises ``NotFound`` for a folder or a precision that is not there,
+        ``Damaged`` for files that are not what the manifest names or a model that fails its
+        self-test, ``BadSetting`` and ``MissingExtra``.
+        """
+        manifest = read_manifest(folder)
+        precision = chosen(precision, [n for n in manifest.files if (folder / n).is_file()])
+        if FILES[precision] not in manifest.files:
+            raise NotFound(
+                f"the student {manifest.name} has no {precision} model (its export left it out); "
+                "open it with fp32"
+            )
+        model = read_verified(folder, manifest, FILES[precision])
+        test = self_test.read_self_test(
+            read_verified(folder, manifest, SELF_TEST), precision, manifest.input_size
+        )
+        detector = cls(model, manifest, precision, threads)
+        try:
+            found = detector.detect([test.picture], floor=0.0)[0]
+            self_test.check(found, test.expected[precision], self_test.TOLERANCES[precision])
+        except BaseException:
+            detector.close()
+            raise
+        return detector
+
+    def detect(self, pictures: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
+        """Find objects on pictures of any size, (H, W, 3) uint8 RGB; ``BATCH`` at a time.
+
+        Kept is what scores at least ``floor``, at most 100 a picture. Raises ``Damaged`` when the
+        model fails or gives what no detector gives; another model should take its place then.
+        """
+        session, pool = self._session, self._pool
+        if session is None:
+            raise ValueError("this detector is closed")
+        size = min(BATCH, max(1, -(-len(pictures) // self._workers)))
+        parts = [pictures[at : at + size] for at in range(0, len(pictures), size)]
+        if pool is None or len(parts) < 2:
+            found = [self._detect(session, part, floor) for part in parts]
+        else:
+            found = list(pool.map(lambda part: self._detect(session, part, floor), parts))
+        return [of_picture for of_part in found for of_picture in of_part]
+
+    def probability(self, found: Detections) -> NDArray[np.float32]:
+        """(N,) the probability that each detection is right, [0, 1], by the manifest's calibration.
+
+        Measured on the held-out pictures of the training: another camera may have another one.
+        """
+        pairs = np.asarray(self.manifest.calibration, np.float64)[found.classes]
+        scores = np.clip(found.scores.astype(np.float64), _CLIP, 1 - _CLIP)
+        logits = np.clip(pairs[:, 0] * np.log(scores / (1 - scores)) + pairs[:, 1], -60, 60)
+        return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+    def close(self) -> None:
+        """Let go of the model's memory. A ``detect`` that is running ends as usual."""
+        self._session = self._pool = None  # a pool that nobody holds ends its threads
+
+    def _detect(self, session: Any, pictures: Sequence[Pixels], floor: float) -> list[Detections]:
+        size = self.manifest.input_size
+        scores, boxes = self._run(session, np.stack([stretch(pixels, size) for pixels in pictures]))
+        return [
+            detections_of(of_scores, of_boxes, pixels.shape[1], pixels.shape[0], floor)
+            for pixels, of_scores, of_boxes in zip(pictures, scores, boxes, strict=True)
+        ]
+
+    def _run(
+        self, session: Any, batch: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(B, Q, C) scores and (B, Q, 4) boxes of (B, H, W, 3) pixels."""
+        try:
+            scores, boxes = session.run(list(OUTPUTS), {INPUT: batch})
+        except Exception as cause:  # onnxruntime's own errors, and MemoryError
+            raise Damaged("the model fails while it runs; fetch the student again") from cause
+        count, classes = len(batch), len(self.manifest.classes)
+        queries = scores.shape[1] if scores.ndim == 3 else 0
+        if scores.shape != (count, queries, classes) or boxes.shape != (count, queries, 4):
+            raise Damaged(
+                f"the model gives {scores.shape} scores and {boxes.shape} boxes for {count} "
+                f"picture(s) and {classes} class(es): it does not belong to its manifest"
+            )
+        if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+            raise Damaged("the model gives numbers that are not finite; use the one before it")
+        return scores, boxes
+
+
+def _open_session(model: bytes, manifest: Manifest, threads: int) -> Any:
+    """An onnxruntime session of a model that keeps the contract; it reads no file."""
+    runtime = _runtime()
+    refuse_unsafe(model)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised; a device's log has no room twice
+    # The bytes were checked as ONNX; onnxruntime would also take its own format by their looks.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # Threads that wait in a loop for more work would take the cores of the camera and the network.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as cause:
+        raise Damaged(
+            "onnxruntime cannot read the model: it is damaged, or made for a newer onnxruntime "
+            f"than {runtime.__version__}"
+        ) from cause
+    _check_contract(session, manifest)
+    return session
+
+
+def available_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_contract(session: Any, manifest: Manifest) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    names = [value.name for value in inputs], sorted(value.name for value in outputs)
+    if names != ([INPUT], sorted(OUTPUTS)):
+        raise Damaged("the model has other inputs and outputs than a student; export it again")
+    if any(value.type != "tensor(float)" for value in outputs):
+        raise Damaged("the model gives other types than a student; export it again")
+    width, height = manifest.input_size
+    pictures = inputs[0]
+    if pictures.type != "tensor(uint8)" or list(pictures.shape[1:]) != [height, width, 3]:
+        raise Damaged(
+            f"the model takes {pictures.type} {pictures.shape}, and its manifest says "
+            f"{width}×{height}: it does not belong to it"
+        )
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as cause:
+        raise MissingExtra(
+            "running a student needs onnxruntime; `pip install 'secondlook[edge]'`"
+        ) from cause
+    return onnxruntime

@@ -1,0 +1,156 @@
+"""From a student's score to the probability that the detection is right.
+
+Platt's method (Platt 1999, with his softened targets): P(right) = sigmoid(slope · logit(score) +
+intercept). A class with few detections is drawn towards the fit of all classes together, and that
+one towards the identity, so that one lucky detection makes nobody certain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.core.errors import MissingExtra
+from secondlook.evaluation.detector_matching import Judged
+
+FLOOR = 0.05
+"""Lowest score that is looked at: a device reports no less, and the crowd of hopeless detections
+below would decide the fit where nobody uses it."""
+PULL = 2.0
+"""Precision of the prior on both numbers; about twenty detections outweigh it."""
+LEAST_SLOPE = 0.1
+"""A better score never means a lower probability, whatever few examples say."""
+EDGE = 1e-6
+"""Scores are kept this far from 0 and 1 before the logit."""
+BINS = 10
+
+Fit = tuple[float, float]
+"""Slope and intercept."""
+IDENTITY: Fit = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Detections whose probability lies in one tenth of [0, 1]."""
+
+    low: float
+    high: float
+    count: int
+    probability: float | None
+    """Their mean probability; None of an empty bin."""
+    right: float | None
+    """The share of them that is right."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far a probability can be taken at its word."""
+
+    bins: tuple[Bin, ...]
+    error: float | None
+    """Expected calibration error, [0, 1]: mean distance of both over the detections; None
+    without detections."""
+
+
+def probability(scores: NDArray[np.floating], fit: Fit) -> NDArray[np.float64]:
+    """(N,) probabilities from (N,) raw scores in [0, 1]."""
+    return _sigmoid(fit[0] * _logit(scores) + fit[1])
+
+
+def fit_classes(judged: Sequence[Judged]) -> list[Fit]:
+    """A fit for each class, from its detections that are right or wrong.
+
+    Raises ``MissingExtra`` when scipy is not installed.
+    """
+    return _fits([_usable(one) for one in judged])
+
+
+def reliability(judged: Sequence[Judged], fits: Sequence[Fit]) -> Reliability:
+    """Of given fits, over the detections of all classes."""
+    parts = [_usable(one) for one in judged]
+    guesses = [probability(s, fit) for (s, _, _), fit in zip(parts, fits, strict=True)]
+    return _reliability(guesses, [right for _, right, _ in parts])
+
+
+def cross_fitted(judged: Sequence[Judged]) -> Reliability:
+    """Of fits that never saw the pictures they are judged on: each half of the groups is
+    calibrated by the other half. What new pictures can expect."""
+    parts = [_usable(one) for one in judged]
+    guesses, rights = [], []
+    for fold in (0, 1):
+        fits = _fits([(s[f != fold], r[f != fold], f[f != fold]) for s, r, f in parts])
+        for (scores, right, folds), fit in zip(parts, fits, strict=True):
+            guesses.append(probability(scores[folds == fold], fit))
+            rights.append(right[folds == fold])
+    return _reliability(guesses, rights)
+
+
+Part = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
+"""Scores, whether right, and the fold of some detections."""
+
+
+def _usable(judged: Judged) -> Part:
+    kept = judged.scores >= FLOOR
+    return judged.scores[kept], judged.right[kept], judged.fold[kept]
+
+
+def _fits(parts: Sequence[Part]) -> list[Fit]:
+    if not parts:
+        return []
+    scores = np.concatenate([scores for scores, _, _ in parts])
+    pooled = _fit(scores, np.concatenate([right for _, right, _ in parts]), IDENTITY)
+    return [_fit(scores, right, pooled) for scores, right, _ in parts]
+
+
+def _fit(scores: NDArray[np.float64], right: NDArray[np.bool_], prior: Fit) -> Fit:
+    """The most probable fit around ``prior``."""
+    if not len(scores):
+        return prior
+    try:
+        from scipy.optimize import minimize
+    except ImportError:
+        raise MissingExtra(
+            'calibrating a student needs scipy: pip install "secondlook[distill]"'
+        ) from None
+    x, hits = _logit(scores), int(right.sum())
+    target = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
+
+    def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z, off = numbers[0] * x + numbers[1], numbers - prior
+        slack = _sigmoid(z) - target
+        value = np.logaddexp(0, z).sum() - (target * z).sum() + PULL / 2 * (off**2).sum()
+        return float(value), np.array([slack @ x, slack.sum()]) + PULL * off
+
+    bounds = [(LEAST_SLOPE, None), (None, None)]
+    best = minimize(loss, np.array(prior), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(best[0]), float(best[1])
+
+
+def _reliability(
+    guesses: Sequence[NDArray[np.float64]], rights: Sequence[NDArray[np.bool_]]
+) -> Reliability:
+    p = np.concatenate([np.zeros(0), *guesses])
+    right = np.concatenate([np.zeros(0, dtype=bool), *rights])
+    place = np.minimum((p * BINS).astype(np.int64), BINS - 1)
+    bins = tuple(_bin(number, p[place == number], right[place == number]) for number in range(BINS))
+    if not len(p):
+        return Reliability(bins, None)
+    off = [abs(p[place == number].sum() - right[place == number].sum()) for number in range(BINS)]
+    return Reliability(bins, float(sum(off) / len(p)))
+
+
+def _bin(number: int, p: NDArray[np.float64], right: NDArray[np.bool_]) -> Bin:
+    low, high = number / BINS, (number + 1) / BINS
+    if not len(p):
+        return Bin(low, high, 0, None, None)
+    return Bin(low, high, len(p), float(p.mean()), float(right.mean()))
+
+
+def _logit(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    inside = np.clip(scores.astype(np.float64), EDGE, 1 - EDGE)
+    return np.log(inside) - np.log1p(-inside)
+
+
+def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-np.logaddexp(0, -z))

@@ -1,0 +1,111 @@
+"""The figures of a run, added up one picture at a time."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from secondlook.core.ontology import Ontology
+from secondlook.evaluation.matching import Detection, Picture, Quality, TrueBox, evaluate
+from secondlook_client.results import LabelPath, LabelResult, Outcome
+
+
+@dataclass
+class Totals:
+    """What became of all boxes so far. ``add`` each picture's result."""
+
+    pictures: int = 0
+    proposals: int = 0
+    """Boxes the proposer found."""
+    accepted: int = 0
+    rejected: int = 0
+    unsure: int = 0
+    """Judgements (one box for one class) by outcome."""
+    verified_empty: int = 0
+    """Pictures where nothing was accepted and nothing is unsure."""
+    without_verdict: int = 0
+    """Judgements that the verifier failed to answer; all of them unsure."""
+    first_error: str = ""
+    """Why the first of those has no verdict."""
+    by_class: dict[str, Counter[Outcome]] = field(default_factory=dict)
+    by_path: Counter[LabelPath] = field(default_factory=Counter)
+    """Pictures by who labelled them."""
+    proposer: str = ""
+    """Of the models, or of a student where it labelled all."""
+    verifier: str = ""
+
+    def add(self, result: LabelResult) -> None:
+        """Count one picture in."""
+        self.pictures += 1
+        self.proposals += result.proposals
+        self.by_path[result.path] += 1
+        if result.path is not LabelPath.STUDENT or not self.proposer:
+            self.proposer, self.verifier = result.proposer, result.verifier
+        for judgement in result.judgements:
+            self.by_class.setdefault(judgement.class_name, Counter())[judgement.outcome] += 1
+            if judgement.error:
+                self.without_verdict += 1
+                self.first_error = self.first_error or judgement.error
+        accepted, unsure = len(result.labels), len(result.of(Outcome.UNSURE))
+        self.accepted += accepted
+        self.unsure += unsure
+        self.rejected += len(result.judgements) - accepted - unsure
+        self.verified_empty += not (accepted or unsure)
+
+    def count(self, outcome: Outcome, classes: Iterable[str]) -> int:
+        """Judgements of these classes with this outcome."""
+        counted = (self.by_class.get(name) for name in classes)
+        return sum(count[outcome] for count in counted if count)
+
+    @classmethod
+    def of(cls, results: Iterable[LabelResult]) -> "Totals":
+        """The figures of all ``results``."""
+        totals = cls()
+        for result in results:
+            totals.add(result)
+        return totals
+
+
+# What the second look changes: labels before and after it, against the same truth.
+#
+# *Before* takes every candidate that the proposer scored at or above its class's threshold as a
+# label, as a user of the proposer alone would. *After* takes the accepted ones. Unsure boxes are
+# no labels, so they cost recall and never precision.
+
+Results = Callable[[], Iterator[tuple[str, LabelResult]]]
+Truth = Mapping[str, Sequence[TrueBox]]
+"""True boxes by picture name."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Quality before and after the second look."""
+
+    before: Quality
+    after: Quality
+
+
+def compare(results: Results, truth: Truth, ontology: Ontology, min_iou: float = 0.5) -> Change:
+    """Judge both stages on every picture of ``results``; its name must be in ``truth``."""
+    thresholds = {spec.name: spec.threshold for spec in ontology.classes}
+
+    def pictures(labels: Callable[[LabelResult], list[Detection]]) -> Iterator[Picture]:
+        return ((labels(result), truth[name]) for name, result in results())
+
+    return Change(
+        evaluate(pictures(lambda r: proposed(r, thresholds)), ontology.names, min_iou),
+        evaluate(pictures(accepted), ontology.names, min_iou),
+    )
+
+
+def proposed(result: LabelResult, thresholds: Mapping[str, float]) -> list[Detection]:
+    """What the proposer alone would have labelled."""
+    return [
+        Detection(j.class_name, j.box, j.score)
+        for j in result.judgements
+        if j.score >= thresholds[j.class_name]
+    ]
+
+
+def accepted(result: LabelResult) -> list[Detection]:
+    """What became a label."""
+    return [Detection(j.class_name, j.box, j.probability) for j in result.labels]

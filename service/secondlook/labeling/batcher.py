@@ -1,0 +1,159 @@
+"""Dynamic batching: many callers hand in single items, one worker runs them in batches.
+
+The first waiting item opens a batch; it closes when it is full or ``max_wait_s`` later. While
+the worker is busy the next batch fills by itself, so under load the wait costs nothing.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    deadline: float | None
+    future: "Future[Result]" = field(default_factory=Future)
+
+
+class Batcher(Generic[Item, Result]):
+    """A bounded queue in front of a function that takes a batch.
+
+    ``run`` takes a list of items and returns as many results, in order. When it raises on a
+    batch of several, each item is run once more by itself, so that one bad item fails alone.
+    Items whose future was cancelled, or whose deadline passed, are never run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        max_batch: int,
+        max_wait_s: float,
+        max_queue: int,
+        observe: Callable[[str, int, float], None] | None = None,
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._max_queue = max_queue
+        self._observe = observe or (lambda name, size, seconds: None)
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._seconds_an_item = 0.1
+        self._thread = threading.Thread(target=self._work, name=f"batch-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: Item, deadline: float | None = None) -> "Future[Result]":
+        """Queue one item; ``deadline`` is a ``time.monotonic()`` moment.
+
+        Raises ``Busy`` (with a retry hint) when the queue is full, ``ShuttingDown`` after close.
+        """
+        waiting: _Waiting[Item, Result] = _Waiting(item, deadline)
+        with self._changed:
+            if self._closing:
+                raise ShuttingDown("the server is shutting down; send this again in a moment")
+            if len(self._waiting) >= self._max_queue:
+                self._forget_cancelled()
+            if len(self._waiting) >= self._max_queue:
+                seconds = max(0.05, round(len(self._waiting) * self._seconds_an_item, 2))
+                raise Busy(
+                    f"{len(self._waiting)} pictures are waiting already; try again in {seconds} s "
+                    "or send fewer at a time",
+                    retry_after_s=seconds,
+                )
+            self._waiting.append(waiting)
+            self._changed.notify()
+        return waiting.future
+
+    def depth(self) -> int:
+        """Items waiting now."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Take nothing new, finish what is queued, and return when the worker has ended."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _forget_cancelled(self) -> None:
+        """Callers that went away keep no place in a full queue."""
+        for waiting in [waiting for waiting in self._waiting if waiting.future.cancelled()]:
+            waiting.future.set_running_or_notify_cancel()
+            self._waiting.remove(waiting)
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            ready = [waiting for waiting in batch if _still_wanted(waiting)]
+            if ready:
+                self._run_batch(ready)
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        """Blocks until there is work; empty only when closing and drained."""
+        with self._changed:
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            closes = time.monotonic() + self._max_wait_s
+            while len(self._waiting) < self._max_batch and not self._closing:
+                left = closes - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            size = min(self._max_batch, len(self._waiting))
+            return [self._waiting.popleft() for _ in range(size)]
+
+    def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        started = time.perf_counter()
+        try:
+            results = self._run([waiting.item for waiting in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")
+        except Exception as failure:  # whatever a model raises belongs to its own callers
+            self._fail(batch, failure)
+            return
+        seconds = time.perf_counter() - started
+        self._seconds_an_item = 0.8 * self._seconds_an_item + 0.2 * seconds / len(batch)
+        self._tell(len(batch), seconds)
+        for waiting, result in zip(batch, results, strict=True):
+            waiting.future.set_result(result)
+
+    def _tell(self, size: int, seconds: float) -> None:
+        try:
+            self._observe(self._name, size, seconds)
+        except Exception:  # a fault in somebody's metrics must not end the worker
+            log.exception("%s: the observer failed", self._name)
+
+    def _fail(self, batch: list[_Waiting[Item, Result]], failure: Exception) -> None:
+        if len(batch) == 1:
+            batch[0].future.set_exception(failure)
+            return
+        log.warning("%s: a batch of %d failed, running each alone", self._name, len(batch))
+        for waiting in batch:
+            self._run_batch([waiting])
+
+
+def _still_wanted(waiting: _Waiting[Item, Result]) -> bool:
+    if not waiting.future.set_running_or_notify_cancel():
+        return False
+    if waiting.deadline is not None and time.monotonic() > waiting.deadline:
+        waiting.future.set_exception(
+            DeadlineExceeded("the deadline passed while the picture was waiting; allow more time")
+        )
+        return False
+    return True

@@ -1,0 +1,209 @@
+"""Scores and verdicts in, decisions out. No model, no state: the same input decides the same."""
+
+from collections.abc import Sequence
+
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import (
+    Decision,
+    Evidence,
+    Judgement,
+    LabelPath,
+    Outcome,
+    Proposals,
+    Verdict,
+)
+from secondlook.labeling.proposer import Candidate, candidates, student_candidates
+
+
+def decide(
+    specs: Sequence[ClassSpec], scores: Sequence[float], verdicts: Sequence[Verdict | None]
+) -> list[Decision]:
+    """Decide one box for the classes of one contrast group (or for one class alone).
+
+    ``scores`` are the proposer's, ``verdicts`` the answers to each class's own question; None
+    means that no verifier is in use, and the proposer's score decides alone. In a group every
+    side is heard: a class is accepted only if every other side was answered with no.
+    """
+    if all(verdict is None for verdict in verdicts):
+        return _decide_by_scores(specs, scores)
+    alone = [
+        _decide_alone(spec, score, verdict)
+        for spec, score, verdict in zip(specs, scores, verdicts, strict=True)
+    ]
+    return _hear_all(specs, alone)
+
+
+def decide_for_student(
+    specs: Sequence[ClassSpec], probabilities: Sequence[float]
+) -> list[Decision]:
+    """``decide`` for a box of a student, which takes no second look.
+
+    ``probabilities`` in [0, 1], one a class, meet the same limits as P(yes) would: from ``accept``
+    on it is a label, up to ``reject`` it is none. Of a contrast one side may reach ``accept``. The
+    others need not be ruled out: a verifier is asked about each side alone and may say yes to both,
+    a student learnt that at most one of them is a label, and gives one side what the other lacks.
+    """
+    alone = []
+    for spec, probability in zip(specs, probabilities, strict=True):
+        outcome = _outcome(spec, probability)
+        reason = in_students_words(spec, outcome, probability)
+        alone.append(Decision(outcome, probability, reason))
+    claims = _claims(alone)
+    return _settle_claims(specs, alone, claims) if len(claims) > 1 else alone
+
+
+def in_students_words(spec: ClassSpec, outcome: Outcome, probability: float) -> str:
+    """Why a student's word alone leads to ``outcome``."""
+    if outcome is Outcome.ACCEPT:
+        return f"the student was certain ({probability:.2f}), and audits agree with it"
+    if outcome is Outcome.REJECT:
+        return f"the student ruled it out ({probability:.2f} ≤ {spec.reject:.2f})"
+    return (
+        f"the student's {probability:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}, "
+        "and no second look was taken"
+    )
+
+
+def _decide_by_scores(specs: Sequence[ClassSpec], scores: Sequence[float]) -> list[Decision]:
+    """Without a verifier the best side that reaches its threshold wins; a tie stays open."""
+    pairs = list(zip(specs, scores, strict=True))
+    best = max((score for spec, score in pairs if score >= spec.threshold), default=0.0)
+    winners = [spec.name for spec, score in pairs if spec.threshold <= score == best]
+    return [_decide_by_score(spec, score, winners) for spec, score in pairs]
+
+
+def _decide_by_score(spec: ClassSpec, score: float, winners: list[str]) -> Decision:
+    said = f"score {score:.2f}, no second look"
+    if score < spec.threshold:
+        return Decision(Outcome.REJECT, score, f"{said}; the threshold is {spec.threshold:.2f}")
+    if spec.name not in winners:
+        return Decision(Outcome.REJECT, score, f"{said}; '{winners[0]}' scores higher")
+    if len(winners) > 1:
+        others = " and ".join(f"'{name}'" for name in winners)
+        return Decision(Outcome.UNSURE, score, f"{said}; scores alone cannot tell {others} apart")
+    return Decision(Outcome.ACCEPT, score, said)
+
+
+def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Decision:
+    if verdict is None:
+        return Decision(Outcome.UNSURE, score, "no verdict: the question was not asked")
+    p_yes = verdict.answer.p_yes
+    if p_yes is None:
+        return Decision(Outcome.UNSURE, score, _no_verdict(verdict))
+    outcome = _outcome(spec, p_yes)
+    return Decision(outcome, p_yes, in_words(spec, outcome, p_yes))
+
+
+def _outcome(spec: ClassSpec, probability: float) -> Outcome:
+    if probability >= spec.accept:
+        return Outcome.ACCEPT
+    return Outcome.REJECT if probability <= spec.reject else Outcome.UNSURE
+
+
+def in_words(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+    """Why an answer alone leads to ``outcome``."""
+    if outcome is Outcome.ACCEPT:
+        return f"P(yes) {p_yes:.2f} ≥ {spec.accept:.2f}"
+    if outcome is Outcome.REJECT:
+        return f"P(yes) {p_yes:.2f} ≤ {spec.reject:.2f}"
+    return f"P(yes) {p_yes:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}"
+
+
+def _no_verdict(verdict: Verdict) -> str:
+    if verdict.answer.error:
+        return f"no verdict: {verdict.answer.error}"
+    return f"no verdict: the answer was neither yes nor no ({verdict.answer.raw[:60]!r})"
+
+
+def _hear_all(specs: Sequence[ClassSpec], alone: list[Decision]) -> list[Decision]:
+    """What becomes of each side of a contrast once the others are heard."""
+    claims = _claims(alone)
+    if len(claims) > 1:
+        return _settle_claims(specs, alone, claims)
+    return [_hear_the_others(i, alone, specs) for i in range(len(specs))]
+
+
+def _claims(alone: list[Decision]) -> list[int]:
+    return [i for i, decision in enumerate(alone) if decision.outcome is Outcome.ACCEPT]
+
+
+def _settle_claims(
+    specs: Sequence[ClassSpec], alone: list[Decision], claims: list[int]
+) -> list[Decision]:
+    """More than one side of a contrast was answered with yes: none can be trusted."""
+    names = " and ".join(f"'{specs[i].name}'" for i in claims)
+    return [
+        Decision(Outcome.UNSURE, decision.probability, f"the answers contradict: yes to {names}")
+        if i in claims
+        else decision
+        for i, decision in enumerate(alone)
+    ]
+
+
+def _hear_the_others(index: int, alone: list[Decision], specs: Sequence[ClassSpec]) -> Decision:
+    """A lone yes stands only if every other side of the contrast said no."""
+    own = alone[index]
+    doubtful = [
+        specs[i].name
+        for i, other in enumerate(alone)
+        if i != index and other.outcome is Outcome.UNSURE
+    ]
+    if own.outcome is Outcome.ACCEPT and doubtful:
+        reason = f"{own.reason}, but '{doubtful[0]}' was not ruled out"
+        return Decision(Outcome.UNSURE, own.probability, reason)
+    return own
+
+
+# Evidence in, judgements out: what the models said of one picture, made into decisions.
+#
+# Needs no model and no pixels, so stored evidence can be decided again under other thresholds,
+# groups or classes, and gives exactly what the pipeline gave.
+
+
+def judge(evidence: Evidence, ontology: Ontology, max_iou: float) -> tuple[Judgement, ...]:
+    """Every judgement that the evidence allows, candidate by candidate.
+
+    ``evidence.proposals`` has one column a class of ``ontology``. ``max_iou`` in [0, 1] is for
+    the suppression inside contrast groups. A question that would have to be asked and was not is
+    no verdict, so its box is unsure. A student's evidence is judged by the probabilities in it.
+    """
+    if evidence.path is LabelPath.STUDENT:
+        return _judge_student(evidence, ontology, max_iou)
+    found = candidates(evidence.proposals, ontology, max_iou)
+    return judge_candidates(evidence, ontology, found)
+
+
+def _judge_student(evidence: Evidence, ontology: Ontology, max_iou: float) -> tuple[Judgement, ...]:
+    """A student's own limits and words: see ``decide.decide_for_student``."""
+    judgements: list[Judgement] = []
+    for candidate in student_candidates(evidence.proposals, ontology, max_iou):
+        specs = [ontology.classes[index] for index in candidate.classes]
+        said = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
+        box = box_of(evidence.proposals, candidate.row)
+        decisions = decide_for_student(specs, said)
+        for spec, probability, decision in zip(specs, said, decisions, strict=True):
+            judgements.append(Judgement(spec.name, box, probability, None, decision, candidate.row))
+    return tuple(judgements)
+
+
+def judge_candidates(
+    evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
+) -> tuple[Judgement, ...]:
+    """``judge`` where the candidates are known already."""
+    judgements: list[Judgement] = []
+    for candidate in found:
+        specs = [ontology.classes[index] for index in candidate.classes]
+        scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
+        heard = [evidence.heard(candidate.row, spec.view, spec.question) for spec in specs]
+        box = box_of(evidence.proposals, candidate.row)
+        for spec, score, verdict, decision in zip(
+            specs, scores, heard, decide(specs, scores, heard), strict=True
+        ):
+            judgements.append(Judgement(spec.name, box, score, verdict, decision, candidate.row))
+    return tuple(judgements)
+
+
+def box_of(proposals: Proposals, row: int) -> tuple[float, float, float, float]:
+    """One box as plain numbers."""
+    x1, y1, x2, y2 = proposals.boxes[row].tolist()
+    return x1, y1, x2, y2

@@ -1,0 +1,174 @@
+"""The pipeline behind two batching queues: what the server and every long run share.
+
+Stage one of the next batch runs while stage two of the last one does, and pictures of all
+callers meet in the same batches. At most ``max_pictures`` are inside at any moment; one more is
+refused at once with a retry hint, so memory and delay stay bounded whatever arrives.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from secondlook.core.errors import Busy
+from secondlook.core.types import Labelled
+from secondlook.labeling.batcher import Batcher
+from secondlook.labeling.pipeline import Pipeline, Proposed, Task, settings_of
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Batch sizes and bounds."""
+
+    propose_batch: int = 8
+    """Pictures in one call of the proposer."""
+    verify_batch: int = 8
+    """Pictures whose boxes go to the verifier in one call."""
+    max_wait_s: float = 0.005
+    """How long the first picture of a batch waits for company."""
+    max_pictures: int = 64
+    """Pictures inside at one time, waiting or at work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """One picture inside."""
+
+    task: Task
+    outcome: "Future[Labelled]"
+    """What the caller waits for."""
+    deadline: float | None
+    """A ``time.monotonic()`` moment."""
+    entered: float
+    """A ``time.perf_counter()`` moment."""
+
+    def fail(self, failure: BaseException) -> None:
+        """Give the caller an error, unless it has gone away in the meantime."""
+        if self.outcome.set_running_or_notify_cancel():
+            self.outcome.set_exception(failure)
+
+    def finish(self, labelled: Labelled) -> None:
+        """Give the caller its answer, with the time since it came, unless it has gone away."""
+        total = (time.perf_counter() - self.entered) * 1000
+        timings = {**labelled.timings_ms, "total": total}
+        if self.outcome.set_running_or_notify_cancel():
+            self.outcome.set_result(replace(labelled, timings_ms=timings))
+
+
+class Engine:
+    """Labels single pictures, batched with everybody else's. Thread-safe."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        limits: EngineLimits | None = None,
+        observe: Callable[[str, int, float], None] | None = None,
+    ) -> None:
+        """``observe(stage, batch size, seconds)`` is called after each batch, for metrics."""
+        self.pipeline = pipeline
+        self.limits = limits or EngineLimits()
+        self._inside = 0
+        self._lock = threading.Lock()
+        wait, room = self.limits.max_wait_s, self.limits.max_pictures
+        self._propose: Batcher[Task, Proposed] = Batcher(
+            "propose",
+            pipeline.propose,
+            max_batch=self.limits.propose_batch,
+            max_wait_s=wait,
+            max_queue=room,
+            observe=observe,
+        )
+        self._judge: Batcher[Proposed, Labelled] = Batcher(
+            "verify",
+            pipeline.judge,
+            max_batch=self.limits.verify_batch,
+            max_wait_s=wait,
+            max_queue=room,
+            observe=observe,
+        )
+
+    def submit(self, task: Task, deadline: float | None = None) -> "Future[Labelled]":
+        """Label one picture; ``deadline`` is a ``time.monotonic()`` moment.
+
+        The future fails with ``DeadlineExceeded`` when the time ran out before a stage began;
+        cancelling it keeps work not yet begun from being done. Raises ``Busy`` when full.
+        """
+        self._enter()
+        outcome: Future[Labelled] = Future()
+        outcome.add_done_callback(self._leave)
+        try:
+            self._begin(Visit(task, outcome, deadline, time.perf_counter()))
+        except Exception:
+            outcome.cancel()
+            raise
+        return outcome
+
+    def close(self) -> None:
+        """Finish what was accepted, take nothing new."""
+        self._propose.close()
+        self._judge.close()
+
+    def depth(self) -> int:
+        """Pictures inside now."""
+        return self._inside
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shapes results besides models and classes; kept with each run."""
+        return settings_of(self.pipeline.limits)
+
+    @property
+    def student(self) -> str:
+        """Name and digest of the student that runs before the models; empty without one."""
+        return ""
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._inside >= self.limits.max_pictures:
+                raise Busy(
+                    f"{self._inside} pictures are being worked on already; "
+                    "try again in a moment or send fewer at a time",
+                    retry_after_s=0.2,
+                )
+            self._inside += 1
+
+    def _leave(self, _: "Future[Labelled]") -> None:
+        with self._lock:
+            self._inside -= 1
+
+    def _begin(self, visit: Visit) -> None:
+        """Hand the picture to stage one. Raises what its queue raises."""
+        first = self._propose.submit(visit.task, visit.deadline)
+        follow(visit.outcome, first)
+        first.add_done_callback(lambda done: self._go_on(done, visit))
+
+    def _go_on(self, first: "Future[Proposed]", visit: Visit) -> None:
+        """Stage one is done (in its worker's thread): hand the picture to stage two."""
+        if visit.outcome.cancelled() or first.cancelled():
+            return
+        if failure := first.exception():
+            visit.fail(failure)
+            return
+        try:
+            second = self._judge.submit(first.result(), visit.deadline)
+        except Exception as refused:
+            visit.fail(refused)
+            return
+        follow(visit.outcome, second)
+        second.add_done_callback(lambda done: _finish(done, visit))
+
+
+def follow(outcome: "Future[Labelled]", step: "Future[Any]") -> None:
+    """Cancel a step when the outcome that it leads to is cancelled."""
+    outcome.add_done_callback(lambda done: step.cancel() if done.cancelled() else None)
+
+
+def _finish(second: "Future[Labelled]", visit: Visit) -> None:
+    if second.cancelled():
+        return
+    if failure := second.exception():
+        visit.fail(failure)
+    else:
+        visit.finish(second.result())

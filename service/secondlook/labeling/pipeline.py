@@ -1,0 +1,151 @@
+"""The stages composed over batches: pictures in, judged boxes out.
+
+``Pipeline`` is plain and synchronous. ``engine.Engine`` runs its two halves behind queues, so
+that pictures of many clients share batches.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from secondlook.core.ontology import Ontology
+from secondlook.core.types import Evidence, Image, Labelled, Proposals, Verdict, View
+from secondlook.labeling import proposer as propose
+from secondlook.labeling import verifier as verify
+from secondlook.labeling.decisions import box_of, judge_candidates
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one picture may cost, and how low its scores are kept."""
+
+    floor: float = 0.1
+    """Proposer scores below this are not kept, [0, 1]."""
+    max_boxes: int = 100
+    """Boxes kept a picture, best first."""
+    max_iou: float = 0.6
+    """Two boxes of one contrast group that overlap more are one object."""
+
+
+def settings_of(limits: Limits) -> dict[str, Any]:
+    """What shapes a run's results, besides its models and classes; plain, to be kept with it."""
+    return asdict(limits)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One picture and what is wanted of it."""
+
+    image: Image
+    ontology: Ontology
+    source: str = ""
+    """The job or stream that the picture belongs to; empty: none. Labels do not depend on it,
+    only whether a student is trusted with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proposed:
+    """A task after stage one."""
+
+    task: Task
+    proposals: Proposals
+    candidates: tuple[propose.Candidate, ...]
+    ms: float
+    """This picture's share of the proposer's time."""
+
+
+class Pipeline:
+    """Two models and the rules between them. Thread-safe if the models are."""
+
+    def __init__(
+        self,
+        proposer: propose.Proposer,
+        verifier: verify.Verifier | None,
+        limits: Limits | None = None,
+        cache: verify.VerdictCache | None = None,
+    ) -> None:
+        self.proposer = proposer
+        self.verifier = verifier
+        self.limits = limits or Limits()
+        self.cache = cache or verify.VerdictCache()
+
+    def label(self, tasks: Sequence[Task]) -> list[Labelled]:
+        """Both stages on a batch, in order."""
+        return self.judge(self.propose(tasks))
+
+    def propose(self, tasks: Sequence[Task]) -> list[Proposed]:
+        """Stage one on a batch; pictures with the same phrases go to the model together."""
+        together: dict[tuple[str, ...], list[int]] = {}
+        for index, task in enumerate(tasks):
+            together.setdefault(task.ontology.phrases, []).append(index)
+        done: dict[int, Proposed] = {}
+        for members in together.values():
+            found = self._propose_together([tasks[i] for i in members])
+            done.update(zip(members, found, strict=True))
+        return [done[index] for index in range(len(tasks))]
+
+    def _propose_together(self, tasks: list[Task]) -> list[Proposed]:
+        limits = self.limits
+        started = time.perf_counter()
+        raw = self.proposer.propose(
+            [task.image for task in tasks], tasks[0].ontology.phrases, limits.floor
+        )
+        ms = (time.perf_counter() - started) * 1000 / len(tasks)
+        proposed = []
+        for task, phrases in zip(tasks, raw, strict=True):
+            proposals = propose.by_class(phrases, task.image, task.ontology, limits.max_boxes)
+            kept = propose.candidates(proposals, task.ontology, limits.max_iou)
+            proposed.append(Proposed(task, proposals, tuple(kept), ms))
+        return proposed
+
+    def judge(self, proposed: Sequence[Proposed]) -> list[Labelled]:
+        """Stage two and the decisions on a batch; all its views go to the verifier together."""
+        started = time.perf_counter()
+        if self.verifier is None:
+            return [self._labelled(item, {}, 0.0) for item in proposed]
+        wanted = [_looks(item) for item in proposed]
+        looks = [look for of_picture in wanted for look in of_picture.values()]
+        answered = iter(verify.verify(self.verifier, looks, self.cache))
+        heard = [
+            {(*key, verdict.question): verdict for key in of_picture for verdict in next(answered)}
+            for of_picture in wanted
+        ]
+        ms = (time.perf_counter() - started) * 1000 / max(len(proposed), 1)
+        return [
+            self._labelled(item, verdicts, ms)
+            for item, verdicts in zip(proposed, heard, strict=True)
+        ]
+
+    def _labelled(
+        self, item: Proposed, verdicts: dict[tuple[int, View, str], Verdict], ms: float
+    ) -> Labelled:
+        image, verifier = item.task.image, self.verifier
+        evidence = Evidence(
+            item.proposals,
+            verdicts,
+            proposer=f"{self.proposer.name}@{self.proposer.digest}",
+            verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
+        )
+        return Labelled(
+            name=image.name,
+            sha256=image.sha256,
+            width=image.width,
+            height=image.height,
+            judgements=judge_candidates(evidence, item.task.ontology, item.candidates),
+            evidence=evidence,
+            timings_ms={"propose": item.ms, "verify": ms},
+        )
+
+
+def _looks(item: Proposed) -> dict[tuple[int, View], verify.Look]:
+    """What must be seen of one picture: one look a box and view, with all its questions."""
+    questions: dict[tuple[int, View], dict[str, None]] = {}
+    for candidate in item.candidates:
+        for spec in (item.task.ontology.classes[index] for index in candidate.classes):
+            questions.setdefault((candidate.row, spec.view), {})[spec.question] = None
+    image = item.task.image
+    return {
+        (row, view): verify.Look(image, box_of(item.proposals, row), view, tuple(asked))
+        for (row, view), asked in questions.items()
+    }

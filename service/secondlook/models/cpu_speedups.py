@@ -1,0 +1,351 @@
+"""Multi-scale deformable attention (arXiv 2010.04159) that is quick on a CPU.
+
+transformers samples with ``grid_sample``, a heads-by-channels picture at a time, and then
+weighs and sums what it sampled; on a CPU a third of Grounding DINO's time goes there. The same
+sum is a weighted bag of rows: four corners a point, each with its bilinear weight times its
+attention. ``embedding_bag`` computes it in one pass over memory, without the samples in between.
+What leads there is arranged in long rows too, because tensors whose last side is 2 or 4 are slow.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shapes = tuple[tuple[int, int], ...]
+"""Height and width of every level, in cells."""
+
+
+def replace_deformable_attention(model: nn.Module) -> int:
+    """Put ``DeformableAttention`` in place of every one of transformers' in ``model``.
+
+    Returns how many were replaced. The outputs stay the same but for rounding.
+    """
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__.endswith("MultiscaleDeformableAttention")
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, DeformableAttention(child))
+    return len(found)
+
+
+class DeformableAttention(nn.Module):
+    """Takes the weights, and the place, of a ``GroundingDinoMultiscaleDeformableAttention``.
+
+    Below, K = heads · levels · points, in that order: all samples of one query.
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.heads, self.points = original.n_heads, original.n_points
+        self.value_proj = original.value_proj
+        self.output_proj = original.output_proj
+        self.sampling = _joined(original.sampling_offsets, original.attention_weights)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        reference_points: Tensor,
+        spatial_shapes_list: list[tuple[int, int]],
+        attention_mask: Tensor | None = None,
+        position_embeddings: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """As the original's: (B, Q, C) queries, (B, S, C) values, (B, Q, levels, 2 or 4) points.
+
+        ``attention_mask`` (B, S) is True where there is picture. Returns (B, Q, C), and None for
+        the attention, which is not kept.
+        """
+        batch, queries, channels = hidden_states.shape
+        if position_embeddings is not None:
+            hidden_states = hidden_states + position_embeddings
+        value = self.value_proj(encoder_hidden_states)
+        if attention_mask is not None:
+            value = value.masked_fill(~attention_mask[..., None], 0.0)
+        grid = _grid(tuple(spatial_shapes_list), self.heads, self.points)
+        wanted = self.sampling(hidden_states).float().view(batch * queries, 3, -1)
+        attention = wanted[:, 2].reshape(batch * queries * self.heads, -1).softmax(-1)
+        x, y = _places(wanted, reference_points.float().flatten(0, 1), grid)
+        rows, weights = _corners(x, y, attention.view(batch * queries, -1), grid, batch)
+        sampled = F.embedding_bag(
+            rows.view(batch * queries * self.heads, -1),
+            _framed(value, grid),
+            per_sample_weights=weights.view(batch * queries * self.heads, -1).to(value.dtype),
+            mode="sum",
+        )
+        return self.output_proj(sampled.view(batch, queries, channels)), None
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """What depends on the levels' shapes alone. Vectors have K entries, int32 or float32."""
+
+    shapes: Shapes
+    heads: int
+    points: int
+    spread: tuple[Tensor, Tensor]
+    """Across and down, (levels, K): relative coordinates by level to cells by sample."""
+    last: tuple[Tensor, Tensor]
+    """Across and down: the last coordinate in the frame, a cell beyond the picture."""
+    stride: Tensor
+    """From a cell's row to that of the cell below."""
+    start: Tensor
+    """Row of the first cell of the level, for the sample's head."""
+    rows: int
+    """Rows of one picture in the frame."""
+
+
+@lru_cache(maxsize=64)
+def _grid(shapes: Shapes, heads: int, points: int) -> _Grid:
+    heights, widths = torch.tensor(shapes, dtype=torch.int32).T
+    rooms = (heights + 3) * (widths + 3)
+    starts = rooms.cumsum(0, dtype=torch.int32) - rooms
+
+    def by_sample(by_level: Tensor) -> Tensor:
+        return by_level.repeat_interleave(points).tile(heads)
+
+    numbers = torch.arange(len(shapes))
+    own_level = by_sample(numbers) == numbers[:, None]
+    spread = [own_level * by_sample(side) for side in (widths, heights)]
+    own_head = torch.arange(heads, dtype=torch.int32).repeat_interleave(len(shapes) * points)
+    return _Grid(
+        shapes,
+        heads,
+        points,
+        (spread[0].float(), spread[1].float()),
+        (by_sample(widths + 1).float(), by_sample(heights + 1).float()),
+        by_sample((widths + 3) * heads),
+        by_sample(starts * heads) + own_head,
+        int(rooms.sum()) * heads,
+    )
+
+
+def _places(wanted: Tensor, reference: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
+    """Where to sample, across and down, (B · Q, K): in cells of the frame of its level.
+
+    ``wanted`` (B · Q, 3, K) holds the offsets, in cells or, for reference boxes, in shares of
+    half the box; ``reference`` is (B · Q, levels, 2 or 4). The centre of the first cell of the
+    picture is 1 in the frame.
+    """
+    found = []
+    for axis, spread in enumerate(grid.spread):
+        offset = wanted[:, axis]
+        if reference.shape[-1] == 4:
+            offset = offset * (reference[..., 2 + axis] @ (spread * (0.5 / grid.points)))
+        place = torch.addmm(offset, reference[..., axis], spread)
+        found.append(place.add_(0.5).clamp_(min=0).minimum(grid.last[axis]))
+    return found[0], found[1]
+
+
+def _corners(
+    x: Tensor, y: Tensor, attention: Tensor, grid: _Grid, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Rows of the frame and their weights, (B · Q, heads, 4, levels · points): a bag a head."""
+    left, top = x.to(torch.int32), y.to(torch.int32)
+    right_share, low_share = x.sub_(left), y.sub_(top)
+    low = low_share.mul_(attention)
+    high = attention - low
+    low_right, high_right = low * right_share, high * right_share
+    weights = [high.sub_(high_right), high_right, low.sub_(low_right), low_right]
+    first = top.mul_(grid.stride).add_(left.mul_(grid.heads)).add_(grid.start)
+    pictures = torch.arange(batch, dtype=torch.int32)[:, None] * grid.rows
+    first.view(batch, -1).add_(pictures)
+    below = first + grid.stride
+    rows = [first, first + grid.heads, below, below + grid.heads]
+    bag = (len(x), grid.heads, -1)
+    return (
+        torch.stack([row.view(bag) for row in rows], dim=2),
+        torch.stack([weight.view(bag) for weight in weights], dim=2),
+    )
+
+
+def _framed(value: Tensor, grid: _Grid) -> Tensor:
+    """Values as rows (B · cells · heads, channels of a head), each level in a frame of zeros.
+
+    One cell wide before and two behind: a point is then sampled outside as it is inside, and
+    nothing has to be masked.
+    """
+    batch, _, channels = value.shape
+    framed = value.new_zeros(batch, grid.rows // grid.heads, channels)
+    start = taken = 0
+    for height, width in grid.shapes:
+        room = (height + 3) * (width + 3)
+        level = framed[:, start : start + room].view(batch, height + 3, width + 3, channels)
+        part = value[:, taken : taken + height * width]
+        level[:, 1 : height + 1, 1 : width + 1] = part.view(batch, height, width, channels)
+        start += room
+        taken += height * width
+    return framed.view(batch * grid.rows, channels // grid.heads)
+
+
+def _joined(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
+    """One layer for both, with the offsets across first, then those down, then the attention."""
+    joined = nn.Linear(offsets.in_features, offsets.out_features + attention.out_features)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            pairs = getattr(offsets, name)
+            parts = (pairs[0::2], pairs[1::2], getattr(attention, name))
+            getattr(joined, name).copy_(torch.cat(parts))
+    return joined.to(offsets.weight.device, offsets.weight.dtype).requires_grad_(False)
+
+
+# The attention between picture and caption in Grounding DINO, without its passes over memory.
+#
+# transformers writes out the scores of every cell and token and goes over them again and again:
+# shifts, clamps, masks, two softmaxes. PyTorch's fused attention never holds them. Shifting and
+# clamping guard the softmax against overflow, which the fused one does by itself.
+
+
+def use_sdpa(model: nn.Module) -> int:
+    """Put ``FusionAttention`` in place of every one of transformers' in ``model``.
+
+    Returns how many were replaced. The outputs stay the same but for rounding.
+    """
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__.endswith("GroundingDinoBiMultiHeadAttention")
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, FusionAttention(child))
+    return len(found)
+
+
+class FusionAttention(nn.Module):
+    """Takes the weights, and the place, of a ``GroundingDinoBiMultiHeadAttention``."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.heads, self.scale = original.num_heads, original.scale
+        self.vision_proj, self.text_proj = original.vision_proj, original.text_proj
+        self.values_vision_proj = original.values_vision_proj
+        self.values_text_proj = original.values_text_proj
+        self.out_vision_proj, self.out_text_proj = original.out_vision_proj, original.out_text_proj
+
+    def forward(
+        self,
+        vision_features: Tensor,
+        text_features: Tensor,
+        vision_attention_mask: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+    ) -> tuple[tuple[Tensor, None], tuple[Tensor, None]]:
+        """As the original's: (B, S, C) cells, (B, T, C) tokens, masks that are True for padding.
+
+        Returns what the cells learn from the tokens and the other way round, in these shapes, and
+        None for the weights of each, which are not kept.
+        """
+        cells = self._split(self.vision_proj, vision_features)
+        tokens = self._split(self.text_proj, text_features)
+        of_cells = self._split(self.values_vision_proj, vision_features)
+        of_tokens = self._split(self.values_text_proj, text_features)
+        vision = self._attend(cells, tokens, of_tokens, text_attention_mask)
+        text = self._attend(tokens, cells, of_cells, vision_attention_mask)
+        return (self.out_vision_proj(vision), None), (self.out_text_proj(text), None)
+
+    def _split(self, projection: nn.Module, features: Tensor) -> Tensor:
+        """(B, N, C) to (B, heads, N, channels of a head)."""
+        projected: Tensor = projection(features)
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        seen = None if padding is None else ~padding[:, None, None, :]
+        found = F.scaled_dot_product_attention(queries, keys, values, seen, scale=self.scale)
+        return found.transpose(1, 2).flatten(2)
+
+
+# Convolutions that are quick on a CPU: the norm behind each folded in, channels last.
+#
+# A batch norm of a trained model multiplies and adds a constant a channel, which the weights of
+# the convolution before it can do at no cost. In channels-last layout, pooling is up to 13 times
+# as quick in bfloat16, and a convolution needs no re-ordering.
+
+
+def fuse_conv_bn(model: nn.Module, run: Callable[[], object]) -> int:
+    """Fold norms into the convolutions before them and lay all convolutions out channels last.
+
+    ``run`` calls the model, in evaluation mode, on any input of its kind: a norm is folded when
+    that shows it to take exactly what one convolution gives. Nobody else may read what lies
+    between the two. Returns how many were folded. The outputs stay the same but for rounding.
+    """
+    pairs = _seen(model, run)
+    for convolution, norm in pairs:
+        _fold(convolution, norm)
+    folded = {norm for _, norm in pairs}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in folded:
+                setattr(parent, name, nn.Identity())
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return len(pairs)
+
+
+def _seen(model: nn.Module, run: Callable[[], object]) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """Pairs of a convolution and a norm that in ``run`` are only ever called one on the other."""
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds outputs, so that no id is used twice
+    calls: Counter[nn.Module] = Counter()
+    found: Counter[tuple[nn.Conv2d, nn.Module]] = Counter()
+
+    def after_convolution(module: nn.Conv2d, _: object, output: Tensor) -> None:
+        calls[module] += 1
+        made[id(output)] = (module, output)
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[module] += 1
+        if id(inputs[0]) in made:
+            found[made[id(inputs[0])][0], module] += 1
+
+    norms = [module for module in model.modules() if _is_frozen_norm(module)]
+    if not norms:
+        return []
+    hooks = [norm.register_forward_pre_hook(before_norm) for norm in norms]
+    for module in model.modules():
+        if type(module) is nn.Conv2d:
+            hooks.append(module.register_forward_hook(after_convolution))
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        (convolution, norm)
+        for (convolution, norm), times in found.items()
+        if times == calls[convolution] == calls[norm]
+    ]
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    """DETR-like models have a class of their own for it, each with another prefix."""
+    if type(module) is nn.BatchNorm2d:
+        return not module.training and module.track_running_stats
+    return type(module).__name__.endswith("FrozenBatchNorm2d")
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
+    """The norm itself, asked for 0 and 1 in every channel, tells what it adds and multiplies."""
+    weight = convolution.weight
+    exact = deepcopy(norm).double()
+    with torch.no_grad():
+        zeros = weight.new_zeros(1, convolution.out_channels, 1, 1, dtype=torch.float64)
+        shift = exact(zeros).flatten()
+        scale = exact(zeros + 1).flatten() - shift
+        if convolution.bias is not None:
+            shift = shift + convolution.bias.double() * scale
+        folded = weight.double() * scale.view(-1, 1, 1, 1)
+        convolution.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
+        convolution.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)

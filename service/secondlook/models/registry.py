@@ -1,0 +1,190 @@
+"""Proposers and verifiers by name: the package's own adapters and those of other people alike.
+
+A spec is one of
+
+    name, name:argument        an entry point of ``secondlook.proposers`` / ``secondlook.verifiers``
+    package.module:attribute   an import path, for a plug-in that is not packaged
+    package.module:attribute:argument
+    folder, org/name           a checkpoint for the ``transformers`` adapter
+    none                       for a verifier: no second look
+
+and leads to a factory ``load(argument: str, options: ModelOptions)`` that returns the model.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting, MissingExtra, NotFound
+from secondlook.labeling.proposer import Proposer
+from secondlook.labeling.verifier import Verifier
+
+PROPOSERS = "secondlook.proposers"
+VERIFIERS = "secondlook.verifiers"
+NONE = "none"
+
+Factory = Callable[[str, ModelOptions], Any]
+
+_EXTRAS = {
+    "torch": "serve",
+    "torchvision": "serve",
+    "transformers": "serve",
+    "safetensors": "serve",
+    "ollama": "ollama",
+    "httpx": "openai",
+    "moondream": "moondream",
+    "groundingdino": "groundingdino-py",
+}
+"""Which extra of this package brings a module."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_PARTS: dict[str, dict[str, type | None]] = {
+    PROPOSERS: {"name": str, "digest": str, "propose": None},
+    VERIFIERS: {"name": str, "digest": str, "min_side": int, "answer": None},
+}
+"""What a model must have, with the type; None for a method."""
+
+
+def load_proposer(spec: str, options: ModelOptions) -> Proposer:
+    """The proposer that ``spec`` names.
+
+    Raises ``NotFound`` for an unknown name or missing checkpoint, ``MissingExtra`` when a package
+    is not installed, ``BadSetting`` for a plug-in that lacks a part of ``Proposer``.
+    """
+    model: Proposer = _load(PROPOSERS, spec, options)
+    return model
+
+
+def load_verifier(spec: str, options: ModelOptions) -> Verifier | None:
+    """The verifier that ``spec`` names, or None for ``none``; raises as ``load_proposer`` does."""
+    if spec.strip() == NONE:
+        return None
+    model: Verifier = _load(VERIFIERS, spec, options)
+    return model
+
+
+def available(group: str) -> tuple[str, ...]:
+    """The names registered for ``PROPOSERS`` or ``VERIFIERS``, sorted."""
+    return tuple(sorted({point.name for point in entry_points(group=group)}))
+
+
+def _load(group: str, spec: str, options: ModelOptions) -> Any:
+    try:
+        factory, argument = _resolve(group, spec.strip())
+        _check_factory(group, spec, factory)
+        model = factory(argument, options)
+    except ImportError as cause:
+        raise _missing(spec, cause) from cause
+    _check(group, spec, model)
+    return model
+
+
+def _resolve(group: str, spec: str) -> tuple[Factory, str]:
+    """The factory for a spec and the argument that it gets."""
+    name, _, argument = spec.partition(":")
+    if point := _entry_point(group, name):
+        return point.load(), argument
+    if argument and _MODULE.fullmatch(name) and _importable(name):
+        attribute, _, rest = argument.partition(":")
+        return _attribute(name, attribute), rest
+    if _is_checkpoint(spec) and (point := _entry_point(group, "transformers")):
+        return point.load(), spec
+    names = ", ".join(available(group)) or "none (is secondlook installed?)"
+    raise NotFound(
+        f"there is no {_word(group)} '{spec}'. Known are {names}; also taken are a checkpoint's "
+        "folder or org/name, and package.module:attribute where that module can be imported "
+        "(install it, or add its folder to PYTHONPATH)"
+    )
+
+
+def _entry_point(group: str, name: str) -> EntryPoint | None:
+    return next(iter(entry_points(group=group, name=name)), None)
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package that is not there
+        return False
+
+
+def _attribute(module: str, attribute: str) -> Factory:
+    factory = importlib.import_module(module)
+    for part in attribute.split("."):
+        if not hasattr(factory, part):
+            raise NotFound(f"module '{module}' has no '{attribute}'; check the spelling")
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise BadSetting(
+            f"'{module}:{attribute}' cannot be called; expected a function or class "
+            "that takes (argument: str, options: ModelOptions)"
+        )
+    return factory
+
+
+def _is_checkpoint(spec: str) -> bool:
+    """A folder, a path that is written like one (so that the adapter can say it is missing), or
+    the ``org/name`` of a hub."""
+    looks_like_path = spec.startswith(("/", "./", "../", "~"))
+    return looks_like_path or _HUB_ID.fullmatch(spec) is not None or Path(spec).is_dir()
+
+
+def _check_factory(group: str, spec: str, factory: Factory) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some compiled functions have none to look at
+        return
+    try:
+        signature.bind("", ModelOptions())
+    except TypeError as cause:
+        raise BadSetting(
+            f"{_word(group)} '{spec}' leads to a factory that takes {signature}; "
+            "expected (argument: str, options: ModelOptions)"
+        ) from cause
+
+
+def _missing(spec: str, cause: ImportError) -> MissingExtra:
+    module = (cause.name or "").partition(".")[0]
+    if isinstance(cause, ModuleNotFoundError) and module in _EXTRAS:
+        return MissingExtra(
+            f"'{spec}' needs the package '{module}', which is not installed; "
+            f'run: pip install "secondlook[{_EXTRAS[module]}]"'
+        )
+    return MissingExtra(
+        f"'{spec}' could not be imported ({cause}); install what it needs, then try again"
+    )
+
+
+def _check(group: str, spec: str, model: object) -> None:
+    """Say what a plug-in lacks when it is loaded, not in the middle of a run."""
+    wrong = [
+        f"{part} ({kind.__name__ if kind else 'a method'})"
+        for part, kind in _PARTS[group].items()
+        if not _has(model, part, kind)
+    ]
+    if wrong:
+        raise BadSetting(
+            f"{_word(group)} '{spec}' gave a {type(model).__name__} without a usable "
+            f"{', '.join(wrong)}; see the protocol in secondlook.{_module(group)}"
+        )
+
+
+def _has(model: object, part: str, kind: type | None) -> bool:
+    value = getattr(model, part, None)
+    if kind is None:
+        return callable(value)
+    return isinstance(value, kind) and not (kind is int and value < 1)  # type: ignore[operator]
+
+
+def _word(group: str) -> str:
+    return "proposer" if group == PROPOSERS else "verifier"
+
+
+def _module(group: str) -> str:
+    return "propose" if group == PROPOSERS else "verify"

@@ -1,0 +1,212 @@
+"""Is a student as good as the one that devices run? Both are run on the same held-out pictures.
+
+The pictures are those of a snapshot, in its own order, which is by hash: the first ``MAX_PICTURES``
+are a fair draw and always the same ones. Groups fall into the parts of a split by hash too, so what
+one snapshot held out a later one of the same runs has not trained on.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.core.errors import Busy, Cancelled, InvalidInput, NotBetter, NotFound
+from secondlook.core.images import decode
+from secondlook.datasets.manifest import Box, BoxKind, Entry, Manifest, entries, load_manifest
+from secondlook.datasets.samples import Sample, boxes_array, class_array
+from secondlook.detector.detections import Detections
+from secondlook.detector.manifest import parse_manifest
+from secondlook.evaluation.average_precision import average_precision
+from secondlook.registry.active_model import opened
+from secondlook.store import Store
+from secondlook.store.model_versions import Student
+from secondlook.store.snapshots import Snapshot
+
+ALLOWED_LOSS = 0.005
+"""Of mAP50: half a point is what two trainings of the same data differ by."""
+MAX_PICTURES = 2000
+"""Compared on; minutes on one core."""
+THREADS = 1
+"""Of each model: the server labels meanwhile."""
+TRIES = 3
+"""For a promotion while others promote too."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two versions made of the same pictures."""
+
+    snapshot: str
+    """Its name."""
+    split: str
+    pictures: int
+    current_version: int
+    current_map50: float
+    """[0, 1], over the classes of the current version that have a true box."""
+    candidate_map50: float
+    """The same; a class that the candidate lacks counts as 0."""
+
+    @property
+    def good_enough(self) -> bool:
+        """Whether the candidate loses at most ``ALLOWED_LOSS``."""
+        return self.candidate_map50 >= self.current_map50 - ALLOWED_LOSS
+
+    def __str__(self) -> str:
+        return (
+            f"mAP50 {self.candidate_map50:.3f} against {self.current_map50:.3f} of version "
+            f"{self.current_version}, on {self.pictures:,} held-out pictures ('{self.split}') of "
+            f"snapshot '{self.snapshot}'"
+        )
+
+
+def _going_on() -> bool:
+    return False
+
+
+def promote(
+    store: Store,
+    name: str,
+    version: int,
+    *,
+    force: bool = False,
+    on_snapshot: str = "",
+    stopped: Callable[[], bool] = _going_on,
+) -> tuple[Student, Comparison | None]:
+    """Make a version current, unless it finds less than the one that is; what was compared.
+
+    The first one of a name only has to run and pass its self-test; with ``force`` nothing is run.
+    Raises ``NotBetter``, ``NotFound``, ``Damaged`` for a student that does not run,
+    ``InvalidInput`` for a snapshot that cannot tell them apart, ``MissingExtra``, ``Busy``,
+    ``Cancelled`` once ``stopped``, and what the store raises.
+    """
+    for _ in range(TRIES):
+        candidate = store.students.get(name, version)
+        if candidate.current:
+            return candidate, None
+        current = _current(store, name)
+        comparison = None
+        if force:
+            reason = "promoted by force"
+        elif current is None:
+            with closing(opened(store.blobs, candidate, THREADS)):
+                reason = "the first one"
+        else:
+            comparison = compare(store, candidate, current, on_snapshot, stopped)
+            reason = str(comparison)
+            if not comparison.good_enough:
+                raise NotBetter(
+                    f"version {version} of '{name}' finds less: {reason}; train it longer or on "
+                    "more pictures, or promote it with --force"
+                )
+        if store.students.promote(name, version, reason, current.version if current else None):
+            return store.students.get(name, version), comparison
+    raise Busy(f"others promote versions of '{name}' at the same time; try again in a moment")
+
+
+def compare(
+    store: Store,
+    candidate: Student,
+    current: Student,
+    on_snapshot: str = "",
+    stopped: Callable[[], bool] = _going_on,
+) -> Comparison:
+    """Run both on the held-out pictures of a snapshot (its name; empty: the current version's).
+
+    Raises as ``promote``.
+    """
+    snapshot = _snapshot(store, current, on_snapshot)
+    manifest = load_manifest(store.blobs, snapshot.manifest)
+    students = (current, candidate)
+    split = _split(manifest, snapshot, [parse_manifest(s.manifest).split for s in students])
+    with ExitStack() as stack:
+        detectors = [
+            stack.enter_context(closing(opened(store.blobs, student, THREADS)))
+            for student in students
+        ]
+        classes = detectors[0].manifest.classes
+        places = [_places(detector.manifest.classes, classes) for detector in detectors]
+        truth = _places(manifest.classes, classes)
+        samples: list[Sample] = []
+        found: list[list[Detections]] = [[], []]
+        for _, entry in islice(entries(store.blobs, manifest, split), MAX_PICTURES):
+            if stopped():
+                raise Cancelled("the comparison was given up before its end")
+            pixels = decode(store.blobs.get(entry.sha256), entry.name).pixels
+            samples.append(_sample(entry, truth))
+            for detector, place, of_student in zip(detectors, places, found, strict=True):
+                of_student.append(_mapped(detector.detect([pixels])[0], place))
+    if not any(len(sample.boxes) for sample in samples):
+        raise InvalidInput(
+            f"split '{split}' of snapshot '{snapshot.name}' shows none of the classes of version "
+            f"{current.version} ({', '.join(classes[:5])}); compare on another --on-snapshot"
+        )
+    before, after = (average_precision(samples, of, classes).map50 for of in found)
+    return Comparison(snapshot.name, split, len(samples), current.version, before, after)
+
+
+def _current(store: Store, name: str) -> Student | None:
+    try:
+        return store.students.get(name)
+    except NotFound:
+        return None
+
+
+def _snapshot(store: Store, current: Student, named: str) -> Snapshot:
+    if named:
+        return store.snapshots.get(named)
+    found = store.snapshots.with_manifest(current.snapshot) if current.snapshot else None
+    if found is None:
+        raise NotFound(
+            f"the data of version {current.version} of '{current.name}' is no snapshot of this "
+            "store (any more), so there is nothing to compare on; name a snapshot with "
+            "--on-snapshot, or promote with --force"
+        )
+    return found
+
+
+def _split(manifest: Manifest, snapshot: Snapshot, wanted: Sequence[str]) -> str:
+    """The current version's held-out part; in a snapshot without one, the candidate's."""
+    for split in wanted:
+        if split and manifest.count(split):
+            return split
+    raise InvalidInput(
+        f"snapshot '{snapshot.name}' has no picture in a split {' or '.join(map(repr, wanted))}, "
+        f"only {', '.join(manifest.splits)}; compare on another --on-snapshot"
+    )
+
+
+def _places(classes: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
+    """(len(classes),) where each is among ``wanted``; -1 where it is not."""
+    return class_array([wanted.index(name) if name in wanted else -1 for name in classes])
+
+
+def _mapped(found: Detections, places: NDArray[np.int64]) -> Detections:
+    """The detections with other class indices; those of classes that nobody asked for are gone."""
+    classes = places[found.classes]
+    kept = classes >= 0
+    return Detections(found.boxes[kept], found.scores[kept], classes[kept])
+
+
+def _sample(entry: Entry, places: NDArray[np.int64]) -> Sample:
+    def of(kind: BoxKind) -> list[Box]:
+        return [box for box in entry.of(kind) if places[box.class_index] >= 0]
+
+    labels, ignore = of(BoxKind.LABEL), of(BoxKind.IGNORE)
+    return Sample(
+        path=Path(),
+        width=entry.width,
+        height=entry.height,
+        name=entry.name,
+        sha256=entry.sha256,
+        boxes=boxes_array(box.xyxy for box in labels),
+        classes=class_array(places[box.class_index] for box in labels),
+        ignore=boxes_array(box.xyxy for box in ignore),
+        ignore_classes=class_array(places[box.class_index] for box in ignore),
+        negatives=boxes_array([]),
+        negative_classes=class_array([]),
+        group=entry.group,
+    )

@@ -1,0 +1,95 @@
+"""Uploaded pictures, made durable together: one commit for all that wait for one.
+
+Each picture's bytes are written first, several at a time. Its row is then written with those of
+every picture that came while the last transaction was under way, so that a slow disk costs
+waiting and not throughput.
+"""
+
+import asyncio
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from secondlook.core.errors import Busy
+from secondlook.store.ingest import Arrived, Uploads
+
+WRITERS = 4
+"""Pictures written at a time: most of the time of each is the disk's."""
+GATHER_S = 0.01
+"""The first of a transaction waits so long for others: clients send several at a time."""
+MAX_AT_ONCE = 256
+"""Pictures in one transaction."""
+MAX_BYTES = 256 * 2**20
+"""Of pictures inside that are not durable yet; one more is told to come back."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    job: str
+    arrived: Arrived
+    already: "asyncio.Future[bool]"
+
+
+class Arrivals:
+    """Keeps pictures for upload jobs. Belongs to one event loop, which never waits for a disk."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="arrivals")
+        self._waiting: deque[_Waiting] = deque()
+        self._committing: asyncio.Task[None] | None = None
+        self._bytes = 0
+
+    async def keep(self, job: str, key: int, name: str, content: bytes) -> bool:
+        """Make one picture durable and queue it; whether the job had its key before.
+
+        Raises ``Busy``, ``NotFound``, ``BadRequest`` when the job takes no more, and what the
+        store raises.
+        """
+        if self._bytes and self._bytes + len(content) > MAX_BYTES:
+            raise Busy("too many pictures arrive at a time; try again in a moment", 0.5)
+        self._bytes += len(content)
+        try:
+            loop = asyncio.get_running_loop()
+            picture = await loop.run_in_executor(self._writers, self._uploads.keep, content)
+            one = _Waiting(job, Arrived(key, name, picture), loop.create_future())
+            self._waiting.append(one)
+            if self._committing is None:
+                self._committing = loop.create_task(self._commit_all())
+            return await one.already
+        finally:
+            self._bytes -= len(content)
+
+    def close(self) -> None:
+        """Let the threads end; call it when nothing is inside."""
+        self._writers.shutdown(wait=False)
+
+    async def _commit_all(self) -> None:
+        """Until nothing waits: there is one commit at a time, so the next one gathers company."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(GATHER_S)
+                await self._commit(self._next())
+        finally:
+            self._committing = None
+
+    def _next(self) -> list[_Waiting]:
+        """The pictures of one job that wait, the longest waiting job first."""
+        job = self._waiting[0].job
+        chosen = [one for one in self._waiting if one.job == job][:MAX_AT_ONCE]
+        taken = set(map(id, chosen))
+        self._waiting = deque(one for one in self._waiting if id(one) not in taken)
+        return chosen
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        arrived = [one.arrived for one in group]
+        try:
+            already = await asyncio.to_thread(self._uploads.add, group[0].job, arrived)
+        except Exception as failure:
+            for one in group:
+                if not one.already.done():
+                    one.already.set_exception(failure)
+            return
+        for one, known in zip(group, already, strict=True):
+            if not one.already.done():  # its caller has gone away; it is kept all the same
+                one.already.set_result(known)

@@ -1,0 +1,215 @@
+"""The whole way: a training set in, a measured student with its report out.
+
+OUT/manifest.json, model.onnx, model.int8.onnx, self_test.npz    what devices fetch
+OUT/report.html, report.json                                     what people look at
+OUT/torch/                                                       what to train on from
+OUT/checkpoints/                                                 only while it is under way
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from secondlook.core.errors import BadSetting, Cancelled, Damaged, NotFound
+from secondlook.core.files import explaining, remove
+from secondlook.datasets.samples import TrainingSet
+from secondlook.detector.manifest import (
+    INT8,
+    MAX_LINE,
+    Manifest,
+    describe_file,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+from secondlook.detector.runtime import OnnxDetector
+from secondlook.reports import training as report
+from secondlook.training.checkpoints import CHECKPOINTS, TORCH, has_ended, identity_of
+from secondlook.training.export.export import Exported, export_student
+from secondlook.training.progress import Progress, Tell, TrainingRecord, read_record
+from secondlook.training.settings import TrainingSettings
+from secondlook.training.trainer import Stop, train
+
+
+def distill(
+    data: TrainingSet,
+    settings: TrainingSettings,
+    out: Path,
+    tell: Tell = lambda progress: None,
+    stop: Stop = lambda: False,
+    *,
+    name: str = "",
+    int8: str = "auto",
+) -> Manifest | None:
+    """Train a student on ``data`` into the folder ``out``, measure and export it.
+
+    Goes on where the same call was stopped; a student that is done is only read, and one whose
+    files do not open is exported again from its weights. ``tell`` hears of every step, ``name`` is
+    the student's (empty: the data's), ``int8`` is ``auto`` (kept unless it finds less),
+    ``required`` or ``never``. None in the processes of a training on several devices that are not
+    the first. Raises what ``loop.train`` and ``export_student`` raise: ``Cancelled``,
+    ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``.
+    """
+    if len(name) > MAX_LINE or not name.isprintable():
+        raise BadSetting(f"name: expected at most {MAX_LINE} printable characters")
+    _be_quiet()
+    with explaining(out):
+        out.mkdir(parents=True, exist_ok=True)
+    done = _done(data, settings, out)
+    if done is not None:
+        tell(Progress("report", 1, 1, map50=done.metrics.get("map50"), note=f"{out} is done"))
+        return done
+    train(data, settings, out, tell, stop)
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    return _exported(data, settings, out, tell, stop, name=name or data.name, int8=int8)
+
+
+def _exported(
+    data: TrainingSet,
+    settings: TrainingSettings,
+    out: Path,
+    tell: Tell,
+    stop: Stop,
+    *,
+    name: str,
+    int8: str,
+) -> Manifest:
+    """Everything after the training; done again from its beginning where it was stopped."""
+    folder = out / TORCH
+    record = read_record(folder)
+    if record is None:
+        raise Damaged(f"{folder} has no record of its training; remove {out} to begin anew")
+
+    def compared(pictures: int) -> None:
+        tell(Progress("export", pictures, len(data.held_out), map50=record.best_map50))
+
+    began = time.monotonic()
+    for left in out.glob(".export-*"):  # of an export that was killed
+        remove(left)
+    compared(0)
+    _stop_if(stop)
+    exported = export_student(folder, out, data.held_out, data.classes, int8=int8, tell=compared)
+    seconds = {"training": record.seconds, "exporting": round(time.monotonic() - began, 1)}
+    map50, pictures = exported.scores.map50, len(data.held_out)
+    for warning in exported.warnings:
+        tell(Progress("export", pictures, pictures, map50=map50, note=f"note: {warning}"))
+    _stop_if(stop)
+    tell(Progress("report", 0, 1, map50=map50))
+    architecture = _architecture(folder)
+    told = _report(data, settings, record, exported, name, architecture, seconds)
+    report.write_report(out, told)
+    manifest = _manifest(data, settings, exported, name, architecture, out)
+    write_manifest(out, manifest)
+    remove(out / CHECKPOINTS)
+    tell(Progress("report", 1, 1, map50=map50))
+    return manifest
+
+
+def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> Manifest | None:
+    """The student in ``out`` if it is this very one and opens; None where there is none such yet.
+
+    Raises ``OutputExists`` for that of another training.
+    """
+    if not has_ended(out, identity_of(data, settings)):
+        return None
+    try:
+        manifest = read_manifest(out)
+        verify_files(out, manifest)
+        OnnxDetector.open(out, "fp32").close()
+    except (NotFound, Damaged):
+        return None
+    return manifest
+
+
+def _stop_if(stop: Stop) -> None:
+    if stop():
+        raise Cancelled("stopped after the training; the same command exports and measures it")
+
+
+def _report(
+    data: TrainingSet,
+    settings: TrainingSettings,
+    record: TrainingRecord,
+    exported: Exported,
+    name: str,
+    architecture: str,
+    seconds: Mapping[str, float],
+) -> report.ReportInput:
+    training = {"steps": f"{record.steps} of {record.of}", "trained on": record.device}
+    return report.ReportInput(
+        name=name,
+        architecture=architecture,
+        size=settings.size,
+        start=record.start,
+        input_size=exported.input_size,
+        classes=data.classes,
+        data=data.name,
+        snapshot=data.digest,
+        split=data.split,
+        scores=exported.scores,
+        samples=data.held_out,
+        found=exported.found,
+        trained_on=report.PartOfData.of(data.train),
+        images_per_second=exported.metrics.get("images_per_second"),
+        machine="onnxruntime on a CPU, in batches",
+        training=[moment.plain() for moment in record.progress()],
+        seconds=seconds,
+        settings={**training, **_said(settings)},
+        parity=exported.parity,
+        warnings=(*data.warnings, *exported.warnings),
+        created_at=time.time(),
+    )
+
+
+def _said(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings that say something: by words, without those that were left to us."""
+    plain = {key.replace("_", " "): value for key, value in asdict(settings).items()}
+    return {key: value for key, value in plain.items() if value not in (0, -1) or value is False}
+
+
+def _manifest(
+    data: TrainingSet,
+    settings: TrainingSettings,
+    exported: Exported,
+    name: str,
+    architecture: str,
+    out: Path,
+) -> Manifest:
+    scores, files = exported.scores, (*exported.files, report.HTML, report.JSON)
+    if INT8 not in files:
+        remove(out / INT8)  # of an export that was stopped
+    return Manifest(
+        name=name,
+        architecture=architecture,
+        size=settings.size,
+        classes=data.classes,
+        input_size=exported.input_size,
+        thresholds=tuple(float(scores.best_thresholds[one]) for one in data.classes),
+        calibration=tuple(
+            (float(slope), float(intercept))
+            for slope, intercept in (scores.calibration[one] for one in data.classes)
+        ),
+        ontology=data.ontology,
+        snapshot=data.digest,
+        split=data.split,
+        metrics=dict(exported.metrics),
+        files={file: describe_file(out / file) for file in files},
+        created_at=time.time(),
+    )
+
+
+def _architecture(folder: Path) -> str:
+    from transformers import AutoConfig
+
+    return str(AutoConfig.from_pretrained(folder).model_type)
+
+
+def _be_quiet() -> None:
+    """Bars of model files being read and written would be drawn into ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""The trained student as an ONNX file: graph, optimisation, precision, parity."""
