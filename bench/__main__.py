@@ -15,7 +15,7 @@ from bench.paired import Figure
 SUITES = (
     "quality",
     "verifying",
-    "pictures",
+    "images",
     "serving",
     "durable",
     "store",

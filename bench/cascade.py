@@ -117,7 +117,7 @@ def _story(seed: int) -> _Story:
             tasks = [Task(image, ontology, "camera") for image, _ in some]
             for task, labelled in zip(tasks, memory.labelled(tasks, teachers), strict=True):
                 told.said[task.image.sha256] = labelled
-            # One after the other, as frames come: an audit is heard before the next picture.
+            # One after the other, as frames come: an audit is heard before the next image.
             for task, (image, things) in zip(tasks, some, strict=True):
                 ours = cascade.submit(task).result()
                 story.paths.append(ours.path)

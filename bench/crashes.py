@@ -1,4 +1,4 @@
-"""``kill -9`` at 100 random moments while a folder of 2,000 pictures is labelled and a camera
+"""``kill -9`` at 100 random moments while a folder of 2,000 images is labelled and a camera
 streams 2,000 frames, and 100 faults of the database and the blob store: refusing, slow, full.
 
 After each crash the store is opened and checked whole: every frame that the client was told is
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crash.faults import disturb
-from crash.trial import Trial
+from crash_faults import disturb
+from crash_trial import Trial
 from postgres import Postgres, postgres_server
 
 from bench.paired import Figure
 
 COUNT = int(os.environ.get("SECONDLOOK_CRASHES", "100"))
-PICTURES = 20 * COUNT
+IMAGES = 20 * COUNT
 """And as many frames: enough to last to the last crash."""
 
 
@@ -31,7 +31,7 @@ def run() -> list[Figure | str]:
     head = "| what | database | lost | twice | time |\n|---|---|---|---|---|"
     with ThreadPoolExecutor(2) as pool:  # the work is done by the servers, processes of their own
         lines = [line for of in pool.map(_lines, ("SQLite", "PostgreSQL")) for line in of]
-    about = f"{PICTURES:,} pictures and {PICTURES:,} frames each; `check` clean each time."
+    about = f"{IMAGES:,} images and {IMAGES:,} frames each; `check` clean each time."
     return [about, "\n".join([head, *lines])]
 
 
@@ -50,8 +50,8 @@ def _lines(database: str) -> list[str]:
 def _trial(database: str, pause_s: float) -> Iterator[tuple[Trial, Postgres | None]]:
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, Any] = {
-            "pictures": PICTURES,
-            "frames": PICTURES,
+            "images": IMAGES,
+            "frames": IMAGES,
             "pause_s": pause_s,
         }
         if database == "SQLite":

@@ -1,9 +1,9 @@
 """Labelling that keeps everything, against the same pipeline without a store.
 
-Ours is what ``secondlook label`` does: pictures are sent to an upload job, made durable, labelled,
-their evidence and decisions committed, and the results read back. Plain sends the same pictures to
+Ours is what ``secondlook label`` does: images are sent to an upload job, made durable, labelled,
+their evidence and decisions committed, and the results read back. Plain sends the same images to
 the same engine through a server that keeps nothing. Embedded models, SQLite, no verdict cache, and
-every round has pictures of its own, so that no store has seen them. A round is a whole job, its
+every round has images of its own, so that no store has seen them. A round is a whole job, its
 beginning and end included.
 """
 
@@ -21,7 +21,7 @@ from secondlook.server.app import running_server
 from secondlook.store import open_store
 from secondlook_client import Client, ClientError
 
-PICTURES, IN_FLIGHT = 240, 16
+IMAGES, IN_FLIGHT = 240, 16
 BAR = 0.9
 
 
@@ -42,7 +42,7 @@ def run() -> list[Figure | str]:
             lambda: _durable(ours, next(rounds)),
             lambda: _plain(plain, next(rounds)),
             at_least=BAR,
-            unit="pictures/s",
+            unit="images/s",
             rounds=5,
         )
     engine.close()
@@ -54,7 +54,7 @@ def _folders(scratch: Path) -> Iterator[Selection]:
     for number in itertools.count():
         folder = scratch / f"round-{number}"
         folder.mkdir()
-        for index, jpeg in enumerate(material.jpegs(PICTURES)):
+        for index, jpeg in enumerate(material.jpegs(IMAGES)):
             (folder / f"{index:04}.jpg").write_bytes(jpeg + number.to_bytes(4, "big"))
         yield select([folder])
 
@@ -70,8 +70,8 @@ def _durable(client: Client, selection: Selection) -> float:
 
 
 def _plain(client: Client, selection: Selection) -> float:
-    pictures = ((source, read(source, 2**30)) for source in selection.walk())
-    answers = client.label_many(pictures, concurrency=IN_FLIGHT, name=_name)
+    images = ((source, read(source, 2**30)) for source in selection.walk())
+    answers = client.label_many(images, concurrency=IN_FLIGHT, name=_name)
     return float(sum(not isinstance(answer, ClientError) for _, answer in answers))
 
 

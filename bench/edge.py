@@ -1,9 +1,9 @@
-"""A device for 24 hours, a picture every ten seconds, replayed at speed: 200 disconnects, 20 kills
+"""A device for 24 hours, an image every ten seconds, replayed at speed: 200 disconnects, 20 kills
 of the agent, 5 swaps of its model, one of them to a corrupt model and the last one a roll-back.
 
 Agent and server are processes of their own with a line between them that is cut; what the agent's
 spool was told is acknowledged must be on the server, the corrupt model must be refused, and memory
-must not grow (in the second half, which is one life). Another number of pictures:
+must not grow (in the second half, which is one life). Another number of images:
 SECONDLOOK_EDGE_FRAMES=1000.
 """
 
@@ -48,7 +48,7 @@ def _memory(found: Outcome) -> Figure:
 
 
 def _table(found: Outcome, seconds: float) -> str:
-    head = "| pictures | kills | cuts | chosen and spooled | acknowledged | lost | dropped | time |"
+    head = "| images | kills | cuts | chosen and spooled | acknowledged | lost | dropped | time |"
     return (
         f"{head}\n|---|---|---|---|---|---|---|---|\n| {found.looked:,} | {found.kills} | "
         f"{found.cuts} | {found.spooled:,} | {found.acknowledged:,} | {found.lost} | "
@@ -66,5 +66,5 @@ def _models(found: Outcome) -> str:
     return (
         f"Versions in use: {used}; at the end {found.health['model_version']}. Refused: {refused} "
         f"({right}). In the last life: {found.health['swaps']} swaps, "
-        f"{found.health['frames']:,} pictures looked at."
+        f"{found.health['frames']:,} images looked at."
     )

@@ -1,7 +1,7 @@
-"""Peak resident memory of a server at work on a folder of 100,000 pictures against one of 1,000.
+"""Peak resident memory of a server at work on a folder of 100,000 images against one of 1,000.
 
-A fresh process each: `secondlook serve` with scripted models and SQLite; small distinct pictures,
-each kept in the store. Other sizes: SECONDLOOK_JOB_PICTURES=20000.
+A fresh process each: `secondlook serve` with scripted models and SQLite; small distinct images,
+each kept in the store. Other sizes: SECONDLOOK_JOB_IMAGES=20000.
 """
 
 import os
@@ -10,13 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from crash.trial import JOB, Trial
+from crash_trial import JOB, Trial
 
 from bench.paired import Figure
 from secondlook.store.queue import JobState
 from secondlook_client import Client
 
-FEW, MANY = 1_000, int(os.environ.get("SECONDLOOK_JOB_PICTURES", "100000"))
+FEW, MANY = 1_000, int(os.environ.get("SECONDLOOK_JOB_IMAGES", "100000"))
 BAR = 1.1
 
 
@@ -26,7 +26,7 @@ def run() -> list[Figure | str]:
     ratio = many / few
     return [
         Figure(
-            name=f"peak RSS of a job of {MANY:,} pictures ÷ {FEW:,}",
+            name=f"peak RSS of a job of {MANY:,} images ÷ {FEW:,}",
             bar=f"≤ {BAR}",
             ours=many,
             plain=few,
@@ -42,16 +42,16 @@ def run() -> list[Figure | str]:
 
 def _peak_mib(count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), "", pictures=count, frames=0, pause_s=0.0)
+        trial = Trial(Path(folder), "", images=count, frames=0, pause_s=0.0)
         server = trial.start()
         if not server.is_ready():
             raise RuntimeError(trial.log())
         began = time.perf_counter()
         with Client(f"127.0.0.1:{trial.port}") as client:
-            client.jobs.create(JOB, folder=str(trial.folder / "pictures"))
+            client.jobs.create(JOB, folder=str(trial.folder / "images"))
             while (job := client.jobs.get(JOB)).state != JobState.DONE:
                 time.sleep(1)
-        print(f"{job.done:,} pictures in {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"{job.done:,} images in {time.perf_counter() - began:.0f} s", flush=True)
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         server.stop()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)

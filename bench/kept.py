@@ -1,4 +1,4 @@
-"""A finished run of any size in a store, from a few pictures that were really labelled."""
+"""A finished run of any size in a store, from a few images that were really labelled."""
 
 import hashlib
 from functools import cache
@@ -13,10 +13,10 @@ from secondlook.store.database import insert_new, now
 from secondlook.store.ontologies import text_id
 from secondlook.store.results import decision_row
 from secondlook.store.runs import Run, create_run, name_models
-from secondlook.store.schema import decisions, evidence, items, pictures
+from secondlook.store.schema import decisions, evidence, images, items
 
 LABELLED = 48
-"""Pictures that the embedded models look at; a large run repeats their results."""
+"""Images that the embedded models look at; a large run repeats their results."""
 AT_ONCE = 2000
 
 
@@ -33,7 +33,7 @@ def labelled() -> list[Labelled]:
 
 
 def fill(store: Store, name: str, count: int) -> Run:
-    """A run of ``count`` pictures, written in bulk; its pictures have no bytes."""
+    """A run of ``count`` images, written in bulk; its images have no bytes."""
     found, limits = labelled(), material.pipeline().limits
     with store.database.writing() as connection:
         run = create_run(connection, name, "folder", material.ontology(), settings_of(limits))
@@ -48,10 +48,10 @@ def fill(store: Store, name: str, count: int) -> Run:
     for start in range(1, count + 1, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count + 1))
         with store.database.writing() as connection:
-            insert_new(connection, pictures, [_picture(number) for number in numbers])
+            insert_new(connection, images, [_image(number) for number in numbers])
             insert_new(connection, items, [_item(run, number) for number in numbers])
             rows = [
-                {"id": n, "picture_id": n, "content": packed[n % len(packed)], **shared}
+                {"id": n, "image_id": n, "content": packed[n % len(packed)], **shared}
                 for n in numbers
             ]
             insert_new(connection, evidence, rows)
@@ -62,7 +62,7 @@ def fill(store: Store, name: str, count: int) -> Run:
     return store.records.run(name)
 
 
-def _picture(number: int) -> dict[str, object]:
+def _image(number: int) -> dict[str, object]:
     return {
         "id": number,
         "sha256": hashlib.sha256(str(number).encode()).digest(),
@@ -70,7 +70,7 @@ def _picture(number: int) -> dict[str, object]:
         "width": 320,
         "height": 320,
         "format": "jpg",
-        "likeness": number,
+        "perceptual_hash": number,
         "added_at": 0.0,
     }
 
@@ -83,7 +83,7 @@ def _item(run: Run, number: int) -> dict[str, object]:
         "name": f"folder {number // 1000}/{number}.jpg",
         "size": 200_000,
         "changed_ns": 1,
-        "picture_id": number,
+        "image_id": number,
         "state": 1,
         "tries": 1,
         "not_before": 0.0,

@@ -36,9 +36,9 @@ class Lessons:
     data: TrainingSet
     """Verified labels: a snapshot with ignore regions and hard negatives."""
     results: Mapping[str, LabelResult]
-    """By hash of the picture."""
+    """By hash of the image."""
     truth: Mapping[str, Sequence[TrueBox]]
-    """By hash of the picture."""
+    """By hash of the image."""
     ontology_file: Path
 
 
@@ -67,7 +67,7 @@ def _labelled(seed: int, count: int, place: Path) -> Lessons:
 def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[Run, TrainingSet]:
     """Label ``world / "images"`` by its ``ontology.yaml``, freeze the labels and pull them.
 
-    Labels, store and pictures stay in ``place``. ``group_by`` says what is on one side of the
+    Labels, store and images stay in ``place``. ``group_by`` says what is on one side of the
     split, as ``snapshot create`` has it.
     """
     ontology = load_ontology(world / "ontology.yaml")

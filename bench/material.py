@@ -41,10 +41,10 @@ def crops(count: int) -> list[tuple[PILImage.Image, str]]:
     index = 0
     while len(found) < count:
         drawn = scene(SEED, index)
-        picture = PILImage.fromarray(drawn.image)
+        image = PILImage.fromarray(drawn.image)
         for thing in drawn.things:
-            window = padded_window(thing.box, CROP_MARGIN, picture.width, picture.height)
-            found.append((picture.crop(window), f"Is this a {thing.noun}?"))
+            window = padded_window(thing.box, CROP_MARGIN, image.width, image.height)
+            found.append((image.crop(window), f"Is this a {thing.noun}?"))
         index += 1
     return found[:count]
 

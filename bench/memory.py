@@ -1,6 +1,6 @@
-"""Peak resident memory of ``secondlook label`` on 5,000 pictures against 500.
+"""Peak resident memory of ``secondlook label`` on 5,000 images against 500.
 
-A fresh process each, embedded models in process, distinct pictures, every output written.
+A fresh process each, embedded models in process, distinct images, every output written.
 """
 
 import os
@@ -27,7 +27,7 @@ def run() -> list[Figure | str]:
     ratio = peaks[5000] / peaks[500]
     return [
         Figure(
-            name="peak RSS of labelling 5,000 pictures ÷ 500",
+            name="peak RSS of labelling 5,000 images ÷ 500",
             bar=f"≤ {BAR}",
             ours=peaks[5000],
             plain=peaks[500],

@@ -54,7 +54,7 @@ class PlainVerifier:
 
 
 class PlainProposer:
-    """transformers' own processor and post-processing, one picture at a time."""
+    """transformers' own processor and post-processing, one image at a time."""
 
     def __init__(self) -> None:
         folder = EMBEDDED / "proposer"
@@ -63,18 +63,18 @@ class PlainProposer:
 
     @torch.inference_mode()
     def boxes(
-        self, picture: PILImage.Image, phrases: Sequence[str], threshold: float
+        self, image: PILImage.Image, phrases: Sequence[str], threshold: float
     ) -> list[tuple[list[float], str, float]]:
         """Pixel xyxy boxes, the phrase that transformers decodes for each, and its score."""
         caption = " . ".join(phrases) + " ."
-        inputs = self.processor(images=picture, text=caption, return_tensors="pt")
+        inputs = self.processor(images=image, text=caption, return_tensors="pt")
         outputs = self.model(**inputs)
         found = self.processor.post_process_grounded_object_detection(
             outputs,
             inputs["input_ids"],
             threshold=threshold,
             text_threshold=threshold,
-            target_sizes=[(picture.height, picture.width)],
+            target_sizes=[(image.height, image.width)],
         )[0]
         scores = found["scores"].tolist()
         return list(zip(found["boxes"].tolist(), found["text_labels"], scores, strict=True))
@@ -83,17 +83,17 @@ class PlainProposer:
 def label(
     proposer: PlainProposer,
     verifier: PlainVerifier,
-    picture: PILImage.Image,
+    image: PILImage.Image,
     wanted: Sequence[Wanted],
 ) -> int:
-    """Label one picture; returns how many boxes were confirmed."""
+    """Label one image; returns how many boxes were confirmed."""
     phrases = list(dict.fromkeys(item.phrase for item in wanted))
     lowest = min(item.threshold for item in wanted)
     confirmed = 0
-    for box, phrase, score in proposer.boxes(picture, phrases, lowest):
+    for box, phrase, score in proposer.boxes(image, phrases, lowest):
         x1, y1, x2, y2 = box
-        window = padded_window((x1, y1, x2, y2), CROP_MARGIN, picture.width, picture.height)
-        crop = picture.crop(window)
+        window = padded_window((x1, y1, x2, y2), CROP_MARGIN, image.width, image.height)
+        crop = image.crop(window)
         for item in wanted:
             if item.phrase == phrase and score >= item.threshold:
                 confirmed += verifier.yes(crop, item.question)

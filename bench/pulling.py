@@ -1,8 +1,8 @@
 """Pulling a snapshot over gRPC, against reading the same files from a folder, in the same loop.
 
-The loop is that of a training: each picture is decoded to RGB and its labels are at hand. The
-server is a process of its own on the same machine and has SQLite and pictures in a folder; every
-picture is checked by its hash on both sides of the line. Plain reads the files by name, checks
+The loop is that of a training: each image is decoded to RGB and its labels are at hand. The
+server is a process of its own on the same machine and has SQLite and images in a folder; every
+image is checked by its hash on both sides of the line. Plain reads the files by name, checks
 nothing and has no labels.
 """
 
@@ -26,12 +26,12 @@ from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import settings_of
 from secondlook.server.app import running_server
 from secondlook.store import Store, open_store
-from secondlook.store.images import NewPicture, add_pictures, measure_picture
+from secondlook.store.images import NewImage, add_images, measure_image
 from secondlook.store.queue import NewItem
 from secondlook_client import Client
 from secondlook_client.dataset import Example, SnapshotDataset
 
-PICTURES, SIDE = 400, 640
+IMAGES, SIDE = 400, 640
 BAR = 0.7
 
 
@@ -53,11 +53,11 @@ def run() -> list[Figure | str]:
                 return (path.read_bytes() for path in paths)
 
             figure = paired(
-                "pull with pictures ÷ files of a folder",
+                "pull with images ÷ files of a folder",
                 lambda: _decoded(pulled()),
                 lambda: _decoded(read()),
                 at_least=BAR,
-                unit="pictures/s",
+                unit="images/s",
             )
             bare = [_per_second(pulled), _per_second(read)]
             cached: SnapshotDataset[Example] = SnapshotDataset(
@@ -67,8 +67,8 @@ def run() -> list[Figure | str]:
             again = _per_second(lambda: (example.content for example in cached))
     return [
         figure,
-        f"{PICTURES} JPEGs of {SIDE} px, {size / PICTURES / 1000:.0f} kB each. Without decoding: "
-        f"pulled {bare[0]:,.0f} pictures/s, read from a folder {bare[1]:,.0f}, read from the "
+        f"{IMAGES} JPEGs of {SIDE} px, {size / IMAGES / 1000:.0f} kB each. Without decoding: "
+        f"pulled {bare[0]:,.0f} images/s, read from a folder {bare[1]:,.0f}, read from the "
         f"dataset's own cache with hashes and labels checked {again:,.0f}.",
     ]
 
@@ -87,24 +87,24 @@ def _per_second(contents: Callable[[], Iterable[bytes]]) -> float:
 
 
 def _fill(store: Store) -> int:
-    """A run ``r`` of real pictures; their bytes in all."""
+    """A run ``r`` of real images; their bytes in all."""
     found, ontology = kept.labelled(), material.ontology()
     settings = settings_of(material.pipeline().limits)
     store.queue.create("r", "upload", ontology, settings=settings)
-    run, encoded = store.records.run("r"), material.jpegs(PICTURES, SIDE)
-    new = [NewPicture(store.blobs.put(content), len(content), "jpg") for content in encoded]
+    run, encoded = store.records.run("r"), material.jpegs(IMAGES, SIDE)
+    new = [NewImage(store.blobs.put(content), len(content), "jpg") for content in encoded]
     with store.database.writing() as connection:
-        ids = add_pictures(connection, new)
-    named = ((f"{n}.jpg", ids[picture.sha256]) for n, picture in enumerate(new))
-    store.queue.add(run.id, [NewItem(n, name, picture_id=i) for n, (name, i) in enumerate(named)])
-    waiting = store.queue.next(run.id, PICTURES)
+        ids = add_images(connection, new)
+    named = ((f"{n}.jpg", ids[image.sha256]) for n, image in enumerate(new))
+    store.queue.add(run.id, [NewItem(n, name, image_id=i) for n, (name, i) in enumerate(named)])
+    waiting = store.queue.next(run.id, IMAGES)
     with store.database.writing() as connection:
         for place, item in enumerate(waiting):
-            assert item.picture_id
+            assert item.image_id
             labelled = found[place % len(found)]
-            measure_picture(connection, item.picture_id, SIDE, SIDE, place)
-            store.records.keep(connection, run, item.id, item.picture_id, labelled)
-    return sum(picture.size for picture in new)
+            measure_image(connection, item.image_id, SIDE, SIDE, place)
+            store.records.keep(connection, run, item.id, item.image_id, labelled)
+    return sum(image.size for image in new)
 
 
 @contextmanager

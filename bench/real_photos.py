@@ -1,8 +1,8 @@
 """Students on real photos: each set's own truth, a fifth held out by hash, the embedded start.
 
-The start has seen nothing but drawings, and the sets are small (85 to 360 pictures): this says what
+The start has seen nothing but drawings, and the sets are small (85 to 360 images): this says what
 a few minutes on a CPU give, not what the students can do. With COCO weights (``--start``, where a
-hub is within reach) it is another table. The pictures are not part of the project; their folder is
+hub is within reach) it is another table. The images are not part of the project; their folder is
 named by SECONDLOOK_TEST_DATA.
 """
 

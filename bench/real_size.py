@@ -32,7 +32,7 @@ from secondlook.models import grounding_dino, vlm
 from secondlook.models.embedded import EMBEDDED
 
 ROUNDS = 3
-"""After an uncounted one; a picture takes 8 to 15 s on two cores."""
+"""After an uncounted one; an image takes 8 to 15 s on two cores."""
 
 
 def run() -> list[Figure | str]:
@@ -61,12 +61,12 @@ def _proposer(folder: Path, rate: float) -> str:
     GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
     proposer = grounding_dino.load(str(folder), ModelOptions())
     pixels = np.random.default_rng(0).integers(0, 255, (800, 1066, 3), dtype=np.uint8)
-    picture = Image(pixels, "0" * 64)
+    image = Image(pixels, "0" * 64)
 
     def once() -> None:
-        proposer.propose([picture], ["person", "dog"], 0.9)
+        proposer.propose([image], ["person", "dog"], 0.9)
 
-    return _row("GDINO-T, pictures of 800×1066", once, 1, rate)
+    return _row("GDINO-T, images of 800×1066", once, 1, rate)
 
 
 def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""Deciding again what is kept, against labelling again, in pictures a second.
+"""Deciding again what is kept, against labelling again, in images a second.
 
 Both sides end with results under other thresholds: one through the database (SQLite, or a
 PostgreSQL of its own), with every decision written and on the disk; the other through both
@@ -20,7 +20,7 @@ from secondlook.labeling.pipeline import Task
 from secondlook.review.rejudge import EVERY, adjusted, redecide
 from secondlook.store import Store, open_store
 
-PICTURES, AGAIN = 20_000, 24
+IMAGES, AGAIN = 20_000, 24
 
 
 def run() -> list[Figure | str]:
@@ -39,13 +39,13 @@ def run() -> list[Figure | str]:
 
 def _figure(name: str, folder: Path, url: str, engine: Engine) -> Figure:
     with open_store(folder, url) as store:
-        kept.fill(store, "first", PICTURES)
+        kept.fill(store, "first", IMAGES)
         return paired(
             f"re-deciding through {name} ÷ labelling again",
             _decided(store),
             lambda: _labelled(engine),
             at_least=200,
-            unit="pictures/s",
+            unit="images/s",
         )
 
 
@@ -54,7 +54,7 @@ def _decided(store: Store) -> Callable[[], float]:
     stricter = adjusted(material.ontology(), {"accept": {EVERY: 0.8}})
 
     def decide() -> float:
-        return redecide(store, "first", f"again {next(numbers)}", stricter).pictures
+        return redecide(store, "first", f"again {next(numbers)}", stricter).images
 
     return decide
 

@@ -19,7 +19,7 @@ from secondlook.labeling.engine import Engine, EngineLimits
 from secondlook.labeling.pipeline import Task
 from secondlook.server.app import running_server
 
-PICTURES, IN_FLIGHT = 96, 16
+IMAGES, IN_FLIGHT = 96, 16
 CLIENTS, EACH = 16, 6
 
 
@@ -30,7 +30,7 @@ def run() -> list[Figure | str]:
 
 def _served() -> Figure:
     ontology = material.ontology()
-    encoded = material.jpegs(PICTURES)
+    encoded = material.jpegs(IMAGES)
     engine = Engine(material.pipeline())
 
     def in_process() -> float:
@@ -40,16 +40,16 @@ def _served() -> Figure:
                 if len(pending) == IN_FLIGHT:
                     pending.pop(0).result()
                 pending.append(engine.submit(Task(image, ontology)))
-            return len([future.result() for future in pending]) + PICTURES - len(pending)
+            return len([future.result() for future in pending]) + IMAGES - len(pending)
 
     with running_server(engine, ontology) as server:
-        client = _ClientProcess(server.address, IN_FLIGHT, PICTURES // IN_FLIGHT)
+        client = _ClientProcess(server.address, IN_FLIGHT, IMAGES // IN_FLIGHT)
         figure = paired(
             "served over gRPC ÷ the pipeline in process",
-            client.pictures,
+            client.images,
             in_process,
             at_least=0.9,
-            unit="pictures/s",
+            unit="images/s",
             rounds=7,
         )
         client.close()
@@ -66,10 +66,10 @@ def _shared_batches() -> list[Figure | str]:
         sides = [_ClientProcess(s.address, CLIENTS, EACH) for s in (batched, single)]
         figure = paired(
             "16 clients with dynamic batching ÷ without",
-            sides[0].pictures,
-            sides[1].pictures,
+            sides[0].images,
+            sides[1].images,
             at_least=2,
-            unit="pictures/s",
+            unit="images/s",
         )
         waits = [statistics.quantiles(side.waits_s, n=20)[-1] * 1000 for side in sides]
         for side in sides:
@@ -81,7 +81,7 @@ def _shared_batches() -> list[Figure | str]:
 
 
 class _ClientProcess:
-    """``clients`` concurrent callers in one other process, each sending ``each`` pictures."""
+    """``clients`` concurrent callers in one other process, each sending ``each`` images."""
 
     def __init__(self, address: str, clients: int, each: int) -> None:
         command = [sys.executable, "-m", "bench.serving", address, str(clients), str(each)]
@@ -92,8 +92,8 @@ class _ClientProcess:
         self.waits_s: list[float] = []
         self._line()
 
-    def pictures(self) -> float:
-        """One round; returns how many pictures were labelled."""
+    def images(self) -> float:
+        """One round; returns how many images were labelled."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()

@@ -1,6 +1,6 @@
-"""The form in which evidence is kept: bytes a picture, and the time to decide it again.
+"""The form in which evidence is kept: bytes an image, and the time to decide it again.
 
-Each form is a table in an SQLite file of its own with the evidence of 100,000 pictures, made of
+Each form is a table in an SQLite file of its own with the evidence of 100,000 images, made of
 what the embedded models said of 48 scenes. The time is for reading all of it into the arrays that
 are decided from; deciding and writing come on top, and are the same for all.
 """
@@ -27,7 +27,7 @@ from secondlook.review.rejudge import Decider
 from secondlook.store.bulk import Gathered, gather
 from secondlook.store.codec import asks_of, opened, pack_evidence
 
-PICTURES = 100_000
+IMAGES = 100_000
 AT_ONCE = 1000
 
 
@@ -44,7 +44,7 @@ class Form:
 def run() -> list[Figure | str]:
     """A table of the forms."""
     lines = [
-        "| form | bytes a picture | reading 100,000 pictures, s | with deciding, s | pictures/s |",
+        "| form | bytes an image | reading 100,000 images, s | with deciding, s | images/s |",
         "|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -57,28 +57,28 @@ def _about() -> str:
     boxes = np.mean([one.proposals for one in found])
     verdicts = np.mean([len(one.evidence.verdicts) for one in found])
     classes = len(material.ontology().classes)
-    return f"A picture has {boxes:.0f} boxes with {classes} scores and {verdicts:.0f} verdicts."
+    return f"An image has {boxes:.0f} boxes with {classes} scores and {verdicts:.0f} verdicts."
 
 
 def _measured(form: Form, path: Path) -> str:
     ontology, found = material.ontology(), kept.labelled()
     with sqlite3.connect(path) as database:
         database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {form.schema}")
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             form.write(database, number, found[number % len(found)].evidence, ontology)
-    size = path.stat().st_size / PICTURES
+    size = path.stat().st_size / IMAGES
     decider = Decider(ontology, ontology, columns_for(ontology, ontology), 0.6, verified=True)
     reading = _seconds(lambda: sum(len(part) for part in form.read(database, ontology)))
     both = _seconds(lambda: sum(len(decider.decide(p)) for p in form.read(database, ontology)))
     database.close()
-    told = f"| {form.name} | {size:,.0f} | {reading:.1f} | {both:.1f} | {PICTURES / both:,.0f} |"
+    told = f"| {form.name} | {size:,.0f} | {reading:.1f} | {both:.1f} | {IMAGES / both:,.0f} |"
     print(told, flush=True)
     return told
 
 
 def _seconds(work: Callable[[], int]) -> float:
     started = time.perf_counter()
-    assert work() == PICTURES
+    assert work() == IMAGES
     return time.perf_counter() - started
 
 
@@ -134,10 +134,10 @@ def _read_json(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gat
 
 
 ROWS = """
-CREATE TABLE proposals (picture INTEGER, row INTEGER, x1 REAL, y1 REAL, x2 REAL, y2 REAL,
-    scores BLOB, PRIMARY KEY (picture, row)) WITHOUT ROWID;
-CREATE TABLE verdicts (picture INTEGER, row INTEGER, ask INTEGER, p_yes REAL, ms REAL, raw TEXT,
-    error TEXT, PRIMARY KEY (picture, row, ask)) WITHOUT ROWID;
+CREATE TABLE proposals (image INTEGER, row INTEGER, x1 REAL, y1 REAL, x2 REAL, y2 REAL,
+    scores BLOB, PRIMARY KEY (image, row)) WITHOUT ROWID;
+CREATE TABLE verdicts (image INTEGER, row INTEGER, ask INTEGER, p_yes REAL, ms REAL, raw TEXT,
+    error TEXT, PRIMARY KEY (image, row, ask)) WITHOUT ROWID;
 """
 
 
@@ -160,17 +160,17 @@ def _write_rows(
 
 
 def _read_rows(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
-    for start in range(0, PICTURES, AT_ONCE):
-        span = (start, min(start + AT_ONCE, PICTURES))
-        boxes = _by_picture(database, span, "picture, x1, y1, x2, y2 FROM proposals")
-        scores = _by_picture(database, span, "picture, scores FROM proposals")
-        verdicts = _by_picture(database, span, "picture, row, ask, p_yes FROM verdicts")
+    for start in range(0, IMAGES, AT_ONCE):
+        span = (start, min(start + AT_ONCE, IMAGES))
+        boxes = _by_image(database, span, "image, x1, y1, x2, y2 FROM proposals")
+        scores = _by_image(database, span, "image, scores FROM proposals")
+        verdicts = _by_image(database, span, "image, row, ask, p_yes FROM verdicts")
         arrays = [[np.frombuffer(s, np.float32) for (s,) in of_one] for of_one in scores]
         yield _gathered(ontology, boxes, arrays, verdicts)
 
 
-def _by_picture(database: sqlite3.Connection, span: tuple[int, int], what: str) -> list[list[Any]]:
-    rows = database.execute(f"SELECT {what} WHERE picture >= ? AND picture < ?", span)
+def _by_image(database: sqlite3.Connection, span: tuple[int, int], what: str) -> list[list[Any]]:
+    rows = database.execute(f"SELECT {what} WHERE image >= ? AND image < ?", span)
     found: list[list[Any]] = [[] for _ in range(*span)]
     for number, members in groupby(rows, key=lambda row: row[0]):
         found[number - span[0]] = [row[1:] for row in members]

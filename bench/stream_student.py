@@ -15,7 +15,7 @@ from secondlook.training.distill import distill
 from secondlook.training.settings import TrainingSettings
 
 STEPS = int(os.environ.get("SECONDLOOK_STEPS", "2600"))
-ELSEWHERE = int(os.environ.get("SECONDLOOK_PICTURES", "3000"))
+ELSEWHERE = int(os.environ.get("SECONDLOOK_IMAGES", "3000"))
 """Scenes of other places."""
 ELSEWHERE_SEED = 74
 

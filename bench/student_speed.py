@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import material
 from bench.lessons import lessons
 from bench.paired import Figure, paired
-from bench.students import PICTURES, SEEDS, place_of, settings_for
+from bench.students import IMAGES, SEEDS, place_of, settings_for
 from secondlook.core.images import decode
 from secondlook.core.types import Image, Pixels
 from secondlook.detector.manifest import INT8, read_manifest
@@ -27,7 +27,7 @@ FRAMES, TIMES = 64, 24
 
 
 def run() -> list[Figure | str]:
-    """Pictures a second, student ÷ two stages."""
+    """Images a second, student ÷ two stages."""
     folder = exported()
     encoded = material.jpegs(FRAMES)
     images = [decode(content) for content in encoded]
@@ -62,7 +62,7 @@ def run() -> list[Figure | str]:
     jpegs = teachers(lambda: [decode(content) for content in encoded])
     sides.append((f"{precision}, JPEG", student(precision, decoded), jpegs))
     figures = [
-        paired(f"student ÷ two stages, {name}", ours, plain, at_least=30, unit="pictures/s")
+        paired(f"student ÷ two stages, {name}", ours, plain, at_least=30, unit="images/s")
         for name, ours, plain in sides
     ]
     engine.close()
@@ -73,5 +73,5 @@ def run() -> list[Figure | str]:
 def exported() -> Path:
     """The student folder of the first seed: what the suite ``students`` trained, exported."""
     out = place_of(SEEDS[0], "verified")
-    distill(lessons(SEEDS[0], PICTURES).data, settings_for(SEEDS[0]), out)
+    distill(lessons(SEEDS[0], IMAGES).data, settings_for(SEEDS[0]), out)
     return out

@@ -1,4 +1,4 @@
-"""Students on verified labels, against the same student on other labels of the same pictures.
+"""Students on verified labels, against the same student on other labels of the same images.
 
 Each seed has scenes of its own, labelled through the whole product, and four students that differ
 in nothing but their labels: verified (with ignore regions and hard negatives), exact truth, the
@@ -32,7 +32,7 @@ from secondlook.demo.world import ATTRIBUTES, NOUNS
 from secondlook.training.settings import TrainingSettings
 
 SEEDS = tuple(range(71, 71 + int(os.environ.get("SECONDLOOK_SEEDS", "3"))))
-PICTURES = int(os.environ.get("SECONDLOOK_PICTURES", "600"))
+IMAGES = int(os.environ.get("SECONDLOOK_IMAGES", "600"))
 STEPS = int(os.environ.get("SECONDLOOK_STEPS", "400"))
 UNSEEN, UNSEEN_SEED = 400, 88_001
 KINDS = ("verified", "truth", "unverified", "background", "careful", "careful background")
@@ -44,7 +44,7 @@ def run() -> list[Figure | str]:
     """Medians over the seeds."""
     jobs = [(seed, kind) for seed in SEEDS for kind in KINDS]
     for seed in SEEDS:  # one after the other: each wants both cores
-        lessons(seed, PICTURES)
+        lessons(seed, IMAGES)
     with two_at_once() as pool:
         found = dict(zip(jobs, pool.map(_student, *zip(*jobs, strict=True)), strict=True))
     return [*_figures(found), _table(found)]
@@ -88,7 +88,7 @@ def settings_for(seed: int) -> TrainingSettings:
 
 def place_of(seed: int, kind: str) -> Path:
     """Folder of a student."""
-    return CACHE / f"seed-{seed}-{PICTURES}" / f"{kind}-{STEPS}".replace(" ", "-")
+    return CACHE / f"seed-{seed}-{IMAGES}" / f"{kind}-{STEPS}".replace(" ", "-")
 
 
 def _student(seed: int, kind: str) -> dict[str, float | str]:
@@ -108,7 +108,7 @@ def _trained(seed: int, kind: str, place: Path) -> dict[str, float | str]:
     from secondlook.training.predict import predict
     from secondlook.training.trainer import train
 
-    data, note = labels_of(kind, lessons(seed, PICTURES))
+    data, note = labels_of(kind, lessons(seed, IMAGES))
     model = load_student(train(data, settings_for(seed), place))
     samples = unseen(UNSEEN_SEED, UNSEEN, data.classes)
     scores = score(samples, predict(model, samples, input_size_of(model)), data.classes)
@@ -146,7 +146,7 @@ def _figures(found: dict[tuple[int, str], dict[str, float | str]]) -> list[Figur
 
 def _table(found: dict[tuple[int, str], dict[str, float | str]]) -> str:
     head = (
-        f"Medians of {len(SEEDS)} seeds, {PICTURES} pictures, {STEPS} steps of 16, pico; "
+        f"Medians of {len(SEEDS)} seeds, {IMAGES} images, {STEPS} steps of 16, pico; "
         f"measured on {UNSEEN} unseen scenes.\n\n"
         "| labels | mAP50 | mAP | nouns, AP50 | attributes, AP50 | boxes learnt | ignored |\n"
         "|---|---|---|---|---|---|---|"

@@ -48,9 +48,9 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of real pictures: $SECONDLOOK_TEST_DATA, or ``shared/data`` beside the checkout."""
+    """Folder of real images: $SECONDLOOK_TEST_DATA, or ``shared/data`` beside the checkout."""
     named = os.environ.get("SECONDLOOK_TEST_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; point SECONDLOOK_TEST_DATA at a folder of pictures")
+        pytest.skip(f"no real data at {folder}; point SECONDLOOK_TEST_DATA at a folder of images")
     return folder

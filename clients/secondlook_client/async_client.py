@@ -16,7 +16,7 @@ from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS, key_name
 from secondlook_client.classes import Classes
 from secondlook_client.errors import ClientError
 from secondlook_client.live import LiveOptions
-from secondlook_client.messages import Picture
+from secondlook_client.messages import ImageInput
 from secondlook_client.results import LabelResult, ServerInfo
 from secondlook_client.retry import Attempts, RetryPolicy
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -40,21 +40,21 @@ class AsyncClient:
         self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._stub = labeling_pb2_grpc.LabelingServiceStub(self._channel)
         self.jobs = AsyncJobs(self._channel, self._retry, address)
-        """Many pictures at a time, by a server that keeps what it does."""
+        """Many images at a time, by a server that keeps what it does."""
 
     async def label(
         self,
-        image: Picture,
+        image: ImageInput,
         *,
         classes: Classes | None = None,
         name: str = "",
         detail: str = "all",
         timeout_s: float = 60.0,
     ) -> LabelResult:
-        """Label one picture; as ``Client.label``. A path is read in a thread."""
+        """Label one image; as ``Client.label``. A path is read in a thread."""
         request = pb.LabelRequest(
             image=await _bytes(image),
-            name=messages.picture_name(image, name),
+            name=messages.image_name(image, name),
             ontology=messages.ontology(classes),
             detail=messages.detail_number(detail),
         )
@@ -63,7 +63,7 @@ class AsyncClient:
 
     def label_many(
         self,
-        items: Iterable[tuple[Key, Picture]] | AsyncIterable[tuple[Key, Picture]],
+        items: Iterable[tuple[Key, ImageInput]] | AsyncIterable[tuple[Key, ImageInput]],
         *,
         classes: Classes | None = None,
         detail: str = "all",
@@ -71,15 +71,15 @@ class AsyncClient:
         timeout_s: float = 60.0,
         name: Callable[[Key], str] | None = None,
     ) -> AsyncIterator[tuple[Key, LabelResult | ClientError]]:
-        """Label pairs of key and picture, as they are done; as ``Client.label_many``."""
+        """Label pairs of key and image, as they are done; as ``Client.label_many``."""
         ontology, number = messages.ontology(classes), messages.detail_number(detail)
         named = name or key_name
 
-        async def one(item: tuple[Key, Picture]) -> tuple[Key, LabelResult | ClientError]:
-            key, picture = item
+        async def one(item: tuple[Key, ImageInput]) -> tuple[Key, LabelResult | ClientError]:
+            key, image = item
             try:
                 request = pb.LabelRequest(
-                    image=await _bytes(picture),
+                    image=await _bytes(image),
                     name=messages.sendable(named(key)),
                     ontology=ontology,
                     detail=number,
@@ -129,7 +129,7 @@ class AsyncClient:
         return await attempts.call_async(method, request)
 
 
-async def _bytes(picture: Picture) -> bytes:
-    if isinstance(picture, str | os.PathLike):
-        return await asyncio.to_thread(messages.picture_bytes, picture)
-    return bytes(picture)
+async def _bytes(image: ImageInput) -> bytes:
+    if isinstance(image, str | os.PathLike):
+        return await asyncio.to_thread(messages.image_bytes, image)
+    return bytes(image)

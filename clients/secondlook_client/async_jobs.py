@@ -14,7 +14,7 @@ from secondlook_client.classes import Classes
 from secondlook_client.errors import ClientError
 from secondlook_client.job_values import Job, JobFailure, JobNews, JobResult, Uploaded
 from secondlook_client.jobs import CALL_S, OFFERED_AT_ONCE
-from secondlook_client.messages import Picture, picture_bytes
+from secondlook_client.messages import ImageInput, image_bytes
 from secondlook_client.retry import Attempts, RetryPolicy
 from secondlook_client.v1 import jobs_pb2 as pb
 from secondlook_client.v1 import jobs_pb2_grpc
@@ -43,7 +43,7 @@ class AsyncJobs:
         reuse: bool = False,
         timeout_s: float = CALL_S,
     ) -> Job:
-        """Begin a job: of pictures in ``folder`` on the server, or else of those uploaded."""
+        """Begin a job: of images in ``folder`` on the server, or else of those uploaded."""
         attempts = Attempts(self._retry, timeout_s, self._address)
         while True:
             request = job_values.create_request(name, classes, folder, reuse)
@@ -62,47 +62,47 @@ class AsyncJobs:
         wanted: list[int] = []
         for start in range(0, len(keys), OFFERED_AT_ONCE):
             some = keys[start : start + OFFERED_AT_ONCE]
-            request = pb.OfferPicturesRequest(job=job, keys=some)
-            answer = await self._call(self._stub.OfferPictures, request, timeout_s)
+            request = pb.OfferImagesRequest(job=job, keys=some)
+            answer = await self._call(self._stub.OfferImages, request, timeout_s)
             wanted.extend(answer.wanted)
         return wanted
 
     def upload(
         self,
         job: str,
-        pictures: Iterable[tuple[Key, Picture]] | AsyncIterable[tuple[Key, Picture]],
+        images: Iterable[tuple[Key, ImageInput]] | AsyncIterable[tuple[Key, ImageInput]],
         *,
         number: Callable[[Key], int] | None = None,
         name: Callable[[Key], str] | None = None,
         concurrency: int = 16,
         timeout_s: float = 300.0,
     ) -> AsyncIterator[tuple[Key, Uploaded | ClientError]]:
-        """Send pairs of key and picture; yields (key, what became of it) as each is durable."""
+        """Send pairs of key and image; yields (key, what became of it) as each is durable."""
         named = name or key_name
 
-        async def one(item: tuple[Key, Picture]) -> tuple[Key, Uploaded | ClientError]:
-            key, picture = item
+        async def one(item: tuple[Key, ImageInput]) -> tuple[Key, Uploaded | ClientError]:
+            key, image = item
             try:
-                request = pb.UploadPictureRequest(
+                request = pb.UploadImageRequest(
                     job=job,
-                    image=await asyncio.to_thread(picture_bytes, picture),
+                    image=await asyncio.to_thread(image_bytes, image),
                     name=messages.sendable(named(key)),
                     key=number(key) if number else None,
                 )
-                answer = await self._call(self._stub.UploadPicture, request, timeout_s)
+                answer = await self._call(self._stub.UploadImage, request, timeout_s)
             except ClientError as failure:
                 return key, failure
             return key, job_values.uploaded(answer)
 
-        return concurrently(pictures, one, concurrency)
+        return concurrently(images, one, concurrency)
 
     async def finish(self, job: str, *, timeout_s: float = CALL_S) -> Job:
-        """Say that no more pictures will come; uploading another opens the job again."""
+        """Say that no more images will come; uploading another opens the job again."""
         request = pb.FinishUploadRequest(job=job)
         return job_values.job((await self._call(self._stub.FinishUpload, request, timeout_s)).job)
 
     async def get(self, job: str, *, paths: bool = False, timeout_s: float = CALL_S) -> Job:
-        """How a job stands; with ``paths``, who labelled its pictures, too."""
+        """How a job stands; with ``paths``, who labelled its images, too."""
         request = pb.GetJobRequest(job=job, paths=paths)
         return job_values.job((await self._call(self._stub.GetJob, request, timeout_s)).job)
 
@@ -132,7 +132,7 @@ class AsyncJobs:
     async def retry(
         self, job: str, *, reasons: Iterable[str] = (), timeout_s: float = CALL_S
     ) -> int:
-        """Queue again what was set aside (for one of ``reasons``, if any); how many pictures."""
+        """Queue again what was set aside (for one of ``reasons``, if any); how many images."""
         request = pb.RetryJobRequest(job=job, reasons=reasons)
         return int((await self._call(self._stub.RetryJob, request, timeout_s)).retried)
 
@@ -153,7 +153,7 @@ class AsyncJobs:
                 cursor = message.cursor
 
     async def failures(self, job: str, *, timeout_s: float = CALL_S) -> AsyncIterator[JobFailure]:
-        """Every picture that was set aside, fetched page by page."""
+        """Every image that was set aside, fetched page by page."""
         after = 0
         while True:
             request = pb.ListFailuresRequest(job=job, after=after)

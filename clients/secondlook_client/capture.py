@@ -23,7 +23,7 @@ from secondlook_client.errors import (
     SpoolUnusable,
     from_reason,
 )
-from secondlook_client.messages import Picture, picture_bytes, picture_name
+from secondlook_client.messages import ImageInput, image_bytes, image_name
 from secondlook_client.retry import RetryPolicy, typed
 from secondlook_client.spool import Spool, SpooledFrame
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -96,16 +96,16 @@ class CaptureStream:
         self._thread = threading.Thread(target=self._keep, name="secondlook-capture", daemon=True)
         self._thread.start()
 
-    def send(self, image: Picture, *, name: str = "") -> int | None:
+    def send(self, image: ImageInput, *, name: str = "") -> int | None:
         """Put one frame into the spool and return its number; None when the spool dropped it.
 
         Raises ``SpoolFull`` (where the limits say so), ``SpoolUnusable``, and ``Cancelled`` after
         ``close``.
         """
-        data = picture_bytes(image)
+        data = image_bytes(image)
         if self._closed:
             raise Cancelled("the stream is closed; open a new one")
-        sequence = self._spool.put(data, picture_name(image, name))
+        sequence = self._spool.put(data, image_name(image, name))
         with self._changed:
             self._changed.notify_all()
         return sequence

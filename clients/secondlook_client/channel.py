@@ -18,5 +18,5 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def key_name(key: object) -> str:
-    """The name that goes with a picture when nothing else was said: its key, where it has words."""
+    """The name that goes with an image when nothing else was said: its key, where it has words."""
     return os.fspath(key) if isinstance(key, str | os.PathLike) else ""

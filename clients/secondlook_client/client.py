@@ -16,7 +16,7 @@ from secondlook_client.errors import ClientError
 from secondlook_client.jobs import Jobs
 from secondlook_client.live import LiveOptions
 from secondlook_client.many import Many
-from secondlook_client.messages import Picture
+from secondlook_client.messages import ImageInput
 from secondlook_client.models import Models
 from secondlook_client.results import LabelResult, ServerInfo
 from secondlook_client.retry import Attempts, RetryPolicy
@@ -44,7 +44,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, options=OPTIONS)
         self._stub = labeling_pb2_grpc.LabelingServiceStub(self._channel)
         self.jobs = Jobs(self._channel, self._retry, address)
-        """Many pictures at a time, by a server that keeps what it does."""
+        """Many images at a time, by a server that keeps what it does."""
         self.datasets = Datasets(self._channel, self._retry, address)
         """Snapshots of such a server; for training see ``dataset.SnapshotDataset``."""
         self.models = Models(self._channel, self._retry, address)
@@ -52,22 +52,22 @@ class Client:
 
     def label(
         self,
-        image: Picture,
+        image: ImageInput,
         *,
         classes: Classes | None = None,
         name: str = "",
         detail: str = "all",
         timeout_s: float = 60.0,
     ) -> LabelResult:
-        """Label one picture, given as bytes or by path.
+        """Label one image, given as bytes or by path.
 
         ``classes`` None asks for the server's own; ``detail`` is ``all`` or only ``labels``;
         ``name`` (default: the file's) comes back with the result. ``timeout_s`` bounds all tries
         together.
         """
         request = pb.LabelRequest(
-            image=messages.picture_bytes(image),
-            name=messages.picture_name(image, name),
+            image=messages.image_bytes(image),
+            name=messages.image_name(image, name),
             ontology=messages.ontology(classes),
             detail=messages.detail_number(detail),
         )
@@ -75,7 +75,7 @@ class Client:
 
     def label_many(
         self,
-        items: Iterable[tuple[Key, Picture]],
+        items: Iterable[tuple[Key, ImageInput]],
         *,
         classes: Classes | None = None,
         detail: str = "all",
@@ -83,11 +83,11 @@ class Client:
         timeout_s: float = 60.0,
         name: Callable[[Key], str] | None = None,
     ) -> Iterator[tuple[Key, LabelResult | ClientError]]:
-        """Label pairs of key and picture; yields (key, result or error) as each is done.
+        """Label pairs of key and image; yields (key, result or error) as each is done.
 
-        ``items`` may be endless: it is read only as far as ``concurrency`` pictures are under
-        way, so memory does not grow with it. A picture that fails is yielded with its error and
-        the rest goes on. ``timeout_s`` is for each picture; ``name(key)`` goes with it (default:
+        ``items`` may be endless: it is read only as far as ``concurrency`` images are under
+        way, so memory does not grow with it. An image that fails is yielded with its error and
+        the rest goes on. ``timeout_s`` is for each image; ``name(key)`` goes with it (default:
         the key, where that is a text or path). Leaving the loop cancels what is under way.
         """
         ontology, number = messages.ontology(classes), messages.detail_number(detail)

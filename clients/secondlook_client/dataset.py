@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from secondlook_client.channel import OPTIONS
-from secondlook_client.dataset_cache import Index, PictureCache, default_cache
+from secondlook_client.dataset_cache import ImageCache, Index, default_cache
 from secondlook_client.dataset_values import (
     Box,
     BoxKind,
@@ -35,16 +35,16 @@ __all__ = ["Box", "BoxKind", "Example", "Snapshot", "SnapshotDataset", "Snapshot
 Item = TypeVar("Item")
 
 AHEAD = 64
-"""Pictures fetched in one go when the dataset is read from front to back."""
+"""Images fetched in one go when the dataset is read from front to back."""
 PATIENT = RetryPolicy(unavailable_s=60)
 """A server that restarts is waited for: a training runs for days."""
 
 
 class SnapshotDataset(Generic[Item]):
-    """The pictures of a snapshot by number; for ``torch.utils.data.DataLoader`` and plain loops.
+    """The images of a snapshot by number; for ``torch.utils.data.DataLoader`` and plain loops.
 
     Its length and order never change. It can be sent to other processes, forked or started anew;
-    each opens a line of its own, and only for pictures that the cache lacks.
+    each opens a line of its own, and only for images that the cache lacks.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SnapshotDataset(Generic[Item]):
             raise InvalidRequest(f"shard {shard} is out of range: of {shards} the first is 0")
         self._line = _Line(address, retry)
         self._transform = transform
-        self._cache = PictureCache(Path(cache) if cache is not None else default_cache())
+        self._cache = ImageCache(Path(cache) if cache is not None else default_cache())
         self.snapshot = self._line.datasets().get(snapshot)
         """What is pulled."""
         if manifest and manifest != self.snapshot.manifest:
@@ -92,7 +92,7 @@ class SnapshotDataset(Generic[Item]):
 
     def __getitem__(self, number: int) -> Item:
         if not -len(self) <= number < len(self):
-            raise IndexError(f"the dataset has {len(self)} pictures, there is no {number}")
+            raise IndexError(f"the dataset has {len(self)} images, there is no {number}")
         return self.__getitems__([number % len(self)])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Item]:
@@ -132,7 +132,7 @@ class SnapshotDataset(Generic[Item]):
             fetched[sha256] = content
         return fetched
 
-    def _item(self, entry: pb.SnapshotPicture, content: bytes) -> Item:
+    def _item(self, entry: pb.SnapshotImage, content: bytes) -> Item:
         example: Any = example_value(entry, self.classes, content)
         return self._transform(example) if self._transform else example
 

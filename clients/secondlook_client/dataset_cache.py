@@ -1,6 +1,6 @@
-"""The cache of a dataset: pictures by hash, and the labels of each pulled part by number.
+"""The cache of a dataset: images by hash, and the labels of each pulled part by number.
 
-    CACHE/pictures/ab/ab12…                        bytes of one picture
+    CACHE/images/ab/ab12…                        bytes of one image
     CACHE/snapshots/MANIFEST/train-0-of-1          labels, one message after the other
     CACHE/snapshots/MANIFEST/train-0-of-1.places   where each begins, 8 bytes a message
 
@@ -28,8 +28,8 @@ def default_cache() -> Path:
     return Path(base) / "secondlook" if base else Path.home() / ".cache" / "secondlook"
 
 
-class PictureCache:
-    """Bytes of pictures in a folder. Raises ``CacheUnusable`` where the disk refuses."""
+class ImageCache:
+    """Bytes of images in a folder. Raises ``CacheUnusable`` where the disk refuses."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,11 +53,11 @@ class PictureCache:
             file.write(content)
 
     def _path(self, sha256: str) -> Path:
-        return self.root / "pictures" / sha256[:2] / sha256
+        return self.root / "images" / sha256[:2] / sha256
 
 
 class Index:
-    """The labels of a part of a snapshot, read by number; holds 8 bytes a picture in memory."""
+    """The labels of a part of a snapshot, read by number; holds 8 bytes an image in memory."""
 
     def __init__(self, path: Path, places: "array[int]") -> None:
         self._path = path
@@ -65,9 +65,9 @@ class Index:
 
     @classmethod
     def open(
-        cls, path: Path, count: int, pull: Callable[[], Iterable[pb.SnapshotPicture]]
+        cls, path: Path, count: int, pull: Callable[[], Iterable[pb.SnapshotImage]]
     ) -> "Index":
-        """The ``count`` pictures at ``path``; what ``pull`` gives is written there if need be.
+        """The ``count`` images at ``path``; what ``pull`` gives is written there if need be.
 
         Raises ``Damaged`` when it gives another number.
         """
@@ -78,19 +78,19 @@ class Index:
                 return cls(path, places)
             _write(path, pull())
         raise Damaged(
-            f"the server gave {len(places) - 1} pictures where the snapshot has {count}; run "
+            f"the server gave {len(places) - 1} images where the snapshot has {count}; run "
             "`secondlook check` where its store is"
         )
 
     def __len__(self) -> int:
         return len(self._places) - 1
 
-    def __getitem__(self, number: int) -> pb.SnapshotPicture:
+    def __getitem__(self, number: int) -> pb.SnapshotImage:
         start, end = self._places[number], self._places[number + 1]
         # Opened each time: a handle that is shared through a fork would share its position too.
         with _explained(self._path), self._path.open("rb") as file:
             file.seek(start)
-            return pb.SnapshotPicture.FromString(file.read(end - start))
+            return pb.SnapshotImage.FromString(file.read(end - start))
 
 
 def _places_path(path: Path) -> Path:
@@ -110,7 +110,7 @@ def _read_places(path: Path) -> "array[int]":
     return places if whole else array("Q")
 
 
-def _write(path: Path, pulled: Iterable[pb.SnapshotPicture]) -> None:
+def _write(path: Path, pulled: Iterable[pb.SnapshotImage]) -> None:
     places = array("Q", [0])
     with _replacing(path) as file:
         for message in pulled:

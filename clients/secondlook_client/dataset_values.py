@@ -1,4 +1,4 @@
-"""Snapshots and their pictures as values, and the messages that they come in."""
+"""Snapshots and their images as values, and the messages that they come in."""
 
 import hashlib
 import json
@@ -30,20 +30,20 @@ _KINDS = {
 _GROUPS = {
     "auto": pb.GROUP_BY_AUTO,
     "folder": pb.GROUP_BY_FOLDER,
-    "likeness": pb.GROUP_BY_LIKENESS,
+    "similarity": pb.GROUP_BY_SIMILARITY,
     "time": pb.GROUP_BY_TIME,
 }
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box of a picture."""
+    """A box of an image."""
 
     class_name: str
     class_index: int
     """Place in the snapshot's classes, from 0."""
     xyxy: tuple[float, float, float, float]
-    """Pixels of the upright picture (EXIF orientation applied)."""
+    """Pixels of the upright image (EXIF orientation applied)."""
     kind: BoxKind
     probability: float
     """That the label is right, [0, 1]."""
@@ -57,7 +57,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of a snapshot with all that is known of it."""
+    """An image of a snapshot with all that is known of it."""
 
     sha256: str
     name: str
@@ -74,7 +74,7 @@ class Example:
     content: bytes
     """The file's bytes, checked by ``sha256``; empty where only labels were asked for."""
     cursor: str = ""
-    """``pull(cursor=...)`` goes on behind this picture."""
+    """``pull(cursor=...)`` goes on behind this image."""
 
     def of(self, kind: BoxKind) -> tuple[Box, ...]:
         """The boxes of this kind."""
@@ -95,19 +95,19 @@ class Snapshot:
     """Hash of its content, 64 hex digits."""
     classes: tuple[str, ...]
     splits: Mapping[str, int]
-    """Pictures by part."""
+    """Images by part."""
     statistics: Mapping[str, Any]
     """Counts of everything; and ``ontology``, what was asked for, as YAML."""
     created_at: float
     """Seconds since 1970."""
 
     def count(self, split: str = "") -> int:
-        """Pictures of a part; empty: of all. Raises ``InvalidRequest`` when there is none."""
+        """Images of a part; empty: of all. Raises ``InvalidRequest`` when there is none."""
         if not split:
             return sum(self.splits.values())
         if split not in self.splits:
             raise InvalidRequest(
-                f"snapshot '{self.name}' has no picture in a split '{split}'; there are "
+                f"snapshot '{self.name}' has no image in a split '{split}'; there are "
                 f"{', '.join(sorted(self.splits))}"
             )
         return self.splits[split]
@@ -115,10 +115,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotQuery:
-    """Which pictures and boxes a new snapshot shall hold; the server checks it."""
+    """Which images and boxes a new snapshot shall hold; the server checks it."""
 
     runs: Sequence[str] = ()
-    """Names; where several judged a picture for one class, the later counts."""
+    """Names; where several judged an image for one class, the later counts."""
     ontology: str = ""
     """Digest, 16 hex digits: all runs with it, where none is named."""
     classes: Sequence[str] = ()
@@ -129,15 +129,15 @@ class SnapshotQuery:
     min_probability: float = 0.0
     """An accepted box below it becomes an ignore region."""
     empties: bool = True
-    """Keep pictures on which nothing was accepted and nothing is unsure."""
+    """Keep images on which nothing was accepted and nothing is unsure."""
     ignore: bool = True
-    """Keep pictures that have an ignore region."""
+    """Keep images that have an ignore region."""
     hard_negatives: bool = False
     """Keep rejected boxes."""
     split: Mapping[str, float] | None = None
     """Weight by part; None: 0.8 ``train`` and 0.2 ``val``."""
     group_by: str = "auto"
-    """What falls into one part as a whole: ``auto``, ``folder``, ``likeness`` or, for the pictures
+    """What falls into one part as a whole: ``auto``, ``folder``, ``similarity`` or, for the images
     of one fixed camera, ``time``."""
 
 
@@ -175,8 +175,8 @@ def snapshot_value(message: pb.Snapshot) -> Snapshot:
     )
 
 
-def example_value(message: pb.SnapshotPicture, classes: Sequence[str], content: bytes) -> Example:
-    """The value of a picture, with these bytes."""
+def example_value(message: pb.SnapshotImage, classes: Sequence[str], content: bytes) -> Example:
+    """The value of an image, with these bytes."""
     return Example(
         sha256=message.sha256,
         name=message.name,
@@ -209,7 +209,7 @@ def checked(sha256: str, content: bytes) -> bytes:
     """``content`` if that is its hash. Raises ``Damaged``."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Damaged(
-            f"picture {sha256[:12]} came with other bytes than its hash says; run `secondlook "
+            f"image {sha256[:12]} came with other bytes than its hash says; run `secondlook "
             "check` where the server's store is"
         )
     return content

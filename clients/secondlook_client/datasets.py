@@ -1,4 +1,4 @@
-"""Snapshots of a server: making them, listing them, streaming their pictures."""
+"""Snapshots of a server: making them, listing them, streaming their images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,13 +18,13 @@ from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.v1 import datasets_pb2_grpc
 
 CALL_S = 30.0
-"""For a call that moves no picture, all its tries included."""
+"""For a call that moves no image, all its tries included."""
 CREATE_S = 3600.0
-"""Freezing hundreds of thousands of pictures takes minutes."""
+"""Freezing hundreds of thousands of images takes minutes."""
 SILENCE_S = 120.0
 """How long a stream may give nothing, all its tries included, before it is given up."""
 AT_ONCE = 256
-"""Pictures asked for in one call; the server takes no more."""
+"""Images asked for in one call; the server takes no more."""
 
 
 class Datasets:
@@ -73,13 +73,13 @@ class Datasets:
         shard: int = 0,
         shards: int = 1,
         cursor: str = "",
-        pictures: bool = True,
+        images: bool = True,
     ) -> Iterator[Example]:
-        """The pictures of a snapshot (of one split, unless empty), each checked by its hash.
+        """The images of a snapshot (of one split, unless empty), each checked by its hash.
 
         The order is as good as shuffled and always the same. ``shard`` of ``shards`` are every
         so many of them. ``cursor``, of the last example that was used, goes on behind it; a line
-        that breaks is resumed without a word. Without ``pictures``, ``content`` is empty. Leaving
+        that breaks is resumed without a word. Without ``images``, ``content`` is empty. Leaving
         the loop ends the call.
         """
         classes = self.get(name).classes
@@ -89,34 +89,34 @@ class Datasets:
             shard=shard,
             shards=shards,
             cursor=cursor,
-            pictures=pictures,
+            images=images,
         )
         for message in self.messages(request):
-            content = checked(message.sha256, message.content) if pictures else b""
+            content = checked(message.sha256, message.content) if images else b""
             yield example_value(message, classes, content)
 
-    def messages(self, request: pb.PullRequest) -> Iterator[pb.SnapshotPicture]:
-        """The pictures as they come, resumed after each failure that may pass."""
+    def messages(self, request: pb.PullRequest) -> Iterator[pb.SnapshotImage]:
+        """The images as they come, resumed after each failure that may pass."""
         with closing(resumed(lambda: self._stub.Pull(request), self._patient)) as responses:
             for response in responses:
-                for picture in response.pictures:
-                    yield picture
-                    request.cursor = picture.cursor
+                for image in response.images:
+                    yield image
+                    request.cursor = image.cursor
 
     def fetch(self, name: str, hashes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """(sha256, bytes) of some pictures of a snapshot, each checked by its hash."""
+        """(sha256, bytes) of some images of a snapshot, each checked by its hash."""
         left = list(dict.fromkeys(hashes))
 
         def some() -> Any:
-            return self._stub.FetchPictures(
-                pb.FetchPicturesRequest(snapshot=name, sha256=left[:AT_ONCE])
+            return self._stub.FetchImages(
+                pb.FetchImagesRequest(snapshot=name, sha256=left[:AT_ONCE])
             )
 
         while left:
-            with closing(resumed(some, self._patient, lambda: not left)) as pictures:
-                for picture in pictures:
-                    yield picture.sha256, checked(picture.sha256, picture.content)
-                    left.remove(picture.sha256)
+            with closing(resumed(some, self._patient, lambda: not left)) as images:
+                for image in images:
+                    yield image.sha256, checked(image.sha256, image.content)
+                    left.remove(image.sha256)
 
     def _patient(self) -> Attempts:
         return Attempts(self._retry, SILENCE_S, self._address)

@@ -2,11 +2,11 @@
 
     ClientError
     ├── InvalidRequest         INVALID_ARGUMENT     the request is wrong; the same again fails again
-    │   ├── BadImage                                bytes that are no picture the server can read
+    │   ├── BadImage                                bytes that are no image the server can read
     │   ├── ImageTooLarge                           more bytes or pixels than the server takes
     │   ├── BadOntology                             classes that are empty or contradictory
     │   └── MessageTooLarge    (sent by gRPC)       over the size of message that the server takes
-    ├── UnreadableFile         (on this machine)    a picture's file that cannot be read
+    ├── UnreadableFile         (on this machine)    an image's file that cannot be read
     ├── NotSupported           UNIMPLEMENTED        the server does not do this (yet)
     ├── NotReady               FAILED_PRECONDITION  the server lacks a model or package
     ├── NotBetter              FAILED_PRECONDITION  a model that finds less than the current one
@@ -55,11 +55,11 @@ class InvalidRequest(ClientError):
 
 
 class BadImage(InvalidRequest):
-    """Bytes that are not a picture, or one that cannot be decoded whole."""
+    """Bytes that are not an image, or one that cannot be decoded whole."""
 
 
 class ImageTooLarge(InvalidRequest):
-    """A picture over the server's limit of bytes, pixels or side length."""
+    """An image over the server's limit of bytes, pixels or side length."""
 
 
 class BadOntology(InvalidRequest):
@@ -71,7 +71,7 @@ class MessageTooLarge(InvalidRequest):
 
 
 class UnreadableFile(ClientError):
-    """A picture's file on this machine cannot be read."""
+    """An image's file on this machine cannot be read."""
 
 
 class NotSupported(ClientError):
@@ -147,7 +147,7 @@ class SpoolUnusable(ClientError):
 
 
 class CacheUnusable(ClientError):
-    """The folder in which a dataset keeps pictures cannot be read or written."""
+    """The folder in which a dataset keeps images cannot be read or written."""
 
 
 class FolderUnusable(ClientError):
@@ -218,7 +218,7 @@ def _from_transport(status: str, message: str, address: str) -> ClientError:
     if status == "RESOURCE_EXHAUSTED" and "larger than max" in message:
         return MessageTooLarge(
             f"the request is larger than the server at {address} takes ({message}); send a "
-            "smaller picture or raise the server's max_image_bytes"
+            "smaller image or raise the server's max_image_bytes"
         )
     if status == "DEADLINE_EXCEEDED":
         return DeadlineExceeded(f"no answer from {address} in time; allow more with timeout_s")

@@ -13,11 +13,11 @@ class JobState(StrEnum):
     """How a job stands."""
 
     LISTING = "listing"
-    """The folder is being read; pictures found so far are labelled meanwhile."""
+    """The folder is being read; images found so far are labelled meanwhile."""
     RUNNING = "running"
-    """Pictures are labelled, or more are waited for."""
+    """Images are labelled, or more are waited for."""
     DONE = "done"
-    """Every picture is labelled or set aside."""
+    """Every image is labelled or set aside."""
     CANCELLED = "cancelled"
     FAILED = "failed"
     """It cannot go on; its message says why."""
@@ -27,13 +27,13 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class PathCounts:
-    """Who labelled the pictures of a job in a stretch of time."""
+    """Who labelled the images of a job in a stretch of time."""
 
     begin: float
     end: float
     """Seconds since 1970, UTC."""
     teachers: int
-    """Pictures by proposer and verifier."""
+    """Images by proposer and verifier."""
     student: int
     """By a student alone."""
     audit: int
@@ -51,7 +51,7 @@ class Job:
     folder: str
     """On the server; empty unless it is the kind."""
     total: int
-    """Pictures found or received so far."""
+    """Images found or received so far."""
     done: int
     """Labelled."""
     failed: int
@@ -59,18 +59,18 @@ class Job:
     message: str
     """What it waits for, or why it failed; empty when all goes well."""
     open: bool
-    """More pictures may come."""
+    """More images may come."""
     created_at: float
     """Seconds since 1970, UTC; so is ``changed_at``."""
     changed_at: float
     classes: tuple[str, ...] | None
     """What is looked for; None where only many jobs or news were asked for."""
     paths: tuple[PathCounts, ...] = ()
-    """Who labelled its pictures, over time; empty unless asked for."""
+    """Who labelled its images, over time; empty unless asked for."""
 
     @property
     def waiting(self) -> int:
-        """Pictures neither labelled nor set aside yet."""
+        """Images neither labelled nor set aside yet."""
         return self.total - self.done - self.failed
 
     @property
@@ -84,15 +84,15 @@ class JobNews:
     """How a job stands and how fast it gets on."""
 
     job: Job
-    pictures_per_second: float
+    images_per_second: float
     """Settled lately; 0 while that is not known."""
     seconds_left: float | None
-    """Until all pictures known so far are settled; None while that is not known."""
+    """Until all images known so far are settled; None while that is not known."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A picture that the server has made durable."""
+    """An image that the server has made durable."""
 
     key: int
     """Its number in the job, signed 64 bits."""
@@ -102,12 +102,12 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class JobResult:
-    """One picture's result in a job."""
+    """One image's result in a job."""
 
     cursor: int
     """Grows within a job: results behind it come after this one."""
     key: int
-    """The picture's number in the job."""
+    """The image's number in the job."""
     result: LabelResult
 
     def label_id(self, place: int) -> str:
@@ -120,7 +120,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """A picture that was set aside."""
+    """An image that was set aside."""
 
     key: int
     """Its number in the job."""
@@ -188,10 +188,10 @@ def job(message: pb.Job) -> Job:
 def news(message: pb.WatchJobResponse) -> JobNews:
     """The value of a message."""
     left = message.seconds_left if message.HasField("seconds_left") else None
-    return JobNews(job(message.job), message.pictures_per_second, left)
+    return JobNews(job(message.job), message.images_per_second, left)
 
 
-def uploaded(message: pb.UploadPictureResponse) -> Uploaded:
+def uploaded(message: pb.UploadImageResponse) -> Uploaded:
     """The value of a message."""
     return Uploaded(message.key, message.already)
 

@@ -13,7 +13,7 @@ from secondlook_client.classes import Classes
 from secondlook_client.errors import ClientError
 from secondlook_client.job_values import Job, JobFailure, JobNews, JobResult, Uploaded
 from secondlook_client.many import Many
-from secondlook_client.messages import Picture
+from secondlook_client.messages import ImageInput
 from secondlook_client.retry import Attempts, RetryPolicy, resumed
 from secondlook_client.v1 import jobs_pb2 as pb
 from secondlook_client.v1 import jobs_pb2_grpc
@@ -21,7 +21,7 @@ from secondlook_client.v1 import jobs_pb2_grpc
 Key = TypeVar("Key")
 
 CALL_S = 30.0
-"""For a call that moves no picture, all its tries included."""
+"""For a call that moves no image, all its tries included."""
 OFFERED_AT_ONCE = 10_000
 """Keys in one message; the server takes no more."""
 
@@ -36,7 +36,7 @@ class Jobs:
         for found in client.jobs.results("street", follow=True):
             print(found.result.name, found.result.labels)
 
-    Every call may be made again: a picture is stored once and has one result. Every call raises a
+    Every call may be made again: an image is stored once and has one result. Every call raises a
     ``ClientError``: ``NotFound`` for a job that is not there, ``NotSupported`` from a server that
     keeps nothing.
     """
@@ -56,7 +56,7 @@ class Jobs:
         reuse: bool = False,
         timeout_s: float = CALL_S,
     ) -> Job:
-        """Begin a job: of pictures in ``folder`` on the server, or else of those uploaded.
+        """Begin a job: of images in ``folder`` on the server, or else of those uploaded.
 
         ``classes`` None asks for the server's own. With ``reuse`` a job of this name with the
         same source and classes is given back. Raises ``AlreadyExists`` and ``NotAllowed``.
@@ -76,32 +76,32 @@ class Jobs:
         wanted: list[int] = []
         for start in range(0, len(keys), OFFERED_AT_ONCE):
             some = keys[start : start + OFFERED_AT_ONCE]
-            request = pb.OfferPicturesRequest(job=job, keys=some)
-            wanted.extend(self._call(self._stub.OfferPictures, request, timeout_s).wanted)
+            request = pb.OfferImagesRequest(job=job, keys=some)
+            wanted.extend(self._call(self._stub.OfferImages, request, timeout_s).wanted)
         return wanted
 
     def upload(
         self,
         job: str,
-        pictures: Iterable[tuple[Key, Picture]],
+        images: Iterable[tuple[Key, ImageInput]],
         *,
         number: Callable[[Key], int] | None = None,
         name: Callable[[Key], str] | None = None,
         concurrency: int = 16,
         timeout_s: float = 300.0,
     ) -> Iterator[tuple[Key, Uploaded | ClientError]]:
-        """Send pairs of key and picture; yields (key, what became of it) as each is durable.
+        """Send pairs of key and image; yields (key, what became of it) as each is durable.
 
-        ``pictures`` may be endless: it is read only as far as ``concurrency`` of them are under
-        way. ``number(key)`` is the picture's number in the job, signed 64 bits (default: the
+        ``images`` may be endless: it is read only as far as ``concurrency`` of them are under
+        way. ``number(key)`` is the image's number in the job, signed 64 bits (default: the
         server makes one of name and content); ``name(key)`` goes with it (default: the key, where
-        that is a text or path). A picture that fails is yielded with its error. ``timeout_s`` is
+        that is a text or path). An image that fails is yielded with its error. ``timeout_s`` is
         for each, all its tries included.
         """
         named = name or key_name
 
-        def request(key: Key, data: bytes) -> pb.UploadPictureRequest:
-            return pb.UploadPictureRequest(
+        def request(key: Key, data: bytes) -> pb.UploadImageRequest:
+            return pb.UploadImageRequest(
                 job=job,
                 image=data,
                 name=messages.sendable(named(key)),
@@ -111,18 +111,16 @@ class Jobs:
         def attempts() -> Attempts:
             return Attempts(self._retry, timeout_s, self._address)
 
-        sending = Many(
-            self._stub.UploadPicture, request, job_values.uploaded, attempts, concurrency
-        )
-        return sending.results(pictures)
+        sending = Many(self._stub.UploadImage, request, job_values.uploaded, attempts, concurrency)
+        return sending.results(images)
 
     def finish(self, job: str, *, timeout_s: float = CALL_S) -> Job:
-        """Say that no more pictures will come; uploading another opens the job again."""
+        """Say that no more images will come; uploading another opens the job again."""
         request = pb.FinishUploadRequest(job=job)
         return job_values.job(self._call(self._stub.FinishUpload, request, timeout_s).job)
 
     def get(self, job: str, *, paths: bool = False, timeout_s: float = CALL_S) -> Job:
-        """How a job stands; with ``paths``, who labelled its pictures, too."""
+        """How a job stands; with ``paths``, who labelled its images, too."""
         request = pb.GetJobRequest(job=job, paths=paths)
         return job_values.job(self._call(self._stub.GetJob, request, timeout_s).job)
 
@@ -149,7 +147,7 @@ class Jobs:
         return job_values.job(self._call(self._stub.CancelJob, request, timeout_s).job)
 
     def retry(self, job: str, *, reasons: Iterable[str] = (), timeout_s: float = CALL_S) -> int:
-        """Queue again what was set aside (for one of ``reasons``, if any); how many pictures."""
+        """Queue again what was set aside (for one of ``reasons``, if any); how many images."""
         request = pb.RetryJobRequest(job=job, reasons=reasons)
         return int(self._call(self._stub.RetryJob, request, timeout_s).retried)
 
@@ -173,7 +171,7 @@ class Jobs:
                 cursor = message.cursor
 
     def failures(self, job: str, *, timeout_s: float = CALL_S) -> Iterator[JobFailure]:
-        """Every picture that was set aside, fetched page by page."""
+        """Every image that was set aside, fetched page by page."""
         after = 0
         while True:
             request = pb.ListFailuresRequest(job=job, after=after)

@@ -53,7 +53,7 @@ class LiveOptions:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture on its way."""
+    """One image on its way."""
 
     sequence: int
     key: Any

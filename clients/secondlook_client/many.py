@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from secondlook_client.errors import Cancelled, ClientError
-from secondlook_client.messages import Picture, picture_bytes
+from secondlook_client.messages import ImageInput, image_bytes
 from secondlook_client.retry import Attempts
 
 Key = TypeVar("Key")
@@ -28,7 +28,7 @@ class _Sent(Generic[Key]):
 
 
 class Many(Generic[Key, Answer]):
-    """One run over pairs of key and picture; iterate over ``results`` once."""
+    """One run over pairs of key and image; iterate over ``results`` once."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Many(Generic[Key, Answer]):
         attempts: Callable[[], Attempts],
         concurrency: int,
     ) -> None:
-        """``method`` is the stub's; ``request`` and ``attempts`` make one of each for a picture.
+        """``method`` is the stub's; ``request`` and ``attempts`` make one of each for an image.
 
         ``read`` makes the answer of a response.
         """
@@ -53,7 +53,7 @@ class Many(Generic[Key, Answer]):
         self._tie = itertools.count()
 
     def results(
-        self, items: Iterable[tuple[Key, Picture]]
+        self, items: Iterable[tuple[Key, ImageInput]]
     ) -> Iterator[tuple[Key, Answer | ClientError]]:
         """Each key once, in order of completion; leaving early cancels what is running."""
         source = iter(items)
@@ -72,9 +72,9 @@ class Many(Generic[Key, Answer]):
             for sent in self._running:
                 sent.call.cancel()
 
-    def _begin(self, key: Key, picture: Picture) -> ClientError | None:
+    def _begin(self, key: Key, image: ImageInput) -> ClientError | None:
         try:
-            request = self._request(key, picture_bytes(picture))
+            request = self._request(key, image_bytes(image))
         except ClientError as refused:
             return refused
         self._start(_Sent(key, request, self._attempts()))

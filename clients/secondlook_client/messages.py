@@ -8,8 +8,8 @@ from secondlook_client.errors import BadOntology, InvalidRequest, UnreadableFile
 from secondlook_client.results import Judgement, LabelPath, LabelResult, Outcome, ServerInfo
 from secondlook_client.v1 import labeling_pb2 as pb
 
-Picture = bytes | bytearray | memoryview | str | os.PathLike[str]
-"""An encoded picture, or the path of its file."""
+ImageInput = bytes | bytearray | memoryview | str | os.PathLike[str]
+"""An encoded image, or the path of its file."""
 
 _DETAILS = {"labels": pb.DETAIL_LABELS, "all": pb.DETAIL_ALL}
 _VIEWS = {"crop": pb.VIEW_CROP, "context": pb.VIEW_CONTEXT, "image": pb.VIEW_IMAGE}
@@ -23,20 +23,20 @@ _OUTCOMES = {
 _PATHS = {pb.LABEL_PATH_STUDENT: LabelPath.STUDENT, pb.LABEL_PATH_AUDIT: LabelPath.AUDIT}
 
 
-def picture_bytes(picture: Picture) -> bytes:
-    """The encoded picture. Raises ``UnreadableFile``."""
-    if isinstance(picture, bytes | bytearray | memoryview):
-        return bytes(picture)
+def image_bytes(image: ImageInput) -> bytes:
+    """The encoded image. Raises ``UnreadableFile``."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
     try:
-        return Path(picture).read_bytes()
+        return Path(image).read_bytes()
     except OSError as cause:
-        raise UnreadableFile(f"{os.fspath(picture)}: {cause.strerror or cause}") from cause
+        raise UnreadableFile(f"{os.fspath(image)}: {cause.strerror or cause}") from cause
 
 
-def picture_name(picture: Picture, name: str) -> str:
+def image_name(image: ImageInput, name: str) -> str:
     """``name``, or else the file's."""
-    if not name and isinstance(picture, str | os.PathLike):
-        name = Path(picture).name
+    if not name and isinstance(image, str | os.PathLike):
+        name = Path(image).name
     return sendable(name)
 
 
@@ -150,6 +150,6 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         verifier=message.verifier,
         classes=tuple(c.name for c in message.default_ontology.classes) if has_default else None,
         max_message_bytes=message.max_message_bytes,
-        max_pictures=message.max_pictures,
+        max_images=message.max_images,
         student=message.student,
     )

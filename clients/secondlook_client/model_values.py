@@ -45,11 +45,11 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """What the version that was current and the one that now is made of the same pictures."""
+    """What the version that was current and the one that now is made of the same images."""
 
     snapshot: str
     split: str
-    pictures: int
+    images: int
     current_version: int
     """The one that was current before."""
     current_map50: float
@@ -170,7 +170,7 @@ def promotion(message: pb.PromoteModelResponse) -> Promotion:
     comparison = ModelComparison(
         snapshot=told.snapshot,
         split=told.split,
-        pictures=told.pictures,
+        images=told.images,
         current_version=told.current_version,
         current_map50=told.current_map50,
         candidate_map50=told.candidate_map50,

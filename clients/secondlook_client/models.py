@@ -21,7 +21,7 @@ CALL_S = 30.0
 """For a call that moves no file, all its tries included."""
 ADD_S = 3600.0
 PROMOTE_S = 3600.0
-"""Two thousand pictures seen by two models take minutes."""
+"""Two thousand images seen by two models take minutes."""
 SILENCE_S = 120.0
 """How long a download may give nothing, all its tries included, before it is given up."""
 
@@ -102,7 +102,7 @@ class Models:
         on_snapshot: str = "",
         timeout_s: float = PROMOTE_S,
     ) -> Promotion:
-        """Make a version the current one, if it is as good on held-out pictures as the one before.
+        """Make a version the current one, if it is as good on held-out images as the one before.
 
         They are those that the current version was measured on, or of ``on_snapshot``. Raises
         ``NotBetter`` with both figures; ``force`` promotes without looking.

@@ -1,4 +1,4 @@
-"""What the service answers, as frozen values. Boxes are pixel xyxy in the upright picture."""
+"""What the service answers, as frozen values. Boxes are pixel xyxy in the upright image."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ class Judgement:
 
     class_name: str
     box: tuple[float, float, float, float]
-    """Pixel xyxy in the upright picture."""
+    """Pixel xyxy in the upright image."""
     score: float
     """The proposer's, [0, 1]."""
     outcome: Outcome
@@ -49,7 +49,7 @@ class Judgement:
 
 
 class LabelPath(StrEnum):
-    """Who made the labels of a picture."""
+    """Who made the labels of an image."""
 
     TEACHERS = "teachers"
     """Proposer and verifier."""
@@ -61,7 +61,7 @@ class LabelPath(StrEnum):
 
 @dataclass(frozen=True)
 class LabelResult:
-    """Everything known about one picture after both stages."""
+    """Everything known about one image after both stages."""
 
     name: str
     sha256: str
@@ -116,7 +116,7 @@ class ServerInfo:
     """Names in the server's own ontology; None when a request must bring its own."""
     max_message_bytes: int
     """A larger request is refused."""
-    max_pictures: int
+    max_images: int
     """Inside at one time; one more is told to come back later."""
     student: str = ""
     """Name and digest of the student that labels what it is certain of; empty without one."""

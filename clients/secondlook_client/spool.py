@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 WHEN_FULL = ("drop_oldest", "drop_newest", "raise")
 SUFFIX = ".frame"
 _HEAD = struct.Struct(">4sIHI")
-"""Mark, checksum of the rest, bytes of the name, bytes of the picture."""
+"""Mark, checksum of the rest, bytes of the name, bytes of the image."""
 _MARK = b"slf1"
 
 

@@ -11,7 +11,7 @@ import grpc
 
 from secondlook_client.errors import Cancelled, ClientError, ResultsUnread
 from secondlook_client.live import Frame, FrameBook, LiveOptions, StreamRules
-from secondlook_client.messages import Picture, picture_bytes, picture_name
+from secondlook_client.messages import ImageInput, image_bytes, image_name
 from secondlook_client.results import FrameResult
 from secondlook_client.retry import RetryPolicy, typed
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -64,16 +64,16 @@ class LiveStream:
         self._thread = threading.Thread(target=self._keep, name="secondlook-stream", daemon=True)
         self._thread.start()
 
-    def send(self, image: Picture, *, key: Any = None, name: str = "") -> int:
+    def send(self, image: ImageInput, *, key: Any = None, name: str = "") -> int:
         """Offer one frame and return its number; never waits for the network.
 
         ``key`` comes back with the result. Raises the error that ended the stream, ``Cancelled``
         after ``finish`` or ``close``, and ``ResultsUnread`` when nobody reads the results.
         """
-        data = picture_bytes(image)
+        data = image_bytes(image)
         with self._changed:
             self._check_open()
-            frame = Frame(self._next, key, picture_name(image, name), data)
+            frame = Frame(self._next, key, image_name(image, name), data)
             self._next += 1
             self._report(self._book.offer(frame, self._open))
             return frame.sequence

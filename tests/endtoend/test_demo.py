@@ -1,4 +1,4 @@
-"""The whole product with the models that come with it, on a few pictures of its world."""
+"""The whole product with the models that come with it, on a few images of its world."""
 
 import json
 
@@ -10,8 +10,8 @@ from secondlook.evaluation.coco_files import join
 from secondlook.evaluation.matching import evaluate
 
 KEYS = {
-    "pictures", "proposals", "accepted", "rejected", "unsure", "precision_proposer",
-    "recall_proposer", "precision", "recall", "pictures_per_second",
+    "images", "proposals", "accepted", "rejected", "unsure", "precision_proposer",
+    "recall_proposer", "precision", "recall", "images_per_second",
 }  # fmt: skip
 
 
@@ -21,24 +21,24 @@ def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
     assert run(["demo", "--count", "24", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
-    assert report.keys() >= KEYS and report["pictures"] == 24
+    assert report.keys() >= KEYS and report["images"] == 24
     attributes = report["classes"]["attributes"]
     # Floors for a small sample; 500 scenes are measured by `python -m bench quality`.
     assert attributes["precision_proposer"] < 0.65
     assert attributes["precision"] >= 0.85
     assert attributes["recall"] >= 0.75
     assert report["classes"]["nouns"]["recall_proposer"] >= 0.88
-    assert "pictures a second" in shown and "attributes" in shown
+    assert "images a second" in shown and "attributes" in shown
     assert Image.open(out / "overview.png").width == 1600
     assert "<figure" in (out / "gallery.html").read_text(encoding="utf-8")
 
     joined = join(out / "coco.json", out / "world" / "truth.json")
-    total = evaluate(joined.pictures.values(), joined.classes).total()
+    total = evaluate(joined.images.values(), joined.classes).total()
     assert total.precision == pytest.approx(report["precision"])  # one arithmetic for both
     assert total.recall == pytest.approx(report["recall"])
 
     assert run(["demo", "--count", "3", "--out", str(out)]) == 0  # again, over its own output
-    assert json.loads((out / "report.json").read_text())["pictures"] == 3
+    assert json.loads((out / "report.json").read_text())["images"] == 3
 
 
 @pytest.mark.slow

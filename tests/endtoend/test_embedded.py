@@ -57,7 +57,7 @@ def test_verifier_tells_glasses_on_the_eyes_from_none() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 3, 17, 900])
-def test_any_picture_size_goes_through_both_models(side: int) -> None:
+def test_any_image_size_goes_through_both_models(side: int) -> None:
     pixels = np.random.default_rng(side).integers(0, 255, (side, 2 * side, 3), dtype=np.uint8)
     boxes = load_proposer("", ModelOptions()).propose([Image(pixels, "")], ["dog"], 0.0)
     assert len(boxes) == 1

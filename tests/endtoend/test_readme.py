@@ -56,7 +56,7 @@ def test_label_a_folder_in_one_line(
     before = cursors(tmp_path / "labels")
     monkeypatch.chdir(tmp_path)  # again in this process: it has loaded what a model needs
     assert run([*map(str, arguments), "--format", "coco,yolo,voc"]) == 0
-    assert "12 pictures" in capsys.readouterr().out
+    assert "12 images" in capsys.readouterr().out
     assert len(before) == 12
     assert cursors(tmp_path / "labels") == before, "a second run must not label anything again"
 
@@ -69,9 +69,9 @@ def cursors(labels: Path) -> list[int]:
 
 
 def test_try_and_evaluate(secondlook: Run, world: Path, server: str, tmp_path: Path) -> None:
-    pictures = sorted((world / "images").iterdir())[:2]
+    images = sorted((world / "images").iterdir())[:2]
     tried = secondlook(
-        "try", *pictures, "-c", "dog", "-c", "person", "--server", server, cwd=tmp_path
+        "try", *images, "-c", "dog", "-c", "person", "--server", server, cwd=tmp_path
     )
     assert "Is this a person?" in tried.stdout
     assert (tmp_path / "try.html").exists()
@@ -94,9 +94,9 @@ def test_world_command_writes_what_the_generator_does(
 
 
 def test_client_snippet(server: str, world: Path) -> None:
-    picture = sorted((world / "images").iterdir())[0]
+    image = sorted((world / "images").iterdir())[0]
     with Client(server) as client:
-        result = client.label(picture, classes=["person", "tree"])
+        result = client.label(image, classes=["person", "tree"])
     assert result.judgements
     assert all(0 <= label.score <= 1 and label.p_yes is not None for label in result.labels)
 
@@ -111,9 +111,9 @@ def test_stream_answers_every_frame_once(server: str, world: Path) -> None:
 
 
 def test_a_stopped_server_finishes_what_it_accepted(world: Path) -> None:
-    picture = sorted((world / "images").iterdir())[0]
+    image = sorted((world / "images").iterdir())[0]
     with serving("--ontology", world / "ontology.yaml") as (address, process):
         with Client(address) as client:
-            assert client.label(picture).judgements
+            assert client.label(image).judgements
         process.terminate()
         assert process.wait(60) == 0

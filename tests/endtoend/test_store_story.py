@@ -20,7 +20,7 @@ def first_label(kept: Kept) -> dict[str, Any]:
     return next(j for j in judgements if j["outcome"] == "accept")
 
 
-def test_a_job_labels_every_picture_once(kept: Kept, secondlook: Run, tmp_path: Path) -> None:
+def test_a_job_labels_every_image_once(kept: Kept, secondlook: Run, tmp_path: Path) -> None:
     assert len({result["sha256"] for result in kept.results}) == len(kept.results) == 12
     shown = secondlook("job", "list", "--server", kept.address, cwd=tmp_path)
     assert "street" in shown.stdout

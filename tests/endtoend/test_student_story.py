@@ -80,21 +80,21 @@ def test_add_promote_roll_back_and_a_device_that_follows(
     assert stream.total == 12, "all are within the budget, and novel to a device that starts"
 
 
-def test_what_a_device_finds_on_one_picture(taught: Taught, world: Path, tmp_path: Path) -> None:
-    picture = sorted((world / "images").iterdir())[0]
-    found = edge("once", picture, "--student", taught.folder / "student", cwd=tmp_path)
+def test_what_a_device_finds_on_one_image(taught: Taught, world: Path, tmp_path: Path) -> None:
+    image = sorted((world / "images").iterdir())[0]
+    found = edge("once", image, "--student", taught.folder / "student", cwd=tmp_path)
     assert found.stdout.strip()
 
 
 def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
     student = ("--cascade", taught.folder / "student")
-    picture = sorted((world / "images").iterdir())[0]
+    image = sorted((world / "images").iterdir())[0]
     with (
         serving("--ontology", world / "ontology.yaml", *student) as (address, _),
         Client(address) as client,
     ):
         assert client.info().student.startswith(f"student:{SNAPSHOT}@")
-        assert client.label(picture).path is LabelPath.TEACHERS
+        assert client.label(image).path is LabelPath.TEACHERS
 
 
 def test_the_promoted_student_before_the_models(

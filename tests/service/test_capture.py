@@ -17,7 +17,7 @@ from stored import stored_frames
 from secondlook.core.images import ImageLimits
 from secondlook.server.app import ServerOptions
 from secondlook.store import Store
-from secondlook.store.schema import pictures
+from secondlook.store.schema import images
 from secondlook_client import Client, RetryPolicy, SpoolLimits
 from secondlook_client.errors import ClientError, DeadlineExceeded, InvalidRequest
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -85,15 +85,15 @@ def test_a_number_names_one_frame_for_ever(store: Store) -> None:
     assert kept(store)[1] == png(shade=1)
 
 
-def test_the_same_picture_in_two_frames_and_two_streams_is_two_items(store: Store) -> None:
-    picture = png(shade=5)
+def test_the_same_image_in_two_frames_and_two_streams_is_two_items(store: Store) -> None:
+    image = png(shade=5)
     with serving(store=store) as s:
-        speak(s.address, opening("a"), frame(1, picture), frame(2, picture))
-        speak(s.address, opening("b"), frame(1, picture))
-    assert kept(store, "a") == {1: picture, 2: picture}
-    assert kept(store, "b") == {1: picture}
+        speak(s.address, opening("a"), frame(1, image), frame(2, image))
+        speak(s.address, opening("b"), frame(1, image))
+    assert kept(store, "a") == {1: image, 2: image}
+    assert kept(store, "b") == {1: image}
     with store.database.reading() as connection:
-        assert len(connection.execute(select(pictures.c.id)).all()) == 1
+        assert len(connection.execute(select(images.c.id)).all()) == 1
 
 
 def test_what_cannot_be_kept_fails_alone(store: Store) -> None:
@@ -173,7 +173,7 @@ def test_a_server_without_a_store_says_how_to_get_one() -> None:
 def test_frames_are_labelled_behind_the_acknowledgement(store: Store) -> None:
     gate = threading.Event()
     with serving(ScriptedProposer(gate=gate), store=store) as s:
-        found = speak(s.address, opening(), frame(1, b"no picture at all"), frame(2), frame(3))
+        found = speak(s.address, opening(), frame(1, b"no image at all"), frame(2), frame(3))
         assert told(found) == [(1, "stored"), (2, "stored"), (3, "stored")]
         assert store.queue.get("gate").done == 0
         gate.set()
@@ -196,10 +196,10 @@ def test_a_bad_network_loses_nothing_and_doubles_nothing(store: Store, tmp_path:
         client.capture("gate", spool=tmp_path / "spool", classes=["dog"]) as capture,
     ):
         for n in range(150):
-            picture = png(shade=n % 256, width=20 + n)
-            number = capture.send(picture)
+            image = png(shade=n % 256, width=20 + n)
+            number = capture.send(image)
             assert number is not None
-            sent[number] = picture
+            sent[number] = image
             if rng.random() < 0.15:
                 line.cut()
         capture.flush(timeout_s=60)

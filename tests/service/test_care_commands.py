@@ -65,10 +65,10 @@ def test_a_backup_that_is_not_whole_fails(place: list[str], tmp_path: Path, caps
 def test_forget_removes_nothing_without_yes(place: list[str], capsys) -> None:
     assert run(["forget", "--run", "first", *place]) == 0
     shown = capsys.readouterr().out
-    assert "3 pictures of runs with 3 results, 2 pictures altogether (2 bytes) would go" in shown
+    assert "3 images of runs with 3 results, 2 images altogether (2 bytes) would go" in shown
     assert "say --yes" in shown
     assert run(["forget", "--run", "first", "--without-labels", "--yes", *place]) == 0
-    assert "1 picture of runs with 1 result, 1 picture altogether" in capsys.readouterr().out
+    assert "1 image of runs with 1 result, 1 image altogether" in capsys.readouterr().out
     assert run(["forget", "--run", "first", "--yes", *place]) == 0
     assert "nothing was left of them: 1 run" in capsys.readouterr().out
     assert run(["check", *place]) == 0
@@ -76,9 +76,9 @@ def test_forget_removes_nothing_without_yes(place: list[str], capsys) -> None:
 
 def test_forget_by_time(place: list[str], capsys) -> None:
     assert run(["forget", "--older-than", "1h", "--yes", *place]) == 0
-    assert capsys.readouterr().out.startswith("0 pictures")
+    assert capsys.readouterr().out.startswith("0 images")
     assert run(["forget", "--before", "2999-01-01", "--yes", *place]) == 0
-    assert capsys.readouterr().out.startswith("4 pictures of runs with 4 results, 3 pictures")
+    assert capsys.readouterr().out.startswith("4 images of runs with 4 results, 3 images")
 
 
 def test_forget_orphans(place: list[str], tmp_path: Path, capsys) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 from registered import keep
-from students import COLOURS, picture, truncate, write_student
+from students import COLOURS, image, truncate, write_student
 
 from secondlook.cascade.router import Cascade
 from secondlook.cascade.threshold import LEAST
@@ -50,7 +50,7 @@ def quarters(image: Image, phrases: Sequence[str]) -> list[Row]:
 
 def frame(number: int, fog: bool = False) -> bytes:
     """A person or a dog somewhere. In fog the student is sure that nobody is there."""
-    pixels = picture((number % 4, number // 4 % 2))
+    pixels = image((number % 4, number // 4 % 2))
     return encoded(pixels // 2 + 127 if fog else pixels)
 
 
@@ -75,7 +75,7 @@ def served(
     proposer, metrics = ScriptedProposer(quarters), Metrics()
     student = OnnxDetector.open(folder, threads=1)
     pipeline = Pipeline(proposer, ScriptedVerifier())
-    limits = EngineLimits(max_wait_s=0)  # pictures come one by one here
+    limits = EngineLimits(max_wait_s=0)  # images come one by one here
     engine = Cascade(pipeline, student, None, limits, metrics.batch_done, metrics.passed)
     options = ServerOptions(metrics_port=0)
     try:
@@ -113,7 +113,7 @@ def test_labels_say_their_path_and_the_teachers_are_back_after_a_change(folder: 
         assert LabelPath.STUDENT not in {result.path for result in fog[50:]}
         assert all(result.labels for result in fog[50:])
         told = scraped(port)
-        assert told['secondlook_pictures_total{path="student"}'] > 100
+        assert told['secondlook_images_total{path="student"}'] > 100
         assert told["secondlook_student_trusted"] == 0
         assert told["secondlook_student_watched"] == 1
         assert told["secondlook_audit_agreement_count"] > 50
@@ -133,9 +133,9 @@ def test_a_job_keeps_who_labelled_what(
 ) -> None:
     with served(folder, store) as (client, _, _):
         client.jobs.create("street")
-        # Each picture is another one for the store: its name makes its number.
-        pictures = ((number, encoded(noted(number))) for number in range(260))
-        for _ in client.jobs.upload("street", pictures, number=lambda n: n, concurrency=4):
+        # Each image is another one for the store: its name makes its number.
+        images = ((number, encoded(noted(number))) for number in range(260))
+        for _ in client.jobs.upload("street", images, number=lambda n: n, concurrency=4):
             pass
         client.jobs.finish("street")
         results = list(client.jobs.results("street", follow=True))
@@ -161,12 +161,12 @@ def test_a_job_keeps_who_labelled_what(
 
 
 def noted(number: int) -> Pixels:
-    pixels = picture((number % 4, number // 4 % 2))
+    pixels = image((number % 4, number // 4 % 2))
     pixels[0, 0] = (number % 256, number // 256, 0)
     return pixels
 
 
-def test_a_live_stream_and_single_pictures_have_trusts_of_their_own(folder: Path) -> None:
+def test_a_live_stream_and_single_images_have_trusts_of_their_own(folder: Path) -> None:
     with served(folder) as (client, _, _):
         label(client, 200)
         assert client.label(frame(0)).path is not None

@@ -27,7 +27,7 @@ HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
 
 @pytest.fixture
 def client(store: Store):
-    """Of a server over a store with a run of 30 pictures and a snapshot of it."""
+    """Of a server over a store with a run of 30 images and a snapshot of it."""
     stored(store, "r", photos(30))
     with serving(store=store) as running, Client(running.address) as connected:
         connected.datasets.create("s", HALVES)
@@ -51,7 +51,7 @@ def test_what_is_pulled_is_what_was_stored(client: Client) -> None:
 def test_a_snapshot_is_told_as_it_is(client: Client) -> None:
     snapshot = client.datasets.get("s")
     assert snapshot.classes == PETS.names
-    assert sum(snapshot.splits.values()) == snapshot.statistics["pictures"] == 30
+    assert sum(snapshot.splits.values()) == snapshot.statistics["images"] == 30
     assert set(snapshot.splits) == {"train", "val"}
     assert client.datasets.create("same", HALVES).manifest == snapshot.manifest
     assert client.datasets.create("other", SnapshotQuery(["r"])).manifest != snapshot.manifest
@@ -74,13 +74,13 @@ def test_one_captured_stream_is_divided_by_time(store: Store, tmp_path: Path) ->
         assert len(client.datasets.get("auto").splits) == 1
         query = SnapshotQuery(["gate"], split={"train": 1, "val": 1}, group_by="time")
         snapshot = client.datasets.create("time", query)
-        pulled = [*client.datasets.pull("time", pictures=False)]
+        pulled = [*client.datasets.pull("time", images=False)]
     assert set(snapshot.splits) == {"train", "val"} and sum(snapshot.splits.values()) == 60
     in_order = sorted(pulled, key=lambda example: int(example.name))
     assert [len([*of]) for _, of in groupby(e.group for e in in_order)] == [10, 11, 12, 13, 14]
 
 
-def test_splits_and_shards_give_each_picture_once(client: Client) -> None:
+def test_splits_and_shards_give_each_image_once(client: Client) -> None:
     whole = [e.sha256 for e in client.datasets.pull("s")]
     train = [e.sha256 for e in client.datasets.pull("s", split="train")]
     val = [e.sha256 for e in client.datasets.pull("s", split="val")]
@@ -94,15 +94,15 @@ def test_splits_and_shards_give_each_picture_once(client: Client) -> None:
 
 
 @pytest.mark.parametrize("shard", [{}, {"split": "train", "shard": 1, "shards": 2}])
-def test_a_cursor_goes_on_behind_its_picture(client: Client, shard: dict[str, object]) -> None:
+def test_a_cursor_goes_on_behind_its_image(client: Client, shard: dict[str, object]) -> None:
     whole = list(client.datasets.pull("s", **shard))
     for place, example in enumerate(whole):
-        rest = client.datasets.pull("s", **shard, cursor=example.cursor, pictures=False)
+        rest = client.datasets.pull("s", **shard, cursor=example.cursor, images=False)
         assert [e.sha256 for e in rest] == [e.sha256 for e in whole[place + 1 :]]
 
 
 def test_labels_alone_carry_no_bytes(client: Client) -> None:
-    light = list(client.datasets.pull("s", pictures=False))
+    light = list(client.datasets.pull("s", images=False))
     assert [e.content for e in light] == [b""] * 30
     assert all(e.labels for e in light)
 
@@ -141,7 +141,7 @@ def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
         ("t", SnapshotQuery(["r"], split={"a": 0}), "a share above 0, got 0"),
         ("t", SnapshotQuery(["r"], split={"a/b": 1}), "letters, digits"),
         ("t", SnapshotQuery(["r", "r"]), "'r' is given twice"),
-        ("t", SnapshotQuery(["r"], group_by="colour"), "group_by auto, folder, likeness, time"),
+        ("t", SnapshotQuery(["r"], group_by="colour"), "group_by auto, folder, similarity, time"),
         ("../t", SnapshotQuery(["r"]), "letters, digits"),
     ]
     for name, query, words in cases:
@@ -150,18 +150,18 @@ def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
     assert [s.name for s in client.datasets.list()] == ["s"]
 
 
-def test_pictures_that_a_snapshot_lacks_are_nobody_s_business(client: Client, store: Store) -> None:
-    secret = store.blobs.put(b"another picture")
-    with pytest.raises(NotFound, match="lacks one of these pictures"):
+def test_images_that_a_snapshot_lacks_are_nobody_s_business(client: Client, store: Store) -> None:
+    secret = store.blobs.put(b"another image")
+    with pytest.raises(NotFound, match="lacks one of these images"):
         list(client.datasets.fetch("s", [secret]))
     with pytest.raises(InvalidRequest, match="64 hex digits"):
         list(client.datasets.fetch("s", ["../../etc/passwd"]))
-    known = [e.sha256 for e in client.datasets.pull("s", pictures=False)]
+    known = [e.sha256 for e in client.datasets.pull("s", images=False)]
     assert dict(client.datasets.fetch("s", known[:3])).keys() == set(known[:3])
 
 
-def test_a_damaged_picture_is_told_and_not_given(client: Client, store: Store) -> None:
-    known = [e.sha256 for e in client.datasets.pull("s", pictures=False)]
+def test_a_damaged_image_is_told_and_not_given(client: Client, store: Store) -> None:
+    known = [e.sha256 for e in client.datasets.pull("s", images=False)]
     path = store.blobs._path(known[4])
     path.chmod(0o644)
     path.write_bytes(b"rot")
@@ -172,7 +172,7 @@ def test_a_damaged_picture_is_told_and_not_given(client: Client, store: Store) -
 
 
 def cursor_at(client: Client, place: int) -> str:
-    return [e.cursor for e in client.datasets.pull("s", pictures=False)][place]
+    return [e.cursor for e in client.datasets.pull("s", images=False)][place]
 
 
 def test_a_server_without_a_store_says_so() -> None:
@@ -184,7 +184,7 @@ def test_a_server_without_a_store_says_so() -> None:
 
 
 def test_a_pull_goes_on_when_the_line_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.server.datasets.PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr("secondlook.server.datasets.IMAGES_AT_ONCE", 2)
     stored(store, "r", photos(30))
     with (
         serving(store=store) as running,
@@ -202,10 +202,10 @@ def test_a_pull_goes_on_when_the_line_is_cut(store: Store, monkeypatch: pytest.M
 
 
 def test_a_pull_goes_on_with_another_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.server.datasets.PICTURES_AT_ONCE", 1)
-    # Pictures that fill the line's buffers: the first server has not sent all when it stops.
-    pictures = {f"{n}.png": encoded(noise(n), "PNG") for n in range(24)}
-    stored(store, "r", pictures)
+    monkeypatch.setattr("secondlook.server.datasets.IMAGES_AT_ONCE", 1)
+    # Images that fill the line's buffers: the first server has not sent all when it stops.
+    images = {f"{n}.png": encoded(noise(n), "PNG") for n in range(24)}
+    stored(store, "r", images)
     with FlakyLine("") as line, Client(line.address, retry=RetryPolicy(unavailable_s=30)) as client:
         with serving(store=store) as first:
             line.target = first.address

@@ -46,7 +46,7 @@ def script(image: Image, phrases: Sequence[str]) -> Sequence[Row]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A service with the snapshot ``s``: 20 pictures, ``train`` and ``val``."""
+    """A service with the snapshot ``s``: 20 images, ``train`` and ``val``."""
     data: Path = tmp_path_factory.mktemp("service")
     with open_store(data / "data") as store:
         stored(store, "r", photos(20), script=script, answers={"Dog?": 0.95, "Cat?": 0.02})
@@ -101,12 +101,12 @@ def test_what_is_not_there_is_told(served: Serving, tmp_path: Path) -> None:
         open_training_set("nothing-like-this", server=served.address, cache=tmp_path)
 
 
-def test_pictures_that_the_service_has_lost_are_told(tmp_path: Path) -> None:
+def test_images_that_the_service_has_lost_are_told(tmp_path: Path) -> None:
     with open_store(tmp_path / "data") as store:
         stored(store, "r", photos(6))
         with serving(store=store) as running, Client(running.address) as client:
             client.datasets.create("s", SnapshotQuery(runs=["r"]))
-            lose_pictures(store, tmp_path / "data")
+            lose_images(store, tmp_path / "data")
             with pytest.raises(ClientError, match=r"not in the blob store.*secondlook restore"):
                 open_training_set("s", server=running.address, cache=tmp_path / "c")
 
@@ -118,14 +118,14 @@ def test_of_one_camera_the_way_out_is_told(tmp_path: Path, weights: tuple[float,
         with serving(store=store) as running, Client(running.address) as client:
             split = dict(zip(("train", "val"), weights, strict=True))
             client.datasets.create("auto", SnapshotQuery(["gate"], split=split))
-            with pytest.raises(InvalidInput, match=r"40 pictures of 'auto' .* --group-by time`"):
+            with pytest.raises(InvalidInput, match=r"40 images of 'auto' .* --group-by time`"):
                 open_training_set("auto", server=running.address, cache=tmp_path / "c")
             client.datasets.create("time", SnapshotQuery(["gate"], split=split, group_by="time"))
             data = open_training_set("time", server=running.address, cache=tmp_path / "c")
     assert len(data.train) + len(data.held_out) == 40 and data.train and data.held_out
 
 
-def lose_pictures(store: Store, data: Path) -> None:
+def lose_images(store: Store, data: Path) -> None:
     for content in photos(6).values():
         name = hashlib.sha256(content).hexdigest()
         for path in data.rglob(f"*{name}*"):

@@ -49,7 +49,7 @@ def test_news_tell_pace_and_time_left(store):
         news = list(client.jobs.watch("pace"))
         assert news[-1].job.state == "done"
         timed = [n for n in news if n.seconds_left is not None]
-        assert timed and all(n.pictures_per_second > 0 for n in timed)
+        assert timed and all(n.images_per_second > 0 for n in timed)
         assert [n.job.done for n in news] == sorted(n.job.done for n in news)
 
 

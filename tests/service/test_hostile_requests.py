@@ -100,11 +100,11 @@ def test_any_bytes_after_an_opening(channel, parts):
     assert _status(lambda: list(channel.stream_stream(STREAM)(iter(parts), timeout=20))) in EXPECTED
 
 
-def test_any_bytes_as_a_picture(channel):
+def test_any_bytes_as_a_image(channel):
     rng = random.Random(3)
-    picture = png(64, 64)
+    image = png(64, 64)
     for _ in range(150):
-        data = bytearray(picture)
+        data = bytearray(image)
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         message = pb.LabelRequest(image=bytes(data[: rng.randint(0, len(data))]))

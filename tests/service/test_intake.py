@@ -17,11 +17,11 @@ from secondlook.server.labeling import Intake
 
 
 def run(scene):
-    """Run ``scene(intake)`` over an engine that takes two pictures at a time."""
+    """Run ``scene(intake)`` over an engine that takes two images at a time."""
 
     async def main():
         engine = Engine(
-            Pipeline(ScriptedProposer(), ScriptedVerifier()), EngineLimits(max_pictures=2)
+            Pipeline(ScriptedProposer(), ScriptedVerifier()), EngineLimits(max_images=2)
         )
         intake = Intake(engine, images.DEFAULT_LIMITS, decode_threads=1)
         try:
@@ -34,7 +34,7 @@ def run(scene):
     asyncio.run(main())
 
 
-def test_pictures_being_decoded_count(monkeypatch):
+def test_images_being_decoded_count(monkeypatch):
     gate, decoded = threading.Event(), []
 
     def slow(data, name, limits):
@@ -58,7 +58,7 @@ def test_pictures_being_decoded_count(monkeypatch):
     run(scene)
 
 
-def test_a_late_picture_is_not_decoded(monkeypatch):
+def test_a_late_image_is_not_decoded(monkeypatch):
     monkeypatch.setattr(intake_module, "decode", lambda *_: pytest.fail("it was decoded"))
 
     async def scene(intake):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakes import ScriptedProposer
-from job_pictures import try_again_soon
+from job_images import try_again_soon
 from serving import png, serving
 
 from secondlook.cli import run
@@ -20,8 +20,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Two good pictures and a bad one."""
+def images(tmp_path: Path) -> Path:
+    """Two good images and a bad one."""
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(2):
@@ -52,8 +52,8 @@ def test_every_job_command_explains_itself(name, capsys):
     assert shown.startswith(f"Usage: secondlook job {name}") and "Options:" in shown
 
 
-def test_pictures_are_sent_watched_and_read(address, pictures, capsys):
-    assert job(address, "create", "faces", pictures, "-c", "dog", "--watch") == 0
+def test_images_are_sent_watched_and_read(address, images, capsys):
+    assert job(address, "create", "faces", images, "-c", "dog", "--watch") == 0
     shown = capsys.readouterr()
     assert "faces: done, 2 labelled, 1 set aside" in shown.out
     assert "set aside: bad.png: " in shown.err
@@ -66,37 +66,37 @@ def test_pictures_are_sent_watched_and_read(address, pictures, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_the_same_command_sends_the_rest(address, pictures, capsys):
-    assert job(address, "create", "faces", pictures, "-c", "dog", "--watch") == 0
-    (pictures / "2.png").write_bytes(png(shade=9))
-    assert job(address, "create", "faces", pictures, "-c", "dog", "--watch") == 0
+def test_the_same_command_sends_the_rest(address, images, capsys):
+    assert job(address, "create", "faces", images, "-c", "dog", "--watch") == 0
+    (images / "2.png").write_bytes(png(shade=9))
+    assert job(address, "create", "faces", images, "-c", "dog", "--watch") == 0
     assert "faces: done, 3 labelled, 1 set aside" in capsys.readouterr().out
-    assert job(address, "create", "faces", pictures, "-c", "cat") == 1
+    assert job(address, "create", "faces", images, "-c", "cat") == 1
     assert "faces" in capsys.readouterr().err
 
 
-def test_a_folder_of_the_server_is_listed_and_shown(address, pictures, capsys):
-    assert job(address, "create", "folder", "--folder", pictures, "--watch") == 0
+def test_a_folder_of_the_server_is_listed_and_shown(address, images, capsys):
+    assert job(address, "create", "folder", "--folder", images, "--watch") == 0
     capsys.readouterr()
     assert job(address, "list") == 0
     assert "folder" in (listed := capsys.readouterr().out) and "done" in listed
     assert job(address, "show", "folder") == 0
     shown = capsys.readouterr().out
-    for part in (str(pictures), "dog", "bad.png", "bad_image"):
+    for part in (str(images), "dog", "bad.png", "bad_image"):
         assert part in shown
     assert job(address, "retry", "folder") == 0
-    assert "1 pictures are queued again" in capsys.readouterr().out
+    assert "1 images are queued again" in capsys.readouterr().out
     assert job(address, "watch", "folder") == 0
     assert job(address, "cancel", "folder") == 0
     assert "folder: done" in capsys.readouterr().out
 
 
-def test_a_cancelled_job_ends_its_watcher_with_1(tmp_path, pictures, capsys):
+def test_a_cancelled_job_ends_its_watcher_with_1(tmp_path, images, capsys):
     with (
         open_store(tmp_path / "data", serving=True) as store,
         serving(ScriptedProposer(delay_s=0.2), store=store) as s,
     ):
-        assert job(s.address, "create", "long", pictures) == 0
+        assert job(s.address, "create", "long", images) == 0
         assert "`secondlook job watch` shows" in capsys.readouterr().out
         assert job(s.address, "cancel", "long") == 0
         assert job(s.address, "watch", "long") == 1
@@ -106,7 +106,7 @@ def test_a_cancelled_job_ends_its_watcher_with_1(tmp_path, pictures, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("create", "x"), 2, "either PICTURES to send, or --folder"),
+        (("create", "x"), 2, "either IMAGES to send, or --folder"),
         (("create", "x", "nowhere"), 2, "nowhere does not exist"),
         (("create", "x", "--folder", "/etc"), 1, "--allow-root"),
         (("show", "nobody"), 1, "there is no job 'nobody'"),

@@ -37,7 +37,7 @@ def test_streams_and_pages_of_a_job_that_is_not_there_are_told(served):
         (pb.ListJobsRequest(page_token="nonsense"), "page_token"),
         (pb.ListJobsRequest(page_size=501), "up to 500, got 501"),
         (pb.ListFailuresRequest(page_size=1001), "up to 1000"),
-        (pb.OfferPicturesRequest(keys=[1] * 10_001), "10,000 keys, got 10,001"),
+        (pb.OfferImagesRequest(keys=[1] * 10_001), "10,000 keys, got 10,001"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(served, request_, said):

@@ -32,7 +32,7 @@ def test_an_upload_becomes_results(served):
     assert found[7].label_id(1) == f"{found[7].cursor}.1"
 
 
-def test_a_picture_sent_twice_is_kept_once(served):
+def test_a_image_sent_twice_is_kept_once(served):
     s, client = served
     client.jobs.create("twice")
     send(client, "twice", 3)
@@ -78,17 +78,17 @@ def test_a_finished_upload_opens_again(served):
 def test_without_a_number_name_and_content_are_the_identity(served):
     _, client = served
     client.jobs.create("named")
-    pictures = [("a", png()), ("b", png()), ("a", png(shade=9)), ("a", png())]
-    kept = [one for _, one in client.jobs.upload("named", pictures, concurrency=1)]
+    images = [("a", png()), ("b", png()), ("a", png(shade=9)), ("a", png())]
+    kept = [one for _, one in client.jobs.upload("named", images, concurrency=1)]
     assert [one.already for one in kept] == [False, False, False, True]
     assert kept[0].key == kept[3].key and len({one.key for one in kept}) == 3
 
 
-def test_bad_pictures_are_set_aside_and_tried_again_when_asked(served):
+def test_bad_images_are_set_aside_and_tried_again_when_asked(served):
     _, client = served
     client.jobs.create("mixed")
-    pictures = [("good\0.png", png()), ("bad.png", b"no picture"), ("empty.png", b"")]
-    assert all(not isinstance(one, Exception) for _, one in client.jobs.upload("mixed", pictures))
+    images = [("good\0.png", png()), ("bad.png", b"no image"), ("empty.png", b"")]
+    assert all(not isinstance(one, Exception) for _, one in client.jobs.upload("mixed", images))
     client.jobs.finish("mixed")
     job = wait(client, "mixed")
     assert (job.state, job.done, job.failed) == ("done", 1, 2)

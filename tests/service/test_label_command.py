@@ -13,10 +13,10 @@ from label_command import (
     arguments,
     environment,
     folder_of,
+    image,
     label,
     label_apart,
     names_done,
-    picture,
     wait_for_results,
 )
 
@@ -27,7 +27,7 @@ def test_a_folder_becomes_labels_in_every_format(tmp_path):
     folder, out = folder_of(tmp_path / "in", 5), tmp_path / "out"
     done = label_apart(folder, out, "--format", "coco,yolo,voc")
     assert done.returncode == 0, done.stderr
-    assert "5 pictures: 5 boxes accepted, 5 rejected, 0 unsure" in done.stdout
+    assert "5 images: 5 boxes accepted, 5 rejected, 0 unsure" in done.stdout
     coco = json.loads((out / "coco.json").read_text())
     assert [i["file_name"] for i in coco["images"]] == [f"{n:03}.png" for n in range(5)]
     assert {tuple(a["bbox"]) for a in coco["annotations"]} == {(0, 0, 20, 30)}
@@ -38,7 +38,7 @@ def test_a_folder_becomes_labels_in_every_format(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_ended_goes_on_without_redoing_a_picture(tmp_path, how):
+def test_a_run_that_is_ended_goes_on_without_redoing_a_image(tmp_path, how):
     folder, out, log = folder_of(tmp_path / "in", 60), tmp_path / "out", tmp_path / "log"
     first = subprocess.Popen(
         arguments(folder, out, pause=0.05),
@@ -71,10 +71,10 @@ def test_a_finished_run_is_not_done_again(tmp_path):
     assert (out / "coco.json").read_bytes() == before
 
 
-def test_a_replaced_picture_is_labelled_again_and_a_removed_one_leaves(tmp_path):
+def test_a_replaced_image_is_labelled_again_and_a_removed_one_leaves(tmp_path):
     folder, out, log = folder_of(tmp_path / "in", 3), tmp_path / "out", tmp_path / "log"
     label(folder, out)
-    picture(folder / "001.png", 99, size=(80, 30))
+    image(folder / "001.png", 99, size=(80, 30))
     (folder / "002.png").unlink()
     label(folder, out, log=log)
     assert len(log.read_text().splitlines()) == 1
@@ -114,7 +114,7 @@ def test_wrong_usage_is_told_in_a_line(tmp_path, more, cause, monkeypatch):
 def test_an_empty_folder_is_told(tmp_path):
     (tmp_path / "in").mkdir()
     done = label(tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 2 and "there is no picture in" in done.stderr
+    assert done.returncode == 2 and "there is no image in" in done.stderr
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
@@ -129,7 +129,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
         first.wait()
 
 
-def test_with_data_pictures_are_kept_there_and_shared(tmp_path):
+def test_with_data_images_are_kept_there_and_shared(tmp_path):
     folder, data = folder_of(tmp_path / "in", 3), tmp_path / "data"
     for out in ("one", "two"):
         assert label(folder, tmp_path / out, "--data", str(data)).returncode == 0

@@ -1,4 +1,4 @@
-"""``secondlook label`` when pictures are bad, the disk is full or the server goes away."""
+"""``secondlook label`` when images are bad, the disk is full or the server goes away."""
 
 import json
 import os
@@ -15,21 +15,21 @@ from label_command import (
     arguments,
     environment,
     folder_of,
+    image,
     label,
     lines,
     names_done,
-    picture,
     wait_for_results,
 )
 
 
-def test_a_hostile_folder_costs_only_its_bad_pictures(tmp_path):
+def test_a_hostile_folder_costs_only_its_bad_images(tmp_path):
     folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
     whole = (folder / "000.png").read_bytes()
     bad = {
         "truncated.png": whole[: len(whole) // 2],
         "empty.jpg": b"",
-        "text.jpg": b"hello, this is no picture",
+        "text.jpg": b"hello, this is no image",
         "bomb.png": _huge_png(),
     }
     for name, content in bad.items():
@@ -38,12 +38,12 @@ def test_a_hostile_folder_costs_only_its_bad_pictures(tmp_path):
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(folder / "socket.jpg"))
     (folder / "broken.jpg").symlink_to("nowhere.jpg")
-    (folder / "outside.jpg").symlink_to(picture(tmp_path / "outside.png"))
+    (folder / "outside.jpg").symlink_to(image(tmp_path / "outside.png"))
     (folder / "notes.txt").write_text("not looked at")
     good = ["000.png", "001.png", "new\nline.png", "q'\"<&>.png", "ночь 😀.png"]
     good.append(os.fsdecode(b"\xff.png"))
     for name in good[2:]:
-        picture(folder / name)
+        image(folder / name)
 
     done = label(folder, out, "--format", "coco,yolo,voc")
 
@@ -55,7 +55,7 @@ def test_a_hostile_folder_costs_only_its_bad_pictures(tmp_path):
     assert all(line["message"] and line["reason"] for line in failed.values())
     assert failed["bomb.png"]["reason"] == "image_too_large"
     assert failed["truncated.png"]["reason"] == "bad_image"
-    assert "8 pictures failed" in done.stdout
+    assert "8 images failed" in done.stdout
 
 
 def _huge_png() -> bytes:
@@ -68,7 +68,7 @@ def _huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT\0\0\0\0"
 
 
-def test_failed_pictures_are_tried_again_only_when_asked_or_changed(tmp_path):
+def test_failed_images_are_tried_again_only_when_asked_or_changed(tmp_path):
     folder, out, log = folder_of(tmp_path / "in", 1), tmp_path / "out", tmp_path / "log"
     (folder / "bad.png").write_bytes(b"bad")
     label(folder, out)
@@ -76,22 +76,22 @@ def test_failed_pictures_are_tried_again_only_when_asked_or_changed(tmp_path):
     assert not log.exists() and len(lines(out / "failed.jsonl")) == 1
     assert label(folder, out, "--retry-failed", log=log).returncode == 0
     assert len(lines(out / "failed.jsonl")) == 1
-    picture(folder / "bad.png")
+    image(folder / "bad.png")
     label(folder, out, log=log)
     assert lines(out / "failed.jsonl") == [] and len(names_done(out)) == 2
 
 
-def test_a_folder_without_any_good_picture_is_a_failure(tmp_path):
+def test_a_folder_without_any_good_image_is_a_failure(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/bad.jpg").write_bytes(b"bad")
     done = label(tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 1 and "1 picture failed" in done.stdout
+    assert done.returncode == 1 and "1 image failed" in done.stdout
 
 
-@pytest.mark.parametrize("room", [4096, 600_000])  # for no database, and for all but one picture
+@pytest.mark.parametrize("room", [4096, 600_000])  # for no database, and for all but one image
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, room):
     folder, out = folder_of(tmp_path / "in", 7), tmp_path / "out"
-    picture(folder / "007.png", size=(600, 500))
+    image(folder / "007.png", size=(600, 500))
     assert (folder / "007.png").stat().st_size > 600_000
 
     def no_room() -> None:

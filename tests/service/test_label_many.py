@@ -1,4 +1,4 @@
-"""Many pictures at a time, of one client and of many, and more than there is room for."""
+"""Many images at a time, of one client and of many, and more than there is room for."""
 
 import asyncio
 import threading
@@ -59,7 +59,7 @@ def test_label_many_answers_every_key_once_and_reads_no_further_than_it_must():
 
 
 def test_label_many_retries_a_busy_server_and_loses_nothing():
-    limits = EngineLimits(max_pictures=2)
+    limits = EngineLimits(max_images=2)
     with (
         serving(ScriptedProposer(delay_s=0.005), limits=limits) as s,
         Client(s.address, retry=RetryPolicy(first_s=0.01)) as client,
@@ -102,7 +102,7 @@ def test_the_async_client_does_the_same():
 def test_a_full_server_says_when_to_come_back_and_the_client_does():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
-    limits = EngineLimits(propose_batch=1, max_pictures=2)
+    limits = EngineLimits(propose_batch=1, max_images=2)
     with (
         serving(proposer, limits=limits) as s,
         Client(s.address) as client,
@@ -130,10 +130,10 @@ def test_requests_that_never_arrive_whole_cannot_take_all_memory():
         never.wait(30)
         yield from ()
 
-    limits = EngineLimits(max_pictures=1)
+    limits = EngineLimits(max_images=1)
     with serving(limits=limits) as s, grpc.insecure_channel(s.address) as channel:
         upload = channel.stream_unary("/secondlook.v1.LabelingService/Label")
-        uploads = [upload.future(nothing()) for _ in range(limits.max_pictures * 2 + CALLS_BESIDES)]
+        uploads = [upload.future(nothing()) for _ in range(limits.max_images * 2 + CALLS_BESIDES)]
         with Client(s.address, retry=RetryPolicy(longest_s=0.1)) as client:
             with pytest.raises(errors.Busy):
                 for _ in range(100):  # gRPC counts a call a moment after it was made

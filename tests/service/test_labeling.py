@@ -22,7 +22,7 @@ from secondlook_client.v1 import labeling_pb2_grpc
 ONE_TRY = RetryPolicy(unavailable_s=0)
 
 
-def test_a_picture_is_labelled_with_every_score():
+def test_a_image_is_labelled_with_every_score():
     with serving(verifier=ScriptedVerifier(0.8)) as s, Client(s.address) as client:
         result = client.label(png(), name="a/b.png")
         (label,) = result.labels
@@ -91,12 +91,12 @@ def test_info_tells_what_runs():
             ("dog",),
         )
         assert info.max_message_bytes == ServerOptions().max_message_bytes
-        assert info.max_pictures == 64
+        assert info.max_images == 64
 
 
 BAD = [
     (b"", {}, errors.BadImage, "bad_image", "empty"),
-    (b"no picture", {}, errors.BadImage, "bad_image", "no picture"),
+    (b"no image", {}, errors.BadImage, "bad_image", "no image"),
     (png()[:50], {}, errors.BadImage, "bad_image", "truncated"),
     (png(300, 10), {}, errors.ImageTooLarge, "image_too_large", "300"),
     (png(), {"classes": []}, errors.BadOntology, "bad_ontology", "no class"),

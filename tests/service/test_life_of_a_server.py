@@ -153,7 +153,7 @@ print("ended in order", flush=True)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_process_in_order(number):
-    script = SCRIPT.format(tests=str(Path(__file__).parent.parent))
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1] / "support"))
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -202,7 +202,7 @@ def test_metrics_count_calls_batches_outcomes_and_frames():
         'secondlook_batch_size_count{stage="verify"} 2.0',
         'secondlook_judgements_total{outcome="accept"} 2.0',
         'secondlook_frames_total{answer="labelled"} 1.0',
-        "secondlook_pictures_inside 0.0",
+        "secondlook_images_inside 0.0",
     ):
         assert line in text
     with pytest.raises(OSError):

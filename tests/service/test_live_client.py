@@ -65,11 +65,11 @@ def test_sending_never_waits_and_the_newest_win():
         Client(s.address) as client,
         client.stream(options=options) as stream,
     ):
-        picture = png()
+        image = png()
         slowest = 0.0
         for _ in range(500):
             started = time.perf_counter()
-            stream.send(picture)
+            stream.send(image)
             slowest = max(slowest, time.perf_counter() - started)
         assert slowest < 0.2  # the machine may be busy; a wait for the gate would be for ever
         gate.set()

@@ -21,7 +21,7 @@ from secondlook.training.settings import TrainingSettings
 from secondlook_client import Client
 from secondlook_client.errors import InvalidRequest, NotFound
 
-PROGRAM = Path(__file__).parents[1] / "training_program.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "training_program.py"
 
 
 @pytest.fixture(params=["--data", "--server"])
@@ -161,7 +161,7 @@ def test_an_order_that_makes_no_sense_is_refused(training_server: str) -> None:
     with Client(training_server) as client:
         for wrong, words in (
             ({"size": "huge"}, "expected a size of pico, nano, small, got 'huge'"),
-            ({"split": "test"}, "no picture in a split 'test', only in train, val"),
+            ({"split": "test"}, "no image in a split 'test', only in train, val"),
             ({"steps": 10**7}, "up to 1,000,000 steps"),
             ({"model": "../x"}, "letters, digits"),
             ({"seed": -1}, "from 0, got -1"),

@@ -27,9 +27,9 @@ BLUE = np.full((30, 30, 3), (20, 20, 200), np.uint8)
 QUICK = Patience(1.0, tries=4, first_wait_s=0.01, longest_wait_s=0.02)
 
 
-def by_colour(question: str, picture: PILImage.Image) -> list[Top]:
-    """Sees whether a picture is red in its middle, and nothing else."""
-    red, _, blue = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+def by_colour(question: str, image: PILImage.Image) -> list[Top]:
+    """Sees whether an image is red in its middle, and nothing else."""
+    red, _, blue = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
     if "red" in question and red > blue:
         return [[("Yes", 0.7), (" yes", 0.1), ("No", 0.15), ("The", 0.05)]]
     return [[("No", 0.9), ("Yes", 0.1)]]
@@ -56,7 +56,7 @@ def load(server: FakeOllama, **options: Any) -> OllamaVerifier:
 
 
 class OneBox:
-    """Proposes the whole picture as a red thing."""
+    """Proposes the whole image as a red thing."""
 
     name, digest = "one-box", "0"
 
@@ -102,7 +102,7 @@ def test_what_is_sent(server: FakeOllama) -> None:
 
 def test_leading_white_space_is_not_the_answer(server: FakeOllama) -> None:
     verifier = load(server)
-    server.behaviour.reply = lambda question, picture: [[("\n", 0.9)], [(" Yes", 0.6), ("No", 0.4)]]
+    server.behaviour.reply = lambda question, image: [[("\n", 0.9)], [(" Yes", 0.6), ("No", 0.4)]]
     assert verifier.answer([Ask(RED, ("Red?",))])[0][0].p_yes == pytest.approx(0.6)
 
 
@@ -122,7 +122,7 @@ def test_an_old_server_is_read_by_its_words(
 def test_an_answer_that_is_neither_is_unsure(server: FakeOllama, said: str, logprobs: bool) -> None:
     verifier = load(server)
     server.behaviour.logprobs = logprobs
-    server.behaviour.reply = lambda question, picture: [[(said, 0.9), ("The", 0.1)]]
+    server.behaviour.reply = lambda question, image: [[(said, 0.9), ("The", 0.1)]]
     outcome, answer = judged(verifier)
     assert outcome is Outcome.UNSURE
     assert answer.p_yes is None and answer.error == ""
@@ -217,9 +217,9 @@ def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (lambda question, picture: [[("", 1.0)]], "did not answer a plain question"),
-        (lambda question, picture: [[("Yes", 0.9), ("No", 0.1)]], "answers a drawn red disc wrong"),
-        (lambda question, picture: [[("I", 0.9)]], "did not answer a plain question"),
+        (lambda question, image: [[("", 1.0)]], "did not answer a plain question"),
+        (lambda question, image: [[("Yes", 0.9), ("No", 0.1)]], "answers a drawn red disc wrong"),
+        (lambda question, image: [[("I", 0.9)]], "did not answer a plain question"),
     ],
 )
 def test_the_start_up_test_warns(
@@ -250,7 +250,7 @@ def test_a_missing_model_says_how_to_get_it(server: FakeOllama) -> None:
 
 def test_a_model_that_cannot_see_is_refused(server: FakeOllama) -> None:
     server.behaviour.models = {"moondream:latest": ("completion",)}
-    with pytest.raises(BadSetting, match="cannot see pictures"):
+    with pytest.raises(BadSetting, match="cannot see images"):
         load(server)
 
 

@@ -19,9 +19,9 @@ RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)
 TRIES = 4
 
 
-def by_colour(question: str, picture: PILImage.Image) -> list[Top]:
-    """Sees whether a picture is red in its middle, and nothing else."""
-    red, _, blue = picture.convert("RGB").getpixel((picture.width // 2, picture.height // 2))
+def by_colour(question: str, image: PILImage.Image) -> list[Top]:
+    """Sees whether an image is red in its middle, and nothing else."""
+    red, _, blue = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
     if "red" in question and red > blue:
         return [[("Yes", 0.7), (" yes", 0.1), ("No", 0.15), ("The", 0.05)]]
     return [[("No", 0.9), ("Yes", 0.1)]]

@@ -27,8 +27,8 @@ def client(store, monkeypatch):
 
 
 def upload(client: Client, numbers: range) -> None:
-    pictures = ((number, png(shade=number)) for number in numbers)
-    assert len(dict(client.jobs.upload("street", pictures, number=lambda n: n))) == len(numbers)
+    images = ((number, png(shade=number)) for number in numbers)
+    assert len(dict(client.jobs.upload("street", images, number=lambda n: n))) == len(numbers)
 
 
 def test_a_job_is_begun_gone_on_with_and_told_of_at_once(client):

@@ -11,7 +11,7 @@ import pytest
 
 from secondlook_client import Client
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[1] / "support"
 START = [sys.executable, "-c", "from secondlook.cli import main; main()", "serve"]
 MODELS = ["--proposer", "scripted_models:bright_half", "--verifier", "scripted_models:agreeable"]
 

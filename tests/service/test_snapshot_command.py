@@ -36,7 +36,7 @@ def test_a_snapshot_from_making_to_removing(data, tmp_path, capfd) -> None:
     assert "train" in told(capfd)[0]
     assert run(["snapshot", "show", "s", "--json", *data]) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert (shown["pictures"], shown["query"]["runs"]) == (12, ["r"])
+    assert (shown["images"], shown["query"]["runs"]) == (12, ["r"])
     assert run(["snapshot", "show", "s", *data]) == 0
     assert shown["manifest"] in told(capfd)[0]
     out_folder = tmp_path / "out"
@@ -64,7 +64,7 @@ def test_what_changed_between_two(data, capfd) -> None:
         sorted(json.loads(line)["change"] for line in lines) == ["added"] * 6 + ["relabelled"] * 6
     )
     assert run(["snapshot", "diff", "old", "old", *data]) == 0
-    assert "the same pictures" in told(capfd)[0]
+    assert "the same images" in told(capfd)[0]
 
 
 def test_an_ontology_is_named_by_its_file_or_digest(data, tmp_path, capfd) -> None:
@@ -101,7 +101,7 @@ def test_one_camera_is_divided_by_time(data, tmp_path, capfd) -> None:
         (["--run", "r", "--since", "yesterday"], "2026-03-31T18:00"),
         (["--run", "r", "--split", "train"], "such as train=0.8"),
         (["--run", "r", "--split", "train=-1"], "a share above 0"),
-        (["--run", "r", "--until", "2001-01-01"], "finds no picture"),
+        (["--run", "r", "--until", "2001-01-01"], "finds no image"),
     ],
 )
 def test_a_wrong_query_is_told_in_one_line(data, capfd, wrong, words) -> None:
@@ -109,9 +109,9 @@ def test_a_wrong_query_is_told_in_one_line(data, capfd, wrong, words) -> None:
     assert words in told(capfd)[1]
 
 
-def test_a_split_without_a_picture_is_warned_of(data, capfd, caplog) -> None:
+def test_a_split_without_a_image_is_warned_of(data, capfd, caplog) -> None:
     shares = ["--split", "train=1", "--split", "val=0.0000001"]
     assert run(["snapshot", "create", "s", "--run", "r", *shares, *data]) == 0
-    assert "split 'val' got no picture: the snapshot has 12 groups" in caplog.text
+    assert "split 'val' got no image: the snapshot has 12 groups" in caplog.text
     assert run(["snapshot", "show", "s", *data]) == 0
     assert "val" not in told(capfd)[0]

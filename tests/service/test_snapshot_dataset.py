@@ -24,7 +24,7 @@ AT_ONCE = RetryPolicy(unavailable_s=0)
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store with a run of 40 pictures; to be copied."""
+    """The folder of a store with a run of 40 images; to be copied."""
     folder = tmp_path_factory.mktemp("labelled")
     with open_store(folder / "data") as opened:
         stored(opened, "r", photos(40))
@@ -33,7 +33,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kept(labelled: Path, tmp_path: Path) -> Iterator[Store]:
-    """A store with a run of 40 pictures; the client sees no database, so one kind is enough."""
+    """A store with a run of 40 images; the client sees no database, so one kind is enough."""
     with open_store(shutil.copytree(labelled, tmp_path / "data")) as opened:
         yield opened
 
@@ -49,7 +49,7 @@ def dataset(served: Serving, tmp_path: Path, **options: object) -> SnapshotDatas
     return SnapshotDataset(served.address, "s", cache=tmp_path / "cache", **options)
 
 
-def test_every_picture_by_number(served: Serving, tmp_path: Path) -> None:
+def test_every_image_by_number(served: Serving, tmp_path: Path) -> None:
     data = dataset(served, tmp_path)
     assert len(data) == 40 and data.classes == ("dog", "cat")
     forwards = list(data)
@@ -58,7 +58,7 @@ def test_every_picture_by_number(served: Serving, tmp_path: Path) -> None:
     assert all(example.labels[0].xyxy == DOG_BOX for example in forwards)
     assert data[-1].sha256 == forwards[-1].sha256
     for outside in (40, -41):
-        with pytest.raises(IndexError, match="has 40 pictures"):
+        with pytest.raises(IndexError, match="has 40 images"):
             data[outside]
 
 
@@ -100,7 +100,7 @@ def test_download_fetches_what_lacks_and_only_that(kept: Store, tmp_path: Path) 
 
 
 def stamps(tmp_path: Path) -> dict[str, int]:
-    paths = (tmp_path / "cache" / "pictures").rglob("*")
+    paths = (tmp_path / "cache" / "images").rglob("*")
     return {path.name: path.stat().st_ino for path in paths if path.is_file()}
 
 
@@ -110,7 +110,7 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(
 ) -> None:
     data = dataset(served, tmp_path)
     wanted = data[5]
-    (path,) = (tmp_path / "cache" / "pictures").rglob(wanted.sha256)
+    (path,) = (tmp_path / "cache" / "images").rglob(wanted.sha256)
     path.write_bytes(harm)
     assert data[5] == wanted
     assert path.read_bytes() == wanted.content
@@ -124,7 +124,7 @@ def test_a_damaged_index_is_pulled_again(served: Serving, tmp_path: Path, name: 
     assert list(dataset(served, tmp_path)) == before
 
 
-def test_a_wrong_picture_never_reaches_the_training(
+def test_a_wrong_image_never_reaches_the_training(
     served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = dataset(served, tmp_path)
@@ -170,7 +170,7 @@ def test_torch_loads_it_with_two_workers(served: Serving, tmp_path: Path, start:
         timeout=100,
     )
     for _ in range(2):
-        seen = [picture.tobytes() for batch in loader for picture, boxes in batch]
+        seen = [image.tobytes() for batch in loader for image, boxes in batch]
         assert len(seen) == len(set(seen)) == 40
     own = {np.array(PILImage.open(io.BytesIO(c))).tobytes() for c in photos(40).values()}
     assert set(seen) == own

@@ -52,7 +52,7 @@ def test_random_bursts_are_answered_exactly_once(seed):
         for n in range(80):
             number += rng.choice([1, 1, 1, 7])
             numbers[number] = n
-            yield frame(number, b"not a picture" if n in bad else None, name=str(n))
+            yield frame(number, b"not an image" if n in bad else None, name=str(n))
             if rng.random() < 0.2:
                 time.sleep(rng.random() * 0.02)
 
@@ -103,7 +103,7 @@ def test_the_newest_win_and_at_most_max_pending_wait():
 
 def test_frames_are_dropped_with_the_reason_when_others_fill_the_server():
     gate = threading.Event()
-    limits = EngineLimits(max_pictures=1, propose_batch=1)
+    limits = EngineLimits(max_images=1, propose_batch=1)
     with (
         serving(ScriptedProposer(gate=gate), limits=limits) as s,
         grpc.insecure_channel(s.address) as channel,

@@ -11,25 +11,25 @@ MODELS = (
 )  # fmt: skip
 
 
-def picture(path):
+def half_bright(path):
     image = Image.new("RGB", (80, 40))
     image.paste((255, 255, 255), (0, 0, 40, 40))
     image.save(path)
     return str(path)
 
 
-def test_every_stage_is_shown_for_each_picture(tmp_path, capsys):
+def test_every_stage_is_shown_for_each_image(tmp_path, capsys):
     out = tmp_path / "try.html"
-    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b [red].png")]
+    images = [half_bright(tmp_path / "a.png"), half_bright(tmp_path / "b [red].png")]
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"broken")
     classes = ("-c", "dog", "-c", "puppy = dog, young dog ? Is it young?")
-    code = run(["try", *pictures, str(broken), *classes, *MODELS, "--out", str(out)])
+    code = run(["try", *images, str(broken), *classes, *MODELS, "--out", str(out)])
     shown = capsys.readouterr().out
     assert code == 0
     for expected in (
         "dog, young dog", "Is it young?", "a.png", "b [red].png", "0 0 40 40", "0.90", "accept",
-        "reject", "Yes", "P(yes) 0.10 ≤ 0.40", "broken.png: these 6 bytes are no picture",
+        "reject", "Yes", "P(yes) 0.10 ≤ 0.40", "broken.png: these 6 bytes are no image",
     ):  # fmt: skip
         assert expected in shown, shown
     page = out.read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_every_stage_is_shown_for_each_picture(tmp_path, capsys):
 
 
 def test_a_whole_folder_is_too_much_to_try(tmp_path, capsys):
-    one = picture(tmp_path / "000.png")
+    one = half_bright(tmp_path / "000.png")
     for place in range(1, 51):
         os.link(one, tmp_path / f"{place:03}.png")
     assert run(["try", str(tmp_path), "-c", "dog", *MODELS]) == 2
@@ -45,5 +45,5 @@ def test_a_whole_folder_is_too_much_to_try(tmp_path, capsys):
 
 
 def test_nothing_to_look_for_is_told_with_the_way_out(tmp_path, capsys):
-    assert run(["try", picture(tmp_path / "a.png"), *MODELS]) == 2
+    assert run(["try", half_bright(tmp_path / "a.png"), *MODELS]) == 2
     assert '-c "person wearing glasses"' in capsys.readouterr().err

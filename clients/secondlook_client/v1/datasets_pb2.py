@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csecondlook/v1/datasets.proto\x12\rsecondlook.v1\"*\n\nSplitShare\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xb2\x02\n\rSnapshotQuery\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x10\n\x08ontology\x18\x02 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x12\n\x05since\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05until\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0fmin_probability\x18\x06 \x01(\x01\x12\x17\n\x0fwithout_empties\x18\x07 \x01(\x08\x12\x16\n\x0ewithout_ignore\x18\x08 \x01(\x08\x12\x16\n\x0ehard_negatives\x18\t \x01(\x08\x12(\n\x05split\x18\n \x03(\x0b\x32\x19.secondlook.v1.SplitShare\x12(\n\x08group_by\x18\x0b \x01(\x0e\x32\x16.secondlook.v1.GroupByB\x08\n\x06_sinceB\x08\n\x06_until\"\xf9\x01\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x33\n\x06splits\x18\x04 \x03(\x0b\x32#.secondlook.v1.Snapshot.SplitsEntry\x12\x17\n\x0fstatistics_json\x18\x05 \x01(\t\x12+\n\x05query\x18\x06 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\x12\x12\n\ncreated_at\x18\x07 \x01(\x01\x1a-\n\x0bSplitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xca\x01\n\x0bSnapshotBox\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\n\n\x02x1\x18\x02 \x01(\x01\x12\n\n\x02y1\x18\x03 \x01(\x01\x12\n\n\x02x2\x18\x04 \x01(\x01\x12\n\n\x02y2\x18\x05 \x01(\x01\x12$\n\x04kind\x18\x06 \x01(\x0e\x32\x16.secondlook.v1.BoxKind\x12\x13\n\x0bprobability\x18\x07 \x01(\x01\x12\r\n\x05score\x18\x08 \x01(\x01\x12\x12\n\x05p_yes\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\n \x01(\tB\x08\n\x06_p_yes\"\xc8\x01\n\x0fSnapshotPicture\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05split\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\x12)\n\x05\x62oxes\x18\x08 \x03(\x0b\x32\x1a.secondlook.v1.SnapshotBox\x12\x0f\n\x07\x63ontent\x18\t \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\n \x01(\t\"R\n\x15\x43reateSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05query\x18\x02 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\"C\n\x16\x43reateSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListSnapshotsResponse\x12*\n\tsnapshots\x18\x01 \x03(\x0b\x32\x17.secondlook.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"o\n\x0bPullRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0e\n\x06shards\x18\x04 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x05 \x01(\t\x12\x10\n\x08pictures\x18\x06 \x01(\x08\"@\n\x0cPullResponse\x12\x30\n\x08pictures\x18\x01 \x03(\x0b\x32\x1e.secondlook.v1.SnapshotPicture\"8\n\x14\x46\x65tchPicturesRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x03(\t\"8\n\x15\x46\x65tchPicturesResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c*h\n\x07\x42oxKind\x12\x18\n\x14\x42OX_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42OX_KIND_LABEL\x10\x01\x12\x13\n\x0f\x42OX_KIND_IGNORE\x10\x02\x12\x1a\n\x16\x42OX_KIND_HARD_NEGATIVE\x10\x03*u\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_AUTO\x10\x01\x12\x13\n\x0fGROUP_BY_FOLDER\x10\x02\x12\x15\n\x11GROUP_BY_LIKENESS\x10\x03\x12\x11\n\rGROUP_BY_TIME\x10\x04\x32\xc2\x03\n\x0e\x44\x61tasetService\x12]\n\x0e\x43reateSnapshot\x12$.secondlook.v1.CreateSnapshotRequest\x1a%.secondlook.v1.CreateSnapshotResponse\x12T\n\x0bGetSnapshot\x12!.secondlook.v1.GetSnapshotRequest\x1a\".secondlook.v1.GetSnapshotResponse\x12Z\n\rListSnapshots\x12#.secondlook.v1.ListSnapshotsRequest\x1a$.secondlook.v1.ListSnapshotsResponse\x12\x41\n\x04Pull\x12\x1a.secondlook.v1.PullRequest\x1a\x1b.secondlook.v1.PullResponse0\x01\x12\\\n\rFetchPictures\x12#.secondlook.v1.FetchPicturesRequest\x1a$.secondlook.v1.FetchPicturesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csecondlook/v1/datasets.proto\x12\rsecondlook.v1\"*\n\nSplitShare\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xb2\x02\n\rSnapshotQuery\x12\x0c\n\x04runs\x18\x01 \x03(\t\x12\x10\n\x08ontology\x18\x02 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x12\n\x05since\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05until\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0fmin_probability\x18\x06 \x01(\x01\x12\x17\n\x0fwithout_empties\x18\x07 \x01(\x08\x12\x16\n\x0ewithout_ignore\x18\x08 \x01(\x08\x12\x16\n\x0ehard_negatives\x18\t \x01(\x08\x12(\n\x05split\x18\n \x03(\x0b\x32\x19.secondlook.v1.SplitShare\x12(\n\x08group_by\x18\x0b \x01(\x0e\x32\x16.secondlook.v1.GroupByB\x08\n\x06_sinceB\x08\n\x06_until\"\xf9\x01\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x33\n\x06splits\x18\x04 \x03(\x0b\x32#.secondlook.v1.Snapshot.SplitsEntry\x12\x17\n\x0fstatistics_json\x18\x05 \x01(\t\x12+\n\x05query\x18\x06 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\x12\x12\n\ncreated_at\x18\x07 \x01(\x01\x1a-\n\x0bSplitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xca\x01\n\x0bSnapshotBox\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\n\n\x02x1\x18\x02 \x01(\x01\x12\n\n\x02y1\x18\x03 \x01(\x01\x12\n\n\x02x2\x18\x04 \x01(\x01\x12\n\n\x02y2\x18\x05 \x01(\x01\x12$\n\x04kind\x18\x06 \x01(\x0e\x32\x16.secondlook.v1.BoxKind\x12\x13\n\x0bprobability\x18\x07 \x01(\x01\x12\r\n\x05score\x18\x08 \x01(\x01\x12\x12\n\x05p_yes\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\n \x01(\tB\x08\n\x06_p_yes\"\xc6\x01\n\rSnapshotImage\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05split\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\x12)\n\x05\x62oxes\x18\x08 \x03(\x0b\x32\x1a.secondlook.v1.SnapshotBox\x12\x0f\n\x07\x63ontent\x18\t \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\n \x01(\t\"R\n\x15\x43reateSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x05query\x18\x02 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\"C\n\x16\x43reateSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListSnapshotsResponse\x12*\n\tsnapshots\x18\x01 \x03(\x0b\x32\x17.secondlook.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x0bPullRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0e\n\x06shards\x18\x04 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x05 \x01(\t\x12\x0e\n\x06images\x18\x06 \x01(\x08\"<\n\x0cPullResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.secondlook.v1.SnapshotImage\"6\n\x12\x46\x65tchImagesRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x03(\t\"6\n\x13\x46\x65tchImagesResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c*h\n\x07\x42oxKind\x12\x18\n\x14\x42OX_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42OX_KIND_LABEL\x10\x01\x12\x13\n\x0f\x42OX_KIND_IGNORE\x10\x02\x12\x1a\n\x16\x42OX_KIND_HARD_NEGATIVE\x10\x03*w\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_AUTO\x10\x01\x12\x13\n\x0fGROUP_BY_FOLDER\x10\x02\x12\x17\n\x13GROUP_BY_SIMILARITY\x10\x03\x12\x11\n\rGROUP_BY_TIME\x10\x04\x32\xbc\x03\n\x0e\x44\x61tasetService\x12]\n\x0e\x43reateSnapshot\x12$.secondlook.v1.CreateSnapshotRequest\x1a%.secondlook.v1.CreateSnapshotResponse\x12T\n\x0bGetSnapshot\x12!.secondlook.v1.GetSnapshotRequest\x1a\".secondlook.v1.GetSnapshotResponse\x12Z\n\rListSnapshots\x12#.secondlook.v1.ListSnapshotsRequest\x1a$.secondlook.v1.ListSnapshotsResponse\x12\x41\n\x04Pull\x12\x1a.secondlook.v1.PullRequest\x1a\x1b.secondlook.v1.PullResponse0\x01\x12V\n\x0b\x46\x65tchImages\x12!.secondlook.v1.FetchImagesRequest\x1a\".secondlook.v1.FetchImagesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SNAPSHOT_SPLITSENTRY']._loaded_options = None
   _globals['_SNAPSHOT_SPLITSENTRY']._serialized_options = b'8\001'
-  _globals['_BOXKIND']._serialized_start=1767
-  _globals['_BOXKIND']._serialized_end=1871
-  _globals['_GROUPBY']._serialized_start=1873
-  _globals['_GROUPBY']._serialized_end=1990
+  _globals['_BOXKIND']._serialized_start=1755
+  _globals['_BOXKIND']._serialized_end=1859
+  _globals['_GROUPBY']._serialized_start=1861
+  _globals['_GROUPBY']._serialized_end=1980
   _globals['_SPLITSHARE']._serialized_start=47
   _globals['_SPLITSHARE']._serialized_end=89
   _globals['_SNAPSHOTQUERY']._serialized_start=92
@@ -47,28 +47,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SNAPSHOT_SPLITSENTRY']._serialized_end=650
   _globals['_SNAPSHOTBOX']._serialized_start=653
   _globals['_SNAPSHOTBOX']._serialized_end=855
-  _globals['_SNAPSHOTPICTURE']._serialized_start=858
-  _globals['_SNAPSHOTPICTURE']._serialized_end=1058
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1060
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1142
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1144
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1211
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1213
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1247
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1249
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1313
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1315
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1376
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1378
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1470
-  _globals['_PULLREQUEST']._serialized_start=1472
-  _globals['_PULLREQUEST']._serialized_end=1583
-  _globals['_PULLRESPONSE']._serialized_start=1585
-  _globals['_PULLRESPONSE']._serialized_end=1649
-  _globals['_FETCHPICTURESREQUEST']._serialized_start=1651
-  _globals['_FETCHPICTURESREQUEST']._serialized_end=1707
-  _globals['_FETCHPICTURESRESPONSE']._serialized_start=1709
-  _globals['_FETCHPICTURESRESPONSE']._serialized_end=1765
-  _globals['_DATASETSERVICE']._serialized_start=1993
-  _globals['_DATASETSERVICE']._serialized_end=2443
+  _globals['_SNAPSHOTIMAGE']._serialized_start=858
+  _globals['_SNAPSHOTIMAGE']._serialized_end=1056
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1058
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1140
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1142
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1209
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1211
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1245
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1247
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1311
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1313
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1374
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1376
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1468
+  _globals['_PULLREQUEST']._serialized_start=1470
+  _globals['_PULLREQUEST']._serialized_end=1579
+  _globals['_PULLRESPONSE']._serialized_start=1581
+  _globals['_PULLRESPONSE']._serialized_end=1641
+  _globals['_FETCHIMAGESREQUEST']._serialized_start=1643
+  _globals['_FETCHIMAGESREQUEST']._serialized_end=1697
+  _globals['_FETCHIMAGESRESPONSE']._serialized_start=1699
+  _globals['_FETCHIMAGESRESPONSE']._serialized_end=1753
+  _globals['_DATASETSERVICE']._serialized_start=1983
+  _globals['_DATASETSERVICE']._serialized_end=2427
 # @@protoc_insertion_point(module_scope)

@@ -62,28 +62,28 @@ class _GroupByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupBy.Value
     GROUP_BY_AUTO: _GroupBy.ValueType  # 1
     """Frames of one stream belong together, and so do near duplicates."""
     GROUP_BY_FOLDER: _GroupBy.ValueType  # 2
-    """Pictures of one folder belong together, and so do near duplicates."""
-    GROUP_BY_LIKENESS: _GroupBy.ValueType  # 3
+    """Images of one folder belong together, and so do near duplicates."""
+    GROUP_BY_SIMILARITY: _GroupBy.ValueType  # 3
     """Near duplicates alone."""
     GROUP_BY_TIME: _GroupBy.ValueType  # 4
-    """Pictures of one stream, or of one job, belong together while they come one shortly after the
-    other, and near duplicates do not: for a fixed camera, all of whose pictures are alike.
+    """Images of one stream, or of one job, belong together while they come one shortly after the
+    other, and near duplicates do not: for a fixed camera, all of whose images are alike.
     """
 
 class GroupBy(_GroupBy, metaclass=_GroupByEnumTypeWrapper):
-    """What keeps pictures on the same side of a split."""
+    """What keeps images on the same side of a split."""
 
 GROUP_BY_UNSPECIFIED: GroupBy.ValueType  # 0
 """The same as GROUP_BY_AUTO."""
 GROUP_BY_AUTO: GroupBy.ValueType  # 1
 """Frames of one stream belong together, and so do near duplicates."""
 GROUP_BY_FOLDER: GroupBy.ValueType  # 2
-"""Pictures of one folder belong together, and so do near duplicates."""
-GROUP_BY_LIKENESS: GroupBy.ValueType  # 3
+"""Images of one folder belong together, and so do near duplicates."""
+GROUP_BY_SIMILARITY: GroupBy.ValueType  # 3
 """Near duplicates alone."""
 GROUP_BY_TIME: GroupBy.ValueType  # 4
-"""Pictures of one stream, or of one job, belong together while they come one shortly after the
-other, and near duplicates do not: for a fixed camera, all of whose pictures are alike.
+"""Images of one stream, or of one job, belong together while they come one shortly after the
+other, and near duplicates do not: for a fixed camera, all of whose images are alike.
 """
 Global___GroupBy: _TypeAlias = GroupBy  # noqa: Y015
 
@@ -115,7 +115,7 @@ Global___SplitShare: _TypeAlias = SplitShare  # noqa: Y015
 
 @_typing.final
 class SnapshotQuery(_message.Message):
-    """Which pictures and boxes a snapshot holds."""
+    """Which images and boxes a snapshot holds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,9 +139,9 @@ class SnapshotQuery(_message.Message):
     min_probability: _builtins.float
     """Probability from which an accepted box is a label, [0, 1]; below, it becomes an ignore region."""
     without_empties: _builtins.bool
-    """Leave out pictures on which nothing was accepted and nothing is unsure."""
+    """Leave out images on which nothing was accepted and nothing is unsure."""
     without_ignore: _builtins.bool
-    """Leave out pictures that have an ignore region. Their objects cannot be left out alone: what is
+    """Leave out images that have an ignore region. Their objects cannot be left out alone: what is
     not labelled would be learnt as background.
     """
     hard_negatives: _builtins.bool
@@ -150,13 +150,13 @@ class SnapshotQuery(_message.Message):
     """What falls into one part as a whole."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of runs. Where several judged a picture for one class, the later in this list counts.
+        """Names of runs. Where several judged an image for one class, the later in this list counts.
         Empty: every run with the ontology, in the order in which they were made.
         """
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Classes kept, in this order. Empty: every class of the runs' ontologies. A picture that was not
+        """Classes kept, in this order. Empty: every class of the runs' ontologies. An image that was not
         judged for each of them is left out: what was not looked for is not background.
         """
 
@@ -196,7 +196,7 @@ Global___SnapshotQuery: _TypeAlias = SnapshotQuery  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):
-    """A snapshot, but for its pictures."""
+    """A snapshot, but for its images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,7 +230,7 @@ class Snapshot(_message.Message):
     name: _builtins.str
     """As it was given."""
     manifest: _builtins.str
-    """Hash of the content, 64 hex digits: equal pictures, labels and split have the same."""
+    """Hash of the content, 64 hex digits: equal images, labels and split have the same."""
     statistics_json: _builtins.str
     """Counts of everything, as JSON; see the documentation of `snapshot show`. Its key `ontology` holds
     the classes with their phrases and questions, as YAML.
@@ -243,7 +243,7 @@ class Snapshot(_message.Message):
 
     @_builtins.property
     def splits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Pictures by part."""
+        """Images by part."""
 
     @_builtins.property
     def query(self) -> Global___SnapshotQuery:
@@ -270,7 +270,7 @@ Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
 
 @_typing.final
 class SnapshotBox(_message.Message):
-    """A box of a picture."""
+    """A box of an image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -287,7 +287,7 @@ class SnapshotBox(_message.Message):
     class_index: _builtins.int
     """Place of the class in the snapshot's classes, from 0."""
     x1: _builtins.float
-    """Left edge, pixels of the upright picture (EXIF orientation applied)."""
+    """Left edge, pixels of the upright image (EXIF orientation applied)."""
     y1: _builtins.float
     """Top edge."""
     x2: _builtins.float
@@ -329,8 +329,8 @@ class SnapshotBox(_message.Message):
 Global___SnapshotBox: _TypeAlias = SnapshotBox  # noqa: Y015
 
 @_typing.final
-class SnapshotPicture(_message.Message):
-    """A picture of a snapshot."""
+class SnapshotImage(_message.Message):
+    """An image of a snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -359,9 +359,9 @@ class SnapshotPicture(_message.Message):
     group: _builtins.str
     """What keeps it on the side of others, 16 hex digits."""
     content: _builtins.bytes
-    """The bytes as they were given to the store; empty unless pictures were asked for."""
+    """The bytes as they were given to the store; empty unless images were asked for."""
     cursor: _builtins.str
-    """Goes on after this picture."""
+    """Goes on after this image."""
     @_builtins.property
     def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotBox]:
         """Labels first, then ignore regions, then hard negatives. None: a verified empty."""
@@ -386,7 +386,7 @@ class SnapshotPicture(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SnapshotPicture: _TypeAlias = SnapshotPicture  # noqa: Y015
+Global___SnapshotImage: _TypeAlias = SnapshotImage  # noqa: Y015
 
 @_typing.final
 class CreateSnapshotRequest(_message.Message):
@@ -425,7 +425,7 @@ class CreateSnapshotResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
-        """But for its pictures."""
+        """But for its images."""
 
     def __init__(
         self,
@@ -471,7 +471,7 @@ class GetSnapshotResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
-        """But for its pictures."""
+        """But for its images."""
 
     def __init__(
         self,
@@ -542,7 +542,7 @@ Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
 
 @_typing.final
 class PullRequest(_message.Message):
-    """Asks for the pictures of a snapshot."""
+    """Asks for the images of a snapshot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -551,7 +551,7 @@ class PullRequest(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
-    PICTURES_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
     """Name of the snapshot."""
     split: _builtins.str
@@ -559,15 +559,15 @@ class PullRequest(_message.Message):
     shard: _builtins.int
     """Which shard, from 0."""
     shards: _builtins.int
-    """How many shards there are; each picture is in exactly one, and their sizes differ by at most
+    """How many shards there are; each image is in exactly one, and their sizes differ by at most
     one. 0 is the same as 1.
     """
     cursor: _builtins.str
-    """Of the last picture received; empty: from the first. It fits the same snapshot, split and shard
+    """Of the last image received; empty: from the first. It fits the same snapshot, split and shard
     only.
     """
-    pictures: _builtins.bool
-    """Send the bytes of the pictures too."""
+    images: _builtins.bool
+    """Send the bytes of the images too."""
     def __init__(
         self,
         *,
@@ -576,11 +576,11 @@ class PullRequest(_message.Message):
         shard: _builtins.int = ...,
         shards: _builtins.int = ...,
         cursor: _builtins.str = ...,
-        pictures: _builtins.bool = ...,
+        images: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "pictures", b"pictures", "shard", b"shard", "shards", b"shards", "snapshot", b"snapshot", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "images", b"images", "shard", b"shard", "shards", b"shards", "snapshot", b"snapshot", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,31 +588,31 @@ Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
 
 @_typing.final
 class PullResponse(_message.Message):
-    """Some pictures, in order."""
+    """Some images, in order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PICTURES_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotPicture]:
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotImage]:
         """As many as make a message of a sensible size."""
 
     def __init__(
         self,
         *,
-        pictures: _abc.Iterable[Global___SnapshotPicture] | None = ...,
+        images: _abc.Iterable[Global___SnapshotImage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pictures", b"pictures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PullResponse: _TypeAlias = PullResponse  # noqa: Y015
 
 @_typing.final
-class FetchPicturesRequest(_message.Message):
-    """Asks for the bytes of some pictures."""
+class FetchImagesRequest(_message.Message):
+    """Asks for the bytes of some images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -636,11 +636,11 @@ class FetchPicturesRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FetchPicturesRequest: _TypeAlias = FetchPicturesRequest  # noqa: Y015
+Global___FetchImagesRequest: _TypeAlias = FetchImagesRequest  # noqa: Y015
 
 @_typing.final
-class FetchPicturesResponse(_message.Message):
-    """The bytes of one picture."""
+class FetchImagesResponse(_message.Message):
+    """The bytes of one image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -662,4 +662,4 @@ class FetchPicturesResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FetchPicturesResponse: _TypeAlias = FetchPicturesResponse  # noqa: Y015
+Global___FetchImagesResponse: _TypeAlias = FetchImagesResponse  # noqa: Y015

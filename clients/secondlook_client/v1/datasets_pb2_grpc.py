@@ -55,10 +55,10 @@ class DatasetServiceStub:
                 request_serializer=secondlook_dot_v1_dot_datasets__pb2.PullRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_datasets__pb2.PullResponse.FromString,
                 _registered_method=True)
-        self.FetchPictures = channel.unary_stream(
-                '/secondlook.v1.DatasetService/FetchPictures',
-                request_serializer=secondlook_dot_v1_dot_datasets__pb2.FetchPicturesRequest.SerializeToString,
-                response_deserializer=secondlook_dot_v1_dot_datasets__pb2.FetchPicturesResponse.FromString,
+        self.FetchImages = channel.unary_stream(
+                '/secondlook.v1.DatasetService/FetchImages',
+                request_serializer=secondlook_dot_v1_dot_datasets__pb2.FetchImagesRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_datasets__pb2.FetchImagesResponse.FromString,
                 _registered_method=True)
 
 
@@ -70,7 +70,7 @@ class DatasetServiceServicer:
         """Freeze what a query finds under a new name. May take minutes for large runs.
 
         Fails with ALREADY_EXISTS when the name is in use, NOT_FOUND for an unknown run and
-        INVALID_ARGUMENT for a query that contradicts itself or finds no picture.
+        INVALID_ARGUMENT for a query that contradicts itself or finds no image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,17 +91,17 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Pull(self, request, context):
-        """The pictures of a snapshot in its own order, or one shard of them, from a cursor on.
+        """The images of a snapshot in its own order, or one shard of them, from a cursor on.
 
         The order is by hash of the content, so it is as good as shuffled and always the same. A stream
-        that broke is resumed with the cursor of the last picture that was received.
+        that broke is resumed with the cursor of the last image that was received.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def FetchPictures(self, request, context):
-        """The bytes of some pictures of a snapshot, for a client that has the others already.
+    def FetchImages(self, request, context):
+        """The bytes of some images of a snapshot, for a client that has the others already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,10 +130,10 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     request_deserializer=secondlook_dot_v1_dot_datasets__pb2.PullRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_datasets__pb2.PullResponse.SerializeToString,
             ),
-            'FetchPictures': grpc.unary_stream_rpc_method_handler(
-                    servicer.FetchPictures,
-                    request_deserializer=secondlook_dot_v1_dot_datasets__pb2.FetchPicturesRequest.FromString,
-                    response_serializer=secondlook_dot_v1_dot_datasets__pb2.FetchPicturesResponse.SerializeToString,
+            'FetchImages': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchImages,
+                    request_deserializer=secondlook_dot_v1_dot_datasets__pb2.FetchImagesRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_datasets__pb2.FetchImagesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -256,7 +256,7 @@ class DatasetService:
             _registered_method=True)
 
     @staticmethod
-    def FetchPictures(request,
+    def FetchImages(request,
             target,
             options=(),
             channel_credentials=None,
@@ -269,9 +269,9 @@ class DatasetService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/secondlook.v1.DatasetService/FetchPictures',
-            secondlook_dot_v1_dot_datasets__pb2.FetchPicturesRequest.SerializeToString,
-            secondlook_dot_v1_dot_datasets__pb2.FetchPicturesResponse.FromString,
+            '/secondlook.v1.DatasetService/FetchImages',
+            secondlook_dot_v1_dot_datasets__pb2.FetchImagesRequest.SerializeToString,
+            secondlook_dot_v1_dot_datasets__pb2.FetchImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

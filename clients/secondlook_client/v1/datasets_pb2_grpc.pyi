@@ -41,20 +41,20 @@ class DatasetServiceStub:
     """Freeze what a query finds under a new name. May take minutes for large runs.
 
     Fails with ALREADY_EXISTS when the name is in use, NOT_FOUND for an unknown run and
-    INVALID_ARGUMENT for a query that contradicts itself or finds no picture.
+    INVALID_ARGUMENT for a query that contradicts itself or finds no image.
     """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.GetSnapshotRequest, _datasets_pb2.GetSnapshotResponse]
     """One snapshot by its name."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListSnapshotsRequest, _datasets_pb2.ListSnapshotsResponse]
     """Snapshots, newest first, a page at a time."""
     Pull: _grpc.UnaryStreamMultiCallable[_datasets_pb2.PullRequest, _datasets_pb2.PullResponse]
-    """The pictures of a snapshot in its own order, or one shard of them, from a cursor on.
+    """The images of a snapshot in its own order, or one shard of them, from a cursor on.
 
     The order is by hash of the content, so it is as good as shuffled and always the same. A stream
-    that broke is resumed with the cursor of the last picture that was received.
+    that broke is resumed with the cursor of the last image that was received.
     """
-    FetchPictures: _grpc.UnaryStreamMultiCallable[_datasets_pb2.FetchPicturesRequest, _datasets_pb2.FetchPicturesResponse]
-    """The bytes of some pictures of a snapshot, for a client that has the others already."""
+    FetchImages: _grpc.UnaryStreamMultiCallable[_datasets_pb2.FetchImagesRequest, _datasets_pb2.FetchImagesResponse]
+    """The bytes of some images of a snapshot, for a client that has the others already."""
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -65,20 +65,20 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Freeze what a query finds under a new name. May take minutes for large runs.
 
     Fails with ALREADY_EXISTS when the name is in use, NOT_FOUND for an unknown run and
-    INVALID_ARGUMENT for a query that contradicts itself or finds no picture.
+    INVALID_ARGUMENT for a query that contradicts itself or finds no image.
     """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_datasets_pb2.GetSnapshotRequest, _datasets_pb2.GetSnapshotResponse]  # type: ignore[assignment]
     """One snapshot by its name."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListSnapshotsRequest, _datasets_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
     """Snapshots, newest first, a page at a time."""
     Pull: _aio.UnaryStreamMultiCallable[_datasets_pb2.PullRequest, _datasets_pb2.PullResponse]  # type: ignore[assignment]
-    """The pictures of a snapshot in its own order, or one shard of them, from a cursor on.
+    """The images of a snapshot in its own order, or one shard of them, from a cursor on.
 
     The order is by hash of the content, so it is as good as shuffled and always the same. A stream
-    that broke is resumed with the cursor of the last picture that was received.
+    that broke is resumed with the cursor of the last image that was received.
     """
-    FetchPictures: _aio.UnaryStreamMultiCallable[_datasets_pb2.FetchPicturesRequest, _datasets_pb2.FetchPicturesResponse]  # type: ignore[assignment]
-    """The bytes of some pictures of a snapshot, for a client that has the others already."""
+    FetchImages: _aio.UnaryStreamMultiCallable[_datasets_pb2.FetchImagesRequest, _datasets_pb2.FetchImagesResponse]  # type: ignore[assignment]
+    """The bytes of some images of a snapshot, for a client that has the others already."""
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Freezes labels into snapshots and gives them to training jobs."""
@@ -92,7 +92,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Freeze what a query finds under a new name. May take minutes for large runs.
 
         Fails with ALREADY_EXISTS when the name is in use, NOT_FOUND for an unknown run and
-        INVALID_ARGUMENT for a query that contradicts itself or finds no picture.
+        INVALID_ARGUMENT for a query that contradicts itself or finds no image.
         """
 
     @_abc_1.abstractmethod
@@ -117,18 +117,18 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _datasets_pb2.PullRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_datasets_pb2.PullResponse], _abc.AsyncIterator[_datasets_pb2.PullResponse]]:
-        """The pictures of a snapshot in its own order, or one shard of them, from a cursor on.
+        """The images of a snapshot in its own order, or one shard of them, from a cursor on.
 
         The order is by hash of the content, so it is as good as shuffled and always the same. A stream
-        that broke is resumed with the cursor of the last picture that was received.
+        that broke is resumed with the cursor of the last image that was received.
         """
 
     @_abc_1.abstractmethod
-    def FetchPictures(
+    def FetchImages(
         self,
-        request: _datasets_pb2.FetchPicturesRequest,
+        request: _datasets_pb2.FetchImagesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_datasets_pb2.FetchPicturesResponse], _abc.AsyncIterator[_datasets_pb2.FetchPicturesResponse]]:
-        """The bytes of some pictures of a snapshot, for a client that has the others already."""
+    ) -> _typing.Union[_abc.Iterator[_datasets_pb2.FetchImagesResponse], _abc.AsyncIterator[_datasets_pb2.FetchImagesResponse]]:
+        """The bytes of some images of a snapshot, for a client that has the others already."""
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Labels many pictures and keeps what was found.
+    """Labels many images and keeps what was found.
     """
 
     def __init__(self, channel):
@@ -40,15 +40,15 @@ class JobServiceStub:
                 request_serializer=secondlook_dot_v1_dot_jobs__pb2.CreateJobRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_jobs__pb2.CreateJobResponse.FromString,
                 _registered_method=True)
-        self.OfferPictures = channel.unary_unary(
-                '/secondlook.v1.JobService/OfferPictures',
-                request_serializer=secondlook_dot_v1_dot_jobs__pb2.OfferPicturesRequest.SerializeToString,
-                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.OfferPicturesResponse.FromString,
+        self.OfferImages = channel.unary_unary(
+                '/secondlook.v1.JobService/OfferImages',
+                request_serializer=secondlook_dot_v1_dot_jobs__pb2.OfferImagesRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.OfferImagesResponse.FromString,
                 _registered_method=True)
-        self.UploadPicture = channel.unary_unary(
-                '/secondlook.v1.JobService/UploadPicture',
-                request_serializer=secondlook_dot_v1_dot_jobs__pb2.UploadPictureRequest.SerializeToString,
-                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.UploadPictureResponse.FromString,
+        self.UploadImage = channel.unary_unary(
+                '/secondlook.v1.JobService/UploadImage',
+                request_serializer=secondlook_dot_v1_dot_jobs__pb2.UploadImageRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.UploadImageResponse.FromString,
                 _registered_method=True)
         self.FinishUpload = channel.unary_unary(
                 '/secondlook.v1.JobService/FinishUpload',
@@ -93,7 +93,7 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Labels many pictures and keeps what was found.
+    """Labels many images and keeps what was found.
     """
 
     def CreateJob(self, request, context):
@@ -103,15 +103,15 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def OfferPictures(self, request, context):
-        """Ask which pictures of an upload the server does not have yet, so that no others are sent.
+    def OfferImages(self, request, context):
+        """Ask which images of an upload the server does not have yet, so that no others are sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def UploadPicture(self, request, context):
-        """Add one picture to an upload. Answered once it is durable; send many at a time, as the server
+    def UploadImage(self, request, context):
+        """Add one image to an upload. Answered once it is durable; send many at a time, as the server
         makes all durable together that wait. A finished upload is opened again by it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,7 +119,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishUpload(self, request, context):
-        """Say that no more pictures will come: the job is done when all it has are settled.
+        """Say that no more images will come: the job is done when all it has are settled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +154,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Try the pictures again that were set aside.
+        """Try the images again that were set aside.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +168,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFailures(self, request, context):
-        """The pictures of a job that were set aside, page by page.
+        """The images of a job that were set aside, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,15 +182,15 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=secondlook_dot_v1_dot_jobs__pb2.CreateJobRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_jobs__pb2.CreateJobResponse.SerializeToString,
             ),
-            'OfferPictures': grpc.unary_unary_rpc_method_handler(
-                    servicer.OfferPictures,
-                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.OfferPicturesRequest.FromString,
-                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.OfferPicturesResponse.SerializeToString,
+            'OfferImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferImages,
+                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.OfferImagesRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.OfferImagesResponse.SerializeToString,
             ),
-            'UploadPicture': grpc.unary_unary_rpc_method_handler(
-                    servicer.UploadPicture,
-                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.UploadPictureRequest.FromString,
-                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.UploadPictureResponse.SerializeToString,
+            'UploadImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.UploadImage,
+                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.UploadImageRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.UploadImageResponse.SerializeToString,
             ),
             'FinishUpload': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishUpload,
@@ -241,7 +241,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Labels many pictures and keeps what was found.
+    """Labels many images and keeps what was found.
     """
 
     @staticmethod
@@ -272,7 +272,7 @@ class JobService:
             _registered_method=True)
 
     @staticmethod
-    def OfferPictures(request,
+    def OfferImages(request,
             target,
             options=(),
             channel_credentials=None,
@@ -285,9 +285,9 @@ class JobService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/secondlook.v1.JobService/OfferPictures',
-            secondlook_dot_v1_dot_jobs__pb2.OfferPicturesRequest.SerializeToString,
-            secondlook_dot_v1_dot_jobs__pb2.OfferPicturesResponse.FromString,
+            '/secondlook.v1.JobService/OfferImages',
+            secondlook_dot_v1_dot_jobs__pb2.OfferImagesRequest.SerializeToString,
+            secondlook_dot_v1_dot_jobs__pb2.OfferImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -299,7 +299,7 @@ class JobService:
             _registered_method=True)
 
     @staticmethod
-    def UploadPicture(request,
+    def UploadImage(request,
             target,
             options=(),
             channel_credentials=None,
@@ -312,9 +312,9 @@ class JobService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/secondlook.v1.JobService/UploadPicture',
-            secondlook_dot_v1_dot_jobs__pb2.UploadPictureRequest.SerializeToString,
-            secondlook_dot_v1_dot_jobs__pb2.UploadPictureResponse.FromString,
+            '/secondlook.v1.JobService/UploadImage',
+            secondlook_dot_v1_dot_jobs__pb2.UploadImageRequest.SerializeToString,
+            secondlook_dot_v1_dot_jobs__pb2.UploadImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

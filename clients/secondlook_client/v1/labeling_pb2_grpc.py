@@ -57,7 +57,7 @@ class LabelingServiceServicer:
     """
 
     def Label(self, request, context):
-        """Label one picture.
+        """Label one image.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -164,13 +164,13 @@ Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 
 @_typing.final
 class ModelComparison(_message.Message):
-    """What both versions made of the same pictures."""
+    """What both versions made of the same images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
-    PICTURES_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     CURRENT_VERSION_FIELD_NUMBER: _builtins.int
     CURRENT_MAP50_FIELD_NUMBER: _builtins.int
     CANDIDATE_MAP50_FIELD_NUMBER: _builtins.int
@@ -178,8 +178,8 @@ class ModelComparison(_message.Message):
     """Name of the snapshot."""
     split: _builtins.str
     """Part of it; never learnt from."""
-    pictures: _builtins.int
-    """How many pictures."""
+    images: _builtins.int
+    """How many images."""
     current_version: _builtins.int
     """The version that was current."""
     current_map50: _builtins.float
@@ -191,14 +191,14 @@ class ModelComparison(_message.Message):
         *,
         snapshot: _builtins.str = ...,
         split: _builtins.str = ...,
-        pictures: _builtins.int = ...,
+        images: _builtins.int = ...,
         current_version: _builtins.int = ...,
         current_map50: _builtins.float = ...,
         candidate_map50: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_map50", b"candidate_map50", "current_map50", b"current_map50", "current_version", b"current_version", "pictures", b"pictures", "snapshot", b"snapshot", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate_map50", b"candidate_map50", "current_map50", b"current_map50", "current_version", b"current_version", "images", b"images", "snapshot", b"snapshot", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

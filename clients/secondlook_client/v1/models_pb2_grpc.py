@@ -126,7 +126,7 @@ class ModelServiceServicer:
     def PromoteModel(self, request, context):
         """Make a version the current one, which devices fetch.
 
-        Both the candidate and the current version find the objects of the same held-out pictures;
+        Both the candidate and the current version find the objects of the same held-out images;
         fails with FAILED_PRECONDITION (not_better) when the candidate does so worse. May take minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -54,7 +54,7 @@ class ModelServiceStub:
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.PromoteModelRequest, _models_pb2.PromoteModelResponse]
     """Make a version the current one, which devices fetch.
 
-    Both the candidate and the current version find the objects of the same held-out pictures;
+    Both the candidate and the current version find the objects of the same held-out images;
     fails with FAILED_PRECONDITION (not_better) when the candidate does so worse. May take minutes.
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]
@@ -102,7 +102,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     PromoteModel: _aio.UnaryUnaryMultiCallable[_models_pb2.PromoteModelRequest, _models_pb2.PromoteModelResponse]  # type: ignore[assignment]
     """Make a version the current one, which devices fetch.
 
-    Both the candidate and the current version find the objects of the same held-out pictures;
+    Both the candidate and the current version find the objects of the same held-out images;
     fails with FAILED_PRECONDITION (not_better) when the candidate does so worse. May take minutes.
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackModelRequest, _models_pb2.RollbackModelResponse]  # type: ignore[assignment]
@@ -171,7 +171,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_models_pb2.PromoteModelResponse, _abc.Awaitable[_models_pb2.PromoteModelResponse]]:
         """Make a version the current one, which devices fetch.
 
-        Both the candidate and the current version find the objects of the same held-out pictures;
+        Both the candidate and the current version find the objects of the same held-out images;
         fails with FAILED_PRECONDITION (not_better) when the candidate does so worse. May take minutes.
         """
 

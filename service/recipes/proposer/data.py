@@ -1,4 +1,4 @@
-"""Training and held-out pictures of the embedded proposer: scenes, captions, batches.
+"""Training and held-out scenes of the embedded proposer: scenes, captions, batches.
 
 Every batch is a function of (seed, step) alone, so a run that was killed goes on exactly
 where it stood. Scenes are drawn once and kept in memory-mapped files of 500.
@@ -30,7 +30,7 @@ KEPT_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderedScene:
     """One scene: image (H, W, 3) uint8, boxes (M, 4) float32 pixel xyxy, nouns (M,) int64."""
 
     image: np.ndarray
@@ -48,12 +48,12 @@ class Batch:
     radius: torch.Tensor
 
 
-def draw_picture(seed: int, index: int) -> Picture:
-    """The scene ``index`` of the world ``seed`` as a picture with noun indices."""
+def draw_image(seed: int, index: int) -> RenderedScene:
+    """The scene ``index`` of the world ``seed`` as a scene with noun indices."""
     drawn = scene(seed, index, SIZE)
     boxes = np.array([t.box for t in drawn.things], np.float32).reshape(-1, 4)
     nouns = np.array([NOUNS.index(t.noun) for t in drawn.things], np.int64)
-    return Picture(drawn.image, boxes, nouns)
+    return RenderedScene(drawn.image, boxes, nouns)
 
 
 def draw_chunk(folder: Path, seed: int, chunk: int) -> None:
@@ -63,23 +63,23 @@ def draw_chunk(folder: Path, seed: int, chunk: int) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     images = np.zeros((CHUNK, SIZE, SIZE, 3), np.uint8)
-    pictures = [draw_picture(seed, chunk * CHUNK + i) for i in range(CHUNK)]
-    for slot, picture in zip(images, pictures, strict=True):
-        height, width = picture.image.shape[:2]
-        slot[:height, :width] = picture.image
+    scenes = [draw_image(seed, chunk * CHUNK + i) for i in range(CHUNK)]
+    for slot, rendered in zip(images, scenes, strict=True):
+        height, width = rendered.image.shape[:2]
+        slot[:height, :width] = rendered.image
     np.save(stem.with_suffix(".npy"), images)
     part = stem.with_suffix(".part.npz")
     np.savez(
         part,
-        shapes=np.array([p.image.shape[:2] for p in pictures]),
-        counts=np.array([len(p.nouns) for p in pictures]),
-        boxes=np.concatenate([p.boxes for p in pictures]),
-        nouns=np.concatenate([p.nouns for p in pictures]),
+        shapes=np.array([p.image.shape[:2] for p in scenes]),
+        counts=np.array([len(p.nouns) for p in scenes]),
+        boxes=np.concatenate([p.boxes for p in scenes]),
+        nouns=np.concatenate([p.nouns for p in scenes]),
     )
     part.rename(stem.with_suffix(".npz"))
 
 
-class Scenes(Sequence[Picture]):
+class Scenes(Sequence[RenderedScene]):
     """Drawn scenes of one world, read from memory-mapped chunks that are drawn when missing."""
 
     def __init__(self, folder: Path, seed: int, count: int) -> None:
@@ -101,32 +101,32 @@ class Scenes(Sequence[Picture]):
         """Number of scenes."""
         return len(self.shapes)
 
-    def __getitem__(self, index: int) -> Picture:  # type: ignore[override]
+    def __getitem__(self, index: int) -> RenderedScene:  # type: ignore[override]
         """The scene ``index``."""
         height, width = self.shapes[index]
         image = self._images[index // CHUNK][index % CHUNK, :height, :width]
-        return Picture(image, self._boxes[index], self._nouns[index])
+        return RenderedScene(image, self._boxes[index], self._nouns[index])
 
 
 def place(
-    picture: Picture, canvas: tuple[int, int], zoom: float, rng: np.random.Generator
-) -> Picture:
-    """A random view of a picture that fits in ``canvas`` (H, W): scaled, flipped, cut, tinted.
+    scene: RenderedScene, canvas: tuple[int, int], zoom: float, rng: np.random.Generator
+) -> RenderedScene:
+    """A random view of a scene that fits in ``canvas`` (H, W): scaled, flipped, cut, tinted.
 
     Args:
         zoom: natural logarithm of the largest enlargement beyond the scale that fits.
     """
-    height, width = picture.image.shape[:2]
+    height, width = scene.image.shape[:2]
     fit = min(canvas[0] / height, canvas[1] / width)
     scale = fit * np.exp(rng.uniform(-0.15, zoom))
     shape = (round(height * scale), round(width * scale))
-    image = Image.fromarray(picture.image).resize(shape[::-1], Image.Resampling.BILINEAR)
+    image = Image.fromarray(scene.image).resize(shape[::-1], Image.Resampling.BILINEAR)
     spare = [max(0, side - limit) for side, limit in zip(shape, canvas, strict=True)]
     top, left = (int(rng.integers(0, room + 1)) for room in spare)
     window = np.asarray(image)[top : top + canvas[0], left : left + canvas[1]]
     high, wide = window.shape[:2]
     ratio = np.array([shape[1] / width, shape[0] / height], np.float32)
-    moved = picture.boxes * np.tile(ratio, 2) - np.array([left, top] * 2, np.float32)
+    moved = scene.boxes * np.tile(ratio, 2) - np.array([left, top] * 2, np.float32)
     boxes = moved.clip(0, np.array([wide, high] * 2, np.float32))
     if rng.random() < 0.5:
         window = window[:, ::-1]
@@ -135,7 +135,7 @@ def place(
     inside = (boxes[:, 2:] - boxes[:, :2]).clip(0)
     whole = (moved[:, 2:] - moved[:, :2]).prod(1)
     kept = (inside.prod(1) > KEPT_SHARE * whole) & (inside.min(1) >= 2)
-    return Picture(_tint(window, rng), boxes[kept], picture.nouns[kept])
+    return RenderedScene(_tint(window, rng), boxes[kept], scene.nouns[kept])
 
 
 def _tint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -208,33 +208,33 @@ def anchor_grid(
 
 
 def collate(
-    pictures: Sequence[Picture],
+    scenes: Sequence[RenderedScene],
     phrases: Sequence[Sequence[str]],
     tokenizer: BertTokenizer,
     canvas: tuple[int, int],
 ) -> Batch:
-    """Pictures at the top left of one ``canvas`` (H, W), one caption each, as the model's input."""
+    """Images at the top left of one ``canvas`` (H, W), one caption each, as the model's input."""
     text = tokenizer([caption(p) for p in phrases], padding=True, return_tensors="pt")
-    pixels = np.zeros((len(pictures), *canvas, 3), np.float32)
-    mask = torch.zeros((len(pictures), *canvas), dtype=torch.long)
+    pixels = np.zeros((len(scenes), *canvas, 3), np.float32)
+    mask = torch.zeros((len(scenes), *canvas), dtype=torch.long)
     truths = []
-    for i, picture in enumerate(pictures):
-        height, width = picture.image.shape[:2]
-        pixels[i, :height, :width] = (picture.image - MEAN) / STD
+    for i, rendered in enumerate(scenes):
+        height, width = rendered.image.shape[:2]
+        pixels[i, :height, :width] = (rendered.image - MEAN) / STD
         mask[i, :height, :width] = 1
         named = np.array(token_nouns(tokenizer, text["input_ids"][i].tolist()))
-        asked = np.isin(picture.nouns, named)
-        span = picture.boxes[asked] / np.array([width, height] * 2, np.float32)
+        asked = np.isin(rendered.nouns, named)
+        span = rendered.boxes[asked] / np.array([width, height] * 2, np.float32)
         centred = np.concatenate([(span[:, :2] + span[:, 2:]) / 2, span[:, 2:] - span[:, :2]], 1)
         truths.append(
             Truth(
                 torch.tensor(centred, dtype=torch.float32),
-                torch.tensor(picture.nouns[asked]),
+                torch.tensor(rendered.nouns[asked]),
                 torch.tensor(named),
                 text["attention_mask"][i].bool(),
             )
         )
-    anchors, radius = anchor_grid(canvas, [p.image.shape[:2] for p in pictures])
+    anchors, radius = anchor_grid(canvas, [p.image.shape[:2] for p in scenes])
     # The permuted view is already channels-last, the layout in which CPU convolutions are fast.
     inputs = {"pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2), "pixel_mask": mask}
     inputs |= {name: text[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -244,7 +244,7 @@ def collate(
 def training_batch(
     scenes: Scenes, tokenizer: BertTokenizer, seed: int, step: int, size: int, longest: int
 ) -> Batch:
-    """Batch ``step`` of the run ``seed``: ``size`` pictures of alike shape, longest side given."""
+    """Batch ``step`` of the run ``seed``: ``size`` scenes of alike shape, longest side given."""
     rng = np.random.default_rng([seed, step])
     aspects = scenes.shapes[:, 1] / scenes.shapes[:, 0]
     canvas_aspect = float(aspects[rng.integers(len(scenes))])

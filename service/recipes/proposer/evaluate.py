@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import BertTokenizer, GroundingDinoForObjectDetection
 
-from recipes.proposer.data import Picture, collate, token_nouns
+from recipes.proposer.data import RenderedScene, collate, token_nouns
 from secondlook.core import boxes as geometry
 from secondlook.demo.world import NOUNS
 
@@ -19,15 +19,15 @@ MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """Proposals of one noun in one picture: boxes (N, 4) pixel xyxy, scores (N,), best first."""
+    """Proposals of one noun in one image: boxes (N, 4) pixel xyxy, scores (N,), best first."""
 
     boxes: np.ndarray
     scores: np.ndarray
 
 
-def canvas_of(picture: Picture) -> tuple[int, int]:
-    """(H, W) of the smallest canvas in steps of 32 pixels that holds the picture."""
-    height, width = picture.image.shape[:2]
+def canvas_of(image: RenderedScene) -> tuple[int, int]:
+    """(H, W) of the smallest canvas in steps of 32 pixels that holds the image."""
+    height, width = image.image.shape[:2]
     return -(-height // 32) * 32, -(-width // 32) * 32
 
 
@@ -35,28 +35,30 @@ def canvas_of(picture: Picture) -> tuple[int, int]:
 def detect(
     model: GroundingDinoForObjectDetection,
     tokenizer: BertTokenizer,
-    pictures: Sequence[Picture],
+    images: Sequence[RenderedScene],
     batch: int = 8,
 ) -> list[list[Found]]:
-    """Proposals down to the lowest of ``THRESHOLDS``, by picture and noun, of one joint caption."""
+    """Proposals down to the lowest of ``THRESHOLDS``, by image and noun, of one joint caption."""
     device = next(model.parameters()).device
-    found: list[list[Found]] = [[] for _ in pictures]
-    order = sorted(range(len(pictures)), key=lambda i: canvas_of(pictures[i]))
+    found: list[list[Found]] = [[] for _ in images]
+    order = sorted(range(len(images)), key=lambda i: canvas_of(images[i]))
     while order:
-        canvas = canvas_of(pictures[order[0]])
-        group = [i for i in order[:batch] if canvas_of(pictures[i]) == canvas]
+        canvas = canvas_of(images[order[0]])
+        group = [i for i in order[:batch] if canvas_of(images[i]) == canvas]
         order = order[len(group) :]
-        members = [pictures[i] for i in group]
+        members = [images[i] for i in group]
         inputs = collate(members, [NOUNS] * len(group), tokenizer, canvas).inputs
         output = model(**{name: value.to(device) for name, value in inputs.items()})
         named = np.array(token_nouns(tokenizer, inputs["input_ids"][0].tolist()))
         for i, logits, boxes in zip(group, output.logits, output.pred_boxes, strict=True):
             scores = logits[:, : len(named)].float().sigmoid().cpu().numpy()
-            found[i] = _by_noun(scores, boxes.float().cpu().numpy(), named, pictures[i])
+            found[i] = _by_noun(scores, boxes.float().cpu().numpy(), named, images[i])
     return found
 
 
-def _by_noun(scores: np.ndarray, boxes: np.ndarray, named: np.ndarray, of: Picture) -> list[Found]:
+def _by_noun(
+    scores: np.ndarray, boxes: np.ndarray, named: np.ndarray, of: RenderedScene
+) -> list[Found]:
     height, width = of.image.shape[:2]
     pixels = geometry.from_cxcywh(boxes, width, height)
     kept = []
@@ -83,14 +85,14 @@ def _matches(found: Found, truth: np.ndarray) -> np.ndarray:
 
 
 def figures(
-    pictures: Sequence[Picture], found: Sequence[Sequence[Found]]
+    images: Sequence[RenderedScene], found: Sequence[Sequence[Found]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Recall, precision and false boxes a true one, by threshold and noun (``all`` is pooled)."""
     rows = []
     truths = np.zeros(len(NOUNS), int)
-    for picture, by_noun in zip(pictures, found, strict=True):
+    for image, by_noun in zip(images, found, strict=True):
         for noun, proposals in enumerate(by_noun):
-            actual = picture.boxes[picture.nouns == noun]
+            actual = image.boxes[image.nouns == noun]
             truths[noun] += len(actual)
             right = _matches(proposals, actual)
             rows += [(noun, s, r) for s, r in zip(proposals.scores, right, strict=True)]

@@ -34,15 +34,15 @@ SCORE_COST = 4.0
 BOX_WEIGHT = 3.0
 """Weight of the box errors beside the classification."""
 MIN_SIDE = 0.025
-"""Shortest side, as a share of the picture, by which coordinate errors are divided."""
+"""Shortest side, as a share of the image, by which coordinate errors are divided."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What one picture holds, as far as its caption asks for it.
+    """What one image holds, as far as its caption asks for it.
 
     Attributes:
-        boxes: (M, 4) float32, normalised cxcywh relative to the picture without padding.
+        boxes: (M, 4) float32, normalised cxcywh relative to the image without padding.
         nouns: (M,) int64, index of each box's noun.
         token_nouns: (T,) int64, the noun that each caption token names, -1 for none.
         token_mask: (T,) bool, False on padding.
@@ -174,7 +174,7 @@ def set_loss(
 
     Args:
         logits: (B, N, T); boxes: (B, N, 4) normalised cxcywh; one truth and one assignment
-            for each picture of the batch.
+            for each image of the batch.
         focus: power of the score by which wrong answers are weighed; 0 weighs all alike.
     """
     wanted = torch.zeros_like(logits)

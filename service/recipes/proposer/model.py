@@ -27,7 +27,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 )
 
 SIZE = 320
-"""Longest side in pixels at which pictures enter the network."""
+"""Longest side in pixels at which images enter the network."""
 MAX_TEXT_LEN = 64
 """Tokens of the longest caption, [CLS] and [SEP] included."""
 PRIOR = 0.01
@@ -84,14 +84,14 @@ def vocabulary() -> dict[str, int]:
 
 
 def build_processor() -> GroundingDinoProcessor:
-    """Tokenizer and image processor; pictures are resized to a longest side of ``SIZE`` pixels."""
+    """Tokenizer and image processor; images are resized to a longest side of ``SIZE`` pixels."""
     tokenizer = BertTokenizer(vocab=vocabulary(), do_lower_case=True, model_max_length=MAX_TEXT_LEN)
     images = GroundingDinoImageProcessor(size={"shortest_edge": SIZE, "longest_edge": SIZE})
     return GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer)
 
 
 def build_config() -> GroundingDinoConfig:
-    """Sizes of the embedded proposer; dropout is off because the pictures never run out."""
+    """Sizes of the embedded proposer; dropout is off because the images never run out."""
     backbone = ResNetConfig(
         embedding_size=24,
         hidden_sizes=[32, 64, 96, 128],

@@ -28,9 +28,9 @@ from secondlook.training.trainer import warmed_cosine
 
 WEIGHTS = EMBEDDED / "proposer"
 HELD_OUT_SEED = 900_001
-"""World of the pictures that are looked at during training."""
+"""World of the images that are looked at during training."""
 FINAL_SEED = 900_002
-"""World of the 500 pictures that only the final figures see."""
+"""World of the 500 images that only the final figures see."""
 SMALL = (192, 224, 256)
 """Longest sides, in turn, of the first steps, which cost half of those at ``SIZE``."""
 
@@ -43,7 +43,7 @@ class Plan:
     """One training run; equal plans give equal runs on one machine.
 
     Attributes:
-        small_share: share of the steps that see pictures of the sizes ``SMALL``.
+        small_share: share of the steps that see images of the sizes ``SMALL``.
         rate: peak learning rate of AdamW, reached after a warm-up of 4 %, then a cosine to 1 %.
     """
 
@@ -59,7 +59,7 @@ class Plan:
         return self.rate * warmed_cosine(step, self.steps, 0.04)
 
     def longest_at(self, step: int) -> int:
-        """Longest side in pixels of the pictures of a step."""
+        """Longest side in pixels of the images of a step."""
         small = step < self.small_share * self.steps
         return SMALL[step % len(SMALL)] if small else SIZE
 
@@ -148,9 +148,9 @@ class Training:
             mean.copy_(now)
 
     def evaluate(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Figures of the averaged weights on the held-out pictures."""
-        pictures = list(Scenes(self.work / "scenes", HELD_OUT_SEED, 200))
-        return figures(pictures, detect(self.average, self.tokenizer, pictures))
+        """Figures of the averaged weights on the held-out images."""
+        images = list(Scenes(self.work / "scenes", HELD_OUT_SEED, 200))
+        return figures(images, detect(self.average, self.tokenizer, images))
 
 
 def _groups(model: torch.nn.Module) -> list[dict[str, object]]:
@@ -194,17 +194,17 @@ def _milestone(training: Training) -> None:
 
 
 def export(training: Training, folder: Path, command: str) -> None:
-    """Write the averaged model with its curve and figures on 500 unseen pictures."""
+    """Write the averaged model with its curve and figures on 500 unseen images."""
     save_pretrained(training.average.state_dict(), folder)
     model = GroundingDinoForObjectDetection.from_pretrained(folder, dtype=torch.float32).eval()
-    pictures = list(Scenes(training.work / "scenes", FINAL_SEED, 500))
-    final = figures(pictures, detect(model, training.tokenizer, pictures))
+    images = list(Scenes(training.work / "scenes", FINAL_SEED, 500))
+    final = figures(images, detect(model, training.tokenizer, images))
     record = {
         "command": command,
         "history": training.history,
         "step": training.step,
         "training_seconds": round(training.seconds),
-        "pictures": len(pictures),
+        "images": len(images),
         "final": final,
         "curve": training.curve,
     }
@@ -227,7 +227,7 @@ def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
         points = [(50 + 550 * row["step"] / last, 390 - 360 * row[name]) for row in curve]
         draw.line(points, colour, 2)
         draw.text((610, 30 + 20 * i), f"{name} {curve[-1][name]:.3f}", colour)
-    draw.text((50, 398), f"0 to {last} steps, held-out pictures, threshold 0.2, IoU 0.5", "black")
+    draw.text((50, 398), f"0 to {last} steps, held-out images, threshold 0.2, IoU 0.5", "black")
     image.save(path)
 
 

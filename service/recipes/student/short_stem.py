@@ -22,7 +22,7 @@ _LEAST_SPREAD = 1e-4
 
 
 def quickened(student: nn.Module, pixels: tuple[int, int]) -> nn.Module:
-    """The same student for pictures of ``pixels`` (width, height), as quick as can be.
+    """The same student for images of ``pixels`` (width, height), as quick as can be.
 
     ``student`` is a DEIMv2 or D-FINE with an HGNetV2. A stem of its own is left behind, and the
     short one has learnt nothing. Raises ``BadSetting`` for a size that does not fit.
@@ -48,19 +48,19 @@ def has_short_stem(student: nn.Module) -> bool:
 def imitate(
     short: nn.Module,
     long: nn.Module,
-    pictures: Callable[[int], Tensor],
+    images: Callable[[int], Tensor],
     steps: int,
     tell: Callable[[int, float], None],
 ) -> None:
     """Teach the short stem of one student to give what that of another gives.
 
-    ``pictures(step)`` are (B, 3, H, W) as a student takes them. ``tell`` hears each step and its
+    ``images(step)`` are (B, 3, H, W) as a student takes them. ``tell`` hears each step and its
     error: squared, in units of each channel's variance.
     """
     learner, teacher = _stem_of(short).train(), _stem_of(long).eval()
     optimiser = torch.optim.AdamW(learner.parameters(), lr=RATE, weight_decay=0)
     for step in range(steps):
-        seen = pictures(step)
+        seen = images(step)
         with torch.no_grad():
             wanted = teacher(seen)
             spread = wanted.var((0, 2, 3), keepdim=True) + _LEAST_SPREAD

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recipes.proposer.data import Picture, Scenes, place
+from recipes.proposer.data import RenderedScene, Scenes, place
 from recipes.student.short_stem import has_short_stem, imitate, quickened
 from secondlook.demo.world import NOUNS
 from secondlook.detector.runtime import stretch
@@ -56,7 +56,7 @@ class Plan:
     imitate: int = 0
     """Steps in which a short stem learns what a longer one gave."""
     side: int = 0
-    """Of the pictures, in pixels; 0: as the size has it."""
+    """Of the images, in pixels; 0: as the size has it."""
 
 
 class Training:
@@ -88,15 +88,15 @@ class Training:
             imitate(quick, given, lambda step: self._seen(self._views(step)), steps, say)
         return quick
 
-    def _views(self, step: int) -> list[Picture]:
+    def _views(self, step: int) -> list[RenderedScene]:
         """A batch, a function of seed and step."""
         rng = np.random.default_rng([self.plan.seed, step])
         chosen = rng.choice(len(self.scenes), self.plan.batch, replace=False)
         return [place(p, p.image.shape[:2], 0.5, rng) for p in (self.scenes[i] for i in chosen)]
 
-    def _seen(self, views: Sequence[Picture]) -> Tensor:
-        pictures = np.stack([stretch(view.image, self.pixels) for view in views])
-        return as_input(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    def _seen(self, views: Sequence[RenderedScene]) -> Tensor:
+        images = np.stack([stretch(view.image, self.pixels) for view in views])
+        return as_input(torch.from_numpy(images).permute(0, 3, 1, 2))
 
     def one_step(self) -> float:
         """Learn one batch; returns the loss."""
@@ -142,13 +142,15 @@ class Training:
         return evaluate(pairs, NOUNS)
 
 
-def _targets(view: Picture) -> dict[str, Tensor]:
+def _targets(view: RenderedScene) -> dict[str, Tensor]:
     height, width = view.image.shape[:2]
     none = (NO_BOXES, NO_CLASSES)
     return targets_of((width, height), view.boxes, view.nouns, *none, *none, len(NOUNS))
 
 
-def _detected(model: torch.nn.Module, scene: Picture, size: tuple[int, int]) -> list[Detection]:
+def _detected(
+    model: torch.nn.Module, scene: RenderedScene, size: tuple[int, int]
+) -> list[Detection]:
     height, width = scene.image.shape[:2]
     (found,) = found_on(model, [stretch(scene.image, size)], [(width, height)], AT)
     return [
@@ -157,7 +159,7 @@ def _detected(model: torch.nn.Module, scene: Picture, size: tuple[int, int]) -> 
     ]
 
 
-def _truth(scene: Picture) -> list[TrueBox]:
+def _truth(scene: RenderedScene) -> list[TrueBox]:
     named = zip(scene.nouns, scene.boxes.tolist(), strict=True)
     return [TrueBox(NOUNS[noun], tuple(box)) for noun, box in named]
 
@@ -229,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--quicken", type=Path, help="folder of an earlier start to begin from")
-    parser.add_argument("--side", type=int, default=208, help="of its pictures, in pixels")
+    parser.add_argument("--side", type=int, default=208, help="of its images, in pixels")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--out", type=Path, help="default: the package's weights")
     o = parser.parse_args(arguments)

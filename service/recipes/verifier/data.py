@@ -25,7 +25,7 @@ SHARD = 250
 
 TRAITS = ("glasses", "glasses on head", "helmet", "hat", "mask")
 NAMES = (*NOUNS, *COLOURS, *TRAITS[1:])
-"""What may be true of a thing, or of a picture; "glasses" is the noun and the trait."""
+"""What may be true of a thing, or of an image; "glasses" is the noun and the trait."""
 _VIEWS = tuple(View)
 _PRESENT = (*NOUNS, *ATTRIBUTES)
 _RECORD = np.dtype(

@@ -29,9 +29,9 @@ _OWN_WEIGHT = 4.0
 """How many times as often a class is asked about in its own words as in any others."""
 _DECOY_WEIGHT = 0.3
 _PRESENCE = (
-    "Is there {a} in this picture?",
-    "Is there {a} in the picture?",
-    "Does this picture show {a}?",
+    "Is there {a} in this image?",
+    "Is there {a} in the image?",
+    "Does this image show {a}?",
 )
 
 
@@ -44,7 +44,7 @@ class Facts:
         noun: of the thing that the box holds; "" for a box that holds nothing, and for IMAGE.
         colour: of that thing, or "".
         traits: of that thing.
-        present: for IMAGE, the nouns and attribute classes that the picture holds.
+        present: for IMAGE, the nouns and attribute classes that the image holds.
     """
 
     view: View
@@ -72,7 +72,7 @@ def with_article(words: str) -> str:
 
 def questions(facts: Facts) -> tuple[Question, ...]:
     """Every question that can be asked of a view, in every wording, with its answer."""
-    asked = _of_picture(facts) if facts.view is View.IMAGE else _of_box(facts)
+    asked = _of_image(facts) if facts.view is View.IMAGE else _of_box(facts)
     return tuple(asked)
 
 
@@ -139,11 +139,11 @@ def _coloured(noun: str, colour: str, answer: bool) -> Iterator[Question]:
         yield Question(text, f"colour of {noun}", answer)
 
 
-def _of_picture(facts: Facts) -> Iterator[Question]:
+def _of_image(facts: Facts) -> Iterator[Question]:
     for name in (*NOUNS, *ATTRIBUTES, *DECOYS):
         for form in _PRESENCE:
             text = form.format(a=with_article(name))
-            yield Question(text, "in the picture", name in facts.present)
+            yield Question(text, "in the image", name in facts.present)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ SHOWN = (
     "colour of ball",
     "person",
     "glasses",
-    "in the picture",
+    "in the image",
 )
 """Subjects of the curve."""
 

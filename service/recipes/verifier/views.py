@@ -49,7 +49,7 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
+class _Image:
     """A scene with what its views are cut from; ``worn`` is a name of LAYERS by place."""
 
     image: Image
@@ -65,7 +65,7 @@ def samples_of(seed: int, index: int, proposer: Proposer | None = None) -> list[
     """
     rng = np.random.default_rng([seed, index, 7])
     scene = world.scene(seed, index)
-    picture = _Picture(
+    image = _Image(
         Image(_jpeg(scene.image, int(rng.integers(78, 96))), ""),
         scene.things,
         np.array([t.box for t in scene.things], dtype=np.float32).reshape(-1, 4),
@@ -73,16 +73,16 @@ def samples_of(seed: int, index: int, proposer: Proposer | None = None) -> list[
     )
     made = []
     for box in _boxes(rng, scene):
-        judged = judge(box, picture.things, picture.boxes)
+        judged = judge(box, image.things, image.boxes)
         if judged is not None:
             view = View.CONTEXT if rng.random() < 0.22 else View.CROP
-            made.append(_of_box(rng, picture, box, view, judged[0]))
+            made.append(_of_box(rng, image, box, view, judged[0]))
     if rng.random() < 0.35:
-        made.append(_of_all(picture))
-    for box in proposed(rng, proposer, picture.image) if proposer else ():
-        judged = judge(box, picture.things, picture.boxes)
+        made.append(_of_all(image))
+    for box in proposed(rng, proposer, image.image) if proposer else ():
+        judged = judge(box, image.things, image.boxes)
         if judged is not None:
-            made.append(_of_box(rng, picture, box, View.CROP, judged[0]))
+            made.append(_of_box(rng, image, box, View.CROP, judged[0]))
     return made
 
 
@@ -204,7 +204,7 @@ def _anywhere(rng: np.random.Generator, width: int, height: int) -> Box:
 
 
 def _jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """The pixels after being written as JPEG, as pictures to be labelled are."""
+    """The pixels after being written as JPEG, as images to be labelled are."""
     buffer = io.BytesIO()
     PILImage.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     return np.asarray(PILImage.open(buffer).convert("RGB"))
@@ -217,10 +217,10 @@ def to_side(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _of_box(
-    rng: np.random.Generator, picture: _Picture, box: Box, view: View, thing: Thing | None
+    rng: np.random.Generator, image: _Image, box: Box, view: View, thing: Thing | None
 ) -> Sample:
     # An adapter may enlarge small crops before the processor sees them; both are learnt.
-    pixels = to_side(render(picture.image, box, view, int(rng.choice((1, 32, 64)))))
+    pixels = to_side(render(image.image, box, view, int(rng.choice((1, 32, 64)))))
     facts = Facts(view)
     if thing is not None:
         facts = Facts(view, thing.noun, thing.colour or "", thing.traits)
@@ -229,29 +229,29 @@ def _of_box(
     window = (
         max(box[0] - dx, 0.0),
         max(box[1] - dy, 0.0),
-        min(box[2] + dx, float(picture.image.width)),
-        min(box[3] + dy, float(picture.image.height)),
+        min(box[2] + dx, float(image.image.width)),
+        min(box[3] + dy, float(image.image.height)),
     )
-    return Sample(pixels, facts, _layout(window, thing, picture))
+    return Sample(pixels, facts, _layout(window, thing, image))
 
 
-def _of_all(picture: _Picture) -> Sample:
-    present = frozenset(name for thing in picture.things for name in classes_of(thing))
-    whole = (0.0, 0.0, float(picture.image.width), float(picture.image.height))
-    pixels = to_side(render(picture.image, whole, View.IMAGE, 1))
-    return Sample(pixels, Facts(View.IMAGE, present=present), _layout(whole, None, picture))
+def _of_all(image: _Image) -> Sample:
+    present = frozenset(name for thing in image.things for name in classes_of(thing))
+    whole = (0.0, 0.0, float(image.image.width), float(image.image.height))
+    pixels = to_side(render(image.image, whole, View.IMAGE, 1))
+    return Sample(pixels, Facts(View.IMAGE, present=present), _layout(whole, None, image))
 
 
-def _layout(window: Box, main: Thing | None, picture: _Picture) -> NDArray[np.uint16]:
+def _layout(window: Box, main: Thing | None, image: _Image) -> NDArray[np.uint16]:
     """Which cells of a view lie in the boxes of things, as bits of LAYERS."""
     cells = np.zeros((CELLS, CELLS), dtype=np.uint16)
     wide, tall = max(window[2] - window[0], 1e-3), max(window[3] - window[1], 1e-3)
-    for row, thing in enumerate(picture.things):
+    for row, thing in enumerate(image.things):
         x0, y0, x1, y1 = thing.box
         xs = _span((x0 - window[0]) / wide * CELLS, (x1 - window[0]) / wide * CELLS)
         ys = _span((y0 - window[1]) / tall * CELLS, (y1 - window[1]) / tall * CELLS)
         names = {thing.noun} | ({"the thing itself"} if thing is main else set())
-        names |= {picture.worn[row]} if row in picture.worn else set()
+        names |= {image.worn[row]} if row in image.worn else set()
         cells[ys, xs] |= np.uint16(sum(1 << LAYERS.index(name) for name in names))
     return cells
 

@@ -1,6 +1,6 @@
 """A student before the teachers: what it is certain of needs no proposer and no verifier.
 
-    picture ─▶ student ─┬─ certain, trusted ──────────────▶ its labels         ("student")
+    image ─▶ student ─┬─ certain, trusted ──────────────▶ its labels         ("student")
                         ├─ certain, drawn for an audit ───▶ teachers, compared ("audit")
                         └─ in doubt, or it cannot know ───▶ teachers           ("teachers")
 
@@ -8,8 +8,8 @@
 certain, ``trust`` when it is trusted. There is one trust for each job or stream and ontology (what
 comes singly shares one), because trust is about a scene: pooled over ten cameras, the one that was
 turned around would hardly show. It is one for all classes: each class alone would have too few
-audits to be judged by, and a picture's labels come from one side. It is kept in memory: after a
-restart the student proves itself again, some hundred pictures a stream.
+audits to be judged by, and an image's labels come from one side. It is kept in memory: after a
+restart the student proves itself again, some hundred images a stream.
 """
 
 import logging
@@ -33,7 +33,7 @@ from secondlook.labeling.pipeline import Pipeline, Task
 log = logging.getLogger(__name__)
 
 MAX_TRUSTS = 1024
-"""Streams remembered; the one without pictures for longest is forgotten, and starts anew."""
+"""Streams remembered; the one without images for longest is forgotten, and starts anew."""
 DETECT_FLOOR = 0.01
 """Raw scores may be low where probabilities are not."""
 
@@ -59,7 +59,7 @@ class _Seated:
 
 @dataclass(frozen=True)
 class Passed:
-    """One picture got its labels; for metrics."""
+    """One image got its labels; for metrics."""
 
     path: LabelPath
     agreement: float | None
@@ -83,7 +83,7 @@ class Cascade(Engine):
         tell: Callable[[Passed], None] = lambda passed: None,
         follows: str = "",
     ) -> None:
-        """``tell`` hears of each picture that was labelled. The student is the caller's.
+        """``tell`` hears of each image that was labelled. The student is the caller's.
 
         Without one the teachers label everything until one is adopted; ``follows`` says which that
         will be. Raises ``BadSetting`` for a student whose manifest makes no sense.
@@ -101,7 +101,7 @@ class Cascade(Engine):
             self._opinions,
             max_batch=self.limits.propose_batch,
             max_wait_s=self.limits.max_wait_s,
-            max_queue=self.limits.max_pictures,
+            max_queue=self.limits.max_images,
             observe=observe,
         )
 
@@ -123,9 +123,9 @@ class Cascade(Engine):
         return seated.name if seated else ""
 
     def adopt(self, student: Student) -> None:
-        """Take another student from the next picture on; it has to earn its own trust.
+        """Take another student from the next image on; it has to earn its own trust.
 
-        The one before may be closed then: a picture that it fails on is its teachers'. Raises
+        The one before may be closed then: an image that it fails on is its teachers'. Raises
         ``BadSetting`` for a manifest that makes no sense, and keeps the one before.
         """
         seated = self._seat(student)
@@ -169,7 +169,7 @@ class Cascade(Engine):
             visit.fail(failure)
             return
         if failure:  # its teachers can do without it
-            log.error("the student failed; the teachers take the picture", exc_info=failure)
+            log.error("the student failed; the teachers take the image", exc_info=failure)
             self._teach(visit)
             return
         opinion = look.result()
@@ -248,7 +248,7 @@ class Cascade(Engine):
             watched = len(self._trusts)
         try:
             self._tell(Passed(path, agreed, trusted, watched))
-        except Exception:  # a fault in somebody's metrics must not cost a picture
+        except Exception:  # a fault in somebody's metrics must not cost an image
             log.exception("the cascade's observer failed")
 
     def _opinions(self, tasks: Sequence[Task]) -> list[Opinion]:

@@ -1,4 +1,4 @@
-"""What a student says of one picture: its labels, what it expects of them, how it looks."""
+"""What a student says of one image: its labels, what it expects of them, how it looks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ POSSIBLE = 0.05
 _SURE = 1e-6
 """Odds have no end: a probability this near to 0 or 1 is taken as that."""
 _SAMPLED = 64
-"""Pixels along a side that the light of a picture is read from."""
+"""Pixels along a side that the light of an image is read from."""
 
 
 class Student(Protocol):
@@ -33,8 +33,8 @@ class Student(Protocol):
 
     manifest: Manifest
 
-    def detect(self, pictures: Sequence[Pixels], floor: float = ...) -> list[Detections]:
-        """What is found on each picture with a raw score of at least ``floor``."""
+    def detect(self, images: Sequence[Pixels], floor: float = ...) -> list[Detections]:
+        """What is found on each image with a raw score of at least ``floor``."""
         ...
 
     def probability(self, found: Detections) -> NDArray[np.float32]:
@@ -44,7 +44,7 @@ class Student(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Opinion:
-    """What a student says of one picture."""
+    """What a student says of one image."""
 
     labelled: Labelled
     """As it would be without its teachers."""
@@ -89,9 +89,9 @@ class Reading:
     def opinion(
         self, task: Task, found: Detections, probabilities: NDArray[np.float32], ms: float
     ) -> Opinion:
-        """The opinion of one picture; ``probabilities`` (N,) are those of ``found``.
+        """The opinion of one image; ``probabilities`` (N,) are those of ``found``.
 
-        ``ms`` is the picture's share of the student's time.
+        ``ms`` is the image's share of the student's time.
         """
         proposals = self._proposals(task.ontology, found, probabilities)
         answers = self._as_answers(proposals, task.ontology)

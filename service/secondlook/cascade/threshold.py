@@ -1,9 +1,9 @@
 """From where on a student is certain: what it expects of its labels, and what came of that.
 
-A student's probabilities are calibrated on the pictures held out of its training, and another
+A student's probabilities are calibrated on the images held out of its training, and another
 camera has others: where it expects an agreement of 0.95 it may reach 0.8, or the reverse. But what
-it expects still tells its better pictures from its worse. So the bound is learnt on the stream
-itself, from every picture that the teachers have labelled, too, and moves with it.
+it expects still tells its better images from its worse. So the bound is learnt on the stream
+itself, from every image that the teachers have labelled, too, and moves with it.
 """
 
 from collections import deque
@@ -20,11 +20,11 @@ LEAST = 30
 LEAST_ABOVE = 10
 """Of them at or above a bound, so that it does not stand on a few lucky ones."""
 POOREST = 0.2
-"""By which pictures at the bound itself may fall short: a mean alone would let good pictures pay
+"""By which images at the bound itself may fall short: a mean alone would let good images pay
 for hopeless ones."""
 MARGIN = 0.03
-"""By which the pictures above the bound agree better than asked: at the bound itself trust, which
-tests the same with new pictures, would hardly ever be won."""
+"""By which the images above the bound agree better than asked: at the bound itself trust, which
+tests the same with new images, would hardly ever be won."""
 
 
 class Certainty:
@@ -38,9 +38,9 @@ class Certainty:
         self._is_new = False
 
     def hear(self, expected: float, agreement: float, weight: float = 1.0) -> None:
-        """What the student expected of a picture and what it came to, both [0, 1].
+        """What the student expected of an image and what it came to, both [0, 1].
 
-        ``weight``: how many pictures it stands for, > 0; a sample stands for those left out.
+        ``weight``: how many images it stands for, > 0; a sample stands for those left out.
         """
         self._heard.append((expected, agreement, weight))
         self._is_new = True
@@ -53,7 +53,7 @@ class Certainty:
         return self._bound
 
     def holds(self, expected: float) -> bool:
-        """Whether the student is certain of a picture of which it expects this."""
+        """Whether the student is certain of an image of which it expects this."""
         return self.bound is not None and expected >= self.bound
 
     def _found(self) -> float | None:

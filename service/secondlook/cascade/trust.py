@@ -1,9 +1,9 @@
 """When a student may be believed without its teachers: a sequential rule, free of clock and I/O.
 
-Three questions are asked all the time, of one stream of pictures.
+Three questions are asked all the time, of one stream of images.
 
-*Where is it certain?* ``certainty`` learns that from every picture that both sides have labelled.
-What follows is about the pictures of which it is.
+*Where is it certain?* ``certainty`` learns that from every image that both sides have labelled.
+What follows is about the images of which it is.
 
 *Does it agree?* Each audit gives an agreement x in [0, 1]. ``Bets`` gambles against a claim about
 its mean: with a stake s, capital is multiplied by 1 + s·(x − m), which on average gains nothing
@@ -18,19 +18,19 @@ Trust is lost when betting against "it is at least ``agreement − slack``" has 
 ``counter_evidence``: three audits that disagree wholly, four at 0.5. The slack keeps a student at
 the bound from flickering.
 
-*Is it still the same scene?* At an audit share of 0.1, fifty pictures bring five audits: too few
+*Is it still the same scene?* At an audit share of 0.1, fifty images bring five audits: too few
 to notice a change. ``Watch`` therefore follows numbers that cost no teacher (the agreement that
-the student expects, how much it found, how sure it was, how light the picture's parts are): a short
+the student expects, how much it found, how sure it was, how light the image's parts are): a short
 moving average of each against a long one, in units of how far the short one usually strays.
 Measuring the spread of the very average that is tested takes care of frames that resemble the
 ones before them. Beyond ``alarm`` units (of one number, or half of that of all together) everything
 is audited until ``settled_after`` audits have been heard, with the new scene learned meanwhile, or
 trust is lost.
 
-A false alarm costs some tens of pictures for the teachers and nothing else. What neither notices:
+A false alarm costs some tens of images for the teachers and nothing else. What neither notices:
 a student that goes wrong in the same way as its teachers, and one that goes wrong while the
-picture and its own answers look as before, until the audits show it (at a share of 0.1 and
-wholly wrong, 40 pictures on average).
+image and its own answers look as before, until the audits show it (at a share of 0.1 and
+wholly wrong, 40 images on average).
 """
 
 import random
@@ -44,7 +44,7 @@ from secondlook.cascade.threshold import Certainty
 from secondlook.core.types import LabelPath
 
 LEAST_AUDIT_SHARE = 0.02
-"""Of the pictures that a trusted student is certain of; never less."""
+"""Of the images that a trusted student is certain of; never less."""
 _STAKES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])
 """As shares of the greatest stake that cannot lose more than everything."""
 _ENOUGH = 1e12
@@ -71,7 +71,7 @@ class TrustRule:
     settled_after: int = 10
     """Audits heard before an alarm can end."""
     beside: float = 1.0
-    """Share of pictures on which a student runs that is not trusted, so that it can be, (0, 1]."""
+    """Share of images on which a student runs that is not trusted, so that it can be, (0, 1]."""
 
     def __post_init__(self) -> None:
         sound = {
@@ -153,10 +153,10 @@ class Watch:
 
 
 class Trust:
-    """How far one student is believed on one stream of pictures. Not thread-safe.
+    """How far one student is believed on one stream of images. Not thread-safe.
 
-    For each picture ask ``wanted``; where it is, run the student and ask ``route``; tell ``heard``
-    the agreement of each picture that the teachers labelled in the end.
+    For each image ask ``wanted``; where it is, run the student and ask ``route``; tell ``heard``
+    the agreement of each image that the teachers labelled in the end.
     """
 
     def __init__(self, rule: TrustRule, floors: Sequence[float], seed: int | str = 0) -> None:
@@ -183,14 +183,14 @@ class Trust:
         return self.alarmed or not self.trusted or self._certainty.bound is None
 
     def wanted(self) -> bool:
-        """Whether the student shall run on the next picture."""
+        """Whether the student shall run on the next image."""
         return self.trusted or self._draw.random() < self.rule.beside
 
     def route(self, expected: float, numbers: Sequence[float]) -> LabelPath:
-        """Who labels a picture on which the student ran.
+        """Who labels an image on which the student ran.
 
         ``expected``: the agreement that the student expects of its labels, [0, 1]. ``numbers``:
-        what is watched of the picture.
+        what is watched of the image.
         """
         strange = self._watch.see(numbers, adapt=self.alarmed)
         if self.trusted and strange > self.rule.alarm:
@@ -204,7 +204,7 @@ class Trust:
         return LabelPath.STUDENT
 
     def heard(self, path: LabelPath, expected: float, agreement: float) -> None:
-        """The teachers labelled a picture, too, and the student's labels agree so far, [0, 1].
+        """The teachers labelled an image, too, and the student's labels agree so far, [0, 1].
 
         ``path`` is how it was routed. What the student was not certain of says nothing for or
         against trust, but from where on it may be certain.

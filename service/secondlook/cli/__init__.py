@@ -19,13 +19,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "demo",
         "Draw a small world, label it through the service and show what each stage did.",
     ),
-    "try": ("try_", "Judge a prompt: every stage's scores on a handful of pictures."),
-    "label": ("label", "Label a folder of pictures; resumes where it stopped."),
+    "try": ("try_", "Judge a prompt: every stage's scores on a handful of images."),
+    "label": ("label", "Label a folder of images; resumes where it stopped."),
     "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
-    "job": ("jobs", "Label many pictures at a time on a service: create, list, watch, results."),
+    "job": ("jobs", "Label many images at a time on a service: create, list, watch, results."),
     "explain": ("runs", "Why a kept label is what it is, and whether the models say it again."),
     "redecide": ("runs", "Other thresholds or classes for all that a run kept, without a model."),
-    "compare": ("runs", "Which labels one run has and another has not, with pictures."),
+    "compare": ("runs", "Which labels one run has and another has not, with images."),
     "snapshot": (
         "snapshots",
         "Freeze labels into datasets that never change; list, compare, export them.",
@@ -35,15 +35,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Train a small fast detector on a snapshot or a folder; measure and export it.",
     ),
     "models": ("models", "Versions of students on a service: list, promote, roll back, download."),
-    "check": ("store", "Verify every row and every picture of a store."),
+    "check": ("store", "Verify every row and every image of a store."),
     "backup": ("store", "Copy a store that is in use; again, only what is new."),
     "restore": ("store", "Fill an empty store from a backup; also the way to another database."),
-    "forget": ("store", "Remove old results and pictures, never what a snapshot holds."),
+    "forget": ("store", "Remove old results and images, never what a snapshot holds."),
     "evaluate": (
         "evaluate",
         "Precision, recall and average precision of COCO predictions against truth.",
     ),
-    "world": ("world", "Write pictures of the drawn demo world with their exact truth."),
+    "world": ("world", "Write images of the drawn demo world with their exact truth."),
 }
 """Every command, the module that has it as ``NAME_command``, and its line in ``--help``."""
 

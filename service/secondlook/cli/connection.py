@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from secondlook.server.app import Server
 
 IN_FLIGHT = 16
-"""Pictures sent and not answered yet, at most: two batches, so that no stage ever waits."""
+"""Images sent and not answered yet, at most: two batches, so that no stage ever waits."""
 TIMEOUT_S = 300.0
-"""For one picture, its time in queues and all tries included."""
+"""For one image, its time in queues and all tries included."""
 PATIENT = RetryPolicy(unavailable_s=60)
 """A server that restarts has its models to load; a long run waits for it."""
 CONNECT_S = 5.0
@@ -53,11 +53,11 @@ class Session:
         return for_client(self.ontology)
 
     def label_many(
-        self, pictures: Iterable[tuple[Source, bytes]]
+        self, images: Iterable[tuple[Source, bytes]]
     ) -> Iterator[tuple[Source, LabelResult | ClientError]]:
-        """Label pictures as they come, ``IN_FLIGHT`` at a time; each is given back once."""
+        """Label images as they come, ``IN_FLIGHT`` at a time; each is given back once."""
         return self.client.label_many(
-            pictures,
+            images,
             classes=self.classes,
             concurrency=IN_FLIGHT,
             timeout_s=TIMEOUT_S,

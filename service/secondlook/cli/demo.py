@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 OVERVIEW = 9
-"""Pictures that overview.png is made from, at most."""
+"""Images that overview.png is made from, at most."""
 EASY = 7
-"""Boxes on a picture that can be taken in at a glance."""
+"""Boxes on an image that can be taken in at a glance."""
 
 
 @click.command("demo")
 @click.option(
     "--count",
     type=click.IntRange(1, 100_000),
-    help="Pictures.  [default: 48; 240 with --distill]",
+    help="Images.  [default: 48; 240 with --distill]",
 )
 @click.option("--seed", type=click.IntRange(0), default=2024, show_default=True)
 @click.option("--size", type=click.IntRange(64, 2048), default=320, show_default=True)
@@ -45,7 +45,7 @@ def demo_command(count: int | None, seed: int, size: int, out: Path, distill: bo
     """Draw a small world, label it through the service, and compare with its exact truth.
 
     Shows what the proposer finds and what the second look makes of it, and leaves gallery.html,
-    overview.png, coco.json, report.json and the pictures in --out. --distill adds student/ with
+    overview.png, coco.json, report.json and the images in --out. --distill adds student/ with
     its report.html, strip.png and demo.json.
     """
     from secondlook.cli.connection import connected
@@ -58,7 +58,7 @@ def demo_command(count: int | None, seed: int, size: int, out: Path, distill: bo
     from secondlook.evaluation.coco_files import truth_of
     from secondlook.evaluation.run_stats import compare
 
-    # 1. Pictures that no model has seen, with the truth about every box.
+    # 1. Images that no model has seen, with the truth about every box.
     world = _empty(out / "world")
     write_world(world, seed, count or (240 if distill else 48), size)
     ontology = load_ontology(world / "ontology.yaml")
@@ -73,7 +73,7 @@ def demo_command(count: int | None, seed: int, size: int, out: Path, distill: bo
 
         models = Settings(proposer="demo", verifier="demo")
         with connected(None, models, ontology, ready) as session:
-            # 3. The pictures go to it as `secondlook label` sends them: over gRPC, many at a time.
+            # 3. The images go to it as `secondlook label` sends them: over gRPC, many at a time.
             run = label_into(folder, session, select([world / "images"]))
             if distill:
                 _clear(out, MADE)
@@ -99,10 +99,10 @@ def report_of(run: "Run", change: "Change", seed: int) -> dict[str, Any]:
 
     totals = run.written.totals
     return {
-        "pictures": totals.pictures,
+        "images": totals.images,
         "proposals": totals.proposals,
         **_figures(totals, change, (*NOUNS, *ATTRIBUTES)),
-        "pictures_per_second": round(run.pictures / run.seconds, 2),
+        "images_per_second": round(run.images / run.seconds, 2),
         "classes": {
             "nouns": _figures(totals, change, NOUNS),
             "attributes": _figures(totals, change, tuple(ATTRIBUTES)),
@@ -133,8 +133,8 @@ def _print(report: dict[str, Any], out: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    pictures, boxes = counted(report["pictures"], "picture"), counted(report["proposals"], "box")
-    title = f"{pictures}, {boxes} proposed"
+    images, boxes = counted(report["images"], "image"), counted(report["proposals"], "box")
+    title = f"{images}, {boxes} proposed"
     table = Table(box=None)
     table.add_column("")
     for heading in ("accepted", "rejected", "unsure", "precision", "recall"):
@@ -152,7 +152,7 @@ def _print(report: dict[str, Any], out: Path) -> None:
     screen.print("a box is judged for each class whose threshold it reaches: for none, one or many")
     screen.print("precision and recall: of the proposer alone → after the second look, IoU ≥ 0.5")
     for line in (
-        f"{report['pictures_per_second']:.1f} pictures a second through the service",
+        f"{report['images_per_second']:.1f} images a second through the service",
         f"look at {out / 'gallery.html'} and {out / 'overview.png'}",
     ):
         screen.print(Text(line))
@@ -161,7 +161,7 @@ def _print(report: dict[str, Any], out: Path) -> None:
 def _print_student(learned: dict[str, Any], out: Path) -> None:
     screen = console()
     fast, slow = learned["student_images_per_second"], learned["teacher_images_per_second"]
-    screen.print(f"\nstudent: {fast:.0f} pictures a second, its teachers {slow:.0f}")
+    screen.print(f"\nstudent: {fast:.0f} images a second, its teachers {slow:.0f}")
     screen.print(
         f"mAP50 on {learned['unseen']} unseen scenes: {learned['student_map50']:.3f} on verified "
         f"labels, {learned['student_map50_unverified']:.3f} on the proposer's alone (best single "
@@ -180,7 +180,7 @@ def _clear(out: Path, made: Sequence[str]) -> None:
 
 
 def _draw_overview(path: Path, results: "Iterator[tuple[str, LabelResult]]", images: Path) -> None:
-    """Pictures with few boxes, of which the second look rejected some: easy to take in."""
+    """Images with few boxes, of which the second look rejected some: easy to take in."""
     from secondlook.cli.output_folder import loader
     from secondlook.core import drawing
     from secondlook.core.drawing import Shown
@@ -199,7 +199,7 @@ def _crowding(result: "LabelResult") -> float:
 
 
 def _empty(folder: Path) -> Path:
-    """A folder for the pictures; only one that an earlier demo made is replaced."""
+    """A folder for the images; only one that an earlier demo made is replaced."""
     if folder.exists():
         if not (folder / "truth.json").exists() and any(folder.iterdir()):
             raise OutputExists(f"{folder} is not the demo's; give another --out")
@@ -258,11 +258,11 @@ def teach(session: "Session", out: Path, seed: int, size: int) -> Taught:
     unseen = tuple(sorted((*truth.train, *truth.held_out), key=lambda sample: sample.name))
 
     sources = list(select([world / "images"]).walk())[: UNSEEN // 2]
-    pictures = [(source, source.path.read_bytes()) for source in sources]
+    images = [(source, source.path.read_bytes()) for source in sources]
     began = time.perf_counter()
     said = {
         source.name: result
-        for source, result in session.label_many(pictures)
+        for source, result in session.label_many(images)
         if isinstance(result, LabelResult)
     }
     return Taught(data, unseen, said, len(said) / (time.perf_counter() - began))
@@ -326,15 +326,15 @@ def _map50(folder: Path, taught: Taught) -> float:
 
 
 def _rate(detector: Any, samples: "Sequence[Sample]") -> float:
-    """Pictures a second, one at a time as on a device; reading files is not counted."""
+    """Images a second, one at a time as on a device; reading files is not counted."""
     from secondlook.datasets.image_cache import read_pixels
 
-    pictures = [read_pixels(sample) for sample in samples[:60]]
-    detector.detect(pictures[:5])
+    images = [read_pixels(sample) for sample in samples[:60]]
+    detector.detect(images[:5])
     began = time.perf_counter()
-    for pixels in pictures:
+    for pixels in images:
         detector.detect([pixels])
-    return len(pictures) / (time.perf_counter() - began)
+    return len(images) / (time.perf_counter() - began)
 
 
 def _draw(path: Path, detector: Any, taught: Taught, rate: float) -> None:
@@ -348,7 +348,7 @@ def _draw(path: Path, detector: Any, taught: Taught, rate: float) -> None:
         samples, key=lambda sample: (_tall(sample), abs(len(sample.boxes) - EASY_STRIPS))
     )
     frames = shown[:FRAMES]
-    pictures = [read_pixels(sample) for sample in frames]
+    images = [read_pixels(sample) for sample in frames]
     rows = (
         Row(
             "teachers: Grounding DINO and the verifier",
@@ -357,12 +357,12 @@ def _draw(path: Path, detector: Any, taught: Taught, rate: float) -> None:
         ),
         Row(
             "student",
-            [_detections(detector, pixels) for pixels in pictures],
+            [_detections(detector, pixels) for pixels in images],
             [1000 / rate] * len(frames),
         ),
     )
     with replacing(path) as part:
-        strip(pictures, rows).save(part, "PNG")
+        strip(images, rows).save(part, "PNG")
 
 
 def _tall(sample: "Sample") -> bool:

@@ -61,7 +61,7 @@ def _settings(decorated: Command) -> Command:
 @click.option(
     "--ontology",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="YAML file of the classes, for devices that send pictures; snapshots have their own.",
+    help="YAML file of the classes, for devices that send images; snapshots have their own.",
 )
 @click.option(
     "--register", "model", default="", metavar="MODEL", help="Add it to MODEL at --server."
@@ -74,7 +74,7 @@ def _settings(decorated: Command) -> Command:
     help="An int8 model too; auto: unless it finds less.",
 )
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="Folder of pulled pictures.  [default: yours]"
+    "--cache", type=click.Path(path_type=Path), help="Folder of pulled images.  [default: yours]"
 )
 @click.option(
     "--progress",
@@ -174,7 +174,7 @@ def _opened(source: str, server: str, split: str, cache: Path | None, how: str) 
     for warning in data.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(
-        f"{data.name}: {len(data.train)} pictures to learn from, {len(data.held_out)} held out "
+        f"{data.name}: {len(data.train)} images to learn from, {len(data.held_out)} held out "
         f"({data.split}), {len(data.classes)} classes, {data.digest[:12]}",
         err=True,
     )
@@ -195,7 +195,7 @@ def _print_student(manifest: "Manifest", out: Path) -> None:
     figures = manifest.metrics
     facts = [f"mAP {figures['map']:.3f}", f"mAP50 {figures['map50']:.3f}"]
     if "images_per_second" in figures:
-        facts.append(f"{figures['images_per_second']:.0f} pictures/s here")
+        facts.append(f"{figures['images_per_second']:.0f} images/s here")
     click.echo(f"{manifest.name}: {', '.join(facts)} on '{manifest.split}'")
     click.echo(f"the student is in {out}; look at {out / 'report.html'}")
 

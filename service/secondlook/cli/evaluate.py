@@ -28,7 +28,7 @@ def evaluate_command(predictions: Path, truth: Path, iou: float, as_json: bool) 
     the coco.json of a run. Crowd and ignore regions count neither for nor against.
     """
     joined = join(predictions, truth)
-    quality = evaluate(joined.pictures.values(), joined.classes, iou)
+    quality = evaluate(joined.images.values(), joined.classes, iou)
     precision = average_precision(joined)
     report = as_plain(quality, precision, joined, iou)
     click.echo(json.dumps(report, indent=2)) if as_json else _print(report)
@@ -39,7 +39,7 @@ def as_plain(
 ) -> dict[str, Any]:
     """The whole report as plain values for JSON."""
     return {
-        "pictures": len(joined.pictures),
+        "images": len(joined.images),
         "iou": iou,
         **_figures(quality.total()),
         "ap": precision.ap,
@@ -72,7 +72,7 @@ def _print(report: dict[str, Any]) -> None:
 
     from secondlook.cli.output import console, share
 
-    table = Table(title=f"{report['pictures']} pictures, IoU ≥ {report['iou']:g}", box=None)
+    table = Table(title=f"{report['images']} images, IoU ≥ {report['iou']:g}", box=None)
     table.add_column("class", overflow="fold")
     columns = ("right", "wrong", "missed", "precision", "recall", "f1", "ap")
     for heading in columns:
@@ -93,7 +93,7 @@ def _left_out(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["predictions_without_truth"]:
         lines.append(
-            f"{report['predictions_without_truth']} predictions were left out: their picture or "
+            f"{report['predictions_without_truth']} predictions were left out: their image or "
             "class is not in the truth"
         )
     if report["classes_left_out"]:

@@ -1,4 +1,4 @@
-"""``secondlook job``: many pictures at a time, on a service that keeps what it does."""
+"""``secondlook job``: many images at a time, on a service that keeps what it does."""
 
 import math
 import time
@@ -37,7 +37,7 @@ def served(command: Command) -> Command:
 
 @click.group("job")
 def job_command() -> None:
-    """Label many pictures at a time on a running service.
+    """Label many images at a time on a running service.
 
     A job outlives this command, the line and the service: what is under way when one of them
     ends goes on when it is back.
@@ -46,29 +46,29 @@ def job_command() -> None:
 
 @job_command.command("create")
 @click.argument("name")
-@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--folder", help="Folder that the service itself reads, instead of PICTURES.")
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--folder", help="Folder that the service itself reads, instead of IMAGES.")
 @looked_for
 @click.option("--watch", is_flag=True, help="Stay and show how it gets on.")
 @served
 def create(
     name: str,
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     folder: str | None,
     lines: tuple[str, ...],
     ontology: Path | None,
     watch: bool,
     server: str,
 ) -> int:
-    """Begin the job NAME: of PICTURES sent from here, or of a folder that the service can read.
+    """Begin the job NAME: of IMAGES sent from here, or of a folder that the service can read.
 
     Without -c or --ontology the service's own classes are looked for. If sending is interrupted,
     the same command sends the rest.
     """
     from secondlook.core.ontology import for_client
 
-    if bool(pictures) == bool(folder):
-        raise click.UsageError("give either PICTURES to send, or --folder of the service")
+    if bool(images) == bool(folder):
+        raise click.UsageError("give either IMAGES to send, or --folder of the service")
     wanted = ontology_of(lines, ontology)
     classes = for_client(wanted) if wanted else None
     with _client(server) as client:
@@ -77,7 +77,7 @@ def create(
             client.jobs.create(name, classes=classes, folder=path)
         else:
             client.jobs.create(name, classes=classes, reuse=True)
-            _send(client.jobs, name, pictures)
+            _send(client.jobs, name, images)
         if watch:
             return _watch(client.jobs, name)
     click.echo(f"job '{name}' is under way; `secondlook job watch` shows how it gets on")
@@ -97,10 +97,10 @@ def list_jobs(limit: int, server: str) -> None:
 
 @job_command.command("show")
 @click.argument("name")
-@click.option("--failures", is_flag=True, help="List every picture that was set aside.")
+@click.option("--failures", is_flag=True, help="List every image that was set aside.")
 @served
 def show(name: str, failures: bool, server: str) -> None:
-    """How the job NAME stands, and why pictures were set aside."""
+    """How the job NAME stands, and why images were set aside."""
     import itertools
 
     with _client(server) as client:
@@ -132,12 +132,12 @@ def cancel(name: str, server: str) -> None:
 
 @job_command.command("retry")
 @click.argument("name")
-@click.option("--reason", "reasons", multiple=True, help="Only pictures set aside for it.")
+@click.option("--reason", "reasons", multiple=True, help="Only images set aside for it.")
 @served
 def retry(name: str, reasons: tuple[str, ...], server: str) -> None:
-    """Try the pictures of the job NAME again that were set aside."""
+    """Try the images of the job NAME again that were set aside."""
     with _client(server) as client:
-        click.echo(f"{client.jobs.retry(name, reasons=reasons)} pictures are queued again")
+        click.echo(f"{client.jobs.retry(name, reasons=reasons)} images are queued again")
 
 
 @job_command.command("results")
@@ -147,7 +147,7 @@ def retry(name: str, reasons: tuple[str, ...], server: str) -> None:
 @click.option("--labels", is_flag=True, help="Only what was accepted.")
 @served
 def results(name: str, after: int, follow: bool, labels: bool, server: str) -> None:
-    """What was found in the job NAME: one line of JSON a picture.
+    """What was found in the job NAME: one line of JSON an image.
 
     Each judgement has the name that `secondlook explain` takes.
     """
@@ -171,7 +171,7 @@ def _client(server: str) -> "Client":
     return Client(server)
 
 
-def _send(jobs: "Jobs", name: str, pictures: tuple[Path, ...]) -> None:
+def _send(jobs: "Jobs", name: str, images: tuple[Path, ...]) -> None:
     """Send what the job lacks, and finish the upload."""
     from secondlook.cli.label import Sending
     from secondlook.cli.output import bar
@@ -179,15 +179,15 @@ def _send(jobs: "Jobs", name: str, pictures: tuple[Path, ...]) -> None:
     from secondlook.core.image_folder import select
     from secondlook.core.images import DEFAULT_LIMITS
 
-    sending = Sending(jobs, name, select(pictures), DEFAULT_LIMITS.max_bytes)
+    sending = Sending(jobs, name, select(images), DEFAULT_LIMITS.max_bytes)
     sending.measure()
-    total, sent = sending.pictures, sending.known
+    total, sent = sending.images, sending.known
     with bar("sending", total, sent) as step, gentle_interrupts() as stopped:
         for _ in sending.send(stopped):
             sent += 1
             step(min(sent, total), total)
     if stopped():
-        raise KeyboardInterrupt(f"stopped: {sent} of {total} pictures are sent; the same command "
+        raise KeyboardInterrupt(f"stopped: {sent} of {total} images are sent; the same command "
                                 "sends the rest")  # fmt: skip
     jobs.finish(name)
     for refused in sending.refused:
@@ -276,7 +276,7 @@ def print_job(job: Job) -> None:
         "kind": job.kind + (f" {job.folder}" if job.folder else ""),
         "state": str(job.state) + (f": {job.message}" if job.message else ""),
         "classes": ", ".join(job.classes or ()),
-        "pictures": f"{job.total:,}" + (" so far" if job.open else ""),
+        "images": f"{job.total:,}" + (" so far" if job.open else ""),
         "labelled": f"{job.done:,}",
         "set aside": f"{job.failed:,}",
         "waiting": f"{job.waiting:,}",
@@ -295,7 +295,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def _needed(paths: Sequence[PathCounts]) -> str:
-    """The share of pictures that proposer and verifier labelled, and how it came about."""
+    """The share of images that proposer and verifier labelled, and how it came about."""
     taught = [(part.teachers + part.audit, part.student) for part in paths]
     needed, alone = (sum(side) for side in zip(*taught, strict=True))
     if not alone:
@@ -310,7 +310,7 @@ def _needed(paths: Sequence[PathCounts]) -> str:
 
 
 def print_failures(failures: Iterable[JobFailure]) -> None:
-    """A line a picture that was set aside."""
+    """A line an image that was set aside."""
     table = Table(box=None)
     for heading in ("set aside", "reason", "because"):
         table.add_column(heading, overflow="fold")

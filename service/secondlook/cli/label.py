@@ -1,4 +1,4 @@
-"""``secondlook label``: a folder of pictures in, labels out."""
+"""``secondlook label``: a folder of images in, labels out."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ class FormatList(click.ParamType):
 
 
 @click.command("label")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -73,10 +73,10 @@ class FormatList(click.ParamType):
     type=click.IntRange(0),
     default=200,
     show_default=True,
-    help="Pictures shown in gallery.html at most, the doubtful first.",
+    help="Images shown in gallery.html at most, the doubtful first.",
 )
 @click.option("--fresh", is_flag=True, help="Remove what an earlier run left in --out first.")
-@click.option("--retry-failed", is_flag=True, help="Try pictures again that could not be labelled.")
+@click.option("--retry-failed", is_flag=True, help="Try images again that could not be labelled.")
 @models
 @setting_option("cascade")
 @setting_option("audit_share")
@@ -85,7 +85,7 @@ class FormatList(click.ParamType):
 @setting_option("database_url")
 @setting_option("blob_url")
 def label_command(
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     out: Path,
     lines: tuple[str, ...],
     ontology: Path | None,
@@ -96,10 +96,10 @@ def label_command(
     server: str | None,
     **flags: Any,
 ) -> int:
-    """Label PICTURES: folders, searched with all that is in them, or single files.
+    """Label IMAGES: folders, searched with all that is in them, or single files.
 
     Ctrl-C, a crash or a full disk loses nothing: the same command goes on where it stopped.
-    Pictures that cannot be labelled are listed in failed.jsonl, each with its reason. What models
+    Images that cannot be labelled are listed in failed.jsonl, each with its reason. What models
     run here say is kept in --out, or in --data; a service used with --server keeps it there.
 
     With --cascade a student labels what it is certain of, as long as audits by the models agree.
@@ -110,7 +110,7 @@ def label_command(
     from secondlook_client import LabelPath
 
     settings = settings_of(flags)
-    selection = select(pictures, out)
+    selection = select(images, out)
     if not server:
         say_what_demo_knows(settings)
     wanted = ontology_of(lines, ontology)
@@ -132,14 +132,14 @@ def label_command(
             )
     written, totals = run.written, run.written.totals
     click.echo(
-        f"{counted(totals.pictures, 'picture')}: {counted(totals.accepted, 'box')} accepted, "
+        f"{counted(totals.images, 'image')}: {counted(totals.accepted, 'box')} accepted, "
         f"{totals.rejected:,} rejected, {totals.unsure:,} unsure; "
-        f"{counted(totals.verified_empty, 'picture')} verified empty"
+        f"{counted(totals.verified_empty, 'image')} verified empty"
     )
     if by_student := totals.by_path[LabelPath.STUDENT]:
         click.echo(
-            f"{by_student} pictures by the student alone; the models were needed for "
-            f"{1 - by_student / totals.pictures:.0%}"
+            f"{by_student} images by the student alone; the models were needed for "
+            f"{1 - by_student / totals.images:.0%}"
         )
     if totals.without_verdict:
         click.echo(
@@ -147,24 +147,24 @@ def label_command(
             f"because: {totals.first_error}"
         )
     if written.failed:
-        failed = counted(written.failed, "picture")
+        failed = counted(written.failed, "image")
         click.echo(f"{failed} failed; the reasons are in {out / 'failed.jsonl'}")
     for path in written.paths:
         click.echo(f"  {path}")
-    return 1 if written.failed and not totals.pictures else 0
+    return 1 if written.failed and not totals.images else 0
 
 
 # Results fetched from the service once, to be read as often as the outputs need.
 #
-# They lie in a file that vanishes with the process; in memory a picture is two numbers, whatever
+# They lie in a file that vanishes with the process; in memory an image is two numbers, whatever
 # its results weigh. What is durable is the service's store.
 
 
 class Fetched:
-    """The results of the pictures that are there now, in the order of the folder."""
+    """The results of the images that are there now, in the order of the folder."""
 
     def __init__(self, folder: Path, keys: "array[int]") -> None:
-        """``keys``: the pictures', in order; results of others are not taken."""
+        """``keys``: the images', in order; results of others are not taken."""
         self._folder = folder
         self._keys = np.array(keys, dtype=np.int64)
         self._order = np.argsort(self._keys, kind="stable")
@@ -174,11 +174,11 @@ class Fetched:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (ours to the end)
 
     def wants(self, key: int) -> bool:
-        """Whether the picture is there now."""
+        """Whether the image is there now."""
         return self._row(key) is not None
 
     def add(self, key: int, result: LabelResult) -> None:
-        """Keep a result, if its picture is there now. Raises ``StorageFull``."""
+        """Keep a result, if its image is there now. Raises ``StorageFull``."""
         row = self._row(key)
         if row is None:
             return
@@ -189,7 +189,7 @@ class Fetched:
             self._file.flush()  # or a full disk shows when it is read
 
     def results(self) -> Iterator[tuple[str, LabelResult]]:
-        """(name, result) of every picture that has one."""
+        """(name, result) of every image that has one."""
         for place in self._places.tolist():
             if place >= 0:
                 self._file.seek(place)
@@ -209,41 +209,41 @@ def holds(ranked: "NDArray[np.int64]", key: int) -> bool:
     return row < len(ranked) and int(ranked[row]) == key
 
 
-# A selection of pictures on its way to an upload job: only what the job lacks is sent.
+# A selection of images on its way to an upload job: only what the job lacks is sent.
 
 OFFERED_AT_ONCE = 1000
 IN_FLIGHT = 16
-"""Pictures sent and not durable yet: the server makes durable together what waits together."""
+"""Images sent and not durable yet: the server makes durable together what waits together."""
 NAME_ROOM = 4000
 """Characters of a name that are sent; the server takes few more."""
-OF_ONE_PICTURE = (BadImage, ImageTooLarge, MessageTooLarge)
-"""What is wrong with one picture; any other failure would be the same for all of them."""
+OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
+"""What is wrong with one image; any other failure would be the same for all of them."""
 
 
 class Sending:
     """One walk to count, one to send. Names are kept by the job as ``core.files`` writes them."""
 
     def __init__(self, jobs: Jobs, job: str, selection: Selection, max_bytes: int) -> None:
-        """``max_bytes`` bounds one picture."""
+        """``max_bytes`` bounds one image."""
         self._jobs = jobs
         self._job = job
         self._selection = selection
         self._max_bytes = max_bytes
         self._known = np.zeros(0, dtype=np.int64)
-        self.pictures = 0
+        self.images = 0
         """Found by the last walk."""
         self.keys = array("q")
-        """Of the pictures found by the last walk that can be opened, in order."""
+        """Of the images found by the last walk that can be opened, in order."""
         self.refused: list[Refused] = []
         """By the last walk."""
 
     @property
     def known(self) -> int:
-        """Pictures of ``measure``'s walk that the job had then."""
+        """Images of ``measure``'s walk that the job had then."""
         return len(self._known)
 
     def measure(self) -> None:
-        """Count the pictures, and ask the job which of them it has."""
+        """Count the images, and ask the job which of them it has."""
         known = array("q")
         for batch in _batches(self._walk(), OFFERED_AT_ONCE):
             keys = [source.key for source in batch]
@@ -252,10 +252,10 @@ class Sending:
         self._known = np.unique(np.array(known, dtype=np.int64))
 
     def send(self, stopped: Callable[[], bool]) -> Iterator[None]:
-        """Send what the job lacks; yields whenever a picture is durable or refused.
+        """Send what the job lacks; yields whenever an image is durable or refused.
 
         Once ``stopped`` says so, nothing more is read and what is under way is finished. Raises
-        the ``ClientError`` that concerns all pictures.
+        the ``ClientError`` that concerns all images.
         """
         sources = itertools.takewhile(lambda _: not stopped(), self._walk())
         for source, answer in self._jobs.upload(
@@ -265,17 +265,17 @@ class Sending:
             name=lambda source: to_text(source.name)[-NAME_ROOM:],
             concurrency=IN_FLIGHT,
         ):
-            if isinstance(answer, OF_ONE_PICTURE):
+            if isinstance(answer, OF_ONE_IMAGE):
                 self._refuse(source, answer)
             elif isinstance(answer, ClientError):
                 raise answer
             yield
 
     def _walk(self) -> Iterator[Source]:
-        """Every picture that can be opened; the others are refused."""
-        self.pictures, self.keys, self.refused = 0, array("q"), []
+        """Every image that can be opened; the others are refused."""
+        self.images, self.keys, self.refused = 0, array("q"), []
         for source in self._selection.walk():
-            self.pictures += 1
+            self.images += 1
             if source.refusal:
                 self.refused.append(Refused(source.name, "bad_image", source.refusal))
             else:
@@ -325,7 +325,7 @@ class Run:
 
     written: Written
     results: Results
-    pictures: int
+    images: int
     """Labelled (or failed) since this start."""
     seconds: float
     """Spent on those."""
@@ -343,8 +343,7 @@ def label_into(
     """Label ``selection`` into ``folder``, going on where an earlier start stopped."""
     if next(selection.walk(), None) is None:
         raise InvalidInput(
-            f"there is no picture in {selection.root}; pictures end in "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"there is no image in {selection.root}; images end in {', '.join(sorted(SUFFIXES))}"
         )
     job = _begin(folder, session, selection, retry_failed)
     sending = Sending(session.client.jobs, job, selection, session.image_limits.max_bytes)
@@ -364,7 +363,7 @@ def label_into(
 
 
 def _begin(folder: OutFolder, session: Session, selection: Selection, retry_failed: bool) -> str:
-    """The name of the run's job, which is there and may be sent pictures."""
+    """The name of the run's job, which is there and may be sent images."""
     jobs = session.client.jobs
     if folder.left_job:
         with suppress(NotFound):
@@ -382,13 +381,13 @@ def _begin(folder: OutFolder, session: Session, selection: Selection, retry_fail
 
 
 def _label(sending: Sending, session: Session, job: str, out: Path) -> int:
-    """Send what the job lacks and wait until it is done; how many pictures that settled."""
+    """Send what the job lacks and wait until it is done; how many images that settled."""
     jobs = session.client.jobs
     sending.measure()
     before = jobs.get(job)
     progress = _Progress(sending, before)
     with (
-        bar("labelling", progress.pictures, progress.settled(before)) as step,
+        bar("labelling", progress.images, progress.settled(before)) as step,
         gentle_interrupts() as stopped,
     ):
         look = _Look(lambda: jobs.get(job), progress, step, own=session.own is not None)
@@ -401,11 +400,11 @@ def _label(sending: Sending, session: Session, job: str, out: Path) -> int:
     if session.own:
         session.own.finish_jobs()
     after = jobs.get(job)
-    _check(after, progress.settled(after), progress.pictures, session, out)
+    _check(after, progress.settled(after), progress.images, session, out)
     return progress.settled(after) - progress.settled(before)
 
 
-def _check(job: Job, settled: int, pictures: int, session: Session, out: Path) -> None:
+def _check(job: Job, settled: int, images: int, session: Session, out: Path) -> None:
     """Raises what ended the run, if it is not done."""
     if job.state is JobState.DONE:
         return
@@ -413,16 +412,16 @@ def _check(job: Job, settled: int, pictures: int, session: Session, out: Path) -
         raise InvalidInput(f"the job '{job.name}' was {job.state}: {job.message or 'by somebody'}")
     goes_on = "" if session.own else "; the service labels on what it was sent"
     raise KeyboardInterrupt(
-        f"stopped: {settled} of {pictures} pictures are done and kept in {out}{goes_on}; the same "
+        f"stopped: {settled} of {images} images are done and kept in {out}{goes_on}; the same "
         "command goes on from there"
     )
 
 
 class _Progress:
-    """Counts the pictures of the selection, where the job has those of earlier times too."""
+    """Counts the images of the selection, where the job has those of earlier times too."""
 
     def __init__(self, sending: Sending, before: Job) -> None:
-        self.pictures = sending.pictures
+        self.images = sending.images
         self._refused = len(sending.refused)
         self._gone = before.total - sending.known
         """In the job, and not in the selection any more."""
@@ -430,7 +429,7 @@ class _Progress:
     def settled(self, job: Job) -> int:
         """Labelled, set aside or refused."""
         found = job.done + job.failed - self._gone + self._refused
-        return min(max(found, 0), self.pictures)
+        return min(max(found, 0), self.images)
 
 
 class _Look:
@@ -455,7 +454,7 @@ class _Look:
         """The job as it stands. Raises ``Unavailable`` when it does not get on."""
         job, now = self._ask(), time.monotonic()
         self._asked_at = now
-        self._step(self._progress.settled(job), self._progress.pictures)
+        self._step(self._progress.settled(job), self._progress.images)
         if job.message and not job.over:
             self._waits_since = self._waits_since or now
             if self._own and now - self._waits_since > STUCK_S:
@@ -472,15 +471,15 @@ class _Look:
 
 def _fetch(out: Path, sending: Sending, session: Session, job: str) -> Fetched:
     fetched = Fetched(out, sending.keys)
-    with bar("reading results", sending.pictures) as step:
+    with bar("reading results", sending.images) as step:
         for count, found in enumerate(session.client.jobs.results(job), start=1):
             fetched.add(found.key, found.result)
-            step(min(count, sending.pictures), sending.pictures)
+            step(min(count, sending.images), sending.images)
     return fetched
 
 
 def _failures(fetched: Fetched, sending: Sending, session: Session, job: str) -> Iterator[Refused]:
-    """Every picture that is there now and has no result."""
+    """Every image that is there now and has no result."""
     yield from sending.refused
     for found in session.client.jobs.failures(job):
         if fetched.wants(found.key):

@@ -54,7 +54,7 @@ def running_engine(
         settings.propose_batch,
         settings.verify_batch,
         settings.max_wait_ms / 1000,
-        settings.max_pictures,
+        settings.max_images,
     )
     if not settings.cascade:
         with closing(Engine(pipeline, limits, metrics.batch_done)) as engine:
@@ -123,7 +123,7 @@ def kept_by(settings: Settings) -> Iterator[Store | None]:
             yield store
     elif settings.database_url or settings.blob_url or settings.allow_root:
         raise BadSetting(
-            "there is no place for pictures and results; give --data DIR, or both --database-url "
+            "there is no place for images and results; give --data DIR, or both --database-url "
             "and --blob-url"
         )
     else:

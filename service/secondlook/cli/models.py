@@ -47,7 +47,7 @@ def served(command: Command) -> Command:
 def models_command() -> None:
     """Keep versions of students, say which one devices run, and fetch them.
 
-    A version is promoted only if it finds as much as the current one on pictures that were held
+    A version is promoted only if it finds as much as the current one on images that were held
     out. Give --server for a running service, or --data for a store on this machine.
     """
 
@@ -106,7 +106,7 @@ def add(folder: Path, name: str, **flags: Any) -> None:
     "--on-snapshot",
     default="",
     metavar="NAME",
-    help="Compare on this snapshot's held-out pictures, not on those of the current version's.",
+    help="Compare on this snapshot's held-out images, not on those of the current version's.",
 )
 @placed
 def promote(name: str, version: int, force: bool, on_snapshot: str, **flags: Any) -> None:

@@ -92,5 +92,5 @@ def ontology_of(lines: Sequence[str], file: Path | None) -> Ontology | None:
 
 
 def image_limits(settings: Settings) -> ImageLimits:
-    """How large a picture may be."""
+    """How large an image may be."""
     return ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side)

@@ -31,7 +31,7 @@ def share(value: float | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 picture``, ``2,000 pictures``, ``3 boxes``."""
+    """``1 image``, ``2,000 images``, ``3 boxes``."""
     ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
     return f"{count:,} {noun}{ending}"
 
@@ -57,7 +57,7 @@ Step = Callable[[int, int], None]
 
 
 @contextmanager
-def bar(what: str, total: int, done: int = 0, unit: str = "pictures") -> Iterator[Step]:
+def bar(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Step]:
     """Show how far ``what`` has come, how fast it goes and how long it will take.
 
     ``done`` of ``total`` were done before and are not in the rate.

@@ -32,7 +32,7 @@ JOB = "job"
 
 @dataclass(frozen=True)
 class Refused:
-    """A picture that cannot be sent."""
+    """An image that cannot be sent."""
 
     name: str
     reason: str
@@ -85,7 +85,7 @@ class OutFolder:
         path = self.path / RUN
         if not path.exists():
             self._refuse_foreign_files()
-            job = f"label {self.path.resolve().name or 'pictures'} {uuid4().hex[:8]}"
+            job = f"label {self.path.resolve().name or 'images'} {uuid4().hex[:8]}"
             job = "".join(c if c.isprintable() else "?" for c in job)[-200:].strip()
             with replacing(path) as part:
                 text = json.dumps({JOB: job, **identity}, indent=2)
@@ -149,7 +149,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# What a run leaves behind once its pictures are labelled.
+# What a run leaves behind once its images are labelled.
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Written:
 
     totals: Totals
     failed: int
-    """Pictures without a result; ``failed.jsonl`` has the reasons."""
+    """Images without a result; ``failed.jsonl`` has the reasons."""
     paths: tuple[Path, ...]
 
 
@@ -171,7 +171,7 @@ def write_outputs(
     shown: int,
     limits: ImageLimits,
 ) -> Written:
-    """Write the formats, the gallery (at most ``shown`` pictures; 0: none) and ``failed.jsonl``.
+    """Write the formats, the gallery (at most ``shown`` images; 0: none) and ``failed.jsonl``.
 
     Everything is streamed, so memory does not grow with the run. Raises ``StorageFull``; nothing
     is lost then, and the same command writes the rest later.
@@ -190,24 +190,24 @@ def write_outputs(
 
 
 def _write_failures(path: Path, refused: Iterable[Refused]) -> int:
-    """One line of JSON a picture; how many there are."""
+    """One line of JSON an image; how many there are."""
     count = 0
     with replacing(path) as part, part.open("wb") as file:
-        for picture in refused:
-            file.write(json.dumps(asdict(picture)).encode("ascii") + b"\n")
+        for image in refused:
+            file.write(json.dumps(asdict(image)).encode("ascii") + b"\n")
             count += 1
     return count
 
 
 def loader(root: Path, limits: ImageLimits) -> Callable[[str], Pixels]:
-    """Gives the upright pixels of a picture by its name; raises ``BadImage`` when it has gone."""
+    """Gives the upright pixels of an image by its name; raises ``BadImage`` when it has gone."""
 
     def load(name: str) -> Pixels:
         path = root / name
         try:
             found = path.stat()
         except OSError as failure:
-            raise BadImage(f"the picture is not there any more ({failure.strerror})") from None
+            raise BadImage(f"the image is not there any more ({failure.strerror})") from None
         source = Source(name, path, found.st_size, found.st_mtime_ns)
         return decode(read(source, limits.max_bytes), name, limits).pixels
 

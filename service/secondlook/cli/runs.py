@@ -37,16 +37,16 @@ def _model_settings(decorated: Any) -> Any:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("explain.html"),
     show_default=True,
-    help="Page with the picture and the box; overwritten.",
+    help="Page with the image and the box; overwritten.",
 )
-@click.option("--again", is_flag=True, help="Run the models on the picture again and compare.")
+@click.option("--again", is_flag=True, help="Run the models on the image again and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @stored
 @_model_settings
 def explain_command(label: str, out: Path, again: bool, as_json: bool, **flags: Any) -> int:
     """Show everything that LABEL (such as 81.3) came from.
 
-    The picture, the box, every class's score, the questions and raw answers, the thresholds in
+    The image, the box, every class's score, the questions and raw answers, the thresholds in
     force, the models by their digests, and what persons said. With --again the models named by
     --proposer and --verifier look once more; the exit code is 1 when the outcome is another.
     """
@@ -93,7 +93,7 @@ def explanation_json(found: "Explanation", again: "Again | None" = None) -> dict
         "probability": judgement.decision.probability,
         "reason": judgement.decision.reason,
         "box": list(judgement.box),
-        "picture": {
+        "image": {
             "name": labelled.name,
             "sha256": labelled.sha256,
             "width": labelled.width,
@@ -178,7 +178,7 @@ def _again(again: "Again") -> dict[str, Any]:
 
 
 def show(found: "Explanation", again: "Again | None", out: Path) -> None:
-    """Print it; ``out`` is where the picture is."""
+    """Print it; ``out`` is where the image is."""
     screen = console()
     _line(screen, *_heading(found), style="bold")
     for name, told in _facts(found):
@@ -189,7 +189,7 @@ def show(found: "Explanation", again: "Again | None", out: Path) -> None:
         _line(screen, f"{_date(said.made_at)}  {said.person}: {said.outcome.value}", said.note)
     if again:
         _show_again(screen, found, again)
-    _line(screen, f"The picture with the box: {out}")
+    _line(screen, f"The image with the box: {out}")
 
 
 def _heading(found: "Explanation") -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def _facts(found: "Explanation") -> list[tuple[str, str]]:
     label, labelled = found.label, found.label.result.labelled
     x1, y1, x2, y2 = label.judgement.box
     facts = [
-        ("picture", f"{labelled.name}  {labelled.width}×{labelled.height}  {labelled.sha256}"),
+        ("image", f"{labelled.name}  {labelled.width}×{labelled.height}  {labelled.sha256}"),
         ("box", f"{x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}  ({x2 - x1:.0f}×{y2 - y1:.0f} pixels)"),
         ("run", f"{label.run.name} ({label.run.kind}), {_date(label.result.made_at)}"),
     ]
@@ -356,7 +356,7 @@ def redecide_command(
 ) -> None:
     """Decide everything that RUN kept again, as the run NEW.
 
-    No model runs and no picture is read: scores and answers are all kept. Classes may get other
+    No model runs and no image is read: scores and answers are all kept. Classes may get other
     thresholds, or be others altogether (-c, --ontology) as long as their phrases were proposed
     and their questions asked. RUN stays as it is.
     """
@@ -370,7 +370,7 @@ def redecide_command(
             found = redecide(store, run, new, _adjusted(wanted, changes, only), max_iou, told)
         seconds = time.perf_counter() - started
     click.echo(
-        f"{counted(found.pictures, 'picture')} of '{run}' decided again as '{new}' in "
+        f"{counted(found.images, 'image')} of '{run}' decided again as '{new}' in "
         f"{seconds:.1f} s" + (f"; done before: {found.before:,}" if found.before else "")
     )
     if found.not_asked:
@@ -398,7 +398,7 @@ def _progress(store: "Store", run: str) -> Any:
     @contextmanager
     def shown() -> Any:
         with click.progressbar(length=total, label="deciding again", hidden=total < 5000) as bar:
-            yield lambda found: bar.update(found.before + found.pictures - bar.pos)
+            yield lambda found: bar.update(found.before + found.images - bar.pos)
 
     return shown()
 
@@ -414,7 +414,7 @@ def _progress(store: "Store", run: str) -> Any:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("compare.html"),
     show_default=True,
-    help="Page with the pictures that changed; overwritten.",
+    help="Page with the images that changed; overwritten.",
 )
 @click.option(
     "--gallery",
@@ -422,7 +422,7 @@ def _progress(store: "Store", run: str) -> Any:
     type=click.IntRange(0),
     default=200,
     show_default=True,
-    help="Pictures shown at most, those with most changes first; 0 writes no page.",
+    help="Images shown at most, those with most changes first; 0 writes no page.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @setting_option("max_image_pixels")
@@ -452,7 +452,7 @@ def compare_command(
         return
     _print(found)
     if shown:
-        click.echo(f"The pictures that changed most: {out}")
+        click.echo(f"The images that changed most: {out}")
 
 
 def comparison_json(found: "Comparison") -> dict[str, Any]:
@@ -460,7 +460,7 @@ def comparison_json(found: "Comparison") -> dict[str, Any]:
     return {
         "before": found.before.name,
         "after": found.after.name,
-        "pictures": found.pictures,
+        "images": found.images,
         "only_before": found.only_before,
         "only_after": found.only_after,
         "kept": found.kept.total(),
@@ -484,7 +484,7 @@ def _print(found: "Comparison") -> None:
     from secondlook.cli.output import console, counted
 
     figures = comparison_json(found)
-    title = f"{found.before.name} → {found.after.name}: {counted(found.pictures, 'picture')}"
+    title = f"{found.before.name} → {found.after.name}: {counted(found.images, 'image')}"
     table = Table(title=Text(title), box=None)
     table.add_column("class", overflow="fold")
     for heading in ("kept", "gained", "lost"):
@@ -500,5 +500,5 @@ def _print(found: "Comparison") -> None:
     screen.print(table)
     for amount, run in ((found.only_before, found.before), (found.only_after, found.after)):
         if amount:
-            told = f"left out, with a result in '{run.name}' alone: {counted(amount, 'picture')}"
+            told = f"left out, with a result in '{run.name}' alone: {counted(amount, 'image')}"
             screen.print(told, style="yellow", highlight=False, markup=False)

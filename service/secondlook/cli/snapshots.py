@@ -71,7 +71,7 @@ class Formats(click.ParamType):
 def snapshot_command() -> None:
     """Freeze labels into datasets, look at them, and write them for others.
 
-    A snapshot keeps its pictures and labels whatever becomes of the runs that it was made from.
+    A snapshot keeps its images and labels whatever becomes of the runs that it was made from.
     Trainings pull it from a service, see `secondlook_client.dataset`.
     """
 
@@ -97,8 +97,8 @@ def snapshot_command() -> None:
     show_default=True,
     help="Labels below become regions to ignore.",
 )
-@click.option("--no-empties", is_flag=True, help="Leave out pictures that show none of it.")
-@click.option("--no-ignore", is_flag=True, help="Leave out pictures with a region to ignore.")
+@click.option("--no-empties", is_flag=True, help="Leave out images that show none of it.")
+@click.option("--no-ignore", is_flag=True, help="Leave out images with a region to ignore.")
 @click.option("--hard-negatives", is_flag=True, help="Keep rejected boxes too.")
 @click.option(
     "--split",
@@ -110,7 +110,7 @@ def snapshot_command() -> None:
 )
 @click.option(
     "--group-by",
-    type=click.Choice(["auto", "folder", "likeness", "time"]),
+    type=click.Choice(["auto", "folder", "similarity", "time"]),
     default="auto",
     show_default=True,
     help="What stays on one side of the split besides near duplicates; auto: frames of a stream. "
@@ -120,7 +120,7 @@ def snapshot_command() -> None:
 def create(name: str, **flags: Any) -> None:
     """Freeze what is labelled under NAME.
 
-    Pictures that were not judged for every class are left out: what was not looked for is not
+    Images that were not judged for every class are left out: what was not looked for is not
     background. The manifest's hash is that of the content: the same content has the same one.
     """
     from secondlook.datasets.query import DEFAULT_SPLIT, GroupBy, Query, SplitShare
@@ -163,7 +163,7 @@ def list_snapshots(limit: int, as_json: bool, **flags: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @stored
 def show(name: str, as_json: bool, **flags: Any) -> None:
-    """What the snapshot NAME holds: pictures, groups and boxes by split and class."""
+    """What the snapshot NAME holds: images, groups and boxes by split and class."""
 
     with opened(flags) as store:
         found = store.snapshots.get(name)
@@ -176,7 +176,7 @@ def show(name: str, as_json: bool, **flags: Any) -> None:
 @snapshot_command.command("diff")
 @click.argument("old")
 @click.argument("new")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an image.")
 @stored
 def diff(old: str, new: str, as_json: bool, **flags: Any) -> int:
     """What changed from the snapshot OLD to NEW; the exit code is 1 when they differ."""
@@ -216,7 +216,7 @@ def diff(old: str, new: str, as_json: bool, **flags: Any) -> int:
 )
 @stored
 def export_snapshot(name: str, out: Path, formats: tuple[str, ...], **flags: Any) -> None:
-    """Write the snapshot NAME with its pictures, untouched, into the folder --out."""
+    """Write the snapshot NAME with its images, untouched, into the folder --out."""
     from secondlook.datasets.export import export
 
     with opened(flags) as store:
@@ -228,7 +228,7 @@ def export_snapshot(name: str, out: Path, formats: tuple[str, ...], **flags: Any
 @click.argument("name")
 @stored
 def remove(name: str, **flags: Any) -> None:
-    """Let go of the snapshot NAME; `secondlook forget` may remove its pictures from then on."""
+    """Let go of the snapshot NAME; `secondlook forget` may remove its images from then on."""
     with opened(flags) as store:
         store.snapshots.remove(name)
     click.echo(f"snapshot '{name}' is gone")
@@ -252,7 +252,7 @@ def as_plain(snapshot: "Snapshot") -> dict[str, Any]:
     return {
         "name": snapshot.name,
         "manifest": snapshot.manifest,
-        "pictures": snapshot.pictures,
+        "images": snapshot.images,
         "created_at": snapshot.created_at,
         "query": json.loads(snapshot.query),
         "statistics": dict(snapshot.statistics),
@@ -264,7 +264,7 @@ def print_snapshots(found: Sequence["Snapshot"]) -> None:
     table = Table(box=None)
     for heading in ("snapshot", "made", "manifest", "splits"):
         table.add_column(heading, overflow="fold")
-    for heading in ("pictures", "labels"):
+    for heading in ("images", "labels"):
         table.add_column(heading, justify="right")
     for snapshot in found:
         splits = snapshot.statistics["splits"]
@@ -272,8 +272,8 @@ def print_snapshots(found: Sequence["Snapshot"]) -> None:
             Text(snapshot.name),
             _time(snapshot.created_at),
             snapshot.manifest[:16],
-            ", ".join(f"{name} {counts['pictures']:,}" for name, counts in splits.items()),
-            f"{snapshot.pictures:,}",
+            ", ".join(f"{name} {counts['images']:,}" for name, counts in splits.items()),
+            f"{snapshot.images:,}",
             f"{snapshot.statistics['labels']:,}",
         )
     console().print(table)
@@ -289,7 +289,7 @@ def print_snapshot(snapshot: "Snapshot") -> None:
     for name in counted["splits"]:
         table.add_column(name, justify="right")
     for what, key in (
-        ("pictures", "pictures"),
+        ("images", "images"),
         ("groups", "groups"),
         ("verified empty", "verified_empty"),
         ("with a region to ignore", "with_ignore"),
@@ -302,13 +302,13 @@ def print_snapshot(snapshot: "Snapshot") -> None:
                 table.add_row(Text(f"{class_name}, {what}"), *(f"{n:,}" for n in found))
     screen.print(table)
     sizes = ", ".join(f"{count:,} {name}" for name, count in counted["label_sizes"].items())
-    screen.print(f"{counted['bytes'] / 1e6:,.1f} MB of pictures; labels: {sizes}", highlight=False)
+    screen.print(f"{counted['bytes'] / 1e6:,.1f} MB of images; labels: {sizes}", highlight=False)
     for why, count in counted["left_out"].items():
         screen.print(f"left out: {count:,} {why}", style="yellow", highlight=False)
 
 
 def print_change(changed: Changed) -> None:
-    """One picture that differs."""
+    """One image that differs."""
     marks = {Change.ADDED: "+", Change.REMOVED: "-", Change.RELABELLED: "~", Change.MOVED: ">"}
     boxes = [f"+{said}" for said in changed.gained] + [f"-{said}" for said in changed.lost]
     words = "  ".join((marks[changed.change], changed.sha256[:12], _printable(changed.name)))
@@ -316,15 +316,15 @@ def print_change(changed: Changed) -> None:
 
 
 def print_difference(difference: Difference, shown: int) -> None:
-    """The figures of a comparison of which ``shown`` pictures were printed at most."""
+    """The figures of a comparison of which ``shown`` images were printed at most."""
     screen, total = console(), difference.changes.total()
     if total > shown:
         screen.print(f"… and {total - shown:,} more; --json lists them all", highlight=False)
     if not total:
-        screen.print("they hold the same pictures, boxes and splits")
+        screen.print("they hold the same images, boxes and splits")
         return
     counts = (f"{count:,} {change.value}" for change, count in difference.changes.most_common())
-    screen.print(f"pictures: {', '.join(counts)}", highlight=False)
+    screen.print(f"images: {', '.join(counts)}", highlight=False)
     for sign, counted in (("+", difference.gained), ("-", difference.lost)):
         for said, count in counted.most_common():
             screen.print(Text(f"{sign}{count:,} {said}"))

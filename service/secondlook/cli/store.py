@@ -69,11 +69,9 @@ SHOWN = 100
 
 @click.command("check")
 @stored
-@click.option(
-    "--quick", is_flag=True, help="Only whether the pictures are there; do not read them."
-)
+@click.option("--quick", is_flag=True, help="Only whether the images are there; do not read them.")
 def check_command(quick: bool, **flags: Any) -> int:
-    """Verify every row and every picture of a store, beside a server at work on it.
+    """Verify every row and every image of a store, beside a server at work on it.
 
     Prints what is wrong and what to do about it, and exits with 1 if anything is.
     """
@@ -129,7 +127,7 @@ def restore_command(backup: Path, **flags: Any) -> int:
     """Fill an empty store from the backup in FOLDER.
 
     The store may be of another kind than the one that was backed up: this is also the way from
-    SQLite to PostgreSQL and back, and from a folder of pictures to S3. Jobs that were under way
+    SQLite to PostgreSQL and back, and from a folder of images to S3. Jobs that were under way
     go on once a server serves the new store.
     """
     from secondlook.store.backup import restore
@@ -155,7 +153,7 @@ UNITS_S = {"h": 3600, "d": 86400, "w": 7 * 86400}
     "--before", metavar="TIME", help="Kept before that time: 2026-03-01, 2026-03-01T12:00."
 )
 @click.option("--without-labels", is_flag=True, help="Nothing accepted and nothing unsure there.")
-@click.option("--corrected", is_flag=True, help="Also pictures of which a person said something.")
+@click.option("--corrected", is_flag=True, help="Also images of which a person said something.")
 @click.option("--orphans", is_flag=True, help="Bytes that nothing names, as left by a crash.")
 @click.option("--yes", is_flag=True, help="Do it; without this only say what would go.")
 def forget_command(
@@ -168,10 +166,10 @@ def forget_command(
     yes: bool,
     **flags: Any,
 ) -> None:
-    """Remove results, pictures and their bytes for good, beside a server at work.
+    """Remove results, images and their bytes for good, beside a server at work.
 
-    What goes is what every condition given is true of. Pictures that a snapshot holds stay with
-    everything that explains them, and so do pictures that wait to be labelled.
+    What goes is what every condition given is true of. Images that a snapshot holds stay with
+    everything that explains them, and so do images that wait to be labelled.
     """
     from secondlook.store.retention import Retention, count_forgotten, forget, remove_orphans
 
@@ -191,8 +189,8 @@ def forget_command(
 
 def _tell(verb: str, gone: "Forgotten") -> None:
     click.echo(
-        f"{counted(gone.items, 'picture')} of runs with {counted(gone.results, 'result')}, "
-        f"{counted(gone.pictures, 'picture')} altogether ({size(gone.size)}) {verb}"
+        f"{counted(gone.items, 'image')} of runs with {counted(gone.results, 'result')}, "
+        f"{counted(gone.images, 'image')} altogether ({size(gone.size)}) {verb}"
     )
     if gone.runs:
         click.echo(f"gone too, as nothing was left of them: {counted(gone.runs, 'run')}")

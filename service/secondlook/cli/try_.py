@@ -1,4 +1,4 @@
-"""``secondlook try``: is this a good prompt? Every stage's scores on a handful of pictures."""
+"""``secondlook try``: is this a good prompt? Every stage's scores on a handful of images."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -24,28 +24,28 @@ STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
 
 
 @click.command("try")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @looked_for
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("try.html"),
     show_default=True,
-    help="Page with the pictures and their boxes; overwritten.",
+    help="Page with the images and their boxes; overwritten.",
 )
 @models
 def try_command(
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     lines: tuple[str, ...],
     ontology: Path | None,
     out: Path,
     server: str | None,
     **flags: Any,
 ) -> int:
-    """Show what both stages say about PICTURES, so that a prompt can be judged.
+    """Show what both stages say about IMAGES, so that a prompt can be judged.
 
     Every box above its class's threshold is listed with the proposer's score, P(yes), the
-    verifier's own words and what was decided. The pictures with their boxes go to --out.
+    verifier's own words and what was decided. The images with their boxes go to --out.
     """
     from secondlook.cli.connection import connected, say_what_demo_knows
     from secondlook.cli.output import console
@@ -53,7 +53,7 @@ def try_command(
     from secondlook.core.image_folder import select
 
     settings = settings_of(flags)
-    selection = select(pictures)
+    selection = select(images)
     sources = _handful(selection)
     screen = console()
     if not server:
@@ -66,7 +66,7 @@ def try_command(
     if not found:
         return 1
     _write_page(out, selection, found, session.image_limits)
-    screen.print(f"\nThe pictures with their boxes: {out}", highlight=False, markup=False)
+    screen.print(f"\nThe images with their boxes: {out}", highlight=False, markup=False)
     return 0
 
 
@@ -103,11 +103,11 @@ def _handful(selection: "Selection") -> "list[Source]":
         sources.append(source)
         if len(sources) > HANDFUL:
             raise InvalidInput(
-                f"there are more than {HANDFUL} pictures; try a few of them, or run "
+                f"there are more than {HANDFUL} images; try a few of them, or run "
                 "`secondlook label`"
             )
     if not sources:
-        raise InvalidInput(f"there is no picture in {selection.root}; name some files")
+        raise InvalidInput(f"there is no image in {selection.root}; name some files")
     return sources
 
 

@@ -1,4 +1,4 @@
-"""``secondlook world``: pictures of the demo world with their exact truth."""
+"""``secondlook world``: images of the demo world with their exact truth."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from secondlook.core.errors import OutputExists
     "--size", type=click.IntRange(64, 2048), default=320, show_default=True, help="Longest side."
 )
 def world_command(out: Path, count: int, seed: int, size: int) -> None:
-    """Write pictures of the drawn demo world with their exact truth.
+    """Write images of the drawn demo world with their exact truth.
 
     Makes images/, truth.json (COCO) and ontology.yaml below --out. The same seed gives the same
     bytes.
@@ -28,4 +28,4 @@ def world_command(out: Path, count: int, seed: int, size: int) -> None:
         raise OutputExists(f"{out} is not an empty folder; give another --out or remove it")
     with explaining(out), bar("drawing", total=count) as step:
         write_world(out, seed, count, size, progress=step)
-    click.echo(f"{counted(count, 'picture')} in {out / 'images'}, truth in {out / 'truth.json'}")
+    click.echo(f"{counted(count, 'image')} in {out / 'images'}, truth in {out / 'truth.json'}")

@@ -238,7 +238,7 @@ class ModelOptions:
 
     device: str = setting("auto", "Where models run: auto, cpu, cuda, cuda:1, mps.")
     dtype: str = setting("auto", "Precision of matrix products.", choices=DTYPES)
-    batch: int = setting(32, "Pictures or views in one pass of a model.", low=1, high=4096)
+    batch: int = setting(32, "Images or views in one pass of a model.", low=1, high=4096)
     trust_remote_code: bool = setting(False, "Run code that comes with a checkpoint.")
     timeout_s: float = setting(
         60.0, "Seconds that a model backend may take for one call.", low=0.001, high=3600
@@ -279,19 +279,19 @@ class Settings:
         60.0, "Seconds that a model backend may take for one call.", low=0.001, high=3600
     )
     concurrency: int = setting(4, "Calls at one time to a model backend.", low=1, high=256)
-    propose_batch: int = setting(8, "Pictures in one call of the proposer.", low=1, high=1024)
+    propose_batch: int = setting(8, "Images in one call of the proposer.", low=1, high=1024)
     verify_batch: int = setting(
-        8, "Pictures whose boxes go to the verifier in one call.", low=1, high=1024
+        8, "Images whose boxes go to the verifier in one call.", low=1, high=1024
     )
     view_batch: int = setting(32, "Views in one pass of the verifier's model.", low=1, high=4096)
     max_wait_ms: float = setting(
-        5.0, "Milliseconds that the first picture of a batch waits for company.", low=0, high=10_000
+        5.0, "Milliseconds that the first image of a batch waits for company.", low=0, high=10_000
     )
-    max_pictures: int = setting(
-        64, "Pictures inside at one time; one more is told to come back.", low=1, high=100_000
+    max_images: int = setting(
+        64, "Images inside at one time; one more is told to come back.", low=1, high=100_000
     )
     floor: float = setting(0.1, "Proposer scores below this are not kept.", low=0, high=1)
-    max_boxes: int = setting(100, "Boxes kept a picture, best first.", low=1, high=10_000)
+    max_boxes: int = setting(100, "Boxes kept an image, best first.", low=1, high=10_000)
     max_iou: float = setting(
         0.6, "Boxes of one contrast group that overlap more are one object.", low=0, high=1
     )
@@ -299,15 +299,15 @@ class Settings:
         20_000, "Answers of the verifier remembered; 0 remembers none.", low=0, high=10**8
     )
     max_image_bytes: int = setting(
-        64 * 2**20, "Bytes of one encoded picture.", low=1, high=2**31 - 2**16
+        64 * 2**20, "Bytes of one encoded image.", low=1, high=2**31 - 2**16
     )
-    max_image_pixels: int = setting(64_000_000, "Pixels of one decoded picture.", low=1, high=10**9)
-    max_image_side: int = setting(30_000, "Pixels along one side of a picture.", low=1, high=10**6)
+    max_image_pixels: int = setting(64_000_000, "Pixels of one decoded image.", low=1, high=10**9)
+    max_image_side: int = setting(30_000, "Pixels along one side of an image.", low=1, high=10**6)
     data: str = setting("", "Folder that everything is kept in; without one, nothing is kept.")
     database_url: str = setting("", "postgresql://… instead of SQLite in the data folder.")
-    blob_url: str = setting("", "s3://bucket/prefix for pictures, instead of the data folder.")
+    blob_url: str = setting("", "s3://bucket/prefix for images, instead of the data folder.")
     allow_root: str = setting(
-        "", f"Folders that jobs may read pictures from, with '{os.pathsep}' between."
+        "", f"Folders that jobs may read images from, with '{os.pathsep}' between."
     )
     trainings: int = setting(1, "Students trained at one time; 0 trains none.", low=0, high=64)
     host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.")

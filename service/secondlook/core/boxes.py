@@ -63,7 +63,7 @@ def nms(
 
 
 def clip(boxes: Boxes, width: int, height: int) -> Boxes:
-    """Boxes cut to the picture; those wholly outside come back with no area."""
+    """Boxes cut to the image; those wholly outside come back with no area."""
     limits = np.array([width, height, width, height], dtype=np.float32)
     return np.clip(boxes, 0, limits).astype(np.float32)
 
@@ -87,7 +87,7 @@ def padded_window(
 ) -> tuple[int, int, int, int]:
     """Whole-pixel window around ``box`` with ``margin`` (a share of its sides) on each side.
 
-    Cut to the picture and never empty: at least one pixel, whatever the box.
+    Cut to the image and never empty: at least one pixel, whatever the box.
     """
     x1, y1, x2, y2 = box
     dx, dy = (x2 - x1) * margin, (y2 - y1) * margin

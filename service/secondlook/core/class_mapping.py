@@ -55,7 +55,7 @@ def check_questions(wanted: Ontology, kept: Ontology) -> None:
             raise BadOntology(
                 f"class '{spec.name}': the question {spec.question!r} was not asked of a box's "
                 f"{spec.view} in this run; asked were {_listed([q for _, q in sorted(asked)])}; "
-                "use one of these, or label the pictures again"
+                "use one of these, or label the images again"
             )
 
 
@@ -83,7 +83,7 @@ def _places(spec: ClassSpec, phrases: Sequence[frozenset[str]], kept: Ontology) 
         raise BadOntology(
             f"class '{spec.name}': there are no scores for {_listed(missing)} alone; this run "
             f"proposed {_listed([' / '.join(c.phrases) for c in kept.classes])}; use one of these, "
-            "or label the pictures again"
+            "or label the images again"
         )
     return parts
 

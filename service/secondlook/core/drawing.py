@@ -1,4 +1,4 @@
-"""One picture that shows a run at a glance: a few labelled pictures side by side."""
+"""One image that shows a run at a glance: a few labelled images side by side."""
 
 import itertools
 import statistics
@@ -34,21 +34,21 @@ DASHES = {Outcome.ACCEPT: (0, 0), Outcome.UNSURE: (3, 5), Outcome.REJECT: (9, 6)
 Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Load = Callable[[str], Pixels]
-"""Gives the upright picture of a name; may raise ``SecondlookError``."""
+"""Gives the upright image of a name; may raise ``SecondlookError``."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture of the gallery."""
+    """One image of the gallery."""
 
     name: str
     result: LabelResult
 
 
-def write(path: Path, pictures: Sequence[Shown], load: Load, most: int = ROWS) -> Path:
-    """Draw ``pictures`` in at most ``most`` full rows to the PNG ``path``."""
+def write(path: Path, images: Sequence[Shown], load: Load, most: int = ROWS) -> Path:
+    """Draw ``images`` in at most ``most`` full rows to the PNG ``path``."""
     font = ImageFont.load_default(size=FONT_SIZE)
-    rows = [[_drawn(load(s.name), s.result, font) for s in row] for row in _rows(pictures, most)]
+    rows = [[_drawn(load(s.name), s.result, font) for s in row] for row in _rows(images, most)]
     sheets = [_row(row) for row in rows]
     sheet = PILImage.new("RGB", (WIDTH, sum(r.height + GAP for r in sheets) + GAP), GROUND)
     top = GAP
@@ -60,10 +60,10 @@ def write(path: Path, pictures: Sequence[Shown], load: Load, most: int = ROWS) -
     return path
 
 
-def _rows(pictures: Sequence[Shown], most: int) -> list[list[Shown]]:
-    """As many pictures of one height in a row as fill the width; a short last row is left out."""
+def _rows(images: Sequence[Shown], most: int) -> list[list[Shown]]:
+    """As many images of one height in a row as fill the width; a short last row is left out."""
     rows: list[list[Shown]] = [[]]
-    for shown in pictures:
+    for shown in images:
         rows[-1].append(shown)
         if sum(_width(s.result) + GAP for s in rows[-1]) >= WIDTH * 0.9:
             rows.append([])
@@ -74,16 +74,16 @@ def _width(result: LabelResult) -> int:
     return round(result.width * ROW_HEIGHT / result.height)
 
 
-def _row(pictures: list[PILImage.Image]) -> PILImage.Image:
+def _row(images: list[PILImage.Image]) -> PILImage.Image:
     """Side by side, scaled so that the row is exactly as wide as the sheet."""
-    room = WIDTH - GAP * (len(pictures) + 1)
-    factor = min(room / max(sum(p.width for p in pictures), 1), 1.2)
+    room = WIDTH - GAP * (len(images) + 1)
+    factor = min(room / max(sum(p.width for p in images), 1), 1.2)
     height = round(ROW_HEIGHT * factor)
     row = PILImage.new("RGB", (WIDTH - 2 * GAP, height), GROUND)
     left = 0
-    for picture in pictures:
-        size = (round(picture.width * factor), height)
-        row.paste(picture.resize(size, PILImage.Resampling.LANCZOS), (left, 0))
+    for image in images:
+        size = (round(image.width * factor), height)
+        row.paste(image.resize(size, PILImage.Resampling.LANCZOS), (left, 0))
         left += size[0] + GAP
     return row
 
@@ -91,8 +91,8 @@ def _row(pictures: list[PILImage.Image]) -> PILImage.Image:
 def _drawn(pixels: Pixels, result: LabelResult, font: Font) -> PILImage.Image:
     factor = ROW_HEIGHT / result.height
     size = (_width(result), ROW_HEIGHT)
-    picture = PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC)
-    canvas = ImageDraw.Draw(picture)
+    image = PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC)
+    canvas = ImageDraw.Draw(image)
     marks = _marks(result.judgements, factor)
     for box, outcome, _ in marks:
         outline(canvas, box, COLOURS[outcome], DASHES[outcome])
@@ -102,7 +102,7 @@ def _drawn(pixels: Pixels, result: LabelResult, font: Font) -> PILImage.Image:
             taken.append(place)
             canvas.rectangle(place, fill=COLOURS[outcome])
             canvas.text((place[0] + 4, place[1] + 1), name, fill=(0, 0, 0), font=font)
-    return picture
+    return image
 
 
 def _marks(judgements: Sequence[Judgement], factor: float) -> list[tuple[Box, Outcome, str]]:
@@ -125,7 +125,7 @@ def free_place(
 ) -> Box | None:
     """A place for words of that ``width`` at the box that covers none of ``taken``.
 
-    It is ``TAG`` high and inside of a picture of ``size`` (width, height); all in pixels. None
+    It is ``TAG`` high and inside of an image of ``size`` (width, height); all in pixels. None
     when there is none.
     """
     x1, y1, x2, y2 = box
@@ -203,49 +203,49 @@ class Row(NamedTuple):
 
 
 def strip(
-    pictures: Sequence[Pixels], rows: Sequence[Row], width: int = STRIP_WIDTH
+    images: Sequence[Pixels], rows: Sequence[Row], width: int = STRIP_WIDTH
 ) -> PILImage.Image:
-    """Draw ``rows`` under one another, each with all ``pictures`` side by side.
+    """Draw ``rows`` under one another, each with all ``images`` side by side.
 
     A class has one colour in all rows. ``width`` is in pixels; the height follows. Raises
-    ``ValueError`` without a picture, or for a row that is not about all of them.
+    ``ValueError`` without an image, or for a row that is not about all of them.
     """
-    _check(pictures, rows)
+    _check(images, rows)
     names = sorted({name for row in rows for _, labels in row.found for name in labels})
     colours = {name: STRIP_COLOURS[place % len(STRIP_COLOURS)] for place, name in enumerate(names)}
-    room = width - GAP * (len(pictures) + 1)
-    ratios = [pixels.shape[1] / pixels.shape[0] for pixels in pictures]
+    room = width - GAP * (len(images) + 1)
+    ratios = [pixels.shape[1] / pixels.shape[0] for pixels in images]
     height = max(1, min(TALLEST, int(room / sum(ratios))))
     sheet = PILImage.new("RGB", (width, len(rows) * (BAR + height + GAP) + GAP), GROUND)
     for place, row in enumerate(rows):
         top = place * (BAR + height + GAP) + GAP
         _title(sheet, row, top)
         left = GAP
-        for number, pixels in enumerate(pictures):
+        for number, pixels in enumerate(images):
             frame = _frame(pixels, row, number, height, colours)
             sheet.paste(frame, (left, top + BAR))
             left += frame.width + GAP
     return sheet
 
 
-def _check(pictures: Sequence[Pixels], rows: Sequence[Row]) -> None:
-    if not pictures:
-        raise ValueError("expected one picture at least, got none")
+def _check(images: Sequence[Pixels], rows: Sequence[Row]) -> None:
+    if not images:
+        raise ValueError("expected one image at least, got none")
     for row in rows:
-        if len(row.found) != len(pictures) or len(row.milliseconds) not in (0, len(pictures)):
+        if len(row.found) != len(images) or len(row.milliseconds) not in (0, len(images)):
             raise ValueError(
-                f"'{row.title}': expected boxes of {len(pictures)} pictures, got {len(row.found)} "
+                f"'{row.title}': expected boxes of {len(images)} images, got {len(row.found)} "
                 f"(and {len(row.milliseconds)} times)"
             )
 
 
 def _title(sheet: PILImage.Image, row: Row, top: int) -> None:
-    """The row's title, and on the right how long a picture takes."""
+    """The row's title, and on the right how long an image takes."""
     canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=TITLE_SIZE)
     at = top + BAR / 2
     canvas.text((GAP, at), row.title, fill=INK, font=font, anchor="lm")
     if row.milliseconds:
-        said = f"{_milliseconds(statistics.median(row.milliseconds))} a picture"
+        said = f"{_milliseconds(statistics.median(row.milliseconds))} an image"
         canvas.text((sheet.width - GAP, at), said, fill=INK, font=font, anchor="rm")
 
 

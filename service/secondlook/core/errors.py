@@ -2,7 +2,7 @@
 
     SecondlookError
     ├── InvalidInput        INVALID_ARGUMENT    the caller can mend it
-    │   ├── BadImage                            bytes that are no picture we can read
+    │   ├── BadImage                            bytes that are no image we can read
     │   ├── ImageTooLarge                       more bytes, pixels or frames than are allowed
     │   ├── BadOntology                         classes that are empty, unknown or contradictory
     │   ├── BadRequest                          a message that breaks the rules of the wire
@@ -53,11 +53,11 @@ class InvalidInput(SecondlookError):
 
 
 class BadImage(InvalidInput):
-    """Bytes that are not a picture, or one that cannot be decoded whole."""
+    """Bytes that are not an image, or one that cannot be decoded whole."""
 
 
 class ImageTooLarge(InvalidInput):
-    """A picture over the limit of bytes, pixels or side length."""
+    """An image over the limit of bytes, pixels or side length."""
 
 
 class BadOntology(InvalidInput):
@@ -97,7 +97,7 @@ class MissingExtra(SecondlookError):
 
 
 class NotBetter(SecondlookError):
-    """A student that finds less than the current version on the same held-out pictures."""
+    """A student that finds less than the current version on the same held-out images."""
 
     status = "FAILED_PRECONDITION"
 

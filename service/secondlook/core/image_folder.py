@@ -1,4 +1,4 @@
-"""The pictures that a user names: found one after the other, in a fixed order, and read safely.
+"""The images that a user names: found one after the other, in a fixed order, and read safely.
 
 A folder is somebody else's: it may hold named pipes that block whoever opens them, links that
 lead out of it, and names in any script or none. Nothing here opens anything but regular files.
@@ -17,14 +17,14 @@ from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput, NotFou
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 )
-"""What counts as a picture by its name in a folder, in any case; a file named outright always."""
+"""What counts as an image by its name in a folder, in any case; a file named outright always."""
 UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
-"""Pictures too, which nothing here reads: each is refused, so that none is missed in silence."""
+"""Images too, which nothing here reads: each is refused, so that none is missed in silence."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to label, as it was when it was found."""
+    """One image to label, as it was when it was found."""
 
     name: str
     """Path relative to the root, with forward slashes; unique in a run."""
@@ -54,10 +54,10 @@ class Selection:
     """Never entered: the run's own output."""
 
     def walk(self) -> Iterator[Source]:
-        """Every picture once: sources in the order given, each folder sorted by name.
+        """Every image once: sources in the order given, each folder sorted by name.
 
         Holds the names of one chain of folders at a time. Hidden files and folders are left
-        out, and so are files whose name is not a picture's.
+        out, and so are files whose name is not an image's.
         """
         for source in self.sources:
             if source.is_dir():
@@ -94,7 +94,7 @@ class Selection:
                 yield path
 
     def _walk_link(self, path: Path) -> Iterator[Source]:
-        """A link to a picture of this folder is a picture; one to a folder of it is seen there."""
+        """A link to an image of this folder is an image; one to a folder of it is seen there."""
         target = Path(os.path.realpath(path))
         if target.is_dir():
             if not target.is_relative_to(self.root):
@@ -131,7 +131,7 @@ def select(paths: Sequence[Path], out: Path | None = None) -> Selection:
     ``NotFound`` for a path that does not exist and ``InvalidInput`` for none at all.
     """
     if not paths:
-        raise InvalidInput("no picture is given; name a folder or some files")
+        raise InvalidInput("no image is given; name a folder or some files")
     for path in paths:
         if not os.path.lexists(path):
             raise NotFound(f"{path} does not exist; name a folder or some files")

@@ -1,6 +1,6 @@
-"""Bytes of a picture in, checked upright RGB out. The bytes may come from anybody.
+"""Bytes of an image in, checked upright RGB out. The bytes may come from anybody.
 
-What is read: JPEG, PNG, WebP, BMP, TIFF and still GIF. What varies is made one thing: pictures are
+What is read: JPEG, PNG, WebP, BMP, TIFF and still GIF. What varies is made one thing: images are
 turned as their EXIF says; palettes, grey, CMYK and 16 bits become 8-bit RGB; what is transparent is
 laid on white. Colour profiles are not applied, as they are not in the data the models learnt from.
 """
@@ -27,12 +27,12 @@ from secondlook.core.types import Image, Pixels
 
 READABLE = "JPEG, PNG, WebP, BMP, TIFF and still GIF"
 BACKGROUND = (255, 255, 255, 255)
-"""What shows through transparent pixels: white, as on the pages such pictures are made for."""
+"""What shows through transparent pixels: white, as on the pages such images are made for."""
 MAX_SCANS = 100
-"""Of a progressive JPEG, which has about ten. Each costs a pass over the whole picture, and an
+"""Of a progressive JPEG, which has about ten. Each costs a pass over the whole image, and an
 empty one takes ten bytes: a few megabytes of them would keep a decoder busy for hours."""
 
-# Pillow warns of odd metadata in words taken from the file: a stream of strange pictures would
+# Pillow warns of odd metadata in words taken from the file: a stream of strange images would
 # fill the log, and Python's list of warnings already given. What matters becomes an error below;
 # `catch_warnings` is no choice here, as it is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -61,7 +61,7 @@ _FORMATS: tuple[tuple[bytes, int, _Opener], ...] = (
 )
 """Signature, where it stands, and the one decoder tried. Opening by class, not by trial, keeps the
 forty other decoders of Pillow (some of which start programs) away from strangers' bytes; it also
-reads the first picture of a phone's multi-picture JPEG and leaves the previews behind it alone."""
+reads the first image of a phone's multi-image JPEG and leaves the previews behind it alone."""
 _SUFFIXES: dict[_Opener, str] = {
     JpegImageFile: "jpg",
     PngImageFile: "png",
@@ -71,12 +71,12 @@ _SUFFIXES: dict[_Opener, str] = {
     TiffImageFile: "tif",
 }
 _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
-    (b"version https://git-lfs", 0, "a Git LFS pointer; fetch the picture with `git lfs pull`"),
+    (b"version https://git-lfs", 0, "a Git LFS pointer; fetch the image with `git lfs pull`"),
     (b"ftyphei", 4, "HEIC; convert it to JPEG"),
     (b"ftypmif", 4, "HEIF; convert it to JPEG"),
     (b"ftypavif", 4, "AVIF; convert it to JPEG"),
     (b"ftyp", 4, "a video; extract the frames"),
-    (b"%PDF", 0, "a PDF; export its pages as pictures"),
+    (b"%PDF", 0, "a PDF; export its pages as images"),
     (b"<svg", 0, "SVG; render it to PNG"),
     (b"<", 0, "a text in HTML, XML or SVG, perhaps the error page of a download"),
     (b"PK\x03\x04", 0, "an archive; unpack it"),
@@ -85,7 +85,7 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How large a picture may be."""
+    """How large an image may be."""
 
     max_bytes: int = 64 * 2**20
     """Encoded."""
@@ -99,17 +99,17 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def decode(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) -> Image:
-    """Decode one picture. Thread-safe; most of the time is spent outside Python's lock.
+    """Decode one image. Thread-safe; most of the time is spent outside Python's lock.
 
     Returns pixels (H, W, 3) uint8 RGB, upright, with the SHA-256 of ``data``. Raises
     ``ImageTooLarge`` for one over ``limits`` and ``BadImage`` for bytes that are empty,
-    truncated, animated or no picture; never anything else, whatever the bytes.
+    truncated, animated or no image; never anything else, whatever the bytes.
     """
     if not data:
-        raise BadImage("the picture is empty (0 bytes); it may not have been written yet")
+        raise BadImage("the image is empty (0 bytes); it may not have been written yet")
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(
-            f"the picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. "
+            f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. "
             "Save it smaller or raise max_image_bytes"
         )
     try:
@@ -117,7 +117,7 @@ def decode(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) ->
     except InvalidInput:
         raise
     except (MemoryError, PILImage.DecompressionBombError) as cause:
-        raise ImageTooLarge("the picture needs too much memory; save it smaller") from cause
+        raise ImageTooLarge("the image needs too much memory; save it smaller") from cause
     except Exception as cause:  # a decoder fed with hostile bytes may raise anything
         raise _damaged(cause) from cause
     return Image(pixels, hashlib.sha256(data).hexdigest(), name)
@@ -139,61 +139,61 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     for signature, place, what in _STRANGERS:
         if data.lstrip()[: place + len(signature)].lower().endswith(signature.lower()):
             raise BadImage(f"this is {what}. Read are {READABLE}")
-    raise BadImage(f"these {len(data):,} bytes are no picture; read are {READABLE}")
+    raise BadImage(f"these {len(data):,} bytes are no image; read are {READABLE}")
 
 
-def _upright_rgb(picture: ImageFile.ImageFile, data: bytes, limits: ImageLimits) -> Pixels:
-    _check_size(*picture.size, limits)
-    _check_scans(picture, data)
-    if getattr(picture, "is_animated", False):
+def _upright_rgb(image: ImageFile.ImageFile, data: bytes, limits: ImageLimits) -> Pixels:
+    _check_size(*image.size, limits)
+    _check_scans(image, data)
+    if getattr(image, "is_animated", False):
         raise BadImage(
-            f"the {picture.format} has several frames or pages, and a label belongs to one; "
-            "extract the frames and send each as a picture of its own"
+            f"the {image.format} has several frames or pages, and a label belongs to one; "
+            "extract the frames and send each as an image of its own"
         )
-    picture.load()
-    _check_size(*picture.size, limits)
-    return np.array(_turned(_rgb(picture), _orientation(picture)))
+    image.load()
+    _check_size(*image.size, limits)
+    return np.array(_turned(_rgb(image), _orientation(image)))
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
-        raise BadImage(f"the picture is {width}×{height} pixels, so there is nothing to see")
+        raise BadImage(f"the image is {width}×{height} pixels, so there is nothing to see")
     if max(width, height) > limits.max_side:
         raise ImageTooLarge(
-            f"the picture is {width}×{height} pixels; a side may have at most {limits.max_side:,}. "
+            f"the image is {width}×{height} pixels; a side may have at most {limits.max_side:,}. "
             "Cut it into tiles, or raise max_image_side"
         )
     if width * height > limits.max_pixels:
         raise ImageTooLarge(
-            f"the picture is {width}×{height}, {width * height:,} pixels; at most "
+            f"the image is {width}×{height}, {width * height:,} pixels; at most "
             f"{limits.max_pixels:,} are taken. Save it smaller, or raise max_image_pixels"
         )
 
 
-def _check_scans(picture: ImageFile.ImageFile, data: bytes) -> None:
+def _check_scans(image: ImageFile.ImageFile, data: bytes) -> None:
     # Inside compressed data 0xFF is followed by 0x00, so this counts scan headers (and a chance
     # pair or two in the metadata).
-    if picture.info.get("progressive") and data.count(b"\xff\xda") > MAX_SCANS:
+    if image.info.get("progressive") and data.count(b"\xff\xda") > MAX_SCANS:
         raise BadImage(f"the JPEG has more than {MAX_SCANS} scans; save it again")
 
 
-def _rgb(picture: ImageFile.ImageFile) -> PILImage.Image:
-    """Any mode that a picture may have as 8-bit RGB."""
-    if picture.mode in ("I", "F") and picture.format != "PNG":
+def _rgb(image: ImageFile.ImageFile) -> PILImage.Image:
+    """Any mode that an image may have as 8-bit RGB."""
+    if image.mode in ("I", "F") and image.format != "PNG":
         raise BadImage(
-            "the picture has 32 bits a channel, whose range of brightness nobody knows; "
+            "the image has 32 bits a channel, whose range of brightness nobody knows; "
             "save it with 8 or 16 bits"
         )
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return PILImage.fromarray(_to_8_bits(np.asarray(picture))).convert("RGB")
-    if picture.mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return PILImage.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Only Adobe writes CMYK upside down; Pillow takes every CMYK JPEG for one of theirs.
-        return ImageChops.invert(picture).convert("RGB")
-    if picture.has_transparency_data:
-        over = picture.convert("RGBA")
+        return ImageChops.invert(image).convert("RGB")
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
         under = PILImage.new("RGBA", over.size, BACKGROUND)
         return PILImage.alpha_composite(under, over).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(grey: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -201,31 +201,31 @@ def _to_8_bits(grey: NDArray[np.integer]) -> NDArray[np.uint8]:
     return ((grey.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
 
 
-def _orientation(picture: ImageFile.ImageFile) -> int:
+def _orientation(image: ImageFile.ImageFile) -> int:
     """EXIF orientation, 1 to 8; 1 (upright) where the EXIF data is absent or damaged."""
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged metadata is no reason to refuse sound pixels
         return 1
 
 
-def _turned(picture: PILImage.Image, orientation: int) -> PILImage.Image:
+def _turned(image: PILImage.Image, orientation: int) -> PILImage.Image:
     turn = _TURNS.get(orientation)
-    return picture.transpose(turn) if turn is not None else picture
+    return image.transpose(turn) if turn is not None else image
 
 
 def _damaged(cause: Exception) -> BadImage:
     words = str(cause).lower()
     if isinstance(cause, EOFError) or "truncated" in words or "broken" in words:
-        return BadImage("the picture is truncated: its end is missing. Copy or download it again")
-    return BadImage("the picture is damaged or truncated and cannot be decoded; save it again")
+        return BadImage("the image is truncated: its end is missing. Copy or download it again")
+    return BadImage("the image is damaged or truncated and cannot be decoded; save it again")
 
 
-# A picture's difference hash: 64 bits that hardly change when it is encoded or scaled again.
+# An image's difference hash: 64 bits that hardly change when it is encoded or scaled again.
 #
-# After Neal Krawetz, "Kind of Like That" (hackerfactor.com, 2013): the picture is averaged down to
+# After Neal Krawetz, "Kind of Like That" (hackerfactor.com, 2013): the image is averaged down to
 # nine columns and eight rows of grey, and a bit says whether a cell is darker than the one to its
-# right. Two pictures are near duplicates when few of their bits differ.
+# right. Two images are near duplicates when few of their bits differ.
 
 ROWS, COLUMNS = 8, 9
 ENOUGH = 128
@@ -233,7 +233,7 @@ ENOUGH = 128
 _GREY = np.array([299, 587, 114], dtype=np.float32) / 1000
 
 
-def likeness(pixels: Pixels) -> int:
+def perceptual_hash(pixels: Pixels) -> int:
     """The hash of ``pixels`` (H, W, 3) as a signed 64-bit number; under a millisecond."""
     return int(np.packbits(_darker(_cells(pixels))).view(">i8")[0])
 
@@ -252,7 +252,7 @@ def _cells(pixels: Pixels) -> NDArray[np.floating]:
 
 
 def _averaged(grey: NDArray[np.floating], rows: int) -> NDArray[np.floating]:
-    """Mean of ``rows`` bands of equal height; a picture with fewer rows repeats some."""
+    """Mean of ``rows`` bands of equal height; an image with fewer rows repeats some."""
     edges = np.linspace(0, len(grey), rows + 1).astype(int)
     starts = np.minimum(edges[:-1], len(grey) - 1)
     sums = np.add.reduceat(grey, starts, axis=0)

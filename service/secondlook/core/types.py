@@ -32,7 +32,7 @@ class View(StrEnum):
     CONTEXT = "context"
     """A wider crop with the box drawn."""
     IMAGE = "image"
-    """The whole picture."""
+    """The whole image."""
 
 
 class Outcome(StrEnum):
@@ -44,7 +44,7 @@ class Outcome(StrEnum):
 
 
 class LabelPath(StrEnum):
-    """Who made the labels of one picture."""
+    """Who made the labels of one image."""
 
     TEACHERS = "teachers"
     """Proposer and verifier alone."""
@@ -56,7 +56,7 @@ class LabelPath(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A checked picture."""
+    """A checked image."""
 
     pixels: Pixels
     sha256: str
@@ -171,7 +171,7 @@ class Judgement:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that the models said of one picture, whatever is decided from it."""
+    """All that the models said of one image, whatever is decided from it."""
 
     proposals: Proposals
     """By class: every box above the low threshold, best first."""
@@ -211,7 +211,7 @@ def path_of(proposer: str, student: str) -> LabelPath:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Everything known about one picture after both stages."""
+    """Everything known about one image after both stages."""
 
     name: str
     sha256: str

@@ -10,7 +10,7 @@ from secondlook.store.blobs import Blobs
 
 
 class Change(StrEnum):
-    """What became of a picture."""
+    """What became of an image."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -22,7 +22,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class Changed:
-    """One picture that is not as it was."""
+    """One image that is not as it was."""
 
     change: Change
     sha256: str
@@ -39,17 +39,17 @@ class Difference:
     changes: Counter[Change] = field(default_factory=Counter)
     gained: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
-    """Boxes by what they say, in pictures that both have."""
+    """Boxes by what they say, in images that both have."""
 
     def add(self, changed: Changed) -> None:
-        """Count one picture in."""
+        """Count one image in."""
         self.changes[changed.change] += 1
         self.gained.update(changed.gained)
         self.lost.update(changed.lost)
 
 
 def compare(blobs: Blobs, old: Manifest, new: Manifest) -> Iterator[Changed]:
-    """Every picture that differs, by hash; holds a part of each manifest at a time.
+    """Every image that differs, by hash; holds a part of each manifest at a time.
 
     Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable``.
     """

@@ -1,10 +1,10 @@
 """A snapshot as files that others read: COCO, YOLO, Pascal VOC and Parquet.
 
-    OUT/images/SPLIT/NAME-HASH.jpg   the pictures, byte for byte as they were given
+    OUT/images/SPLIT/NAME-HASH.jpg   the images, byte for byte as they were given
     OUT/annotations/SPLIT.json       COCO
     OUT/data.yaml, SPLIT.txt, labels/SPLIT/NAME-HASH.txt    YOLO
     OUT/voc/Annotations/SPLIT/NAME-HASH.xml, voc/ImageSets/Main/SPLIT.txt    Pascal VOC
-    OUT/data/SPLIT-00000.parquet     Parquet, pictures inside
+    OUT/data/SPLIT-00000.parquet     Parquet, images inside
     OUT/README.md, statistics.json, contact_sheet.png
 
 Every path in these files is relative, so the folder can be moved.
@@ -34,11 +34,11 @@ from secondlook_client.results import Judgement, LabelPath, LabelResult, Outcome
 # The README.md of an export: what is in it and how to open it.
 
 _HOW = {
-    "coco": "COCO: `annotations/SPLIT.json`, pictures in `images/SPLIT`. Regions that nobody is "
+    "coco": "COCO: `annotations/SPLIT.json`, images in `images/SPLIT`. Regions that nobody is "
     "sure of have `iscrowd` 1; rejected boxes are under `hard_negatives`.",
-    "yolo": "YOLO: `yolo detect train data=data.yaml`. Pictures with a region to ignore are in "
+    "yolo": "YOLO: `yolo detect train data=data.yaml`. Images with a region to ignore are in "
     "`unsure.txt` and no other list.",
-    "voc": "Pascal VOC: `voc/Annotations/SPLIT`, pictures in `images/SPLIT`. Regions that nobody "
+    "voc": "Pascal VOC: `voc/Annotations/SPLIT`, images in `images/SPLIT`. Regions that nobody "
     "is sure of have `difficult` 1.",
     "parquet": 'Parquet: `datasets.load_dataset("parquet", data_dir="data")`. Each object has a '
     "`kind`: `label`, `ignore` or `hard_negative`.",
@@ -50,19 +50,19 @@ def card(snapshot: Snapshot, manifest: Manifest, formats: Sequence[str]) -> str:
     lines = [
         f"# {snapshot.name}",
         "",
-        f"A snapshot by secondlook: {snapshot.pictures:,} pictures, manifest",
+        f"A snapshot by secondlook: {snapshot.images:,} images, manifest",
         f"`{snapshot.manifest}`. The same hash is the same content, everywhere.",
         "",
         *_counts(snapshot, manifest),
         "",
-        "Boxes are in pixels of the upright picture: apply the EXIF orientation first. A picture",
+        "Boxes are in pixels of the upright image: apply the EXIF orientation first. An image",
         "without a box was looked at twice and shows none of the classes.",
         "",
         *(f"- {_HOW[name]}" for name in formats),
         "",
         f"Labelled by {', '.join(manifest.models)}.",
         "",
-        "![some of the pictures](contact_sheet.png)",
+        "![some of the images](contact_sheet.png)",
     ]
     head = _head(manifest) if "parquet" in formats else ""
     return head + "\n".join(lines) + "\n"
@@ -82,7 +82,7 @@ def _counts(snapshot: Snapshot, manifest: Manifest) -> list[str]:
     splits = snapshot.statistics["splits"]
     names = [name for name in manifest.splits if name in splits]
     rows = [
-        ["pictures", *(f"{splits[n]['pictures']:,}" for n in names)],
+        ["images", *(f"{splits[n]['images']:,}" for n in names)],
         ["groups", *(f"{splits[n]['groups']:,}" for n in names)],
         ["verified empty", *(f"{splits[n]['verified_empty']:,}" for n in names)],
     ]
@@ -100,9 +100,9 @@ def _counts(snapshot: Snapshot, manifest: Manifest) -> list[str]:
 
 FORMATS = ("coco", "yolo", "voc", "parquet")
 SHOWN, SHOWN_ROWS = 24, 5
-"""Pictures of the contact sheet at most, and its rows."""
+"""Images of the contact sheet at most, and its rows."""
 LONGEST_STEM = 40
-"""Characters of the name that a picture came with; four bytes each still make a file name."""
+"""Characters of the name that an image came with; four bytes each still make a file name."""
 _OUTCOMES = {
     BoxKind.LABEL: Outcome.ACCEPT,
     BoxKind.IGNORE: Outcome.UNSURE,
@@ -142,7 +142,7 @@ def _write(
         if manifest.count(split)
     }
     if set(formats) - {"parquet"}:
-        _write_pictures(blobs, manifest, out)
+        _write_images(blobs, manifest, out)
     if "coco" in formats:
         (out / "annotations").mkdir()
         for split, labels in parts.items():
@@ -166,7 +166,7 @@ def _labels(blobs: Blobs, manifest: Manifest, split: str, out: Path) -> Labels:
     return Labels(out / "images" / split, manifest.classes, results, hard_negatives=True)
 
 
-def _write_pictures(blobs: Blobs, manifest: Manifest, out: Path) -> None:
+def _write_images(blobs: Blobs, manifest: Manifest, out: Path) -> None:
     for _, entry in entries(blobs, manifest):
         path = out / "images" / entry.split / file_name(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def _write_voc(parts: Mapping[str, Labels], out: Path) -> None:
 
 
 def _write_contact_sheet(blobs: Blobs, manifest: Manifest, path: Path) -> None:
-    """Pictures with labels where there are some; the order is by hash, so they are a fair draw."""
+    """Images with labels where there are some; the order is by hash, so they are a fair draw."""
     every = partial(entries, blobs, manifest)
     labelled = itertools.islice((e for _, e in every() if e.of(BoxKind.LABEL)), SHOWN)
     chosen = [*labelled] or [entry for _, entry in itertools.islice(every(), SHOWN)]
@@ -202,7 +202,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def file_name(entry: Entry) -> str:
-    """What a picture is called in an export: readable, harmless and unlike any other."""
+    """What an image is called in an export: readable, harmless and unlike any other."""
     stem = PurePosixPath(unicodedata.normalize("NFC", entry.name)).stem
     kept = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem[:LONGEST_STEM])
     suffix = entry.format if entry.format.isalnum() and entry.format.isascii() else "bin"

@@ -1,7 +1,7 @@
 """The manifest: what a snapshot is, as text that is the same on every machine.
 
 A root blob names the classes, the models and the parts; each part is a blob of JSON lines, one a
-picture, ``PART`` pictures long. Pictures are sorted by hash, objects by key, and there is neither a
+image, ``PART`` images long. Images are sorted by hash, objects by key, and there is neither a
 time nor a number of the database in it, so the root's own hash is a hash of the content.
 """
 
@@ -15,9 +15,9 @@ from secondlook.core.errors import Damaged
 from secondlook.core.types import Labelled, LabelPath
 from secondlook.store.blobs import Blobs
 
-FORMAT = 1
+FORMAT = 2
 PART = 1000
-"""Pictures a part: a few hundred kilobytes, read whole to give any of them."""
+"""Images a part: a few hundred kilobytes, read whole to give any of them."""
 
 
 class BoxKind(StrEnum):
@@ -33,12 +33,12 @@ class BoxKind(StrEnum):
 
 @dataclass(frozen=True)
 class Box:
-    """A box of a picture."""
+    """A box of an image."""
 
     class_index: int
     """Place in the manifest's classes."""
     xyxy: tuple[float, float, float, float]
-    """Pixels of the upright picture, to a hundredth."""
+    """Pixels of the upright image, to a hundredth."""
     kind: BoxKind
     probability: float
     """That the label is right, [0, 1]."""
@@ -52,7 +52,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of a snapshot."""
+    """An image of a snapshot."""
 
     sha256: str
     name: str
@@ -83,16 +83,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """Some consecutive pictures."""
+    """Some consecutive images."""
 
     sha256: str
-    pictures: Mapping[str, int]
+    images: Mapping[str, int]
     """How many, by split."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The root. Its pictures are read with ``entries``."""
+    """The root. Its images are read with ``entries``."""
 
     sha256: str
     """Of the root: the snapshot's hash."""
@@ -103,21 +103,22 @@ class Manifest:
     parts: tuple[Part, ...]
 
     def count(self, split: str = "") -> int:
-        """Pictures of a split; empty: of all."""
+        """Images of a split; empty: of all."""
         return sum(
-            count for p in self.parts for name, count in p.pictures.items() if split in ("", name)
+            count for p in self.parts for name, count in p.images.items() if split in ("", name)
         )
 
 
 def load_manifest(blobs: Blobs, sha256: str) -> Manifest:
     """The root of a snapshot. Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable``."""
     plain = json.loads(blobs.get(sha256))
-    if plain["format"] != FORMAT:
+    if plain["format"] not in (1, FORMAT):
         raise Damaged(
             f"manifest {sha256[:12]} has format {plain['format']} and this version reads {FORMAT}; "
             "was it made by a newer secondlook?"
         )
-    parts = tuple(Part(part["sha256"], part["pictures"]) for part in plain["parts"])
+    counts = "images" if plain["format"] == FORMAT else "pictures"
+    parts = tuple(Part(part["sha256"], part[counts]) for part in plain["parts"])
     classes, splits, models = (tuple(plain[name]) for name in ("classes", "splits", "models"))
     return Manifest(sha256, classes, splits, models, parts)
 
@@ -125,7 +126,7 @@ def load_manifest(blobs: Blobs, sha256: str) -> Manifest:
 def entries(
     blobs: Blobs, manifest: Manifest, split: str = "", after: int = 0, shard: int = 0, of: int = 1
 ) -> Iterator[tuple[int, Entry]]:
-    """(place, picture) of a split (empty: all) in order, from place ``after`` on.
+    """(place, image) of a split (empty: all) in order, from place ``after`` on.
 
     The places of a split count from 0; a shard has those that leave ``shard`` when divided by
     ``of``. Reads one part at a time, and none that has nothing to give. Raises as
@@ -133,7 +134,7 @@ def entries(
     """
     first = 0
     for part in manifest.parts:
-        count = sum(n for name, n in part.pictures.items() if split in ("", name))
+        count = sum(n for name, n in part.images.items() if split in ("", name))
         if first + count > after:
             of_split = (e for e in part_entries(blobs.get(part.sha256)) if split in ("", e.split))
             for place, entry in enumerate(of_split, start=first):
@@ -143,7 +144,7 @@ def entries(
 
 
 def part_entries(content: bytes) -> Iterator[Entry]:
-    """The pictures of one part."""
+    """The images of one part."""
     return (entry_of(json.loads(line)) for line in content.splitlines())
 
 
@@ -198,13 +199,13 @@ class ManifestWriter:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._lines: list[bytes] = []
-        self._pictures: dict[str, int] = {}
+        self._images: dict[str, int] = {}
         self._parts: list[Part] = []
 
     def add(self, entry: Entry) -> None:
-        """The next picture; they come sorted by sha256."""
+        """The next image; they come sorted by sha256."""
         self._lines.append(canonical(plain_entry(entry)) + b"\n")
-        self._pictures[entry.split] = self._pictures.get(entry.split, 0) + 1
+        self._images[entry.split] = self._images.get(entry.split, 0) + 1
         if len(self._lines) == PART:
             self._put_part()
 
@@ -219,14 +220,14 @@ class ManifestWriter:
             "classes": list(classes),
             "splits": list(splits),
             "models": sorted(models),
-            "parts": [{"sha256": p.sha256, "pictures": dict(p.pictures)} for p in self._parts],
+            "parts": [{"sha256": p.sha256, "images": dict(p.images)} for p in self._parts],
         }
         return load_manifest(self._blobs, self._blobs.put(canonical(root)))
 
     def _put_part(self) -> None:
         sha256 = self._blobs.put(b"".join(self._lines))
-        self._parts.append(Part(sha256, self._pictures))
-        self._lines, self._pictures = [], {}
+        self._parts.append(Part(sha256, self._images))
+        self._lines, self._images = [], {}
 
 
 def canonical(plain: Mapping[str, Any]) -> bytes:

@@ -38,9 +38,9 @@ def open_training_set(
 
     ``split`` is the part to hold out (empty: val, valid, validation or test, the first there is).
 
-    Without parts of its own, a fifth of the pictures is held out, chosen by a seeded hash of their
-    content: the same pictures always give the same fifth. ``cache`` is where snapshots are kept
-    (None: the user's own); ``told`` hears how many pictures of a snapshot are here. Raises
+    Without parts of its own, a fifth of the images is held out, chosen by a seeded hash of their
+    content: the same images always give the same fifth. ``cache`` is where snapshots are kept
+    (None: the user's own); ``told`` hears how many images of a snapshot are here. Raises
     ``NotFound``, ``InvalidInput`` with the way out, and a ``ClientError`` of the service.
     """
     parts = read_snapshot(source, server, cache, told) if server else _of_path(Path(source))
@@ -99,7 +99,7 @@ def _divided(parts: Parts, split: str) -> Divided:
     filled = {name: samples for name, samples in parts.samples.items() if samples}
     if not filled or not parts.samples.get("train", True):
         part = f"part 'train' of '{parts.name}'" if filled else f"'{parts.name}'"
-        raise InvalidInput(f"{part} has no picture; label some, or give another dataset")
+        raise InvalidInput(f"{part} has no image; label some, or give another dataset")
     if split and (split not in filled or split == "train"):
         known = ", ".join(name for name in filled if name not in ("", "train")) or "none"
         raise InvalidInput(f"'{parts.name}' has no part '{split}' to hold out; there is: {known}")
@@ -115,7 +115,7 @@ def _divided(parts: Parts, split: str) -> Divided:
     if not kept_apart:
         return _by_hash(parts, {learnt: train})
     shared = len(train) - len(kept_apart)
-    told = f"{shared:,} pictures are in both parts; they are held out and not learnt"
+    told = f"{shared:,} images are in both parts; they are held out and not learnt"
     return kept_apart, held_out, held, (told,) if shared else ()
 
 
@@ -140,13 +140,13 @@ def _by_hash(parts: Parts, filled: Mapping[str, tuple[Sample, ...]]) -> Divided:
     draws = {s.group or s.sha256: _draw(s.group or s.sha256) for s in samples}
     if len(draws) < 2 and len(samples) > 1 and samples[0].group:
         raise InvalidInput(
-            f"all {len(samples):,} pictures of '{parts.name}' are one group, which is never "
-            "divided, so none is left to measure on; freeze one camera's pictures by time: "
+            f"all {len(samples):,} images of '{parts.name}' are one group, which is never "
+            "divided, so none is left to measure on; freeze one camera's images by time: "
             "`secondlook snapshot create NAME --run RUN --group-by time`"
         )
     if len(draws) < 2:
         raise InvalidInput(
-            f"'{parts.name}' has {len(samples)} picture(s) and none unlike them to measure on; a "
+            f"'{parts.name}' has {len(samples)} image(s) and none unlike them to measure on; a "
             "training needs 2 different ones at least, and some hundred to be of use"
         )
     out = {key for key, draw in draws.items() if draw < SHARE} or {
@@ -157,8 +157,8 @@ def _by_hash(parts: Parts, filled: Mapping[str, tuple[Sample, ...]]) -> Divided:
     train = tuple(s for s in samples if (s.group or s.sha256) not in out)
     held_out = tuple(s for s in samples if (s.group or s.sha256) in out)
     told = (
-        f"no part is set aside to measure on: {len(held_out):,} of {len(samples):,} pictures, "
-        "chosen by their hash, are held out; pictures that look alike may fall on both sides"
+        f"no part is set aside to measure on: {len(held_out):,} of {len(samples):,} images, "
+        "chosen by their hash, are held out; images that look alike may fall on both sides"
     )
     return train, held_out, BY_HASH, (told,)
 
@@ -197,8 +197,8 @@ def _check(parts: Parts, train: Sequence[Sample], held_out: Sequence[Sample], sp
     ):
         if not any(len(sample.boxes) for sample in samples):
             raise InvalidInput(
-                f"no picture {what} in '{parts.name}' has a label, so nothing can be {why}; label "
-                "more pictures, lower the thresholds, or freeze another snapshot"
+                f"no image {what} in '{parts.name}' has a label, so nothing can be {why}; label "
+                "more images, lower the thresholds, or freeze another snapshot"
             )
 
 
@@ -219,7 +219,7 @@ def _classes_without_box(
 
 
 def _digest(parts: Parts) -> str:
-    """Of a folder: classes, and each picture's part, name, size and boxes."""
+    """Of a folder: classes, and each image's part, name, size and boxes."""
     total = hashlib.sha256(json.dumps(parts.classes).encode())
     for part in sorted(parts.samples):
         for sample in sorted(parts.samples[part], key=lambda sample: sample.name):

@@ -15,17 +15,17 @@ DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 class GroupBy(StrEnum):
-    """What keeps pictures on the same side of a split."""
+    """What keeps images on the same side of a split."""
 
     AUTO = "auto"
     """Frames of one stream belong together, and so do near duplicates."""
     FOLDER = "folder"
-    """Pictures of one folder belong together, and so do near duplicates."""
-    LIKENESS = "likeness"
+    """Images of one folder belong together, and so do near duplicates."""
+    SIMILARITY = "similarity"
     """Near duplicates alone."""
     TIME = "time"
-    """Pictures of one stream, or of one job, belong together while they come one shortly after the
-    other, and near duplicates do not: before a fixed camera most pictures are."""
+    """Images of one stream, or of one job, belong together while they come one shortly after the
+    other, and near duplicates do not: before a fixed camera most images are."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ DEFAULT_SPLIT = (SplitShare("train", 0.8), SplitShare("val", 0.2))
 
 @dataclass(frozen=True)
 class Query:
-    """Which pictures and boxes a snapshot holds. Raises ``InvalidInput`` for a contradiction."""
+    """Which images and boxes a snapshot holds. Raises ``InvalidInput`` for a contradiction."""
 
     runs: tuple[str, ...] = ()
-    """The later counts where several judged a class of a picture. Empty: all of ``ontology``."""
+    """The later counts where several judged a class of an image. Empty: all of ``ontology``."""
     ontology: str = ""
     """Digest that every run must have, 16 hex digits; empty: any."""
     classes: tuple[str, ...] = ()
@@ -67,9 +67,9 @@ class Query:
     min_probability: float = 0.0
     """An accepted box below it becomes an ignore region, [0, 1]."""
     empties: bool = True
-    """Keep pictures on which nothing was accepted and nothing is unsure."""
+    """Keep images on which nothing was accepted and nothing is unsure."""
     ignore: bool = True
-    """Keep pictures that have an ignore region. A region cannot be left out alone: an object that
+    """Keep images that have an ignore region. A region cannot be left out alone: an object that
     is not labelled would be learnt as background."""
     hard_negatives: bool = False
     """Keep rejected boxes."""

@@ -1,6 +1,6 @@
-"""What a student learns from: pictures on this disk, with every kind of box that is known of them.
+"""What a student learns from: images on this disk, with every kind of box that is known of them.
 
-Boxes are float32 pixel xyxy in the upright picture, as everywhere; none is without area.
+Boxes are float32 pixel xyxy in the upright image, as everywhere; none is without area.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from secondlook.core.types import Boxes
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture and what is known to be on it."""
+    """One image and what is known to be on it."""
 
     path: Path
     """Of the file; nothing of it is in memory."""
@@ -23,7 +23,7 @@ class Sample:
     height: int
     """Pixels, upright (EXIF orientation applied)."""
     name: str
-    """For people; a path relative to the dataset, or what the picture came with."""
+    """For people; a path relative to the dataset, or what the image came with."""
     sha256: str
     """Of the file's bytes, 64 hex digits; empty where nobody has computed it."""
     boxes: Boxes
@@ -39,7 +39,7 @@ class Sample:
     negative_classes: NDArray[np.int64]
     """(K,): the classes that they are not."""
     group: str = ""
-    """What must stay on one side of a split; empty: the picture stands alone."""
+    """What must stay on one side of a split; empty: the image stands alone."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,10 +34,10 @@ from secondlook.store.results import Result
 from secondlook.store.runs import Run
 from secondlook.store.snapshots import Facts, Snapshot
 
-# What the runs of a query say of each picture, one record a picture, in bounded memory.
+# What the runs of a query say of each image, one record an image, in bounded memory.
 #
 # The records lie in a file; what stays in memory is what sorting and grouping need, some 200 bytes
-# a picture.
+# an image.
 
 PAGE = 200
 _KINDS = {
@@ -50,7 +50,7 @@ _ORDER = {kind: place for place, kind in enumerate(BoxKind)}
 
 
 class Gathering:
-    """Records by picture, each the plain form of an entry without split and group.
+    """Records by image, each the plain form of an entry without split and group.
 
     A context manager, which removes the file. ``add`` everything, then read.
     """
@@ -60,37 +60,37 @@ class Gathering:
         self._places = array("Q")
         self._lengths = array("L")
         self._numbers: dict[bytes, int] = {}
-        self.picture_ids = array("q")
-        self.likenesses: list[int | None] = []
+        self.image_ids = array("q")
+        self.hashes: list[int | None] = []
         self.sources: dict[str, list[int]] = {}
-        """Numbers of the pictures that came from one stream or folder, by its name."""
+        """Numbers of the images that came from one stream or folder, by its name."""
         self.blocks: dict[int, str] = {}
-        """The group of each picture, by its number, where time alone decides."""
+        """The group of each image, by its number, where time alone decides."""
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def number_of(self, sha256: bytes) -> int | None:
-        """Of a picture that was added."""
+        """Of an image that was added."""
         return self._numbers.get(sha256)
 
     def in_order(self) -> list[tuple[bytes, int]]:
-        """(sha256, number) of every picture, sorted."""
+        """(sha256, number) of every image, sorted."""
         return sorted(self._numbers.items())
 
     def record(self, number: int) -> dict[str, Any]:
-        """What was put last for a picture."""
+        """What was put last for an image."""
         self._file.seek(self._places[number])
         plain: dict[str, Any] = json.loads(self._file.read(self._lengths[number]))
         return plain
 
-    def put(self, sha256: bytes, picture_id: int, likeness: int | None, record: Any) -> int:
-        """Add a picture, or replace its record; its number."""
+    def put(self, sha256: bytes, image_id: int, perceptual_hash: int | None, record: Any) -> int:
+        """Add an image, or replace its record; its number."""
         line = canonical(record)
         number = self._numbers.setdefault(sha256, len(self._numbers))
         if number == len(self._places):
-            self.picture_ids.append(picture_id)
-            self.likenesses.append(likeness)
+            self.image_ids.append(image_id)
+            self.hashes.append(perceptual_hash)
             self._places.append(0)
             self._lengths.append(0)
         self._places[number] = self._file.seek(0, 2)
@@ -111,7 +111,7 @@ class Gathering:
 
 
 def gather(store: Store, query: Query, runs: Sequence[Run], classes: Sequence[str]) -> Gathering:
-    """Every picture that ``runs`` decided on, with what the last of them says of each class.
+    """Every image that ``runs`` decided on, with what the last of them says of each class.
 
     Records hold ``judged`` (the classes that some run decided on) besides an entry's own fields.
     """
@@ -141,12 +141,12 @@ def _results(store: Store, run: Run, query: Query) -> Iterator[tuple[Result, Fac
     after = 0
     while page := store.records.results(run.id, after, PAGE):
         after = page[-1].cursor
-        facts = store.snapshots.facts(result.picture_id for result in page)
+        facts = store.snapshots.facts(result.image_id for result in page)
         for result in page:
             early = query.since is not None and result.made_at < query.since
             late = query.until is not None and result.made_at >= query.until
             if not (early or late):
-                yield result, facts[result.picture_id]
+                yield result, facts[result.image_id]
 
 
 def _add(
@@ -180,7 +180,7 @@ def _add(
     before = gathering.number_of(sha256)
     if before is not None:
         record = _merged(gathering.record(before), record)
-    return gathering.put(sha256, result.picture_id, facts.likeness, record)
+    return gathering.put(sha256, result.image_id, facts.perceptual_hash, record)
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -220,8 +220,8 @@ def sorted_boxes(boxes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _source(group_by: GroupBy, run: Run, name: str) -> str | None:
-    """What a picture came from that keeps it with others; None: only its likeness does."""
-    if group_by in (GroupBy.LIKENESS, GroupBy.TIME):
+    """What an image came from that keeps it with others; None: only its similarity does."""
+    if group_by in (GroupBy.SIMILARITY, GroupBy.TIME):
         return None
     if run.kind == "capture":
         return f"stream:{run.name}"
@@ -233,10 +233,10 @@ def _source(group_by: GroupBy, run: Run, name: str) -> str | None:
 def _cut(
     gathering: Gathering, run: Run, items: Sequence[tuple[int, str]], of_items: Mapping[int, int]
 ) -> None:
-    """Put the pictures ``of_items`` (numbers by item) of a run into blocks.
+    """Put the images ``of_items`` (numbers by item) of a run into blocks.
 
     All ``items`` of the run hold their places, whatever is kept: what is labelled late or left out
-    moves no other picture. A picture that came several times belongs where it came first.
+    moves no other image. An image that came several times belongs where it came first.
     """
     for place, (item, _) in enumerate(_in_time(run, items)):
         if item in of_items:
@@ -244,7 +244,7 @@ def _cut(
 
 
 def _in_time(run: Run, items: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
-    """(Item, name) of a run in the order in which the pictures were taken, as far as it is known.
+    """(Item, name) of a run in the order in which the images were taken, as far as it is known.
 
     A stream's as they came: numbered upwards, and after a clock was set back still in order.
     Others come in any order and go by name, where 9 is before 10.
@@ -258,19 +258,19 @@ def _padded(digits: re.Match[str]) -> str:
     return digits[0].zfill(20)
 
 
-# Counts of everything in a snapshot, added up one picture at a time.
+# Counts of everything in a snapshot, added up one image at a time.
 
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in square pixels up to which a box counts as small or medium, as in COCO."""
 
 
 class Statistics:
-    """``add`` each picture, then take ``plain``."""
+    """``add`` each image, then take ``plain``."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = classes
         self._boxes: dict[str, dict[BoxKind, Counter[int]]] = {}
-        self._pictures: Counter[str] = Counter()
+        self._images: Counter[str] = Counter()
         self._empty: Counter[str] = Counter()
         self._with_ignore: Counter[str] = Counter()
         self._groups: dict[str, set[str]] = {}
@@ -278,8 +278,8 @@ class Statistics:
         self._bytes = 0
 
     def add(self, entry: Entry) -> None:
-        """Count one picture in."""
-        self._pictures[entry.split] += 1
+        """Count one image in."""
+        self._images[entry.split] += 1
         self._empty[entry.split] += entry.verified_empty
         self._with_ignore[entry.split] += bool(entry.of(BoxKind.IGNORE))
         self._groups.setdefault(entry.split, set()).add(entry.group)
@@ -294,16 +294,16 @@ class Statistics:
         """Plain values for JSON: totals, then the same by split and class."""
         return {
             "classes": list(self._classes),
-            "pictures": self._pictures.total(),
+            "images": self._images.total(),
             "bytes": self._bytes,
             "labels": sum(kinds[BoxKind.LABEL].total() for kinds in self._boxes.values()),
             "label_sizes": {name: self._sizes[name] for name in ("small", "medium", "large")},
-            "splits": {name: self._split(name) for name in sorted(self._pictures)},
+            "splits": {name: self._split(name) for name in sorted(self._images)},
         }
 
     def _split(self, name: str) -> dict[str, Any]:
         return {
-            "pictures": self._pictures[name],
+            "images": self._images[name],
             "groups": len(self._groups[name]),
             "verified_empty": self._empty[name],
             "with_ignore": self._with_ignore[name],
@@ -412,12 +412,12 @@ def _freeze(
     left = dict(sorted(left_out.items()))
     counted = {**statistics.plain(), "left_out": left, "ontology": ontology}
     _warn(query, counted)
-    picture_ids = array("q", (gathering.picture_ids[number] for _, number in kept))
-    return store.snapshots.add(name, manifest.sha256, query.to_json(), counted, picture_ids)
+    image_ids = array("q", (gathering.image_ids[number] for _, number in kept))
+    return store.snapshots.add(name, manifest.sha256, query.to_json(), counted, image_ids)
 
 
 def _fits(record: dict[str, Any], query: Query, classes: int, left_out: Counter[str]) -> bool:
-    """Whether a picture belongs in; if not, why is counted."""
+    """Whether an image belongs in; if not, why is counted."""
     kinds = {box["kind"] for box in record["boxes"]}
     if len(record["judged"]) < classes:
         why = "not judged for every class"
@@ -433,13 +433,13 @@ def _fits(record: dict[str, Any], query: Query, classes: int, left_out: Counter[
 
 def _nothing(left_out: Counter[str]) -> str:
     if not left_out:
-        return "the query finds no picture; see `secondlook job list` for what is labelled"
+        return "the query finds no image; see `secondlook job list` for what is labelled"
     reasons = ", ".join(f"{count} {why}" for why, count in left_out.items())
-    return f"the query leaves no picture: {reasons}. Ask for less"
+    return f"the query leaves no image: {reasons}. Ask for less"
 
 
 def _groups(gathering: Gathering, kept: Sequence[tuple[bytes, int]]) -> list[str]:
-    """The group of each picture that is kept, in that order."""
+    """The group of each image that is kept, in that order."""
     if gathering.blocks:
         return [gathering.blocks[number] for _, number in kept]
     places = {number: place for place, (_, number) in enumerate(kept)}
@@ -450,13 +450,13 @@ def _groups(gathering: Gathering, kept: Sequence[tuple[bytes, int]]) -> list[str
         if len(members):
             forest.join(members[1:], np.full(len(members) - 1, members[0]))
             names[members.min()] = source
-    hashed = [place for place, (_, n) in enumerate(kept) if gathering.likenesses[n] is not None]
-    likenesses = [gathering.likenesses[kept[place][1]] for place in hashed]
-    join_near(forest, np.array(hashed, dtype=np.int64), np.array(likenesses, dtype=np.int64))
+    hashed = [place for place, (_, n) in enumerate(kept) if gathering.hashes[n] is not None]
+    hashes = [gathering.hashes[kept[place][1]] for place in hashed]
+    join_near(forest, np.array(hashed, dtype=np.int64), np.array(hashes, dtype=np.int64))
     roots = forest.roots().tolist()
     best: dict[int, tuple[bool, str]] = {}
     for name, root in zip(names, roots, strict=True):
-        # A stream's or folder's name outlasts the pictures in it; the lowest hash does not.
+        # A stream's or folder's name outlasts the images in it; the lowest hash does not.
         candidate = (":" not in name, name)
         best[root] = min(best.get(root, candidate), candidate)
     ids = {root: group_id(name) for root, (_, name) in best.items()}
@@ -472,24 +472,24 @@ def _entry(record: dict[str, Any], group: str, query: Query) -> Entry:
 
 def _warn(query: Query, counted: dict[str, Any]) -> None:
     way_out = (
-        "label more pictures"
+        "label more images"
         if query.group_by is GroupBy.TIME
-        else "group one camera's pictures with `--group-by time`, others by likeness, or label "
+        else "group one camera's images with `--group-by time`, others by similarity, or label "
         "more streams"
     )
     groups = sum(split["groups"] for split in counted["splits"].values())
     empty = [share.name for share in query.split if share.name not in counted["splits"]]
     for name in empty:
         log.warning(
-            "split '%s' got no picture: the snapshot has %s, and a group is never divided; %s",
+            "split '%s' got no image: the snapshot has %s, and a group is never divided; %s",
             name,
             "1 group" if groups == 1 else f"{groups} groups",
             way_out,
         )
-    if groups == 1 and counted["pictures"] > 1 and not empty:
+    if groups == 1 and counted["images"] > 1 and not empty:
         log.warning(
-            "all %d pictures are one group, which is never divided: a training could hold none of "
+            "all %d images are one group, which is never divided: a training could hold none of "
             "them out; %s",
-            counted["pictures"],
+            counted["images"],
             way_out,
         )

@@ -1,6 +1,6 @@
-"""Which pictures belong together, and on which side of a split a group falls.
+"""Which images belong together, and on which side of a split a group falls.
 
-Two pictures that show nearly the same, or come from one stream or folder, must not stand on both
+Two images that show nearly the same, or come from one stream or folder, must not stand on both
 sides of a split: a detector would be tested on what it has learnt by heart. Of one fixed camera
 nothing would be left to test on, so its frames can be cut into blocks instead: what passes the
 camera in one block is mostly gone in the next.
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from secondlook.datasets.query import SplitShare
 
 NEAR = 6
-"""Bits that may differ in near duplicates, of 64. Measured: a picture encoded again at quality 40
+"""Bits that may differ in near duplicates, of 64. Measured: an image encoded again at quality 40
 or scaled to half or double its size differs in 6 at most, while no two of 128 photographs of
 different things differ in fewer than 12. Sets taken at one place have nearer ones."""
 AT_ONCE = 1_000_000
 """Pairs compared in one step: some 20 MB."""
 SHORTEST = 10
-"""Pictures in the first block of a run; each further block has one more than the block before.
+"""Images in the first block of a run; each further block has one more than the block before.
 
-200 pictures make 13 blocks, 10,000 make 133 of up to 142. How many there are must not decide: those
+200 images make 13 blocks, 10,000 make 133 of up to 142. How many there are must not decide: those
 that come later would move earlier ones to the other side. One length for all is too short for a
 long stream, much of which would stand at an edge, or too long for a short one, which would not have
 a block for every part. Nor does time decide: of a frame the store has the number that its device
@@ -63,12 +63,12 @@ class Forest:
             self._parents = further
 
 
-def join_near(forest: Forest, members: Numbers, likenesses: Numbers, near: int = NEAR) -> None:
-    """Put ``members`` together whose ``likenesses`` differ in at most ``near`` bits.
+def join_near(forest: Forest, members: Numbers, hashes: Numbers, near: int = NEAR) -> None:
+    """Put ``members`` together whose ``hashes`` differ in at most ``near`` bits.
 
-    ``members`` (N,) are numbers of the forest, ``likenesses`` (N,) their signed 64-bit hashes.
+    ``members`` (N,) are numbers of the forest, ``hashes`` (N,) their signed 64-bit hashes.
     """
-    distinct, first, which = np.unique(likenesses, return_index=True, return_inverse=True)
+    distinct, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     forest.join(members, members[first[which]])
     hashes, members = distinct.view(np.uint64), members[first]
     for band in _bands(hashes, near):
@@ -104,7 +104,7 @@ def _near_pairs(
 ) -> Iterator[tuple[Numbers, Numbers]]:
     """Places of the pairs that agree in the band and are near.
 
-    Plain pictures (night, sky) crowd one bucket of every band; once most of a bucket has one root,
+    Plain images (night, sky) crowd one bucket of every band; once most of a bucket has one root,
     only the others are compared.
     """
     for bucket in _buckets(band):
@@ -150,13 +150,13 @@ def group_id(name: str) -> str:
 
 
 def block_id(run: str, place: int) -> str:
-    """``group_id`` of the block that the picture at ``place`` (from 0) of a run falls into."""
+    """``group_id`` of the block that the image at ``place`` (from 0) of a run falls into."""
     first = int(group_id(f"time:{run}"), 16)
     return f"{(first + block_of(place) * _TURN) % 2**64:016x}"
 
 
 def block_of(place: int) -> int:
-    """The block, from 0, of the picture at ``place`` (from 0) of a run."""
+    """The block, from 0, of the image at ``place`` (from 0) of a run."""
     odd = 2 * SHORTEST - 1  # block k begins at k * SHORTEST + k * (k - 1) / 2
     return (math.isqrt(odd * odd + 8 * place) - odd) // 2
 

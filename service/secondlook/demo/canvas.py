@@ -1,6 +1,6 @@
 """Display lists: what a figure is made of, drawn once as colour and once as identity.
 
-Every outline ends as a polygon or a stroke in canvas pixels, so that the colour picture and the
+Every outline ends as a polygon or a stroke in canvas pixels, so that the colour image and the
 identity buffer are rasterised from the same primitives: the truth cannot drift from what is seen.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from secondlook.demo.palette import Colour
 
 SUPERSAMPLE = 2
-"""Canvas pixels along one side of a picture pixel."""
+"""Canvas pixels along one side of an image pixel."""
 
 # Parts of a figure that the truth tells apart. CLUTTER hides what is behind it, AIR (shadows) hides
 # nothing; neither has an identity.

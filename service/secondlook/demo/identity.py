@@ -14,7 +14,7 @@ from secondlook.demo.staging import Figure, head_inside, share_inside
 _LEAST_VISIBLE = 0.35
 _LEAST_FACE_VISIBLE = 0.75
 _LEAST_WORN_VISIBLE = 0.6
-# Least extents in pixels of a picture of size 320; they grow with the size.
+# Least extents in pixels of an image of size 320; they grow with the size.
 _LEAST_PERSON_HEIGHT = 40.0
 _LEAST_SIDE = 8.0
 
@@ -103,7 +103,7 @@ def _judgeable(
 def visible_box(
     figure: Figure, first: int, parts: Iterable[int], ids: np.ndarray
 ) -> tuple[float, float, float, float]:
-    """The xyxy picture pixels that hold every visible canvas pixel of some parts of a figure."""
+    """The xyxy image pixels that hold every visible canvas pixel of some parts of a figure."""
     window = _window(figure, (ids.shape[1], ids.shape[0]))
     assert window is not None
     x0, y0, x1, y1 = window

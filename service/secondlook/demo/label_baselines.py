@@ -1,6 +1,6 @@
-"""The same pictures under other labels: what a student would have learnt without the second look.
+"""The same images under other labels: what a student would have learnt without the second look.
 
-Each function takes the training set of a snapshot and gives one with the same pictures, classes and
+Each function takes the training set of a snapshot and gives one with the same images, classes and
 split, so that nothing but the labels differs between two students.
 """
 
@@ -30,7 +30,7 @@ def unverified(
 ) -> TrainingSet:
     """Labels are what the proposer alone scored at ``threshold`` or above.
 
-    ``results``: by hash of the picture. There is nothing to ignore and nothing was rejected.
+    ``results``: by hash of the image. There is nothing to ignore and nothing was rejected.
     """
     return _relabelled(
         data,
@@ -42,7 +42,7 @@ def unverified(
 
 
 def exact(data: TrainingSet, truth: Mapping[str, Sequence[TrueBox]]) -> TrainingSet:
-    """Labels are the truth; by hash of the picture."""
+    """Labels are the truth; by hash of the image."""
     return _relabelled(
         data, {sha256: [(t.class_name, t.box) for t in of] for sha256, of in truth.items()}
     )
@@ -54,7 +54,7 @@ def careful(
     """Labels are what was accepted with a probability of ``accept`` or more; what was rejected
     with one of ``reject`` or less is a hard negative, and all between is a doubt.
 
-    ``results``: by hash of the picture.
+    ``results``: by hash of the image.
     """
 
     def outcome(judgement: Judgement) -> Outcome:

@@ -1,4 +1,4 @@
-"""Weather, light and sensor: what happens to a drawn scene before it becomes a picture."""
+"""Weather, light and sensor: what happens to a drawn scene before it becomes an image."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 
-def expose(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """The (H, W, 3) uint8 picture of the drawn `picture`, at a random hour and in any weather."""
+def expose(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    """The (H, W, 3) uint8 image of the drawn `image`, at a random hour and in any weather."""
     if rng.random() < 0.12:
-        picture = _precipitation(picture, rng)
+        image = _precipitation(image, rng)
     if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.65))))
-    pixels = np.asarray(picture, dtype=np.float32)
-    pixels = pixels * _gain(rng) * _falloff(picture.height, picture.width, rng)
+        image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.65))))
+    pixels = np.asarray(image, dtype=np.float32)
+    pixels = pixels * _gain(rng) * _falloff(image.height, image.width, rng)
     contrast = np.float32(rng.uniform(0.78, 1.12))
     pixels = (pixels - 118.0) * contrast + np.float32(118.0 + rng.uniform(-12, 12))
     noise = rng.standard_normal(pixels.shape, dtype=np.float32)
@@ -22,24 +22,24 @@ def expose(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
 
 
 class Daylight:
-    """One place's light: always the same but for a slow drift, with fresh noise on each picture."""
+    """One place's light: always the same but for a slow drift, with fresh noise on each image."""
 
     def __init__(self, rng: np.random.Generator, width: int, height: int) -> None:
-        """Choose the light of pictures of `width` by `height` pixels."""
+        """Choose the light of images of `width` by `height` pixels."""
         self._blur = float(rng.uniform(0.2, 0.65)) if rng.random() < 0.5 else 0.0
         self._factor = _gain(rng) * _falloff(height, width, rng)
         self._contrast, self._lift = rng.uniform(0.78, 1.12), rng.uniform(-12, 12)
         strength = np.float32(rng.uniform(0.5, 6.0))
-        shape = (2 * height, 2 * width, 3)  # a window of it, anywhere, is a picture's noise
+        shape = (2 * height, 2 * width, 3)  # a window of it, anywhere, is an image's noise
         self._noise = rng.standard_normal(shape, dtype=np.float32) * strength
         self._phase = rng.uniform(0, 2 * np.pi)
 
-    def expose(self, picture: Image.Image, time: float, rng: np.random.Generator) -> np.ndarray:
-        """The (H, W, 3) uint8 picture at `time`, in rounds of the drift."""
+    def expose(self, image: Image.Image, time: float, rng: np.random.Generator) -> np.ndarray:
+        """The (H, W, 3) uint8 image at `time`, in rounds of the drift."""
         if self._blur:
-            picture = picture.filter(ImageFilter.GaussianBlur(self._blur))
+            image = image.filter(ImageFilter.GaussianBlur(self._blur))
         drift = 1 + 0.04 * np.sin(2 * np.pi * time + self._phase)
-        pixels = np.asarray(picture, dtype=np.float32) * (self._factor * np.float32(drift))
+        pixels = np.asarray(image, dtype=np.float32) * (self._factor * np.float32(drift))
         pixels -= np.float32(118.0)
         pixels *= np.float32(self._contrast)
         height, width = pixels.shape[:2]
@@ -70,11 +70,11 @@ def _falloff(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return (slope * vignette)[:, :, None]
 
 
-def _precipitation(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    wet = picture.copy()
+def _precipitation(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    wet = image.copy()
     draw = ImageDraw.Draw(wet, "RGBA")
     count = int(rng.integers(60, 220))
-    at = rng.uniform(0, 1, (count, 2)) * (picture.width, picture.height)
+    at = rng.uniform(0, 1, (count, 2)) * (image.width, image.height)
     if rng.random() < 0.5:
         slant, length = rng.uniform(-2, 2), rng.uniform(4, 9)
         for x, y in at.tolist():

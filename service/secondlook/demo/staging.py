@@ -59,7 +59,7 @@ class Stage:
 
 
 def set_stage(rng: np.random.Generator, width: int, height: int, size: int) -> Stage:
-    """Choose horizon and scale for a canvas of `width` by `height`, for a picture of `size`."""
+    """Choose horizon and scale for a canvas of `width` by `height`, for an image of `size`."""
     unit = SUPERSAMPLE * size / 320
     far = rng.uniform(42, 72) * unit
     near = max(rng.uniform(0.5, 0.85) * height, far * 1.2)

@@ -89,7 +89,7 @@ class _Place:
             self._come(frame=0, inside=True)
 
     def frame(self, number: int) -> Scene:
-        """The next picture, as frame `number`."""
+        """The next image, as frame `number`."""
         rng = self._rng
         self._go_on(number)
         if len(self._residents) < self._room and rng.random() < _COME:

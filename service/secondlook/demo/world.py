@@ -2,7 +2,7 @@
 
 People wear glasses on the eyes, pushed up on the head, or none; there are helmets, dogs, cars,
 trees and balls in colours, and clutter that no class names. The truth comes from a buffer of
-identities that is drawn with the picture.
+identities that is drawn with the image.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, (H, W, 3) uint8 RGB, and everything in it that has a name."""
+    """An image, (H, W, 3) uint8 RGB, and everything in it that has a name."""
 
     image: np.ndarray
     things: tuple[Thing, ...]

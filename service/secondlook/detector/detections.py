@@ -1,4 +1,4 @@
-"""What a detector finds on one picture."""
+"""What a detector finds on one image."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from secondlook.core.boxes import clip, nms
 from secondlook.core.types import Boxes
 
 MOST = 100
-"""Detections kept of a picture: as many as COCO's figures look at."""
+"""Detections kept of an image: as many as COCO's figures look at."""
 COMPARED = 2 * MOST
-"""With each other, of a picture; the best ones."""
+"""With each other, of an image; the best ones."""
 SAME_IOU = 0.7
 """Beyond it two boxes of one class are one object. A student of the DETR family should predict
 a set, but after minutes of training it still finds every fifth object twice. Between 0.5 and 0.8
@@ -20,10 +20,10 @@ mAP and F1 hardly depend on the number (docs/decisions/0017)."""
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The objects found on one picture, best first. A box may appear once for each class."""
+    """The objects found on one image, best first. A box may appear once for each class."""
 
     boxes: Boxes
-    """(N, 4) float32, pixel xyxy in the original picture, cut to it, each with an area."""
+    """(N, 4) float32, pixel xyxy in the original image, cut to it, each with an area."""
     scores: NDArray[np.float32]
     """(N,) the student's raw scores, [0, 1]."""
     classes: NDArray[np.int64]
@@ -50,9 +50,9 @@ class Detections:
 def detections_of(
     scores: NDArray[np.float32], boxes: NDArray[np.float32], width: int, height: int, floor: float
 ) -> Detections:
-    """The detections of one picture in what a student says of it.
+    """The detections of one image in what a student says of it.
 
-    ``scores``: (queries, classes) in [0, 1]; ``boxes``: (queries, 4) xyxy relative to the picture,
+    ``scores``: (queries, classes) in [0, 1]; ``boxes``: (queries, 4) xyxy relative to the image,
     whose size ``width`` × ``height`` is in pixels. Kept are the ``MOST`` best pairs of query and
     class with a score of at least ``floor``, without those that overlap a better one of their class
     by more than ``SAME_IOU``; equal scores keep the order of the queries.

@@ -8,7 +8,7 @@ from secondlook.core.types import Pixels
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture of a source."""
+    """One image of a source."""
 
     pixels: Pixels
     """(H, W, 3) uint8, RGB, upright."""
@@ -20,7 +20,7 @@ class Frame:
     wall: float
     """Seconds since 1970 by the device's clock, which may be wrong."""
     encoded: bytes = b""
-    """The picture's own file, where there is one: sent as it is."""
+    """The image's own file, where there is one: sent as it is."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Detection:
 
     class_name: str
     probability: float
-    """That it is right, [0, 1]: the student's score, calibrated on its held-out pictures."""
+    """That it is right, [0, 1]: the student's score, calibrated on its held-out images."""
     score: float
     """The student's raw score, [0, 1]."""
     box: tuple[float, float, float, float]

@@ -217,7 +217,7 @@ class Manifest:
     """``pico``, ``nano`` or ``small``."""
     classes: tuple[str, ...]
     input_size: tuple[int, int]
-    """Width, height; pictures are stretched to it."""
+    """Width, height; images are stretched to it."""
     thresholds: tuple[float, ...]
     """A class each, [0, 1]: the raw score with the best F1 on the held-out split."""
     calibration: tuple[tuple[float, float], ...]

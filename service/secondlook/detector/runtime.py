@@ -73,36 +73,38 @@ def multiplies_bytes() -> bool:
         return False
 
 
-# From a picture of any size to the pixels that a student sees.
+# From an image of any size to the pixels that a student sees.
 
 
 def stretch(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """The picture stretched to ``size`` (width, height), (H, W, 3) uint8, contiguous.
+    """The image stretched to ``size`` (width, height), (H, W, 3) uint8, contiguous.
 
-    The one way in which pictures reach a student: training's evaluation, the parity check and the
-    device share it, since another filter costs a point of mAP. Far larger pictures are first
+    The one way in which images reach a student: training's evaluation, the parity check and the
+    device share it, since another filter costs a point of mAP. Far larger images are first
     averaged down by whole factors (``reducing_gap``), which is several times faster than filtering
     every pixel and hard to tell from it.
     """
     width, height = size
     if pixels.shape[:2] == (height, width):
         return np.ascontiguousarray(pixels)
-    picture = PILImage.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(picture.resize(size, PILImage.Resampling.BILINEAR, reducing_gap=2.0))
+    image = PILImage.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize(size, PILImage.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 BATCH = 8
-"""Pictures a run: larger batches gain nothing on a CPU and take memory."""
+"""Images a run: larger batches gain nothing on a CPU and take memory."""
 MAX_THREADS = 4
 """Of one detector, unless more are asked for."""
 LARGE = 6 * 2**20
-"""Bytes of a model from which threads share the work on one picture. In a smaller one the steps
-are so short that handing them over costs more than it gains; there each thread has pictures of
+"""Bytes of a model from which threads share the work on one image. In a smaller one the steps
+are so short that handing them over costs more than it gains; there each thread has images of
 its own."""
-INPUT = "pictures"
+INPUT = "images"
 """(B, H, W, 3) uint8 RGB at the manifest's input size; B is free."""
+OLDER_INPUT = "pictures"
+"""What older exports call it."""
 OUTPUTS = ("scores", "boxes")
-"""(B, Q, C) in [0, 1] and (B, Q, 4) xyxy relative to the picture, both float32."""
+"""(B, Q, C) in [0, 1] and (B, Q, 4) xyxy relative to the image, both float32."""
 _CLIP = 1e-6
 """Scores this near to 0 and 1 are taken as that: a logit has no end."""
 
@@ -148,34 +150,34 @@ class OnnxDetector:
         )
         detector = cls(model, manifest, precision, threads)
         try:
-            found = detector.detect([test.picture], floor=0.0)[0]
+            found = detector.detect([test.image], floor=0.0)[0]
             self_test.check(found, test.expected[precision], self_test.TOLERANCES[precision])
         except BaseException:
             detector.close()
             raise
         return detector
 
-    def detect(self, pictures: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
-        """Find objects on pictures of any size, (H, W, 3) uint8 RGB; ``BATCH`` at a time.
+    def detect(self, images: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
+        """Find objects on images of any size, (H, W, 3) uint8 RGB; ``BATCH`` at a time.
 
-        Kept is what scores at least ``floor``, at most 100 a picture. Raises ``Damaged`` when the
+        Kept is what scores at least ``floor``, at most 100 an image. Raises ``Damaged`` when the
         model fails or gives what no detector gives; another model should take its place then.
         """
         session, pool = self._session, self._pool
         if session is None:
             raise ValueError("this detector is closed")
-        size = min(BATCH, max(1, -(-len(pictures) // self._workers)))
-        parts = [pictures[at : at + size] for at in range(0, len(pictures), size)]
+        size = min(BATCH, max(1, -(-len(images) // self._workers)))
+        parts = [images[at : at + size] for at in range(0, len(images), size)]
         if pool is None or len(parts) < 2:
             found = [self._detect(session, part, floor) for part in parts]
         else:
             found = list(pool.map(lambda part: self._detect(session, part, floor), parts))
-        return [of_picture for of_part in found for of_picture in of_part]
+        return [of_image for of_part in found for of_image in of_part]
 
     def probability(self, found: Detections) -> NDArray[np.float32]:
         """(N,) the probability that each detection is right, [0, 1], by the manifest's calibration.
 
-        Measured on the held-out pictures of the training: another camera may have another one.
+        Measured on the held-out images of the training: another camera may have another one.
         """
         pairs = np.asarray(self.manifest.calibration, np.float64)[found.classes]
         scores = np.clip(found.scores.astype(np.float64), _CLIP, 1 - _CLIP)
@@ -186,12 +188,12 @@ class OnnxDetector:
         """Let go of the model's memory. A ``detect`` that is running ends as usual."""
         self._session = self._pool = None  # a pool that nobody holds ends its threads
 
-    def _detect(self, session: Any, pictures: Sequence[Pixels], floor: float) -> list[Detections]:
+    def _detect(self, session: Any, images: Sequence[Pixels], floor: float) -> list[Detections]:
         size = self.manifest.input_size
-        scores, boxes = self._run(session, np.stack([stretch(pixels, size) for pixels in pictures]))
+        scores, boxes = self._run(session, np.stack([stretch(pixels, size) for pixels in images]))
         return [
             detections_of(of_scores, of_boxes, pixels.shape[1], pixels.shape[0], floor)
-            for pixels, of_scores, of_boxes in zip(pictures, scores, boxes, strict=True)
+            for pixels, of_scores, of_boxes in zip(images, scores, boxes, strict=True)
         ]
 
     def _run(
@@ -199,7 +201,7 @@ class OnnxDetector:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(B, Q, C) scores and (B, Q, 4) boxes of (B, H, W, 3) pixels."""
         try:
-            scores, boxes = session.run(list(OUTPUTS), {INPUT: batch})
+            scores, boxes = session.run(list(OUTPUTS), {session.get_inputs()[0].name: batch})
         except Exception as cause:  # onnxruntime's own errors, and MemoryError
             raise Damaged("the model fails while it runs; fetch the student again") from cause
         count, classes = len(batch), len(self.manifest.classes)
@@ -207,7 +209,7 @@ class OnnxDetector:
         if scores.shape != (count, queries, classes) or boxes.shape != (count, queries, 4):
             raise Damaged(
                 f"the model gives {scores.shape} scores and {boxes.shape} boxes for {count} "
-                f"picture(s) and {classes} class(es): it does not belong to its manifest"
+                f"image(s) and {classes} class(es): it does not belong to its manifest"
             )
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
             raise Damaged("the model gives numbers that are not finite; use the one before it")
@@ -246,16 +248,17 @@ def available_cpus() -> int:
 
 def _check_contract(session: Any, manifest: Manifest) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    names = [value.name for value in inputs], sorted(value.name for value in outputs)
-    if names != ([INPUT], sorted(OUTPUTS)):
+    taken = [value.name for value in inputs]
+    given = sorted(value.name for value in outputs)
+    if taken not in ([INPUT], [OLDER_INPUT]) or given != sorted(OUTPUTS):
         raise Damaged("the model has other inputs and outputs than a student; export it again")
     if any(value.type != "tensor(float)" for value in outputs):
         raise Damaged("the model gives other types than a student; export it again")
     width, height = manifest.input_size
-    pictures = inputs[0]
-    if pictures.type != "tensor(uint8)" or list(pictures.shape[1:]) != [height, width, 3]:
+    images = inputs[0]
+    if images.type != "tensor(uint8)" or list(images.shape[1:]) != [height, width, 3]:
         raise Damaged(
-            f"the model takes {pictures.type} {pictures.shape}, and its manifest says "
+            f"the model takes {images.type} {images.shape}, and its manifest says "
             f"{width}×{height}: it does not belong to it"
         )
 

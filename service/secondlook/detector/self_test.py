@@ -1,4 +1,4 @@
-"""The self-test of a student: a picture, and what the model said of it when it was exported.
+"""The self-test of a student: an image, and what the model said of it when it was exported.
 
 A device runs it before it trusts a model. The hashes say that the bytes are right; this says that
 onnxruntime, on this processor, makes of them what it made where they were exported.
@@ -20,11 +20,11 @@ from secondlook.core.types import Pixels
 from secondlook.detector.detections import SAME_IOU, Detections
 
 MOST = 8
-"""Detections expected of a picture: the best ones."""
+"""Detections expected of an image: the best ones."""
 LEAST = 0.1
 """And only from this score on, besides the very best: what is nearly zero is ranked by rounding."""
 MAX_UNPACKED = 2**25
-"""Bytes; the picture of the largest input takes half of it."""
+"""Bytes; the image of the largest input takes half of it."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ products in 16 bits, which saturate."""
 
 @dataclass(frozen=True, eq=False)
 class SelfTest:
-    """A picture at the input's size and what each precision found on it."""
+    """An image at the input's size and what each precision found on it."""
 
-    picture: Pixels
+    image: Pixels
     expected: Mapping[str, Detections]
-    """By precision, ``fp32`` or ``int8``; boxes in pixels of ``picture``, at most ``MOST``."""
+    """By precision, ``fp32`` or ``int8``; boxes in pixels of ``image``, at most ``MOST``."""
 
 
 def write_self_test(path: Path, test: SelfTest) -> None:
@@ -55,7 +55,7 @@ def write_self_test(path: Path, test: SelfTest) -> None:
 
     Of what was found, best first, only what can be expected again is kept.
     """
-    arrays: dict[str, NDArray[np.generic]] = {"picture": test.picture}
+    arrays: dict[str, NDArray[np.generic]] = {"image": test.image}
     for precision, found in test.expected.items():
         count = min(MOST, max(1, int((found.scores >= LEAST).sum())))
         arrays[f"{precision}_boxes"] = found.boxes[:count]
@@ -66,7 +66,7 @@ def write_self_test(path: Path, test: SelfTest) -> None:
 
 
 def read_self_test(content: bytes, precision: str, input_size: tuple[int, int]) -> SelfTest:
-    """The picture and what one precision is expected to find.
+    """The image and what one precision is expected to find.
 
     Raises ``Damaged`` whatever the bytes.
     """
@@ -75,22 +75,22 @@ def read_self_test(content: bytes, precision: str, input_size: tuple[int, int]) 
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
                 raise ValueError("too large")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            picture = arrays["picture"]
+            image = arrays["image" if "image" in arrays else "picture"]  # as older exports say
             found = Detections(
                 np.asarray(arrays[f"{precision}_boxes"], np.float32),
                 np.asarray(arrays[f"{precision}_scores"], np.float32),
                 np.asarray(arrays[f"{precision}_classes"], np.int64),
             )
         width, height = input_size
-        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
-            raise ValueError("a picture of another size")
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ValueError("an image of another size")
     except Exception as cause:  # zip and npy readers raise what they like
         raise Damaged("the self-test of the student cannot be read; fetch it again") from cause
-    return SelfTest(picture, {precision: found})
+    return SelfTest(image, {precision: found})
 
 
 def check(found: Detections, expected: Detections, tolerance: Tolerance) -> None:
-    """Compare what was found on the picture with what is expected, as sets.
+    """Compare what was found on the image with what is expected, as sets.
 
     Each expected detection needs one of its class, at nearly its place, with nearly its score; and
     nothing may be found with a clearly better score than the best expected one. Raises ``Damaged``.
@@ -110,6 +110,6 @@ def check(found: Detections, expected: Detections, tolerance: Tolerance) -> None
 
 def _failed() -> Damaged:
     return Damaged(
-        "the model does not find on the self-test's picture what it found when it was exported; "
+        "the model does not find on the self-test's image what it found when it was exported; "
         "fetch or export the student again, or use another version of onnxruntime"
     )

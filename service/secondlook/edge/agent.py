@@ -2,7 +2,7 @@
 
     source ─▶ slot (the model in use) ─▶ hooks ─▶ chooser ─▶ sender (spool, server)
 
-Nothing in it waits for a network or a full disk (a folder, whose pictures run nowhere, waits for a
+Nothing in it waits for a network or a full disk (a folder, whose images run nowhere, waits for a
 slow one), and nothing that goes wrong with one frame ends it. Everything is counted.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from secondlook.core.images import likeness
+from secondlook.core.images import perceptual_hash
 from secondlook.detector.frames import Detection, Frame, Skipped, certain
 from secondlook.edge.health import Health, Rate, resident_bytes, tell_systemd
 from secondlook.edge.hooks import Hook
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 READ_S = 0.5
 """How long the loop waits for a frame before it looks whether it shall stop."""
 DISK_S = 5.0
-"""How long pictures of a folder wait for a slow disk; a camera's are dropped at once."""
+"""How long images of a folder wait for a slow disk; a camera's are dropped at once."""
 WATCHDOG_S = 2.0
 """Between two words to systemd's watchdog."""
 TOLD_ANEW_S = 60.0
@@ -146,7 +146,7 @@ class Agent:
                 self._counts["hook_failures"] += 1
                 self._trouble("hook", f"the hook failed: {type(cause).__name__}: {cause}")
         if self._chooser is not None and self._outlet is not None:
-            reason = self._chooser.choose(found, likeness(frame.pixels), frame.monotonic)
+            reason = self._chooser.choose(found, perceptual_hash(frame.pixels), frame.monotonic)
             if reason is not None:
                 self._chosen[reason.value] += 1
                 self._outlet.offer(frame, reason.value, 0 if self._source.live else DISK_S)

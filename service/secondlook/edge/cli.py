@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.version_option(package_name="secondlook")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def group(debug: bool) -> None:
-    """Look at pictures with a student; send back the frames that are worth learning from."""
+    """Look at images with a student; send back the frames that are worth learning from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,18 +86,18 @@ def run_command(frames: int, **flags: Any) -> None:
 
 
 @group.command("once")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--student", required=True, type=click.Path(path_type=Path), help="Its folder.")
 @click.option("--precision", default="auto", help="fp32, int8, or auto: the quicker one here.")
 @click.option("--threads", default=0, help="CPU threads; 0: as many as help.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each picture.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each image.")
 def once_command(
-    pictures: tuple[Path, ...], student: Path, precision: str, threads: int, as_json: bool
+    images: tuple[Path, ...], student: Path, precision: str, threads: int, as_json: bool
 ) -> None:
-    """Print what a student finds on pictures, to see whether it works."""
+    """Print what a student finds on images, to see whether it works."""
     from secondlook.edge.doctor import look_at, told
 
-    for frame, seen in look_at(student, pictures, precision, threads):
+    for frame, seen in look_at(student, images, precision, threads):
         click.echo(told(frame, seen, as_json))
 
 

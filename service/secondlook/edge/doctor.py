@@ -1,4 +1,4 @@
-"""Trying things before they run for weeks: one picture, and everything that ``run`` will need."""
+"""Trying things before they run for weeks: one image, and everything that ``run`` will need."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +31,9 @@ class _Heard:
 
 
 def look_at(
-    student: Path, pictures: Sequence[Path], precision: str = "auto", threads: int = 0
+    student: Path, images: Sequence[Path], precision: str = "auto", threads: int = 0
 ) -> Iterator[tuple[Frame, Seen]]:
-    """What a student folder finds on each picture, also below its thresholds.
+    """What a student folder finds on each image, also below its thresholds.
 
     Raises ``NotFound``, ``BadImage`` and what opening a student raises.
     """
@@ -41,7 +41,7 @@ def look_at(
     slot = ModelSlot(_Heard())
     slot.offer(Loaded(0, detector.manifest.digest, detector, proven=True))
     try:
-        for path in pictures:
+        for path in images:
             try:
                 data = path.read_bytes()
             except OSError as cause:
@@ -55,7 +55,7 @@ def look_at(
 
 
 def told(frame: Frame, seen: Seen, as_json: bool) -> str:
-    """The detections of one picture for a person, or as ``run`` prints them."""
+    """The detections of one image for a person, or as ``run`` prints them."""
     found = [d for d in seen.found if d.certain]
     if as_json:
         return line_of(frame, found)

@@ -32,8 +32,8 @@ class Detector(Protocol):
 
     manifest: Manifest
 
-    def detect(self, pictures: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
-        """The objects on each picture."""
+    def detect(self, images: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
+        """The objects on each image."""
 
     def probability(self, found: Detections) -> NDArray[np.float32]:
         """(N,) calibrated, [0, 1]."""

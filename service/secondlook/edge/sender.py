@@ -198,7 +198,7 @@ class Sender:
         if capture is None:
             self._lost += 1
             return
-        # The reason leads the name: it is all that the protocol carries beside the picture.
+        # The reason leads the name: it is all that the protocol carries beside the image.
         name = f"{reason}/{frame.name}"[:MAX_NAME]
         if capture.send(frame.encoded or jpeg(frame), name=_sendable(name)) is not None:
             self._spooled += 1

@@ -24,7 +24,7 @@ UNLIMITED = ("none", "unlimited", "inf")
 class EdgeSettings:
     """Everything that ``secondlook-edge run`` needs. Raises ``BadSetting``."""
 
-    source: str = setting("", "Folder of pictures, video file, /dev/video0, rtsp://… or http://…")
+    source: str = setting("", "Folder of images, video file, /dev/video0, rtsp://… or http://…")
     student: str = setting("", "Folder of a student to begin with, or to use without a server.")
     server: str = setting("", "HOST:PORT of the service: frames go there, models come from it.")
     model: str = setting("", "Name of the model on the server that is used and kept up to date.")
@@ -38,9 +38,9 @@ class EdgeSettings:
     threads: int = setting(0, "CPU threads of the model; 0: as many as help.", low=0, high=256)
     floor: float = setting(0.05, "Raw scores below this are not looked at.", low=0, high=1)
     fps: float = setting(0.0, "Most frames a second; 0: all of them.", low=0, high=1000)
-    follow: bool = setting(False, "Wait for new pictures in the folder.")
+    follow: bool = setting(False, "Wait for new images in the folder.")
     every_s: float = setting(
-        0.0, "Seconds between two pictures of a folder when taken; 0: clock.", low=0, high=86_400
+        0.0, "Seconds between two images of a folder when taken; 0: clock.", low=0, high=86_400
     )
     hook: str = setting("", "Function that gets frame and detections: package.module:function.")
     quiet: bool = setting(False, "Print no detections.")

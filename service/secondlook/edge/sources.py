@@ -1,4 +1,4 @@
-"""Where frames come from: a folder of pictures here; video files and cameras in ``video``.
+"""Where frames come from: a folder of images here; video files and cameras in ``video``.
 
 A source is asked for one frame at a time and never waits longer than it is told to, so that the
 loop can do its other duties beside a camera that has gone silent.
@@ -23,10 +23,10 @@ from secondlook.core.errors import InvalidInput, MissingExtra, NotFound, Secondl
 from secondlook.core.images import DEFAULT_LIMITS, ImageLimits, decode
 from secondlook.detector.frames import Frame, Skipped
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 LOOK_AGAIN_S = 0.5
 """Between two looks into a folder that is followed."""
-MAX_PICTURES = 1_000_000
+MAX_IMAGES = 1_000_000
 """Files of a folder; their names are held in memory."""
 _MOMENT_S = 0.02
 
@@ -60,8 +60,8 @@ def open_source(
 ) -> Source:
     """The source that ``where`` names: a folder, a video file, ``/dev/video0`` or a URL.
 
-    ``fps`` caps the frames a second (0: all of them); ``follow`` waits for new pictures in a
-    folder; ``every_s`` are the seconds between two pictures of a folder, where they were taken
+    ``fps`` caps the frames a second (0: all of them); ``follow`` waits for new images in a
+    folder; ``every_s`` are the seconds between two images of a folder, where they were taken
     slower than they are read (0: the clock). Raises ``NotFound``, ``InvalidInput`` and, for
     video without PyAV, ``MissingExtra``.
     """
@@ -81,13 +81,13 @@ def _mode(path: Path) -> int:
     except (OSError, ValueError) as cause:
         why = getattr(cause, "strerror", None) or "no path"
         raise NotFound(
-            f"'{path}' cannot be read ({why}); give a folder of pictures, a video file, a camera "
+            f"'{path}' cannot be read ({why}); give a folder of images, a video file, a camera "
             "such as /dev/video0, or rtsp://…"
         ) from cause
 
 
 class FolderSource:
-    """The pictures of a folder in the order of their names; with ``follow`` also those to come.
+    """The images of a folder in the order of their names; with ``follow`` also those to come.
 
     A file that is still being written when it is looked at is skipped as damaged, and read anew
     once it has changed. Only what lies in the folder now is remembered.
@@ -111,7 +111,7 @@ class FolderSource:
         self._look_at = 0.0
         self._look()
         if not follow and not self._waiting:
-            raise NotFound(f"no picture in '{folder}'; known are {', '.join(sorted(PICTURES))}")
+            raise NotFound(f"no image in '{folder}'; known are {', '.join(sorted(IMAGES))}")
 
     @property
     def ended(self) -> bool:
@@ -166,12 +166,12 @@ class FolderSource:
     def _files(self) -> Iterator[tuple[str, int]]:
         with os.scandir(self._folder) as entries:
             for count, entry in enumerate(entries):
-                if count >= MAX_PICTURES:
+                if count >= MAX_IMAGES:
                     raise InvalidInput(
-                        f"'{self._folder}' holds more than {MAX_PICTURES:,} files; split it up"
+                        f"'{self._folder}' holds more than {MAX_IMAGES:,} files; split it up"
                     )
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # a million times
-                if suffix in PICTURES and not entry.name.startswith(".") and entry.is_file():
+                if suffix in IMAGES and not entry.name.startswith(".") and entry.is_file():
                     yield entry.name, entry.stat().st_ctime_ns
 
 
@@ -222,7 +222,7 @@ def _av() -> Any:
     except ImportError as missing:
         raise MissingExtra(
             f"video files and cameras need PyAV; install it with {INSTALL}, or give a folder of "
-            "pictures"
+            "images"
         ) from missing
     av.logging.set_level(None)  # ffmpeg's own words on stderr; failures are told as ours
     return av
@@ -241,12 +241,12 @@ class FileSource:
         self._limits = limits
         try:
             self._container = av.open(str(path))
-            self._stream = _picture_stream(self._container)
+            self._stream = _image_stream(self._container)
             _check_size(self._stream.codec_context, limits)
         except (av.error.FFmpegError, OSError) as cause:
             raise InvalidInput(
                 f"'{path}' is no video that can be read ({cause.strerror}); give a folder of "
-                "pictures or a video file"
+                "images or a video file"
             ) from cause
         self._frames = self._decoded(av)
         self._ended = False
@@ -347,7 +347,7 @@ class CameraSource:
             self._closed.wait(rest_s)
 
     def _follow(self, container: Any) -> None:
-        stream = _picture_stream(container)
+        stream = _image_stream(container)
         _check_size(stream.codec_context, self._limits)
         due, failures = 0.0, 0
         for packet in container.demux(stream):
@@ -391,9 +391,9 @@ def camera_opener(where: str) -> Callable[[], Any]:
     return opened
 
 
-def _picture_stream(container: Any) -> Any:
+def _image_stream(container: Any) -> Any:
     if not container.streams.video:
-        raise InvalidInput("there are no pictures in this video, only other streams")
+        raise InvalidInput("there are no images in this video, only other streams")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     return stream

@@ -1,4 +1,4 @@
-"""COCO's average precision of detections on labelled pictures, by faster-coco-eval.
+"""COCO's average precision of detections on labelled images, by faster-coco-eval.
 
 A region to ignore is a crowd region of its class, or of every class where it names none: what a
 detector says there counts neither for nor against it.
@@ -18,7 +18,7 @@ from secondlook.detector.detections import Detections
 from secondlook.evaluation.detector_matching import ignores
 
 MOST = 100
-"""Detections of one class that count on one picture, the best first; COCO's number."""
+"""Detections of one class that count on one image, the best first; COCO's number."""
 EVERY_SIZE = (0.0, 1e10)
 """Areas of boxes that count, square pixels."""
 
@@ -84,34 +84,34 @@ def _precision(
 
 def _truth(samples: Sequence[Sample], found: Sequence[Detections]) -> Iterator[dict[str, Any]]:
     number = 0
-    for picture, (sample, seen) in enumerate(zip(samples, found, strict=True), start=1):
+    for image, (sample, seen) in enumerate(zip(samples, found, strict=True), start=1):
         real = list(zip(_xywh(sample.boxes), sample.classes.tolist(), strict=True))
         for box, place in real:
             number += 1
-            yield _entry(number, picture, place, box) | {"iscrowd": 0}
+            yield _entry(number, image, place, box) | {"iscrowd": 0}
         # Only for the classes detected there: a crowd region does nothing else, and classes times
         # regions can be many.
         for place in np.unique(seen.classes):
             for box in _xywh(sample.ignore[ignores(sample, place)]):
                 number += 1
-                yield _entry(number, picture, int(place), box) | {"iscrowd": 1}
+                yield _entry(number, image, int(place), box) | {"iscrowd": 1}
 
 
 def _guesses(found: Sequence[Detections]) -> Iterator[dict[str, Any]]:
     number = 0
-    for picture, seen in enumerate(found, start=1):
+    for image, seen in enumerate(found, start=1):
         for box, place, score in zip(
             _xywh(seen.boxes), seen.classes.tolist(), seen.scores.tolist(), strict=True
         ):
             number += 1
-            yield _entry(number, picture, place, box) | {"score": score}
+            yield _entry(number, image, place, box) | {"score": score}
 
 
-def _entry(number: int, picture: int, place: int, box: list[float]) -> dict[str, Any]:
+def _entry(number: int, image: int, place: int, box: list[float]) -> dict[str, Any]:
     area = box[2] * box[3]
     return {
         "id": number,
-        "image_id": picture,
+        "image_id": image,
         "category_id": place + 1,
         "bbox": box,
         "area": area,

@@ -74,8 +74,8 @@ def reliability(judged: Sequence[Judged], fits: Sequence[Fit]) -> Reliability:
 
 
 def cross_fitted(judged: Sequence[Judged]) -> Reliability:
-    """Of fits that never saw the pictures they are judged on: each half of the groups is
-    calibrated by the other half. What new pictures can expect."""
+    """Of fits that never saw the images they are judged on: each half of the groups is
+    calibrated by the other half. What new images can expect."""
     parts = [_usable(one) for one in judged]
     guesses, rights = [], []
     for fold in (0, 1):

@@ -17,19 +17,19 @@ import numpy as np
 
 from secondlook.core.errors import InvalidInput, MissingExtra
 from secondlook.datasets.readers.coco_json import entry_value, read_json
-from secondlook.evaluation.matching import Box, Detection, Picture, TrueBox
+from secondlook.evaluation.matching import Box, Detection, ScoredImage, TrueBox
 
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """Predictions and truth about the same pictures and classes."""
+    """Predictions and truth about the same images and classes."""
 
     classes: tuple[str, ...]
     """In the order of the truth's categories; those that the predictions know too."""
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, ScoredImage]
     """By the truth's file name (or id, where it has none)."""
     without_truth: int
-    """Predictions left out because the truth lacks their picture or class."""
+    """Predictions left out because the truth lacks their image or class."""
     classes_left_out: tuple[str, ...]
     """Classes of the truth that the predictions' file does not list."""
 
@@ -65,7 +65,7 @@ def truth_of(path: Path) -> Mapping[str, Sequence[TrueBox]]:
 
 @dataclass(frozen=True)
 class _Row:
-    picture: str
+    image: str
     class_name: str
     box: Box
     score: float
@@ -82,18 +82,18 @@ def _joined(guesses: Sequence[_Row], known: set[str] | None, truth: "_DataSet") 
     real = truth.boxes()
     found: dict[str, list[Detection]] = {name: [] for name in real}
     kept = [g for g in guesses if not g.ignore]
-    usable = [g for g in kept if g.picture in real and g.class_name in classes]
-    if kept and not any(g.picture in real for g in kept):
+    usable = [g for g in kept if g.image in real and g.class_name in classes]
+    if kept and not any(g.image in real for g in kept):
         raise InvalidInput(
-            f"{truth.path}: it has none of the predictions' pictures (they name {kept[0].picture!r}"
-            f", it names {_some(real)}); both files must name pictures alike: label the "
+            f"{truth.path}: it has none of the predictions' images (they name {kept[0].image!r}"
+            f", it names {_some(real)}); both files must name images alike: label the "
             "folder that the names in the truth are relative to"
         )
     for g in usable:
-        found[g.picture].append(Detection(g.class_name, g.box, g.score))
+        found[g.image].append(Detection(g.class_name, g.box, g.score))
     left = tuple(n for n in truth.classes.values() if n not in classes)
-    pictures = {name: (tuple(found[name]), tuple(real[name])) for name in real}
-    return Joined(classes, pictures, len(kept) - len(usable), left)
+    images = {name: (tuple(found[name]), tuple(real[name])) for name in real}
+    return Joined(classes, images, len(kept) - len(usable), left)
 
 
 class _DataSet:
@@ -113,33 +113,33 @@ class _DataSet:
         for place, entry in enumerate(plain["categories"]):
             where = f"{path}: categories[{place}]"
             self.classes[entry_value(entry, "id", where)] = str(entry_value(entry, "name", where))
-        self.pictures: dict[Any, str] = {}
+        self.images: dict[Any, str] = {}
         for place, entry in enumerate(plain["images"]):
             key = entry_value(entry, "id", f"{path}: images[{place}]")
-            self.pictures[key] = str(entry.get("file_name", key))
+            self.images[key] = str(entry.get("file_name", key))
         _refuse_twins(path, "categories", list(self.classes.values()))
-        _refuse_twins(path, "images", list(self.pictures.values()))
+        _refuse_twins(path, "images", list(self.images.values()))
         self._annotations = plain["annotations"]
 
     def rows(self) -> Iterator[_Row]:
         """Every annotation, by names."""
         for place, entry in enumerate(self._annotations):
             where = f"{self.path}: annotations[{place}]"
-            picture, category = (
+            image, category = (
                 entry_value(entry, "image_id", where),
                 entry_value(entry, "category_id", where),
             )
-            if picture not in self.pictures:
-                raise InvalidInput(f"{where}: image_id {picture!r} is not among its images")
+            if image not in self.images:
+                raise InvalidInput(f"{where}: image_id {image!r} is not among its images")
             if category not in self.classes:
                 raise InvalidInput(f"{where}: category_id {category!r} is not among its categories")
-            yield _row(entry, where, self.pictures[picture], self.classes[category])
+            yield _row(entry, where, self.images[image], self.classes[category])
 
     def boxes(self) -> dict[str, list[TrueBox]]:
-        """By picture; one without boxes has an empty list."""
-        found: dict[str, list[TrueBox]] = {name: [] for name in self.pictures.values()}
+        """By image; one without boxes has an empty list."""
+        found: dict[str, list[TrueBox]] = {name: [] for name in self.images.values()}
         for row in self.rows():
-            found[row.picture].append(TrueBox(row.class_name, row.box, row.ignore))
+            found[row.image].append(TrueBox(row.class_name, row.box, row.ignore))
         return found
 
 
@@ -149,23 +149,23 @@ def _of_results(path: Path, plain: list[Any], truth: _DataSet) -> list[_Row]:
     for place, entry in enumerate(plain):
         where = f"{path}: [{place}]"
         entry_value(entry, "score", where)
-        picture, category = (
+        image, category = (
             entry_value(entry, "image_id", where),
             entry_value(entry, "category_id", where),
         )
-        picture_name = truth.pictures.get(picture, f"image_id {picture!r}")
+        image_name = truth.images.get(image, f"image_id {image!r}")
         class_name = truth.classes.get(category, f"category_id {category!r}")
-        rows.append(_row(entry, where, picture_name, class_name))
+        rows.append(_row(entry, where, image_name, class_name))
     return rows
 
 
-def _row(entry: dict[str, Any], where: str, picture: str, class_name: str) -> _Row:
+def _row(entry: dict[str, Any], where: str, image: str, class_name: str) -> _Row:
     score = entry.get("score", 1.0)
     if not isinstance(score, int | float) or not math.isfinite(score):
         raise InvalidInput(f"{where}: expected a number as score, got {score!r}")
     ignore = bool(entry.get("iscrowd") or entry.get("ignore"))
     box = _xyxy(entry_value(entry, "bbox", where), where)
-    return _Row(picture, class_name, box, float(score), ignore)
+    return _Row(image, class_name, box, float(score), ignore)
 
 
 def _xyxy(bbox: Any, where: str) -> Box:
@@ -190,7 +190,7 @@ def _some(names: Any) -> str:
 
 
 def average_precision(joined: Joined) -> AveragePrecision:
-    """COCO average precision by ``pycocotools`` (100 detections a picture).
+    """COCO average precision by ``pycocotools`` (100 detections an image).
 
     Raises ``MissingExtra`` when that package is not installed.
     """
@@ -217,11 +217,11 @@ def average_precision(joined: Joined) -> AveragePrecision:
 def _plain(joined: Joined) -> tuple[dict[str, Any], dict[str, Any]]:
     """Truth and predictions as COCO data sets with ids of our own."""
     ids = {name: place for place, name in enumerate(joined.classes, start=1)}
-    images = [{"id": place} for place in range(1, len(joined.pictures) + 1)]
+    images = [{"id": place} for place in range(1, len(joined.images) + 1)]
     categories = [{"id": place, "name": name} for name, place in ids.items()]
     real: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
-    for place, (detections, truth) in enumerate(joined.pictures.values(), start=1):
+    for place, (detections, truth) in enumerate(joined.images.values(), start=1):
         for t in truth:
             if t.class_name in ids:
                 entry = _entry(len(real) + 1, place, ids[t.class_name], t.box)
@@ -233,11 +233,11 @@ def _plain(joined: Joined) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**shared, "annotations": real}, {**shared, "annotations": found}
 
 
-def _entry(number: int, picture: int, category: int, box: Box) -> dict[str, Any]:
+def _entry(number: int, image: int, category: int, box: Box) -> dict[str, Any]:
     x1, y1, x2, y2 = box
     area = (x2 - x1) * (y2 - y1)
     bbox = [x1, y1, x2 - x1, y2 - y1]
-    return {"id": number, "image_id": picture, "category_id": category, "bbox": bbox, "area": area}
+    return {"id": number, "image_id": image, "category_id": category, "bbox": bbox, "area": area}
 
 
 def _mean(precision: Any) -> float | None:

@@ -22,7 +22,7 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """The detections of one picture against its labels."""
+    """The detections of one image against its labels."""
 
     truth: NDArray[np.int64]
     """(N,) the sample's box that each detection is matched to, -1 for none."""
@@ -44,7 +44,7 @@ class Judged:
     """(N,) as the student gave them, [0, 1]."""
     right: NDArray[np.bool_]
     fold: NDArray[np.int64]
-    """(N,) 0 or 1: which half of the groups the picture is in."""
+    """(N,) 0 or 1: which half of the groups the image is in."""
     boxes: int
     """True boxes of the class."""
     ignored: NDArray[np.float64]
@@ -59,7 +59,7 @@ class Judged:
 
 
 def match_detections(sample: Sample, seen: Detections) -> Matching:
-    """Match one picture's detections to its boxes."""
+    """Match one image's detections to its boxes."""
     truth = np.full(len(seen.scores), -1, dtype=np.int64)
     for place in np.intersect1d(seen.classes, sample.classes):
         rows, real = np.flatnonzero(seen.classes == place), np.flatnonzero(sample.classes == place)
@@ -80,7 +80,7 @@ def ignores(sample: Sample, places: NDArray[np.int64] | np.int64) -> NDArray[np.
 def judge_classes(
     samples: Sequence[Sample], found: Sequence[Detections], classes: int
 ) -> list[Judged]:
-    """The detections of each class over all pictures, ``found[i]`` on ``samples[i]``."""
+    """The detections of each class over all images, ``found[i]`` on ``samples[i]``."""
     matchings = [match_detections(s, f) for s, f in zip(samples, found, strict=True)]
     folds = _folds(samples)
     scores = _joined([f.scores for f in found], np.float64)
@@ -102,9 +102,9 @@ def judge_classes(
 
 
 def _folds(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """(pictures,) 0 or 1, alternating over the groups: no group is on both sides."""
+    """(images,) 0 or 1, alternating over the groups: no group is on both sides."""
     known: dict[str, int] = {}
-    keys = (sample.group or f"picture {place}" for place, sample in enumerate(samples))
+    keys = (sample.group or f"image {place}" for place, sample in enumerate(samples))
     return np.array([known.setdefault(key, len(known)) % 2 for key in keys], dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""How good a student is on pictures whose labels are known.
+"""How good a student is on images whose labels are known.
 
 COCO's figures come from faster-coco-eval. Thresholds, counts and calibration come from one
 matching at IoU 0.5; regions to ignore count neither way in any of them.
@@ -26,7 +26,7 @@ LEAST = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """All figures of one student on one set of pictures; mappings are by class, in their order."""
+    """All figures of one student on one set of images; mappings are by class, in their order."""
 
     map: float
     """COCO's mean average precision over IoU 0.50 to 0.95, [0, 1]; 0 without any true box."""
@@ -47,8 +47,8 @@ class Scores:
     raw_reliability: Reliability
     """Of the scores as they are, over all classes."""
     reliability: Reliability
-    """Of the calibrated probabilities, on pictures that the calibration had not seen."""
-    pictures: int
+    """Of the calibrated probabilities, on images that the calibration had not seen."""
+    images: int
     boxes: int
     """True boxes."""
     boxes_per_class: Mapping[str, int]
@@ -59,13 +59,13 @@ class Scores:
 
 
 def score(samples: Sequence[Sample], found: Sequence[Detections], classes: Sequence[str]) -> Scores:
-    """Score what a student found: ``found[i]`` on ``samples[i]``, raw scores, ≤ 100 a picture.
+    """Score what a student found: ``found[i]`` on ``samples[i]``, raw scores, ≤ 100 an image.
 
     ``classes`` are the names of the class indices. Raises ``MissingExtra`` without the packages of
     ``secondlook[distill]`` and ``ValueError`` when the lists differ in length.
     """
     if len(samples) != len(found):
-        raise ValueError(f"expected detections of {len(samples)} pictures, got {len(found)}")
+        raise ValueError(f"expected detections of {len(samples)} images, got {len(found)}")
     coco = average_precision(samples, found, classes)
     judged = judge_classes(samples, found, len(classes))
     by_class = dict(zip(classes, judged, strict=True))
@@ -84,7 +84,7 @@ def score(samples: Sequence[Sample], found: Sequence[Detections], classes: Seque
         calibration=dict(zip(classes, fits, strict=True)),
         raw_reliability=calibration.reliability(judged, identity),
         reliability=calibration.cross_fitted(judged),
-        pictures=len(samples),
+        images=len(samples),
         boxes=sum(len(sample.boxes) for sample in samples),
         boxes_per_class={name: one.boxes for name, one in by_class.items()},
         ignored=sum(len(sample.ignore) for sample in samples),

@@ -1,6 +1,6 @@
 """How good labels are, against the truth: precision and recall by class.
 
-One arithmetic for ``secondlook demo`` and ``secondlook evaluate``. In each picture and class the
+One arithmetic for ``secondlook demo`` and ``secondlook evaluate``. In each image and class the
 detections, best score first, each take the unmatched true box that they overlap most, if that
 IoU is high enough; one true box is matched at most once. A detection that matches nothing but
 lies in an *ignore* region (COCO's ``iscrowd``) counts neither for nor against.
@@ -89,19 +89,21 @@ class Quality:
         )
 
 
-Picture = tuple[Sequence[Detection], Sequence[TrueBox]]
+ScoredImage = tuple[Sequence[Detection], Sequence[TrueBox]]
 
 
-def evaluate(pictures: Iterable[Picture], classes: Sequence[str], min_iou: float = 0.5) -> Quality:
-    """Match every picture and add up.
+def evaluate(
+    images: Iterable[ScoredImage], classes: Sequence[str], min_iou: float = 0.5
+) -> Quality:
+    """Match every image and add up.
 
-    ``pictures`` yields the detections and the true boxes of one picture at a time, so any number
+    ``images`` yields the detections and the true boxes of one image at a time, so any number
     fits in memory. Only ``classes`` are looked at. ``min_iou`` in (0, 1].
     """
     if not 0 < min_iou <= 1:
         raise ValueError(f"expected min_iou in (0, 1], got {min_iou}")
     counts = dict.fromkeys(classes, Counts())
-    for detections, truth in pictures:
+    for detections, truth in images:
         present = {d.class_name for d in detections} | {t.class_name for t in truth}
         for name in present & counts.keys():
             counts[name] += match_class(
@@ -115,7 +117,7 @@ def evaluate(pictures: Iterable[Picture], classes: Sequence[str], min_iou: float
 def match_class(
     detections: Sequence[Detection], truth: Sequence[TrueBox], min_iou: float = 0.5
 ) -> Counts:
-    """Count one class on one picture. Equal scores keep their order."""
+    """Count one class on one image. Equal scores keep their order."""
     scores = np.array([d.score for d in detections], dtype=np.float64)
     matched = match(
         _stack([d.box for d in detections]),

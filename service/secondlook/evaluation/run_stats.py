@@ -1,19 +1,19 @@
-"""The figures of a run, added up one picture at a time."""
+"""The figures of a run, added up one image at a time."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secondlook.core.ontology import Ontology
-from secondlook.evaluation.matching import Detection, Picture, Quality, TrueBox, evaluate
+from secondlook.evaluation.matching import Detection, Quality, ScoredImage, TrueBox, evaluate
 from secondlook_client.results import LabelPath, LabelResult, Outcome
 
 
 @dataclass
 class Totals:
-    """What became of all boxes so far. ``add`` each picture's result."""
+    """What became of all boxes so far. ``add`` each image's result."""
 
-    pictures: int = 0
+    images: int = 0
     proposals: int = 0
     """Boxes the proposer found."""
     accepted: int = 0
@@ -21,21 +21,21 @@ class Totals:
     unsure: int = 0
     """Judgements (one box for one class) by outcome."""
     verified_empty: int = 0
-    """Pictures where nothing was accepted and nothing is unsure."""
+    """Images where nothing was accepted and nothing is unsure."""
     without_verdict: int = 0
     """Judgements that the verifier failed to answer; all of them unsure."""
     first_error: str = ""
     """Why the first of those has no verdict."""
     by_class: dict[str, Counter[Outcome]] = field(default_factory=dict)
     by_path: Counter[LabelPath] = field(default_factory=Counter)
-    """Pictures by who labelled them."""
+    """Images by who labelled them."""
     proposer: str = ""
     """Of the models, or of a student where it labelled all."""
     verifier: str = ""
 
     def add(self, result: LabelResult) -> None:
-        """Count one picture in."""
-        self.pictures += 1
+        """Count one image in."""
+        self.images += 1
         self.proposals += result.proposals
         self.by_path[result.path] += 1
         if result.path is not LabelPath.STUDENT or not self.proposer:
@@ -73,7 +73,7 @@ class Totals:
 
 Results = Callable[[], Iterator[tuple[str, LabelResult]]]
 Truth = Mapping[str, Sequence[TrueBox]]
-"""True boxes by picture name."""
+"""True boxes by image name."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class Change:
 
 
 def compare(results: Results, truth: Truth, ontology: Ontology, min_iou: float = 0.5) -> Change:
-    """Judge both stages on every picture of ``results``; its name must be in ``truth``."""
+    """Judge both stages on every image of ``results``; its name must be in ``truth``."""
     thresholds = {spec.name: spec.threshold for spec in ontology.classes}
 
-    def pictures(labels: Callable[[LabelResult], list[Detection]]) -> Iterator[Picture]:
+    def images(labels: Callable[[LabelResult], list[Detection]]) -> Iterator[ScoredImage]:
         return ((labels(result), truth[name]) for name, result in results())
 
     return Change(
-        evaluate(pictures(lambda r: proposed(r, thresholds)), ontology.names, min_iou),
-        evaluate(pictures(accepted), ontology.names, min_iou),
+        evaluate(images(lambda r: proposed(r, thresholds)), ontology.names, min_iou),
+        evaluate(images(accepted), ontology.names, min_iou),
     )
 
 

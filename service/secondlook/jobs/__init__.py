@@ -1,1 +1,1 @@
-"""Jobs at work: pictures taken from the queue, labelled by the engine, kept in the store."""
+"""Jobs at work: images taken from the queue, labelled by the engine, kept in the store."""

@@ -1,8 +1,8 @@
 """What becomes of an attempt: a result, another try, a place aside, or a wait for all.
 
-What fails for a picture's own reasons is tried a few times and set aside. What fails for all (the
-store, a model's server, the folder) counts against no picture, unless others came through in the
-meantime: then it was this picture after all.
+What fails for an image's own reasons is tried a few times and set aside. What fails for all (the
+store, a model's server, the folder) counts against no image, unless others came through in the
+meantime: then it was this image after all.
 """
 
 import logging
@@ -16,7 +16,7 @@ from secondlook.jobs.in_flight import Attempt, Done
 from secondlook.jobs.result_writer import Commits
 from secondlook.store.queue import Item, NewItem
 
-# Something that all pictures need is away: since when, and when to look again.
+# Something that all images need is away: since when, and when to look again.
 
 LONGEST_S = 30.0
 """Between two looks at whether it is back."""
@@ -66,9 +66,9 @@ class Outage:
 log = logging.getLogger(__name__)
 
 MAX_WAITS = 10
-"""Tries of a picture for which something was away while other pictures came through."""
+"""Tries of an image for which something was away while other images came through."""
 FREE_S = 900.0
-"""After this long an outage counts as tries, or the last pictures would wait for ever."""
+"""After this long an outage counts as tries, or the last images would wait for ever."""
 
 
 class Triage:
@@ -89,7 +89,7 @@ class Triage:
         self._succeeded_at = 0.0
 
     def take(self, attempt: Attempt) -> None:
-        """Decide. Raises the failure that would be the same for every picture."""
+        """Decide. Raises the failure that would be the same for every image."""
         outcome = attempt.outcome
         if isinstance(outcome, Done):
             self._labelled(attempt, outcome)
@@ -117,7 +117,7 @@ class Triage:
         if course is Course.END:
             raise failure
         if reason == "internal":
-            log.error("a picture failed", extra={"item": attempt.item.name}, exc_info=failure)
+            log.error("an image failed", extra={"item": attempt.item.name}, exc_info=failure)
         if course is Course.WAIT and not self._is_its_own(attempt):
             self._wait(attempt, message)
             return

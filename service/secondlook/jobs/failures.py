@@ -1,4 +1,4 @@
-"""What to do about a picture that could not be labelled: it depends on whose fault it is."""
+"""What to do about an image that could not be labelled: it depends on whose fault it is."""
 
 import random
 from enum import Enum
@@ -21,7 +21,7 @@ from secondlook.core.errors import (
 from secondlook.store.queue import NewItem
 
 MAX_TRIES = 3
-"""A picture that failed this often for its own reasons is set aside."""
+"""An image that failed this often for its own reasons is set aside."""
 
 
 class Unfinished(BadImage):
@@ -29,7 +29,7 @@ class Unfinished(BadImage):
 
     @property
     def reason(self) -> str:
-        """That of any picture that cannot be read."""
+        """That of any image that cannot be read."""
         return "bad_image"
 
 
@@ -42,16 +42,16 @@ class Replaced(Exception):
 
 
 class Course(Enum):
-    """How a job goes on after a picture failed."""
+    """How a job goes on after an image failed."""
 
     ASIDE = "aside"
-    """The picture will never do: set it aside."""
+    """The image will never do: set it aside."""
     AGAIN = "again"
     """It may do later: put it off, and set it aside after ``MAX_TRIES``."""
     WAIT = "wait"
-    """Not the picture's fault: the job waits until what failed is back."""
+    """Not the image's fault: the job waits until what failed is back."""
     END = "end"
-    """Every other picture would fail in the same way."""
+    """Every other image would fail in the same way."""
 
 
 _COURSES: tuple[tuple[type[Exception], Course], ...] = (
@@ -80,7 +80,7 @@ def told(failure: BaseException) -> tuple[str, str]:
     if isinstance(failure, SecondlookError):
         return failure.reason, str(failure)
     kind = type(failure).__name__
-    return "internal", f"labelling this picture failed ({kind}); the server's log has the details"
+    return "internal", f"labelling this image failed ({kind}); the server's log has the details"
 
 
 def backoff_s(tried: int, first_s: float = 1.0, longest_s: float = 60.0) -> float:

@@ -1,4 +1,4 @@
-"""From an item of a job to a checked picture whose bytes are kept."""
+"""From an item of a job to a checked image whose bytes are kept."""
 
 import logging
 import os
@@ -19,31 +19,31 @@ from secondlook.core.errors import (
 )
 from secondlook.core.files import from_text, to_text
 from secondlook.core.image_folder import Selection, Source, read
-from secondlook.core.images import ImageLimits, decode, likeness
+from secondlook.core.images import ImageLimits, decode, perceptual_hash
 from secondlook.core.types import Image
 from secondlook.jobs.failures import Replaced, Unfinished, backoff_s
 from secondlook.store.blobs import Blobs
-from secondlook.store.images import NewPicture
+from secondlook.store.images import NewImage
 from secondlook.store.queue import Item, NewItem, Queue
 
-# The folder of a job, found picture by picture and put into the queue.
+# The folder of a job, found image by image and put into the queue.
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 500
-"""Pictures in one transaction."""
+"""Images in one transaction."""
 AT_LEAST_EVERY_S = 0.5
-"""A slow folder's first pictures do not wait for the others."""
+"""A slow folder's first images do not wait for the others."""
 
 
 def item_of(source: Source) -> NewItem:
-    """A found picture as an item; one that cannot be opened at all is refused."""
+    """A found image as an item; one that cannot be opened at all is refused."""
     name = to_text(source.name)
     return NewItem(source.key, name, source.size, source.mtime_ns, refusal=source.refusal)
 
 
 def list_folder(queue: Queue, run_id: int, root: Path, stopped: Callable[[float], bool]) -> None:
-    """Queue every picture under ``root`` and close the job; what is known already stays.
+    """Queue every image under ``root`` and close the job; what is known already stays.
 
     ``stopped(seconds)`` waits that long and says whether to end. A store that fails is waited
     for. Raises ``Unavailable`` when the folder is not there: nothing is closed then.
@@ -97,15 +97,15 @@ STILL_WRITTEN_S = 10.0
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A picture that can be labelled; its bytes are durable."""
+    """An image that can be labelled; its bytes are durable."""
 
     image: Image
-    picture: NewPicture
-    likeness: int
+    stored: NewImage
+    perceptual_hash: int
     """Difference hash, signed 64 bits."""
 
 
-class Pictures:
+class ImageReader:
     """Reads the items of one job. Safe for threads."""
 
     def __init__(self, blobs: Blobs, root: Path | None, limits: ImageLimits) -> None:
@@ -115,9 +115,9 @@ class Pictures:
         self._limits = limits
 
     def prepare(self, item: Item) -> Prepared:
-        """Read, decode and keep one picture.
+        """Read, decode and keep one image.
 
-        Raises ``InvalidInput`` and ``NotAllowed`` for the picture's own faults, ``Replaced``,
+        Raises ``InvalidInput`` and ``NotAllowed`` for the image's own faults, ``Replaced``,
         ``Unfinished``, ``Unavailable`` while the folder is not there, ``NotFound`` and
         ``Damaged`` for bytes that were kept, and ``StoreUnavailable`` and ``StorageFull``.
         """
@@ -135,14 +135,14 @@ class Pictures:
 
     def _prepared(self, content: bytes, name: str) -> Prepared:
         image = decode(content, name, self._limits)
-        picture = NewPicture.of(image.sha256, content)
-        return Prepared(image, picture, likeness(image.pixels))
+        stored = NewImage.of(image.sha256, content)
+        return Prepared(image, stored, perceptual_hash(image.pixels))
 
     def _from_folder(self, item: Item) -> tuple[Source, bytes]:
         """The file as it stands, when that is how it was listed."""
         root = self._root
         if root is None:
-            raise BadImage("the picture was never uploaded; send it again")
+            raise BadImage("the image was never uploaded; send it again")
         name = from_text(item.name)
         path = Path(os.path.realpath(root / name))
         if not path.is_relative_to(root):
@@ -184,7 +184,7 @@ def allowed(root: str, roots: Sequence[Path]) -> Path:
     if not any(real.is_relative_to(os.path.realpath(known)) for known in roots):
         raise NotAllowed(
             f"this server may not read '{root}'; start it with --allow-root and that folder, or "
-            "upload the pictures"
+            "upload the images"
         )
     if not real.is_dir():
         raise NotFound(f"there is no folder '{root}' on the server; check the path")

@@ -1,4 +1,4 @@
-"""Pictures of one job under way: read and decoded in threads, labelled by the engine."""
+"""ImageReader of one job under way: read and decoded in threads, labelled by the engine."""
 
 import queue
 import threading
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from secondlook.core.errors import Busy, ShuttingDown
 from secondlook.core.ontology import Ontology
 from secondlook.core.types import Labelled
-from secondlook.jobs.image_source import Pictures, Prepared
+from secondlook.jobs.image_source import ImageReader, Prepared
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
-from secondlook.store.images import NewPicture
+from secondlook.store.images import NewImage
 from secondlook.store.queue import Item
 
 
@@ -21,8 +21,8 @@ class Done:
     """What an attempt that came to its end made."""
 
     labelled: Labelled
-    picture: NewPicture
-    likeness: int
+    image: NewImage
+    perceptual_hash: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class Attempts:
         self,
         engine: Engine,
         threads: Executor,
-        pictures: Pictures,
+        images: ImageReader,
         ontology: Ontology,
         source: str = "",
     ) -> None:
         """``threads`` read and decode; they may be shared. ``source``: see ``pipeline.Task``."""
         self._engine = engine
         self._threads = threads
-        self._pictures = pictures
+        self._images = images
         self._ontology = ontology
         self._source = source
         self._ended: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
@@ -84,12 +84,12 @@ class Attempts:
         self._ended.put(None)
 
     def stop(self) -> None:
-        """Begin nothing more: pictures that wait for a place in the engine end at once."""
+        """Begin nothing more: images that wait for a place in the engine end at once."""
         self._stopping.set()
 
     def _try(self, item: Item, began: float) -> None:
         try:
-            prepared = self._pictures.prepare(item)
+            prepared = self._images.prepare(item)
             future = self._submit(Task(prepared.image, self._ontology, self._source))
         except BaseException as failure:  # whatever it is, the attempt must be given back
             self._ended.put(Attempt(item, began, failure))
@@ -105,18 +105,18 @@ class Attempts:
                 return self._engine.submit(task)
             except Busy as full:
                 self._stopping.wait(min(full.retry_after_s, 1.0))
-        raise ShuttingDown("the server is shutting down; the picture stays in the queue")
+        raise ShuttingDown("the server is shutting down; the image stays in the queue")
 
 
 class _Kept:
-    """What is needed of a prepared picture after it was labelled: all but its pixels."""
+    """What is needed of a prepared image after it was labelled: all but its pixels."""
 
     def __init__(self, prepared: Prepared) -> None:
-        self._picture, self._likeness = prepared.picture, prepared.likeness
+        self._image, self._perceptual_hash = prepared.stored, prepared.perceptual_hash
 
     def outcome(self, ended: "Future[Labelled]") -> Done | BaseException:
         if ended.cancelled():
             return CancelledError()
         if failure := ended.exception():
             return failure
-        return Done(ended.result(), self._picture, self._likeness)
+        return Done(ended.result(), self._image, self._perceptual_hash)

@@ -11,7 +11,7 @@ from secondlook.jobs.failures import told
 from secondlook.jobs.in_flight import Done
 from secondlook.store import Store
 from secondlook.store.database import now
-from secondlook.store.images import Measured, add_pictures, measure_pictures
+from secondlook.store.images import Measured, add_images, measure_images
 from secondlook.store.queue import Item, Setback, settle
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Commits:
         self._pending.append(outcome)
 
     def _write_alone(self, outcome: _Outcome) -> None:
-        """A result that the database refuses is its picture's fault, and no other's."""
+        """A result that the database refuses is its image's fault, and no other's."""
         try:
             self._write([outcome])
         except (LostLease, Unavailable, StorageFull):
@@ -109,20 +109,20 @@ class Commits:
         done = [(o.item, o.done) for o in outcomes if o.done]
         setbacks = [o.setback for o in outcomes if o.setback]
         with self._store.database.writing() as connection:
-            numbers = add_pictures(connection, [of_item.picture for _, of_item in done])
+            numbers = add_images(connection, [of_item.image for _, of_item in done])
             results, measured = [], []
             for item, of_item in done:
-                labelled, picture = of_item.labelled, numbers[of_item.picture.sha256]
-                results.append((item.id, picture, labelled))
+                labelled, image = of_item.labelled, numbers[of_item.image.sha256]
+                results.append((item.id, image, labelled))
                 size = labelled.width, labelled.height
-                measured.append(Measured(picture, *size, of_item.likeness))
-            measure_pictures(connection, measured)
+                measured.append(Measured(image, *size, of_item.perceptual_hash))
+            measure_images(connection, measured)
             self._store.records.keep_all(connection, self._run, results)
             settle(
                 connection,
                 self._run.id,
                 self._owner,
-                {item: picture for item, picture, _ in results},
+                {item: image for item, image, _ in results},
                 failed=[setback for setback in setbacks if not setback.not_before],
                 later=[setback for setback in setbacks if setback.not_before],
             )

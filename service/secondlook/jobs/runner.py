@@ -56,12 +56,12 @@ class JobRunner:
     ) -> None:
         """``roots`` are the folders that may be read; ``owner`` is this server's name.
 
-        ``in_flight`` pictures at most are under way, of all jobs together; of each job at least
-        one. ``threads`` read and decode pictures.
+        ``in_flight`` images at most are under way, of all jobs together; of each job at least
+        one. ``threads`` read and decode images.
         """
         self._store = store
         self._in_flight = in_flight
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="job-picture")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="job-image")
         self._shop = Workshop(
             store,
             engine,
@@ -94,7 +94,7 @@ class JobRunner:
         return found[0].waits_for() if found else ""
 
     def close(self) -> None:
-        """Take nothing new, finish and keep the pictures under way, and give the jobs back.
+        """Take nothing new, finish and keep the images under way, and give the jobs back.
 
         Call it while the engine still runs.
         """

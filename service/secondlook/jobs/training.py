@@ -1,7 +1,7 @@
 """Trainings of the server: each a process of its own, which may crash, fill a GPU or be killed.
 
     DIR/7/             what `secondlook distill` writes: checkpoints, progress.jsonl, the student
-    DIR/7.cache/       the pictures that it pulled, while it lasts
+    DIR/7.cache/       the images that it pulled, while it lasts
     DIR/7.log          what it said on stderr
     DIR/7.lock         held by the process of training 7, also when the server has died meanwhile
 
@@ -68,7 +68,7 @@ def distill_command(training: Training, address: str, out: Path) -> list[str]:
 
 
 def cache_of(out: Path) -> Path:
-    """Where a training keeps the pictures that it pulls, until it is over."""
+    """Where a training keeps the images that it pulls, until it is over."""
     return out.with_name(f"{out.name}.cache")
 
 
@@ -259,7 +259,7 @@ class Trainer:
         ]
 
     def start(self, address: str) -> None:
-        """Begin to take trainings, which pull their pictures from ``address``."""
+        """Begin to take trainings, which pull their images from ``address``."""
         self._address = address
         self._sweep()
         for thread in self._threads:

@@ -1,7 +1,7 @@
-"""One job at work: its pictures go out as attempts and come back as outcomes, until none is left.
+"""One job at work: its images go out as attempts and come back as outcomes, until none is left.
 
-When something that all pictures need is away, the job says what it waits for and looks again by
-itself, with one picture at first. Results wait in memory while the database is away; there are
+When something that all images need is away, the job says what it waits for and looks again by
+itself, with one image at first. Results wait in memory while the database is away; there are
 never more of them than fit into one transaction and the attempts under way.
 """
 
@@ -29,7 +29,7 @@ from secondlook.core.errors import (
 from secondlook.core.images import ImageLimits
 from secondlook.jobs.failure_policy import Outage, Triage
 from secondlook.jobs.failures import backoff_s
-from secondlook.jobs.image_source import Pictures, allowed, list_folder
+from secondlook.jobs.image_source import ImageReader, allowed, list_folder
 from secondlook.jobs.in_flight import Attempts
 from secondlook.jobs.result_writer import FULL, Commits
 from secondlook.labeling.engine import Engine
@@ -49,7 +49,7 @@ NOT_HERE_S = 5.0
 BROKEN_S = 30.0
 """Before another try at a job that failed in a way nobody thought of."""
 GRACE_S = 20.0
-"""For pictures under way when the server stops."""
+"""For images under way when the server stops."""
 STORE_FAILS = (Unavailable, StorageFull)
 
 Result = TypeVar("Result")
@@ -62,13 +62,13 @@ class Workshop:
     store: Store
     engine: Engine
     threads: Executor
-    """They read and decode pictures."""
+    """They read and decode images."""
     limits: ImageLimits
     roots: Sequence[Path]
     """Folders that may be read."""
     lease_s: float
     share: Callable[[], int]
-    """How many pictures one job may have under way at present."""
+    """How many images one job may have under way at present."""
 
 
 class Worker:
@@ -141,7 +141,7 @@ class Worker:
         self._attempts = Attempts(
             shop.engine,
             shop.threads,
-            Pictures(shop.store.blobs, root, shop.limits),
+            ImageReader(shop.store.blobs, root, shop.limits),
             self._commits.ontology,
             f"job:{job.name}",
         )
@@ -225,7 +225,7 @@ class Worker:
             now = replace(item, key=new.key, size=new.size, changed_ns=new.changed_ns)
             self._ready.appendleft(now)
         else:
-            message = "the file was replaced by another one, which is a picture of its own"
+            message = "the file was replaced by another one, which is an image of its own"
             self._commits.aside(item, "replaced", message)
 
     def _is_over(self) -> bool:

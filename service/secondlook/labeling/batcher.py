@@ -73,7 +73,7 @@ class Batcher(Generic[Item, Result]):
             if len(self._waiting) >= self._max_queue:
                 seconds = max(0.05, round(len(self._waiting) * self._seconds_an_item, 2))
                 raise Busy(
-                    f"{len(self._waiting)} pictures are waiting already; try again in {seconds} s "
+                    f"{len(self._waiting)} images are waiting already; try again in {seconds} s "
                     "or send fewer at a time",
                     retry_after_s=seconds,
                 )
@@ -153,7 +153,7 @@ def _still_wanted(waiting: _Waiting[Item, Result]) -> bool:
         return False
     if waiting.deadline is not None and time.monotonic() > waiting.deadline:
         waiting.future.set_exception(
-            DeadlineExceeded("the deadline passed while the picture was waiting; allow more time")
+            DeadlineExceeded("the deadline passed while the image was waiting; allow more time")
         )
         return False
     return True

@@ -154,7 +154,7 @@ def _hear_the_others(index: int, alone: list[Decision], specs: Sequence[ClassSpe
     return own
 
 
-# Evidence in, judgements out: what the models said of one picture, made into decisions.
+# Evidence in, judgements out: what the models said of one image, made into decisions.
 #
 # Needs no model and no pixels, so stored evidence can be decided again under other thresholds,
 # groups or classes, and gives exactly what the pipeline gave.

@@ -1,7 +1,7 @@
 """The pipeline behind two batching queues: what the server and every long run share.
 
-Stage one of the next batch runs while stage two of the last one does, and pictures of all
-callers meet in the same batches. At most ``max_pictures`` are inside at any moment; one more is
+Stage one of the next batch runs while stage two of the last one does, and images of all
+callers meet in the same batches. At most ``max_images`` are inside at any moment; one more is
 refused at once with a retry hint, so memory and delay stay bounded whatever arrives.
 """
 
@@ -23,18 +23,18 @@ class EngineLimits:
     """Batch sizes and bounds."""
 
     propose_batch: int = 8
-    """Pictures in one call of the proposer."""
+    """Images in one call of the proposer."""
     verify_batch: int = 8
-    """Pictures whose boxes go to the verifier in one call."""
+    """Images whose boxes go to the verifier in one call."""
     max_wait_s: float = 0.005
-    """How long the first picture of a batch waits for company."""
-    max_pictures: int = 64
-    """Pictures inside at one time, waiting or at work."""
+    """How long the first image of a batch waits for company."""
+    max_images: int = 64
+    """Images inside at one time, waiting or at work."""
 
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """One picture inside."""
+    """One image inside."""
 
     task: Task
     outcome: "Future[Labelled]"
@@ -58,7 +58,7 @@ class Visit:
 
 
 class Engine:
-    """Labels single pictures, batched with everybody else's. Thread-safe."""
+    """Labels single images, batched with everybody else's. Thread-safe."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Engine:
         self.limits = limits or EngineLimits()
         self._inside = 0
         self._lock = threading.Lock()
-        wait, room = self.limits.max_wait_s, self.limits.max_pictures
+        wait, room = self.limits.max_wait_s, self.limits.max_images
         self._propose: Batcher[Task, Proposed] = Batcher(
             "propose",
             pipeline.propose,
@@ -90,7 +90,7 @@ class Engine:
         )
 
     def submit(self, task: Task, deadline: float | None = None) -> "Future[Labelled]":
-        """Label one picture; ``deadline`` is a ``time.monotonic()`` moment.
+        """Label one image; ``deadline`` is a ``time.monotonic()`` moment.
 
         The future fails with ``DeadlineExceeded`` when the time ran out before a stage began;
         cancelling it keeps work not yet begun from being done. Raises ``Busy`` when full.
@@ -111,7 +111,7 @@ class Engine:
         self._judge.close()
 
     def depth(self) -> int:
-        """Pictures inside now."""
+        """Images inside now."""
         return self._inside
 
     @property
@@ -126,9 +126,9 @@ class Engine:
 
     def _enter(self) -> None:
         with self._lock:
-            if self._inside >= self.limits.max_pictures:
+            if self._inside >= self.limits.max_images:
                 raise Busy(
-                    f"{self._inside} pictures are being worked on already; "
+                    f"{self._inside} images are being worked on already; "
                     "try again in a moment or send fewer at a time",
                     retry_after_s=0.2,
                 )
@@ -139,13 +139,13 @@ class Engine:
             self._inside -= 1
 
     def _begin(self, visit: Visit) -> None:
-        """Hand the picture to stage one. Raises what its queue raises."""
+        """Hand the image to stage one. Raises what its queue raises."""
         first = self._propose.submit(visit.task, visit.deadline)
         follow(visit.outcome, first)
         first.add_done_callback(lambda done: self._go_on(done, visit))
 
     def _go_on(self, first: "Future[Proposed]", visit: Visit) -> None:
-        """Stage one is done (in its worker's thread): hand the picture to stage two."""
+        """Stage one is done (in its worker's thread): hand the image to stage two."""
         if visit.outcome.cancelled() or first.cancelled():
             return
         if failure := first.exception():

@@ -1,7 +1,7 @@
-"""The stages composed over batches: pictures in, judged boxes out.
+"""The stages composed over batches: images in, judged boxes out.
 
 ``Pipeline`` is plain and synchronous. ``engine.Engine`` runs its two halves behind queues, so
-that pictures of many clients share batches.
+that images of many clients share batches.
 """
 
 import time
@@ -18,12 +18,12 @@ from secondlook.labeling.decisions import box_of, judge_candidates
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one picture may cost, and how low its scores are kept."""
+    """How much one image may cost, and how low its scores are kept."""
 
     floor: float = 0.1
     """Proposer scores below this are not kept, [0, 1]."""
     max_boxes: int = 100
-    """Boxes kept a picture, best first."""
+    """Boxes kept an image, best first."""
     max_iou: float = 0.6
     """Two boxes of one contrast group that overlap more are one object."""
 
@@ -35,12 +35,12 @@ def settings_of(limits: Limits) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One picture and what is wanted of it."""
+    """One image and what is wanted of it."""
 
     image: Image
     ontology: Ontology
     source: str = ""
-    """The job or stream that the picture belongs to; empty: none. Labels do not depend on it,
+    """The job or stream that the image belongs to; empty: none. Labels do not depend on it,
     only whether a student is trusted with it."""
 
 
@@ -52,7 +52,7 @@ class Proposed:
     proposals: Proposals
     candidates: tuple[propose.Candidate, ...]
     ms: float
-    """This picture's share of the proposer's time."""
+    """This image's share of the proposer's time."""
 
 
 class Pipeline:
@@ -75,7 +75,7 @@ class Pipeline:
         return self.judge(self.propose(tasks))
 
     def propose(self, tasks: Sequence[Task]) -> list[Proposed]:
-        """Stage one on a batch; pictures with the same phrases go to the model together."""
+        """Stage one on a batch; images with the same phrases go to the model together."""
         together: dict[tuple[str, ...], list[int]] = {}
         for index, task in enumerate(tasks):
             together.setdefault(task.ontology.phrases, []).append(index)
@@ -105,11 +105,11 @@ class Pipeline:
         if self.verifier is None:
             return [self._labelled(item, {}, 0.0) for item in proposed]
         wanted = [_looks(item) for item in proposed]
-        looks = [look for of_picture in wanted for look in of_picture.values()]
+        looks = [look for of_image in wanted for look in of_image.values()]
         answered = iter(verify.verify(self.verifier, looks, self.cache))
         heard = [
-            {(*key, verdict.question): verdict for key in of_picture for verdict in next(answered)}
-            for of_picture in wanted
+            {(*key, verdict.question): verdict for key in of_image for verdict in next(answered)}
+            for of_image in wanted
         ]
         ms = (time.perf_counter() - started) * 1000 / max(len(proposed), 1)
         return [
@@ -139,7 +139,7 @@ class Pipeline:
 
 
 def _looks(item: Proposed) -> dict[tuple[int, View], verify.Look]:
-    """What must be seen of one picture: one look a box and view, with all its questions."""
+    """What must be seen of one image: one look a box and view, with all its questions."""
     questions: dict[tuple[int, View], dict[str, None]] = {}
     for candidate in item.candidates:
         for spec in (item.task.ontology.classes[index] for index in candidate.classes):

@@ -1,4 +1,4 @@
-"""Stage one: pictures and an ontology in, scored boxes out."""
+"""Stage one: images and an ontology in, scored boxes out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from secondlook.core.boxes import padded_window
 from secondlook.core.errors import SecondlookError
 from secondlook.core.types import Answer, Ask, Image, Pixels, Verdict, View
 
-# What a verifier is shown of a box: the crop, the crop in its context, or the whole picture.
+# What a verifier is shown of a box: the crop, the crop in its context, or the whole image.
 
 CROP_MARGIN = 0.1
 CONTEXT_MARGIN = 0.5
@@ -33,7 +33,7 @@ def render(
     """The pixels that a verifier sees, (h, w, 3) uint8 RGB.
 
     Enlarged (bicubic, aspect kept) until the shorter side has ``min_side`` pixels: several
-    vision models fail on, or see nothing in, pictures of fewer than about 32 pixels.
+    vision models fail on, or see nothing in, images of fewer than about 32 pixels.
     """
     if view is View.IMAGE:
         return _enlarge(image.pixels, min_side)
@@ -48,7 +48,7 @@ def render(
 def _outline(window: Pixels, box: tuple[float, float, float, float]) -> Pixels:
     drawn = PILImage.fromarray(window)
     width = max(1, round(min(window.shape[:2]) / 100))
-    # Whole pixels inside the window: a box at the picture's border would lose that side.
+    # Whole pixels inside the window: a box at the image's border would lose that side.
     left, top = min(round(box[0]), drawn.width - 1), min(round(box[1]), drawn.height - 1)
     right = max(left, min(round(box[2]), drawn.width) - 1)
     bottom = max(top, min(round(box[3]), drawn.height) - 1)
@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Verifier(Protocol):
-    """A model that answers closed questions about pictures. Implement this to plug one in."""
+    """A model that answers closed questions about images. Implement this to plug one in."""
 
     name: str
     """Short name for people, e.g. ``moondream``."""

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (arXiv 2010.04159) that is quick on a CPU.
 
-transformers samples with ``grid_sample``, a heads-by-channels picture at a time, and then
+transformers samples with ``grid_sample``, a heads-by-channels image at a time, and then
 weighs and sums what it sampled; on a CPU a third of Grounding DINO's time goes there. The same
 sum is a weighted bag of rows: four corners a point, each with its bilinear weight times its
 attention. ``embedding_bag`` computes it in one pass over memory, without the samples in between.
@@ -63,7 +63,7 @@ class DeformableAttention(nn.Module):
     ) -> tuple[Tensor, None]:
         """As the original's: (B, Q, C) queries, (B, S, C) values, (B, Q, levels, 2 or 4) points.
 
-        ``attention_mask`` (B, S) is True where there is picture. Returns (B, Q, C), and None for
+        ``attention_mask`` (B, S) is True where there is image. Returns (B, Q, C), and None for
         the attention, which is not kept.
         """
         batch, queries, channels = hidden_states.shape
@@ -96,13 +96,13 @@ class _Grid:
     spread: tuple[Tensor, Tensor]
     """Across and down, (levels, K): relative coordinates by level to cells by sample."""
     last: tuple[Tensor, Tensor]
-    """Across and down: the last coordinate in the frame, a cell beyond the picture."""
+    """Across and down: the last coordinate in the frame, a cell beyond the image."""
     stride: Tensor
     """From a cell's row to that of the cell below."""
     start: Tensor
     """Row of the first cell of the level, for the sample's head."""
     rows: int
-    """Rows of one picture in the frame."""
+    """Rows of one image in the frame."""
 
 
 @lru_cache(maxsize=64)
@@ -135,7 +135,7 @@ def _places(wanted: Tensor, reference: Tensor, grid: _Grid) -> tuple[Tensor, Ten
 
     ``wanted`` (B · Q, 3, K) holds the offsets, in cells or, for reference boxes, in shares of
     half the box; ``reference`` is (B · Q, levels, 2 or 4). The centre of the first cell of the
-    picture is 1 in the frame.
+    image is 1 in the frame.
     """
     found = []
     for axis, spread in enumerate(grid.spread):
@@ -158,8 +158,8 @@ def _corners(
     low_right, high_right = low * right_share, high * right_share
     weights = [high.sub_(high_right), high_right, low.sub_(low_right), low_right]
     first = top.mul_(grid.stride).add_(left.mul_(grid.heads)).add_(grid.start)
-    pictures = torch.arange(batch, dtype=torch.int32)[:, None] * grid.rows
-    first.view(batch, -1).add_(pictures)
+    images = torch.arange(batch, dtype=torch.int32)[:, None] * grid.rows
+    first.view(batch, -1).add_(images)
     below = first + grid.stride
     rows = [first, first + grid.heads, below, below + grid.heads]
     bag = (len(x), grid.heads, -1)
@@ -199,7 +199,7 @@ def _joined(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
     return joined.to(offsets.weight.device, offsets.weight.dtype).requires_grad_(False)
 
 
-# The attention between picture and caption in Grounding DINO, without its passes over memory.
+# The attention between image and caption in Grounding DINO, without its passes over memory.
 #
 # transformers writes out the scores of every cell and token and goes over them again and again:
 # shifts, clamps, masks, two softmaxes. PyTorch's fused attention never holds them. Shifting and

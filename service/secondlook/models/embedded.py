@@ -2,7 +2,7 @@
 
 They are real ``GroundingDinoForObjectDetection`` and ``FastVlmForConditionalGeneration``
 checkpoints, trained on the demo world by the recipes in ``service/recipes``. They know that drawn
-world only; real pictures want real checkpoints.
+world only; real images want real checkpoints.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ EMBEDDED = Path(__file__).parent / "weights"
 
 def load_proposer(argument: str, options: ModelOptions) -> Proposer:
     """The embedded Grounding DINO; ``argument`` is not used."""
-    # Canvases in steps of 32 pixels, as in its training: more shapes of pictures share a batch.
+    # Canvases in steps of 32 pixels, as in its training: more shapes of images share a batch.
     return grounding_dino.load(f"{EMBEDDED / 'proposer'}?pad=32", options)
 
 

@@ -1,6 +1,6 @@
 """Stage one on transformers' Grounding DINO and MM Grounding DINO (arXiv 2303.05499, 2401.02361).
 
-Pictures that share a caption and a canvas go through the model together. A class is scored from
+Images that share a caption and a canvas go through the model together. A class is scored from
 the token span of its phrase in the logits, read directly: the processor's post-processing gives
 decoded words instead, whose names changed between releases.
 """
@@ -134,12 +134,12 @@ def _write(members: list[tuple[int, tuple[int, ...]]], marks: Marks) -> Caption:
     return Caption((*ids, marks.end), tuple(index for index, _ in members), tuple(spans))
 
 
-# Pictures into the pixel tensors of a DETR-like model, by its own image processor's settings.
+# Images into the pixel tensors of a DETR-like model, by its own image processor's settings.
 #
 # Does what transformers' processor does, value for value, and nothing else: no format guessing and
-# no annotations, whose cost a small model would feel. The shape in which a picture enters depends
-# on that picture alone, never on its company; that is what makes a batch give the same boxes as
-# one picture at a time, because normalisation layers and windows see the padding.
+# no annotations, whose cost a small model would feel. The shape in which an image enters depends
+# on that image alone, never on its company; that is what makes a batch give the same boxes as
+# one image at a time, because normalisation layers and windows see the padding.
 
 _BICUBIC = 3
 
@@ -149,7 +149,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """How pictures are resized, normalised and padded."""
+    """How images are resized, normalised and padded."""
 
     shortest: int
     """Length that the shorter side is brought to, pixels …"""
@@ -169,7 +169,7 @@ class PixelSettings:
     """… of this many pixels a side."""
 
     def resized(self, height: int, width: int) -> Shape:
-        """The shape that a picture is resized to, sides of at least one pixel.
+        """The shape that an image is resized to, sides of at least one pixel.
 
         The arithmetic, its rounding included, is that of DETR's published preprocessing.
         """
@@ -184,7 +184,7 @@ class PixelSettings:
         return (size, other) if height <= width else (other, size)
 
     def canvas(self, resized: Shape) -> Shape:
-        """The padded shape in which a picture of this resized shape enters the model."""
+        """The padded shape in which an image of this resized shape enters the model."""
         if self.pad_to is not None:
             return max(self.pad_to[0], resized[0]), max(self.pad_to[1], resized[1])
         height, width = (-(-side // self.multiple) * self.multiple for side in resized)
@@ -224,10 +224,10 @@ def settings_of(processor: Any, **more: int) -> PixelSettings:
 def prepare(
     images: Sequence[Image], settings: PixelSettings, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of one canvas as the model's input.
+    """Images of one canvas as the model's input.
 
     Returns pixel values (B, 3, H, W) float32 in channels-last layout, which is the layout both
-    of decoded pictures and of fast convolutions, and the mask (B, H, W) int64: 1 for picture,
+    of decoded images and of fast convolutions, and the mask (B, H, W) int64: 1 for image,
     0 for padding. Padding is 0 after normalisation.
     """
     shapes = [settings.resized(image.height, image.width) for image in images]
@@ -281,8 +281,8 @@ class _Prompt:
 class GroundingDinoProposer:
     """Boxes from words. Thread-safe: the model is only read.
 
-    The result for a picture does not depend on its company: it enters in a shape of its own, and
-    only pictures of that shape and the same caption share a batch.
+    The result for an image does not depend on its company: it enters in a shape of its own, and
+    only images of that shape and the same caption share a batch.
     """
 
     def __init__(
@@ -335,7 +335,7 @@ class GroundingDinoProposer:
         return [_joined(parts, len(phrases)) for parts in found.values()]
 
     def _batches(self, images: Sequence[Image]) -> Iterator[list[int]]:
-        """Rows of pictures that enter the model together: one canvas, bounded in number."""
+        """Rows of images that enter the model together: one canvas, bounded in number."""
         by_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             resized = self._pixels.resized(image.height, image.width)
@@ -425,7 +425,7 @@ def finest_cell(model: Any) -> int:
     """Pixels a side of one cell of the model's finest feature map.
 
     The model takes its ``num_queries`` best cells and fails when there are fewer, which a long
-    and thin picture would bring about; the canvas is made large enough with this number.
+    and thin image would bring about; the canvas is made large enough with this number.
     """
     return 64 // _features_of_64(model)[0].shape[-1]
 

@@ -93,8 +93,8 @@ class Prompting:
     """Phrases that share a caption at most; None packs as many as fit. 1 finds most and costs a
     pass of the model for each phrase."""
     pad: int = 1
-    """Pictures are padded to a multiple of this many pixels. 1 pads nothing: scores equal those
-    of the original code, but only pictures of one resized shape share a batch."""
+    """Images are padded to a multiple of this many pixels. 1 pads nothing: scores equal those
+    of the original code, but only images of one resized shape share a batch."""
 
 
 def split(argument: str, allowed: Collection[str] = ()) -> tuple[str, dict[str, str]]:
@@ -135,7 +135,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 PRIMITIVES = 128
 """Kernels that PyTorch's CPU library (oneDNN) keeps, one for each shape of each layer. With its
-own 1,024 they held 160 MB more after 400 pictures of many shapes, and batches were no quicker."""
+own 1,024 they held 160 MB more after 400 images of many shapes, and batches were no quicker."""
 
 
 @dataclass(frozen=True)

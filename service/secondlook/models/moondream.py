@@ -3,10 +3,10 @@
 Spec: ``moondream:MODEL``, for example ``moondream:moondream2``; alone it means ``moondream2``. The
 package runs Moondream 2 and 3, Qwen 3.5 and Gemma 4 on NVIDIA and Apple hardware and, for some
 models, on the CPU, without remote code. It fetches weights from a hub on first use, and, by its
-own account, reports usage counts (no pictures) to its vendor while it runs.
+own account, reports usage counts (no images) to its vendor while it runs.
 
 It gives words and no probabilities, so answers have ``exact`` False. Its prefix cache shares the
-encoding of a picture between questions that follow each other.
+encoding of an image between questions that follow each other.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class MoondreamVerifier:
 
 
 def load(argument: str, options: ModelOptions) -> MoondreamVerifier:
-    """A verifier from one of the package's model names; tested once with a drawn picture.
+    """A verifier from one of the package's model names; tested once with a drawn image.
 
     Raises ``MissingExtra`` without the package, ``NotFound`` for a model that it does not know,
     ``Unavailable`` when it cannot start the model here.

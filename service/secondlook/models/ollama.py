@@ -6,7 +6,7 @@ answer says so (``exact`` False).
 
 Concurrency: Ollama works on ``OLLAMA_NUM_PARALLEL`` requests (1 by default, and several vision
 models are held to 1), queues 512 and refuses the rest with 503. A few requests in flight keep its
-queue from running dry while the next picture is on its way; more only fill the queue.
+queue from running dry while the next image is on its way; more only fill the queue.
 """
 
 import logging
@@ -57,13 +57,13 @@ class OllamaVerifier:
         """See ``Verifier.answer``; never raises."""
         return self._asker.answer(asks)
 
-    def _ask(self, picture: bytes, question: str, left_s: float) -> Answer:
+    def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         """One try. The client's time limit is fixed, so ``left_s`` cannot be passed on."""
         import httpx
         from ollama import ResponseError
 
         try:
-            reply = self._chat(picture, question)
+            reply = self._chat(image, question)
         except ResponseError as refusal:
             raise _refusal(refusal.status_code, self.name) from refusal
         except httpx.TimeoutException as late:
@@ -74,10 +74,10 @@ class OllamaVerifier:
             raise FailedError("Ollama sent a reply that is cut off or not its own") from garbled
         return self._read(reply)
 
-    def _chat(self, picture: bytes, question: str) -> Any:
+    def _chat(self, image: bytes, question: str) -> Any:
         return self._client.chat(
             model=self.name,
-            messages=[{"role": "user", "content": closed(question), "images": [picture]}],
+            messages=[{"role": "user", "content": closed(question), "images": [image]}],
             stream=False,
             think=False,
             logprobs=True,
@@ -111,7 +111,7 @@ def _refusal(status: int, model: str) -> Exception:
 
 
 def load(argument: str, options: ModelOptions) -> OllamaVerifier:
-    """A verifier from ``MODEL`` or ``MODEL@http://host:port``; tested once with a drawn picture.
+    """A verifier from ``MODEL`` or ``MODEL@http://host:port``; tested once with a drawn image.
 
     Raises ``MissingExtra`` without the package, ``Unavailable`` when no server answers,
     ``NotFound`` when it lacks the model, ``BadSetting`` when the model cannot see.
@@ -169,6 +169,6 @@ def _check_sight(client: Any, model: str) -> None:
         return
     if able and "vision" not in able:
         raise BadSetting(
-            f"the model '{model}' cannot see pictures (it can do: {', '.join(able)}); "
+            f"the model '{model}' cannot see images (it can do: {', '.join(able)}); "
             "use one with vision, for example ollama:moondream"
         )

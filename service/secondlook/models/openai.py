@@ -59,11 +59,11 @@ class OpenAIVerifier:
         """See ``Verifier.answer``; never raises."""
         return self._asker.answer(asks)
 
-    def _ask(self, picture: bytes, question: str, left_s: float) -> Answer:
+    def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         import httpx
 
         level = self._top
-        body = self._body(picture, question, FEWER_TOP_TOKENS[level])
+        body = self._body(image, question, FEWER_TOP_TOKENS[level])
         try:
             reply = self._client.post("chat/completions", json=body, timeout=left_s)
         except (httpx.ConnectError, httpx.TimeoutException) as down:
@@ -82,9 +82,9 @@ class OpenAIVerifier:
         except (ValueError, LookupError, TypeError, AttributeError) as garbled:
             raise FailedError("the model server sent a reply that is cut off") from garbled
 
-    def _body(self, picture: bytes, question: str, top: int) -> dict[str, Any]:
-        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-        url = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    def _body(self, image: bytes, question: str, top: int) -> dict[str, Any]:
+        kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+        url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": closed(question)},
@@ -124,7 +124,7 @@ def _refusal(status: int, headers: Mapping[str, str]) -> Exception:
 
 
 def load(argument: str, options: ModelOptions) -> OpenAIVerifier:
-    """A verifier from ``MODEL@http://host:port/v1``; tested once with a drawn picture.
+    """A verifier from ``MODEL@http://host:port/v1``; tested once with a drawn image.
 
     Raises ``MissingExtra`` without httpx, ``BadSetting`` for another spec or a wrong key,
     ``Unavailable`` when no server answers, ``NotFound`` when it does not serve the model.

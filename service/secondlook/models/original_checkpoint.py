@@ -208,7 +208,7 @@ def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
 
 
 def pixels(queries: int, multiple: int) -> PixelSettings:
-    """How the authors' code brings pictures in: 800 pixels on the shorter side, 1333 at most."""
+    """How the authors' code brings images in: 800 pixels on the shorter side, 1333 at most."""
     processor = GroundingDinoImageProcessor()
     return settings_of(processor, multiple=multiple, least_cells=queries, cell=8)
 

@@ -1,4 +1,4 @@
-"""What every model behind a network has in common: limits, retries, and pictures as bytes.
+"""What every model behind a network has in common: limits, retries, and images as bytes.
 
 A question is tried until it is answered, until trying again makes no sense, or until its time is
 up; then it has no verdict. It is never answered with no because a server was down.
@@ -23,7 +23,7 @@ from secondlook.core.types import Answer, Ask, Pixels
 log = logging.getLogger(__name__)
 
 MIN_SIDE = 64
-"""Several vision models behind these servers fail on, or see nothing in, smaller pictures."""
+"""Several vision models behind these servers fail on, or see nothing in, smaller images."""
 PNG_PIXELS = 1 << 20
 """Larger views travel as JPEG at quality 95: as PNG they take longer to pack than to answer."""
 FEW_TOKENS = 4
@@ -31,8 +31,8 @@ FEW_TOKENS = 4
 TOP_TOKENS = 20
 """Likeliest tokens asked for at each place; the most that Ollama, vLLM and OpenAI give."""
 
-SEEN = "Is there a red circle in this picture?"
-ABSURD = "Is there a crowd of elephants in this picture?"
+SEEN = "Is there a red circle in this image?"
+ABSURD = "Is there a crowd of elephants in this image?"
 
 
 class RefusedError(Exception):
@@ -74,7 +74,7 @@ class Patience:
 class RemoteAsker:
     """Asks questions over a network, at most ``concurrency`` at one time. Thread-safe.
 
-    ``ask(picture, question, left_s)`` asks once; it raises ``FailedError``, ``UnreachableError``
+    ``ask(image, question, left_s)`` asks once; it raises ``FailedError``, ``UnreachableError``
     or ``RefusedError``.
     """
 
@@ -97,13 +97,13 @@ class RemoteAsker:
         """Every answer, in order; a question that could not be answered has ``error`` set.
 
         The questions of one view follow each other, so that a server which keeps the last prompt
-        reads the picture once.
+        reads the image once.
         """
         gone = threading.Event()
         asked: list[list[_Question]] = []
         for ask in asks:
-            picture = packed(ask.pixels)
-            asked.append([_Question(picture, question, gone) for question in ask.questions])
+            image = packed(ask.pixels)
+            asked.append([_Question(image, question, gone) for question in ask.questions])
             for question in asked[-1]:
                 self._waiting.put(question)
         return [tuple(question.answer.result() for question in of_view) for of_view in asked]
@@ -113,7 +113,7 @@ class RemoteAsker:
             question = self._waiting.get()
             try:
                 question.answer.set_result(self._persist(question))
-            except Exception as bug:  # an answer must come, or its picture waits for ever
+            except Exception as bug:  # an answer must come, or its image waits for ever
                 log.exception("%s: a question failed", self._name)
                 cause = f"{self._name} failed ({type(bug).__name__}); see the log"
                 question.answer.set_result(Answer(None, error=cause))
@@ -126,7 +126,7 @@ class RemoteAsker:
             tried += 1
             try:
                 left_s = max(ends - time.monotonic(), 0.001)
-                return self._ask(question.picture, question.text, left_s)
+                return self._ask(question.image, question.text, left_s)
             except RefusedError as refusal:
                 return Answer(None, error=str(refusal))
             except FailedError as failure:
@@ -146,7 +146,7 @@ class RemoteAsker:
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    picture: bytes
+    image: bytes
     text: str
     gone: threading.Event
     """Set for the whole batch once the backend was given up on."""
@@ -154,29 +154,29 @@ class _Question:
 
 
 def packed(pixels: Pixels) -> bytes:
-    """A view as the bytes of a picture file: PNG, or JPEG where that would be large."""
+    """A view as the bytes of an image file: PNG, or JPEG where that would be large."""
     file = io.BytesIO()
-    picture = PILImage.fromarray(pixels)
+    image = PILImage.fromarray(pixels)
     if pixels.shape[0] * pixels.shape[1] <= PNG_PIXELS:
-        picture.save(file, "PNG", compress_level=1)
+        image.save(file, "PNG", compress_level=1)
     else:
-        picture.save(file, "JPEG", quality=95, subsampling=0)
+        image.save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()
 
 
 def red_disc() -> Pixels:
     """A red disc on white, (224, 224, 3) uint8: what the self-test asks about."""
-    picture = PILImage.new("RGB", (224, 224), "white")
-    ImageDraw.Draw(picture).ellipse((42, 42, 182, 182), fill="red")
-    return np.asarray(picture)
+    image = PILImage.new("RGB", (224, 224), "white")
+    ImageDraw.Draw(image).ellipse((42, 42, 182, 182), fill="red")
+    return np.asarray(image)
 
 
 def self_test(ask: Callable[[Sequence[Ask]], Sequence[Sequence[Answer]]], name: str) -> list[str]:
-    """Ask about a drawn picture what has a plain answer; returns what is wrong, in sentences.
+    """Ask about a drawn image what has a plain answer; returns what is wrong, in sentences.
 
     A model that gives nothing, or the same to everything, would make a whole run unsure or
     useless; better to be told at the start. The run goes on: some models still tell real
-    pictures apart.
+    images apart.
     """
     seen, absurd = ask([Ask(red_disc(), (SEEN, ABSURD))])[0]
     if seen.error or absurd.error:

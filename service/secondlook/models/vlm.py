@@ -43,7 +43,7 @@ SELF_TEST = ("Is this a cat?", "Is this a red dog in a small tree?", "Is it a ca
 class TransformersVerifier:
     """Yes/no questions to a transformers image-text-to-text model. Thread-safe.
 
-    Works with the classes of ``AutoModelForImageTextToText`` whose prompt has the picture before
+    Works with the classes of ``AutoModelForImageTextToText`` whose prompt has the image before
     the question: SmolVLM and Idefics3, Qwen-VL, Gemma 3, PaliGemma, LLaVA and the like.
     """
 
@@ -79,7 +79,7 @@ class TransformersVerifier:
         with torch.inference_mode():
             self._pixels = self._plan_pixels(getattr(processor, "image_processor", None))
         self._pass = self._choose_pass()
-        # A fixed picture size is reached by the processor's own resize; others want some substance.
+        # A fixed image size is reached by the processor's own resize; others want some substance.
         self.min_side = 1 if self._pixels else 32
 
     def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
@@ -142,7 +142,7 @@ class TransformersVerifier:
         return [self._to_model(Group(tuple(range(len(views))), self._head, images))]
 
     def _to_model(self, group: Group) -> Group:
-        """Pictures in the model's own precision."""
+        """Images in the model's own precision."""
         images = {
             name: value.to(self._dtype) if value.is_floating_point() else value
             for name, value in group.images.items()
@@ -167,7 +167,7 @@ class TransformersVerifier:
         return pieces[0][0], pieces[1][0]
 
     def _plan_pixels(self, image_processor: Any) -> vlm_inputs.PixelPlan | None:
-        """The quick way to pixels, when it gives what the processor gives on three pictures."""
+        """The quick way to pixels, when it gives what the processor gives on three images."""
         planned = vlm_inputs.plan(image_processor)
         head, images = self._prompts.template()
         if planned is None or "pixel_values" not in images:
@@ -177,7 +177,7 @@ class TransformersVerifier:
             own_head, own = self._prompts.view(probe)
             same = torch.equal(own_head["input_ids"], head["input_ids"])
             if not (same and vlm_inputs.agrees(planned, [probe], own["pixel_values"])):
-                log.info("%s: pictures go through the processor one by one", self.name)
+                log.info("%s: images go through the processor one by one", self.name)
                 return None
         self._head = head
         self._pixel_shape = images["pixel_values"].shape[1:]
@@ -203,7 +203,7 @@ def _image_token_id(model: Any) -> int:
         if found is not None:
             return int(found)
     raise BadSetting(
-        f"{type(model).__name__} does not mark where a picture stands in its prompt; "
+        f"{type(model).__name__} does not mark where an image stands in its prompt; "
         "use a checkpoint of another family (SmolVLM, Qwen-VL, Gemma 3, LLaVA, ...)"
     )
 

@@ -44,13 +44,13 @@ class Group:
 def pick(tensor: torch.Tensor, views: int, wanted: torch.Tensor) -> torch.Tensor:
     """The parts of ``tensor`` that belong to the views ``wanted``, when it holds ``views``.
 
-    Models with a free picture size flatten the patches of all pictures into one axis.
+    Models with a free image size flatten the patches of all images into one axis.
     """
     return tensor.unflatten(0, (views, -1))[wanted].flatten(0, 1)
 
 
 class Prompts:
-    """The text side of a processor, and its picture side where it has to be asked for each view."""
+    """The text side of a processor, and its image side where it has to be asked for each view."""
 
     def __init__(self, processor: Any, image_token_id: int, device: torch.device) -> None:
         """Raises ``BadSetting`` when the checkpoint's template puts the question first."""
@@ -64,12 +64,12 @@ class Prompts:
         second = self._cut(self._encode(self._probe, "Is this a red dog in a small tree?"))[0]
         if not torch.equal(first["input_ids"], second["input_ids"]):
             raise BadSetting(
-                "the checkpoint's chat template puts the question before the picture, so the "
-                "picture cannot be read once for many questions; use another checkpoint"
+                "the checkpoint's chat template puts the question before the image, so the "
+                "image cannot be read once for many questions; use another checkpoint"
             )
 
     def text(self, question: str) -> str:
-        """The prompt of a question, with one placeholder for the picture."""
+        """The prompt of a question, with one placeholder for the image."""
         asked = closed(question)
         template = getattr(self._processor, "chat_template", None)
         if not (template or getattr(self._tokenizer, "chat_template", None)):
@@ -89,7 +89,7 @@ class Prompts:
         return known
 
     def template(self) -> tuple[Tokens, dict[str, torch.Tensor]]:
-        """Head and image tensors of one probe picture: the shapes that the model expects."""
+        """Head and image tensors of one probe image: the shapes that the model expects."""
         encoded = self._encode(self._probe, "Is this a cat?")
         return self._cut(encoded)[0], _images(encoded)
 
@@ -116,12 +116,12 @@ class Prompts:
             for rows in together.values()
         ]
 
-    def _encode(self, picture: PILImage.Image, question: str) -> dict[str, torch.Tensor]:
+    def _encode(self, image: PILImage.Image, question: str) -> dict[str, torch.Tensor]:
         text = self.text(question)
         begin = getattr(self._tokenizer, "bos_token", None)
         # A template may write the beginning-of-text token itself; a second one changes answers.
         special = {} if not (begin and text.startswith(begin)) else {"add_special_tokens": False}
-        made = self._processor(text=[text], images=[picture], return_tensors="pt", **special)
+        made = self._processor(text=[text], images=[image], return_tensors="pt", **special)
         return {
             name: value.to(self._device) for name, value in made.items() if torch.is_tensor(value)
         }
@@ -131,7 +131,7 @@ class Prompts:
         places = torch.nonzero(ids[0] == self._image_token_id)
         if not len(places):
             raise BadSetting(
-                "the checkpoint's prompt has no place for a picture; "
+                "the checkpoint's prompt has no place for an image; "
                 "it is not a vision-language model that can be asked about one"
             )
         end = int(places[-1]) + 1
@@ -165,7 +165,7 @@ def _key(head: Tokens, images: dict[str, torch.Tensor]) -> Hashable:
 
 
 def drawn(height: int, width: int, seed: int) -> Pixels:
-    """A drawn picture, (height, width, 3) uint8, for self-tests: a disc on coloured slopes."""
+    """A drawn image, (height, width, 3) uint8, for self-tests: a disc on coloured slopes."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     slopes = np.stack([x / width, y / height, (x + y) / (width + height)], axis=-1) * 200
     inside = (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(height, width) / 3) ** 2
@@ -173,9 +173,9 @@ def drawn(height: int, width: int, seed: int) -> Pixels:
     return slopes.astype(np.uint8)
 
 
-# A processor's picture arithmetic done for a whole batch at once, where it is plain enough.
+# A processor's image arithmetic done for a whole batch at once, where it is plain enough.
 #
-# Resize, rescale, normalize: a processor does these picture by picture with checks around each,
+# Resize, rescale, normalize: a processor does these image by image with checks around each,
 # which for a small model costs more than the model. ``plan`` knows two families and gives up on
 # anything else; what it plans is compared with the processor itself before it is used.
 
@@ -214,15 +214,15 @@ class PixelPlan:
         return levels.mul_(self.factor / std).sub_(mean / std)
 
     def _resized(self, pixels: Pixels) -> torch.Tensor:
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.first_edge:
-            picture = self._to(picture, *_longest_edge(pixels.shape, self.first_edge))
-        return self._to(picture, self.height, self.width)
+            image = self._to(image, *_longest_edge(pixels.shape, self.first_edge))
+        return self._to(image, self.height, self.width)
 
-    def _to(self, picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        if picture.shape[1:] == (height, width):
-            return picture
-        return v2.functional.resize(picture, [height, width], self.resample, antialias=True)
+    def _to(self, image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        if image.shape[1:] == (height, width):
+            return image
+        return v2.functional.resize(image, [height, width], self.resample, antialias=True)
 
 
 def _longest_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:

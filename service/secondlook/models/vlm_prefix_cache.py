@@ -6,7 +6,7 @@ All give the same numbers and differ in what questions on one view share:
 - ``features``: the image encoding. For models that read the whole prompt in both directions.
 - ``plain``: nothing; one full prompt a question.
 
-``choose`` tries them on drawn pictures and takes the first that agrees with ``plain``.
+``choose`` tries them on drawn images and takes the first that agrees with ``plain``.
 """
 
 import inspect
@@ -86,7 +86,7 @@ def _prefill(model: Any, group: Group, counts: Sequence[int]) -> Any:
     cache = model(**head, **group.images, use_cache=True, logits_to_keep=1).past_key_values
     rows = torch.arange(views).repeat_interleave(torch.tensor(counts)).to(_device(group))
     cache.batch_select_indices(rows)
-    # The Qwen-VL family remembers, between two passes, how far a picture moved the positions of
+    # The Qwen-VL family remembers, between two passes, how far an image moved the positions of
     # the text behind it; it is one number a row, so it has to be repeated with the rows.
     inner = getattr(model, "model", model)
     if getattr(inner, "rope_deltas", None) is not None:

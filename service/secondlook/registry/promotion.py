@@ -1,6 +1,6 @@
-"""Is a student as good as the one that devices run? Both are run on the same held-out pictures.
+"""Is a student as good as the one that devices run? Both are run on the same held-out images.
 
-The pictures are those of a snapshot, in its own order, which is by hash: the first ``MAX_PICTURES``
+The images are those of a snapshot, in its own order, which is by hash: the first ``MAX_IMAGES``
 are a fair draw and always the same ones. Groups fall into the parts of a split by hash too, so what
 one snapshot held out a later one of the same runs has not trained on.
 """
@@ -28,7 +28,7 @@ from secondlook.store.snapshots import Snapshot
 
 ALLOWED_LOSS = 0.005
 """Of mAP50: half a point is what two trainings of the same data differ by."""
-MAX_PICTURES = 2000
+MAX_IMAGES = 2000
 """Compared on; minutes on one core."""
 THREADS = 1
 """Of each model: the server labels meanwhile."""
@@ -38,12 +38,12 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two versions made of the same pictures."""
+    """What two versions made of the same images."""
 
     snapshot: str
     """Its name."""
     split: str
-    pictures: int
+    images: int
     current_version: int
     current_map50: float
     """[0, 1], over the classes of the current version that have a true box."""
@@ -58,7 +58,7 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"mAP50 {self.candidate_map50:.3f} against {self.current_map50:.3f} of version "
-            f"{self.current_version}, on {self.pictures:,} held-out pictures ('{self.split}') of "
+            f"{self.current_version}, on {self.images:,} held-out images ('{self.split}') of "
             f"snapshot '{self.snapshot}'"
         )
 
@@ -100,7 +100,7 @@ def promote(
             if not comparison.good_enough:
                 raise NotBetter(
                     f"version {version} of '{name}' finds less: {reason}; train it longer or on "
-                    "more pictures, or promote it with --force"
+                    "more images, or promote it with --force"
                 )
         if store.students.promote(name, version, reason, current.version if current else None):
             return store.students.get(name, version), comparison
@@ -114,7 +114,7 @@ def compare(
     on_snapshot: str = "",
     stopped: Callable[[], bool] = _going_on,
 ) -> Comparison:
-    """Run both on the held-out pictures of a snapshot (its name; empty: the current version's).
+    """Run both on the held-out images of a snapshot (its name; empty: the current version's).
 
     Raises as ``promote``.
     """
@@ -132,7 +132,7 @@ def compare(
         truth = _places(manifest.classes, classes)
         samples: list[Sample] = []
         found: list[list[Detections]] = [[], []]
-        for _, entry in islice(entries(store.blobs, manifest, split), MAX_PICTURES):
+        for _, entry in islice(entries(store.blobs, manifest, split), MAX_IMAGES):
             if stopped():
                 raise Cancelled("the comparison was given up before its end")
             pixels = decode(store.blobs.get(entry.sha256), entry.name).pixels
@@ -174,7 +174,7 @@ def _split(manifest: Manifest, snapshot: Snapshot, wanted: Sequence[str]) -> str
         if split and manifest.count(split):
             return split
     raise InvalidInput(
-        f"snapshot '{snapshot.name}' has no picture in a split {' or '.join(map(repr, wanted))}, "
+        f"snapshot '{snapshot.name}' has no image in a split {' or '.join(map(repr, wanted))}, "
         f"only {', '.join(manifest.splits)}; compare on another --on-snapshot"
     )
 

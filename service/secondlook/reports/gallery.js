@@ -1,5 +1,5 @@
 "use strict";
-// Text from pictures, users and models only ever enters the page through textContent.
+// Text from images, users and models only ever enters the page through textContent.
 const words = JSON.parse(document.body.dataset.words);
 const cards = [...document.querySelectorAll(".card")];
 const panel = document.getElementById("panel");

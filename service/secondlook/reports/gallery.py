@@ -1,7 +1,7 @@
 """One HTML file that shows what was labelled and why; it needs no network and no other file.
 
 Everything that came from a user or a model is escaped, and a content security policy forbids the
-page to run or load anything but its own script and embedded pictures.
+page to run or load anything but its own script and embedded images.
 """
 
 import base64
@@ -27,7 +27,7 @@ from secondlook_client.results import Judgement, LabelPath, LabelResult, Outcome
 # The gallery's HTML, piece by piece. Every value is escaped where it enters the text.
 
 CHARACTER = 0.022
-"""Width of a tag's character as a share of a picture in the grid."""
+"""Width of a tag's character as a share of an image in the grid."""
 Words = Mapping[Outcome, str]
 """What each outcome is called; an outcome without a word is not shown."""
 WORDS: Words = {
@@ -70,7 +70,7 @@ $classes</div>
 """)
 
 CARD = Template("""<figure class="card" tabindex="0" aria-label="$name: $spoken">
-<div class="frame" style="aspect-ratio:$width/$height">$picture
+<div class="frame" style="aspect-ratio:$width/$height">$image
 <svg viewBox="0 0 $width $height" preserveAspectRatio="none">$boxes</svg>$tags</div>
 <figcaption><span class="name">$name</span>$path<span class="tally">$tally</span></figcaption>
 </figure>
@@ -81,7 +81,7 @@ FOOT = Template("""</main>
 <p class="hint">Point at a box, or click it, to see what both stages said about it.</p>
 </aside>
 </div>
-<footer><p>$shown</p><p><kbd>Tab</kbd> next picture <kbd>←</kbd> <kbd>→</kbd> boxes \
+<footer><p>$shown</p><p><kbd>Tab</kbd> next image <kbd>←</kbd> <kbd>→</kbd> boxes \
 <kbd>Enter</kbd> keep <kbd>Esc</kbd> let go <kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> outcomes</p>
 </footer>
 <script>$script</script>
@@ -103,9 +103,9 @@ def summary(title: str, totals: Totals, words: Words = WORDS) -> str:
         Outcome.REJECT: totals.rejected,
         Outcome.UNSURE: totals.unsure,
     }
-    figures = [("pictures", totals.pictures), ("boxes proposed", totals.proposals)]
+    figures = [("images", totals.images), ("boxes proposed", totals.proposals)]
     if by_student := totals.by_path[LabelPath.STUDENT]:
-        figures.append(("pictures by the student alone", by_student))
+        figures.append(("images by the student alone", by_student))
     whole = sum(amounts.values()) or 1
     models = " → ".join(m for m in (totals.proposer, totals.verifier) if m)
     return SUMMARY.substitute(
@@ -139,7 +139,7 @@ def _class_button(name: str, totals: Totals) -> str:
 
 
 def card(name: str, result: LabelResult, source: str, problem: str, words: Words = WORDS) -> str:
-    """One picture with its boxes; ``source`` is a data URI, or empty with the ``problem``."""
+    """One image with its boxes; ``source`` is a data URI, or empty with the ``problem``."""
     marks = list(_marks(result.judgements))
     counted = [(o, len(result.of(o))) for o in Outcome if o in words]
     return CARD.substitute(
@@ -148,7 +148,7 @@ def card(name: str, result: LabelResult, source: str, problem: str, words: Words
         width=result.width,
         height=result.height,
         path=_PATHS[result.path],
-        picture=_picture(source, problem),
+        image=_image(source, problem),
         boxes="".join(_rectangle(result, words, *mark) for mark in marks),
         tags="".join(_tag(result, place, *mark) for place, mark in enumerate(marks)),
         tally="".join(f'<i class="{o.value}">{n}</i>' for o, n in counted if n),
@@ -162,10 +162,10 @@ _PATHS = {
     LabelPath.AUDIT: '<span class="path" title="The models\' labels; what the student would have '
     'said was compared with them">audit</span>',
 }
-"""What is said of who labelled a picture; that the models did is what everybody expects."""
+"""What is said of who labelled an image; that the models did is what everybody expects."""
 
 
-def _picture(source: str, problem: str) -> str:
+def _image(source: str, problem: str) -> str:
     if problem:
         return f'<p class="gone">{escape(problem)}</p>'
     return f'<img alt="" loading="lazy" decoding="async" src="{source}">'
@@ -254,11 +254,11 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def foot(shown: int, pictures: int, script: str) -> str:
+def foot(shown: int, images: int, script: str) -> str:
     """The panel, the footer and the script."""
-    some = f"{shown:,} of {pictures:,} pictures are shown, the doubtful first (--gallery N)."
-    every = f"All {pictures:,} pictures are shown, the doubtful first."
-    return FOOT.substitute(shown=every if shown >= pictures else some, script=script)
+    some = f"{shown:,} of {images:,} images are shown, the doubtful first (--gallery N)."
+    every = f"All {images:,} images are shown, the doubtful first."
+    return FOOT.substitute(shown=every if shown >= images else some, script=script)
 
 
 THUMBNAIL_SIDE = 640
@@ -270,7 +270,7 @@ def pick(
     limit: int,
     key: Callable[[LabelResult], int] | None = None,
 ) -> list[Shown]:
-    """At most ``limit`` pictures, those with the smallest ``key`` first.
+    """At most ``limit`` images, those with the smallest ``key`` first.
 
     Without a key: the doubtful first, then those with boxes, then the empty ones. Holds no more
     than ``limit`` results at a time, however many there are.
@@ -285,24 +285,24 @@ def write(
     path: Path,
     title: str,
     totals: Totals,
-    pictures: Iterable[Shown],
+    images: Iterable[Shown],
     load: Load,
     words: Words = WORDS,
 ) -> Path:
-    """Write the page to ``path``, one picture in memory at a time.
+    """Write the page to ``path``, one image in memory at a time.
 
-    ``totals`` are those of the whole run, of which ``pictures`` may be a part. A picture that
+    ``totals`` are those of the whole run, of which ``images`` may be a part. An image that
     cannot be loaded any more is shown as an empty frame with the reason. ``words`` say what the
     outcomes are called, where they stand for something else.
     """
     with replacing(path) as part, part.open("w", encoding="utf-8", errors="replace") as file:
-        for piece in _pieces(title, totals, pictures, load, words):
+        for piece in _pieces(title, totals, images, load, words):
             file.write(piece)
     return path
 
 
 def _pieces(
-    title: str, totals: Totals, pictures: Iterable[Shown], load: Load, words: Words
+    title: str, totals: Totals, images: Iterable[Shown], load: Load, words: Words
 ) -> Iterator[str]:
     folder = Path(__file__).parent
     style = (folder / "gallery.css").read_text(encoding="utf-8")
@@ -311,10 +311,10 @@ def _pieces(
     yield head(title, style, f"sha256-{digest}", words)
     yield summary(title, totals, words)
     shown = 0
-    for picture in pictures:
-        yield card(picture.name, picture.result, *_embedded(picture.name, load), words)
+    for image in images:
+        yield card(image.name, image.result, *_embedded(image.name, load), words)
         shown += 1
-    yield foot(shown, totals.pictures, script)
+    yield foot(shown, totals.images, script)
 
 
 def _embedded(name: str, load: Load) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The pictures on which a student did worst, with its mistakes drawn over them."""
+"""The images on which a student did worst, with its mistakes drawn over them."""
 
 import base64
 import heapq
@@ -21,14 +21,14 @@ from secondlook.detector.detections import Detections
 from secondlook.evaluation.detector_matching import match_detections
 
 SIDE = 480
-"""Longest side of a picture in the report, pixels."""
+"""Longest side of an image in the report, pixels."""
 QUALITY = 80
 MOST_BOXES = 150
-"""Drawn on one picture; a page must stay small whatever the data."""
+"""Drawn on one image; a page must stay small whatever the data."""
 TALL = 280
-"""About how high a picture is shown, pixels: all in a row are equally high."""
+"""About how high an image is shown, pixels: all in a row are equally high."""
 WIDEST = 1.8
-"""How far a row of few pictures is stretched to the width of the page."""
+"""How far a row of few images is stretched to the width of the page."""
 LONGEST = 120
 """Characters of a name that are written."""
 CHARACTER = 6.0
@@ -39,10 +39,10 @@ SAME = 0.95
 WORDS = {"missed": "missed", "false": "not there", "hit": "found"}
 
 Load = Callable[[Sample], Pixels]
-"""Gives the upright picture of a sample; may raise ``SecondlookError``."""
+"""Gives the upright image of a sample; may raise ``SecondlookError``."""
 
 CARD = Template("""<figure class="card" style="flex:$ratio 1 $basis;max-width:$widest">
-<div class="frame" style="aspect-ratio:$ratio">$picture
+<div class="frame" style="aspect-ratio:$ratio">$image
 <svg viewBox="0 0 $width $height" preserveAspectRatio="none" role="img" aria-label="$spoken">\
 <defs><pattern id="$hatch" width="$step" height="$step" patternUnits="userSpaceOnUse" \
 patternTransform="rotate(45)"><rect class="hatch" width="$half" height="$step"/></pattern></defs>\
@@ -54,7 +54,7 @@ $boxes</svg>$tags</div>
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """What is wrong on one picture at the thresholds."""
+    """What is wrong on one image at the thresholds."""
 
     place: int
     """Of the sample."""
@@ -77,9 +77,9 @@ def worst(
     thresholds: Sequence[float],
     most: int,
 ) -> tuple[list[Mistakes], int]:
-    """The ``most`` pictures with most mistakes, and how many pictures have one.
+    """The ``most`` images with most mistakes, and how many images have one.
 
-    ``thresholds`` are by class index. Of equal counts the first pictures.
+    ``thresholds`` are by class index. Of equal counts the first images.
     """
     made = [
         mistakes(place, sample, seen, thresholds)
@@ -90,7 +90,7 @@ def worst(
 
 
 def mistakes(place: int, sample: Sample, seen: Detections, thresholds: Sequence[float]) -> Mistakes:
-    """Compare one picture's detections at the thresholds to its boxes."""
+    """Compare one image's detections at the thresholds to its boxes."""
     kept = seen.scores >= np.asarray(thresholds, dtype=np.float64)[seen.classes]
     matching = match_detections(sample, seen)
     matched = matching.truth >= 0
@@ -105,7 +105,7 @@ def mistakes(place: int, sample: Sample, seen: Detections, thresholds: Sequence[
 def card(
     made: Mistakes, sample: Sample, seen: Detections, classes: Sequence[str], load: Load
 ) -> str:
-    """One picture as HTML; one that cannot be read any more is an empty frame with the reason."""
+    """One image as HTML; one that cannot be read any more is an empty frame with the reason."""
     name = sample.name[-LONGEST:]
     missed, false, right = len(made.missed), len(made.false), len(made.right)
     marks = _marks(made, sample, seen, classes)
@@ -117,7 +117,7 @@ def card(
         widest=f"{WIDEST * TALL * ratio:.0f}px",
         width=sample.width,
         height=sample.height,
-        picture=_picture(sample, load),
+        image=_image(sample, load),
         spoken=escape(f"{name}: {missed} missed, {false} not there, {right} found"),
         hatch=f"hatch{made.place}",
         step=f"{step:.1f}",
@@ -136,7 +136,7 @@ class _Mark:
     """``missed``, ``false`` or ``hit``."""
     box: tuple[float, float, float, float]
     words: str
-    """On the picture."""
+    """On the image."""
     told: str
     """When pointed at."""
 
@@ -214,11 +214,11 @@ def _tally(counts: Sequence[tuple[str, int]]) -> str:
     return "".join(f'<i class="{kind}">{n} {WORDS[kind]}</i>' for kind, n in counts if n)
 
 
-def _picture(sample: Sample, load: Load) -> str:
+def _image(sample: Sample, load: Load) -> str:
     try:
         pixels = load(sample)
     except SecondlookError:  # its message may name a path, and reports travel
-        return '<p class="gone">this picture could not be read when the report was made</p>'
+        return '<p class="gone">this image could not be read when the report was made</p>'
     return f'<img alt="" loading="lazy" decoding="async" src="{_data_uri(pixels)}">'
 
 

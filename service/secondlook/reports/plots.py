@@ -78,7 +78,7 @@ class Axes:
         parts.append(_text(middle, self.height - 3, names[0], "middle", "name"))
         return "".join(parts) + self._named_up(names[1])
 
-    def picture(self, told: str, *parts: str) -> str:
+    def image(self, told: str, *parts: str) -> str:
         """The whole diagram; ``told`` says in words what it shows."""
         size = f'viewBox="0 0 {self.width} {self.height}"'
         return f'<svg {size} role="img" aria-label="{escape(told)}">{"".join(parts)}</svg>'
@@ -111,7 +111,7 @@ def precision_recall(
     if precision is not None and recall is not None:
         said = f"at the threshold: precision {precision:.2f}, recall {recall:.2f}"
         parts.append(axes.dot(recall, precision, "operating", told=said))
-    return axes.picture(told, *parts)
+    return axes.image(told, *parts)
 
 
 def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> str:
@@ -128,7 +128,7 @@ def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> str
             radius = 2 + 4 * math.sqrt(b.count / most)
             said = f"{b.count:,} detections: given {b.probability:.2f}, right {b.right:.2f}"
             parts.append(axes.dot(b.probability or 0, b.right or 0, kind, radius, said))
-    return axes.picture(told, *parts)
+    return axes.image(told, *parts)
 
 
 def histogram(calibrated: Sequence[Bin], told: str) -> str:
@@ -138,7 +138,7 @@ def histogram(calibrated: Sequence[Bin], told: str) -> str:
     bars = [axes.bar((b.low, b.high), b.count, "column") for b in calibrated if b.count]
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
     names = ("detections by calibrated probability", "")
-    return axes.picture(told, axes.grid(ticks, (0, most), names), *bars)
+    return axes.image(told, axes.grid(ticks, (0, most), names), *bars)
 
 
 def training(points: Sequence[Point], name: str, kind: str, told: str, share: bool = False) -> str:
@@ -155,7 +155,7 @@ def training(points: Sequence[Point], name: str, kind: str, told: str, share: bo
             top = (x, y) == best
             said = f"step {x:,.0f}: {y:.3f}" + (" (the best)" if top else "")
             parts.append(axes.dot(x, y, f"{kind} best" if top else kind, 5 if top else 2.5, said))
-    return axes.picture(told, *parts)
+    return axes.image(told, *parts)
 
 
 def number(value: float) -> str:

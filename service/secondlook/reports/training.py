@@ -1,6 +1,6 @@
 """What a distillation came to, for people (``report.html``) and programs (``report.json``).
 
-The page is one file: no script, no network, pictures inside. A content security policy forbids
+The page is one file: no script, no network, images inside. A content security policy forbids
 everything else, and all text that came from a user is escaped.
 """
 
@@ -94,7 +94,7 @@ def classes(scores: Scores) -> str:
     """The table and the curves of the classes."""
     names = list(scores.map50_per_class)
     lead = (
-        "Each class has the threshold at which its F1 on these pictures is best; precision and "
+        "Each class has the threshold at which its F1 on these images is best; precision and "
         "recall are those at the threshold."
     )
     if len(names) > MOST_ROWS:
@@ -137,7 +137,7 @@ def curves(scores: Scores) -> str:
     if len(known) > MOST_CURVES:
         lead += f" Shown are {MOST_CURVES} of {len(known)} classes."
     if not known:
-        lead = "No class has a true box on these pictures."
+        lead = "No class has a true box on these images."
     shown = (_curve(scores, name) for name in known[:MOST_CURVES])
     return section("Precision and recall", lead, f'<div class="multiples">{"".join(shown)}</div>')
 
@@ -170,8 +170,8 @@ def reliability(scores: Scores) -> str:
         "A dot on the dotted line can be taken at its word: of the detections that are given 0.8, "
         "eight in ten are right. Larger dots stand for more detections.",
         f"The mean distance from the line is {raw.error:.3f} for the student's own scores and "
-        f"{after.error:.3f} for the calibrated probabilities. These are judged on pictures that "
-        "the calibration had not seen: each half of the held-out pictures is calibrated by the "
+        f"{after.error:.3f} for the calibrated probabilities. These are judged on images that "
+        "the calibration had not seen: each half of the held-out images is calibrated by the "
         "other half.",
         "Detections in regions to ignore, and those with a score below "
         f"{calibration.FLOOR}, are left out.",
@@ -191,20 +191,20 @@ def training(losses: Sequence[plots.Point], looks: Sequence[plots.Point]) -> str
     if looks:
         drawn = plots.training(looks, "mAP50", "calibrated", "mAP50 over the steps", True)
         shown.append(
-            f'<figure class="plot"><figcaption>mAP50 on held-out pictures</figcaption>{drawn}'
+            f'<figure class="plot"><figcaption>mAP50 on held-out images</figcaption>{drawn}'
             "</figure>"
         )
     if not shown:
         return ""
-    lead = "The weights that did best on the held-out pictures are the ones that are kept."
+    lead = "The weights that did best on the held-out images are the ones that are kept."
     return section("Training", lead, f'<div class="halves">{"".join(shown)}</div>')
 
 
-def pictures(cards: Iterable[str], shown: int, wrong: int, counts: Counts, judged: int) -> str:
-    """The ``shown`` worst pictures, whose ``cards`` are HTML, of the ``wrong`` ones with a mistake
+def images(cards: Iterable[str], shown: int, wrong: int, counts: Counts, judged: int) -> str:
+    """The ``shown`` worst images, whose ``cards`` are HTML, of the ``wrong`` ones with a mistake
     among all ``judged`` ones."""
     lead = (
-        f"At the thresholds {wrong:,} of {judged:,} pictures have a mistake; boxes that are "
+        f"At the thresholds {wrong:,} of {judged:,} images have a mistake; boxes that are "
         f"missed: {counts.missed:,}, detections that are not in the labels: {counts.wrong:,}."
     )
     lead += f" The {shown} with most mistakes are shown." if shown < wrong else ""
@@ -219,7 +219,7 @@ def facts(groups: Mapping[str, Rows]) -> str:
         if rows:
             said = "".join(f"<dt>{escape(n)}</dt><dd>{printable(v)}</dd>" for n, v in rows)
             lists.append(f"<div><h3>{escape(title)}</h3><dl>{said}</dl></div>")
-    lead = "The same snapshot hash is the same pictures and the same labels, everywhere."
+    lead = "The same snapshot hash is the same images and the same labels, everywhere."
     return section("What it was made from", lead, f'<div class="facts">{"".join(lists)}</div>')
 
 
@@ -243,7 +243,7 @@ def printable(text: str) -> str:
 
 
 HTML, JSON = "report.html", "report.json"
-MOST_PICTURES = 24
+MOST_IMAGES = 24
 """On the page."""
 MOST_WARNINGS = 20
 MOST_LOSSES = 1000
@@ -254,7 +254,7 @@ MOST_LOSSES = 1000
 class PartOfData:
     """What one part of the data held."""
 
-    pictures: int
+    images: int
     boxes: int
     ignored: int
     """Regions to ignore."""
@@ -293,7 +293,7 @@ class ReportInput:
     """What the held-out part is called."""
     scores: Scores
     samples: Sequence[Sample]
-    """The held-out pictures."""
+    """The held-out images."""
     found: Sequence[Detections]
     """What the student found on each of them."""
     trained_on: PartOfData
@@ -317,7 +317,7 @@ class ReportInput:
 def write_report(out: Path, told: ReportInput, load: mistakes.Load = read_pixels) -> None:
     """Write ``report.html`` and ``report.json`` into the folder ``out``, each whole or not at all.
 
-    At most ``MOST_PICTURES`` are read, by ``load``; one that cannot be read is told on the page.
+    At most ``MOST_IMAGES`` are read, by ``load``; one that cannot be read is told on the page.
     Raises ``StorageFull`` or ``InvalidInput`` where nothing can be written.
     """
     text = json.dumps(plain(told), indent=1, allow_nan=False)
@@ -393,13 +393,13 @@ def _pieces(told: ReportInput, load: mistakes.Load) -> Iterator[str]:
 
 def _worst(told: ReportInput, load: mistakes.Load) -> str:
     thresholds = [told.scores.best_thresholds[name] for name in told.classes]
-    worst, wrong = mistakes.worst(told.samples, told.found, thresholds, MOST_PICTURES)
+    worst, wrong = mistakes.worst(told.samples, told.found, thresholds, MOST_IMAGES)
     cards = (
         mistakes.card(made, told.samples[p], told.found[p], told.classes, load)
         for made in worst
         for p in (made.place,)
     )
-    return pictures(cards, len(worst), wrong, _total(told.scores), len(told.samples))
+    return images(cards, len(worst), wrong, _total(told.scores), len(told.samples))
 
 
 def _about(told: ReportInput) -> str:
@@ -407,7 +407,7 @@ def _about(told: ReportInput) -> str:
     when = datetime.fromtimestamp(told.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         f"{told.architecture} {told.size}, {wide}×{high} pixels · trained on {told.data} "
-        f"({told.snapshot[:12]}) · figures on its {len(told.samples):,} held-out pictures "
+        f"({told.snapshot[:12]}) · figures on its {len(told.samples):,} held-out images "
         f"('{told.split}') · {when}"
     )
 
@@ -421,7 +421,7 @@ def _figures(told: ReportInput) -> Rows:
         ("recall", share(total.recall)),
     ]
     if told.images_per_second is not None:
-        figures.append(("pictures a second", f"{told.images_per_second:,.0f}"))
+        figures.append(("images a second", f"{told.images_per_second:,.0f}"))
     return figures
 
 
@@ -438,7 +438,7 @@ def _facts(told: ReportInput) -> dict[str, Rows]:
     data += [("trained on", _said(told.trained_on)), ("judged on", _said(held_out))]
     seconds = [(name, _duration(value)) for name, value in told.seconds.items()]
     if told.images_per_second is not None:
-        seconds.append(("one picture", f"{1000 / max(told.images_per_second, 1e-9):.1f} ms"))
+        seconds.append(("one image", f"{1000 / max(told.images_per_second, 1e-9):.1f} ms"))
         seconds.append(("measured on", told.machine or "–"))
     return {
         "Data": data,
@@ -449,7 +449,7 @@ def _facts(told: ReportInput) -> dict[str, Rows]:
 
 
 def _said(part: PartOfData) -> str:
-    words = f"{part.pictures:,} pictures, {part.boxes:,} boxes"
+    words = f"{part.images:,} images, {part.boxes:,} boxes"
     words += f", {part.ignored:,} regions to ignore" if part.ignored else ""
     return words + (f", {part.negatives:,} hard negatives" if part.negatives else "")
 

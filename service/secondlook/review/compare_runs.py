@@ -1,4 +1,4 @@
-"""Two runs over the same pictures: which labels one has and the other has not."""
+"""Two runs over the same images: which labels one has and the other has not."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from secondlook.core import boxes as box_ops
 from secondlook.core.types import Judgement, Outcome
 from secondlook.store import Store
-from secondlook.store.bulk import pairs, pictures_missing
+from secondlook.store.bulk import images_missing, pairs
 from secondlook.store.results import Result
 from secondlook.store.runs import Run
 
@@ -31,7 +31,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Change:
-    """What differs on one picture."""
+    """What differs on one image."""
 
     before: Result
     after: Result
@@ -47,11 +47,11 @@ class Comparison:
 
     before: Run
     after: Run
-    pictures: int = 0
+    images: int = 0
     """With a result in both."""
     only_before: int = 0
     only_after: int = 0
-    """Pictures with a result in one of them."""
+    """Images with a result in one of them."""
     kept: Counter[str] = field(default_factory=Counter)
     """Labels that both have, by class."""
     gained: Counter[str] = field(default_factory=Counter)
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(store: Store, before: str, after: str) -> tuple[Comparison, Iterator[Change]]:
-    """The figures, which grow while the changes are read, picture by picture.
+    """The figures, which grow while the changes are read, image by image.
 
     What a person said stands in both runs, so it never counts. Raises ``NotFound``.
     """
@@ -84,18 +84,18 @@ def _changes(store: Store, found: Comparison) -> Iterator[Change]:
             if after is None:
                 found.only_before += 1
                 continue
-            found.pictures += 1
+            found.images += 1
             change = changed(before, after)
             _count(found, change)
             if change.gained or change.lost:
                 yield change
         cursor = page[-1][0].cursor
     with store.database.reading() as connection:
-        found.only_after = pictures_missing(connection, found.before, found.after)
+        found.only_after = images_missing(connection, found.before, found.after)
 
 
 def changed(before: Result, after: Result) -> Change:
-    """What differs on one picture; labels of one class are matched by overlap, the best first."""
+    """What differs on one image; labels of one class are matched by overlap, the best first."""
     theirs, ours = before.labelled.judgements, after.labelled.judgements
     old, new = _accepted(theirs), _accepted(ours)
     matched = _matched([theirs[i] for i in old], [ours[i] for i in new])

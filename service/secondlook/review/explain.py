@@ -87,13 +87,13 @@ def explain(store: Store, label_id: str) -> Explanation:
 
 
 def ask_again(store: Store, label: Label, pipeline: Pipeline, limits: ImageLimits) -> Again:
-    """Run both models on the label's picture and decide by its run's rules.
+    """Run both models on the label's image and decide by its run's rules.
 
-    Raises ``NotFound`` and ``Damaged`` for a picture that is gone, and what the models raise.
+    Raises ``NotFound`` and ``Damaged`` for an image that is gone, and what the models raise.
     """
     sha256 = label.result.labelled.sha256
-    picture = decode(store.blobs.get(sha256), label.result.labelled.name, limits)
-    (found,) = pipeline.label([Task(picture, label.asked_by.ontology)])
+    image = decode(store.blobs.get(sha256), label.result.labelled.name, limits)
+    (found,) = pipeline.label([Task(image, label.asked_by.ontology)])
     columns = columns_for(label.run.ontology, label.asked_by.ontology)
     evidence = columns.seen(found.evidence)
     row, overlap = _nearest(found, label.judgement.box)

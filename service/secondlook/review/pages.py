@@ -27,7 +27,7 @@ def write_comparison(
     shown: int,
     limits: ImageLimits,
 ) -> Path:
-    """Read all ``changes`` and write a page with the ``shown`` pictures that changed most."""
+    """Read all ``changes`` and write a page with the ``shown`` images that changed most."""
     totals = Totals()
     title = f"{comparison.before.name} → {comparison.after.name}"
 
@@ -38,14 +38,14 @@ def write_comparison(
             yield result.name, result
 
     most = gallery.pick(counted(), shown, key=lambda result: -len(result.judgements))
-    load = _loader(blobs, {picture.name: picture.result.sha256 for picture in most}, limits)
+    load = _loader(blobs, {image.name: image.result.sha256 for image in most}, limits)
     return gallery.write(path, title, totals, most, load, GAINED_OR_LOST)
 
 
 def write_explanation(
     path: Path, explanation: Explanation, blobs: Blobs, limits: ImageLimits
 ) -> Path:
-    """A page with the picture and everything that was judged of the label's box."""
+    """A page with the image and everything that was judged of the label's box."""
     result = explanation.label.result
     box = explanation.label.judgement.box
     shown = _view(result, [j for j in result.labelled.judgements if j.box == box])
@@ -60,7 +60,7 @@ def _loader(blobs: Blobs, sha256s: Mapping[str, str], limits: ImageLimits) -> ga
         try:
             return decode(blobs.get(sha256s[name]), name, limits).pixels
         except SecondlookError as failure:
-            raise BadImage(f"the picture cannot be shown: {failure}") from failure
+            raise BadImage(f"the image cannot be shown: {failure}") from failure
 
     return load
 

@@ -1,6 +1,6 @@
 """Everything that a run's models said, decided again by other rules, as a run of its own.
 
-No model is loaded and no picture is read.
+No model is loaded and no image is read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +32,10 @@ from secondlook.store.locks import nothing_forgotten
 from secondlook.store.ontologies import load_ontology
 from secondlook.store.runs import Run, create_run, load_run_by_id
 
-# ``judging.judge`` for many pictures at once, and the same to the last bit.
+# ``judging.judge`` for many images at once, and the same to the last bit.
 #
-# One picture at a time takes most of a millisecond, nearly all of it in small steps of Python.
-# Here the suppression of all pictures is one piece of array work, and so are the boxes whose
+# One image at a time takes most of a millisecond, nearly all of it in small steps of Python.
+# Here the suppression of all images is one piece of array work, and so are the boxes whose
 # answers settle them; every other box goes through ``decide.decide`` itself.
 
 _YES, _NO, _OPEN = (OUTCOMES.index(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
@@ -64,7 +64,7 @@ class Decider:
         self._asks = [known.get((s.view, s.question), -1) for s in ontology.classes]
 
     def decide(self, gathered: Gathered) -> Decided:
-        """Every judgement of every picture."""
+        """Every judgement of every image."""
         found = _Found(gathered, self._columns.scores(gathered.scores))
         for members in self._ontology.groups.values():
             boxes = self._candidates(found, members)
@@ -73,14 +73,14 @@ class Decider:
         return found.decided()
 
     def _candidates(self, found: "_Found", members: tuple[int, ...]) -> NDArray[np.intp]:
-        """Boxes to be judged for one group, picture by picture, the best score first."""
+        """Boxes to be judged for one group, image by image, the best score first."""
         specs = [self._ontology.classes[place] for place in members]
         scores = found.scores[:, list(members)]
         boxes = np.flatnonzero(self._above(specs, scores).any(axis=1))
         best = scores[boxes].max(axis=1, initial=0)
-        order = np.lexsort((-best, found.pictures[boxes]))
+        order = np.lexsort((-best, found.images[boxes]))
         boxes = boxes[order]
-        return boxes[_kept(found.gathered.boxes[boxes], found.pictures[boxes], self._max_iou)]
+        return boxes[_kept(found.gathered.boxes[boxes], found.images[boxes], self._max_iou)]
 
     def _above(self, specs: list[ClassSpec], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(boxes, members) whether a box is worth judging for a class."""
@@ -167,7 +167,7 @@ class _Found:
         self.gathered = gathered
         self.scores = scores
         amounts = np.diff(gathered.starts)
-        self.pictures = np.repeat(np.arange(len(gathered)), amounts)
+        self.images = np.repeat(np.arange(len(gathered)), amounts)
         self._boxes: list[NDArray[np.intp]] = []
         self._classes: list[NDArray[np.intp]] = []
         self._outcomes: list[NDArray[np.intp]] = []
@@ -189,16 +189,16 @@ class _Found:
         self._reasons += reasons
 
     def decided(self) -> Decided:
-        """All of them, picture by picture; within one in the order in which they came."""
+        """All of them, image by image; within one in the order in which they came."""
         nothing = [np.zeros(0, dtype=np.intp)]
         boxes = np.concatenate(nothing + self._boxes)
-        order = np.argsort(self.pictures[boxes], kind="stable")
+        order = np.argsort(self.images[boxes], kind="stable")
         boxes = boxes[order]
-        pictures = self.pictures[boxes]
-        starts = np.searchsorted(pictures, np.arange(len(self.gathered) + 1))
+        images = self.images[boxes]
+        starts = np.searchsorted(images, np.arange(len(self.gathered) + 1))
         return Decided(
             starts,
-            boxes - self.gathered.starts[pictures],
+            boxes - self.gathered.starts[images],
             np.concatenate(nothing + self._classes)[order],
             np.concatenate(nothing + self._outcomes)[order],
             np.concatenate([np.zeros(0), *self._probabilities])[order],
@@ -206,23 +206,21 @@ class _Found:
         )
 
 
-def _kept(boxes: Boxes, pictures: NDArray[np.intp], threshold: float) -> NDArray[np.intp]:
-    """``boxes.nms`` inside each picture; ``boxes`` come picture by picture, the best first."""
+def _kept(boxes: Boxes, images: NDArray[np.intp], threshold: float) -> NDArray[np.intp]:
+    """``boxes.nms`` inside each image; ``boxes`` come image by image, the best first."""
     alive = [True] * len(boxes)
-    for better, worse in _overlapping(boxes, pictures, threshold):
+    for better, worse in _overlapping(boxes, images, threshold):
         if alive[better]:  # settled: every box better than it was looked at before
             alive[worse] = False
     return np.flatnonzero(alive)
 
 
-def _overlapping(
-    boxes: Boxes, pictures: NDArray[np.intp], threshold: float
-) -> list[tuple[int, int]]:
-    """Pairs (better, worse) of one picture whose IoU is above ``threshold``, the better in order.
+def _overlapping(boxes: Boxes, images: NDArray[np.intp], threshold: float) -> list[tuple[int, int]]:
+    """Pairs (better, worse) of one image whose IoU is above ``threshold``, the better in order.
 
-    Taken in slices, so that pictures with very many boxes do not fill the memory.
+    Taken in slices, so that images with very many boxes do not fill the memory.
     """
-    ends = np.searchsorted(pictures, pictures, side="right")
+    ends = np.searchsorted(images, images, side="right")
     behind = ends - np.arange(len(boxes)) - 1
     bounds = np.searchsorted(
         np.cumsum(behind), np.arange(_PAIRS_AT_ONCE, behind.sum(), _PAIRS_AT_ONCE)
@@ -246,7 +244,7 @@ def _overlapping(
 
 
 AT_ONCE = 1000
-"""Pictures in one transaction."""
+"""Images in one transaction."""
 
 
 @dataclass
@@ -254,7 +252,7 @@ class Redecided:
     """What a run became, so far."""
 
     run: Run
-    pictures: int = 0
+    images: int = 0
     """Decided in this call."""
     before: int = 0
     """Decided by an earlier call that was stopped."""
@@ -273,7 +271,7 @@ def redecide(
     """Decide every result of the run ``parent`` by ``ontology``, as the run ``name``.
 
     A call that was stopped goes on where it was when it is made again. ``progress`` is called
-    after every thousand pictures.
+    after every thousand images.
 
     Raises ``NotFound``; ``InvalidInput`` for a run without results; ``BadOntology`` for classes
     that the kept evidence cannot decide; ``AlreadyExists`` when ``name`` is another run; ``Busy``
@@ -302,7 +300,7 @@ def _decide_all(
         for of_one_kind in _by_kind(packed):
             decided = deciders.decide(of_one_kind)
             with store.database.writing() as connection:
-                told.pictures += add_decided(connection, run, of_one_kind, decided)
+                told.images += add_decided(connection, run, of_one_kind, decided)
             told.not_asked += sum(NOT_ASKED in reason for reason in decided.reasons)
         cursor = packed[-1].cursor
         progress(told)

@@ -126,7 +126,7 @@ class ChoosingRules:
     novel_bits: int = 16
     """Bits of 64 in which a frame's hash must differ from each of the last frames sent."""
     near_bits: int = 6
-    """A frame within so many bits of one just sent is the same picture again."""
+    """A frame within so many bits of one just sent is the same image again."""
     remembered: int = 256
     """Frames sent that a new one is compared with."""
     rare_share: float = 0.02
@@ -175,27 +175,27 @@ class Chooser:
         parts = {"chosen": self._chosen, "random": self._fair}
         return {name: bucket.tokens for name, bucket in parts.items() if bucket is not None}
 
-    def choose(self, found: Sequence[Detection], likeness: int, now: float) -> Reason | None:
+    def choose(self, found: Sequence[Detection], perceptual_hash: int, now: float) -> Reason | None:
         """Why this frame is to be sent, or None.
 
-        ``found`` are all detections, also doubtful ones; ``likeness`` is the picture's hash;
+        ``found`` are all detections, also doubtful ones; ``perceptual_hash`` is the image's hash;
         ``now`` monotonic seconds.
         """
         seen = {d.class_name for d in found if d.probability >= SURE}
-        reason = self._reason(found, seen, likeness, now)
+        reason = self._reason(found, seen, perceptual_hash, now)
         self._count(seen)
         if reason is not None:
-            self._sent.append(likeness)
+            self._sent.append(perceptual_hash)
         return reason
 
     def _reason(
-        self, found: Sequence[Detection], seen: set[str], likeness: int, now: float
+        self, found: Sequence[Detection], seen: set[str], perceptual_hash: int, now: float
     ) -> Reason | None:
         # Drawn for every frame, so that no other reason shifts the random ones.
         drawn = self._random.random() < self.rules.random_share
         if drawn and self._fair is not None and self._fair.take(now):
             return Reason.RANDOM
-        nearest = min((distance(likeness, other) for other in self._sent), default=64)
+        nearest = min((distance(perceptual_hash, other) for other in self._sent), default=64)
         if nearest <= self.rules.near_bits or self._chosen is None:
             return None
         if any(self._is_rare(name) for name in seen):

@@ -58,7 +58,7 @@ from secondlook_client.v1 import (
 # Where a server listens, what it takes and what it may read.
 
 MESSAGE_ROOM = 4 * 2**20
-"""Bytes of a message besides its picture: the longest ontology has fewer."""
+"""Bytes of a message besides its image: the longest ontology has fewer."""
 LARGEST_MESSAGE = 2**31 - 1
 """gRPC counts in 32 bits."""
 
@@ -77,14 +77,14 @@ class ServerOptions:
     grace_s: float = 30.0
     """How long stopping waits for what was accepted."""
     roots: tuple[Path, ...] = ()
-    """Folders that jobs may read pictures from."""
+    """Folders that jobs may read images from."""
     trainings: Path | None = None
     """Folder that students are trained in; None: none are trained here."""
     trainings_at_once: int = 1
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest picture allowed, and room for the rest of a request."""
+        """The largest image allowed, and room for the rest of a request."""
         return min(self.image_limits.max_bytes + MESSAGE_ROOM, LARGEST_MESSAGE)
 
 
@@ -137,7 +137,7 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 CALLS_BESIDES = 2 * MAX_STREAMS
-"""Streams, health watchers and the like that may run beside single pictures."""
+"""Streams, health watchers and the like that may run beside single images."""
 LAST_WORDS_S = 0.5
 """For calls that are not ours (health watchers) to hear that the server has gone."""
 
@@ -209,7 +209,7 @@ class Server:
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
 
     def finish_jobs(self) -> None:
-        """Begin no more pictures of jobs, and keep those under way; from any thread."""
+        """Begin no more images of jobs, and keep those under way; from any thread."""
         if self._keeping is not None:
             self._keeping.runner.close()
 
@@ -263,7 +263,7 @@ class Server:
         server = grpc.aio.server(
             interceptors=(self._calls,),
             # Requests still arriving take memory before ``intake`` can refuse them.
-            maximum_concurrent_rpcs=self._engine.limits.max_pictures * 2 + CALLS_BESIDES,
+            maximum_concurrent_rpcs=self._engine.limits.max_images * 2 + CALLS_BESIDES,
             options=(
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),

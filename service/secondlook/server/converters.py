@@ -33,7 +33,7 @@ from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
 
 MAX_NAME = 4096
-"""Characters of a picture's name."""
+"""Characters of an image's name."""
 
 _VIEWS = {
     labeling_pb.VIEW_UNSPECIFIED: View.CROP,
@@ -134,14 +134,14 @@ def ontology_message(ontology: Ontology) -> labeling_pb.Ontology:
 
 
 def checked_name(name: str) -> str:
-    """A picture's name as it came. Raises ``BadRequest`` when it is too long."""
+    """An image's name as it came. Raises ``BadRequest`` when it is too long."""
     if len(name) > MAX_NAME:
-        raise BadRequest(f"the picture's name has {len(name):,} characters; at most {MAX_NAME:,}")
+        raise BadRequest(f"the image's name has {len(name):,} characters; at most {MAX_NAME:,}")
     return name
 
 
 def kept_name(name: str) -> str:
-    """A picture's name as every database takes it. Raises ``BadRequest`` when it is too long."""
+    """An image's name as every database takes it. Raises ``BadRequest`` when it is too long."""
     return checked_name(name).replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -160,7 +160,7 @@ def wants_all(detail: labeling_pb.Detail.ValueType) -> bool:
 
 
 def labelled_message(labelled: Labelled, every: bool) -> labeling_pb.Labelled:
-    """The answer for one picture; only its labels unless ``every`` judgement is wanted."""
+    """The answer for one image; only its labels unless ``every`` judgement is wanted."""
     judgements = labelled.judgements if every else labelled.of(Outcome.ACCEPT)
     return labeling_pb.Labelled(
         name=labelled.name,
@@ -244,7 +244,7 @@ def job_message(
             jobs_pb.PathCounts(
                 begin=part.begin,
                 end=part.end,
-                **{path.value: part.pictures.get(path, 0) for path in LabelPath},
+                **{path.value: part.images.get(path, 0) for path in LabelPath},
             )
             for part in paths
         ],
@@ -258,7 +258,7 @@ def result_message(result: Result, every: bool) -> jobs_pb.JobResult:
 
 
 def failure_message(failure: Failure) -> jobs_pb.JobFailure:
-    """One picture that was set aside."""
+    """One image that was set aside."""
     return jobs_pb.JobFailure(
         key=failure.key,
         name=failure.name,
@@ -278,7 +278,7 @@ def checked_job_name(name: str) -> str:
 
 
 def key_of(name: str, content: bytes) -> int:
-    """A picture's number where the client gave none: name and content, signed 64 bits."""
+    """An image's number where the client gave none: name and content, signed 64 bits."""
     named = name.encode("utf-8", "replace") + b"\0" + sha256(content).digest()
     return int.from_bytes(blake2b(named, digest_size=8).digest(), "big", signed=True)
 
@@ -293,7 +293,7 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque()
 
     def per_second(self, settled: int) -> float:
-        """Pictures a second, now that ``settled`` are done or set aside; 0 while unknown."""
+        """Images a second, now that ``settled`` are done or set aside; 0 while unknown."""
         now = self._clock()
         self._seen.append((now, settled))
         while len(self._seen) > 2 and self._seen[1][0] <= now - self.WINDOW_S:
@@ -373,7 +373,7 @@ def _check_report(text: str) -> None:
 
 
 def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int]) -> TrainingOrder:
-    """What shall be trained; ``splits`` are the pictures of the snapshot's parts.
+    """What shall be trained; ``splits`` are the images of the snapshot's parts.
 
     Raises ``BadRequest``.
     """
@@ -384,12 +384,12 @@ def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int
         raise BadRequest(f"expected up to {MAX_STEPS:,} steps, got {request.steps:,}")
     if request.split and not splits.get(request.split):
         raise BadRequest(
-            f"the snapshot has no picture in a split '{request.split:.60}', only in "
+            f"the snapshot has no image in a split '{request.split:.60}', only in "
             f"{', '.join(sorted(name for name, count in splits.items() if count))}"
         )
     if len([count for count in splits.values() if count]) < 2:
         raise BadRequest(
-            "the snapshot has one split only, and a student is measured on pictures that it has "
+            "the snapshot has one split only, and a student is measured on images that it has "
             "not learnt from; make a snapshot with --split train=0.8 --split val=0.2"
         )
     return TrainingOrder(
@@ -449,13 +449,13 @@ def model_page(found: Sequence[Student], most: int) -> models_pb.ListModelsRespo
 
 
 def comparison_message(comparison: Comparison | None) -> models_pb.ModelComparison | None:
-    """What two versions made of the same pictures; None where nothing was compared."""
+    """What two versions made of the same images; None where nothing was compared."""
     if comparison is None:
         return None
     return models_pb.ModelComparison(
         snapshot=comparison.snapshot,
         split=comparison.split,
-        pictures=comparison.pictures,
+        images=comparison.images,
         current_version=comparison.current_version,
         current_map50=comparison.current_map50,
         candidate_map50=comparison.candidate_map50,
@@ -495,7 +495,7 @@ _GROUPS = {
     datasets_pb.GROUP_BY_UNSPECIFIED: GroupBy.AUTO,
     datasets_pb.GROUP_BY_AUTO: GroupBy.AUTO,
     datasets_pb.GROUP_BY_FOLDER: GroupBy.FOLDER,
-    datasets_pb.GROUP_BY_LIKENESS: GroupBy.LIKENESS,
+    datasets_pb.GROUP_BY_SIMILARITY: GroupBy.SIMILARITY,
     datasets_pb.GROUP_BY_TIME: GroupBy.TIME,
 }
 _GROUP_NUMBERS = {value: number for number, value in _GROUPS.items()}
@@ -512,10 +512,10 @@ class Slice:
     shard: int
     shards: int
     after: int
-    """Place, among the pictures of the split, from which on they are sent."""
+    """Place, among the images of the split, from which on they are sent."""
 
     def cursor(self, manifest: Manifest, place: int) -> str:
-        """What a client asks with to go on behind the picture at ``place``."""
+        """What a client asks with to go on behind the image at ``place``."""
         return f"{manifest.sha256[:PREFIX]}.{self.split}.{self.shard}.{self.shards}.{place}"
 
 
@@ -538,7 +538,7 @@ def slice_of(request: datasets_pb.PullRequest, manifest: Manifest) -> Slice:
 
 
 def _place(cursor: str, whole: Slice, manifest: Manifest) -> int:
-    """Of the picture that the cursor came with."""
+    """Of the image that the cursor came with."""
     parts = cursor.split(".")
     if len(parts) != 5 or not parts[4].isdecimal() or len(parts[4]) > 18:
         raise BadRequest(f"'{cursor:.80}' is no cursor; send one that Pull has given, or none")
@@ -599,22 +599,22 @@ def query_message(query: Query) -> datasets_pb.SnapshotQuery:
 
 
 def snapshot_message(snapshot: Snapshot) -> datasets_pb.Snapshot:
-    """A snapshot without its pictures."""
+    """A snapshot without its images."""
     splits = snapshot.statistics["splits"]
     return datasets_pb.Snapshot(
         name=snapshot.name,
         manifest=snapshot.manifest,
         classes=snapshot.statistics["classes"],
-        splits={name: counts["pictures"] for name, counts in splits.items()},
+        splits={name: counts["images"] for name, counts in splits.items()},
         statistics_json=json.dumps(snapshot.statistics, sort_keys=True),
         query=query_message(query_of(snapshot.query)),
         created_at=snapshot.created_at,
     )
 
 
-def picture_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.SnapshotPicture:
-    """One picture; ``content`` is empty where only its labels are wanted."""
-    return datasets_pb.SnapshotPicture(
+def image_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.SnapshotImage:
+    """One image; ``content`` is empty where only its labels are wanted."""
+    return datasets_pb.SnapshotImage(
         sha256=entry.sha256,
         # A file's name may hold bytes that are no text.
         name=entry.name.encode("utf-8", "replace").decode(),

@@ -11,7 +11,7 @@ from secondlook.datasets.manifest import Entry, Manifest, entries, load_manifest
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.server.converters import (
     Slice,
-    picture_message,
+    image_message,
     query_value,
     slice_of,
     snapshot_message,
@@ -25,10 +25,10 @@ T = TypeVar("T")
 THREADS = 8
 """Calls that wait for the store at one time."""
 READERS = 8
-"""Pictures read from the blob store at one time: one in a bucket takes a while to come."""
+"""Images read from the blob store at one time: one in a bucket takes a while to come."""
 MAX_PAGE, SOME = 200, 50
 MAX_FETCHED = 256
-PICTURES_AT_ONCE = 256
+IMAGES_AT_ONCE = 256
 BYTES_AT_ONCE = 2**20
 """Of one message: enough that its overhead does not count, and a slow line shows progress."""
 
@@ -37,11 +37,11 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
     """``DatasetService`` of a server that keeps things; without a store, every call is refused."""
 
     def __init__(self, store: Store | None, stopping: asyncio.Event) -> None:
-        """``stopping`` ends the calls that stream pictures; their clients go on elsewhere."""
+        """``stopping`` ends the calls that stream images; their clients go on elsewhere."""
         self._kept = store
         self._stopping = stopping
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="datasets")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataset-pictures")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataset-images")
 
     def close(self) -> None:
         """Let the threads end; call it when no call is running."""
@@ -84,43 +84,43 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
     async def Pull(  # type: ignore[override]  # noqa: N802
         self, request: pb.PullRequest, context: Any
     ) -> None:
-        """The pictures of a snapshot."""
+        """The images of a snapshot."""
         store = self._store()
         manifest = await self._in_thread(lambda: _manifest(store, request.snapshot))
         wanted = slice_of(request, manifest)
-        await self._write_all(self._pulled(store, manifest, wanted, request.pictures), context)
+        await self._write_all(self._pulled(store, manifest, wanted, request.images), context)
 
-    async def FetchPictures(  # type: ignore[override]  # noqa: N802
-        self, request: pb.FetchPicturesRequest, context: Any
+    async def FetchImages(  # type: ignore[override]  # noqa: N802
+        self, request: pb.FetchImagesRequest, context: Any
     ) -> None:
-        """The bytes of some pictures."""
+        """The bytes of some images."""
         store, name, wanted = self._store(), request.snapshot, list(request.sha256)
         _check_hashes(wanted)
-        # Only what the snapshot holds: the store has other pictures, which are nobody's business.
+        # Only what the snapshot holds: the store has other images, which are nobody's business.
         if not await self._in_thread(lambda: store.snapshots.holds(name, wanted)):
-            raise NotFound(f"snapshot '{name:.200}' is not there or lacks one of these pictures")
+            raise NotFound(f"snapshot '{name:.200}' is not there or lacks one of these images")
         contents = zip(wanted, self._contents(store, wanted), strict=True)
-        responses = (pb.FetchPicturesResponse(sha256=s, content=c) for s, c in contents)
+        responses = (pb.FetchImagesResponse(sha256=s, content=c) for s, c in contents)
         await self._write_all(responses, context)
 
     def _pulled(
-        self, store: Store, manifest: Manifest, wanted: Slice, pictures: bool
+        self, store: Store, manifest: Manifest, wanted: Slice, images: bool
     ) -> Iterator[pb.PullResponse]:
         found = entries(
             store.blobs, manifest, wanted.split, wanted.after, wanted.shard, wanted.shards
         )
-        for some in _messages_of(found, pictures):
+        for some in _messages_of(found, images):
             hashes = [entry.sha256 for _, entry in some]
-            contents = self._contents(store, hashes) if pictures else itertools.repeat(b"")
+            contents = self._contents(store, hashes) if images else itertools.repeat(b"")
             yield pb.PullResponse(
-                pictures=[
-                    picture_message(entry, wanted.cursor(manifest, place), content)
+                images=[
+                    image_message(entry, wanted.cursor(manifest, place), content)
                     for (place, entry), content in zip(some, contents, strict=False)
                 ]
             )
 
     def _contents(self, store: Store, hashes: Iterable[str]) -> Iterator[bytes]:
-        """A few at a time, so that many large pictures do not lie in memory together."""
+        """A few at a time, so that many large images do not lie in memory together."""
         waiting = iter(hashes)
         while some := tuple(itertools.islice(waiting, READERS)):
             yield from self._readers.map(store.blobs.get, some)
@@ -154,18 +154,18 @@ def _manifest(store: Store, name: str) -> Manifest:
 
 
 def _messages_of(
-    found: Iterable[tuple[int, Entry]], pictures: bool
+    found: Iterable[tuple[int, Entry]], images: bool
 ) -> Iterator[list[tuple[int, Entry]]]:
     """What goes into one message each."""
     some: list[tuple[int, Entry]] = []
     size = 0
     for place, entry in found:
-        if some and pictures and size + entry.size > BYTES_AT_ONCE:
+        if some and images and size + entry.size > BYTES_AT_ONCE:
             yield some
             some, size = [], 0
         some.append((place, entry))
         size += entry.size
-        if len(some) == PICTURES_AT_ONCE:
+        if len(some) == IMAGES_AT_ONCE:
             yield some
             some, size = [], 0
     if some:

@@ -137,7 +137,7 @@ def _news(job: Job, rate: float) -> pb.WatchJobResponse:
     known = rate > 0 and job.state is not JobState.LISTING and not (job.waiting and job.message)
     return pb.WatchJobResponse(
         job=job_message(job),
-        pictures_per_second=rate,
+        images_per_second=rate,
         seconds_left=job.waiting / rate if known else None,
     )
 
@@ -151,7 +151,7 @@ class Keeping:
     def __init__(
         self, store: Store, engine: Engine, limits: ImageLimits, roots: Sequence[Path]
     ) -> None:
-        """``roots``: folders that jobs may read pictures from."""
+        """``roots``: folders that jobs may read images from."""
         self.store = store
         self.frames = Frames(store.database, store.blobs, store.queue)
         self.runner = JobRunner(store, engine, limits, roots)
@@ -167,7 +167,7 @@ T = TypeVar("T")
 THREADS = 8
 """Calls that wait for the database at one time."""
 TAKES_MORE_S = 1.0
-"""How long a job that took a picture is believed to take others; each commit asks it again."""
+"""How long a job that took an image is believed to take others; each commit asks it again."""
 MAX_OFFERED = 10_000
 MAX_JOBS, SOME_JOBS = 500, 50
 MAX_FAILURES, SOME_FAILURES = 1000, 200
@@ -226,22 +226,22 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
 
         return pb.CreateJobResponse(job=job_message(await self._in_thread(create), ontology))
 
-    async def OfferPictures(  # noqa: N802
-        self, request: pb.OfferPicturesRequest, context: Any
-    ) -> pb.OfferPicturesResponse:
-        """Which pictures are wanted."""
+    async def OfferImages(  # noqa: N802
+        self, request: pb.OfferImagesRequest, context: Any
+    ) -> pb.OfferImagesResponse:
+        """Which images are wanted."""
         store = self._store()
         if len(request.keys) > MAX_OFFERED:
             raise BadRequest(f"expected up to {MAX_OFFERED:,} keys, got {len(request.keys):,}")
         job = await self._upload(request.job)
         known = await self._in_thread(lambda: store.queue.known(job.run_id, request.keys))
         wanted = (key for key in dict.fromkeys(request.keys) if key not in known)
-        return pb.OfferPicturesResponse(wanted=wanted)
+        return pb.OfferImagesResponse(wanted=wanted)
 
-    async def UploadPicture(  # noqa: N802
-        self, request: pb.UploadPictureRequest, context: Any
-    ) -> pb.UploadPictureResponse:
-        """Keep one picture."""
+    async def UploadImage(  # noqa: N802
+        self, request: pb.UploadImageRequest, context: Any
+    ) -> pb.UploadImageResponse:
+        """Keep one image."""
         self._store()
         assert self._arrivals
         name = kept_name(request.name)
@@ -249,12 +249,12 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         given = request.HasField("key")
         key = request.key if given else key_of(name, request.image)
         already = await self._arrivals.keep(request.job, key, name, request.image)
-        return pb.UploadPictureResponse(key=key, already=already)
+        return pb.UploadImageResponse(key=key, already=already)
 
     async def FinishUpload(  # noqa: N802
         self, request: pb.FinishUploadRequest, context: Any
     ) -> pb.FinishUploadResponse:
-        """No more pictures will come."""
+        """No more images will come."""
         store = self._store()
         job = await self._upload(request.job)
         await self._in_thread(lambda: store.queue.close(job.run_id))
@@ -342,7 +342,7 @@ class JobServicer(jobs_pb2_grpc.JobServiceServicer):
         return job_message(await self._in_thread(lambda: store.queue.get(name)))
 
     async def _upload(self, name: str) -> Job:
-        """The job, if pictures may be sent for it."""
+        """The job, if images may be sent for it."""
         self._store()
         uploads = self._uploads
         assert uploads

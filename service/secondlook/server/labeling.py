@@ -34,15 +34,15 @@ RETRY_AFTER_S = 0.25
 
 
 class Intake:
-    """Labels encoded pictures. Belongs to one event loop, which never decodes or computes.
+    """Labels encoded images. Belongs to one event loop, which never decodes or computes.
 
-    At most as many pictures as the engine's ``max_pictures`` are inside at one time, the ones
+    At most as many images as the engine's ``max_images`` are inside at one time, the ones
     being decoded included; one more is refused at once.
     """
 
     def __init__(self, engine: Engine, image_limits: ImageLimits, decode_threads: int) -> None:
         self.limits = image_limits
-        """How large a picture may be."""
+        """How large an image may be."""
         self._engine = engine
         self._inside = 0
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
@@ -55,15 +55,15 @@ class Intake:
         deadline: float | None = None,
         source: str = "",
     ) -> Labelled:
-        """Label one picture; ``deadline`` is a ``time.monotonic()`` moment, ``source`` its stream.
+        """Label one image; ``deadline`` is a ``time.monotonic()`` moment, ``source`` its stream.
 
         Raises ``Busy``, ``BadImage``, ``ImageTooLarge``, ``DeadlineExceeded``, or what a model
-        raised. Cancelling it takes the picture out, unless a model is already at work on it.
+        raised. Cancelling it takes the image out, unless a model is already at work on it.
         """
-        room = self._engine.limits.max_pictures
+        room = self._engine.limits.max_images
         if self._inside >= room:
             raise Busy(
-                f"{self._inside} pictures are being worked on already; try again in "
+                f"{self._inside} images are being worked on already; try again in "
                 f"{RETRY_AFTER_S} s or send fewer at a time",
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -79,7 +79,7 @@ class Intake:
         return replace(labelled, timings_ms={**labelled.timings_ms, "decode": decode_ms})
 
     def inside(self) -> int:
-        """Pictures inside now."""
+        """Images inside now."""
         return self._inside
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Intake:
         def work() -> Image:
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded(
-                    "the deadline passed before the picture was decoded; allow more time"
+                    "the deadline passed before the image was decoded; allow more time"
                 )
             return decode(data, name, self.limits)
 
@@ -132,7 +132,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     async def Label(  # noqa: N802 (gRPC's own spelling)
         self, request: pb.LabelRequest, context: Any
     ) -> pb.LabelResponse:
-        """Label one picture."""
+        """Label one image."""
         ontology, every = self._ontologies.of(request), wants_all(request.detail)
         labelled = await self._intake.label(
             request.image, checked_name(request.name), ontology, _deadline(context)
@@ -212,7 +212,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
             default_ontology=ontology_message(self._default) if self._default else None,
             max_message_bytes=self._max_message_bytes,
-            max_pictures=self._engine.limits.max_pictures,
+            max_images=self._engine.limits.max_images,
             student=self._engine.student,
         )
 

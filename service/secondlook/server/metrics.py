@@ -34,7 +34,7 @@ class Metrics:
         )
         self._batches = Histogram(
             "secondlook_batch_size",
-            "Pictures that went through a stage together.",
+            "Images that went through a stage together.",
             ("stage",),
             buckets=BATCH_SIZES,
             registry=self.registry,
@@ -47,8 +47,8 @@ class Metrics:
             registry=self.registry,
         )
         self._depth = Gauge(
-            "secondlook_pictures_inside",
-            "Pictures waiting or at work now.",
+            "secondlook_images_inside",
+            "Images waiting or at work now.",
             registry=self.registry,
         )
         self._outcomes = Counter(
@@ -64,15 +64,15 @@ class Metrics:
             registry=self.registry,
         )
 
-        self._pictures = Counter(
-            "secondlook_pictures",
-            "Pictures labelled, by who did it: teachers, student, or audit (teachers, compared).",
+        self._images = Counter(
+            "secondlook_images",
+            "Images labelled, by who did it: teachers, student, or audit (teachers, compared).",
             ("path",),
             registry=self.registry,
         )
         self._agreement = Histogram(
             "secondlook_audit_agreement",
-            "F1 of a student's labels against its teachers' on each audited picture.",
+            "F1 of a student's labels against its teachers' on each audited image.",
             buckets=AGREEMENTS,
             registry=self.registry,
         )
@@ -99,15 +99,15 @@ class Metrics:
         self._stages.labels(stage).observe(seconds)
 
     def passed(self, passed: Passed) -> None:
-        """For ``Cascade(tell=...)``: a picture got its labels."""
-        self._pictures.labels(passed.path.value).inc()
+        """For ``Cascade(tell=...)``: an image got its labels."""
+        self._images.labels(passed.path.value).inc()
         if passed.agreement is not None:
             self._agreement.observe(passed.agreement)
         self._trusted.set(passed.trusted)
         self._watched.set(passed.watched)
 
     def judged(self, labelled: Labelled) -> None:
-        """A picture was labelled."""
+        """An image was labelled."""
         for judgement in labelled.judgements:
             self._outcomes.labels(judgement.decision.outcome.value).inc()
 

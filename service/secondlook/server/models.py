@@ -305,7 +305,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         self._trainer.check()
         named = known_name(request.snapshot, "snapshot")
         snapshot = await self._in_thread(lambda: store.snapshots.get(named))
-        splits = {n: c["pictures"] for n, c in snapshot.statistics["splits"].items()}
+        splits = {n: c["images"] for n, c in snapshot.statistics["splits"].items()}
         order = checked_order(request, splits)
         made = await self._in_thread(lambda: store.trainings.create(order))
         return pb.TrainModelResponse(training=training_message(made))

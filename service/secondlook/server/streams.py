@@ -278,7 +278,7 @@ def _frame(request: pb.LabelStreamRequest, last: int) -> Frame:
 def _answer(frame: Frame, kept: Kept) -> pb.FrameAnswer:
     if kept is Kept.OTHER:
         message = (
-            f"number {frame.sequence} of this stream is taken by another picture; number frames "
+            f"number {frame.sequence} of this stream is taken by another image; number frames "
             "upwards for ever, or give another stream_id"
         )
         failure = pb.FrameFailure(reason="sequence_taken", message=message)

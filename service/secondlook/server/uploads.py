@@ -1,7 +1,7 @@
-"""Uploaded pictures, made durable together: one commit for all that wait for one.
+"""Uploaded images, made durable together: one commit for all that wait for one.
 
-Each picture's bytes are written first, several at a time. Its row is then written with those of
-every picture that came while the last transaction was under way, so that a slow disk costs
+Each image's bytes are written first, several at a time. Its row is then written with those of
+every image that came while the last transaction was under way, so that a slow disk costs
 waiting and not throughput.
 """
 
@@ -14,13 +14,13 @@ from secondlook.core.errors import Busy
 from secondlook.store.ingest import Arrived, Uploads
 
 WRITERS = 4
-"""Pictures written at a time: most of the time of each is the disk's."""
+"""Images written at a time: most of the time of each is the disk's."""
 GATHER_S = 0.01
 """The first of a transaction waits so long for others: clients send several at a time."""
 MAX_AT_ONCE = 256
-"""Pictures in one transaction."""
+"""Images in one transaction."""
 MAX_BYTES = 256 * 2**20
-"""Of pictures inside that are not durable yet; one more is told to come back."""
+"""Of images inside that are not durable yet; one more is told to come back."""
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class _Waiting:
 
 
 class Arrivals:
-    """Keeps pictures for upload jobs. Belongs to one event loop, which never waits for a disk."""
+    """Keeps images for upload jobs. Belongs to one event loop, which never waits for a disk."""
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
@@ -41,18 +41,18 @@ class Arrivals:
         self._bytes = 0
 
     async def keep(self, job: str, key: int, name: str, content: bytes) -> bool:
-        """Make one picture durable and queue it; whether the job had its key before.
+        """Make one image durable and queue it; whether the job had its key before.
 
         Raises ``Busy``, ``NotFound``, ``BadRequest`` when the job takes no more, and what the
         store raises.
         """
         if self._bytes and self._bytes + len(content) > MAX_BYTES:
-            raise Busy("too many pictures arrive at a time; try again in a moment", 0.5)
+            raise Busy("too many images arrive at a time; try again in a moment", 0.5)
         self._bytes += len(content)
         try:
             loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(self._writers, self._uploads.keep, content)
-            one = _Waiting(job, Arrived(key, name, picture), loop.create_future())
+            image = await loop.run_in_executor(self._writers, self._uploads.keep, content)
+            one = _Waiting(job, Arrived(key, name, image), loop.create_future())
             self._waiting.append(one)
             if self._committing is None:
                 self._committing = loop.create_task(self._commit_all())
@@ -74,7 +74,7 @@ class Arrivals:
             self._committing = None
 
     def _next(self) -> list[_Waiting]:
-        """The pictures of one job that wait, the longest waiting job first."""
+        """The images of one job that wait, the longest waiting job first."""
         job = self._waiting[0].job
         chosen = [one for one in self._waiting if one.job == job][:MAX_AT_ONCE]
         taken = set(map(id, chosen))

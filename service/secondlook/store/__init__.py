@@ -1,7 +1,7 @@
 """Everything that is kept: rows in SQLite or PostgreSQL, bytes in a folder or an object store.
 
     DIR/store.db    the SQLite database, unless there is a ``database_url``
-    DIR/blobs/      pictures, manifests and students by sha256, unless there is a ``blob_url``
+    DIR/blobs/      images, manifests and students by sha256, unless there is a ``blob_url``
     DIR/server.lock held by the one server that works on the SQLite database
 
 This package is the only place with SQL.
@@ -47,7 +47,7 @@ class Store:
 
     @cached_property
     def records(self) -> "Records":
-        """What models, runs and persons said of pictures."""
+        """What models, runs and persons said of images."""
         from secondlook.store.results import Records
 
         return Records(self.database)

@@ -28,7 +28,7 @@ from secondlook.store.database import Database, now
 from secondlook.store.locks import forgetting, nothing_forgotten
 from secondlook.store.migrations import CURRENT, revision_of, upgrade
 from secondlook.store.model_versions import model_blobs
-from secondlook.store.schema import jobs, metadata, model_files, pictures, snapshots, trainings
+from secondlook.store.schema import images, jobs, metadata, model_files, snapshots, trainings
 from secondlook.store.snapshots import manifest_blobs
 
 # All rows of one database into another, whichever of the two kinds each is.
@@ -215,7 +215,7 @@ def _copy_blobs(
 ) -> None:
     """Copy every blob that ``rows`` name and ``sink`` lacks."""
     with rows.reading() as connection:
-        counts = [select(func.count()).select_from(table) for table in (pictures, model_files)]
+        counts = [select(func.count()).select_from(table) for table in (images, model_files)]
         total = sum(int(connection.execute(count).scalar_one()) for count in counts)
 
     def copy(sha256: str) -> int | str:
@@ -246,12 +246,12 @@ def _note(copied: Copied, outcome: int | str) -> None:
 
 
 def _names(rows: Database, source: Blobs, copied: Copied) -> Iterator[str]:
-    """Every blob that the rows name: pictures, students, and what snapshots are made of."""
+    """Every blob that the rows name: images, students, and what snapshots are made of."""
     after = 0
     while True:
-        query = select(pictures.c.id, pictures.c.sha256).where(pictures.c.id > after)
+        query = select(images.c.id, images.c.sha256).where(images.c.id > after)
         with rows.reading() as connection:
-            page = connection.execute(query.order_by(pictures.c.id).limit(AT_ONCE)).all()
+            page = connection.execute(query.order_by(images.c.id).limit(AT_ONCE)).all()
         if not page:
             break
         after = page[-1].id

@@ -1,4 +1,4 @@
-"""Bytes by their sha256: pictures and manifests. What was put is there for good, or said so."""
+"""Bytes by their sha256: images and manifests. What was put is there for good, or said so."""
 
 import errno
 import fcntl
@@ -147,7 +147,7 @@ def checked(sha256: str, content: bytes) -> bytes:
     """``content`` if that is its hash. Raises ``Damaged``."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Damaged(
-            f"blob {sha256[:12]} no longer matches its hash; put the same picture in again, or "
+            f"blob {sha256[:12]} no longer matches its hash; put the same image in again, or "
             "restore it with `secondlook restore`"
         )
     return content
@@ -156,7 +156,7 @@ def checked(sha256: str, content: bytes) -> bytes:
 def lost(sha256: str) -> NotFound:
     """The error for a blob that is not there."""
     return NotFound(
-        f"blob {sha256[:12]} is not in the blob store; put the same picture in again, or restore "
+        f"blob {sha256[:12]} is not in the blob store; put the same image in again, or restore "
         "it with `secondlook restore`"
     )
 

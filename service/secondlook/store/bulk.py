@@ -1,4 +1,4 @@
-"""Packed evidence of many pictures as a few large arrays, and many decisions back to bytes.
+"""Packed evidence of many images as a few large arrays, and many decisions back to bytes.
 
 One by one, unpacking takes most of the time of deciding again. See ``packing`` for the form.
 """
@@ -39,10 +39,10 @@ from secondlook.store.schema import decisions, evidence, texts
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """What the models said of P pictures with T boxes in all, gathered for one ontology."""
+    """What the models said of P images with T boxes in all, gathered for one ontology."""
 
     starts: NDArray[np.intp]
-    """(P + 1,): picture p has the boxes from ``starts[p]`` up to ``starts[p + 1]``."""
+    """(P + 1,): image p has the boxes from ``starts[p]`` up to ``starts[p + 1]``."""
     boxes: Boxes
     """(T, 4)."""
     scores: NDArray[np.float32]
@@ -57,7 +57,7 @@ class Gathered:
 
 
 def gather(contents: Sequence[bytes], ontology: Ontology) -> Gathered:
-    """Unpack the evidence of many pictures, gathered for ``ontology``. Raises ``Damaged``."""
+    """Unpack the evidence of many images, gathered for ``ontology``. Raises ``Damaged``."""
     parts = [_part(content, len(ontology.classes)) for content in contents]
     starts = np.zeros(len(parts) + 1, dtype=np.intp)
     np.cumsum([len(part.boxes) for part in parts], out=starts[1:])
@@ -104,7 +104,7 @@ def _part(content: bytes, classes: int) -> _Part:
 
 
 def _fill(gathered: Gathered, parts: Sequence[_Part]) -> None:
-    """Set ``p_yes`` and ``silent`` from the pictures' verdicts."""
+    """Set ``p_yes`` and ``silent`` from the images' verdicts."""
     verdicts = _joined([part.verdicts for part in parts])
     amounts = [len(part.verdicts) for part in parts]
     boxes = verdicts["row"] + np.repeat(gathered.starts[:-1], amounts)
@@ -132,12 +132,12 @@ def _joined(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """J judgements of P pictures, picture by picture in the order of ``judging.judge``."""
+    """J judgements of P images, image by image in the order of ``judging.judge``."""
 
     starts: NDArray[np.intp]
-    """(P + 1,): picture p has the judgements from ``starts[p]`` up to ``starts[p + 1]``."""
+    """(P + 1,): image p has the judgements from ``starts[p]`` up to ``starts[p + 1]``."""
     rows: NDArray[np.intp]
-    """(J,) of the picture's own proposals."""
+    """(J,) of the image's own proposals."""
     classes: NDArray[np.intp]
     """(J,) places in the ontology."""
     outcomes: NDArray[np.intp]
@@ -152,7 +152,7 @@ class Decided:
 
 
 def pack_many(decided: Decided) -> list[bytes]:
-    """What ``pack_decisions`` gives for each of the pictures."""
+    """What ``pack_decisions`` gives for each of the images."""
     rows = np.empty(len(decided.rows), dtype=DECIDED[True])
     rows["probability"] = decided.probabilities
     rows["row"], rows["class"] = decided.rows, decided.classes
@@ -170,7 +170,7 @@ def pack_many(decided: Decided) -> list[bytes]:
 
 
 def _texts(decided: Decided) -> tuple[list[bytes], list[int]]:
-    """For each picture its distinct reasons as JSON, and for each judgement its reason's place."""
+    """For each image its distinct reasons as JSON, and for each judgement its reason's place."""
     texts, places = [], []
     for start, end in pairwise(decided.starts.tolist()):
         place = {"": 0}
@@ -189,7 +189,7 @@ class Packed:
     cursor: int
     """Of the result."""
     item_id: int
-    picture_id: int
+    image_id: int
     evidence_id: int
     ontology_id: int
     """What it was gathered for."""
@@ -206,7 +206,7 @@ def packed_evidence(connection: Connection, run_id: int, after: int, limit: int)
         select(
             decisions.c.id,
             decisions.c.item_id,
-            decisions.c.picture_id,
+            decisions.c.image_id,
             decisions.c.evidence_id,
             evidence.c.ontology_id,
             (verifiers.c.text != "").label("verified"),
@@ -224,7 +224,7 @@ def packed_evidence(connection: Connection, run_id: int, after: int, limit: int)
         Packed(
             cursor=row.id,
             item_id=row.item_id,
-            picture_id=row.picture_id,
+            image_id=row.image_id,
             evidence_id=row.evidence_id,
             ontology_id=row.ontology_id,
             verified=row.verified,
@@ -239,15 +239,15 @@ def add_decided(
     connection: Connection, run: Run, sources: Sequence[Packed], decided: Decided
 ) -> int:
     """Keep what ``run`` decided from ``sources``; how many of them it had not decided before."""
-    pictures = np.repeat(np.arange(len(decided)), np.diff(decided.starts))
+    images = np.repeat(np.arange(len(decided)), np.diff(decided.starts))
     counts = np.zeros((len(decided), len(OUTCOMES)), dtype=np.int64)
-    np.add.at(counts, (pictures, decided.outcomes), 1)
+    np.add.at(counts, (images, decided.outcomes), 1)
     made_at = now()
     rows = [
         {
             "run_id": run.id,
             "item_id": source.item_id,
-            "picture_id": source.picture_id,
+            "image_id": source.image_id,
             "evidence_id": source.evidence_id,
             "accepted": accepted,
             "rejected": rejected,
@@ -276,7 +276,7 @@ def decided_up_to(connection: Connection, run: Run, parent: Run) -> int:
     return connection.execute(query).scalar() or 0
 
 
-# What two runs made of the same pictures, side by side.
+# What two runs made of the same images, side by side.
 
 
 def pairs(
@@ -285,7 +285,7 @@ def pairs(
     """The next results of ``a`` behind the cursor ``after``, each with that of ``b``, or None.
 
     The same item where both have it, as when one run decided the other again; else the same
-    picture, under whatever name ``b`` has it.
+    image, under whatever name ``b`` has it.
     """
     chosen = (decisions.c.run_id == a.id) & (decisions.c.id > after)
     ours = connection.execute(RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)).all()
@@ -293,30 +293,30 @@ def pairs(
         return []
     last = decisions.c.id <= ours[-1].id
     items = select(decisions.c.item_id).where(chosen, last).scalar_subquery()
-    pictures = select(decisions.c.picture_id).where(chosen, last).scalar_subquery()
+    images = select(decisions.c.image_id).where(chosen, last).scalar_subquery()
     of_b = decisions.c.run_id == b.id
     by_item = {
         row.item_id: row
         for row in connection.execute(RESULTS.where(of_b, decisions.c.item_id.in_(items)))
     }
-    by_picture = {
-        row.picture_id: row
-        for row in connection.execute(RESULTS.where(of_b, decisions.c.picture_id.in_(pictures)))
+    by_image = {
+        row.image_id: row
+        for row in connection.execute(RESULTS.where(of_b, decisions.c.image_id.in_(images)))
     }
-    said = corrections_of(connection, pictures)
+    said = corrections_of(connection, images)
     reader = Reader(connection)
     found: list[tuple[Result, Result | None]] = []
     for row in ours:
-        persons = said.get(row.picture_id, [])
-        other = by_item.get(row.item_id) or by_picture.get(row.picture_id)
+        persons = said.get(row.image_id, [])
+        other = by_item.get(row.item_id) or by_image.get(row.image_id)
         theirs = reader.result(b, other, persons) if other is not None else None
         found.append((reader.result(a, row, persons), theirs))
     return found
 
 
-def pictures_missing(connection: Connection, a: Run, b: Run) -> int:
-    """How many pictures have a result in ``b`` and none in ``a``."""
-    known = select(decisions.c.picture_id).where(decisions.c.run_id == a.id)
-    of_b = (decisions.c.run_id == b.id) & decisions.c.picture_id.not_in(known)
-    query = select(func.count(decisions.c.picture_id.distinct())).where(of_b)
+def images_missing(connection: Connection, a: Run, b: Run) -> int:
+    """How many images have a result in ``b`` and none in ``a``."""
+    known = select(decisions.c.image_id).where(decisions.c.run_id == a.id)
+    of_b = (decisions.c.run_id == b.id) & decisions.c.image_id.not_in(known)
+    query = select(func.count(decisions.c.image_id.distinct())).where(of_b)
     return int(connection.execute(query).scalar_one())

@@ -1,4 +1,4 @@
-"""Evidence and decisions of one picture as bytes, exact to the last bit.
+"""Evidence and decisions of one image as bytes, exact to the last bit.
 
 One byte for the form, then a zlib stream: counts, arrays (little endian), and a JSON list of the
 texts that the arrays name by place (0 is the empty text). Questions and class names are not in it:

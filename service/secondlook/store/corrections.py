@@ -13,7 +13,7 @@ from secondlook.core.errors import InvalidInput, NotFound
 from secondlook.core.types import Decision, Judgement, Outcome
 from secondlook.store.database import now
 from secondlook.store.queue import storable
-from secondlook.store.schema import corrections, pictures
+from secondlook.store.schema import corrections, images
 
 SAME_BOX = 0.5
 """IoU from which a person's box and a model's are the same thing."""
@@ -27,7 +27,7 @@ class Correction:
     """One person's word on one box for one class."""
 
     id: int
-    picture_id: int
+    image_id: int
     class_name: str
     box: tuple[float, float, float, float]
     """Pixel xyxy."""
@@ -39,7 +39,7 @@ class Correction:
 
 def add_correction(
     connection: Connection,
-    picture_id: int,
+    image_id: int,
     class_name: str,
     box: tuple[float, float, float, float],
     outcome: Outcome,
@@ -48,10 +48,10 @@ def add_correction(
 ) -> int:
     """Keep a person's word; its number. Raises ``InvalidInput`` and ``NotFound``."""
     _check(class_name, box, person)
-    if connection.execute(select(pictures.c.id).where(pictures.c.id == picture_id)).first() is None:
-        raise NotFound(f"there is no picture {picture_id} in the store")
+    if connection.execute(select(images.c.id).where(images.c.id == image_id)).first() is None:
+        raise NotFound(f"there is no image {image_id} in the store")
     row = {
-        "picture_id": picture_id,
+        "image_id": image_id,
         "class_name": storable(class_name),
         **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
         "outcome": outcome.value,
@@ -63,12 +63,12 @@ def add_correction(
     return int(added.scalar_one())
 
 
-def corrections_of(connection: Connection, picture_ids: Any) -> dict[int, list[Correction]]:
-    """By picture, the oldest first; ``picture_ids`` is a list of numbers or a query."""
-    query = select(corrections).where(corrections.c.picture_id.in_(picture_ids))
+def corrections_of(connection: Connection, image_ids: Any) -> dict[int, list[Correction]]:
+    """By image, the oldest first; ``image_ids`` is a list of numbers or a query."""
+    query = select(corrections).where(corrections.c.image_id.in_(image_ids))
     found: dict[int, list[Correction]] = {}
     for row in connection.execute(query.order_by(corrections.c.id)):
-        found.setdefault(row.picture_id, []).append(_correction(row))
+        found.setdefault(row.image_id, []).append(_correction(row))
     return found
 
 
@@ -133,7 +133,7 @@ def _check(class_name: str, box: tuple[float, float, float, float], person: str)
 def _correction(row: "Row[Any]") -> Correction:
     return Correction(
         row.id,
-        row.picture_id,
+        row.image_id,
         row.class_name,
         (row.x1, row.y1, row.x2, row.y2),
         Outcome(row.outcome),

@@ -1,4 +1,4 @@
-"""Pictures by their content: one row each, however many runs and names lead to it."""
+"""Images by their content: one row each, however many runs and names lead to it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from secondlook.core.images import suffix_of
 from secondlook.store.database import insert_new, now
-from secondlook.store.schema import pictures
+from secondlook.store.schema import images
 
 AT_ONCE = 500
 """How many are asked for in one query: below every database's limit of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
-class NewPicture:
+class NewImage:
     """A content whose bytes are in the blob store."""
 
     sha256: str
@@ -27,30 +27,30 @@ class NewPicture:
 
     @classmethod
     def of(cls, sha256: str, content: bytes) -> Self:
-        """The picture whose bytes ``content`` are, hashed already."""
+        """The image whose bytes ``content`` are, hashed already."""
         return cls(sha256, len(content), suffix_of(content))
 
 
-def add_pictures(connection: Connection, found: Iterable[NewPicture]) -> dict[str, int]:
-    """Ids of the pictures by sha256, of those known before and of those added now.
+def add_images(connection: Connection, found: Iterable[NewImage]) -> dict[str, int]:
+    """Ids of the images by sha256, of those known before and of those added now.
 
     Their bytes must be in the blob store already: a row promises that they are there. Nobody
     forgets one of them before the transaction ends, so what refers to them belongs in the same.
     """
     # In a fixed order, so that two servers that add the same ones never wait for each other.
-    missing = sorted(found, key=lambda picture: picture.sha256)
+    missing = sorted(found, key=lambda image: image.sha256)
     ids: dict[str, int] = {}
     while missing:  # once, unless one was forgotten between the two statements
-        insert_new(connection, pictures, [_row(picture) for picture in missing])
-        ids |= picture_ids(connection, {picture.sha256 for picture in missing}, lock=True)
-        missing = [picture for picture in missing if picture.sha256 not in ids]
+        insert_new(connection, images, [_row(image) for image in missing])
+        ids |= image_ids(connection, {image.sha256 for image in missing}, lock=True)
+        missing = [image for image in missing if image.sha256 not in ids]
     return ids
 
 
-def picture_ids(
+def image_ids(
     connection: Connection, sha256s: Iterable[str], *, lock: bool = False
 ) -> dict[str, int]:
-    """Ids of those of the pictures that are known, by sha256.
+    """Ids of those of the images that are known, by sha256.
 
     ``lock`` keeps them from being forgotten until the transaction, a writing one, ends.
     """
@@ -63,54 +63,54 @@ def picture_ids(
     return ids
 
 
-_IDS = select(pictures.c.sha256, pictures.c.id).where(
-    pictures.c.sha256.in_(bindparam("wanted", expanding=True))
+_IDS = select(images.c.sha256, images.c.id).where(
+    images.c.sha256.in_(bindparam("wanted", expanding=True))
 )
 # In order, too; SQLite has one writer and ignores it.
-_LOCKED_IDS = _IDS.order_by(pictures.c.sha256).with_for_update(read=True, key_share=True)
+_LOCKED_IDS = _IDS.order_by(images.c.sha256).with_for_update(read=True, key_share=True)
 
 
-def _row(picture: NewPicture) -> dict[str, Any]:
+def _row(image: NewImage) -> dict[str, Any]:
     return {
-        "sha256": bytes.fromhex(picture.sha256),
-        "size": picture.size,
+        "sha256": bytes.fromhex(image.sha256),
+        "size": image.size,
         "width": 0,
         "height": 0,
-        "format": picture.format[:16].lower(),
-        "likeness": None,
+        "format": image.format[:16].lower(),
+        "perceptual_hash": None,
         "added_at": now(),
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What decoding a picture showed."""
+    """What decoding an image showed."""
 
-    picture_id: int
+    image_id: int
     width: int
     """Pixels, upright."""
     height: int
-    likeness: int
+    perceptual_hash: int
     """Difference hash, signed 64 bits."""
 
 
-def measure_picture(
-    connection: Connection, picture_id: int, width: int, height: int, likeness: int
+def measure_image(
+    connection: Connection, image_id: int, width: int, height: int, perceptual_hash: int
 ) -> None:
-    """``measure_pictures`` for one."""
-    measure_pictures(connection, [Measured(picture_id, width, height, likeness)])
+    """``measure_images`` for one."""
+    measure_images(connection, [Measured(image_id, width, height, perceptual_hash)])
 
 
-def measure_pictures(connection: Connection, found: Iterable[Measured]) -> None:
+def measure_images(connection: Connection, found: Iterable[Measured]) -> None:
     """Keep what decoding showed; only the first time: the same bytes always decode to the same."""
     rows = [
-        {"picture": one.picture_id, "w": one.width, "h": one.height, "like": one.likeness}
-        for one in sorted(found, key=lambda one: one.picture_id)
+        {"image": one.image_id, "w": one.width, "h": one.height, "like": one.perceptual_hash}
+        for one in sorted(found, key=lambda one: one.image_id)
     ]
     if rows:
         connection.execute(
-            update(pictures)
-            .where(pictures.c.id == bindparam("picture"), pictures.c.width == 0)
-            .values(width=bindparam("w"), height=bindparam("h"), likeness=bindparam("like")),
+            update(images)
+            .where(images.c.id == bindparam("image"), images.c.width == 0)
+            .values(width=bindparam("w"), height=bindparam("h"), perceptual_hash=bindparam("like")),
             rows,
         )

@@ -1,4 +1,4 @@
-"""Pictures that clients send for jobs: kept, and queued in one transaction for all that wait."""
+"""Images that clients send for jobs: kept, and queued in one transaction for all that wait."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from secondlook.core.errors import AlreadyExists, BadOntology, BadRequest, NotFo
 from secondlook.core.ontology import Ontology
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
-from secondlook.store.images import NewPicture, add_pictures
+from secondlook.store.images import NewImage, add_images
 from secondlook.store.queue import (
     Job,
     JobState,
@@ -33,12 +33,12 @@ UPLOAD_KIND = "upload"
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One picture whose bytes are in the blob store."""
+    """One image whose bytes are in the blob store."""
 
     key: int
     """Identity in the job, signed 64 bits."""
     name: str
-    picture: NewPicture
+    image: NewImage
 
 
 class Uploads:
@@ -48,12 +48,12 @@ class Uploads:
         self._database = database
         self._blobs = blobs
 
-    def keep(self, content: bytes) -> NewPicture:
-        """Make a picture's bytes durable. Raises ``StorageFull`` and ``StoreUnavailable``."""
-        return NewPicture.of(self._blobs.put(content), content)
+    def keep(self, content: bytes) -> NewImage:
+        """Make an image's bytes durable. Raises ``StorageFull`` and ``StoreUnavailable``."""
+        return NewImage.of(self._blobs.put(content), content)
 
     def job(self, name: str) -> Job:
-        """The job, if pictures may be sent for it.
+        """The job, if images may be sent for it.
 
         Raises ``NotFound``, and ``BadRequest`` for one that is no upload or was ended.
         """
@@ -61,7 +61,7 @@ class Uploads:
             return _uploadable(named_job(connection, name))
 
     def add(self, name: str, arrived: Sequence[Arrived]) -> list[bool]:
-        """Queue pictures in one transaction; for each, whether its key was there before.
+        """Queue images in one transaction; for each, whether its key was there before.
 
         A job whose upload was finished is opened again. Raises ``NotFound``, and ``BadRequest``
         for one that was cancelled.
@@ -74,7 +74,7 @@ class Uploads:
                 if job.closed or not job.active:
                     job = replace(job, closed=False, state=JobState.RUNNING)
                     change_job(connection, job.run_id, closed=False, state=JobState.RUNNING)
-                ids = add_pictures(connection, [one.picture for one in new.values()])
+                ids = add_images(connection, [one.image for one in new.values()])
                 add_items(connection, job, [_upload_item(one, ids) for one in new.values()])
         # Of one key sent twice at a time the first is new.
         return [new.get(one.key) is not one for one in arrived]
@@ -82,22 +82,22 @@ class Uploads:
 
 def _uploadable(job: Job) -> Job:
     if job.kind != UPLOAD_KIND:
-        raise BadRequest(f"'{job.name}' is no upload: its pictures come from a {job.kind}")
+        raise BadRequest(f"'{job.name}' is no upload: its images come from a {job.kind}")
     if job.state in (JobState.CANCELLED, JobState.FAILED):
-        raise BadRequest(f"job '{job.name}' is {job.state} and takes no more pictures")
+        raise BadRequest(f"job '{job.name}' is {job.state} and takes no more images")
     return job
 
 
 def _upload_item(one: Arrived, ids: dict[str, int]) -> NewItem:
-    picture = one.picture
-    return NewItem(one.key, one.name, picture.size, picture_id=ids[picture.sha256])
+    image = one.image
+    return NewItem(one.key, one.name, image.size, image_id=ids[image.sha256])
 
 
 # Frames of captured streams: items of a job that goes on for ever, by the frame's number.
 
 FRAME_KIND = "capture"
 WRITERS = 4
-"""Pictures written at a time: most of the time of each is the disk's."""
+"""Images written at a time: most of the time of each is the disk's."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Kept(Enum):
     ALREADY = "already"
     """The same frame had been kept before."""
     OTHER = "other"
-    """Another picture has that number in the stream; this one was not kept."""
+    """Another image has that number in the stream; this one was not kept."""
 
 
 @dataclass(frozen=True)
@@ -170,23 +170,23 @@ class Frames:
         """
         written = list(self._writers.map(self._blobs.put, (frame.content for frame in frames)))
         found = [
-            NewPicture.of(sha256, frame.content)
+            NewImage.of(sha256, frame.content)
             for sha256, frame in zip(written, frames, strict=True)
         ]
         with self._database.writing() as connection:
-            numbers = add_pictures(connection, found)
-            pictures = [numbers[sha256] for sha256 in written]
+            numbers = add_images(connection, found)
+            images = [numbers[sha256] for sha256 in written]
             job = locked_job(connection, run_id)  # two connections of one stream take turns
             before = known_items(connection, run_id, [frame.sequence for frame in frames])
             new = [
-                _frame_item(frame, picture)
-                for frame, picture in zip(frames, pictures, strict=True)
+                _frame_item(frame, image)
+                for frame, image in zip(frames, images, strict=True)
                 if frame.sequence not in before
             ]
             add_items(connection, job, new)
         return [
-            _kept(before.get(frame.sequence), picture)
-            for frame, picture in zip(frames, pictures, strict=True)
+            _kept(before.get(frame.sequence), image)
+            for frame, image in zip(frames, images, strict=True)
         ]
 
     def close(self) -> None:
@@ -213,12 +213,12 @@ class Frames:
             return OpenedStream(run.id, connection.execute(highest).scalar())
 
 
-def _kept(before: int | None, picture: int) -> Kept:
+def _kept(before: int | None, image: int) -> Kept:
     if before is None:
         return Kept.NEW
-    return Kept.ALREADY if before == picture else Kept.OTHER
+    return Kept.ALREADY if before == image else Kept.OTHER
 
 
-def _frame_item(frame: Frame, picture_id: int) -> NewItem:
+def _frame_item(frame: Frame, image_id: int) -> NewItem:
     name = frame.name or str(frame.sequence)
-    return NewItem(frame.sequence, name, len(frame.content), picture_id=picture_id)
+    return NewItem(frame.sequence, name, len(frame.content), image_id=image_id)

@@ -29,6 +29,7 @@ from secondlook.store.runs import Run, load_run_by_id
 from secondlook.store.schema import (
     decisions,
     evidence,
+    images,
     items,
     jobs,
     metadata,
@@ -36,9 +37,8 @@ from secondlook.store.schema import (
     model_promotions,
     model_versions,
     ontologies,
-    pictures,
     runs,
-    snapshot_pictures,
+    snapshot_images,
     snapshots,
     texts,
 )
@@ -56,7 +56,7 @@ class Finding:
     """One thing that is wrong."""
 
     subject: str
-    """What, e.g. ``picture 81 (0c1f…)``."""
+    """What, e.g. ``image 81 (0c1f…)``."""
     problem: str
     way_out: str
     """What a person can do about it; empty when ``problem`` says it."""
@@ -120,7 +120,7 @@ def check_decisions(connection: Connection) -> Iterator[Finding]:
         select(
             decisions,
             evidence.c.content.label("said"),
-            evidence.c.picture_id.label("seen"),
+            evidence.c.image_id.label("seen"),
             evidence.c.ontology_id,
             evidence.c.proposer_id,
             evidence.c.verifier_id,
@@ -139,8 +139,8 @@ def check_decisions(connection: Connection) -> Iterator[Finding]:
 
 def _content_fault(shared: "_Shared", row: "Row[Any]", line: list[Run]) -> Iterator[str]:
     run = line[0]
-    if row.seen != row.picture_id:
-        yield "its evidence is of another picture"
+    if row.seen != row.image_id:
+        yield "its evidence is of another image"
     if row.item_run not in [ancestor.id for ancestor in line]:
         yield "its item is of another run"
     try:
@@ -275,7 +275,7 @@ def check(
                 yield from check_decisions(connection)
                 yield from _check_items(connection)
                 yield from _check_jobs(connection)
-                yield from _check_pictures(connection, store.blobs, checked, content)
+                yield from _check_images(connection, store.blobs, checked, content)
                 yield from _check_snapshots(connection, store.blobs, checked)
                 yield from check_students(connection, store.blobs, checked, content)
         except Damaged as failure:  # the database itself cannot be read on
@@ -302,11 +302,11 @@ def _check_items(connection: Connection) -> Iterator[Finding]:
         "has a result and is not done": and_(
             items.c.state != ItemState.DONE, exists().where(result)
         ),
-        "is done and has no picture": and_(
-            items.c.state == ItemState.DONE, items.c.picture_id.is_(None)
+        "is done and has no image": and_(
+            items.c.state == ItemState.DONE, items.c.image_id.is_(None)
         ),
-        "has a result of another picture": exists().where(
-            decisions.c.item_id == items.c.id, decisions.c.picture_id != items.c.picture_id
+        "has a result of another image": exists().where(
+            decisions.c.item_id == items.c.id, decisions.c.image_id != items.c.image_id
         ),
         "is in no state that is known": items.c.state.not_in(list(ItemState)),
     }
@@ -342,21 +342,21 @@ def _check_jobs(connection: Connection) -> Iterator[Finding]:
             yield Finding(f"job {row.name}", f"is done, and {waiting} of its items wait", RESTORE)
 
 
-def _check_pictures(
+def _check_images(
     connection: Connection, blobs: Blobs, checked: Checked, content: bool
 ) -> Iterator[Finding]:
     look: Callable[[Row[Any]], str] = (
         (lambda row: _wrong_with(blobs, row)) if content else (lambda row: _missing(blobs, row))
     )
     with ThreadPoolExecutor(READERS, thread_name_prefix="check") as readers:
-        for page in pages(connection, select(pictures), pictures.c.id):
+        for page in pages(connection, select(images), images.c.id):
             for row, problem in zip(page, readers.map(look, page), strict=True):
                 checked.blobs += 1
                 if problem:
                     yield Finding(
-                        f"picture {row.id} ({row.sha256.hex()[:12]})",
+                        f"image {row.id} ({row.sha256.hex()[:12]})",
                         problem,
-                        "label the same picture again, or " + RESTORE,
+                        "label the same image again, or " + RESTORE,
                     )
 
 
@@ -383,10 +383,10 @@ def _check_snapshots(connection: Connection, blobs: Blobs, checked: Checked) -> 
 def _wrong_with_snapshot(
     connection: Connection, blobs: Blobs, snapshot: "Row[Any]", checked: Checked
 ) -> Iterator[str]:
-    held_by_it = snapshot_pictures.c.snapshot_id == snapshot.id
+    held_by_it = snapshot_images.c.snapshot_id == snapshot.id
     held = set(
         connection.execute(
-            select(pictures.c.sha256).join(snapshot_pictures).where(held_by_it)
+            select(images.c.sha256).join(snapshot_images).where(held_by_it)
         ).scalars()
     )
     named: set[bytes] = set()
@@ -401,8 +401,8 @@ def _wrong_with_snapshot(
         return
     if named != held:
         yield (
-            f"holds {len(held)} pictures and its manifest names {len(named)}, "
+            f"holds {len(held)} images and its manifest names {len(named)}, "
             f"{len(named - held)} of them not held"
         )
-    if len(held) != snapshot.pictures:
-        yield f"says {snapshot.pictures} pictures and holds {len(held)}"
+    if len(held) != snapshot.images:
+        yield f"says {snapshot.images} images and holds {len(held)}"

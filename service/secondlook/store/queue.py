@@ -1,4 +1,4 @@
-"""The queue: which pictures of which jobs wait, who works on them, and what became of them.
+"""The queue: which images of which jobs wait, who works on them, and what became of them.
 
 A job is worked on by one server at a time, which holds a lease on it. Whatever settles items
 checks in the same transaction that the lease is still that server's, so a server that was taken
@@ -18,7 +18,7 @@ from secondlook.core.errors import BadRequest, LostLease, NotFound
 from secondlook.core.ontology import Ontology
 from secondlook.store.database import Database, insert_new, now
 from secondlook.store.runs import create_run
-from secondlook.store.schema import items, jobs, pictures, runs
+from secondlook.store.schema import images, items, jobs, runs
 
 # Jobs and items as values: what ``queue`` takes and gives.
 
@@ -27,13 +27,13 @@ class JobState(StrEnum):
     """What a job is doing; its message says what a running one waits for."""
 
     LISTING = "listing"
-    """The folder is being read; pictures already found are being labelled."""
+    """The folder is being read; images already found are being labelled."""
     RUNNING = "running"
     DONE = "done"
-    """Every picture is labelled or set aside."""
+    """Every image is labelled or set aside."""
     CANCELLED = "cancelled"
     FAILED = "failed"
-    """It cannot go on for a reason that concerns every picture; the message says which."""
+    """It cannot go on for a reason that concerns every image; the message says which."""
 
 
 ACTIVE = (JobState.LISTING, JobState.RUNNING)
@@ -41,7 +41,7 @@ ACTIVE = (JobState.LISTING, JobState.RUNNING)
 
 
 class ItemState(IntEnum):
-    """What became of one picture of a job."""
+    """What became of one image of a job."""
 
     QUEUED = 0
     DONE = 1
@@ -51,7 +51,7 @@ class ItemState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """One picture for a job."""
+    """One image for a job."""
 
     key: int
     """Identity in the run, signed 64 bits."""
@@ -61,7 +61,7 @@ class NewItem:
     """Bytes of the file when it was found."""
     changed_ns: int = 0
     """The file's time of change, nanoseconds since 1970."""
-    picture_id: int | None = None
+    image_id: int | None = None
     """Where its bytes are kept already."""
     refusal: str = ""
     """Why it cannot be labelled; such an item is set aside at once."""
@@ -71,7 +71,7 @@ class NewItem:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture of a job that waits to be labelled."""
+    """One image of a job that waits to be labelled."""
 
     id: int
     run_id: int
@@ -79,7 +79,7 @@ class Item:
     name: str
     size: int
     changed_ns: int
-    picture_id: int | None
+    image_id: int | None
     tries: int
     """How often it was tried for nothing."""
     sha256: str = ""
@@ -108,7 +108,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A picture that was set aside."""
+    """An image that was set aside."""
 
     item_id: int
     name: str
@@ -120,7 +120,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Job:
-    """A run with pictures to label, as it stood when it was read."""
+    """A run with images to label, as it stood when it was read."""
 
     run_id: int
     name: str
@@ -131,7 +131,7 @@ class Job:
     root: str
     """Folder that names are relative to; or empty."""
     closed: bool
-    """No more pictures will come."""
+    """No more images will come."""
     total: int
     done: int
     failed: int
@@ -146,7 +146,7 @@ class Job:
 
     @property
     def waiting(self) -> int:
-        """Pictures still to be labelled."""
+        """Images still to be labelled."""
         return self.total - self.done - self.failed
 
     @property
@@ -170,9 +170,9 @@ ITEM_COLUMNS = (
     items.c.name,
     items.c.size,
     items.c.changed_ns,
-    items.c.picture_id,
+    items.c.image_id,
     items.c.tries,
-    pictures.c.sha256,
+    images.c.sha256,
 )
 
 
@@ -206,7 +206,7 @@ def item_of(row: Any) -> Item:
         name=row.name,
         size=row.size,
         changed_ns=row.changed_ns,
-        picture_id=row.picture_id,
+        image_id=row.image_id,
         tries=row.tries,
         sha256=row.sha256.hex() if row.sha256 else "",
     )
@@ -220,7 +220,7 @@ def item_row(run_id: int, new: NewItem) -> dict[str, Any]:
         "name": new.name,
         "size": new.size,
         "changed_ns": new.changed_ns,
-        "picture_id": new.picture_id,
+        "image_id": new.image_id,
         "state": ItemState.FAILED if new.refusal else ItemState.QUEUED,
         "tries": 0,
         "not_before": 0.0,
@@ -248,7 +248,7 @@ def add_items(connection: Connection, job: Job, new: Sequence[NewItem]) -> int:
     run_id = job.run_id
     if job.closed or not job.active:
         state = "closed" if job.closed else job.state.value
-        raise BadRequest(f"job '{job.name}' is {state} and takes no more pictures; make another")
+        raise BadRequest(f"job '{job.name}' is {state} and takes no more images; make another")
     # In a fixed order, so that two servers that list one folder never wait for each other.
     ordered = sorted(new, key=lambda item: item.key)
     refused = [item_row(run_id, item) for item in ordered if item.refusal]
@@ -262,15 +262,15 @@ def add_items(connection: Connection, job: Job, new: Sequence[NewItem]) -> int:
 
 
 def known_items(connection: Connection, run_id: int, keys: Iterable[int]) -> dict[int, int | None]:
-    """Those of the keys that are items of the run, in whatever state, and their pictures' ids."""
+    """Those of the keys that are items of the run, in whatever state, and their images' ids."""
     rest, found = iter(keys), dict[int, int | None]()
     while batch := list(islice(rest, KEYS_A_QUERY)):
         rows = connection.execute(_KNOWN, {"run": run_id, "keys": batch})
-        found.update((row.key, row.picture_id) for row in rows)
+        found.update((row.key, row.image_id) for row in rows)
     return found
 
 
-_KNOWN = select(items.c.key, items.c.picture_id).where(
+_KNOWN = select(items.c.key, items.c.image_id).where(
     items.c.run_id == bindparam("run"), items.c.key.in_(bindparam("keys", expanding=True))
 )
 
@@ -285,14 +285,14 @@ def settle(
 ) -> Settled:
     """Say what became of items: in the transaction that keeps their results, and after them.
 
-    ``done`` maps items to their pictures, ``failed`` are set aside and ``later`` tried again.
+    ``done`` maps items to their images, ``failed`` are set aside and ``later`` tried again.
     Items that are settled already are left as they are. Raises ``LostLease`` when the job is not
     ``owner``'s any more.
     """
     check_lease(locked_job(connection, run_id), owner)
-    pictures = [{"item": item, "picture": picture} for item, picture in sorted(done.items())]
+    images = [{"item": item, "image": image} for item, image in sorted(done.items())]
     state = {"state": ItemState.DONE, "reason": "", "message": "", "not_before": 0.0}
-    finished = _update(connection, pictures, picture_id=bindparam("picture"), **state)
+    finished = _update(connection, images, image_id=bindparam("image"), **state)
     aside = _update(connection, _setbacks(failed), state=ItemState.FAILED, **_TRIED)
     _update(connection, _setbacks(later), **_TRIED)
     if finished or aside:
@@ -474,7 +474,7 @@ class Queue:
             return again
 
     def reopen(self, name: str) -> Job:
-        """Let a job take more pictures, whatever its state; its folder is listed again.
+        """Let a job take more images, whatever its state; its folder is listed again.
 
         A server at work on a folder loses its lease; results not yet written are made again.
         """
@@ -531,7 +531,7 @@ class Queue:
         """
         query = (
             select(*ITEM_COLUMNS)
-            .outerjoin(pictures, pictures.c.id == items.c.picture_id)
+            .outerjoin(images, images.c.id == items.c.image_id)
             .where(items.c.run_id == run_id, items.c.state == ItemState.QUEUED)
             .where(items.c.not_before <= now())
             .order_by(items.c.not_before, items.c.id)

@@ -22,7 +22,7 @@ from secondlook.store.corrections import (
 from secondlook.store.database import Database, insert_new, now
 from secondlook.store.ontologies import speakers_of, texts_of
 from secondlook.store.runs import Run, load_run, load_run_by_id, name_models
-from secondlook.store.schema import decisions, evidence, items, pictures
+from secondlook.store.schema import decisions, evidence, images, items
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Result:
     item_id: int
     key: int
     """The item's identity in the run that labelled it."""
-    picture_id: int
+    image_id: int
     format: str
-    """Suffix of the picture's file, e.g. ``jpg``."""
+    """Suffix of the image's file, e.g. ``jpg``."""
     labelled: Labelled
     made_at: float
     """When it was decided, seconds since 1970."""
@@ -51,22 +51,22 @@ RESULTS: Select[Any] = (
         decisions.c.id,
         decisions.c.run_id,
         decisions.c.item_id,
-        decisions.c.picture_id,
+        decisions.c.image_id,
         decisions.c.content.label("decided"),
         decisions.c.made_at,
         items.c.key,
         items.c.name,
-        pictures.c.sha256,
-        pictures.c.width,
-        pictures.c.height,
-        pictures.c.format,
+        images.c.sha256,
+        images.c.width,
+        images.c.height,
+        images.c.format,
         evidence.c.content.label("said"),
         evidence.c.ontology_id,
         evidence.c.proposer_id,
         evidence.c.verifier_id,
     )
     .join(items, items.c.id == decisions.c.item_id)
-    .join(pictures, pictures.c.id == decisions.c.picture_id)
+    .join(images, images.c.id == decisions.c.image_id)
     .join(evidence, evidence.c.id == decisions.c.evidence_id)
 )
 """What ``Reader.result`` reads, before it is narrowed down."""
@@ -81,7 +81,7 @@ class Reader:
         self._ontologies: dict[int, Ontology] = {}
 
     def result(self, run: Run, row: "Row[Any]", said: Sequence[Correction]) -> Result:
-        """One row of ``RESULTS`` of ``run``, with what persons said of its picture."""
+        """One row of ``RESULTS`` of ``run``, with what persons said of its image."""
         found = self._evidence(run, row)
         decided = unpack_decisions(row.decided, found, run.ontology)
         labelled = Labelled(
@@ -92,9 +92,7 @@ class Reader:
             judgements=corrected(decided, said, run.ontology.names),
             evidence=found,
         )
-        return Result(
-            row.id, row.item_id, row.key, row.picture_id, row.format, labelled, row.made_at
-        )
+        return Result(row.id, row.item_id, row.key, row.image_id, row.format, labelled, row.made_at)
 
     def _evidence(self, run: Run, row: "Row[Any]") -> Evidence:
         """By the classes of ``run``, whatever run gathered it."""
@@ -116,7 +114,7 @@ class Reader:
         return self._texts[number]
 
 
-# Who labelled a run's pictures, over time: its models, a student, or both for an audit.
+# Who labelled a run's images, over time: its models, a student, or both for an audit.
 
 PARTS = 24
 """Stretches of time that a run is told in, of one length."""
@@ -129,7 +127,7 @@ class Stretch:
     begin: float
     end: float
     """Seconds since 1970."""
-    pictures: Mapping[LabelPath, int]
+    images: Mapping[LabelPath, int]
 
 
 def paths_over_time(connection: Connection, run_id: int) -> list[Stretch]:
@@ -179,7 +177,7 @@ class Label:
     decided: Judgement | None
     """As the run decided it, before what persons said; None when a person added the box."""
     corrections: tuple[Correction, ...]
-    """Of this picture and class, the oldest first."""
+    """Of this image and class, the oldest first."""
 
     @property
     def judgement(self) -> Judgement:
@@ -199,18 +197,18 @@ class Records:
             return load_run(connection, name)
 
     def keep(
-        self, connection: Connection, run: Run, item_id: int, picture_id: int, labelled: Labelled
+        self, connection: Connection, run: Run, item_id: int, image_id: int, labelled: Labelled
     ) -> bool:
         """Add a result in the caller's transaction; False when the item has one already.
 
         The result was made by ``run.ontology``.
         """
-        return self.keep_all(connection, run, [(item_id, picture_id, labelled)]) == 1
+        return self.keep_all(connection, run, [(item_id, image_id, labelled)]) == 1
 
     def keep_all(
         self, connection: Connection, run: Run, results: Sequence[tuple[int, int, Labelled]]
     ) -> int:
-        """Add results as (item, picture, result), up to about a thousand; how many were new."""
+        """Add results as (item, image, result), up to about a thousand; how many were new."""
         items = {item for item, _, _ in results}
         of_items = (decisions.c.run_id == run.id) & decisions.c.item_id.in_(items)
         known = set(connection.execute(select(decisions.c.item_id).where(of_items)).scalars())
@@ -219,8 +217,8 @@ class Records:
             return 0
         numbers = _add_evidence(connection, run, [(p, result.evidence) for _, p, result in new])
         rows = [
-            decision_row(run, item, picture, number, result.judgements)
-            for (item, picture, result), number in zip(new, numbers, strict=True)
+            decision_row(run, item, image, number, result.judgements)
+            for (item, image, result), number in zip(new, numbers, strict=True)
         ]
         added = insert_new(connection, decisions, rows)
         if added < len(rows):  # another server was faster, in a transaction that we did not see
@@ -243,12 +241,12 @@ class Records:
             chosen = (decisions.c.run_id == run_id) & (decisions.c.id > after)
             query = RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
             rows = connection.execute(query).all()
-            ids = select(decisions.c.picture_id).where(
+            ids = select(decisions.c.image_id).where(
                 chosen, decisions.c.id <= (rows[-1].id if rows else 0)
             )
             said = corrections_of(connection, ids)
             reader = Reader(connection)
-            return [reader.result(run, row, said.get(row.picture_id, [])) for row in rows]
+            return [reader.result(run, row, said.get(row.image_id, [])) for row in rows]
 
     def count(self, run_id: int) -> int:
         """How many results a run has."""
@@ -258,7 +256,7 @@ class Records:
             return int(connection.execute(counted).scalar_one())
 
     def paths(self, run_id: int) -> list[Stretch]:
-        """Who labelled the run's pictures, over time."""
+        """Who labelled the run's images, over time."""
         with self._database.reading() as connection:
             return paths_over_time(connection, run_id)
 
@@ -271,17 +269,17 @@ class Records:
                 raise NotFound(f"there is no label '{label_id}' in the store; it has no {number}")
             run = load_run_by_id(connection, row.run_id)
             reader = Reader(connection)
-            said = corrections_of(connection, [row.picture_id]).get(row.picture_id, [])
+            said = corrections_of(connection, [row.image_id]).get(row.image_id, [])
             result = reader.result(run, row, said)
             as_decided = reader.result(run, row, []).labelled.judgements
             asked_by = _asked_by(connection, run)
         judgements = result.labelled.judgements
         if place >= len(judgements):
             raise NotFound(
-                f"there is no label '{label_id}': that picture has {len(judgements)} judgements, "
+                f"there is no label '{label_id}': that image has {len(judgements)} judgements, "
                 f"{number}.0 to {number}.{len(judgements) - 1}"
                 if judgements
-                else f"there is no label '{label_id}': nothing was judged on that picture"
+                else f"there is no label '{label_id}': nothing was judged on that image"
             )
         return Label(
             result,
@@ -294,7 +292,7 @@ class Records:
 
     def correct(
         self,
-        picture_id: int,
+        image_id: int,
         class_name: str,
         box: tuple[float, float, float, float],
         outcome: Outcome,
@@ -306,13 +304,13 @@ class Records:
         Returns the correction's number. Raises ``InvalidInput`` and ``NotFound``.
         """
         with self._database.writing() as connection:
-            return add_correction(connection, picture_id, class_name, box, outcome, person, note)
+            return add_correction(connection, image_id, class_name, box, outcome, person, note)
 
 
 def decision_row(
     run: Run,
     item_id: int,
-    picture_id: int,
+    image_id: int,
     evidence_id: int,
     judgements: tuple[Judgement, ...],
 ) -> dict[str, Any]:
@@ -321,7 +319,7 @@ def decision_row(
     return {
         "run_id": run.id,
         "item_id": item_id,
-        "picture_id": picture_id,
+        "image_id": image_id,
         "evidence_id": evidence_id,
         "accepted": outcomes.count(Outcome.ACCEPT),
         "rejected": outcomes.count(Outcome.REJECT),
@@ -334,19 +332,19 @@ def decision_row(
 def _add_evidence(
     connection: Connection, run: Run, found: Sequence[tuple[int, Evidence]]
 ) -> list[int]:
-    """Numbers of new rows of evidence, given as (picture, evidence), in order."""
+    """Numbers of new rows of evidence, given as (image, evidence), in order."""
     names = {name for _, said in found for name in (ontologies.speakers(said), said.verifier)}
     numbers = {name: ontologies.text_id(connection, name) for name in sorted(names)}
     rows = [
         {
-            "picture_id": picture,
+            "image_id": image,
             "ontology_id": run.ontology_id,
             "proposer_id": numbers[ontologies.speakers(said)],
             "verifier_id": numbers[said.verifier],
             "content": pack_evidence(said, run.ontology),
             "made_at": now(),
         }
-        for picture, said in found
+        for image, said in found
     ]
     adding = insert(evidence).returning(evidence.c.id, sort_by_parameter_order=True)
     return [int(number) for number in connection.execute(adding, rows).scalars()]

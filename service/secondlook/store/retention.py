@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from secondlook.core.errors import InvalidInput
 from secondlook.store import Store
-from secondlook.store.images import picture_ids
+from secondlook.store.images import image_ids
 from secondlook.store.locks import forgetting
 from secondlook.store.model_versions import held_by_models
 from secondlook.store.queue import ACTIVE, ItemState
@@ -33,11 +33,11 @@ from secondlook.store.schema import (
     corrections,
     decisions,
     evidence,
+    images,
     items,
     jobs,
-    pictures,
     runs,
-    snapshot_pictures,
+    snapshot_images,
     snapshots,
 )
 from secondlook.store.snapshots import manifest_blobs
@@ -72,13 +72,13 @@ class Forgotten:
     results: int = 0
     """Decisions, of all runs."""
     items: int = 0
-    pictures: int = 0
+    images: int = 0
     """Those that nothing else needs."""
     size: int = 0
-    """Bytes of those pictures."""
+    """Bytes of those images."""
     runs: int = 0
     held: int = 0
-    """Items that the query chose and that stay because a snapshot holds the picture."""
+    """Items that the query chose and that stay because a snapshot holds the image."""
     corrected: int = 0
     """Items that the query chose and that stay because a person has said something."""
 
@@ -98,14 +98,14 @@ class Chosen:
         self._again = [run.id for run in named if run.kind == REDECIDE]
 
     def items(self) -> Select[tuple[int, int | None, int, int]]:
-        """(id, picture_id, run_id, state) of every item that is chosen, kept or not."""
+        """(id, image_id, run_id, state) of every item that is chosen, kept or not."""
         query = (
-            select(items.c.id, items.c.picture_id, items.c.run_id, items.c.state)
+            select(items.c.id, items.c.image_id, items.c.run_id, items.c.state)
             .join(runs, runs.c.id == items.c.run_id)
             .outerjoin(jobs, jobs.c.run_id == items.c.run_id)
-            .outerjoin(pictures, pictures.c.id == items.c.picture_id)
+            .outerjoin(images, images.c.id == items.c.image_id)
         )
-        # A picture that waits for its turn is never forgotten.
+        # An image that waits for its turn is never forgotten.
         query = query.where(or_(items.c.state != ItemState.QUEUED, ~_active))
         if self._retention.runs:
             query = query.where(items.c.run_id.in_(self._owners))
@@ -117,22 +117,22 @@ class Chosen:
 
     @property
     def held(self) -> ColumnElement[bool]:
-        """Of items: a snapshot holds the picture."""
-        return exists().where(snapshot_pictures.c.picture_id == items.c.picture_id)
+        """Of items: a snapshot holds the image."""
+        return exists().where(snapshot_images.c.image_id == items.c.image_id)
 
     @property
     def kept(self) -> ColumnElement[bool]:
         """Of items that are chosen: stays all the same."""
         if self._retention.corrected:
             return self.held
-        return or_(self.held, exists().where(corrections.c.picture_id == items.c.picture_id))
+        return or_(self.held, exists().where(corrections.c.image_id == items.c.image_id))
 
     @property
     def decided_again(self) -> ColumnElement[bool]:
         """Of decisions: of a run named that decided again, chosen and not kept."""
         conditions = [
             decisions.c.run_id.in_(self._again),
-            ~exists().where(snapshot_pictures.c.picture_id == decisions.c.picture_id),
+            ~exists().where(snapshot_images.c.image_id == decisions.c.image_id),
         ]
         if self._retention.before is not None:
             conditions.append(decisions.c.made_at < self._retention.before)
@@ -148,18 +148,18 @@ _without_labels = and_(exists().where(_of_item), ~exists().where(_of_item, _labe
 
 
 def _older(before: float) -> ColumnElement[bool]:
-    """Neither the picture nor what its own run decided is younger; deciding again counts not."""
+    """Neither the image nor what its own run decided is younger; deciding again counts not."""
     own = (_of_item, decisions.c.run_id == items.c.run_id, decisions.c.made_at >= before)
     return or_(
-        and_(pictures.c.added_at < before, ~exists().where(*own)),
-        and_(items.c.picture_id.is_(None), runs.c.created_at < before, ~_active),
+        and_(images.c.added_at < before, ~exists().where(*own)),
+        and_(items.c.image_id.is_(None), runs.c.created_at < before, ~_active),
     )
 
 
-# Retention: results, pictures and their bytes that are needed no longer, chosen by a query.
+# Retention: results, images and their bytes that are needed no longer, chosen by a query.
 #
-# What is forgotten is the item, one picture of one run, with all that any run decided of it; then
-# the evidence and the picture, where nothing else needs them; then the bytes. A picture that a
+# What is forgotten is the item, one image of one run, with all that any run decided of it; then
+# the evidence and the image, where nothing else needs them; then the bytes. An image that a
 # snapshot holds stays as it is, with everything that explains it, and so does one that still waits
 # to be labelled. Students are never forgotten.
 
@@ -168,7 +168,7 @@ AT_ONCE = 200
 SETTLED_S = 3600.0
 """Bytes without a row may be somebody's who is about to write it, until they are this old."""
 ROUNDS = 5
-"""Pictures that somebody was busy with are come back to that often."""
+"""Images that somebody was busy with are come back to that often."""
 
 
 def count_forgotten(store: Store, retention: Retention) -> Forgotten:
@@ -178,17 +178,17 @@ def count_forgotten(store: Store, retention: Retention) -> Forgotten:
         going = query.items().where(~query.kept).subquery()
         results = select(func.count()).select_from(decisions)
         elsewhere = exists().where(
-            items.c.picture_id == pictures.c.id, items.c.id.not_in(select(going.c.id))
+            items.c.image_id == images.c.id, items.c.id.not_in(select(going.c.id))
         )
-        alone = select(func.count(), func.coalesce(func.sum(pictures.c.size), 0)).where(
-            pictures.c.id.in_(select(going.c.picture_id)), ~elsewhere
+        alone = select(func.count(), func.coalesce(func.sum(images.c.size), 0)).where(
+            images.c.id.in_(select(going.c.image_id)), ~elsewhere
         )
         count, size = connection.execute(alone).one()
         return Forgotten(
             results=_scalar(connection, results.where(decisions.c.item_id.in_(select(going.c.id))))
             + _scalar(connection, results.where(query.decided_again)),
             items=_count(connection, going),
-            pictures=count,
+            images=count,
             size=int(size),
             held=_count(connection, query.items().where(query.held).subquery()),
             corrected=_count(connection, query.items().where(~query.held, query.kept).subquery()),
@@ -233,7 +233,7 @@ def orphans(store: Store) -> Iterator[str]:
     names = (name for name in store.blobs.all() if name not in named)
     while some := list(islice(names, AT_ONCE)):
         with store.database.reading() as connection:
-            known = picture_ids(connection, some).keys() | held_by_models(connection, some)
+            known = image_ids(connection, some).keys() | held_by_models(connection, some)
         yield from (name for name in some if name not in known)
 
 
@@ -281,24 +281,24 @@ def _remove(
         if counter is not None:
             change[counter.name] = counter - count
         connection.execute(update(jobs).where(jobs.c.run_id == run_id).values(change))
-    sizes = _remove_pictures(connection, {row.picture_id for row in rows} - {None})
+    sizes = _remove_images(connection, {row.image_id for row in rows} - {None})
     gone = Forgotten(results, len(going), len(sizes), sum(sizes.values()))
     return gone, list(sizes)
 
 
 def _lock(connection: Connection, query: Chosen, ids: Sequence[int]) -> Sequence[Row[Any]]:
-    """Lock jobs and pictures of the items; those that are chosen, with both locked.
+    """Lock jobs and images of the items; those that are chosen, with both locked.
 
-    A picture that another transaction is about to refer to is passed over, never waited for: that
+    An image that another transaction is about to refer to is passed over, never waited for: that
     transaction may wait for one of our jobs.
     """
     mine = select(items.c.run_id).where(items.c.id.in_(ids))
     locked_jobs = select(jobs.c.run_id).where(jobs.c.run_id.in_(mine)).order_by(jobs.c.run_id)
     connection.execute(locked_jobs.with_for_update()).all()
-    of_ids = select(items.c.picture_id).where(items.c.id.in_(ids))
-    free = select(pictures.c.id).where(pictures.c.id.in_(of_ids)).order_by(pictures.c.id)
+    of_ids = select(items.c.image_id).where(items.c.id.in_(ids))
+    free = select(images.c.id).where(images.c.id.in_(of_ids)).order_by(images.c.id)
     locked = connection.execute(free.with_for_update(skip_locked=True)).scalars().all()
-    alone = items.c.picture_id.in_(locked) | items.c.picture_id.is_(None)
+    alone = items.c.image_id.in_(locked) | items.c.image_id.is_(None)
     again = query.items().where(items.c.id.in_(ids), ~query.kept, alone)
     return connection.execute(again.order_by(items.c.id)).all()
 
@@ -308,19 +308,19 @@ def _counted(rows: Sequence[Row[Any]]) -> list[tuple[int, ItemState, int]]:
     return [(run_id, state, count) for (run_id, state), count in sorted(counts.items())]
 
 
-def _remove_pictures(connection: Connection, ids: Collection[int]) -> dict[str, int]:
-    """Remove those of the pictures that nothing refers to; their sizes by sha256."""
+def _remove_images(connection: Connection, ids: Collection[int]) -> dict[str, int]:
+    """Remove those of the images that nothing refers to; their sizes by sha256."""
     needed = or_(
-        exists().where(items.c.picture_id == pictures.c.id),
-        exists().where(decisions.c.picture_id == pictures.c.id),
-        exists().where(snapshot_pictures.c.picture_id == pictures.c.id),
+        exists().where(items.c.image_id == images.c.id),
+        exists().where(decisions.c.image_id == images.c.id),
+        exists().where(snapshot_images.c.image_id == images.c.id),
     )
-    query = select(pictures.c.id, pictures.c.sha256, pictures.c.size)
-    rows = connection.execute(query.where(pictures.c.id.in_(ids), ~needed)).all()
+    query = select(images.c.id, images.c.sha256, images.c.size)
+    rows = connection.execute(query.where(images.c.id.in_(ids), ~needed)).all()
     going = [row.id for row in rows]
     for table in (corrections, evidence):
-        connection.execute(delete(table).where(table.c.picture_id.in_(going)))
-    connection.execute(delete(pictures).where(pictures.c.id.in_(going)))
+        connection.execute(delete(table).where(table.c.image_id.in_(going)))
+    connection.execute(delete(images).where(images.c.id.in_(going)))
     return {row.sha256.hex(): row.size for row in rows}
 
 

@@ -1,4 +1,4 @@
-"""Runs: one way of deciding over one set of pictures."""
+"""Runs: one way of deciding over one set of images."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Run:
     """``floor``, ``max_boxes`` and ``max_iou`` as they were in force; with a student, ``cascade``
     (its name) and what it may decide by itself."""
     proposer: str = ""
-    """Name and digest; empty until a picture is done, a student's until its teachers did one."""
+    """Name and digest; empty until an image is done, a student's until its teachers did one."""
     verifier: str = ""
     parent_id: int | None = None
     """The run whose evidence this one decides again."""
@@ -101,7 +101,7 @@ def load_run_by_id(connection: Connection, run_id: int) -> Run:
 
 
 def name_models(connection: Connection, run: Run, proposer: str, verifier: str) -> None:
-    """Keep which models a run's first picture was labelled by; later calls change nothing.
+    """Keep which models a run's first image was labelled by; later calls change nothing.
 
     Only that a student's name gives way to those of its teachers.
     """

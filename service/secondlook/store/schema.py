@@ -1,4 +1,4 @@
-"""Every table of the store. Rows of pictures, evidence and decisions are added, never changed.
+"""Every table of the store. Rows of images, evidence and decisions are added, never changed.
 
 Times are seconds since 1970 (UTC) as doubles. Numbers that the database hands out are 64 bits.
 """
@@ -59,8 +59,8 @@ ontologies = Table(
     comment="Classes with the thresholds in force; a run names one.",
 )
 
-pictures = Table(
-    "pictures",
+images = Table(
+    "images",
     metadata,
     Column("id", Number, primary_key=True),
     Column("sha256", LargeBinary(32), nullable=False, unique=True),
@@ -68,7 +68,9 @@ pictures = Table(
     Column("width", Integer, nullable=False, comment="pixels, upright; 0 before it was decoded"),
     Column("height", Integer, nullable=False),
     Column("format", String(16), nullable=False, comment="file suffix, e.g. jpg"),
-    Column("likeness", BigInteger, comment="difference hash, signed; near duplicates are near"),
+    Column(
+        "perceptual_hash", BigInteger, comment="difference hash, signed; near duplicates are near"
+    ),
     Column("added_at", Double, nullable=False),
     **NEVER_REUSED,
     comment="One row a content; the bytes are in the blob store under sha256.",
@@ -81,7 +83,7 @@ runs = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("kind", String(16), nullable=False, comment="folder, upload, capture or redecide"),
     Column("ontology_id", Number, ForeignKey("ontologies.id"), nullable=False),
-    Column("proposer", Text, nullable=False, comment="name@digest; empty until a picture is done"),
+    Column("proposer", Text, nullable=False, comment="name@digest; empty until an image is done"),
     Column("verifier", Text, nullable=False),
     Column("settings", Text, nullable=False, comment="JSON: floor, max_boxes, max_iou"),
     Column(
@@ -89,7 +91,7 @@ runs = Table(
     ),
     Column("created_at", Double, nullable=False),
     **NEVER_REUSED,
-    comment="One way of deciding over one set of pictures.",
+    comment="One way of deciding over one set of images.",
 )
 
 jobs = Table(
@@ -107,7 +109,7 @@ jobs = Table(
     Column("message", Text, nullable=False, comment="what it waits for, or why it failed"),
     Column("changed_at", Double, nullable=False),
     Index(None, "state", "lease_until"),
-    comment="A run that has pictures to label: folder, upload or capture.",
+    comment="A run that has images to label: folder, upload or capture.",
 )
 
 items = Table(
@@ -119,7 +121,7 @@ items = Table(
     Column("name", Text, nullable=False, comment="for people, and relative path in a folder"),
     Column("size", BigInteger, nullable=False, comment="bytes of the file when it was found"),
     Column("changed_ns", BigInteger, nullable=False, comment="its time of change; or 0"),
-    Column("picture_id", Number, ForeignKey("pictures.id"), comment="once its bytes are kept"),
+    Column("image_id", Number, ForeignKey("images.id"), comment="once its bytes are kept"),
     Column("state", SmallInteger, nullable=False, comment="see queue.ItemState"),
     Column("tries", Integer, nullable=False),
     Column("not_before", Double, nullable=False),
@@ -127,24 +129,24 @@ items = Table(
     Column("message", Text, nullable=False),
     UniqueConstraint("run_id", "key"),
     Index(None, "run_id", "state", "not_before", "id"),
-    Index(None, "picture_id"),
+    Index(None, "image_id"),
     **NEVER_REUSED,
-    comment="One picture of one run: where a picture came from, and what is left to do.",
+    comment="One image of one run: where an image came from, and what is left to do.",
 )
 
 evidence = Table(
     "evidence",
     metadata,
     Column("id", Number, primary_key=True),
-    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    Column("image_id", Number, ForeignKey("images.id"), nullable=False),
     Column("ontology_id", Number, ForeignKey("ontologies.id"), nullable=False),
     Column("proposer_id", Number, ForeignKey("texts.id"), nullable=False),
     Column("verifier_id", Number, ForeignKey("texts.id"), nullable=False),
-    Column("content", LargeBinary, nullable=False, comment="see packing: boxes, scores, verdicts"),
+    Column("content", LargeBinary, nullable=False, comment="see codec: boxes, scores, verdicts"),
     Column("made_at", Double, nullable=False),
-    Index(None, "picture_id"),
+    Index(None, "image_id"),
     **NEVER_REUSED,
-    comment="What the models said of one picture: everything a decision may be made from.",
+    comment="What the models said of one image: everything a decision may be made from.",
 )
 
 decisions = Table(
@@ -153,26 +155,26 @@ decisions = Table(
     Column("id", Number, primary_key=True),
     Column("run_id", Number, ForeignKey("runs.id"), nullable=False),
     Column("item_id", Number, ForeignKey("items.id"), nullable=False),
-    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    Column("image_id", Number, ForeignKey("images.id"), nullable=False),
     Column("evidence_id", Number, ForeignKey("evidence.id"), nullable=False),
     Column("accepted", Integer, nullable=False),
     Column("rejected", Integer, nullable=False),
     Column("unsure", Integer, nullable=False),
-    Column("content", LargeBinary, nullable=False, comment="see packing: outcomes and reasons"),
+    Column("content", LargeBinary, nullable=False, comment="see codec: outcomes and reasons"),
     Column("made_at", Double, nullable=False),
     UniqueConstraint("run_id", "item_id"),
     Index(None, "run_id", "id"),
-    Index(None, "picture_id"),
+    Index(None, "image_id"),
     Index(None, "evidence_id"),
     **NEVER_REUSED,
-    comment="What one run made of the evidence of one picture.",
+    comment="What one run made of the evidence of one image.",
 )
 
 corrections = Table(
     "corrections",
     metadata,
     Column("id", Number, primary_key=True),
-    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
+    Column("image_id", Number, ForeignKey("images.id"), nullable=False),
     Column("class_name", String(120), nullable=False),
     Column("x1", Double, nullable=False),
     Column("y1", Double, nullable=False),
@@ -183,7 +185,7 @@ corrections = Table(
     Column("note", Text, nullable=False),
     Column("made_at", Double, nullable=False),
     CheckConstraint("outcome IN ('accept', 'reject', 'unsure')", name="outcome"),
-    Index(None, "picture_id"),
+    Index(None, "image_id"),
     comment="What a person said of a box; outranks every run, earlier or later.",
 )
 
@@ -195,19 +197,19 @@ snapshots = Table(
     Column("manifest", String(64), nullable=False, comment="sha256 of the manifest, a blob"),
     Column("query", Text, nullable=False, comment="JSON"),
     Column("statistics", Text, nullable=False, comment="JSON"),
-    Column("pictures", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
     **NEVER_REUSED,
     comment="A name for a manifest, which never changes.",
 )
 
-snapshot_pictures = Table(
-    "snapshot_pictures",
+snapshot_images = Table(
+    "snapshot_images",
     metadata,
     Column("snapshot_id", Number, ForeignKey("snapshots.id"), nullable=False),
-    Column("picture_id", Number, ForeignKey("pictures.id"), nullable=False),
-    PrimaryKeyConstraint("snapshot_id", "picture_id"),
-    Index(None, "picture_id"),
+    Column("image_id", Number, ForeignKey("images.id"), nullable=False),
+    PrimaryKeyConstraint("snapshot_id", "image_id"),
+    Index(None, "image_id"),
     comment="What a snapshot holds on to, whatever is forgotten elsewhere.",
 )
 

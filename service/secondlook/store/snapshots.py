@@ -1,4 +1,4 @@
-"""Names for manifests. A snapshot holds its pictures and its manifest, whatever is forgotten."""
+"""Names for manifests. A snapshot holds its images and its manifest, whatever is forgotten."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from secondlook.core.errors import AlreadyExists, NotFound, StoreUnavailable
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database, insert_new, now
 from secondlook.store.runs import Run, load_run, load_run_by_id
-from secondlook.store.schema import items, ontologies, pictures, runs, snapshot_pictures, snapshots
+from secondlook.store.schema import images, items, ontologies, runs, snapshot_images, snapshots
 
 AT_ONCE = 500
 """Rows a statement: below every database's limit of parameters."""
@@ -29,18 +29,18 @@ class Snapshot:
     """JSON, see ``datasets.query``."""
     statistics: Mapping[str, Any]
     """See ``datasets.snapshot``."""
-    pictures: int
+    images: int
     created_at: float
     """Seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the store knows of a picture besides its labels."""
+    """What the store knows of an image besides its labels."""
 
     size: int
     """Bytes."""
-    likeness: int | None
+    perceptual_hash: int | None
     """Difference hash; None when it was never decoded."""
 
 
@@ -57,12 +57,12 @@ class Snapshots:
         manifest: str,
         query: str,
         statistics: Mapping[str, Any],
-        picture_ids: Sequence[int],
+        image_ids: Sequence[int],
     ) -> Snapshot:
-        """Give a manifest, whose blobs are there, a name that holds these pictures.
+        """Give a manifest, whose blobs are there, a name that holds these images.
 
         Raises ``AlreadyExists`` when the name is taken, and ``StoreUnavailable`` when one of the
-        pictures was forgotten meanwhile.
+        images was forgotten meanwhile.
         """
         with self._database.writing() as connection:
             row = {
@@ -70,26 +70,26 @@ class Snapshots:
                 "manifest": manifest,
                 "query": query,
                 "statistics": json.dumps(statistics, sort_keys=True),
-                "pictures": len(picture_ids),
+                "images": len(image_ids),
                 "created_at": now(),
             }
             if not insert_new(connection, snapshots, [row]):
                 raise _taken(name)
             added = connection.execute(select(snapshots).where(snapshots.c.name == name)).one()
-            ids = sorted(picture_ids)
+            ids = sorted(image_ids)
             for start in range(0, len(ids), AT_ONCE):
                 some = ids[start : start + AT_ONCE]
                 present = (
-                    select(pictures.c.id)
-                    .where(pictures.c.id.in_(some))
+                    select(images.c.id)
+                    .where(images.c.id.in_(some))
                     .with_for_update(read=True, key_share=True)
                 )
                 if len(connection.execute(present).all()) < len(some):
                     raise StoreUnavailable(
-                        "a picture was forgotten while the snapshot was made; make it again"
+                        "an image was forgotten while the snapshot was made; make it again"
                     )
-                rows = [{"snapshot_id": added.id, "picture_id": number} for number in some]
-                connection.execute(insert(snapshot_pictures), rows)
+                rows = [{"snapshot_id": added.id, "image_id": number} for number in some]
+                connection.execute(insert(snapshot_images), rows)
             return _snapshot(added)
 
     def get(self, name: str) -> Snapshot:
@@ -122,34 +122,34 @@ class Snapshots:
             return [_snapshot(row) for row in connection.execute(query)]
 
     def remove(self, name: str) -> None:
-        """Let go of a snapshot: the name is free, and its pictures may be forgotten.
+        """Let go of a snapshot: the name is free, and its images may be forgotten.
 
         Raises ``NotFound``.
         """
         number = self.get(name).id
         with self._database.writing() as connection:
-            held = snapshot_pictures.c.snapshot_id == number
-            connection.execute(delete(snapshot_pictures).where(held))
+            held = snapshot_images.c.snapshot_id == number
+            connection.execute(delete(snapshot_images).where(held))
             connection.execute(delete(snapshots).where(snapshots.c.id == number))
 
     def holds(self, name: str, sha256s: Sequence[str]) -> bool:
-        """Whether every one of these pictures (at most 500) is in the snapshot."""
+        """Whether every one of these images (at most 500) is in the snapshot."""
         wanted = {bytes.fromhex(sha256) for sha256 in sha256s}
         query = (
-            select(pictures.c.id)
-            .join(snapshot_pictures, snapshot_pictures.c.picture_id == pictures.c.id)
-            .join(snapshots, snapshots.c.id == snapshot_pictures.c.snapshot_id)
-            .where(snapshots.c.name == name, pictures.c.sha256.in_(wanted))
+            select(images.c.id)
+            .join(snapshot_images, snapshot_images.c.image_id == images.c.id)
+            .join(snapshots, snapshots.c.id == snapshot_images.c.snapshot_id)
+            .where(snapshots.c.name == name, images.c.sha256.in_(wanted))
         )
         with self._database.reading() as connection:
             return len(connection.execute(query).all()) == len(wanted)
 
-    def facts(self, picture_ids: Iterable[int]) -> dict[int, Facts]:
-        """Size and likeness of at most 500 pictures, by number."""
-        columns = select(pictures.c.id, pictures.c.size, pictures.c.likeness)
+    def facts(self, image_ids: Iterable[int]) -> dict[int, Facts]:
+        """Size and perceptual hash of at most 500 images, by number."""
+        columns = select(images.c.id, images.c.size, images.c.perceptual_hash)
         with self._database.reading() as connection:
-            rows = connection.execute(columns.where(pictures.c.id.in_(set(picture_ids))))
-            return {row.id: Facts(row.size, row.likeness) for row in rows}
+            rows = connection.execute(columns.where(images.c.id.in_(set(image_ids))))
+            return {row.id: Facts(row.size, row.perceptual_hash) for row in rows}
 
     def runs(self, names: Sequence[str], ontology: str) -> list[Run]:
         """The runs named, in order; or all with the ontology of that digest, oldest first.
@@ -177,7 +177,7 @@ class Snapshots:
             return [(row.id, row.name) for row in connection.execute(query.order_by(items.c.id))]
 
     def labelled_by(self, run: Run) -> Run:
-        """The run that the pictures came with; another one where ``run`` decided it again."""
+        """The run that the images came with; another one where ``run`` decided it again."""
         with self._database.reading() as connection:
             while run.parent_id is not None:
                 run = load_run_by_id(connection, run.parent_id)
@@ -207,6 +207,6 @@ def _snapshot(row: "Row[Any]") -> Snapshot:
         manifest=row.manifest,
         query=row.query,
         statistics=json.loads(row.statistics),
-        pictures=row.pictures,
+        images=row.images,
         created_at=row.created_at,
     )

@@ -1,8 +1,8 @@
-"""Another look at each picture every time it is learnt: moved, scaled, mirrored, in other light.
+"""Another look at each image every time it is learnt: moved, scaled, mirrored, in other light.
 
 Geometry and colour are torchvision's (``transforms.v2``). A view is a function of its random
 generator alone, whichever process makes it, so a training that was killed goes on with the same
-pictures. What is cut off teaches nothing: a label of which too little is left becomes a region to
+images. What is cut off teaches nothing: a label of which too little is left becomes a region to
 ignore, since it is neither the whole object nor background.
 """
 
@@ -25,11 +25,11 @@ KEPT_SHARE = 0.3
 LEAST_SIDE = 1.0
 """Pixels of the student's input that a label's sides must have."""
 SCALES = (0.6, 1.3)
-"""Of the window against the picture's sides; above 1 the picture stands in a black frame."""
+"""Of the window against the image's sides; above 1 the image stands in a black frame."""
 ASPECT = 0.15
 """How far the window's sides may part, as a natural logarithm."""
 AS_IT_IS = 0.25
-"""Share of the views without a window: whole pictures are what the student will see."""
+"""Share of the views without a window: whole images are what the student will see."""
 LIGHT, COLOUR, HUE = 0.35, 0.4, 0.04
 """Largest change of brightness and contrast, of saturation (shares), and of hue (turns)."""
 LIT, HUED = 0.8, 0.3
@@ -56,7 +56,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a picture in its pixels, which may reach beyond its edges."""
+    """A part of an image in its pixels, which may reach beyond its edges."""
 
     left: int
     top: int
@@ -99,7 +99,7 @@ def _window(width: int, height: int, rng: np.random.Generator) -> Window:
     tilt = rng.uniform(-ASPECT, ASPECT)
     wide = max(1, round(width * np.exp(scale + tilt / 2)))
     high = max(1, round(height * np.exp(scale - tilt / 2)))
-    # Inside the picture where it is smaller, around it where it is larger: never past both.
+    # Inside the image where it is smaller, around it where it is larger: never past both.
     left = rng.integers(min(0, width - wide), max(0, width - wide), endpoint=True)
     top = rng.integers(min(0, height - high), max(0, height - high), endpoint=True)
     return Window(int(left), int(top), wide, high)
@@ -130,8 +130,8 @@ def _view(scene: Scene, window: Window, size: tuple[int, int], *, mirrored: bool
 def _cut(pixels: Pixels, window: Window) -> Pixels:
     if (window.left, window.top) == (0, 0) and pixels.shape[:2] == (window.height, window.width):
         return pixels
-    picture = PILImage.fromarray(pixels)
-    return np.asarray(F.crop(picture, window.top, window.left, window.height, window.width))
+    image = PILImage.fromarray(pixels)
+    return np.asarray(F.crop(image, window.top, window.left, window.height, window.width))
 
 
 def _moved(
@@ -161,11 +161,11 @@ def _large(boxes: Boxes, least: float) -> NDArray[np.bool_]:
 
 
 def _relit(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    # Pillow's arithmetic takes a third of the time of torch's on pictures of this size.
-    picture = PILImage.fromarray(pixels)
+    # Pillow's arithmetic takes a third of the time of torch's on images of this size.
+    image = PILImage.fromarray(pixels)
     bright, contrast = 1 + rng.uniform(-LIGHT, LIGHT, 2)
-    picture = F.adjust_contrast(F.adjust_brightness(picture, bright), contrast)
-    picture = F.adjust_saturation(picture, 1 + rng.uniform(-COLOUR, COLOUR))
+    image = F.adjust_contrast(F.adjust_brightness(image, bright), contrast)
+    image = F.adjust_saturation(image, 1 + rng.uniform(-COLOUR, COLOUR))
     if rng.random() < HUED:
-        picture = F.adjust_hue(picture, rng.uniform(-HUE, HUE))
-    return np.asarray(picture)
+        image = F.adjust_hue(image, rng.uniform(-HUE, HUE))
+    return np.asarray(image)

@@ -1,7 +1,7 @@
 """A training as files, so that one which was killed goes on where it was.
 
     OUT/checkpoints/last.pt    everything that the next step needs
-    OUT/checkpoints/best.pt    the averaged weights that found most on the held-out pictures
+    OUT/checkpoints/best.pt    the averaged weights that found most on the held-out images
 
 Each appears whole or not at all, and is read as plain tensors and values: no code can hide in it.
 """

@@ -1,4 +1,4 @@
-"""Batches of augmented pictures, each a function of seed and place alone, so nothing of their
+"""Batches of augmented images, each a function of seed and place alone, so nothing of their
 order must be kept to go on with a training that was killed."""
 
 import os
@@ -35,7 +35,7 @@ def targets_of(
     negative_classes: NDArray[np.int64],
     count: int,
 ) -> dict[str, Tensor]:
-    """What one picture of ``size`` (width, height) teaches about ``count`` classes.
+    """What one image of ``size`` (width, height) teaches about ``count`` classes.
 
     Boxes are pixel xyxy. ``class_labels`` (N,) and ``boxes`` (N, 4) cxcywh in [0, 1] are what the
     models ask for, N objects; ``hot`` (N, count) has every class of an object, ``ignore`` (M, 4)
@@ -81,14 +81,14 @@ def _one_hot(classes: NDArray[np.int64], count: int) -> NDArray[np.float32]:
 
 
 REACH = 3
-"""Decoded pictures are kept at no more than this many times the student's input: enough for the
+"""Decoded images are kept at no more than this many times the student's input: enough for the
 smallest window, and a photo of 12 megapixels is 1.4 MB instead of 36."""
 CACHED_BYTES = 512 * 2**20
-"""Of decoded pictures, in all processes that prepare them together."""
+"""Of decoded images, in all processes that prepare them together."""
 MOST_WORKERS = 8
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
-"""Pictures (B, 3, H, W) uint8 and a target of each, see ``targets.targets_of``."""
+"""Images (B, 3, H, W) uint8 and a target of each, see ``targets.targets_of``."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,19 @@ class Look:
 
     classes: int
     size: tuple[int, int]
-    """Width and height of the student's pictures."""
+    """Width and height of the student's images."""
     seed: int
     augment: bool = True
     use_ignore: bool = True
 
 
 def look_of(settings: TrainingSettings, classes: int, size: tuple[int, int]) -> Look:
-    """The look of a training, of pictures of ``size`` (width, height)."""
+    """The look of a training, of images of ``size`` (width, height)."""
     return Look(classes, size, settings.seed, settings.augment, settings.use_ignore)
 
 
 class Views(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """An endless row of views; every ``len(samples)`` of them show each picture once."""
+    """An endless row of views; every ``len(samples)`` of them show each image once."""
 
     def __init__(self, samples: Sequence[Sample], look: Look, cached_bytes: int) -> None:
         # Before any view: labels that a window cuts stay regions to ignore in either case.
@@ -119,7 +119,7 @@ class Views(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
 
     def __getitem__(self, place: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The picture (3, H, W) uint8 at ``place`` of the row, and its target."""
+        """The image (3, H, W) uint8 at ``place`` of the row, and its target."""
         epoch, within = divmod(place, len(self._samples))
         if self._order[0] != epoch:
             rng = np.random.default_rng([self._look.seed, 1, epoch])
@@ -171,7 +171,7 @@ def loader(
     part: tuple[int, int] = (0, 1),
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of ``steps``, ``batch`` pictures each in all.
+    """The batches of ``steps``, ``batch`` images each in all.
 
     ``part`` (rank, processes) takes every so many of a batch, for a training on several devices;
     each gets at least one. ``workers`` processes prepare them; 0: this one.
@@ -193,9 +193,9 @@ def loader(
 
 
 def workers_for(asked: int, device: str, processes: int) -> int:
-    """Processes that prepare pictures: as ``asked``, or what helps on this machine for -1.
+    """Processes that prepare images: as ``asked``, or what helps on this machine for -1.
 
-    On a CPU the training itself takes all cores; a GPU waits for pictures otherwise.
+    On a CPU the training itself takes all cores; a GPU waits for images otherwise.
     """
     if asked >= 0:
         return asked
@@ -205,4 +205,4 @@ def workers_for(asked: int, device: str, processes: int) -> int:
 
 
 def _collated(rows: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Batch:
-    return torch.stack([picture for picture, _ in rows]), [target for _, target in rows]
+    return torch.stack([image for image, _ in rows]), [target for _, target in rows]

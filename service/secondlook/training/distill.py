@@ -84,8 +84,8 @@ def _exported(
     if record is None:
         raise Damaged(f"{folder} has no record of its training; remove {out} to begin anew")
 
-    def compared(pictures: int) -> None:
-        tell(Progress("export", pictures, len(data.held_out), map50=record.best_map50))
+    def compared(images: int) -> None:
+        tell(Progress("export", images, len(data.held_out), map50=record.best_map50))
 
     began = time.monotonic()
     for left in out.glob(".export-*"):  # of an export that was killed
@@ -94,9 +94,9 @@ def _exported(
     _stop_if(stop)
     exported = export_student(folder, out, data.held_out, data.classes, int8=int8, tell=compared)
     seconds = {"training": record.seconds, "exporting": round(time.monotonic() - began, 1)}
-    map50, pictures = exported.scores.map50, len(data.held_out)
+    map50, images = exported.scores.map50, len(data.held_out)
     for warning in exported.warnings:
-        tell(Progress("export", pictures, pictures, map50=map50, note=f"note: {warning}"))
+        tell(Progress("export", images, images, map50=map50, note=f"note: {warning}"))
     _stop_if(stop)
     tell(Progress("report", 0, 1, map50=map50))
     architecture = _architecture(folder)

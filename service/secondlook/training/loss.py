@@ -28,7 +28,7 @@ from transformers.loss.loss_d_fine import DFineLoss
 from transformers.loss.loss_deimv2 import Deimv2Loss
 
 Targets = list[dict[str, Tensor]]
-"""Of each picture, as ``targets.targets_of`` makes them."""
+"""Of each image, as ``targets.targets_of`` makes them."""
 
 INSIDE = 0.5
 """Share of a query's box inside an ignored region, or IoU with it, from which it is left out."""
@@ -92,15 +92,15 @@ class _VerifiedLabels:
         logits, boxes = outputs["logits"], outputs["pred_boxes"]
         hot = torch.zeros_like(logits)
         score = torch.zeros_like(logits)
-        for picture, (queries, objects) in enumerate(indices):
+        for image, (queries, objects) in enumerate(indices):
             if len(queries) == 0:
                 continue
-            of_objects = targets[picture]["hot"][objects].to(logits.dtype)
-            found = center_to_corners_format(boxes[picture, queries].detach())
-            true = center_to_corners_format(targets[picture]["boxes"][objects])
+            of_objects = targets[image]["hot"][objects].to(logits.dtype)
+            found = center_to_corners_format(boxes[image, queries].detach())
+            true = center_to_corners_format(targets[image]["boxes"][objects])
             iou = _overlaps(found, true)[0].diagonal().to(logits.dtype)
-            hot[picture, queries] = of_objects
-            score[picture, queries] = of_objects * iou[:, None]
+            hot[image, queries] = of_objects
+            score[image, queries] = of_objects * iou[:, None]
         return hot, score
 
     def _sum(
@@ -123,17 +123,17 @@ class _VerifiedLabels:
         """How much each query's answer to each class counts: 1, 0 where ignored, more where a
         hard negative lies; (B, Q, classes)."""
         say = torch.ones_like(hot)
-        for picture, target in enumerate(targets):
-            corners = center_to_corners_format(boxes[picture])
+        for image, target in enumerate(targets):
+            corners = center_to_corners_format(boxes[image])
             if len(target["ignore"]):
                 iou, inside = _overlaps(corners, target["ignore"])
                 touched = ((iou >= INSIDE) | (inside >= INSIDE)).to(hot.dtype)
                 hidden = (touched @ target["ignore_hot"].to(hot.dtype)) > 0
-                say[picture][hidden] = 0
+                say[image][hidden] = 0
             if len(target["negatives"]) and self.negative_weight != 1:
                 alike = (_overlaps(corners, target["negatives"])[0] >= ALIKE).to(hot.dtype)
                 shown = (alike @ target["negative_hot"].to(hot.dtype)) > 0
-                say[picture][shown] = self.negative_weight
+                say[image][shown] = self.negative_weight
         return torch.where(hot > 0, torch.ones_like(say), say)
 
 
@@ -159,7 +159,7 @@ def class_weights(labels: Iterable[NDArray[np.int64]], classes: int, balance: fl
     """(classes,) float32: how much more each weighs than a usual one, in [1, ``MOST``].
 
     That is how many times rarer its boxes are than those of the median class, to the power of
-    ``balance`` in [0, 1]. ``labels``: of each picture the classes of its boxes, (N,).
+    ``balance`` in [0, 1]. ``labels``: of each image the classes of its boxes, (N,).
     """
     numbers = np.concatenate([np.zeros(0, np.int64), *labels])
     counts = np.bincount(numbers, minlength=classes).clip(1)

@@ -30,7 +30,7 @@ class Size:
     checkpoint: str
     """Of a hub, in transformers' format; empty where none is known."""
     input_size: tuple[int, int]
-    """Width and height of our own shape's pictures."""
+    """Width and height of our own shape's images."""
     stem: int
     stages: tuple[int, int, int]
     """Channels after strides 4, 8 and 16; the last two are what the decoder sees."""
@@ -63,7 +63,7 @@ class Start:
     source: str
     """For the report: a checkpoint, ``embedded start``, or ``nothing``."""
     input_size: tuple[int, int]
-    """Width and height of its pictures."""
+    """Width and height of its images."""
 
 
 def build_student(
@@ -104,7 +104,7 @@ def save_student(model: nn.Module, folder: Path) -> None:
 
 
 def input_size_of(model: nn.Module) -> tuple[int, int]:
-    """Width and height of the pictures that a student was made for."""
+    """Width and height of the images that a student was made for."""
     config: Any = model.config
     size = getattr(config, "student_input_size", None)
     return (int(size[0]), int(size[1])) if size else HUB_INPUT
@@ -122,7 +122,7 @@ def _from_the_best(
     if (EMBEDDED / f"student-{size}").is_dir():
         return _from_folder(str(_embedded(size)), classes, input_size, "embedded start")
     log.warning(
-        "a %s student begins from nothing, which takes many more pictures and steps; "
+        "a %s student begins from nothing, which takes many more images and steps; "
         "--start names a checkpoint or a folder to begin from",
         size,
     )
@@ -280,15 +280,15 @@ def _name_classes(config: Any, classes: tuple[str, ...]) -> None:
 
 
 def fit(config: Any, pixels: tuple[int, int]) -> None:
-    """Make a student's configuration one for pictures of ``pixels`` (width, height), in place.
+    """Make a student's configuration one for images of ``pixels`` (width, height), in place.
 
-    Anchors and position codes of one picture size are computed once. Raises ``BadSetting`` for
+    Anchors and position codes of one image size are computed once. Raises ``BadSetting`` for
     sides that the model's strides do not divide.
     """
     stride = max(config.feat_strides)
     if any(side % stride or not 32 <= side <= 2048 for side in pixels):
         raise BadSetting(
-            f"pictures of {pixels[0]}x{pixels[1]} do not fit; both sides must be multiples of "
+            f"images of {pixels[0]}x{pixels[1]} do not fit; both sides must be multiples of "
             f"{stride} from 32 to 2048"
         )
     config.student_input_size = list(pixels)
@@ -300,7 +300,7 @@ def fit(config: Any, pixels: tuple[int, int]) -> None:
 # HGNetV2 with a shorter stem, as a backbone that transformers knows by name.
 #
 # The stem of HGNetV2 takes a third of a small student's time: four convolutions, a pooling and a
-# join on maps of half the picture's side. Two convolutions of stride 2 give maps of the same
+# join on maps of half the image's side. Two convolutions of stride 2 give maps of the same
 # shape.
 
 

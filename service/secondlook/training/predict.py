@@ -1,4 +1,4 @@
-"""What a student in torch finds: on held-out pictures while it learns, and for the parity check."""
+"""What a student in torch finds: on held-out images while it learns, and for the parity check."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ FLOOR = 0.01
 """Scores below it change no figure that anyone reads."""
 AT_ONCE = 16
 LOOKED_AT, KEPT_BYTES = 500, 256 * 2**20
-"""Of the held-out pictures while it learns; all of them count in the end."""
+"""Of the held-out images while it learns; all of them count in the end."""
 
 
-def as_input(pictures: Tensor) -> Tensor:
+def as_input(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 RGB as ``pixel_values``: float32 in [0, 1], channels last."""
-    return pictures.to(torch.float32, memory_format=torch.channels_last) / 255
+    return images.to(torch.float32, memory_format=torch.channels_last) / 255
 
 
 def seen(sample: Sample, size: tuple[int, int]) -> Pixels:
-    """(H, W, 3): what a student with pictures of ``size`` (width, height) is shown of a sample."""
+    """(H, W, 3): what a student with images of ``size`` (width, height) is shown of a sample."""
     return stretch(read_pixels(sample), size)
 
 
@@ -42,7 +42,7 @@ def predict(
 ) -> list[Detections]:
     """What ``model`` finds on each sample, with scores of ``floor`` and more.
 
-    ``size`` is the width and height of the model's pictures. ``show(i)`` may give the pixels of
+    ``size`` is the width and height of the model's images. ``show(i)`` may give the pixels of
     sample ``i`` at that size where somebody has them already; ``told`` hears how many are done.
     Raises what ``read_pixels`` raises. The model is used as it is: put it into ``eval()`` first.
     """
@@ -60,32 +60,32 @@ def predict(
 @torch.inference_mode()
 def found_on(
     model: nn.Module,
-    pictures: Sequence[Pixels],
+    images: Sequence[Pixels],
     sizes: Sequence[tuple[int, int]],
     floor: float = FLOOR,
 ) -> list[Detections]:
-    """What ``model`` finds on pictures of its own input size, all at once.
+    """What ``model`` finds on images of its own input size, all at once.
 
-    ``sizes``: width and height that each picture had before; the boxes are in those pixels.
+    ``sizes``: width and height that each image had before; the boxes are in those pixels.
     """
     device = next(model.parameters()).device
-    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     said = model(pixel_values=as_input(batch.to(device)))
     scores = said.logits.float().sigmoid().cpu().numpy()
     boxes = _corners(said.pred_boxes.float()).cpu().numpy()
     return [
-        detections_of(of_picture, places, *size, floor)
-        for of_picture, places, size in zip(scores, boxes, sizes, strict=True)
+        detections_of(of_image, places, *size, floor)
+        for of_image, places, size in zip(scores, boxes, sizes, strict=True)
     ]
 
 
 class HeldOut:
-    """The held-out pictures that are looked at again and again while a student learns."""
+    """The held-out images that are looked at again and again while a student learns."""
 
     def __init__(
         self, samples: Sequence[Sample], classes: Sequence[str], size: tuple[int, int]
     ) -> None:
-        """``size``: width and height of the student's pictures. Of many samples every so many are
+        """``size``: width and height of the student's images. Of many samples every so many are
         used: those of a folder come in its order, and the first may all be of one place."""
         self._samples = samples[:: math.ceil(len(samples) / LOOKED_AT)]
         self._classes, self._size = classes, size
@@ -101,6 +101,6 @@ class HeldOut:
 
 
 def _corners(boxes: Tensor) -> Tensor:
-    """Centre and size to xyxy, both relative to the picture."""
+    """Centre and size to xyxy, both relative to the image."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)

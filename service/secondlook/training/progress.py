@@ -20,7 +20,7 @@ class Progress:
     phase: str
     """One of ``PHASES``."""
     step: int
-    """Steps, or pictures, that are done in this phase."""
+    """Steps, or images, that are done in this phase."""
     of: int
     """Of how many; a training may stop earlier."""
     losses: Mapping[str, float] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Progress:
     rate: float | None = None
     """Of the optimiser's fastest group."""
     map50: float | None = None
-    """On held-out pictures, [0, 1]; the last one measured."""
+    """On held-out images, [0, 1]; the last one measured."""
     best_map50: float | None = None
     steps_a_second: float | None = None
     seconds_left: float | None = None
@@ -75,9 +75,9 @@ class Point:
 
     step: int
     loss: float | None = None
-    """Mean since the point before; None where only the held-out pictures were looked at."""
+    """Mean since the point before; None where only the held-out images were looked at."""
     map50: float | None = None
-    """On the held-out pictures; None where nobody looked."""
+    """On the held-out images; None where nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ class TrainingRecord:
     of: int
     """Meant; more than ``steps`` where nothing got better any more or time was over."""
     seconds: float
-    """Of learning, without the looks at held-out pictures."""
+    """Of learning, without the looks at held-out images."""
     device: str
     """Name and number of what it was trained on, and the precision."""
     best_map50: float
-    """Of the weights that were kept, on the held-out pictures looked at meanwhile."""
+    """Of the weights that were kept, on the held-out images looked at meanwhile."""
     curve: Sequence[Point] = ()
 
     def progress(self) -> list[Progress]:

@@ -1,4 +1,4 @@
-"""A training: from a start to the weights that find most on the held-out pictures."""
+"""A training: from a start to the weights that find most on the held-out images."""
 
 import copy
 import math
@@ -88,10 +88,10 @@ def learn(
     Nothing is learnt from a batch whose gradients are not finite. Raises ``BadSetting`` when the
     loss itself is not.
     """
-    pictures, targets = batch
+    images, targets = batch
     device = accelerator.device
     placed = [{name: part.to(device) for name, part in target.items()} for target in targets]
-    inputs = {"pixel_values": as_input(pictures.to(device)), "labels": placed}
+    inputs = {"pixel_values": as_input(images.to(device)), "labels": placed}
     try:
         said = model(**inputs)
     except ValueError as cause:
@@ -173,7 +173,7 @@ def warmed_cosine(step: int, steps: int, warm_share: float) -> float:
 WARM = 0.04
 """Share of the steps in which the rate rises."""
 PROGRESS = 0.001
-"""Of mAP50, from which a look at the held-out pictures counts as better."""
+"""Of mAP50, from which a look at the held-out images counts as better."""
 SAVED_EVERY_S = 30.0
 MOST_STEPS_EVER = 10**7
 """More than any training has: the seeds of two trainings never meet."""
@@ -196,7 +196,7 @@ def train(
     every step. When ``stop`` says yes the state is saved and ``Cancelled`` raised; a kill or
     ``KeyboardInterrupt`` costs what came after the last save, half a minute at most. Raises
     ``OutputExists`` where ``out`` holds another training, ``BadSetting`` for a device or start that
-    does not exist or a rate that is too high, and what reading a picture raises.
+    does not exist or a rate that is too high, and what reading an image raises.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder, identity = out / TORCH, identity_of(data, settings)
@@ -229,7 +229,7 @@ class Training:
         self._checkpoints, self._tell = checkpoints, tell
         self._accelerator = accelerator_for(settings)
         device = self._accelerator.device
-        # Channels last, here and of the pictures, takes a third off a step on a CPU.
+        # Channels last, here and of the images, takes a third off a step on a CPU.
         model = start.model.to(device).to(memory_format=torch.channels_last).train()
         self._average = Average(model)
         labels = (sample.classes for sample in data.train)
@@ -251,7 +251,7 @@ class Training:
         self._saved_at = time.monotonic()
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was saved; pictures and noise are functions of seed and step.
+        """Go on where ``state`` was saved; images and noise are functions of seed and step.
 
         Raises ``OutputExists`` when that training began from something else, as ``auto`` may.
         """

@@ -32,7 +32,7 @@ from secondlook.models.loading import place
 
 OPTIONS = ModelOptions(device="cpu")
 PHRASES = ["person", "hot dog", "man wearing red glasses"]
-PICTURES = [models.picture(320, 240, 1), models.picture(260, 400, 2), models.picture(300, 300, 3)]
+IMAGES = [models.image(320, 240, 1), models.image(260, 400, 2), models.image(300, 300, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +122,13 @@ def share_found(one: Proposals, other: Proposals) -> float:
 
 
 def test_scores_vary(theirs: GroundingDinoProposer) -> None:
-    found = theirs.propose(PICTURES[:1], PHRASES, 0.0)[0]
+    found = theirs.propose(IMAGES[:1], PHRASES, 0.0)[0]
     assert len(found) == 900
     assert found.scores.std() > 0.02
     assert found.boxes.std(axis=0).min() > 5
 
 
-@pytest.mark.parametrize("image", PICTURES, ids=lambda image: f"{image.width}x{image.height}")
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: f"{image.width}x{image.height}")
 def test_translated_weights_give_the_packages_boxes(
     theirs: GroundingDinoProposer, ours: GroundingDinoProposer, image: Image
 ) -> None:
@@ -141,7 +141,7 @@ def test_translated_weights_give_the_packages_boxes(
 def test_our_adapter_gives_what_the_package_gives_by_hand(
     package: torch.nn.Module, theirs: GroundingDinoProposer, small: PixelSettings
 ) -> None:
-    image = PICTURES[0]
+    image = IMAGES[0]
     pixels, _ = prepare([image], small, torch.device("cpu"))
     boxes, scores, _ = predict(package, pixels[0], "hot dog", 0.0, 1.1, device="cpu")
     scale = torch.tensor([image.width, image.height] * 2)
@@ -158,7 +158,7 @@ def test_padding_is_treated_alike(
     checkpoint: Path, small: PixelSettings, authors_epsilon: None
 ) -> None:
     padded = replace(small, multiple=64)
-    image = models.picture(310, 240, 4)
+    image = models.image(310, 240, 4)
     weights = original_checkpoint.read(checkpoint)
     package = groundingdino_py.build(weights, models.processor().tokenizer, "x")
     one = adapter(groundingdino_py.Network(package), padded).propose([image], PHRASES, 0.0)[0]
@@ -168,7 +168,7 @@ def test_padding_is_treated_alike(
 
 
 def test_the_package_gives_the_same_in_a_batch(theirs: GroundingDinoProposer) -> None:
-    images = [models.picture(320, 240, seed) for seed in range(2)]
+    images = [models.image(320, 240, seed) for seed in range(2)]
     together = theirs.propose(images, PHRASES, 0.0)
     for image, found in zip(images, together, strict=True):
         assert share_found(found, theirs.propose([image], PHRASES, 0.0)[0]) >= 0.99
@@ -176,7 +176,7 @@ def test_the_package_gives_the_same_in_a_batch(theirs: GroundingDinoProposer) ->
 
 @pytest.mark.timeout(400)
 def test_both_load_the_file_by_its_spec(checkpoint: Path, authors_epsilon: None) -> None:
-    image = models.picture(800, 120, 5)  # long and thin: 1333 pixels wide and soon done
+    image = models.image(800, 120, 5)  # long and thin: 1333 pixels wide and soon done
     one = groundingdino_py.load(str(checkpoint), OPTIONS).propose([image], ["person"], 0.0)[0]
     other = original_checkpoint.load(str(checkpoint), OPTIONS).propose([image], ["person"], 0.0)[0]
     assert share_found(one, other) >= 0.99

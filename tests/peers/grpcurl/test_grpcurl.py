@@ -61,7 +61,7 @@ def test_it_describes_methods_and_messages(program, address):
     assert status == 0 and "optional double threshold" in said
 
 
-def test_it_labels_a_picture(program, address):
+def test_it_labels_a_image(program, address):
     image = base64.b64encode(png()).decode()
     classes = [{"name": "cat", "question": "Is it a cat?"}]
     data = json.dumps({"image": image, "name": "x.png", "ontology": {"classes": classes}})
@@ -85,4 +85,4 @@ def test_it_streams_frames(program, address):
 
 def test_it_is_told_what_is_wrong(program, address):
     status, said = ask(program, address, f"{SERVICE}/Label", data='{"image": "AAAA"}')
-    assert status != 0 and "InvalidArgument" in said and "no picture" in said
+    assert status != 0 and "InvalidArgument" in said and "no image" in said

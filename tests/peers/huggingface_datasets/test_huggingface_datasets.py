@@ -1,7 +1,7 @@
-"""Hugging Face ``datasets`` opens the Parquet export with no script, pictures and classes in."""
+"""Hugging Face ``datasets`` opens the Parquet export with no script, images and classes in."""
 
 import pytest
-from exported import CAT_BOX, PICTURES, exported, numbers
+from exported import CAT_BOX, IMAGES, exported, numbers
 from frozen import DOG_BOX
 
 datasets = pytest.importorskip("datasets")
@@ -20,12 +20,12 @@ def test_splits_and_features(opened):
     objects = features["objects"]
     category = objects["category"] if isinstance(objects, dict) else objects.feature["category"]
     assert category.feature.names == ["dog", "cat"]
-    assert sum(split.num_rows for split in opened.values()) == PICTURES
+    assert sum(split.num_rows for split in opened.values()) == IMAGES
 
 
-def test_pictures_and_boxes(opened):
+def test_images_and_boxes(opened):
     found = {int(row["name"].partition(".")[0]): row for split in opened.values() for row in split}
-    assert set(found) == set(range(PICTURES))
+    assert set(found) == set(range(IMAGES))
     for number, row in found.items():
         assert row["image"].size == (72, 64) == (row["width"], row["height"])
         kinds = ["label"] * bool(number % 4) + ["ignore"] * (number % 3 == 0)

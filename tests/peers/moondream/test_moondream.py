@@ -72,7 +72,7 @@ def test_answers_through_the_vendors_client(client: Any) -> None:
         "Is it red? Answer yes or no.",
         "Is it a cat? Answer yes or no.",
     }
-    assert all(prompt["image"][:2] == b"\xff\xd8" for prompt in asked), "a picture was sent"
+    assert all(prompt["image"][:2] == b"\xff\xd8" for prompt in asked), "an image was sent"
 
 
 def test_a_question_that_fails_is_no_verdict(client: Any) -> None:

@@ -31,7 +31,7 @@ COCO = (
 
 
 class OnnxDetector:
-    """What both have in common: one picture at a time, a fixed input, a fixed list of classes."""
+    """What both have in common: one image at a time, a fixed input, a fixed list of classes."""
 
     classes: tuple[str, ...]
     size: tuple[int, int]
@@ -77,8 +77,8 @@ class OnnxDetector:
         return [output[0] for output in self._session.run(None, {name: batch})]
 
     def _resized(self, image: Image) -> NDArray[np.float32]:
-        picture = PILImage.fromarray(image.pixels)
-        return np.asarray(picture.resize(self.size, PILImage.Resampling.BILINEAR), np.float32)
+        full = PILImage.fromarray(image.pixels)
+        return np.asarray(full.resize(self.size, PILImage.Resampling.BILINEAR), np.float32)
 
 
 class FastestDet(OnnxDetector):

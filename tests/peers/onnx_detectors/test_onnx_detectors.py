@@ -27,7 +27,7 @@ def weights(data_dir: Path) -> Path:
 
 
 def labelled(spec: str, files: list[Path], ontology: Ontology) -> Iterator[Labelled]:
-    """Every picture through pipeline and engine, without a second look."""
+    """Every image through pipeline and engine, without a second look."""
     proposer = load_proposer(spec, ModelOptions())
     engine = Engine(Pipeline(proposer, None, Limits(floor=0.05, max_iou=0.5)))
     try:

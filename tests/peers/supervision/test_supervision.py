@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from exported import CAT_BOX, PICTURES, exported, numbers
+from exported import CAT_BOX, IMAGES, exported, numbers
 from frozen import DOG_BOX
 
 supervision = pytest.importorskip("supervision")
@@ -31,7 +31,7 @@ def test_coco(tmp_path):
             str(out / "images" / split), str(out / "annotations" / f"{split}.json")
         )
         found |= boxes(dataset)
-    assert len(found) == PICTURES
+    assert len(found) == IMAGES
     assert all(found[n] == [("dog", list(DOG_BOX))] for n in numbers(dogs=True, cats=False))
     assert all(found[n] == [] for n in numbers(dogs=False, cats=False))
 
@@ -43,7 +43,7 @@ def test_yolo(tmp_path):
             str(out / "images" / split), str(out / "labels" / split), str(out / "data.yaml")
         )
         found |= boxes(dataset)
-    assert len(found) == PICTURES
+    assert len(found) == IMAGES
     for n in numbers(dogs=True, cats=False):
         ((name, box),) = found[n]
         assert name == "dog" and box == pytest.approx(DOG_BOX, abs=1.0)
@@ -56,7 +56,7 @@ def test_voc(tmp_path):
             str(out / "images" / split), str(out / "voc" / "Annotations" / split)
         )
         found |= boxes(dataset)
-    assert len(found) == PICTURES
+    assert len(found) == IMAGES
     for n in numbers(dogs=True, cats=True):
         (cat, cat_box), (dog, dog_box) = found[n]
         assert (cat, dog) == ("cat", "dog")

@@ -22,7 +22,7 @@ def test_its_dataset_loader_reads_the_export(tmp_path, monkeypatch):
         dataset = YOLODataset(img_path=data[split], data=data, imgsz=64, augment=False)
         for label in dataset.get_labels():
             found[int(Path(label["im_file"]).name.partition("-")[0])] = label
-    # Regions to ignore keep a picture out: YOLO has no word for them.
+    # Regions to ignore keep an image out: YOLO has no word for them.
     assert set(found) == numbers(True, False) | numbers(False, False)
     for number in numbers(dogs=True, cats=False):
         label = found[number]

@@ -40,9 +40,9 @@ def test_a_version_that_finds_as_much_is_promoted_and_rolled_back(client, folder
     promoted = client.models.promote("street", 2)
     told = promoted.comparison
     assert told is not None
-    assert (told.snapshot, told.split, told.pictures, told.current_version) == ("s", "val", 8, 1)
+    assert (told.snapshot, told.split, told.images, told.current_version) == ("s", "val", 8, 1)
     assert told.current_map50 == told.candidate_map50 == pytest.approx(1.0)
-    assert "mAP50 1.000 against 1.000 of version 1, on 8 held-out pictures" in (
+    assert "mAP50 1.000 against 1.000 of version 1, on 8 held-out images" in (
         promoted.model.promotion
     )
     assert client.models.rollback("street").version == 1
@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_says_what_to_do(client, folder, kept) -> None:
     client.models.add(another(folder, "second"))
     client.models.promote("street", 1)
     freeze_quarters(kept, "trained", split="test")
-    with pytest.raises(InvalidRequest, match=r"no picture in a split 'val'.*, only train, test"):
+    with pytest.raises(InvalidRequest, match=r"no image in a split 'val'.*, only train, test"):
         client.models.promote("street", 2, on_snapshot="trained")
     freeze_quarters(kept, "foreign", classes=("person", "cat"))
     told = client.models.promote("street", 2, on_snapshot="foreign").comparison
@@ -106,12 +106,12 @@ def test_what_cannot_be_compared_says_what_to_do(client, folder, kept) -> None:
     assert client.models.current("street").version == 1
 
 
-def test_only_the_first_pictures_are_compared_on(client, folder, monkeypatch) -> None:
-    monkeypatch.setattr("secondlook.registry.promotion.MAX_PICTURES", 3)
+def test_only_the_first_images_are_compared_on(client, folder, monkeypatch) -> None:
+    monkeypatch.setattr("secondlook.registry.promotion.MAX_IMAGES", 3)
     client.models.add(folder)
     client.models.add(another(folder, "second"))
     client.models.promote("street", 1)
-    assert client.models.promote("street", 2).comparison.pictures == 3
+    assert client.models.promote("street", 2).comparison.images == 3
 
 
 def test_a_student_that_does_not_run_is_not_promoted(client, folder) -> None:
@@ -131,10 +131,10 @@ def test_the_server_answers_while_models_are_compared(client, folder, monkeypatc
     reached, gate = threading.Event(), threading.Event()
     real = OnnxDetector.detect
 
-    def slow(self, pictures, *rest, **more):
+    def slow(self, images, *rest, **more):
         reached.set()
         assert gate.wait(30)
-        return real(self, pictures, *rest, **more)
+        return real(self, images, *rest, **more)
 
     for path in (folder, another(folder, "second"), another(folder, "third", seed=2)):
         client.models.add(path)
@@ -162,11 +162,11 @@ def test_a_promotion_that_was_given_up_changes_nothing(client, folder, monkeypat
     real = OnnxDetector.detect
     seen: list[int] = []
 
-    def slow(self, pictures, *rest, **more):
-        seen.append(len(pictures))
+    def slow(self, images, *rest, **more):
+        seen.append(len(images))
         reached.set()
         assert gate.wait(30)
-        return real(self, pictures, *rest, **more)
+        return real(self, images, *rest, **more)
 
     for path in (folder, another(folder, "second")):
         client.models.add(path)
@@ -178,7 +178,7 @@ def test_a_promotion_that_was_given_up_changes_nothing(client, folder, monkeypat
         gate.set()
         time.sleep(0.5)
     assert client.models.current("street").version == 1
-    assert reached.is_set() and len(seen) <= 2  # the self-tests, and no picture
+    assert reached.is_set() and len(seen) <= 2  # the self-tests, and no image
 
 
 def test_a_server_without_onnxruntime_says_what_to_install(client, folder, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""What every reader of a dataset gives, and the checks on pictures and boxes that all share."""
+"""What every reader of a dataset gives, and the checks on images and boxes that all share."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from secondlook.core.errors import InvalidInput
 from secondlook.datasets.image_cache import size_of
 from secondlook.datasets.samples import Sample, boxes_array, class_array
 
-MAX_PICTURES = 1_000_000
+MAX_IMAGES = 1_000_000
 MAX_CLASSES = 2_000
 MAX_BOXES = 1_000
-"""On one picture; comparing them costs their square."""
+"""On one image; comparing them costs their square."""
 MAX_GONE = 0.1
-"""Share of the pictures that may be missing: a few were sorted out, more is another folder."""
+"""Share of the images that may be missing: a few were sorted out, more is another folder."""
 EVERY_CLASS = -1
 """The class of an ignore region that speaks of all of them."""
 
@@ -28,7 +28,7 @@ Named = tuple[Corners, int]
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What a dataset says of one picture; boxes may lie outside of it or have no area."""
+    """What a dataset says of one image; boxes may lie outside of it or have no area."""
 
     labels: Sequence[Named] = ()
     ignore: Sequence[Named] = ()
@@ -57,7 +57,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._no_area = 0
-        self._pictures = 0
+        self._images = 0
         self._gone: list[str] = []
 
     def sample(
@@ -69,16 +69,16 @@ class Tally:
         sha256: str = "",
         group: str = "",
     ) -> Sample:
-        """The sample of a picture of ``size`` (width, height), its boxes cut to the picture.
+        """The sample of an image of ``size`` (width, height), its boxes cut to the image.
 
         Boxes without area are left out and counted. Raises ``InvalidInput`` for too many.
         """
         if len(known) > MAX_BOXES:
             raise InvalidInput(
-                f"picture '{name}' has {len(known):,} boxes; at most {MAX_BOXES:,} are taken: cut "
+                f"image '{name}' has {len(known):,} boxes; at most {MAX_BOXES:,} are taken: cut "
                 "it into tiles"
             )
-        self._pictures += 1
+        self._images += 1
         labels, ignore, negatives = (
             self._cut(rows, size) for rows in (known.labels, known.ignore, known.negatives)
         )
@@ -86,7 +86,7 @@ class Tally:
         return Sample(path, width, height, name, sha256, *labels, *ignore, *negatives, group)
 
     def is_there(self, path: Path, name: str) -> bool:
-        """Whether the picture's file exists; counted when it does not."""
+        """Whether the image's file exists; counted when it does not."""
         if path.is_file():
             return True
         self._gone.append(name)
@@ -95,19 +95,19 @@ class Tally:
     def warnings(self, where: Path) -> tuple[str, ...]:
         """What was left out. Raises ``InvalidInput`` when too much of ``where`` is gone."""
         gone, told = len(self._gone), []
-        if gone > MAX_GONE * (gone + self._pictures):
+        if gone > MAX_GONE * (gone + self._images):
             raise InvalidInput(
-                f"{gone:,} of the {gone + self._pictures:,} pictures that {where} names are not "
-                f"there, the first '{self._gone[0]}'; put the pictures beside their labels, in "
+                f"{gone:,} of the {gone + self._images:,} images that {where} names are not "
+                f"there, the first '{self._gone[0]}'; put the images beside their labels, in "
                 "images/ or in a folder named like the split"
             )
         if gone:
             told.append(
-                f"{gone:,} pictures are named and not there, the first '{self._gone[0]}'; they are "
+                f"{gone:,} images are named and not there, the first '{self._gone[0]}'; they are "
                 "left out"
             )
         if self._no_area:
-            told.append(f"{self._no_area:,} boxes have no area inside their picture; left out")
+            told.append(f"{self._no_area:,} boxes have no area inside their image; left out")
         return tuple(told)
 
     def _cut(self, rows: Sequence[Named], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +118,7 @@ class Tally:
 
 
 def measured(path: Path, name: str, declared: tuple[int, int] | None) -> tuple[int, int]:
-    """Width and height of a picture that lies at ``path``, in pixels, upright.
+    """Width and height of an image that lies at ``path``, in pixels, upright.
 
     Raises ``BadImage``, and ``InvalidInput`` when its labels were made for another size.
     """
@@ -126,7 +126,7 @@ def measured(path: Path, name: str, declared: tuple[int, int] | None) -> tuple[i
     if declared is not None and declared != size:
         raise InvalidInput(
             f"the labels of '{name}' are for {declared[0]}×{declared[1]} pixels and the file has "
-            f"{size[0]}×{size[1]} (upright): it was resized or turned since; give the pictures "
+            f"{size[0]}×{size[1]} (upright): it was resized or turned since; give the images "
             "that the boxes were drawn on"
         )
     return size
@@ -137,7 +137,7 @@ def below(root: Path, name: str) -> Path:
     plain = PurePosixPath(name.replace("\\", "/"))
     if not _is_file_name(name) or plain.is_absolute() or ".." in plain.parts or ":" in name[:3]:
         raise InvalidInput(
-            f"{name[:80]!a} is no name of a picture: expected a path below the dataset's folder, "
+            f"{name[:80]!a} is no name of an image: expected a path below the dataset's folder, "
             "without '..'"
         )
     return root / plain

@@ -3,13 +3,14 @@
     annotations/SPLIT.json, images/SPLIT/…                  our own ``snapshot export``
     annotations/instances_SPLIT2017.json, SPLIT2017/…       COCO; also below images/
     SPLIT/_annotations.coco.json, SPLIT/…                   Roboflow
-    any.json, images/… or pictures beside it                one file without parts
+    any.json, images/… or images beside it                one file without parts
 
 ``iscrowd`` and ``ignore`` make a region where nothing is learnt about its class; the list
 ``hard_negatives`` of our own exports is read where it is there.
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from secondlook.core.errors import InvalidInput, NotFound
 from secondlook.datasets.readers.annotations import (
     MAX_CLASSES,
-    MAX_PICTURES,
+    MAX_IMAGES,
     Corners,
     Known,
     Named,
@@ -36,7 +37,7 @@ MAX_BYTES = 1 << 29
 LARGEST = 1e9
 """Of a coordinate, pixels."""
 TRIED = 20
-"""Pictures looked for to find out which folder the names are relative to."""
+"""Images looked for to find out which folder the names are relative to."""
 _PARTS = {"train": "train", "val": "val", "test": "test"}
 """A word in a file's or folder's name and the part that it means; ``valid`` has ``val`` in it."""
 _LISTS = ("images", "annotations", "categories")
@@ -70,7 +71,7 @@ def find_coco(folder: Path) -> dict[str, Path]:
 
 
 def read_coco(name: str, files: Mapping[str, Path], root: Path) -> Parts:
-    """The data set in ``files`` (by part), whose pictures lie in or below ``root``.
+    """The data set in ``files`` (by part), whose images lie in or below ``root``.
 
     Classes are told apart by name, since ids mean nothing outside their own file. Raises
     ``NotFound`` and ``InvalidInput``, which name the file and the entry.
@@ -93,12 +94,12 @@ def _looks_like_coco(path: Path) -> bool:
             head = file.read(1 << 16)
     except (OSError, UnicodeDecodeError):
         return False
-    return any(f'"{key}"' in head for key in _LISTS)
+    return any(re.search(rf'"{key}"\s*:\s*\[', head) for key in _LISTS)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    picture: Any
+    image: Any
     category: Any
     corners: Corners
     crowd: bool
@@ -133,7 +134,7 @@ class _CocoFile:
         ]
 
     def samples(self, places: Mapping[str, int], tally: Tally) -> Iterator[Sample]:
-        """Every picture that is there, in the file's order."""
+        """Every image that is there, in the file's order."""
         known = self._known(places)
         images = self._plain["images"]
         folder = self._folder([self._file_name(n, entry) for n, entry in enumerate(images)])
@@ -143,8 +144,8 @@ class _CocoFile:
             if tally.is_there(path, name):
                 where = f"{self._path}: images[{place}]"
                 size = measured(path, name, _declared(entry, where))
-                of_picture = known.get(entry_value(entry, "id", where), Known())
-                yield tally.sample(path, name, size, of_picture)
+                of_image = known.get(entry_value(entry, "id", where), Known())
+                yield tally.sample(path, name, size, of_image)
 
     def _is_own_group(self, number: Any) -> bool:
         """COCO too has classes that are called like their group ("person")."""
@@ -165,7 +166,7 @@ class _CocoFile:
         return names
 
     def _known(self, places: Mapping[str, int]) -> dict[Any, Known]:
-        """What is said of each picture, by its id."""
+        """What is said of each image, by its id."""
         images = self._plain["images"]
         lists: dict[Any, tuple[list[Named], list[Named], list[Named]]] = {
             entry_value(entry, "id", f"{self._path}: images[{place}]"): ([], [], [])
@@ -176,13 +177,13 @@ class _CocoFile:
         for key in ("annotations", "hard_negatives"):
             for place, entry in enumerate(self._entries(key)):
                 where = f"{self._path}: {key}[{place}]"
-                if entry.picture not in lists:
-                    raise InvalidInput(f"{where}: image_id {entry.picture!r} is not in its images")
+                if entry.image not in lists:
+                    raise InvalidInput(f"{where}: image_id {entry.image!r} is not in its images")
                 if entry.category not in self._categories:
                     raise InvalidInput(
                         f"{where}: category_id {entry.category!r} is not in its categories"
                     )
-                labels, ignore, negatives = lists[entry.picture]
+                labels, ignore, negatives = lists[entry.image]
                 rows = negatives if key == "hard_negatives" else ignore if entry.crowd else labels
                 rows.append((entry.corners, places[self._categories[entry.category]]))
         return {number: Known(*rows) for number, rows in lists.items()}
@@ -198,12 +199,12 @@ class _CocoFile:
             )
 
     def _file_name(self, place: int, entry: Any) -> str:
-        if place >= MAX_PICTURES:
-            raise InvalidInput(f"{self._path}: more than {MAX_PICTURES:,} pictures")
+        if place >= MAX_IMAGES:
+            raise InvalidInput(f"{self._path}: more than {MAX_IMAGES:,} images")
         return str(entry_value(entry, "file_name", f"{self._path}: images[{place}]"))
 
     def _folder(self, names: Sequence[str]) -> Path:
-        """Where the pictures are: the first likely folder that has one of the first few."""
+        """Where the images are: the first likely folder that has one of the first few."""
         root, parts = self._root, (self._part, self._path.stem.removeprefix("instances_"))
         likely = [
             *(root / "images" / part for part in parts if part),
@@ -220,12 +221,12 @@ class _CocoFile:
             return root
         raise NotFound(
             f"{self._path} names '{names[0]:.80}', which is in none of "
-            f"{', '.join(str(folder) for folder in dict.fromkeys(likely))}; put the pictures there"
+            f"{', '.join(str(folder) for folder in dict.fromkeys(likely))}; put the images there"
         )
 
 
 def _declared(entry: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """The size that the file says a picture has, if it says one."""
+    """The size that the file says an image has, if it says one."""
     if "width" not in entry or "height" not in entry:
         return None
     width, height = entry["width"], entry["height"]

@@ -14,8 +14,8 @@ def read_snapshot(
 ) -> Parts:
     """All parts of the snapshot ``name`` at ``server`` (host:port), every box of every kind.
 
-    What the cache has is not fetched again; ``told`` hears (pictures that are here, all of them).
-    Raises a ``ClientError``: no such snapshot, no server, pictures that the server has lost.
+    What the cache has is not fetched again; ``told`` hears (images that are here, all of them).
+    Raises a ``ClientError``: no such snapshot, no server, images that the server has lost.
     """
     root = cache or default_cache()
     data: SnapshotDataset[Example] = SnapshotDataset(server, name, cache=root)
@@ -35,8 +35,8 @@ def _sample(example: Example, root: Path, tally: Tally) -> Sample:
     def of(kind: BoxKind) -> list[Named]:
         return [(box.xyxy, box.class_index) for box in example.of(kind)]
 
-    # Where the cache keeps a picture is part of its documented layout.
-    path = root / "pictures" / example.sha256[:2] / example.sha256
+    # Where the cache keeps an image is part of its documented layout.
+    path = root / "images" / example.sha256[:2] / example.sha256
     known = Known(of(BoxKind.LABEL), of(BoxKind.IGNORE), of(BoxKind.HARD_NEGATIVE))
     size = (example.width, example.height)
     return tally.sample(path, example.name, size, known, example.sha256, example.group)

@@ -1,6 +1,6 @@
-"""YOLO folders: ``data.yaml`` with names and parts, a text file of relative boxes a picture.
+"""YOLO folders: ``data.yaml`` with names and parts, a text file of relative boxes an image.
 
-A part is a folder of pictures, a list of them, or several of either. The labels of
+A part is a folder of images, a list of them, or several of either. The labels of
 ``images/a.jpg`` are ``labels/a.txt``, or ``a.txt`` beside it where no folder is called images.
 Everything is looked for below the folder of ``data.yaml``, wherever that was made.
 """
@@ -16,7 +16,7 @@ from secondlook.core.errors import InvalidInput, NotFound
 from secondlook.datasets.image_cache import SUFFIXES
 from secondlook.datasets.readers.annotations import (
     MAX_CLASSES,
-    MAX_PICTURES,
+    MAX_IMAGES,
     Corners,
     Known,
     Named,
@@ -29,7 +29,7 @@ from secondlook.datasets.readers.annotations import (
 from secondlook.datasets.samples import Sample
 
 MAX_YAML, MAX_LABELS, MAX_LIST = 1 << 20, 1 << 20, 1 << 28
-"""Bytes of ``data.yaml``, of one picture's labels, and of a list of pictures."""
+"""Bytes of ``data.yaml``, of one image's labels, and of a list of images."""
 SLACK = 0.01
 """How far outside of [0, 1] a number may lie, as rounding makes some."""
 _KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -52,7 +52,7 @@ def read_yolo(name: str, file: Path) -> Parts:
     samples: dict[str, tuple[Sample, ...]] = {}
     for key, part in _KEYS.items():
         if plain.get(key) and part not in samples:
-            paths = _pictures(plain[key], key, home, file)
+            paths = _images(plain[key], key, home, file)
             samples[part] = tuple(_samples(paths, file.parent, reader, tally))
     if not samples:
         raise InvalidInput(f"{file} names no 'train'; it is no YOLO data set")
@@ -124,8 +124,8 @@ def _home(plain: Mapping[str, Any], file: Path) -> Path:
     return file.parent
 
 
-def _pictures(part: Any, key: str, home: Path, file: Path) -> Iterator[Path]:
-    """The pictures of a part, each once."""
+def _images(part: Any, key: str, home: Path, file: Path) -> Iterator[Path]:
+    """The images of a part, each once."""
     entries = part if isinstance(part, list) else [part]
     seen: set[Path] = set()
     for entry in entries:
@@ -134,8 +134,8 @@ def _pictures(part: Any, key: str, home: Path, file: Path) -> Iterator[Path]:
         for path in _of_place(_place(entry, key, home, file), home):
             if path not in seen:
                 seen.add(path)
-                if len(seen) > MAX_PICTURES:
-                    raise InvalidInput(f"{file}: '{key}' has more than {MAX_PICTURES:,} pictures")
+                if len(seen) > MAX_IMAGES:
+                    raise InvalidInput(f"{file}: '{key}' has more than {MAX_IMAGES:,} images")
                 yield path
 
 
@@ -175,9 +175,9 @@ class _Labels:
         self._read = 0
         self._absent = 0
 
-    def read(self, picture: Path, root: Path, size: tuple[int, int]) -> Known:
-        """What is known of ``picture``, below ``root``, of ``size`` (width, height)."""
-        path = _labels_path(picture, root)
+    def read(self, image: Path, root: Path, size: tuple[int, int]) -> Known:
+        """What is known of ``image``, below ``root``, of ``size`` (width, height)."""
+        path = _labels_path(image, root)
         if not path.is_file():
             self._absent += 1
             return Known()
@@ -189,19 +189,19 @@ class _Labels:
         return Known(labels=rows)
 
     def warnings(self, file: Path) -> tuple[str, ...]:
-        """Raises ``InvalidInput`` when no picture had labels."""
+        """Raises ``InvalidInput`` when no image had labels."""
         if self._absent and not self._read:
             raise InvalidInput(
-                f"{file}: none of its pictures has a file of labels; those of images/a.jpg are "
+                f"{file}: none of its images has a file of labels; those of images/a.jpg are "
                 "looked for at labels/a.txt"
             )
         if not self._absent:
             return ()
-        return (f"{self._absent:,} pictures have no file of labels; taken as showing no object",)
+        return (f"{self._absent:,} images have no file of labels; taken as showing no object",)
 
 
-def _labels_path(picture: Path, root: Path) -> Path:
-    parts = [*picture.relative_to(root).with_suffix(".txt").parts]
+def _labels_path(image: Path, root: Path) -> Path:
+    parts = [*image.relative_to(root).with_suffix(".txt").parts]
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "images":
             parts[place] = "labels"
@@ -223,7 +223,7 @@ def _row(line: str, where: str, classes: int, size: tuple[int, int]) -> Named:
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise InvalidInput(f"{where}: expected 4 numbers after the class, got {len(values)}")
     if not all(math.isfinite(v) and -SLACK <= v <= 1 + SLACK for v in values):
-        raise InvalidInput(f"{where}: expected numbers from 0 to 1 (shares of the picture's sides)")
+        raise InvalidInput(f"{where}: expected numbers from 0 to 1 (shares of the image's sides)")
     return _box(values, *size), number
 
 

@@ -1,9 +1,9 @@
 """Labels written as COCO, YOLO and Pascal VOC.
 
-Every writer streams: it reads the results as often as it must and holds one picture at a time.
+Every writer streams: it reads the results as often as it must and holds one image at a time.
 Accepted boxes become labels, rejected ones are left out, and unsure ones become what each format
 has for "do not learn from this": crowd regions (COCO), ``difficult`` objects (VOC), and for YOLO,
-which has nothing of the kind, a picture that is kept out of the training list.
+which has nothing of the kind, an image that is kept out of the training list.
 """
 
 from collections.abc import Callable, Mapping

@@ -9,10 +9,10 @@ from secondlook_client.results import LabelResult
 
 @dataclass(frozen=True)
 class Labels:
-    """Every picture's result, readable as often as a format needs."""
+    """Every image's result, readable as often as a format needs."""
 
     root: Path
-    """Where the pictures lie."""
+    """Where the images lie."""
     classes: Sequence[str]
     """Of the ontology, in order."""
     results: Callable[[], Iterator[tuple[str, LabelResult]]]

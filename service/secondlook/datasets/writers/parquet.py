@@ -1,7 +1,7 @@
-"""Parquet with the pictures inside, as Hugging Face ``datasets`` reads it without a script.
+"""Parquet with the images inside, as Hugging Face ``datasets`` reads it without a script.
 
-A row is a picture: its file's bytes under ``image``, and under ``objects`` one list a property:
-``bbox`` (x, y, width, height in pixels of the upright picture), ``category``, ``kind`` (``label``,
+A row is an image: its file's bytes under ``image``, and under ``objects`` one list a property:
+``bbox`` (x, y, width, height in pixels of the upright image), ``category``, ``kind`` (``label``,
 ``ignore`` or ``hard_negative``) and the scores. The features are described in the file itself.
 """
 
@@ -17,13 +17,13 @@ from secondlook.datasets.writers.label_set import Labels
 from secondlook_client.results import LabelResult, Outcome
 
 FILE_BYTES = 400 * 2**20
-"""A new file is begun after so many bytes of pictures."""
+"""A new file is begun after so many bytes of images."""
 GROUP_BYTES = 32 * 2**20
 """Held in memory at a time."""
 KINDS = {Outcome.ACCEPT: "label", Outcome.UNSURE: "ignore", Outcome.REJECT: "hard_negative"}
 
 Content = Callable[[str], bytes]
-"""Gives the bytes of a picture by its sha256."""
+"""Gives the bytes of an image by its sha256."""
 
 
 def write(parts: Mapping[str, Labels], out: Path, content: Content) -> Path:
@@ -83,7 +83,7 @@ class _Files:
             if not self._rows and self._count:
                 return
             path = self._path.with_name(f"{self._path.name}-{self._count:05}.parquet")
-            # The pictures are compressed already.
+            # The images are compressed already.
             self._file = parquet.ParquetWriter(path, self._schema, compression="none")
             self._count += 1
         self._file.write_table(self._pyarrow.Table.from_pylist(self._rows, self._schema))

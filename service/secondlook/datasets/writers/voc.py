@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file a picture below ``Annotations/``.
+"""Pascal VOC: one XML file an image below ``Annotations/``.
 
 Boxes are whole pixels counted from 1, as the format has them. An unsure box is an object with
 ``difficult`` 1, which VOC's evaluation and most trainers skip.

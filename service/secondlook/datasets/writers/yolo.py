@@ -1,7 +1,7 @@
 """YOLO: ``data.yaml``, ``labels/`` and ``images/``, ready for the usual trainers.
 
-The pictures themselves are not copied: ``images/`` holds relative links to them, because trainers
-look for the labels of ``images/a.jpg`` at ``labels/a.txt``. Pictures with an unsure box are kept
+The images themselves are not copied: ``images/`` holds relative links to them, because trainers
+look for the labels of ``images/a.jpg`` at ``labels/a.txt``. Images with an unsure box are kept
 out of ``train.txt`` and listed in ``unsure.txt``: YOLO has no ignore regions, and an unlabelled
 box would be learnt as background.
 """
@@ -64,7 +64,7 @@ def _parts_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
     # Trainers insist on a val; one that is the train list at least looks like what it is.
     content = {"train": train, "val": lists.get("val", lists.get("test", train))}
     content |= {"test": lists["test"]} if "test" in lists else {}
-    text = "# Pictures with a region to ignore are in unsure.txt only: YOLO has no such regions.\n"
+    text = "# Images with a region to ignore are in unsure.txt only: YOLO has no such regions.\n"
     for entry in (content, {"names": dict(enumerate(classes))}):
         text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
     return text
@@ -73,14 +73,14 @@ def _parts_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
 def _write_yaml(path: Path, classes: Sequence[str]) -> None:
     content = {"train": "train.txt", "val": "train.txt"}
     names = {"names": dict(enumerate(classes))}
-    text = "# Put pictures aside for val before you train; unsure.txt waits for a person.\n"
+    text = "# Put images aside for val before you train; unsure.txt waits for a person.\n"
     for entry in (content, names):
         text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
     _write_text(path, text)
 
 
 def _free_place(part: Path, name: PurePosixPath) -> PurePosixPath:
-    """Where the picture goes below ``images/``.
+    """Where the image goes below ``images/``.
 
     ``a.jpg`` and ``a.png`` would share ``labels/a.txt``, and a list file has one name a line.
     """
@@ -92,9 +92,9 @@ def _free_place(part: Path, name: PurePosixPath) -> PurePosixPath:
     return place
 
 
-def _link(link: Path, picture: Path, final: Path) -> None:
+def _link(link: Path, image: Path, final: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    target = os.path.relpath(picture.absolute(), final.parent.absolute())
+    target = os.path.relpath(image.absolute(), final.parent.absolute())
     link.symlink_to(target)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect, text
 from secondlook.core.errors import Damaged, InvalidInput
 from secondlook.store.database import Database
 
-CURRENT = "0002"
+CURRENT = "0003"
 """The revision that ``tables.py`` describes."""
 FOLDER = Path(__file__).parent
 _LOCK = 7_236_911

@@ -1,6 +1,6 @@
 """From a trained student to the files that a device runs.
 
-The graph takes pictures as they come out of ``stretch`` and gives scores and boxes (the contract is
+The graph takes images as they come out of ``stretch`` and gives scores and boxes (the contract is
 in ``detector.runtime``). Everything is built beside the output and moved there only after the
 parity check.
 """
@@ -35,9 +35,9 @@ from secondlook.training.model import input_size_of, load_student
 OPSET = 17
 """Old enough for onnxruntime 1.13, new enough for layer norms in one node."""
 CALIBRATED_ON = 64
-"""Pictures that int8's ranges are measured on."""
+"""Images that int8's ranges are measured on."""
 TIMED_ON, TIMED_S = 32, 3.0
-"""Pictures and seconds of the speed that is reported."""
+"""Images and seconds of the speed that is reported."""
 MAX_SELF_TEST = 300_000
 """Bytes: a device fetches it with every model."""
 
@@ -49,13 +49,13 @@ class Exported:
     files: tuple[str, ...]
     """Names in the output folder."""
     input_size: tuple[int, int]
-    """Width and height of the pictures."""
+    """Width and height of the images."""
     torch_scores: Scores
-    """Of the trained model on the held-out pictures."""
+    """Of the trained model on the held-out images."""
     scores: Scores
     """Of ``model.onnx`` on the same."""
     found: Sequence[Detections]
-    """What ``model.onnx`` found, a picture each."""
+    """What ``model.onnx`` found, an image each."""
     int8_scores: Scores | None
     """None where int8 was left out."""
     metrics: Mapping[str, float]
@@ -78,12 +78,12 @@ def export_student(
 ) -> Exported:
     """Write ``model.onnx``, ``model.int8.onnx`` and ``self_test.npz`` into ``out``.
 
-    ``torch_folder`` holds ``config.json`` and ``model.safetensors``; ``held_out`` are pictures that
+    ``torch_folder`` holds ``config.json`` and ``model.safetensors``; ``held_out`` are images that
     it was not trained on, with their labels. ``int8``: ``auto`` leaves that model out, with a
     warning, when it drifts; ``required`` raises instead; ``never`` makes none. ``tell`` hears how
-    many pictures were compared. Raises ``ModelDrifted``, ``InvalidInput`` without a labelled
-    held-out picture or for other classes than the model's, ``BadSetting``, ``MissingExtra``,
-    ``StorageFull``, and what reading pictures raises.
+    many images were compared. Raises ``ModelDrifted``, ``InvalidInput`` without a labelled
+    held-out image or for other classes than the model's, ``BadSetting``, ``MissingExtra``,
+    ``StorageFull``, and what reading images raises.
     """
     if int8 not in ("auto", "required", "never"):
         raise BadSetting(f"int8 {int8!r} is unknown; known are auto, required and never")
@@ -95,7 +95,7 @@ def export_student(
         size = write_onnx(torch_folder, building / FP32, len(classes))
         sample = _Spread(held_out, size)
         told: list[str] = []
-        if int8 != "never" and not quantise(building / FP32, building / INT8, sample.pictures()):
+        if int8 != "never" and not quantise(building / FP32, building / INT8, sample.images()):
             _no_int8(int8, told, "the model has no convolutions that int8 makes faster")
         exported = _check(torch_folder, building, size, held_out, classes, int8, tell, told)
         _write_self_test(building, size, sample, len(classes))
@@ -167,7 +167,7 @@ def _check(
             _no_int8(int8, told, str(drift))
             (building / INT8).unlink()
             del by_onnx["int8"]
-    speed = _pictures_a_second(detectors["fp32"], held_out)
+    speed = _images_a_second(detectors["fp32"], held_out)
     names = [FILES[precision] for precision in by_onnx]
     return Exported(
         files=(*names, SELF_TEST),
@@ -210,32 +210,32 @@ def _open(building: Path, precision: str, size: tuple[int, int], classes: int) -
 
 
 class _Spread:
-    """Some of the held-out pictures, evenly over all of them, at the input's size."""
+    """Some of the held-out images, evenly over all of them, at the input's size."""
 
     def __init__(self, held_out: Sequence[Sample], size: tuple[int, int]) -> None:
         step = max(1, len(held_out) // CALIBRATED_ON)
         self._samples = held_out[::step][:CALIBRATED_ON]
         self._size = size
 
-    def pictures(self) -> list[Pixels]:
+    def images(self) -> list[Pixels]:
         """(H, W, 3) uint8 each."""
         return [stretch(read_pixels(sample), self._size) for sample in self._samples]
 
 
 def _write_self_test(building: Path, size: tuple[int, int], sample: _Spread, classes: int) -> None:
-    """Take the picture with most to see, as coarse as it must be to stay small."""
+    """Take the image with most to see, as coarse as it must be to stay small."""
     detectors = {
         precision: _open(building, precision, size, classes)
         for precision, name in FILES.items()
         if (building / name).exists()
     }
-    pictures = sample.pictures()
-    seen = detectors["fp32"].detect(pictures, floor=parity.SURE)
-    best = pictures[max(range(len(pictures)), key=lambda row: float(seen[row].scores.sum()))]
+    images = sample.images()
+    seen = detectors["fp32"].detect(images, floor=parity.SURE)
+    best = images[max(range(len(images)), key=lambda row: float(seen[row].scores.sum()))]
     for coarse in (1, 2, 4, 8):
-        picture = _mosaic(best, coarse)
-        found = {p: d.detect([picture], floor=0.0)[0] for p, d in detectors.items()}
-        self_test.write_self_test(building / SELF_TEST, self_test.SelfTest(picture, found))
+        image = _mosaic(best, coarse)
+        found = {p: d.detect([image], floor=0.0)[0] for p, d in detectors.items()}
+        self_test.write_self_test(building / SELF_TEST, self_test.SelfTest(image, found))
         if (building / SELF_TEST).stat().st_size <= MAX_SELF_TEST:
             return
 
@@ -251,14 +251,14 @@ def _mosaic(pixels: Pixels, coarse: int) -> Pixels:
     return small[rows][:, columns]
 
 
-def _pictures_a_second(detector: OnnxDetector, held_out: Sequence[Sample]) -> float:
+def _images_a_second(detector: OnnxDetector, held_out: Sequence[Sample]) -> float:
     """From pixels in memory to boxes, by the clock, on as many threads as a device would use."""
-    pictures = [read_pixels(sample) for sample in held_out[:TIMED_ON]]
-    detector.detect(pictures[:1])
+    images = [read_pixels(sample) for sample in held_out[:TIMED_ON]]
+    detector.detect(images[:1])
     done, start = 0, time.perf_counter()
     while (passed := time.perf_counter() - start) < TIMED_S and done < 10 * TIMED_ON:
-        detector.detect(pictures)
-        done += len(pictures)
+        detector.detect(images)
+        done += len(images)
     return done / max(passed, 1e-9)
 
 

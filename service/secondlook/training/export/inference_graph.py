@@ -1,10 +1,10 @@
 """A student as a device needs it: the same numbers from a third of the nodes.
 
 transformers' classes serve training: they compute denoising groups, heads of every layer, boxes of
-every position, and shapes at run time. Here the picture's size is known, so positions, anchors and
+every position, and shapes at run time. Here the image's size is known, so positions, anchors and
 shapes are constants; boxes are computed for the chosen queries only; scores and boxes of the last
-layer only. Everything runs on rows of (pictures · queries), so that a linear layer is one node; the
-number of pictures stays free.
+layer only. Everything runs on rows of (images · queries), so that a linear layer is one node; the
+number of images stays free.
 
 Both architectures (DEIMv2, arXiv 2509.20787; D-FINE, arXiv 2410.13842) share these names in
 transformers. The parity check of every export compares the two.
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from secondlook.core.errors import NotSupported
 from secondlook.training.export.optimize import fold
 
-# The attention of a lean student, on rows of (pictures · queries) or (pictures · positions).
+# The attention of a lean student, on rows of (images · queries) or (images · positions).
 
 
 class SelfAttention(nn.Module):
-    """Every row of a picture looks at its others; queries and keys come from one linear layer."""
+    """Every row of an image looks at its others; queries and keys come from one linear layer."""
 
     def __init__(self, attention: Any, rows: int) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ class _Aifi(nn.Module):
         for layer, attention in zip(self.layers, self.attentions, strict=True):
             rows = self._one(layer, attention, rows)
         height, width = self.shape
-        by_picture = rows.reshape(-1, height * width, self.width).transpose(1, 2)
-        return by_picture.reshape(-1, self.width, height, width)
+        by_image = rows.reshape(-1, height * width, self.width).transpose(1, 2)
+        return by_image.reshape(-1, self.width, height, width)
 
     def _one(self, layer: Any, attention: nn.Module, rows: Tensor) -> Tensor:
         before = layer.self_attn_layer_norm(rows) if layer.normalize_before else rows
@@ -142,9 +142,9 @@ class _Aifi(nn.Module):
         return rows + layer.mlp(rows)
 
     def _placed(self, rows: Tensor) -> Tensor:
-        """The positions, once for each picture."""
-        by_picture = rows.reshape(-1, *self.positions.shape[1:]) * 0 + self.positions
-        return by_picture.reshape(-1, self.width)
+        """The positions, once for each image."""
+        by_image = rows.reshape(-1, *self.positions.shape[1:]) * 0 + self.positions
+        return by_image.reshape(-1, self.width)
 
 
 def fix_positions(model: Any, config: Any, input_size: tuple[int, int]) -> None:
@@ -172,12 +172,12 @@ _EDGE = 11.512915
 
 
 class LeanStudent(nn.Module):
-    """(B, H, W, 3) uint8 RGB to (B, Q, C) scores and (B, Q, 4) xyxy relative to the picture."""
+    """(B, H, W, 3) uint8 RGB to (B, Q, C) scores and (B, Q, 4) xyxy relative to the image."""
 
     def __init__(self, student: Any, input_size: tuple[int, int]) -> None:
         """``student`` is a DEIMv2 or D-FINE, in evaluation mode and nobody else's: it is changed.
 
-        ``input_size``: width and height of the pictures.
+        ``input_size``: width and height of the images.
         """
         super().__init__()
         width, height = input_size
@@ -193,9 +193,9 @@ class LeanStudent(nn.Module):
         self.queries = _Queries(model, student.config, shapes)
         self.decoder = _Decoder(model.decoder, student.config, shapes)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        pixels = pictures.permute(0, 3, 1, 2).to(torch.float32)
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
         maps = self._maps(pixels if self.scale == 1 else pixels * self.scale)
         states, boxes = self.queries(maps)
         return self.decoder(maps, states, boxes)

@@ -20,7 +20,7 @@ from secondlook.models.cpu_speedups import fuse_conv_bn
 
 
 def fold(model: nn.Module, run: Callable[[], object]) -> bool:
-    """Fold a DEIMv2 or D-FINE in place; ``run`` calls it on any picture.
+    """Fold a DEIMv2 or D-FINE in place; ``run`` calls it on any image.
 
     The model must be in evaluation mode and no longer be needed as it was. Gives whether it takes
     pixels from 0 to 255 now, which it does where the backbone is an HGNetV2; else from 0 to 1.

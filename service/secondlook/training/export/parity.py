@@ -1,4 +1,4 @@
-"""Whether an exported model finds what the trained one finds, on real pictures."""
+"""Whether an exported model finds what the trained one finds, on real images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ scores agree to the last digits may change places; more than that is another mod
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What the trained model and each exported one found on the same pictures."""
+    """What the trained model and each exported one found on the same images."""
 
     trained: Sequence[Detections]
     exported: Mapping[str, Sequence[Detections]]
@@ -37,8 +37,8 @@ def check_enough(held_out: Sequence[Sample]) -> None:
     """Raises ``InvalidInput`` when nothing could be compared."""
     if not any(len(sample.boxes) for sample in held_out):
         raise InvalidInput(
-            f"the held-out part has {len(held_out)} picture(s) and no labelled box: an export is "
-            "checked on such pictures and cannot be trusted without; hold some out"
+            f"the held-out part has {len(held_out)} image(s) and no labelled box: an export is "
+            "checked on such images and cannot be trusted without; hold some out"
         )
 
 
@@ -48,7 +48,7 @@ def find(
     held_out: Sequence[Sample],
     tell: Callable[[int], None] | None = None,
 ) -> Found:
-    """Run all models on all pictures; each picture is read once. ``tell`` hears how many are done.
+    """Run all models on all images; each image is read once. ``tell`` hears how many are done.
 
     ``trained`` is a freshly loaded transformers model, in evaluation mode: one that was exported
     gives other outputs afterwards.
@@ -60,11 +60,11 @@ def find(
     by_onnx: dict[str, list[Detections]] = {precision: [] for precision in detectors}
     for start in range(0, len(held_out), BATCH):
         some = held_out[start : start + BATCH]
-        pictures = [read_pixels(sample) for sample in some]
-        stretched = [stretch(pixels, size) for pixels in pictures]
+        images = [read_pixels(sample) for sample in some]
+        stretched = [stretch(pixels, size) for pixels in images]
         by_torch += predict(trained, some, size, show=stretched.__getitem__)
         for precision, detector in detectors.items():
-            by_onnx[precision] += detector.detect(pictures, floor=FLOOR)
+            by_onnx[precision] += detector.detect(images, floor=FLOOR)
         if tell:
             tell(len(by_torch))
     return Found(by_torch, by_onnx)
@@ -89,7 +89,7 @@ def check_drift(precision: str, trained: Scores, exported: Scores, odd: float) -
     if loss > most:
         raise ModelDrifted(
             f"the exported {precision} model loses {100 * loss:.2f} points of mAP on the held-out "
-            f"pictures ({100 * trained.map:.1f} to {100 * exported.map:.1f}; at most "
+            f"images ({100 * trained.map:.1f} to {100 * exported.map:.1f}; at most "
             f"{100 * most:g} are allowed), so it was not kept; {_WAY_OUT[precision]}"
         )
     if precision == "fp32" and odd > MOST_ODD:

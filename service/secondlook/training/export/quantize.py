@@ -16,10 +16,10 @@ LEAST_CHANNELS = 16
 _ACTIVATIONS = ("Relu", "Clip")
 
 
-def quantise(source: Path, target: Path, pictures: Sequence[Pixels]) -> bool:
+def quantise(source: Path, target: Path, images: Sequence[Pixels]) -> bool:
     """Write an int8 version of an ONNX student; False when nothing in it would gain.
 
-    ``pictures``: (H, W, 3) uint8 at the input size, typical ones: the ranges of the activations
+    ``images``: (H, W, 3) uint8 at the input size, typical ones: the ranges of the activations
     are measured on them. Quantised (static, QDQ, weights by channel) are wide convolutions with a
     ReLU or clip behind them and what joins their results, which is most of the arithmetic. All
     else stays float32: measured on a pico, SiLU, depthwise and narrow convolutions in int8 made the
@@ -39,7 +39,7 @@ def quantise(source: Path, target: Path, pictures: Sequence[Pixels]) -> bool:
     quantize_static(
         model,
         str(target),
-        _reader(pictures),
+        _reader(images),
         quant_format=QuantFormat.QDQ,
         nodes_to_quantize=names,
         op_types_to_quantize=["Conv", "Concat", *_ACTIVATIONS],
@@ -123,12 +123,12 @@ def _only_activations(nodes: Sequence[Any]) -> bool:
     return bool(nodes) and all(node.op_type in _ACTIVATIONS for node in nodes)
 
 
-def _reader(pictures: Sequence[Pixels]) -> Any:
+def _reader(images: Sequence[Pixels]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._left = _batches(pictures)
+            self._left = _batches(images)
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
             return next(self._left, None)
@@ -136,5 +136,5 @@ def _reader(pictures: Sequence[Pixels]) -> Any:
     return Reader()
 
 
-def _batches(pictures: Sequence[Pixels]) -> Iterator[dict[str, NDArray[np.uint8]]]:
-    return ({INPUT: picture[None]} for picture in pictures)
+def _batches(images: Sequence[Pixels]) -> Iterator[dict[str, NDArray[np.uint8]]]:
+    return ({INPUT: image[None]} for image in images)

@@ -1,0 +1,115 @@
+"""Models for tests of the agent: a registry of plain folders, and scripted detectors."""
+
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from students import write_student
+
+from secondlook.core.types import Pixels
+from secondlook.detector.detections import Detections
+from secondlook.detector.manifest import Manifest, read_manifest
+from secondlook.edge.model_trial import Loaded
+
+
+@dataclass(frozen=True)
+class FolderVersion:
+    """What the client's ``ModelVersion`` is, as far as a device looks."""
+
+    version: int
+    digest: str
+    files: dict[str, tuple[str, int]]
+
+
+@dataclass
+class FolderRegistry:
+    """Versions that lie in folders; ``wanted`` is promoted, ``failing`` is raised at each call."""
+
+    root: Path
+    wanted: int = 0
+    failing: Exception | None = None
+    downloads: list[int] = field(default_factory=list)
+    spoil: Callable[[Path], None] | None = None
+    """Done to each download, as a bad line or disk would."""
+
+    def add(self, version: int, **student: object) -> Path:
+        """A student as that version, promoted."""
+        folder = self.root / str(version)
+        write_student(folder, seed=version, **student)  # type: ignore[arg-type]
+        self.wanted = version
+        return folder
+
+    def current(self, name: str) -> FolderVersion | None:
+        """The promoted version."""
+        if self.failing is not None:
+            raise self.failing
+        if not self.wanted:
+            return None
+        manifest = read_manifest(self.root / str(self.wanted))
+        files = {name: (file.sha256, file.size) for name, file in manifest.files.items()}
+        return FolderVersion(self.wanted, manifest.digest, files)
+
+    def download(self, name: str, version: int, folder: Path, files: Sequence[str]) -> None:
+        """Copies; as unchecked as a line without hashes would be."""
+        self.downloads.append(version)
+        if self.failing is not None:
+            raise self.failing
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (*files, "manifest.json"):
+            shutil.copy(self.root / str(version) / file, folder / file)
+        if self.spoil is not None:
+            self.spoil(folder)
+
+
+class ScriptedDetector:
+    """Finds one dog in the middle; ``look`` is called first and may raise or take its time."""
+
+    def __init__(self, manifest: Manifest, look: Callable[[Pixels], object] | None = None) -> None:
+        self.manifest = manifest
+        self.look = look or (lambda pixels: None)
+        self.looks = 0
+        self.closed = False
+        self.threads: set[int] = set()
+
+    def detect(self, images: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
+        """One detection of class 1, score 0.6, on each."""
+        assert not self.closed
+        self.threads.add(threading.get_ident())
+        self.looks += 1
+        for pixels in images:
+            self.look(pixels)
+        box = np.array([[10, 10, 20, 20]], np.float32)
+        return [
+            Detections(box, np.array([0.6], np.float32), np.array([1], np.int64)) for _ in images
+        ]
+
+    def probability(self, found: Detections) -> NDArray[np.float32]:
+        """The scores themselves."""
+        return found.scores
+
+    def close(self) -> None:
+        """Once only."""
+        assert not self.closed
+        self.closed = True
+
+
+class Heard:
+    """What a slot says of its models, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, str]] = []
+
+    def survived(self, model: Loaded) -> None:
+        """A first frame was seen; not noted."""
+
+    def kept(self, model: Loaded) -> None:
+        """The trial is over."""
+        self.told.append(("kept", model.version, ""))
+
+    def refused(self, model: Loaded, why: str) -> None:
+        """The trial is lost."""
+        self.told.append(("refused", model.version, why))

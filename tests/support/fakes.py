@@ -1,0 +1,112 @@
+"""Scripted models: the two seams that every test of ours fakes. Everything around them is real."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from secondlook.core.types import Answer, Ask, Image, Proposals
+
+Row = tuple[tuple[float, float, float, float], Mapping[str, float]]
+"""A box and its score by phrase; phrases left out score 0."""
+
+WHOLE: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)
+
+
+def make_image(name: str = "", width: int = 40, height: int = 30, shade: int = 128) -> Image:
+    """A plain image whose hash is made of its name and shape."""
+    pixels = np.full((height, width, 3), shade, dtype=np.uint8)
+    digest = hashlib.sha256(f"{name} {width} {height} {shade}".encode()).hexdigest()
+    return Image(pixels, digest, name)
+
+
+class ScriptedProposer:
+    """Answers from a script: rows by image, or the middle of the image for every phrase.
+
+    ``script(image, phrases)`` returns the rows of one image, or raises. ``batches`` records the
+    size of each call, ``seen`` the names of the images, ``delay_s`` is the time a call takes, and
+    ``gate`` (when given) must be set before a call returns.
+    """
+
+    name = "scripted"
+    digest = "p0"
+
+    def __init__(
+        self,
+        script: Callable[[Image, Sequence[str]], Sequence[Row]] | None = None,
+        delay_s: float = 0.0,
+        gate: threading.Event | None = None,
+    ) -> None:
+        self.script = script or _middle
+        self.delay_s = delay_s
+        self.gate = gate
+        self.batches: list[int] = []
+        self.seen: list[str] = []
+        self.started = threading.Event()
+
+    def propose(
+        self, images: Sequence[Image], phrases: Sequence[str], floor: float
+    ) -> list[Proposals]:
+        """The script's rows for each image."""
+        self.batches.append(len(images))
+        self.seen += [image.name for image in images]
+        self.started.set()
+        if self.gate is not None:
+            assert self.gate.wait(30), "a test forgot to open the gate"
+        time.sleep(self.delay_s)
+        return [_proposals(self.script(image, phrases), phrases, floor) for image in images]
+
+
+class ScriptedVerifier:
+    """Answers from a script: P(yes) by question.
+
+    ``script(question)`` returns P(yes), a whole ``Answer``, or raises. ``views`` counts the views
+    seen and ``questions`` records every question asked.
+    """
+
+    name = "scripted"
+    digest = "v0"
+    min_side = 8
+
+    def __init__(
+        self,
+        script: Callable[[str], float | Answer] | Mapping[str, float | Answer] | float = 1.0,
+        delay_s: float = 0.0,
+    ) -> None:
+        self.script = script
+        self.delay_s = delay_s
+        self.views = 0
+        self.calls = 0
+        self.questions: list[str] = []
+
+    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        """The script's answer to every question."""
+        self.calls += 1
+        self.views += len(asks)
+        self.questions += [question for ask in asks for question in ask.questions]
+        time.sleep(self.delay_s)
+        return [tuple(self._one(question) for question in ask.questions) for ask in asks]
+
+    def _one(self, question: str) -> Answer:
+        if isinstance(self.script, float | int):
+            said: float | Answer = self.script
+        elif isinstance(self.script, Mapping):
+            said = self.script[question]
+        else:
+            said = self.script(question)
+        return said if isinstance(said, Answer) else Answer(said, "yes" if said > 0.5 else "no")
+
+
+def _middle(image: Image, phrases: Sequence[str]) -> list[Row]:
+    left, top, right, bottom = WHOLE
+    box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+    return [(box, dict.fromkeys(phrases, 0.9))]
+
+
+def _proposals(rows: Sequence[Row], phrases: Sequence[str], floor: float) -> Proposals:
+    kept = [row for row in rows if max(row[1].values(), default=0.0) >= floor]
+    boxes = np.array([box for box, _ in kept], dtype=np.float32).reshape(-1, 4)
+    scores = np.array([[row.get(p, 0.0) for p in phrases] for _, row in kept], dtype=np.float32)
+    return Proposals(boxes, scores.reshape(-1, len(phrases)))

@@ -1,0 +1,69 @@
+"""Results as the service gives them, made by hand or by hypothesis."""
+
+from hypothesis import strategies as st
+
+from secondlook_client.results import Judgement, LabelResult, Outcome
+
+PROBABILITY = {Outcome.ACCEPT: 0.97, Outcome.REJECT: 0.03, Outcome.UNSURE: 0.5}
+
+
+def judged(
+    class_name: str,
+    box: tuple[float, float, float, float] = (10, 20, 60, 90),
+    outcome: Outcome = Outcome.ACCEPT,
+    *,
+    score: float = 0.5,
+    error: str = "",
+) -> Judgement:
+    """One box judged for one class."""
+    probability = PROBABILITY[outcome]
+    return Judgement(
+        class_name=class_name,
+        box=box,
+        score=score,
+        outcome=outcome,
+        probability=probability,
+        reason=f"P(yes) {probability:.2f}",
+        question=f"Is this a {class_name}?",
+        view="crop",
+        p_yes=None if error else probability,
+        raw_answer="" if error else "Yes",
+        error=error,
+        verifier="scripted@1",
+    )
+
+
+def result(*judgements: Judgement, width: int = 320, height: int = 240) -> LabelResult:
+    """An image with these judgements."""
+    return LabelResult(
+        name="",
+        sha256="0" * 64,
+        width=width,
+        height=height,
+        proposals=len({j.box for j in judgements}),
+        judgements=judgements,
+        proposer="scripted@1",
+        verifier="scripted@1",
+    )
+
+
+@st.composite
+def boxes(draw: st.DrawFn, width: int = 320, height: int = 240) -> tuple[float, ...]:
+    """A box of at least 2 px inside the image."""
+    x1 = draw(st.floats(0, width - 2))
+    y1 = draw(st.floats(0, height - 2))
+    x2 = draw(st.floats(x1 + 2, width)) if x1 + 2 < width else float(width)
+    y2 = draw(st.floats(y1 + 2, height)) if y1 + 2 < height else float(height)
+    return x1, y1, x2, y2
+
+
+def results(classes: tuple[str, ...]) -> st.SearchStrategy[LabelResult]:
+    """Any result over ``classes``."""
+    one = st.builds(
+        judged,
+        st.sampled_from(classes),
+        boxes(),
+        st.sampled_from(Outcome),
+        score=st.floats(0, 1, width=32),
+    )
+    return st.lists(one, max_size=6).map(lambda found: result(*found))

@@ -1,0 +1,70 @@
+"""Models without weights, for commands in a process of their own: ``--proposer scripted_models:…``
+
+The proposer finds the bright half of an image; the verifier says yes to what the argument names.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from secondlook.config.settings import ModelOptions
+from secondlook.core.types import Answer, Ask, Image, Proposals
+
+
+class BrightHalf:
+    """One box an image, on its brighter half, for every phrase alike."""
+
+    name = "bright-half"
+    digest = "1"
+
+    def __init__(self, pause_s: float) -> None:
+        self._pause_s = pause_s
+
+    def propose(
+        self, images: Sequence[Image], phrases: Sequence[str], floor: float
+    ) -> list[Proposals]:
+        """Waits a while for each image, and notes in a file what it was asked for."""
+        found = []
+        for image in images:
+            time.sleep(self._pause_s)
+            if log := os.environ.get("SCRIPTED_LOG"):
+                with Path(log).open("a", encoding="utf-8") as file:
+                    file.write(image.sha256 + "\n")
+            half = image.width / 2
+            left = image.pixels[:, : int(half)].mean() >= image.pixels[:, int(half) :].mean()
+            box = [0, 0, half, image.height] if left else [half, 0, image.width, image.height]
+            scores = np.full((1, len(phrases)), 0.9, dtype=np.float32)
+            found.append(Proposals(np.array([box], dtype=np.float32), scores))
+        return found
+
+
+class Agreeable:
+    """Says yes to questions that hold its word, no to the others."""
+
+    name = "agreeable"
+    digest = "1"
+    min_side = 8
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+        """P(yes) 0.9 or 0.1."""
+        return [tuple(self._one(q) for q in ask.questions) for ask in asks]
+
+    def _one(self, question: str) -> Answer:
+        yes = self._word in question
+        return Answer(0.9 if yes else 0.1, "Yes" if yes else "No")
+
+
+def bright_half(argument: str, options: ModelOptions) -> BrightHalf:
+    """``argument``: seconds that each image takes."""
+    return BrightHalf(float(argument or 0))
+
+
+def agreeable(argument: str, options: ModelOptions) -> Agreeable:
+    """``argument``: the word."""
+    return Agreeable(argument or "dog")

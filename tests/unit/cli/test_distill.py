@@ -1,0 +1,201 @@
+"""The command ``distill`` around the training: flags, what is shown, what is refused."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from training_sets import training_set, write_coco, write_yolo
+
+from secondlook.cli import distill as distill_command
+from secondlook.cli import distill as distill_progress
+from secondlook.cli import run
+from secondlook.cli.distill import facts_of, watched
+from secondlook.cli.output_folder import OutFolder
+from secondlook.config.entrypoint import INTERRUPTED
+from secondlook.core.errors import Cancelled
+from secondlook.detector.manifest import Manifest
+from secondlook.training import distill as distilling
+from secondlook.training.progress import Progress
+from secondlook.training.settings import TrainingSettings, training_rules
+
+PARTS = {"train": range(6), "val": range(6, 9)}
+STEP = Progress(
+    "train",
+    120,
+    400,
+    {"loss": 12.34, "mal": 2.1, "bbox": 0.4, "ddf": 0.0},
+    1e-3,
+    0.41,
+    0.43,
+    2.1,
+    200.0,
+)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the training was asked for; it gives a student without files."""
+    calls: list[dict[str, Any]] = []
+
+    def distill(data: Any, settings: Any, out: Path, tell: Any, stop: Any, **more: Any) -> Manifest:
+        calls.append({"data": data, "settings": settings, "out": out, **more})
+        tell(STEP)
+        if settings.seed == 13:
+            raise Cancelled("stopped at step 7 of 9; the same command goes on from there")
+        return Manifest(
+            name=more["name"] or data.name,
+            architecture="deimv2",
+            size=settings.size,
+            classes=data.classes,
+            input_size=(64, 64),
+            thresholds=(0.5, 0.5),
+            calibration=((1.0, 0.0), (1.0, 0.0)),
+            ontology=data.ontology,
+            snapshot=data.digest,
+            split=data.split,
+            metrics={"map": 0.25, "map50": 0.5, "images_per_second": 123.4},
+            files={},
+            created_at=0.0,
+        )
+
+    monkeypatch.setattr(distilling, "distill", distill)
+    return calls
+
+
+def test_flags_become_settings(
+    called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_yolo(tmp_path / "set", PARTS)
+    out = tmp_path / "out"
+    flags = "--size nano --steps 70 --rate 0.01 --no-augment --no-ignore --int8 never --name dogs"
+    assert run(["distill", str(source), "--out", str(out), *flags.split()]) == 0
+    (call,) = called
+    assert call["settings"] == TrainingSettings(
+        size="nano", steps=70, rate=0.01, augment=False, use_ignore=False
+    )
+    assert (call["out"], call["name"], call["int8"]) == (out, "dogs", "never")
+    shown = capsys.readouterr()
+    assert "6 images to learn from, 3 held out (val), 2 classes" in shown.err
+    assert "dogs: mAP 0.250, mAP50 0.500, 123 images/s here on 'val'" in shown.out
+
+
+def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["distill", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in training_rules():
+        assert "--" + name.replace("_", "-") in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--steps many", "steps: expected a whole number from 0"),
+        ("--rate 3", "rate: expected a number from 0 to 0.1"),
+        ("--size huge", "'huge' is not one of"),
+        ("--register street", "--register: say where with --server"),
+        ("--server nowhere", "expected HOST:PORT"),
+        ("--split dev", "has no part 'dev'"),
+        ("--input-height 64", "give input_width too"),
+    ],
+)
+def test_wrong_flags_are_told(
+    called: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    told: str,
+) -> None:
+    source = write_coco(tmp_path / "set", PARTS)
+    assert run(["distill", str(source), "--out", str(tmp_path / "out"), *flags.split()]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not called
+
+
+def test_the_classes_may_be_described(
+    called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, file = write_coco(tmp_path / "set", PARTS), tmp_path / "o.yaml"
+    text = "classes:\n  green: {}\n  red: {phrases: red thing}\n  blue: {}\n"
+    file.write_text(text)
+    command = ["distill", str(source), "--out", str(tmp_path / "out"), "--ontology", str(file)]
+    assert run(command) == 0 and called[0]["data"].ontology == text
+    file.write_text("classes:\n  green: {}\n")
+    assert run(command) == 2 and len(called) == 1
+    assert "has no class 'red'" in capsys.readouterr().err
+
+
+def test_a_stop_is_told(
+    called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_coco(tmp_path / "set", PARTS)
+    command = ["distill", str(source), "--out", str(tmp_path / "out"), "--seed", "13"]
+    assert run(command) == INTERRUPTED
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "stopped at step 7 of 9; the same command goes on from there"
+
+
+def test_a_folder_in_use_is_refused(called: list[dict[str, Any]], tmp_path: Path) -> None:
+    source, out = write_coco(tmp_path / "set", PARTS), tmp_path / "out"
+    with OutFolder(out):
+        assert run(["distill", str(source), "--out", str(out)]) == 2
+    assert not called
+
+
+# --- what is shown ------------------------------------------------------------------------------
+
+
+def test_the_facts_of_a_moment() -> None:
+    assert facts_of(STEP) == (
+        "loss 12.34 (mal 2.10, bbox 0.40) · mAP50 0.410, best 0.430 · 2.1 steps/s · 3 min left"
+    )
+    assert facts_of(Progress("export", 1, 2)) == ""
+
+
+def test_programs_read_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with watched(tmp_path, "jsonl") as tell:
+        for step in range(100):
+            tell(Progress("train", step, 1000, {"loss": 1.0}))
+        tell(Progress("train", 100, 1000, map50=0.25))
+        tell(Progress("train", 101, 1000, map50=0.25, note="no progress in 8 looks"))
+        tell(Progress("report", 1, 1, map50=0.25))
+    lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines][-3:] == [100, 101, 1] and len(lines) < 10
+    assert lines[0] == {
+        "phase": "train",
+        "step": 0,
+        "of": 1000,
+        "loss": 1.0,
+        "map50": None,
+        "best_map50": None,
+        "seconds_left": None,
+        "note": "",
+    }
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(record=True, force_terminal=True, width=140, file=io.StringIO())
+    monkeypatch.setattr("rich.console.Console", lambda **_: console)
+    with distill_progress._rich() as show:
+        show(STEP)
+        show(Progress("train", 121, 400, map50=0.44, note="going on"))
+        show(Progress("export", 1, 1))
+    text = console.export_text()
+    assert "training" in text and "121/400" in text and "mAP50 0.440" in text
+    assert "exporting" in text and "going on" in text
+
+
+def test_a_student_is_added_to_a_service(
+    called: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[tuple[str, str, Path]] = []
+    data = training_set(tmp_path / "images")
+    monkeypatch.setattr(distill_command, "_opened", lambda *given: data)
+    monkeypatch.setattr(distill_command, "_register", lambda *given: added.append(given))
+    out = tmp_path / "out"
+    command = ["distill", "s", "--server", "here:1", "--register", "street", "--out", str(out)]
+    assert run(command) == 0
+    assert added == [("here:1", "street", out)]

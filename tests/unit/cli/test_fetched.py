@@ -1,0 +1,82 @@
+"""Results by the order of the folder, whatever order they came in."""
+
+from array import array
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from labelled import judged, result
+
+from secondlook.cli.label import Fetched, holds
+from secondlook.core.errors import StorageFull
+
+KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30)
+
+
+def named(name: str):
+    return replace(result(judged("dog")), name=name)
+
+
+@given(keys=KEYS, data=st.data())
+def test_results_come_in_the_order_of_the_keys(tmp_path_factory, keys, data):
+    fetched = Fetched(tmp_path_factory.mktemp("out"), array("q", keys))
+    arrived = data.draw(st.permutations(keys)) if keys else []
+    kept = arrived[: data.draw(st.integers(0, len(keys)))]
+    for key in kept:
+        fetched.add(key, named(str(key)))
+    wanted = [str(key) for key in keys if key in kept]
+    for _ in range(2):  # as often as a format needs
+        assert [name for name, _ in fetched.results()] == wanted
+
+
+def test_results_of_images_that_have_gone_are_left_out(tmp_path):
+    fetched = Fetched(tmp_path, array("q", [5, -3]))
+    for key in (5, 6, -3):
+        fetched.add(key, named(str(key)))
+    assert [name for name, _ in fetched.results()] == ["5", "-3"]
+    assert fetched.wants(-3) and not fetched.wants(6)
+
+
+def test_nothing_is_lost_of_a_result(tmp_path):
+    fetched = Fetched(tmp_path, array("q", [1]))
+    whole = named("новый.jpg")
+    fetched.add(1, whole)
+    assert list(fetched.results()) == [("новый.jpg", whole)]
+
+
+def test_names_that_are_no_text_are_themselves_again(tmp_path):
+    fetched = Fetched(tmp_path, array("q", [1, 2]))
+    fetched.add(1, named("a\\xff.jpg"))
+    fetched.add(2, named("a\\\\b.jpg"))
+    assert [name for name, _ in fetched.results()] == ["a\udcff.jpg", "a\\b.jpg"]
+
+
+def test_it_leaves_no_file_behind(tmp_path):
+    fetched = Fetched(tmp_path, array("q", [1]))
+    fetched.add(1, named("a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    fetched = Fetched(tmp_path, array("q", [1]))
+
+    class Full:
+        def seek(self, *_):
+            return 0
+
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fetched, "_file", Full())
+    with pytest.raises(StorageFull, match="make room and run the same command again"):
+        fetched.add(1, named("a"))
+
+
+@given(keys=KEYS, one=st.integers(-(2**63), 2**63 - 1))
+def test_holds_is_membership(keys, one):
+    import numpy as np
+
+    ranked = np.unique(np.array(keys, dtype=np.int64))
+    assert holds(ranked, one) == (one in keys)
+    assert all(holds(ranked, key) for key in keys)

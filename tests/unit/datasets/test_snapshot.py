@@ -1,0 +1,263 @@
+"""What a query freezes: the right images and boxes, one hash for one content."""
+
+import io
+from collections.abc import Sequence
+
+import pytest
+from fakes import Row
+from frozen import (
+    DOG_BOX,
+    HALVES,
+    PETS,
+    SURE,
+    drawn,
+    encoded,
+    entries_of,
+    frozen,
+    one_dog,
+    photos,
+    stored,
+)
+from PIL import Image as PILImage
+
+from secondlook.core.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.ontology_yaml import ontology_from_yaml
+from secondlook.core.types import Image, Outcome
+from secondlook.datasets.manifest import BoxKind, Entry, load_manifest
+from secondlook.datasets.query import Query, SplitShare
+from secondlook.datasets.snapshot import create_snapshot
+from secondlook.store import Store, open_store
+
+
+def by_name(found: list[Entry]) -> dict[str, Entry]:
+    return {entry.name: entry for entry in found}
+
+
+MANY: dict[str, Sequence[Row]] = {
+    "sure.jpg": [(DOG_BOX, {"dog": 0.8, "cat": 0.1})],
+    "empty.jpg": [],
+    "refuted.jpg": [(DOG_BOX, {"cat": 0.8})],
+    "doubtful.jpg": [(DOG_BOX, {"dog": 0.8}), ((40, 40, 60, 60), {"bird": 0.9})],
+}
+BIRDS = Ontology((*PETS.classes, ClassSpec("bird", question="Bird?")))
+
+
+def many(store: Store) -> None:
+    def script(image: Image, phrases: Sequence[str]) -> Sequence[Row]:
+        return MANY[image.name]
+
+    images = {name: encoded(drawn(place)) for place, name in enumerate(MANY)}
+    answers = {**SURE, "Bird?": 0.5}
+    stored(store, "r", images, ontology=BIRDS, script=script, answers=answers)
+
+
+def test_a_image_has_its_labels_and_ignore_regions(store: Store) -> None:
+    many(store)
+    found = by_name(frozen(store))
+    assert set(found) == set(MANY)
+    (label,) = found["sure.jpg"].boxes
+    assert (label.class_index, label.xyxy, label.kind) == (0, DOG_BOX, BoxKind.LABEL)
+    assert (label.probability, label.score, label.p_yes) == (0.95, 0.8, 0.95)
+    assert [b.kind for b in found["doubtful.jpg"].boxes] == [BoxKind.LABEL, BoxKind.IGNORE]
+    assert found["empty.jpg"].verified_empty and found["refuted.jpg"].verified_empty
+    assert not found["doubtful.jpg"].verified_empty
+    assert [e.sha256 for e in found.values()] == sorted(e.sha256 for e in found.values())
+    assert found["sure.jpg"].format == "jpg"
+    assert (found["sure.jpg"].width, found["sure.jpg"].height) == (72, 64)
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ({"empties": False}, {"sure.jpg", "doubtful.jpg"}),
+        ({"ignore": False}, {"sure.jpg", "empty.jpg", "refuted.jpg"}),
+        ({"classes": ("bird",), "empties": False}, {"doubtful.jpg"}),
+        ({"since": 1.0, "until": 2e9 * 2}, set(MANY)),
+    ],
+)
+def test_what_a_query_leaves_out(store: Store, query: dict[str, object], names: set[str]) -> None:
+    many(store)
+    found = frozen(store, **query)
+    assert {entry.name for entry in found} == names
+    left_out = store.snapshots.get("s0").statistics["left_out"]
+    assert sum(left_out.values()) == len(MANY) - len(names)
+
+
+def test_hard_negatives_come_only_when_asked_for(store: Store) -> None:
+    many(store)
+    assert by_name(frozen(store))["refuted.jpg"].boxes == ()
+    (negative,) = by_name(frozen(store, hard_negatives=True))["refuted.jpg"].boxes
+    assert (negative.kind, negative.class_index) == (BoxKind.HARD_NEGATIVE, 1)
+
+
+def test_a_label_below_the_probability_is_no_background(store: Store) -> None:
+    many(store)
+    found = by_name(frozen(store, min_probability=0.96))
+    assert [b.kind for b in found["sure.jpg"].boxes] == [BoxKind.IGNORE]
+
+
+def test_classes_are_numbered_as_the_query_names_them(store: Store) -> None:
+    many(store)
+    found = by_name(frozen(store, classes=("bird", "dog")))
+    assert [b.class_index for b in found["doubtful.jpg"].boxes] == [1, 0]
+    manifest = load_manifest(store.blobs, store.snapshots.get("s0").manifest)
+    assert manifest.classes == ("bird", "dog")
+    assert manifest.models == ("scripted@p0", "scripted@v0")
+
+
+def test_a_person_outranks_the_run(store: Store) -> None:
+    many(store)
+    first = store.snapshots.get(create_snapshot(store, "before", Query(("r",))).name)
+    (run,) = store.snapshots.runs(["r"], "")
+    image = store.records.results(run.id)[0].image_id
+    store.records.correct(image, "dog", DOG_BOX, Outcome.REJECT, "ada")
+    found = by_name(frozen(store))
+    assert found["sure.jpg"].verified_empty
+    assert by_name(entries_of(store, "before"))["sure.jpg"].boxes  # and a snapshot never changes
+    assert store.snapshots.get("before") == first
+
+
+def test_the_same_content_has_the_same_hash_on_both_databases(store_places) -> None:
+    def made(dialect: str, order: int) -> str:
+        data, url = store_places(dialect)
+        with open_store(data, url) as other:
+            images = dict(sorted(photos(12).items(), reverse=order == 1))
+            stored(other, "r", images)
+            snapshot = create_snapshot(other, "s", Query(("r",), split=HALVES))
+            return snapshot.manifest
+
+    hashes = {made("sqlite", 0), made("sqlite", 1), made("postgresql", 0)}
+    assert len(hashes) == 1
+
+
+def test_another_content_has_another_hash(store: Store) -> None:
+    stored(store, "r", photos(6))
+    stored(store, "one more", photos(7))
+    hashes = {
+        create_snapshot(store, name, Query(**query)).manifest
+        for name, query in {
+            "a": {"runs": ("r",)},
+            "b": {"runs": ("one more",)},
+            "c": {"runs": ("r",), "split": HALVES},
+            "d": {"runs": ("r",), "min_probability": 0.99},
+        }.items()
+    }
+    assert len(hashes) == 4
+
+
+def test_the_later_run_counts_for_what_it_judged(store: Store) -> None:
+    images = photos(2)
+    stored(store, "dogs", images, ontology=Ontology(PETS.classes[:1]))
+    stored(store, "cats", images, ontology=Ontology(PETS.classes[1:]), answers={"Cat?": 0.9})
+    for place, entry in enumerate(frozen(store, runs=("dogs", "cats"))):
+        assert [b.class_index for b in entry.boxes] == [0, 1], place
+    stored(store, "again", images, answers={"Dog?": 0.1, "Cat?": 0.1})
+    assert all(entry.verified_empty for entry in frozen(store, runs=("dogs", "cats", "again")))
+
+
+def test_a_image_that_was_not_judged_for_every_class_is_left_out(store: Store) -> None:
+    stored(store, "dogs", photos(3), ontology=Ontology(PETS.classes[:1]))
+    stored(store, "cats", photos(2, first=2), ontology=Ontology(PETS.classes[1:]))
+    (only,) = frozen(store, runs=("dogs", "cats"))
+    assert only.sha256 in {e.sha256 for e in frozen(store, runs=("cats",))}
+    assert store.snapshots.get("s0").statistics["left_out"] == {"not judged for every class": 3}
+
+
+def test_the_same_content_under_two_names_is_one_image(store: Store) -> None:
+    content = encoded(drawn(0))
+    stored(store, "r", {"b.jpg": content, "a.jpg": content})
+    assert [entry.name for entry in frozen(store)] == ["a.jpg"]
+
+
+def test_statistics_count_everything(store: Store) -> None:
+    many(store)
+    create_snapshot(store, "s", Query(("r",), hard_negatives=True, split=(SplitShare("all", 1),)))
+    counted = store.snapshots.get("s").statistics
+    assert (counted["images"], counted["labels"]) == (4, 2)
+    split = counted["splits"]["all"]
+    assert (split["images"], split["verified_empty"], split["with_ignore"]) == (4, 2, 1)
+    assert split["classes"]["dog"] == {"label": 2, "ignore": 0, "hard_negative": 0}
+    assert split["classes"]["bird"] == {"label": 0, "ignore": 1, "hard_negative": 0}
+    assert split["classes"]["cat"] == {"label": 0, "ignore": 0, "hard_negative": 1}
+    assert counted["bytes"] == sum(len(encoded(drawn(n))) for n in range(4))
+
+
+def test_a_snapshot_says_what_was_asked_for(store: Store) -> None:
+    many(store)
+    create_snapshot(store, "s", Query(("r",), classes=("bird", "dog")))
+    asked = ontology_from_yaml(str(store.snapshots.get("s").statistics["ontology"]))
+    assert asked.names == ("bird", "dog")
+    assert [spec.question for spec in asked.classes] == ["Bird?", PETS.classes[0].question]
+
+
+def test_one_side_of_a_contrast_stands_alone(store: Store) -> None:
+    sides = ("awake", "asleep")
+    pair = Ontology(tuple(ClassSpec(name, phrases=("dog",), group="state") for name in sides))
+    stored(store, "r", photos(2), ontology=pair, script=one_dog, answers={})
+    create_snapshot(store, "s", Query(("r",), classes=("asleep",)))
+    (spec,) = ontology_from_yaml(str(store.snapshots.get("s").statistics["ontology"])).classes
+    assert (spec.name, spec.phrases, spec.group) == ("asleep", ("dog",), "")
+
+
+def test_a_name_in_use_is_refused_and_a_removed_one_is_free(store: Store) -> None:
+    stored(store, "r", photos(2))
+    create_snapshot(store, "s", Query(("r",)))
+    with pytest.raises(AlreadyExists, match="never changes; choose another name"):
+        create_snapshot(store, "s", Query(("r",)))
+    with pytest.raises(AlreadyExists):
+        store.snapshots.add("s", "0" * 64, "{}", {}, [1])
+    store.snapshots.remove("s")
+    with pytest.raises(NotFound):
+        store.snapshots.get("s")
+    assert create_snapshot(store, "s", Query(("r",))).images == 2
+
+
+def test_snapshots_are_listed_newest_first_in_pages(store: Store) -> None:
+    stored(store, "r", photos(1))
+    for name in "abcde":
+        create_snapshot(store, name, Query(("r",)))
+    first = store.snapshots.page(limit=3)
+    assert [s.name for s in first] == ["e", "d", "c"]
+    assert [s.name for s in store.snapshots.page(first[-1].id, 3)] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "words"),
+    [
+        ({"runs": ("nobody",)}, NotFound, "no run 'nobody'"),
+        ({"ontology": "0" * 16}, NotFound, "ontology"),
+        ({"runs": ("r",), "ontology": "0" * 16}, InvalidInput, "leave the run or the ontology"),
+        ({"runs": ("r",), "classes": ("cow",)}, InvalidInput, "'cow'; there are dog, cat"),
+        ({"runs": ("r",), "since": 4e9}, InvalidInput, "finds no image"),
+        ({"runs": ("r",), "ignore": False, "min_probability": 1.0}, InvalidInput, "2 with an igno"),
+    ],
+)
+def test_a_query_that_cannot_be_met(store: Store, query, error, words) -> None:
+    stored(store, "r", photos(2))
+    with pytest.raises(error, match=words):
+        create_snapshot(store, "s", Query(**query))
+    assert store.snapshots.page() == []
+
+
+def test_runs_of_an_ontology(store: Store) -> None:
+    stored(store, "a", photos(2))
+    stored(store, "b", photos(2, first=2))
+    stored(store, "c", photos(2, first=4), ontology=Ontology(PETS.classes[:1]))
+    snapshot = create_snapshot(store, "s", Query(ontology=PETS.digest))
+    assert snapshot.images == 4
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a" * 201, "ä", "a b"])
+def test_names_that_no_snapshot_can_have(store: Store, name: str) -> None:
+    with pytest.raises(InvalidInput, match="letters, digits"):
+        create_snapshot(store, name, Query(("r",)))
+
+
+def test_a_snapshot_holds_its_images(store: Store) -> None:
+    stored(store, "r", photos(3))
+    create_snapshot(store, "s", Query(("r",)))
+    known = [entry.sha256 for entry in entries_of(store, "s")]
+    assert store.snapshots.holds("s", known)
+    assert not store.snapshots.holds("s", [*known, "0" * 64])
+    assert PILImage.open(io.BytesIO(store.blobs.get(known[0]))).size == (72, 64)

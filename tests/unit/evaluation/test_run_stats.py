@@ -1,0 +1,66 @@
+"""Before and after the second look, on a case worked out by hand."""
+
+import pytest
+from labelled import judged, result
+
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.evaluation.matching import Counts, TrueBox
+from secondlook.evaluation.run_stats import Totals, compare
+from secondlook_client.results import Outcome
+
+ONE, TWO = (0.0, 0.0, 50.0, 50.0), (100.0, 0.0, 150.0, 50.0)
+ONTOLOGY = Ontology(
+    (
+        ClassSpec("person"),
+        ClassSpec("wearing glasses", ("person",), "Glasses?", group="eyes", threshold=0.3),
+        ClassSpec("not wearing glasses", ("person",), "No glasses?", group="eyes"),
+    )
+)
+IMAGES = [
+    (
+        "a.jpg",
+        result(
+            judged("person", ONE),
+            judged("wearing glasses", ONE),
+            judged("not wearing glasses", ONE, Outcome.REJECT),
+            judged("person", TWO),
+            judged("wearing glasses", TWO, Outcome.UNSURE),
+            judged("not wearing glasses", TWO, Outcome.UNSURE, error="the model is down"),
+        ),
+    ),
+    ("b.jpg", result(judged("wearing glasses", ONE, Outcome.REJECT, score=0.29))),
+]
+TRUTH = {
+    "a.jpg": [
+        TrueBox("person", ONE),
+        TrueBox("person", TWO),
+        TrueBox("wearing glasses", ONE),
+        TrueBox("not wearing glasses", TWO),
+    ],
+    "b.jpg": [],
+}
+
+
+def test_the_proposer_alone_says_everything_and_the_second_look_only_what_it_heard():
+    change = compare(lambda: iter(IMAGES), TRUTH, ONTOLOGY)
+    assert change.before.by_class == {
+        "person": Counts(right=2),
+        "wearing glasses": Counts(right=1, wrong=1),  # the box at 0.29 is under its threshold
+        "not wearing glasses": Counts(right=1, wrong=1),
+    }
+    assert change.after.by_class == {
+        "person": Counts(right=2),
+        "wearing glasses": Counts(right=1),
+        "not wearing glasses": Counts(missed=1),
+    }
+    assert change.before.total().precision == pytest.approx(4 / 6)
+    assert change.after.total().precision == 1
+
+
+def test_totals_count_judgements_and_missing_verdicts():
+    totals = Totals.of(found for _, found in IMAGES)
+    assert (totals.images, totals.proposals) == (2, 3)
+    assert (totals.accepted, totals.rejected, totals.unsure) == (3, 2, 2)
+    assert totals.verified_empty == 1
+    assert (totals.without_verdict, totals.first_error) == (1, "the model is down")
+    assert totals.by_class["wearing glasses"][Outcome.UNSURE] == 1

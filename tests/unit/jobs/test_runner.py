@@ -1,0 +1,147 @@
+"""Jobs from the queue to their end, on both databases, with scripted models."""
+
+import time
+from pathlib import Path
+
+import pytest
+from fakes import ScriptedProposer
+from job_images import DOGS, encoded, ended, fill, running, soon, wait_for
+
+from secondlook.core.image_folder import select
+from secondlook.jobs import result_writer
+from secondlook.jobs.image_source import list_folder
+from secondlook.store import Store
+from secondlook.store.images import NewImage, add_images
+from secondlook.store.queue import JobState, NewItem, add_items
+
+__all__ = ["soon"]
+"""A fixture of these tests."""
+
+
+def test_a_folder_is_labelled_whole(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 25)
+    made = store.queue.create("j", "folder", DOGS, str(folder))
+    with running(store, [tmp_path]):
+        job = wait_for(store, "j", ended)
+    assert (job.state, job.total, job.done, job.failed) == (JobState.DONE, 25, 25, 0)
+    results = store.records.results(made.run_id)
+    assert {r.labelled.name for r in results} == {f"part{n // 10}/{n}.png" for n in range(25)}
+    assert all(store.blobs.get(r.labelled.sha256) for r in results)
+    assert all((r.labelled.width, r.labelled.height) == (40, 30) for r in results)
+
+
+def test_a_stopped_server_finishes_what_is_under_way_and_the_next_goes_on(
+    store: Store, tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "images", 200)
+    made = store.queue.create("j", "folder", DOGS, str(folder))
+    first, second = ScriptedProposer(delay_s=0.05), ScriptedProposer()
+    with running(store, [tmp_path], first):
+        wait_for(store, "j", lambda job: job.done >= 10)
+    stopped = store.queue.get("j")
+    assert stopped.owner == "" and stopped.done < 200
+    assert stopped.done == len(set(first.seen)) == len(first.seen), "all that was begun is kept"
+    with running(store, [tmp_path], second):
+        job = wait_for(store, "j", ended)
+    assert (job.state, job.done) == (JobState.DONE, 200)
+    assert not set(first.seen) & set(second.seen), "nothing was labelled twice"
+    assert store.records.count(made.run_id) == 200
+
+
+def test_a_job_of_a_dead_server_is_taken_over_and_the_dead_one_writes_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "images", 10)
+    made = store.queue.create("j", "folder", DOGS, str(folder))
+    assert store.queue.claim("dead", 0.6) is not None
+    began = time.monotonic()
+    with running(store, [tmp_path]):
+        job = wait_for(store, "j", ended)
+    assert time.monotonic() - began > 0.5
+    assert (job.done, store.records.count(made.run_id)) == (10, 10)
+    assert not store.queue.finish(made.run_id, "dead", JobState.FAILED)
+
+
+def test_servers_share_jobs_and_each_image_has_one_result(store: Store, tmp_path: Path) -> None:
+    runs = []
+    for number in range(4):
+        folder = fill(tmp_path / f"images{number}", 20)
+        runs.append(store.queue.create(f"j{number}", "folder", DOGS, str(folder)).run_id)
+    proposers = [ScriptedProposer(delay_s=0.02) for _ in range(2)]
+    with running(store, [tmp_path], proposers[0]), running(store, [tmp_path], proposers[1]):
+        for number in range(4):
+            assert wait_for(store, f"j{number}", ended).done == 20
+    assert [store.records.count(run_id) for run_id in runs] == [20] * 4
+    assert sum(len(proposer.seen) for proposer in proposers) == 80
+
+
+def test_a_cancelled_job_stops_and_can_be_taken_up_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_writer, "LONGEST_S", 0.1)
+    folder = fill(tmp_path / "images", 60)
+    proposer = ScriptedProposer(delay_s=0.1)
+    store.queue.create("j", "folder", DOGS, str(folder))
+    with running(store, [tmp_path], proposer, in_flight=8):
+        wait_for(store, "j", lambda job: job.done >= 5 and job.closed)
+        done = store.queue.cancel("j").done
+        seen = 0
+        while seen != len(proposer.seen):
+            seen = len(proposer.seen)
+            time.sleep(0.4)
+        assert seen < 60, "nobody works on it"
+        assert store.queue.get("j").done == done
+        store.queue.retry("j")
+        assert wait_for(store, "j", ended).done == 60
+
+
+def test_an_open_job_is_gone_on_with_whenever_something_comes(store: Store) -> None:
+    made = store.queue.create("j", "upload", DOGS)
+    with running(store):
+        for number in range(3):
+            content = encoded(number)
+            sha256 = store.blobs.put(content)
+            with store.database.writing() as connection:
+                ids = add_images(connection, [NewImage(sha256, len(content), "png")])
+                add_items(connection, made, [NewItem(number, "x", image_id=ids[sha256])])
+            came = time.monotonic()
+            wait_for(store, "j", lambda job, done=number + 1: job.done == done)
+            assert time.monotonic() - came < 2
+            if number == 1:
+                wait_for(store, "j", lambda job: job.owner == "")
+        store.queue.close(made.run_id)
+        assert wait_for(store, "j", ended).state is JobState.DONE
+
+
+def test_a_file_replaced_before_its_turn_is_labelled_as_it_is_now(
+    store: Store, tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "images", 4)
+    made = store.queue.create("j", "folder", DOGS, str(folder))
+    list_folder(store.queue, made.run_id, folder, lambda _: False)
+    (folder / "part0/2.png").write_bytes(encoded(99))
+    (folder / "part0/3.png").unlink()
+    with running(store, [tmp_path]):
+        job = wait_for(store, "j", ended)
+    assert (job.total, job.done, job.failed) == (4, 3, 1)
+    [gone] = store.queue.failures(made.run_id)
+    assert (gone.name, gone.reason) == ("part0/3.png", "bad_image")
+    assert "no such file" in gone.message
+    now = next(r for r in store.records.results(made.run_id) if r.labelled.name == "part0/2.png")
+    assert store.blobs.get(now.labelled.sha256) == encoded(99)
+    [source] = [s for s in select([folder]).walk() if s.name == "part0/2.png"]
+    assert now.key == source.key
+
+
+def test_a_link_put_there_after_the_listing_is_not_followed(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 2)
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(7))
+    made = store.queue.create("j", "folder", DOGS, str(folder))
+    list_folder(store.queue, made.run_id, folder, lambda _: False)
+    (folder / "part0/1.png").unlink()
+    (folder / "part0/1.png").symlink_to(secret)
+    with running(store, [folder]):
+        assert wait_for(store, "j", ended).done == 1
+    [failure] = store.queue.failures(made.run_id)
+    assert (failure.reason, failure.tries) == ("not_allowed", 1)

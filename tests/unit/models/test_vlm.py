@@ -1,0 +1,272 @@
+"""The transformers verifier: every way through a model gives what ``generate`` gives."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_vlms
+import torch
+from PIL import Image as PILImage
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from secondlook.config.settings import ModelOptions
+from secondlook.core.errors import BadSetting
+from secondlook.core.types import Ask
+from secondlook.labeling.verifier import Verifier
+from secondlook.models import vlm, vlm_inputs, vlm_prefix_cache
+from secondlook.models.vlm import TransformersVerifier
+from secondlook.models.vlm_inputs import drawn
+from secondlook.models.yes_no import answer_tokens, closed
+
+WEIGHTS = Path(vlm.__file__).parent / "weights" / "verifier"
+QUESTIONS = (
+    "Is this a dog?",
+    "Is this person wearing glasses?",
+    "Is there a small red car or a large blue ball in this image?",
+)
+SIZES = ((50, 60), (80, 40), (64, 64), (33, 90))
+
+FAMILIES: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
+    "smolvlm": (tiny_vlms.smolvlm, "prefix"),
+    "smolvlm-tiles": (lambda: tiny_vlms.smolvlm(split=True), "prefix"),
+    "qwen2-vl": (tiny_vlms.qwen, "prefix"),
+    "qwen2.5-vl": (lambda: tiny_vlms.qwen("2.5"), "prefix"),
+    "gemma3": (tiny_vlms.gemma3, "prefix"),
+    "paligemma": (tiny_vlms.paligemma, "features"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    model: Any
+    processor: Any
+    verifier: TransformersVerifier
+    shares: str
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def made(request: pytest.FixtureRequest) -> Made:
+    build, shares = FAMILIES[request.param]
+    model, processor = build()
+    verifier = TransformersVerifier(
+        model, processor, name=request.param, digest="0" * 12, batch=3, floor=0.0
+    )
+    return Made(model, processor, verifier, shares)
+
+
+@pytest.fixture(scope="module")
+def smolvlm() -> Made:
+    model, processor = tiny_vlms.smolvlm()
+    verifier = TransformersVerifier(model, processor, name="tiny", digest="0" * 12, floor=0.0)
+    return Made(model, processor, verifier, "prefix")
+
+
+def generated(made: Made, view: np.ndarray, question: str) -> float:
+    """P(yes) as anyone would get it from the model's own ``generate``, one question at a time."""
+    processor = made.processor
+    if processor.chat_template:
+        content = [{"type": "image"}, {"type": "text", "text": closed(question)}]
+        chat = [{"role": "user", "content": content}]
+        text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    else:
+        text = f"{processor.image_token}{closed(question)}"
+    special = {} if not text.startswith("<bos>") else {"add_special_tokens": False}
+    inputs = processor(
+        text=[text], images=[PILImage.fromarray(view)], return_tensors="pt", **special
+    )
+    inputs.pop("labels", None)
+    out = made.model.generate(
+        **inputs, max_new_tokens=1, do_sample=False, output_scores=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    likely = torch.softmax(out.scores[0][0].float(), dim=-1)
+    tokens = answer_tokens(processor.tokenizer.get_vocab())
+    yes, no = likely[list(tokens.yes)].sum(), likely[list(tokens.no)].sum()
+    return float(yes / (yes + no))
+
+
+def some_asks() -> list[Ask]:
+    return [Ask(drawn(*size, seed=i), QUESTIONS[: 1 + i % 3]) for i, size in enumerate(SIZES)]
+
+
+def p_yes(answers: list[tuple[Any, ...]]) -> list[float]:
+    return [answer.p_yes for of_view in answers for answer in of_view]
+
+
+def test_batches_give_what_generate_gives_one_at_a_time(made: Made) -> None:
+    asks = some_asks()
+    expected = [generated(made, ask.pixels, q) for ask in asks for q in ask.questions]
+    assert max(expected) - min(expected) > 0.02, "the answers must differ, or nothing is compared"
+    got = p_yes(made.verifier.answer(asks))
+    assert got == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_expected_sharing_was_chosen(made: Made) -> None:
+    assert made.verifier._pass.__name__ == made.shares
+
+
+@pytest.mark.parametrize(
+    "way", [vlm_prefix_cache.plain, vlm_prefix_cache.features, vlm_prefix_cache.prefix]
+)
+def test_every_pass_gives_the_same_as_one_at_a_time(
+    made: Made, way: vlm_prefix_cache.Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way is vlm_prefix_cache.prefix and made.shares != "prefix":
+        pytest.skip("not a causal model; choosing another pass is tested above")
+    monkeypatch.setattr(made.verifier, "_pass", vlm_prefix_cache.plain)
+    singly = [
+        made.verifier.answer([Ask(ask.pixels, (q,))])[0][0].p_yes
+        for ask in some_asks()
+        for q in ask.questions
+    ]
+    monkeypatch.setattr(made.verifier, "_pass", way)
+    assert p_yes(made.verifier.answer(some_asks())) == pytest.approx(singly, abs=2e-5)
+
+
+def test_a_pass_that_changes_answers_is_not_chosen(smolvlm: Made) -> None:
+    verifier = smolvlm.verifier
+    with torch.inference_mode():
+        group = verifier._groups([drawn(48, 64, 1), drawn(48, 64, 2)])[0]
+        tails = [[verifier._prompts.tail(q) for q in QUESTIONS]] * 2
+
+        def drifting(*given: Any, **named: Any) -> Any:
+            """Right without a cache; with one, positions are off by one."""
+            if "past_key_values" in named:
+                start = named["past_key_values"].get_seq_length() + 1
+                length = named["input_ids"].shape[1]
+                named["position_ids"] = torch.arange(start, start + length)[None]
+            return smolvlm.model(*given, **named)
+
+        drifting.dtype = torch.float32  # type: ignore[attr-defined]
+        drifting.model = smolvlm.model.model  # type: ignore[attr-defined]
+        drifting.get_image_features = smolvlm.model.get_image_features  # type: ignore[attr-defined]
+        chosen = vlm_prefix_cache.choose(drifting, group, tails, "drifting")
+    assert chosen is vlm_prefix_cache.features
+
+
+def test_batch_size_does_not_change_answers(smolvlm: Made) -> None:
+    asks = some_asks() * 3
+    whole = p_yes(smolvlm.verifier.answer(asks))
+    small = TransformersVerifier(
+        smolvlm.model, smolvlm.processor, name="t", digest="0", batch=1, floor=0.0
+    )
+    assert p_yes(small.answer(asks)) == pytest.approx(whole, abs=2e-5)
+
+
+def test_planned_pixels_equal_the_processors(smolvlm: Made) -> None:
+    planned = smolvlm.verifier._pixels
+    assert planned is not None
+    noise = np.random.default_rng(0).integers(0, 256, (120, 75, 3), dtype=np.uint8)
+    for view in (noise, noise[:7, :60].copy(), drawn(64, 64, 0), drawn(300, 200, 1)):
+        image = PILImage.fromarray(view)
+        theirs = smolvlm.processor.image_processor([image], return_tensors="pt")["pixel_values"]
+        ours = planned([view])
+        assert torch.allclose(ours, theirs.reshape(ours.shape), atol=1e-5)
+
+
+def test_a_processor_that_does_something_else_is_not_planned_around(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, processor = tiny_vlms.smolvlm()
+    monkeypatch.setattr(
+        vlm_inputs.PixelPlan, "_resized", lambda plan, pixels: torch.zeros(3, 64, 64)
+    )
+    verifier = TransformersVerifier(model, processor, name="t", digest="0", floor=0.0)
+    assert verifier._pixels is None
+    view = drawn(50, 60, 1)
+    made = Made(model, processor, verifier, "prefix")
+    expected = generated(made, view, QUESTIONS[0])
+    assert verifier.answer([Ask(view, QUESTIONS[:1])])[0][0].p_yes == pytest.approx(expected, 1e-4)
+
+
+def test_a_model_that_says_neither_abstains(smolvlm: Made) -> None:
+    verifier = TransformersVerifier(
+        smolvlm.model, smolvlm.processor, name="t", digest="0", floor=0.999
+    )
+    answer = verifier.answer([Ask(drawn(40, 40, 0), QUESTIONS[:1])])[0][0]
+    assert answer.p_yes is None and answer.raw and not answer.error
+
+
+def test_one_bad_view_fails_alone(smolvlm: Made, caplog: pytest.LogCaptureFixture) -> None:
+    bad = Ask(np.zeros((0, 5, 3), np.uint8), QUESTIONS[:2])
+    good = some_asks()
+    with caplog.at_level(logging.CRITICAL):
+        answers = smolvlm.verifier.answer([good[0], bad, *good[1:]])
+    assert [a.error != "" for a in answers[1]] == [True, True]
+    assert all(a.p_yes is None for a in answers[1])
+    assert p_yes(answers[:1] + answers[2:]) == pytest.approx(
+        p_yes(smolvlm.verifier.answer(good)), abs=2e-5
+    )
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
+def test_half_precision_chooses_the_same_pass_and_nearly_the_same_answers(family: str) -> None:
+    build, shares = FAMILIES[family]
+    asks = some_asks()
+    whole = TransformersVerifier(*build(), name="t", digest="0", floor=0.0)
+    model, processor = build()
+    half = TransformersVerifier(
+        model.to(torch.bfloat16), processor, name="t", digest="0", floor=0.0
+    )
+    assert half._pass.__name__ == shares
+    assert p_yes(half.answer(asks)) == pytest.approx(p_yes(whole.answer(asks)), abs=0.05)
+
+
+def test_callers_in_many_threads_get_their_own_answers() -> None:
+    # Qwen-VL keeps state in the model between the two passes of one question.
+    model, processor = tiny_vlms.qwen()
+    verifier = TransformersVerifier(model, processor, name="t", digest="0", floor=0.0)
+    wanted = [[ask] for ask in some_asks()] * 4
+    expected = [p_yes(verifier.answer(asks)) for asks in wanted]
+    with ThreadPoolExecutor(4) as pool:
+        got = [p_yes(answers) for answers in pool.map(verifier.answer, wanted)]
+    for mine, right in zip(got, expected, strict=True):
+        assert mine == pytest.approx(right, abs=2e-5)
+
+
+def test_a_template_with_the_question_first_is_refused() -> None:
+    model, processor = tiny_vlms.smolvlm()
+    processor.chat_template = "{{ messages[0]['content'][1]['text'] }}<image>"
+    with pytest.raises(BadSetting, match="question before the image"):
+        TransformersVerifier(model, processor, name="t", digest="0")
+
+
+def test_nothing_asked_is_nothing_answered(smolvlm: Made) -> None:
+    assert smolvlm.verifier.answer([]) == []
+    assert smolvlm.verifier.answer([Ask(drawn(9, 9, 0), ())]) == [()]
+
+
+def test_load_from_a_folder(tmp_path: Path) -> None:
+    folder = tiny_vlms.save(tiny_vlms.smolvlm(), tmp_path / "tiny")
+    verifier = vlm.load(str(folder), ModelOptions(device="cpu"))
+    assert isinstance(verifier, Verifier)
+    assert verifier.name == "tiny" and len(verifier.digest) == 12
+    (answer,) = verifier.answer([Ask(drawn(40, 50, 0), QUESTIONS[:1])])[0]
+    assert answer.error == ""
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert vlm.load(str(folder), ModelOptions(device="cpu")).digest != verifier.digest
+
+
+def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
+    if not (WEIGHTS / "config.json").is_file():
+        pytest.skip("the embedded weights are not here; train them with the verifier recipe")
+    verifier = vlm.load(str(WEIGHTS), ModelOptions(device="cpu"))
+    processor = AutoProcessor.from_pretrained(WEIGHTS)
+    model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()
+    made = Made(model, processor, verifier, "prefix")
+    assert verifier._pass.__name__ == "prefix" and verifier._pixels is not None
+    asks = some_asks()
+    expected = [generated(made, ask.pixels, q) for ask in asks for q in ask.questions]
+    assert p_yes(verifier.answer(asks)) == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_norms_of_the_embedded_verifier_are_folded() -> None:
+    verifier = vlm.load(str(WEIGHTS), ModelOptions(device="cpu"))
+    left = [type(module).__name__ for module in verifier._model.modules()]
+    assert "Conv2d" in left and "BatchNorm2d" not in left

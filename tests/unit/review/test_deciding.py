@@ -1,0 +1,140 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secondlook.core.class_mapping import columns_for
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Answer, Evidence, Proposals, Verdict, View
+from secondlook.labeling.decisions import judge
+from secondlook.review import rejudge
+from secondlook.review.rejudge import Decider
+from secondlook.store.bulk import gather, pack_many
+from secondlook.store.codec import asks_of, pack_decisions, pack_evidence, unpack_evidence
+
+KEPT = Ontology(
+    (
+        ClassSpec("on", ("person",), "On?", group="eyes"),
+        ClassSpec("off", ("person",), "Off?", group="eyes"),
+        ClassSpec("dog", question="Dog?"),
+        ClassSpec("van", ("van", "camper"), "Dog?", view=View.CONTEXT),
+    )
+)
+# Few values, so that thresholds are met exactly, scores tie and boxes coincide.
+share = st.sampled_from((0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.9, 1.0, 1 / 3))
+answers = st.one_of(
+    st.builds(Answer, share, st.just("yes")),
+    st.just(Answer(None, "maybe")),
+    st.just(Answer(None, error="the verifier failed")),
+)
+
+
+@st.composite
+def evidences(draw: st.DrawFn, verifier: str) -> Evidence:
+    boxes = [
+        (x, y, x + draw(st.integers(1, 6)), y + draw(st.integers(1, 6)))
+        for x, y in draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8))
+    ]
+    scores = [[draw(share) for _ in KEPT.classes] for _ in boxes]
+    verdicts = {
+        (row, view, question): Verdict(question, view, draw(answers), verifier, 1.0)
+        for row in range(len(boxes))
+        for view, question in asks_of(KEPT)
+        if verifier and draw(st.integers(0, 3))
+    }
+    return Evidence(
+        Proposals(
+            np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            np.array(scores, dtype=np.float32).reshape(-1, 4),
+        ),
+        verdicts,
+        "p@1",
+        verifier,
+    )
+
+
+@st.composite
+def ontologies(draw: st.DrawFn) -> Ontology:
+    """Some of the kept classes with other names, thresholds and groups, in any order."""
+    chosen = draw(st.permutations(KEPT.classes))[: draw(st.integers(1, 4))]
+    grouped = len(chosen) > 1 and draw(st.booleans())
+    specs = []
+    for place, spec in enumerate(chosen):
+        reject, accept = sorted((draw(share), draw(share)))
+        in_group = grouped and place < 2 and chosen[0].question != chosen[1].question
+        specs.append(
+            ClassSpec(
+                f"class {place}",
+                spec.phrases,
+                spec.question,
+                spec.view,
+                "contrast" if in_group else "",
+                draw(share),
+                accept,
+                reject,
+            )
+        )
+    return Ontology(tuple(specs))
+
+
+@given(st.data(), ontologies(), share, st.sampled_from(("", "v@1")))
+def test_many_at_once_are_decided_as_one_by_one_to_the_last_bit(
+    data: st.DataObject, ontology: Ontology, max_iou: float, verifier: str
+) -> None:
+    found = data.draw(st.lists(evidences(verifier), min_size=1, max_size=5))
+    packed = [pack_evidence(one, KEPT) for one in found]
+    columns = columns_for(ontology, KEPT)
+    decider = Decider(ontology, KEPT, columns, max_iou, verified=bool(verifier))
+    together = pack_many(decider.decide(gather(packed, KEPT)))
+    one_by_one = [
+        pack_decisions(judge(columns.seen(again), ontology, max_iou), ontology)
+        for again in (unpack_evidence(one, KEPT, "p@1", verifier) for one in packed)
+    ]
+    assert together == one_by_one
+
+
+def test_crowded_images_are_taken_in_slices(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(7)
+    low = random.integers(0, 60, size=(300, 2))
+    boxes = np.concatenate([low, low + random.integers(5, 30, size=(300, 2))], axis=1)
+    ontology = Ontology((ClassSpec("dog", question="Dog?"),))
+    found = Evidence(
+        Proposals(boxes.astype(np.float32), random.random((300, 1), dtype=np.float32)), {}, "p", ""
+    )
+    packed = [pack_evidence(found, ontology)] * 3
+    decider = Decider(ontology, ontology, columns_for(ontology, ontology), 0.4, verified=False)
+    whole = pack_many(decider.decide(gather(packed, ontology)))
+    assert whole == [pack_decisions(judge(found, ontology, 0.4), ontology)] * 3
+    monkeypatch.setattr(rejudge, "_PAIRS_AT_ONCE", 1000)
+    assert pack_many(decider.decide(gather(packed, ontology))) == whole
+
+
+def test_contradictions_and_doubts_of_contrast_groups() -> None:
+    """Many random images, in which every way of a group to disagree comes up."""
+    random = np.random.default_rng(11)
+    ontology = Ontology(
+        tuple(
+            ClassSpec(f"side {side}", question=f"Side {side}?", group="contrast")
+            for side in range(3)
+        )
+    )
+    packed, judged, said = [], [], set()
+    for _ in range(300):
+        low = random.integers(0, 20, size=(6, 2))
+        boxes = np.concatenate([low, low + random.integers(5, 15, size=(6, 2))], axis=1)
+        scores = random.random((6, 3), dtype=np.float32)
+        verdicts = {
+            (row, view, question): Verdict(question, view, answer, "v@1", 1.0)
+            for row in range(6)
+            for view, question in asks_of(ontology)
+            if (answer := Answer(float(random.choice((0.1, 0.5, 0.9))), "said"))
+            and random.random() < 0.95
+        }
+        one = Evidence(Proposals(boxes.astype(np.float32), scores), verdicts, "p@1", "v@1")
+        packed.append(pack_evidence(one, ontology))
+        judgements = judge(one, ontology, 0.5)
+        judged.append(pack_decisions(judgements, ontology))
+        said |= {j.decision.reason.split(" '")[0] for j in judgements}
+    columns = columns_for(ontology, ontology)
+    decider = Decider(ontology, ontology, columns, 0.5, verified=True)
+    assert pack_many(decider.decide(gather(packed, ontology))) == judged
+    assert {"the answers contradict: yes to", "P(yes) 0.90 ≥ 0.60, but"} <= said

@@ -1,0 +1,152 @@
+from typing import TYPE_CHECKING
+
+import pytest
+from fakes import ScriptedProposer, ScriptedVerifier
+from stored import (
+    ANSWERS,
+    LIMITS,
+    STREET,
+    encoded,
+    image_of,
+    labelled,
+    stored_run,
+    street_ontology,
+)
+
+from secondlook.core.errors import Damaged
+from secondlook.core.images import ImageLimits
+from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.core.types import Outcome
+from secondlook.labeling.pipeline import Pipeline
+from secondlook.review.explain import ask_again, explain
+from secondlook.review.pages import write_explanation
+from secondlook.review.rejudge import redecide
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from secondlook.store import Store
+
+
+def label_of(store: "Store", run: str, place: int) -> str:
+    (result,) = store.records.results(store.records.run(run).id)
+    return result.label_id(place)
+
+
+def pipeline(rows: object = STREET, answers: object = ANSWERS) -> Pipeline:
+    proposer = ScriptedProposer(lambda image, phrases: rows)  # type: ignore[arg-type,return-value]
+    return Pipeline(proposer, ScriptedVerifier(answers), LIMITS)  # type: ignore[arg-type]
+
+
+def test_every_class_says_what_it_thinks_of_the_box(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    found = explain(store, label_of(store, "first", 2))
+    on, off, dog = found.sides
+    assert (dog.spec.name, dog.contrast, dog.score) == ("dog", True, pytest.approx(0.7))
+    assert (dog.spec.threshold, dog.spec.accept, dog.spec.reject) == (0.25, 0.6, 0.4)
+    assert dog.verdict is not None
+    assert (dog.verdict.question, dog.verdict.answer.p_yes, dog.verdict.answer.raw) == (
+        "Dog?",
+        0.5,
+        "no",
+    )
+    assert dog.verdict.model == "scripted@v0"
+    assert dog.judgement == found.label.judgement
+    assert (on.score, on.verdict, on.judgement, on.contrast) == (
+        pytest.approx(0.12),
+        None,
+        None,
+        False,
+    )
+    on, off, dog = explain(store, label_of(store, "first", 0)).sides
+    assert (on.contrast, off.contrast, dog.contrast) == (True, True, False)
+    assert off.judgement is not None
+    assert off.judgement.decision.outcome is Outcome.REJECT
+
+
+def test_a_box_that_a_person_added_has_no_scores(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    store.records.correct(image_of(store, "street"), "dog", (14, 1, 19, 6), Outcome.ACCEPT, "Ann")
+    found = explain(store, label_of(store, "first", 3))
+    assert found.sides == ()
+    again = ask_again(store, found.label, pipeline(), ImageLimits())
+    assert (again.score, again.judgement, again.same) == (None, None, False)
+
+
+def test_the_same_models_say_the_same(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    hounds = Ontology((ClassSpec("hound", ("dog",), "Dog?", accept=0.45, reject=0.3),))
+    redecide(store, "first", "hounds", hounds)
+    for run, place, outcome in (
+        ("first", 2, Outcome.UNSURE),
+        ("first", 0, Outcome.ACCEPT),
+        ("hounds", 0, Outcome.ACCEPT),
+    ):
+        label = explain(store, label_of(store, run, place)).label
+        again = ask_again(store, label, pipeline(), ImageLimits())
+        assert again.same
+        assert again.same_models
+        assert again.overlap == 1.0
+        assert again.score == label.judgement.score
+        assert again.judgement is not None
+        assert again.judgement.decision == label.judgement.decision
+        assert again.judgement.decision.outcome is outcome
+
+
+def test_other_answers_are_told(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    label = explain(store, label_of(store, "first", 2)).label
+    surer = pipeline(answers={**ANSWERS, "Dog?": 0.9})
+    surer.verifier.digest = "v1"  # type: ignore[union-attr]
+    again = ask_again(store, label, surer, ImageLimits())
+    assert (again.same, again.same_models, again.verifier) == (False, False, "scripted@v1")
+    assert again.judgement is not None
+    assert again.judgement.decision.outcome is Outcome.ACCEPT
+    moved = pipeline((((19, 4, 38, 24), {"dog": 0.7}),))
+    again = ask_again(store, label, moved, ImageLimits())
+    assert again.same
+    assert 0.5 < again.overlap < 1
+    nothing = ask_again(store, label, pipeline(()), ImageLimits())
+    assert (nothing.score, nothing.judgement, nothing.same) == (None, None, False)
+
+
+def test_what_the_run_decided_counts_not_what_a_person_said(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    image = image_of(store, "street")
+    store.records.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    label = explain(store, label_of(store, "first", 2)).label
+    assert label.judgement.decision.outcome is Outcome.ACCEPT
+    assert ask_again(store, label, pipeline(), ImageLimits()).same
+
+
+def test_the_page_has_the_image_and_the_box(store: "Store", tmp_path: "Path") -> None:
+    stored_run(store, "first", [labelled()])
+    found = explain(store, label_of(store, "first", 0))
+    page = tmp_path / "explain.html"
+    write_explanation(page, found, store.blobs, ImageLimits())
+    text = page.read_text()
+    assert "glasses on in street" in text
+    assert "data:image/jpeg;base64," in text
+    assert "glasses off" in text
+    assert "Dog?" not in text
+    store.blobs.remove(found.label.result.labelled.sha256)
+    write_explanation(page, found, store.blobs, ImageLimits())
+    assert "the image cannot be shown" in page.read_text()
+
+
+def test_a_image_that_was_changed_is_not_judged(store: "Store", tmp_path: "Path") -> None:
+    stored_run(store, "first", [labelled()])
+    label = explain(store, label_of(store, "first", 0)).label
+    sha256 = label.result.labelled.sha256
+    (file,) = (tmp_path / "data" / "blobs").rglob(f"*{sha256[4:]}*")
+    file.chmod(0o600)
+    file.write_bytes(encoded("another"))
+    with pytest.raises(Damaged):
+        ask_again(store, label, pipeline(), ImageLimits())
+
+
+def test_thresholds_of_the_run_are_shown_not_those_of_its_parent(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    redecide(store, "first", "strict", street_ontology(threshold=0.3, accept=0.97))
+    (on, *_) = explain(store, label_of(store, "strict", 0)).sides
+    assert (on.spec.threshold, on.spec.accept) == (0.3, 0.97)

@@ -1,0 +1,135 @@
+"""A training: it learns, it ends when it should, and says what is wrong."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_trainings import QUICK, Told, Whole, data, tiny, weights, whole
+from training_sets import CLASSES
+
+from secondlook.core.errors import BadSetting, Cancelled, NotFound
+from secondlook.datasets.samples import TrainingSet
+from secondlook.training import model, trainer
+from secondlook.training.model import load_student
+from secondlook.training.predict import predict
+from secondlook.training.progress import read_record
+from secondlook.training.trainer import train
+
+__all__ = ["data", "tiny", "whole"]
+"""Fixtures of these tests."""
+
+
+def test_a_training_from_beginning_to_end(whole: Whole) -> None:
+    data, out, folder, told = whole
+    assert folder == out / "torch"
+    steps = [p for p in told if p.losses]
+    assert [p.step for p in steps] == list(range(1, 9)) and {p.of for p in told} == {8}
+    assert all(p.losses["loss"] > 0 and len(p.losses) > 3 for p in steps)
+    assert steps[-1].rate == pytest.approx(5.9e-5, rel=0.01)  # near a cosine's end
+    assert steps[-1].seconds_left == 0
+    assert [p.step for p in told if p.map50 is not None and not p.losses] == [4, 8]
+    record = read_record(folder)
+    assert record is not None and (record.steps, record.of, record.start) == (8, 8, "nothing")
+    assert [p.step for p in record.progress() if p.map50 is not None] == [4, 8]
+    assert sum(bool(p.losses) for p in record.progress()) == 8
+
+    student = load_student(folder)
+    assert student.config.id2label == dict(enumerate(CLASSES))
+    found = predict(student, data.held_out, model.input_size_of(student), floor=0.0)
+    assert len(found) == 4 and all(len(one) == 16 for one in found)  # 8 queries, 2 classes
+    for one in found:
+        assert (one.boxes >= 0).all() and (one.boxes <= [72, 60, 72, 60]).all()
+        assert (np.diff(one.scores) <= 0).all()
+
+
+@pytest.mark.slow
+def test_it_learns(data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rectangles are found after some seconds: loss, targets, views and measure fit together."""
+    settings = replace(QUICK, steps=60, batch=4, look_every=60, rate=5e-3, augment=False)
+    told = Told()
+    train(replace(data, held_out=data.train), settings, tmp_path / "out", told.append)
+    losses = [p.losses["loss"] for p in told if p.losses]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert told[-1].best_map50 is not None and told[-1].best_map50 > 0.2
+
+
+def test_a_rare_class_weighs_more_as_the_balance_says(data: TrainingSet, tmp_path: Path) -> None:
+    rare = [replace(sample, classes=np.zeros_like(sample.classes)) for sample in data.train[1:]]
+    data = replace(data, train=(data.train[0], *rare))
+
+    def first_loss(balance: float) -> float:
+        told, out = Told(stop_at=1), tmp_path / f"{balance}"
+        with pytest.raises(Cancelled):
+            train(data, replace(QUICK, balance=balance, batch=12), out, told.append, told.stop)
+        return next(p.losses["mal"] for p in told if p.losses)
+
+    assert first_loss(1.0) > 1.02 * first_loss(0.0)
+
+
+def test_it_ends_when_nothing_gets_better(
+    data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter([0.1, 0.5, 0.5004, 0.3, 0.4])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def map50(self: object, student: torch.nn.Module) -> float:
+        kept.append({name: value.clone() for name, value in student.state_dict().items()})
+        return next(seen)
+
+    monkeypatch.setattr(trainer.HeldOut, "map50", map50)
+    told = Told()
+    settings = replace(QUICK, steps=40, look_every=1, patience=3)
+    folder = train(data, settings, tmp_path / "out", told.append)
+    assert told[-1].step == 5 and told[-1].note == "no progress in 3 looks"
+    assert told[-1].best_map50 == 0.5
+    best = load_student(folder).state_dict()
+    assert all(best[name].equal(value) for name, value in kept[1].items())
+    record = read_record(folder)
+    assert record is not None and (record.steps, record.best_map50) == (5, 0.5)
+
+
+def test_it_ends_when_time_is_over(
+    data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(seconds)))
+    settings = replace(QUICK, steps=10_000, look_every=10_000, max_minutes=0.1)
+    told = Told()
+    train(data, settings, tmp_path / "out", told.append)
+    assert told[-1].step == 6 and told[-1].map50 is not None  # a second each
+    rates = [p.rate for p in told if p.rate is not None]
+    assert rates[-1] < rates[2] / 5  # the rate fell with the time
+
+
+def test_a_loss_that_is_no_number_is_told(
+    data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "as_input", lambda p: p.float() * float("nan"))
+    with pytest.raises(BadSetting, match=r"the loss is not a number.*lower --rate than 0\.001"):
+        train(data, QUICK, tmp_path / "out")
+    assert not (tmp_path / "out" / "torch").exists()
+
+
+def test_a_image_that_went_is_told(data: TrainingSet, tmp_path: Path) -> None:
+    data.train[5].path.unlink()
+    with pytest.raises(NotFound, match=data.train[5].name):
+        train(data, QUICK, tmp_path / "out")
+
+
+def test_devices_and_precisions_that_are_not_here(data: TrainingSet, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="precision fp16 needs a GPU"):
+        train(data, replace(QUICK, precision="fp16"), tmp_path / "out")
+    with pytest.raises(BadSetting, match="device 'nowhere'"):
+        train(data, replace(QUICK, device="nowhere"), tmp_path / "out")
+
+
+def test_trainings_of_two_precisions_in_one_process(data: TrainingSet, tmp_path: Path) -> None:
+    short = replace(QUICK, steps=2, look_every=2)
+    for precision in ("bf16", "fp32"):
+        folder = train(data, replace(short, precision=precision), tmp_path / precision)
+        record = read_record(folder)
+        assert record is not None and record.device == f"1 × cpu, {precision}"
+        assert {value.dtype for value in weights(folder).values()} <= {torch.float32, torch.int64}
