@@ -63,12 +63,12 @@ class Forest:
             self._parents = further
 
 
-def join_near(forest: Forest, members: Numbers, hashes: Numbers, near: int = NEAR) -> None:
-    """Put ``members`` together whose ``hashes`` differ in at most ``near`` bits.
+def join_near(forest: Forest, members: Numbers, signed: Numbers, near: int = NEAR) -> None:
+    """Put ``members`` together whose hashes differ in at most ``near`` bits.
 
-    ``members`` (N,) are numbers of the forest, ``hashes`` (N,) their signed 64-bit hashes.
+    ``members`` (N,) are numbers of the forest, ``signed`` (N,) their signed 64-bit hashes.
     """
-    distinct, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    distinct, first, which = np.unique(signed, return_index=True, return_inverse=True)
     forest.join(members, members[first[which]])
     hashes, members = distinct.view(np.uint64), members[first]
     for band in _bands(hashes, near):
