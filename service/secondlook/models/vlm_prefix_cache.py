@@ -12,10 +12,10 @@ All give the same numbers and differ in what questions on one view share:
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from secondlook.models.vlm_inputs import Group, Tokens
 
@@ -46,7 +46,10 @@ def features(model: Any, group: Group, tails: Sequence[Sequence[Tokens]]) -> tor
     grids_only = Group(group.rows, group.head, grids)
 
     def run(views: torch.Tensor, batch: Sequence[Tokens]) -> torch.Tensor:
-        encoded = SimpleNamespace(pooler_output=_features_of(seen, len(group.rows), views))
+        # The class of transformers itself: models hand it on and call its methods.
+        encoded = BaseModelOutputWithPooling(
+            pooler_output=_features_of(seen, len(group.rows), views)
+        )
         return model(
             **_joined(group, batch),
             **grids_only.images_of(views),
@@ -63,19 +66,19 @@ def prefix(model: Any, group: Group, tails: Sequence[Sequence[Tokens]]) -> torch
 
     Tails are padded on the right: in a causal model nothing before the padding can see it.
     """
+    extra: dict[str, Any]
     flat = [tail for of_view in tails for tail in of_view]
     lengths = torch.tensor([len(tail["input_ids"]) for tail in flat])
     if len(flat) == len(tails):
         views = torch.arange(len(flat), device=_device(group))
-        tokens, extra, last = _joined(group, flat), group.images_of(views), lengths - 1
-        last = last + len(group.head["input_ids"])
+        tokens, last = _joined(group, flat), lengths - 1 + len(group.head["input_ids"])
+        extra = {**group.images_of(views), "use_cache": False}
     else:
         tokens, last = _padded(flat), lengths - 1
-        extra = {"past_key_values": _prefill(model, group, [len(of_view) for of_view in tails])}
+        cache = _prefill(model, group, [len(of_view) for of_view in tails])
+        extra = {_cache_name(model): cache, "use_cache": True}
     keep, place = torch.unique(last.to(_device(group)), return_inverse=True)
-    logits = model(
-        **tokens, **extra, use_cache="past_key_values" in extra, logits_to_keep=keep
-    ).logits
+    logits = model(**tokens, **extra, logits_to_keep=keep).logits
     return logits[torch.arange(len(flat), device=logits.device), place]
 
 
@@ -83,7 +86,8 @@ def _prefill(model: Any, group: Group, counts: Sequence[int]) -> Any:
     """Keys and values of every view's head, repeated for each of its questions."""
     views = len(group.rows)
     head = {name: value.expand(views, -1) for name, value in group.head.items()}
-    cache = model(**head, **group.images, use_cache=True, logits_to_keep=1).past_key_values
+    output = model(**head, **group.images, use_cache=True, logits_to_keep=1)
+    cache = getattr(output, _cache_name(model))
     rows = torch.arange(views).repeat_interleave(torch.tensor(counts)).to(_device(group))
     cache.batch_select_indices(rows)
     # The Qwen-VL family remembers, between two passes, how far an image moved the positions of
@@ -92,6 +96,11 @@ def _prefill(model: Any, group: Group, counts: Sequence[int]) -> Any:
     if getattr(inner, "rope_deltas", None) is not None:
         inner.rope_deltas = inner.rope_deltas[rows]
     return cache
+
+
+def _cache_name(model: Any) -> str:
+    """What the model calls keys and values, in and out: it was renamed in transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _by_length(
@@ -146,17 +155,24 @@ def choose(model: Any, group: Group, tails: Sequence[Sequence[Tokens]], name: st
     expected = plain(model, group, tails).float()
     # In half precision two orders of the same sums differ in the third digit.
     allowed = 1e-3 if model.dtype == torch.float32 else 0.1
+    refused = []
     for way in (prefix, features):
         try:
             got = way(model, group, tails).float()
         except Exception as refusal:  # a model class that does not know the arguments at all
-            log.debug("%s: pass '%s' is not possible: %r", name, way.__name__, refusal)
+            refused.append(f"'{way.__name__}' is not possible: {refusal!r}")
+            log.debug("%s: pass %s", name, refused[-1])
             continue
         spread = expected.std(dim=-1, keepdim=True).clamp_min(1e-6)
         off = float(((got - expected).abs() / spread).max())
         if off <= allowed:
             log.info("%s: questions on one view share the '%s' pass", name, way.__name__)
             return way
-        log.debug("%s: pass '%s' differs by %.2g of the logits' spread", name, way.__name__, off)
-    log.warning("%s: questions on one view share nothing with this model class", name)
+        refused.append(f"'{way.__name__}' differs by {off:.2g} of the logits' spread")
+        log.debug("%s: pass %s", name, refused[-1])
+    log.warning(
+        "%s: questions on one view share nothing, each is a full prompt, which is slow; pass %s",
+        name,
+        ", pass ".join(refused),
+    )
     return plain

@@ -1,8 +1,13 @@
-"""What placing a model does to the process: the CPU library's memory is bounded."""
+"""What placing a model does to the process, and what is asked of the processor."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from secondlook.demo import embedded
 
 SHAPES = """
 import torch
@@ -33,3 +38,11 @@ def test_kernels_of_shapes_seen_long_ago_are_forgotten() -> None:
 
 def test_a_bound_that_the_user_sets_is_left_alone() -> None:
     assert "cache_hit" in last_kernel(ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
+
+
+def test_the_embedded_verifier_runs_in_bfloat16_where_the_processor_multiplies_it() -> None:
+    """PyTorch is asked by a name that it may drop, after which nothing would be but slower."""
+    told = Path("/proc/cpuinfo")
+    if not told.is_file() or "flags" not in (text := told.read_text(encoding="ascii")):
+        pytest.skip("only Linux on x86 tells what its processor can do")
+    assert embedded._multiplies_bfloat16() == (" avx512_bf16 " in f"{text} ".replace("\n", " "))

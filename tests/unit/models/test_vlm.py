@@ -31,6 +31,9 @@ QUESTIONS = (
 )
 SIZES = ((50, 60), (80, 40), (64, 64), (33, 90))
 
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
+"""What transformers is about to rename must not first be noticed when a pass is lost."""
+
 FAMILIES: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "smolvlm": (tiny_vlms.smolvlm, "prefix"),
     "smolvlm-tiles": (lambda: tiny_vlms.smolvlm(split=True), "prefix"),
@@ -136,17 +139,33 @@ def test_a_pass_that_changes_answers_is_not_chosen(smolvlm: Made) -> None:
 
         def drifting(*given: Any, **named: Any) -> Any:
             """Right without a cache; with one, positions are off by one."""
-            if "past_key_values" in named:
-                start = named["past_key_values"].get_seq_length() + 1
+            cache = named.get("cache", named.get("past_key_values"))
+            if cache is not None:
+                start = cache.get_seq_length() + 1
                 length = named["input_ids"].shape[1]
                 named["position_ids"] = torch.arange(start, start + length)[None]
             return smolvlm.model(*given, **named)
 
         drifting.dtype = torch.float32  # type: ignore[attr-defined]
         drifting.model = smolvlm.model.model  # type: ignore[attr-defined]
+        drifting.forward = smolvlm.model.forward  # type: ignore[attr-defined]
         drifting.get_image_features = smolvlm.model.get_image_features  # type: ignore[attr-defined]
         chosen = vlm_prefix_cache.choose(drifting, group, tails, "drifting")
     assert chosen is vlm_prefix_cache.features
+
+
+def test_a_model_that_can_share_nothing_says_why(
+    smolvlm: Made, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def renamed(*_: Any) -> Any:
+        raise TypeError("unexpected keyword argument 'of_old'")
+
+    monkeypatch.setattr(vlm_passes, "_prefill", renamed)
+    monkeypatch.setattr(vlm_passes, "_features_of", renamed)
+    chosen = smolvlm.verifier._choose_pass()
+    assert chosen is vlm_passes.plain
+    (said,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    assert "full prompt" in said and said.count("unexpected keyword argument 'of_old'") == 2
 
 
 def test_batch_size_does_not_change_answers(smolvlm: Made) -> None:
@@ -156,6 +175,11 @@ def test_batch_size_does_not_change_answers(smolvlm: Made) -> None:
         smolvlm.model, smolvlm.processor, name="t", digest="0", batch=1, floor=0.0
     )
     assert p_yes(small.answer(asks)) == pytest.approx(whole, abs=2e-5)
+
+
+def test_plain_pictures_are_planned(made: Made) -> None:
+    fixed = made.verifier.name in ("smolvlm", "gemma3", "paligemma")
+    assert (made.verifier._pixels is not None) == fixed
 
 
 def test_planned_pixels_equal_the_processors(smolvlm: Made) -> None:
