@@ -26,23 +26,15 @@ from bench import material
 from bench.paired import Figure
 from bench.stream_student import stream_student
 from bench.students import two_at_once
-from secondlook.cascade.router import Cascade, CascadeRule
-from secondlook.cascade.trust import TrustRule
-from secondlook.core.types import (
-    Decision,
-    Evidence,
-    Image,
-    Judgement,
-    Labelled,
-    LabelPath,
-    Outcome,
-    Proposals,
-)
+from secondlook.cascade.router import Cascade
+from secondlook.config.settings import CascadeSettings
+from secondlook.core.types import Evidence, Image, Labelled, Proposals
 from secondlook.demo.stream import frames
 from secondlook.demo.world import Thing, classes_of, ontology_yaml
 from secondlook.detector.runtime import OnnxDetector
-from secondlook.evaluation.matching import Counts, Detection, TrueBox, evaluate
+from secondlook.evaluation.matching import Counts, ScoredBox, TrueBox, evaluate
 from secondlook.labeling.pipeline import Pipeline, Proposed, Task
+from secondlook_client.values import Decision, Judgement, LabelPath, Outcome
 
 FIRST_SEED = 9_200
 """Of the first camera; never used in training but of the student that is measured here."""
@@ -51,7 +43,7 @@ TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "5000"))
 FRAMES = int(os.environ.get("SECONDLOOK_FRAMES", "5000"))
 AFTER = 300
 """Frames behind the change."""
-AGREEMENT = float(os.environ.get("SECONDLOOK_AGREEMENT", TrustRule.agreement))
+AGREEMENT = float(os.environ.get("SECONDLOOK_AGREEMENT", CascadeSettings().agreement))
 """That the student must reach alone."""
 AT_ONCE = 8
 """Frames that the teachers label together."""
@@ -108,7 +100,7 @@ def _story(seed: int) -> _Story:
     teachers = material.pipeline()
     told, ontology = _Told(teachers), material.ontology()
     student = OnnxDetector.open(student_of(seed), "fp32", threads=1)
-    cascade = Cascade(told, student, CascadeRule(TrustRule(agreement=AGREEMENT)))
+    cascade = Cascade(told, student, CascadeSettings(agreement=AGREEMENT))
     story = _Story(seed)
     names = ontology.names
     with _Memory(seed, teachers) as memory:
@@ -207,7 +199,7 @@ def _read(line: str, image: Image | Labelled) -> Labelled:
 
 def _counts(labelled: Labelled, things: Sequence[Thing], names: Sequence[str]) -> Counts:
     labels = [
-        Detection(j.class_name, j.box, j.decision.probability) for j in labelled.of(Outcome.ACCEPT)
+        ScoredBox(j.class_name, j.box, j.decision.probability) for j in labelled.of(Outcome.ACCEPT)
     ]
     truth = [TrueBox(name, thing.box) for thing in things for name in classes_of(thing)]
     return evaluate([(labels, truth)], names).total()

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from bench import material
 from bench.paired import Figure, paired
-from secondlook.cli.label import Sending
-from secondlook.core.image_folder import Selection, Source, read, select
+from secondlook.cli.label import SelectionUpload
+from secondlook.core.image_folder import ImageFile, ImageSelection, read_image_file, select_images
 from secondlook.labeling.engine import Engine
 from secondlook.server.app import running_server
 from secondlook.store import open_store
-from secondlook_client import Client, ClientError
+from secondlook_client import Client, SecondlookError
 
 IMAGES, IN_FLIGHT = 240, 16
 BAR = 0.9
@@ -49,31 +49,31 @@ def run() -> list[Figure | str]:
     return [figure]
 
 
-def _folders(scratch: Path) -> Iterator[Selection]:
+def _folders(scratch: Path) -> Iterator[ImageSelection]:
     """Folders with the same scenes in other bytes: what follows a JPEG's end is not looked at."""
     for number in itertools.count():
         folder = scratch / f"round-{number}"
         folder.mkdir()
         for index, jpeg in enumerate(material.jpegs(IMAGES)):
             (folder / f"{index:04}.jpg").write_bytes(jpeg + number.to_bytes(4, "big"))
-        yield select([folder])
+        yield select_images([folder])
 
 
-def _durable(client: Client, selection: Selection) -> float:
+def _durable(client: Client, selection: ImageSelection) -> float:
     job = client.jobs.create(selection.root.name).name
-    sending = Sending(client.jobs, job, selection, 2**30)
-    sending.measure()
+    sending = SelectionUpload(client.jobs, job, selection, 2**30)
+    sending.count()
     for _ in sending.send(lambda: False):
         pass
     client.jobs.finish(job)
     return float(sum(1 for _ in client.jobs.results(job, follow=True)))
 
 
-def _plain(client: Client, selection: Selection) -> float:
-    images = ((source, read(source, 2**30)) for source in selection.walk())
+def _plain(client: Client, selection: ImageSelection) -> float:
+    images = ((source, read_image_file(source, 2**30)) for source in selection.walk())
     answers = client.label_many(images, concurrency=IN_FLIGHT, name=_name)
-    return float(sum(not isinstance(answer, ClientError) for _, answer in answers))
+    return float(sum(not isinstance(answer, SecondlookError) for _, answer in answers))
 
 
-def _name(source: Source) -> str:
+def _name(source: ImageFile) -> str:
     return source.name

@@ -3,7 +3,7 @@ of the agent, 5 swaps of its model, one of them to a corrupt model and the last 
 
 Agent and server are processes of their own with a line between them that is cut; what the agent's
 spool was told is acknowledged must be on the server, the corrupt model must be refused, and memory
-must not grow (in the second half, which is one life). Another number of images:
+must not grow (in the second half, which is one process). Another number of images:
 SECONDLOOK_EDGE_FRAMES=1000.
 """
 
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edge_trial import Outcome, Trial
+from edge_trial import Trial, TrialResult
 
 from bench.paired import Figure
 
@@ -22,19 +22,19 @@ BAR = 1.1
 
 
 def run() -> list[Figure | str]:
-    """One day; the ratio is of memory at the end to that after a tenth of the last life."""
+    """One day; the ratio is of memory at the end to that after a tenth of the last process."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         found = Trial(Path(folder), FRAMES, KILLS, CUTS).run()
     return [_memory(found), _table(found, time.perf_counter() - began), _models(found)]
 
 
-def _memory(found: Outcome) -> Figure:
+def _memory(found: TrialResult) -> Figure:
     frames, last = found.rss[-1]
     _, first = min(found.rss, key=lambda sample: abs(sample[0] - frames / 10))
     ratio = last / first
     return Figure(
-        name="memory of the agent at the end ÷ after a tenth of its last life",
+        name="memory of the agent at the end ÷ after a tenth of its last process",
         bar=f"≤ {BAR}",
         ours=last / 2**20,
         plain=first / 2**20,
@@ -47,10 +47,10 @@ def _memory(found: Outcome) -> Figure:
     )
 
 
-def _table(found: Outcome, seconds: float) -> str:
-    head = "| images | kills | cuts | chosen and spooled | acknowledged | lost | dropped | time |"
+def _table(found: TrialResult, seconds: float) -> str:
+    head = "| images | kills | cuts | selected and spooled | acknowledged | lost | dropped | time |"
     return (
-        f"{head}\n|---|---|---|---|---|---|---|---|\n| {found.looked:,} | {found.kills} | "
+        f"{head}\n|---|---|---|---|---|---|---|---|\n| {found.processed:,} | {found.kills} | "
         f"{found.cuts} | {found.spooled:,} | {found.acknowledged:,} | {found.lost} | "
         f"{found.dropped} | {seconds:.0f} s |\n\n"
         f"Spooled and neither on the server nor in the spool: {found.vanished}. On the server: "
@@ -59,12 +59,12 @@ def _table(found: Outcome, seconds: float) -> str:
     )
 
 
-def _models(found: Outcome) -> str:
+def _models(found: TrialResult) -> str:
     used = ", ".join(str(version) for version in sorted(found.versions) if version)
     refused = "; ".join(found.refused.values()) or "none"
     right = "as it must be" if list(found.refused) == found.corrupt else "**WRONG**"
     return (
         f"Versions in use: {used}; at the end {found.health['model_version']}. Refused: {refused} "
-        f"({right}). In the last life: {found.health['swaps']} swaps, "
-        f"{found.health['frames']:,} images looked at."
+        f"({right}). In the last process: {found.health['swaps']} swaps, "
+        f"{found.health['frames']:,} images processed."
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 from crash_trial import JOB, Trial
 
 from bench.paired import Figure
-from secondlook.store.queue import JobState
 from secondlook_client import Client
+from secondlook_client.values import JobState
 
 FEW, MANY = 1_000, int(os.environ.get("SECONDLOOK_JOB_IMAGES", "100000"))
 BAR = 1.1

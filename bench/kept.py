@@ -6,7 +6,7 @@ from functools import cache
 from bench import material
 from secondlook.core.images import decode
 from secondlook.core.types import Labelled
-from secondlook.labeling.pipeline import Task, settings_of
+from secondlook.labeling.pipeline import Task
 from secondlook.store import Store
 from secondlook.store.codec import pack_evidence
 from secondlook.store.database import insert_new, now
@@ -34,9 +34,9 @@ def labelled() -> list[Labelled]:
 
 def fill(store: Store, name: str, count: int) -> Run:
     """A run of ``count`` images, written in bulk; its images have no bytes."""
-    found, limits = labelled(), material.pipeline().limits
+    found, settings = labelled(), material.pipeline().settings.recorded()
     with store.database.writing() as connection:
-        run = create_run(connection, name, "folder", material.ontology(), settings_of(limits))
+        run = create_run(connection, name, "folder", material.ontology(), settings)
         said = found[0].evidence
         name_models(connection, run, said.proposer, said.verifier)
         models = {
@@ -44,7 +44,7 @@ def fill(store: Store, name: str, count: int) -> Run:
             "verifier_id": text_id(connection, said.verifier),
         }
     packed = [pack_evidence(one.evidence, run.ontology) for one in found]
-    shared = {"ontology_id": run.ontology_id, "made_at": now(), **models}
+    shared = {"ontology_id": run.ontology_id, "created_at": now(), **models}
     for start in range(1, count + 1, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count + 1))
         with store.database.writing() as connection:
@@ -59,7 +59,7 @@ def fill(store: Store, name: str, count: int) -> Run:
                 decision_row(run, n, n, n, found[n % len(found)].judgements) for n in numbers
             ]
             insert_new(connection, decisions, decided)
-    return store.records.run(name)
+    return store.results.run(name)
 
 
 def _image(number: int) -> dict[str, object]:
@@ -82,10 +82,10 @@ def _item(run: Run, number: int) -> dict[str, object]:
         "key": number,
         "name": f"folder {number // 1000}/{number}.jpg",
         "size": 200_000,
-        "changed_ns": 1,
+        "mtime_ns": 1,
         "image_id": number,
         "state": 1,
-        "tries": 1,
+        "attempts": 1,
         "not_before": 0.0,
         "reason": "",
         "message": "",

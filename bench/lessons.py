@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secondlook.cli.connection import Session, connected
-from secondlook.cli.label import Run, label_into
-from secondlook.cli.output_folder import OutFolder
+from secondlook.cli.label import LabelRun, label_into
+from secondlook.cli.output_folder import OutputFolder
 from secondlook.config.settings import Settings
 from secondlook.core.files import replacing
-from secondlook.core.image_folder import select
+from secondlook.core.image_folder import select_images
 from secondlook.core.ontology_yaml import load_ontology
 from secondlook.datasets.open import open_training_set
 from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.demo.world import write_world
 from secondlook.evaluation.coco_files import truth_of
 from secondlook.evaluation.matching import TrueBox
-from secondlook_client.dataset import SnapshotQuery
 from secondlook_client.errors import NotFound
-from secondlook_client.results import LabelResult
+from secondlook_client.values import LabelResult, SnapshotQuery
 
 CACHE = Path(__file__).parents[1] / ".cache" / "bench" / "students"
 SNAPSHOT = "lessons"
@@ -64,19 +63,19 @@ def _labelled(seed: int, count: int, place: Path) -> Lessons:
     return Lessons(data, results, truth, world / "ontology.yaml")
 
 
-def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[Run, TrainingSet]:
+def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[LabelRun, TrainingSet]:
     """Label ``world / "images"`` by its ``ontology.yaml``, freeze the labels and pull them.
 
     Labels, store and images stay in ``place``. ``group_by`` says what is on one side of the
     split, as ``snapshot create`` has it.
     """
     ontology = load_ontology(world / "ontology.yaml")
-    settings = Settings(proposer="demo", verifier="demo")
+    settings = Settings()
     with (
-        OutFolder(place / "labels") as folder,
+        OutputFolder(place / "labels") as folder,
         connected(None, settings, ontology, lambda: folder.store) as session,
     ):
-        run = label_into(folder, session, select([world / "images"]))
+        run = label_into(folder, session, select_images([world / "images"]))
         _freeze(session, group_by)
         assert session.own is not None
         data = open_training_set(SNAPSHOT, server=session.own.address, cache=place / "pulled")
@@ -111,5 +110,5 @@ def _freeze(session: Session, group_by: str) -> None:
         datasets.create(SNAPSHOT, query)
 
 
-def _by_hash(run: Run) -> list[tuple[str, tuple[str, LabelResult]]]:
+def _by_hash(run: LabelRun) -> list[tuple[str, tuple[str, LabelResult]]]:
     return [(result.sha256, (name, result)) for name, result in run.results()]

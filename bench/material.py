@@ -8,15 +8,15 @@ from tempfile import TemporaryDirectory
 from PIL import Image as PILImage
 
 from bench.plain import Wanted
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings, PipelineSettings
 from secondlook.core.boxes import padded_window
-from secondlook.core.ontology import Ontology, normal
 from secondlook.core.ontology_yaml import load_ontology
 from secondlook.core.types import Pixels
 from secondlook.demo.world import scene, write_world
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.labeling.verifier import CROP_MARGIN, VerdictCache
+from secondlook.labeling.verifier import CROP_MARGIN
 from secondlook.models import embedded
+from secondlook_client.ontology import Ontology, normal
 
 SEED = 9001
 """Never used in training."""
@@ -67,9 +67,9 @@ def wanted() -> list[Wanted]:
 
 def pipeline() -> Pipeline:
     """The embedded models, without the verdict cache: no round may profit from the one before."""
-    options = ModelOptions()
+    options = ModelSettings()
     return Pipeline(
         embedded.load_proposer("", options),
         embedded.load_verifier("", options),
-        cache=VerdictCache(size=0),
+        PipelineSettings(verdict_cache_size=0),
     )

@@ -23,13 +23,13 @@ from secondlook.datasets.export import export
 from secondlook.datasets.query import Query
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.labeling.engine import Engine
-from secondlook.labeling.pipeline import settings_of
 from secondlook.server.app import running_server
 from secondlook.store import Store, open_store
-from secondlook.store.images import NewImage, add_images, measure_image
+from secondlook.store.images import ImageMeasurement, NewImage, add_images, measure_images
 from secondlook.store.queue import NewItem
 from secondlook_client import Client
-from secondlook_client.dataset import Example, SnapshotDataset
+from secondlook_client.dataset import SnapshotDataset
+from secondlook_client.values import Example
 
 IMAGES, SIDE = 400, 640
 BAR = 0.7
@@ -89,9 +89,9 @@ def _per_second(contents: Callable[[], Iterable[bytes]]) -> float:
 def _fill(store: Store) -> int:
     """A run ``r`` of real images; their bytes in all."""
     found, ontology = kept.labelled(), material.ontology()
-    settings = settings_of(material.pipeline().limits)
+    settings = material.pipeline().settings.recorded()
     store.queue.create("r", "upload", ontology, settings=settings)
-    run, encoded = store.records.run("r"), material.jpegs(IMAGES, SIDE)
+    run, encoded = store.results.run("r"), material.jpegs(IMAGES, SIDE)
     new = [NewImage(store.blobs.put(content), len(content), "jpg") for content in encoded]
     with store.database.writing() as connection:
         ids = add_images(connection, new)
@@ -102,8 +102,8 @@ def _fill(store: Store) -> int:
         for place, item in enumerate(waiting):
             assert item.image_id
             labelled = found[place % len(found)]
-            measure_image(connection, item.image_id, SIDE, SIDE, place)
-            store.records.keep(connection, run, item.id, item.image_id, labelled)
+            measure_images(connection, [ImageMeasurement(item.image_id, SIDE, SIDE, place)])
+            store.results.add(connection, run, [(item.id, item.image_id, labelled)])
     return sum(image.size for image in new)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from postgres import postgres_server
 
 from bench.paired import Figure
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.jobs.worker import PAGE
 from secondlook.store import Store, open_store
 from secondlook.store.database import now
-from secondlook.store.queue import Job, NewItem, Setback, settle
+from secondlook.store.queue import FailedAttempt, JobRow, NewItem, record_outcomes
+from secondlook_client.ontology import ClassSpec, Ontology
 
 ITEMS, JOBS = 1_000_000, 1_000
 LOOKS = 400
@@ -36,7 +36,7 @@ def run() -> list[Figure | str]:
     return rows
 
 
-def _fill(store: Store) -> Job:
+def _fill(store: Store) -> JobRow:
     """A thousand jobs; the first has half of all items."""
     began = time.perf_counter()
     for number in range(JOBS):
@@ -64,12 +64,14 @@ def _work_a_little(store: Store) -> None:
         found = store.queue.next(job.run_id, 400)
         half = len(found) // 2
         with store.database.writing() as connection:
-            aside = [Setback(item.id, "bad_image", "torn") for item in found[:half]]
-            later = [Setback(item.id, "internal", "failed", now() + 5) for item in found[half:]]
-            settle(connection, job.run_id, "bench", {}, aside, later)
+            aside = [FailedAttempt(item.id, "bad_image", "torn") for item in found[:half]]
+            later = [
+                FailedAttempt(item.id, "internal", "failed", now() + 5) for item in found[half:]
+            ]
+            record_outcomes(connection, job.run_id, "bench", {}, aside, later)
 
 
-def _measured(store: Store, name: str, large: Job) -> list[Figure | str]:
+def _measured(store: Store, name: str, large: JobRow) -> list[Figure | str]:
     mine = set(range(40))
     first = store.queue.list_jobs()
 

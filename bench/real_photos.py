@@ -46,7 +46,7 @@ def _student(folder: Path) -> str:
 
     data = open_training_set(str(folder))
     settings = TrainingSettings(
-        start="demo", steps=STEPS, look_every=STEPS, input_width=PIXELS, workers=0, device="cpu"
+        start="demo", steps=STEPS, validate_every=STEPS, input_width=PIXELS, workers=0, device="cpu"
     )
     with tempfile.TemporaryDirectory() as out:
         trained = train(data, settings, Path(out))

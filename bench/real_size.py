@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from bench.paired import Figure
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Ask, Image
 from secondlook.models import grounding_dino, vlm
 from secondlook.models.embedded import EMBEDDED
@@ -59,7 +59,7 @@ def _proposer(folder: Path, rate: float) -> str:
     processor.image_processor.size = {"shortest_edge": 800, "longest_edge": 1333}
     processor.save_pretrained(folder)
     GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
-    proposer = grounding_dino.load(str(folder), ModelOptions())
+    proposer = grounding_dino.load(str(folder), ModelSettings())
     pixels = np.random.default_rng(0).integers(0, 255, (800, 1066, 3), dtype=np.uint8)
     image = Image(pixels, "0" * 64)
 
@@ -83,7 +83,7 @@ def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
         chat_template=tokenizer.chat_template,
     ).save_pretrained(folder)
     SmolVLMForConditionalGeneration(config).save_pretrained(folder)
-    verifier = vlm.load(str(folder), ModelOptions(batch=boxes))
+    verifier = vlm.load(str(folder), ModelSettings(model_batch=boxes))
     pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
     asks = [Ask(pixels, ("Is this a person?",))] * boxes
     return _row("SmolVLM-256M's shape, boxes", lambda: verifier.answer(asks), boxes, rate)

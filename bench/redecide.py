@@ -17,7 +17,7 @@ from bench.paired import Figure, paired
 from secondlook.core.images import decode
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
-from secondlook.review.rejudge import EVERY, adjusted, redecide
+from secondlook.review.redecide import EVERY_CLASS, adjusted_ontology, redecide
 from secondlook.store import Store, open_store
 
 IMAGES, AGAIN = 20_000, 24
@@ -51,7 +51,7 @@ def _figure(name: str, folder: Path, url: str, engine: Engine) -> Figure:
 
 def _decided(store: Store) -> Callable[[], float]:
     numbers = count(1)
-    stricter = adjusted(material.ontology(), {"accept": {EVERY: 0.8}})
+    stricter = adjusted_ontology(material.ontology(), {"accept": {EVERY_CLASS: 0.8}})
 
     def decide() -> float:
         return redecide(store, "first", f"again {next(numbers)}", stricter).images

@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from bench import material
 from bench.paired import Figure, paired
+from secondlook.config.settings import BatchingSettings
 from secondlook.core.images import decode
 from secondlook.core.types import Labelled
-from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
 from secondlook.server.app import running_server
 
@@ -61,7 +62,7 @@ def _shared_batches() -> list[Figure | str]:
     ontology = material.ontology()
     models = material.pipeline()
     together = Engine(models)
-    alone = Engine(models, EngineLimits(propose_batch=1, verify_batch=1, max_wait_s=0))
+    alone = Engine(models, BatchingSettings(propose_batch=1, verify_batch=1, batching_window_ms=0))
     with running_server(together, ontology) as batched, running_server(alone, ontology) as single:
         sides = [_ClientProcess(s.address, CLIENTS, EACH) for s in (batched, single)]
         figure = paired(

@@ -21,11 +21,11 @@ import numpy as np
 from bench import kept, material
 from bench.paired import Figure
 from secondlook.core.class_mapping import columns_for
-from secondlook.core.ontology import Ontology
 from secondlook.core.types import Evidence
-from secondlook.review.rejudge import Decider
-from secondlook.store.bulk import Gathered, gather
-from secondlook.store.codec import asks_of, opened, pack_evidence
+from secondlook.review.redecide import BatchDecider
+from secondlook.store.bulk import EvidenceBatch, unpack_many
+from secondlook.store.codec import decompress, pack_evidence, questions_of
+from secondlook_client.ontology import Ontology
 
 IMAGES = 100_000
 AT_ONCE = 1000
@@ -38,7 +38,7 @@ class Form:
     name: str
     schema: str
     write: Callable[[sqlite3.Connection, int, Evidence, Ontology], None]
-    read: Callable[[sqlite3.Connection, Ontology], Iterator[Gathered]]
+    read: Callable[[sqlite3.Connection, Ontology], Iterator[EvidenceBatch]]
 
 
 def run() -> list[Figure | str]:
@@ -67,7 +67,7 @@ def _measured(form: Form, path: Path) -> str:
         for number in range(IMAGES):
             form.write(database, number, found[number % len(found)].evidence, ontology)
     size = path.stat().st_size / IMAGES
-    decider = Decider(ontology, ontology, columns_for(ontology, ontology), 0.6, verified=True)
+    decider = BatchDecider(ontology, ontology, columns_for(ontology, ontology), 0.6, verified=True)
     reading = _seconds(lambda: sum(len(part) for part in form.read(database, ontology)))
     both = _seconds(lambda: sum(len(decider.decide(p)) for p in form.read(database, ontology)))
     database.close()
@@ -97,10 +97,10 @@ def _write_packed(
     return write
 
 
-def _read(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
+def _read(database: sqlite3.Connection, ontology: Ontology) -> Iterator[EvidenceBatch]:
     rows = database.execute("SELECT content FROM evidence ORDER BY id")
     while page := rows.fetchmany(AT_ONCE):
-        yield gather([content for (content,) in page], ontology)
+        yield unpack_many([content for (content,) in page], ontology)
 
 
 def _plain(said: Evidence) -> dict[str, Any]:
@@ -121,8 +121,8 @@ def _write_json(
     database.execute("INSERT INTO evidence VALUES (?, ?)", (number, content))
 
 
-def _read_json(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
-    place = {(view.value, q): at for at, (view, q) in enumerate(asks_of(ontology))}
+def _read_json(database: sqlite3.Connection, ontology: Ontology) -> Iterator[EvidenceBatch]:
+    place = {(view.value, q): at for at, (view, q) in enumerate(questions_of(ontology))}
     rows = database.execute("SELECT content FROM evidence ORDER BY id")
     while page := rows.fetchmany(AT_ONCE):
         found = [json.loads(zlib.decompress(content)) for (content,) in page]
@@ -144,7 +144,7 @@ CREATE TABLE verdicts (image INTEGER, row INTEGER, ask INTEGER, p_yes REAL, ms R
 def _write_rows(
     database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
 ) -> None:
-    place = {ask: at for at, ask in enumerate(asks_of(ontology))}
+    place = {ask: at for at, ask in enumerate(questions_of(ontology))}
     scores = [row.tobytes() for row in said.proposals.scores]
     database.executemany(
         "INSERT INTO proposals VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -159,7 +159,7 @@ def _write_rows(
     )
 
 
-def _read_rows(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Gathered]:
+def _read_rows(database: sqlite3.Connection, ontology: Ontology) -> Iterator[EvidenceBatch]:
     for start in range(0, IMAGES, AT_ONCE):
         span = (start, min(start + AT_ONCE, IMAGES))
         boxes = _by_image(database, span, "image, x1, y1, x2, y2 FROM proposals")
@@ -179,13 +179,13 @@ def _by_image(database: sqlite3.Connection, span: tuple[int, int], what: str) ->
 
 def _gathered(
     ontology: Ontology, boxes: Sequence[Any], scores: Sequence[Any], verdicts: Sequence[Any]
-) -> Gathered:
+) -> EvidenceBatch:
     starts = np.concatenate([[0], np.cumsum([len(of_one) for of_one in boxes])])
-    p_yes = np.full((starts[-1], len(asks_of(ontology))), np.nan)
+    p_yes = np.full((starts[-1], len(questions_of(ontology))), np.nan)
     told = [(starts[at] + row, ask, p) for at, of in enumerate(verdicts) for row, ask, p in of]
     rows, asks, values = zip(*told, strict=True)
     p_yes[list(rows), list(asks)] = values
-    return Gathered(
+    return EvidenceBatch(
         starts,
         np.array([b for of_one in boxes for b in of_one], dtype=np.float32).reshape(-1, 4),
         np.array([s for of_one in scores for s in of_one], dtype=np.float32),
@@ -195,7 +195,7 @@ def _gathered(
 
 
 def _zlib(level: int) -> Callable[[bytes], bytes]:
-    return lambda content: content[:1] + zlib.compress(opened(content), level)
+    return lambda content: content[:1] + zlib.compress(decompress(content), level)
 
 
 BLOB = "CREATE TABLE evidence (id INTEGER PRIMARY KEY, content BLOB)"

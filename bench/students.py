@@ -23,10 +23,10 @@ from secondlook.core.ontology_yaml import load_ontology
 from secondlook.datasets.samples import TrainingSet
 from secondlook.demo.label_baselines import (
     best_threshold,
-    careful,
-    doubts_as_background,
-    exact,
-    unverified,
+    confident_labels,
+    ignore_as_background,
+    proposer_labels,
+    true_labels,
 )
 from secondlook.demo.world import ATTRIBUTES, NOUNS
 from secondlook.training.settings import TrainingSettings
@@ -66,23 +66,29 @@ def _one_thread() -> None:
 def labels_of(kind: str, given: Lessons) -> tuple[TrainingSet, str]:
     """The training set under these labels, and a note."""
     if kind == "truth":
-        return exact(given.data, given.truth), ""
+        return true_labels(given.data, given.truth), ""
     if kind == "unverified":
         ontology = load_ontology(given.ontology_file)
         threshold = best_threshold(given.results, given.truth, ontology)
-        return unverified(given.data, given.results, threshold), f"threshold {threshold:g}"
+        return proposer_labels(given.data, given.results, threshold), f"threshold {threshold:g}"
     if kind == "background":
-        return doubts_as_background(given.data), ""
+        return ignore_as_background(given.data), ""
     if kind.startswith("careful"):
-        data = careful(given.data, given.results, *CAREFUL)
-        return (doubts_as_background(data) if kind.endswith("background") else data), ""
+        data = confident_labels(given.data, given.results, *CAREFUL)
+        return (ignore_as_background(data) if kind.endswith("background") else data), ""
     return given.data, ""
 
 
 def settings_for(seed: int) -> TrainingSettings:
     """Never stopped early and never looked at on the way: all take the same steps."""
     return TrainingSettings(
-        size="pico", start="demo", steps=STEPS, look_every=STEPS, seed=seed, workers=0, device="cpu"
+        size="pico",
+        start="demo",
+        steps=STEPS,
+        validate_every=STEPS,
+        seed=seed,
+        workers=0,
+        device="cpu",
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from bench import material
 from bench.paired import Figure, paired
 from bench.plain import PlainVerifier
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Ask
 from secondlook.models.embedded import load_verifier
 
@@ -27,7 +27,7 @@ QUESTIONS = (
 
 def run() -> list[Figure | str]:
     """Two ratios."""
-    verifier = load_verifier("", ModelOptions())
+    verifier = load_verifier("", ModelSettings())
     plain = PlainVerifier()
     crops = material.crops(BOXES)
     asks = [Ask(np.asarray(crop), (question,)) for crop, question in crops]

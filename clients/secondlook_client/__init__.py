@@ -13,33 +13,31 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from secondlook_client.async_client import AsyncClient
-    from secondlook_client.async_stream import AsyncLiveStream
     from secondlook_client.capture import CaptureState, CaptureStream
-    from secondlook_client.classes import ClassSpec
-    from secondlook_client.client import Client
-    from secondlook_client.errors import ClientError
-    from secondlook_client.job_values import (
+    from secondlook_client.client import AsyncClient, Client
+    from secondlook_client.errors import SecondlookError
+    from secondlook_client.live import LiveOptions
+    from secondlook_client.ontology import ClassSpec, Ontology
+    from secondlook_client.retry import RetryPolicy
+    from secondlook_client.spool import SpoolLimits
+    from secondlook_client.stream import AsyncLiveStream, LiveStream
+    from secondlook_client.values import (
+        FrameResult,
         Job,
         JobFailure,
-        JobNews,
+        JobProgress,
         JobResult,
         JobState,
-        PathCounts,
-        Uploaded,
-    )
-    from secondlook_client.live import LiveOptions
-    from secondlook_client.results import (
-        FrameResult,
         Judgement,
         LabelPath,
         LabelResult,
         Outcome,
+        PathCounts,
         ServerInfo,
+        Uploaded,
+        Verdict,
+        View,
     )
-    from secondlook_client.retry import RetryPolicy
-    from secondlook_client.spool import SpoolLimits
-    from secondlook_client.stream import LiveStream
 
 __all__ = [
     "AsyncClient",
@@ -48,11 +46,10 @@ __all__ = [
     "CaptureStream",
     "ClassSpec",
     "Client",
-    "ClientError",
     "FrameResult",
     "Job",
     "JobFailure",
-    "JobNews",
+    "JobProgress",
     "JobResult",
     "JobState",
     "Judgement",
@@ -60,39 +57,46 @@ __all__ = [
     "LabelResult",
     "LiveOptions",
     "LiveStream",
+    "Ontology",
     "Outcome",
     "PathCounts",
     "RetryPolicy",
+    "SecondlookError",
     "ServerInfo",
     "SpoolLimits",
     "Uploaded",
+    "Verdict",
+    "View",
 ]
 
 _MODULES = {
-    "AsyncClient": "async_client",
-    "AsyncLiveStream": "async_stream",
+    "AsyncClient": "client",
+    "AsyncLiveStream": "stream",
     "CaptureState": "capture",
     "CaptureStream": "capture",
-    "ClassSpec": "classes",
+    "ClassSpec": "ontology",
     "Client": "client",
-    "ClientError": "errors",
-    "FrameResult": "results",
-    "Job": "job_values",
-    "JobFailure": "job_values",
-    "JobNews": "job_values",
-    "JobResult": "job_values",
-    "JobState": "job_values",
-    "Judgement": "results",
-    "LabelPath": "results",
-    "LabelResult": "results",
+    "FrameResult": "values",
+    "Job": "values",
+    "JobFailure": "values",
+    "JobProgress": "values",
+    "JobResult": "values",
+    "JobState": "values",
+    "Judgement": "values",
+    "LabelPath": "values",
+    "LabelResult": "values",
     "LiveOptions": "live",
     "LiveStream": "stream",
-    "Outcome": "results",
-    "PathCounts": "job_values",
+    "Ontology": "ontology",
+    "Outcome": "values",
+    "PathCounts": "values",
     "RetryPolicy": "retry",
-    "ServerInfo": "results",
+    "SecondlookError": "errors",
+    "ServerInfo": "values",
     "SpoolLimits": "spool",
-    "Uploaded": "job_values",
+    "Uploaded": "values",
+    "Verdict": "values",
+    "View": "values",
 }
 """Where each name is; imported at its first use, so that values and errors need no gRPC."""
 

@@ -17,13 +17,13 @@ import grpc
 
 from secondlook_client.errors import (
     Cancelled,
-    ClientError,
     DeadlineExceeded,
     MessageTooLarge,
+    SecondlookError,
     SpoolUnusable,
     from_reason,
 )
-from secondlook_client.messages import ImageInput, image_bytes, image_name
+from secondlook_client.images import ImageInput, image_bytes, image_name
 from secondlook_client.retry import RetryPolicy, typed
 from secondlook_client.spool import Spool, SpooledFrame
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -49,7 +49,7 @@ class CaptureState:
     dropped: int
     """Given up for want of room in the spool, or damaged on the disk, since then."""
     connected: bool
-    problem: ClientError | None
+    problem: SecondlookError | None
     """Why nothing moves at present, if nothing does."""
 
 
@@ -73,7 +73,7 @@ class CaptureStream:
         spool: Spool,
         retry: RetryPolicy,
         address: str,
-        on_refused: Callable[[int, ClientError], None] | None = None,
+        on_refused: Callable[[int, SecondlookError], None] | None = None,
     ) -> None:
         """Use ``Client.capture``. ``on_refused(number, why)`` is called from the thread."""
         self._method = method
@@ -90,8 +90,8 @@ class CaptureStream:
         self._failures = 0
         self._stored = self._refused = 0
         self._open = self._closed = False
-        self._problem: ClientError | None = None
-        self._problem_on_disk: ClientError | None = None
+        self._problem: SecondlookError | None = None
+        self._problem_on_disk: SecondlookError | None = None
         self._call: Any = None
         self._thread = threading.Thread(target=self._keep, name="secondlook-capture", daemon=True)
         self._thread.start()
@@ -173,7 +173,7 @@ class CaptureStream:
                 rest_s = max(self._retry.backoff_s(self._failures), hint or 0.0)
                 self._changed.wait_for(lambda: self._closed, min(rest_s, LONGEST_REST_S))
 
-    def _listen(self) -> ClientError | None:
+    def _listen(self) -> SecondlookError | None:
         """One connection, to its end; why it broke, or None when the server ended it in order."""
         with self._changed:
             if self._closed or not self._await_frames():
@@ -213,14 +213,14 @@ class CaptureStream:
             failure = answer.failure
             self._refuse(answer.sequence, from_reason(failure.reason, failure.message))
 
-    def _refuse(self, sequence: int, why: ClientError) -> None:
+    def _refuse(self, sequence: int, why: SecondlookError) -> None:
         """Sending it again would end the same way, for ever."""
         log.warning("frame %d will not be stored: %s", sequence, why)
         self._spool.remove(sequence)
         self._refused += 1
         self._on_refused(sequence, why)
 
-    def _lost(self, cause: ClientError | None) -> None:
+    def _lost(self, cause: SecondlookError | None) -> None:
         if isinstance(cause, MessageTooLarge) and self._under_way:
             largest = max(self._under_way, key=self._under_way.__getitem__)
             self._refuse(largest, cause)
@@ -260,7 +260,7 @@ class CaptureStream:
         return self._open and room
 
 
-def _late(frames: int, address: str, timeout_s: float) -> ClientError:
+def _late(frames: int, address: str, timeout_s: float) -> SecondlookError:
     return DeadlineExceeded(
         f"{frames} frames are still on their way to {address} after {timeout_s:g} s; they stay in "
         "the spool and are sent when the line allows"

@@ -1,7 +1,5 @@
 """How a connection behaves; the same for both clients."""
 
-import os
-
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 OPTIONS: tuple[tuple[str, int], ...] = (
     # The server says what is too large; the client has no opinion.
@@ -15,8 +13,3 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
-
-
-def key_name(key: object) -> str:
-    """The name that goes with an image when nothing else was said: its key, where it has words."""
-    return os.fspath(key) if isinstance(key, str | os.PathLike) else ""

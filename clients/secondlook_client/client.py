@@ -1,55 +1,46 @@
-"""The client for plain code. ``AsyncClient`` is its twin for event loops."""
+"""The client: ``Client`` for plain code, ``AsyncClient`` for event loops.
 
-from collections.abc import Callable, Iterable, Iterator
+Both are ``LabelCalls`` (see ``calls`` for how one text serves both) and differ in how they wait.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
-from secondlook_client import messages
+from secondlook_client import wire
+from secondlook_client.calls import Awaiting, Blocking, Connection, Load, Plan, Unary
 from secondlook_client.capture import CaptureStream
-from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS, key_name
-from secondlook_client.classes import Classes
+from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS
 from secondlook_client.datasets import Datasets
-from secondlook_client.errors import ClientError
-from secondlook_client.jobs import Jobs
+from secondlook_client.errors import SecondlookError
+from secondlook_client.images import ImageInput, image_name, key_name, sendable
+from secondlook_client.jobs import AsyncJobs, Jobs
 from secondlook_client.live import LiveOptions
-from secondlook_client.many import Many
-from secondlook_client.messages import ImageInput
+from secondlook_client.many import ManyCalls, PlanOf, many_async
 from secondlook_client.models import Models
-from secondlook_client.results import LabelResult, ServerInfo
-from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.ontology import Classes
+from secondlook_client.retry import RetryPolicy
 from secondlook_client.spool import Spool, SpoolLimits
-from secondlook_client.stream import LiveStream
+from secondlook_client.stream import AsyncLiveStream, LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
+from secondlook_client.values import LabelResult, ServerInfo
 
 Key = TypeVar("Key")
 
 
-class Client:
-    """A connection to one server; thread-safe, and a context manager.
+class LabelCalls(Connection):
+    """What both clients share: everything but the waiting."""
 
-        with Client("127.0.0.1:50051") as client:
-            result = client.label("street.jpg", classes=["person wearing glasses"])
-            print(result.labels)
+    def __init__(self, channel: Any, retry: RetryPolicy | None, address: str) -> None:
+        super().__init__(channel, retry or RetryPolicy(), address)
+        self._stub = labeling_pb2_grpc.LabelingServiceStub(channel)
 
-    It connects at the first call. Every call raises a ``ClientError`` (see ``errors``).
-    """
-
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, retry: RetryPolicy | None = None) -> None:
-        self.address = address
-        self._retry = retry or RetryPolicy()
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
-        self._stub = labeling_pb2_grpc.LabelingServiceStub(self._channel)
-        self.jobs = Jobs(self._channel, self._retry, address)
-        """Many images at a time, by a server that keeps what it does."""
-        self.datasets = Datasets(self._channel, self._retry, address)
-        """Snapshots of such a server; for training see ``dataset.SnapshotDataset``."""
-        self.models = Models(self._channel, self._retry, address)
-        """Small detectors trained on them: what devices fetch."""
-
+    @Unary
     def label(
         self,
         image: ImageInput,
@@ -58,7 +49,7 @@ class Client:
         name: str = "",
         detail: str = "all",
         timeout_s: float = 60.0,
-    ) -> LabelResult:
+    ) -> Plan[LabelResult]:
         """Label one image, given as bytes or by path.
 
         ``classes`` None asks for the server's own; ``detail`` is ``all`` or only ``labels``;
@@ -66,12 +57,61 @@ class Client:
         together.
         """
         request = pb.LabelRequest(
-            image=messages.image_bytes(image),
-            name=messages.image_name(image, name),
-            ontology=messages.ontology(classes),
-            detail=messages.detail_number(detail),
+            image=(yield Load(image)),
+            name=image_name(image, name),
+            ontology=wire.ontology_message(classes),
+            detail=wire.detail_number(detail),
         )
-        return messages.label_result(self._call(self._stub.Label, request, timeout_s).labelled)
+        answer = yield from self._answer(self._stub.Label, request, timeout_s)
+        return wire.label_result(answer.labelled)
+
+    @Unary
+    def info(self, *, timeout_s: float = 10.0) -> Plan[ServerInfo]:
+        """What runs at the other end."""
+        request = pb.GetServerInfoRequest()
+        answer = yield from self._answer(self._stub.GetServerInfo, request, timeout_s)
+        return wire.server_info(answer)
+
+    def _labelling(
+        self,
+        classes: Classes | None,
+        detail: str,
+        timeout_s: float,
+        name: Callable[[Key], str] | None,
+    ) -> PlanOf[Key, LabelResult]:
+        ontology, number = wire.ontology_message(classes), wire.detail_number(detail)
+
+        def label(key: Key, image: ImageInput) -> Plan[LabelResult]:
+            request = pb.LabelRequest(
+                image=(yield Load(image)),
+                name=sendable((name or key_name)(key)),
+                ontology=ontology,
+                detail=number,
+            )
+            answer = yield from self._answer(self._stub.Label, request, timeout_s)
+            return wire.label_result(answer.labelled)
+
+        return label
+
+
+class Client(LabelCalls, Blocking):
+    """A connection to one server; thread-safe, and a context manager.
+
+        with Client("127.0.0.1:50051") as client:
+            result = client.label("street.jpg", classes=["person wearing glasses"])
+            print(result.labels)
+
+    It connects at the first call. Every call raises a ``SecondlookError`` (see ``errors``).
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, retry: RetryPolicy | None = None) -> None:
+        super().__init__(grpc.insecure_channel(address, options=OPTIONS), retry, address)
+        self.jobs = Jobs(self._channel, self._retry, address)
+        """Many images at a time, by a server with a store."""
+        self.datasets = Datasets(self._channel, self._retry, address)
+        """Snapshots of such a server; for training see ``dataset.SnapshotDataset``."""
+        self.models = Models(self._channel, self._retry, address)
+        """Small detectors trained on them: what devices fetch."""
 
     def label_many(
         self,
@@ -82,33 +122,16 @@ class Client:
         concurrency: int = 16,
         timeout_s: float = 60.0,
         name: Callable[[Key], str] | None = None,
-    ) -> Iterator[tuple[Key, LabelResult | ClientError]]:
+    ) -> Iterator[tuple[Key, LabelResult | SecondlookError]]:
         """Label pairs of key and image; yields (key, result or error) as each is done.
 
-        ``items`` may be endless: it is read only as far as ``concurrency`` images are under
-        way, so memory does not grow with it. An image that fails is yielded with its error and
-        the rest goes on. ``timeout_s`` is for each image; ``name(key)`` goes with it (default:
-        the key, where that is a text or path). Leaving the loop cancels what is under way.
+        ``items`` may be endless: it is read only as far as ``concurrency`` images are in flight,
+        so memory does not grow with it. An image that fails is yielded with its error and the
+        rest goes on. ``timeout_s`` is for each image; ``name(key)`` goes with it (default: the
+        key, where that is a text or path). Leaving the loop cancels what is in flight.
         """
-        ontology, number = messages.ontology(classes), messages.detail_number(detail)
-        named = name or key_name
-
-        def request(key: Key, data: bytes) -> pb.LabelRequest:
-            name = messages.sendable(named(key))
-            return pb.LabelRequest(image=data, name=name, ontology=ontology, detail=number)
-
-        def attempts() -> Attempts:
-            return Attempts(self._retry, timeout_s, self.address)
-
-        def read(response: pb.LabelResponse) -> LabelResult:
-            return messages.label_result(response.labelled)
-
-        return Many(self._stub.Label, request, read, attempts, concurrency).results(items)
-
-    def info(self, *, timeout_s: float = 10.0) -> ServerInfo:
-        """What runs at the other end."""
-        request = pb.GetServerInfoRequest()
-        return messages.server_info(self._call(self._stub.GetServerInfo, request, timeout_s))
+        plan_of = self._labelling(classes, detail, timeout_s, name)
+        return ManyCalls(plan_of, concurrency).results(items)
 
     def stream(
         self,
@@ -120,7 +143,7 @@ class Client:
     ) -> LiveStream:
         """Open a live stream of frames; see ``LiveStream``."""
         options = options or LiveOptions()
-        opening = messages.opening(classes, detail, stream_id, options.server_pending)
+        opening = wire.live_opening(classes, detail, stream_id, options.server_pending)
         return LiveStream(self._stub.LabelStream, opening, options, self._retry, self.address)
 
     def capture(
@@ -130,7 +153,7 @@ class Client:
         spool: str | Path,
         classes: Classes | None = None,
         limits: SpoolLimits | None = None,
-        on_refused: Callable[[int, ClientError], None] | None = None,
+        on_refused: Callable[[int, SecondlookError], None] | None = None,
     ) -> CaptureStream:
         """Open a captured stream; see ``CaptureStream``.
 
@@ -138,7 +161,7 @@ class Client:
         None asks for the server's own, or what the stream was begun with. Raises
         ``SpoolUnusable``.
         """
-        opening = messages.capture_opening(classes, stream_id)
+        opening = wire.capture_opening(classes, stream_id)
         held = Spool(Path(spool), limits)
         return CaptureStream(
             self._stub.LabelStream, opening, held, self._retry, self.address, on_refused
@@ -159,5 +182,66 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        return Attempts(self._retry, timeout_s, self.address).call(method, request)
+
+class AsyncClient(LabelCalls, Awaiting):
+    """The same for event loops; an async context manager.
+
+        async with AsyncClient("127.0.0.1:50051") as client:
+            result = await client.label("street.jpg", classes=["person wearing glasses"])
+
+    Make it inside the event loop that will use it. It has no ``capture``, ``datasets`` and
+    ``models``.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, retry: RetryPolicy | None = None) -> None:
+        super().__init__(grpc.aio.insecure_channel(address, options=OPTIONS), retry, address)
+        self._stream_channel: grpc.Channel | None = None
+        self.jobs = AsyncJobs(self._channel, self._retry, address)
+        """Many images at a time, by a server with a store."""
+
+    def label_many(
+        self,
+        items: Iterable[tuple[Key, ImageInput]] | AsyncIterable[tuple[Key, ImageInput]],
+        *,
+        classes: Classes | None = None,
+        detail: str = "all",
+        concurrency: int = 16,
+        timeout_s: float = 60.0,
+        name: Callable[[Key], str] | None = None,
+    ) -> AsyncIterator[tuple[Key, LabelResult | SecondlookError]]:
+        """Label pairs of key and image, as they are done; as ``Client.label_many``."""
+        plan_of = self._labelling(classes, detail, timeout_s, name)
+        return many_async(items, plan_of, concurrency)
+
+    def stream(
+        self,
+        *,
+        classes: Classes | None = None,
+        detail: str = "all",
+        stream_id: str = "",
+        options: LiveOptions | None = None,
+    ) -> AsyncLiveStream:
+        """Open a live stream of frames; see ``AsyncLiveStream``."""
+        options = options or LiveOptions()
+        opening = wire.live_opening(classes, detail, stream_id, options.server_pending)
+        if self._stream_channel is None:
+            self._stream_channel = grpc.insecure_channel(self.address, options=OPTIONS)
+        stub = labeling_pb2_grpc.LabelingServiceStub(self._stream_channel)
+        return AsyncLiveStream(stub.LabelStream, opening, options, self._retry, self.address)
+
+    async def close(self) -> None:
+        """Cancel what is running and hang up."""
+        await self._channel.close()
+        if self._stream_channel is not None:
+            await asyncio.to_thread(self._stream_channel.close)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

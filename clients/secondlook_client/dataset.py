@@ -15,20 +15,14 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from secondlook_client import wire
 from secondlook_client.channel import OPTIONS
 from secondlook_client.dataset_cache import ImageCache, Index, default_cache
-from secondlook_client.dataset_values import (
-    Box,
-    BoxKind,
-    Example,
-    Snapshot,
-    SnapshotQuery,
-    example_value,
-)
 from secondlook_client.datasets import Datasets
-from secondlook_client.errors import InvalidRequest
+from secondlook_client.errors import InvalidInput
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import datasets_pb2 as pb
+from secondlook_client.values import Box, BoxKind, Example, Snapshot, SnapshotQuery
 
 __all__ = ["Box", "BoxKind", "Example", "Snapshot", "SnapshotDataset", "SnapshotQuery"]
 
@@ -64,17 +58,17 @@ class SnapshotDataset(Generic[Item]):
 
         ``manifest`` is the hash that the snapshot must have, if given. ``cache`` is a folder
         (default: ``secondlook`` in the user's cache folder). ``transform`` None gives examples.
-        Asks the server for the labels when the cache has them not; raises a ``ClientError``.
+        Asks the server for the labels when the cache has them not; raises a ``SecondlookError``.
         """
         if not 0 <= shard < shards:
-            raise InvalidRequest(f"shard {shard} is out of range: of {shards} the first is 0")
+            raise InvalidInput(f"shard {shard} is out of range: of {shards} the first is 0")
         self._line = _Line(address, retry)
         self._transform = transform
         self._cache = ImageCache(Path(cache) if cache is not None else default_cache())
         self.snapshot = self._line.datasets().get(snapshot)
         """What is pulled."""
         if manifest and manifest != self.snapshot.manifest:
-            raise InvalidRequest(
+            raise InvalidInput(
                 f"snapshot '{snapshot}' has the manifest {self.snapshot.manifest[:16]}…, not "
                 f"{manifest[:16]}…; it was removed and made anew, or this is another server"
             )
@@ -133,7 +127,7 @@ class SnapshotDataset(Generic[Item]):
         return fetched
 
     def _item(self, entry: pb.SnapshotImage, content: bytes) -> Item:
-        example: Any = example_value(entry, self.classes, content)
+        example: Any = wire.example(entry, self.classes, content)
         return self._transform(example) if self._transform else example
 
 

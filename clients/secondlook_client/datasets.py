@@ -4,18 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from secondlook_client.dataset_values import (
-    Example,
-    Snapshot,
-    SnapshotQuery,
-    checked,
-    example_value,
-    query_message,
-    snapshot_value,
-)
-from secondlook_client.retry import Attempts, RetryPolicy, resumed
+from secondlook_client import wire
+from secondlook_client.calls import BlockingConnection
+from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.v1 import datasets_pb2_grpc
+from secondlook_client.values import Example, Snapshot, SnapshotQuery
 
 CALL_S = 30.0
 """For a call that moves no image, all its tries included."""
@@ -27,32 +21,31 @@ AT_ONCE = 256
 """Images asked for in one call; the server takes no more."""
 
 
-class Datasets:
+class Datasets(BlockingConnection):
     """The snapshots of a server that keeps what it does; use ``Client.datasets``.
 
         client.datasets.create("street-1", SnapshotQuery(runs=["street"]))
         for example in client.datasets.pull("street-1", split="train"):
             learn(example.content, example.labels)
 
-    Every call raises a ``ClientError``: ``NotFound`` for a snapshot that is not there,
+    Every call raises a ``SecondlookError``: ``NotFound`` for a snapshot that is not there,
     ``AlreadyExists`` for a name in use, ``NotSupported`` from a server that keeps nothing.
     """
 
     def __init__(self, channel: Any, retry: RetryPolicy, address: str) -> None:
         """``channel`` is the client's."""
+        super().__init__(channel, retry, address)
         self._stub = datasets_pb2_grpc.DatasetServiceStub(channel)
-        self._retry = retry
-        self._address = address
 
     def create(self, name: str, query: SnapshotQuery, *, timeout_s: float = CREATE_S) -> Snapshot:
         """Freeze what ``query`` finds under a new name."""
-        request = pb.CreateSnapshotRequest(name=name, query=query_message(query))
-        return snapshot_value(self._call(self._stub.CreateSnapshot, request, timeout_s).snapshot)
+        request = pb.CreateSnapshotRequest(name=name, query=wire.query_message(query))
+        return wire.snapshot(self._call(self._stub.CreateSnapshot, request, timeout_s).snapshot)
 
     def get(self, name: str, *, timeout_s: float = CALL_S) -> Snapshot:
         """The snapshot of that name."""
         request = pb.GetSnapshotRequest(name=name)
-        return snapshot_value(self._call(self._stub.GetSnapshot, request, timeout_s).snapshot)
+        return wire.snapshot(self._call(self._stub.GetSnapshot, request, timeout_s).snapshot)
 
     def list(self, *, timeout_s: float = CALL_S) -> Iterator[Snapshot]:
         """All snapshots, the newest first, fetched page by page."""
@@ -60,7 +53,7 @@ class Datasets:
         while True:
             request = pb.ListSnapshotsRequest(page_token=token)
             page = self._call(self._stub.ListSnapshots, request, timeout_s)
-            yield from map(snapshot_value, page.snapshots)
+            yield from map(wire.snapshot, page.snapshots)
             token = page.next_page_token
             if not token:
                 return
@@ -92,12 +85,12 @@ class Datasets:
             images=images,
         )
         for message in self.messages(request):
-            content = checked(message.sha256, message.content) if images else b""
-            yield example_value(message, classes, content)
+            content = wire.checked_content(message.sha256, message.content) if images else b""
+            yield wire.example(message, classes, content)
 
     def messages(self, request: pb.PullRequest) -> Iterator[pb.SnapshotImage]:
         """The images as they come, resumed after each failure that may pass."""
-        with closing(resumed(lambda: self._stub.Pull(request), self._patient)) as responses:
+        with closing(self._responses(lambda: self._stub.Pull(request), SILENCE_S)) as responses:
             for response in responses:
                 for image in response.images:
                     yield image
@@ -113,13 +106,7 @@ class Datasets:
             )
 
         while left:
-            with closing(resumed(some, self._patient, lambda: not left)) as images:
+            with closing(self._responses(some, SILENCE_S, lambda: not left)) as images:
                 for image in images:
-                    yield image.sha256, checked(image.sha256, image.content)
+                    yield image.sha256, wire.checked_content(image.sha256, image.content)
                     left.remove(image.sha256)
-
-    def _patient(self) -> Attempts:
-        return Attempts(self._retry, SILENCE_S, self._address)
-
-    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        return Attempts(self._retry, timeout_s, self._address).call(method, request)

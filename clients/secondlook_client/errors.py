@@ -1,210 +1,292 @@
-"""What a call can fail with, each with a stable ``reason`` and a sentence for a person.
+"""Everything that can go wrong: one tree for client and service.
 
-    ClientError
-    ├── InvalidRequest         INVALID_ARGUMENT     the request is wrong; the same again fails again
-    │   ├── BadImage                                bytes that are no image the server can read
-    │   ├── ImageTooLarge                           more bytes or pixels than the server takes
-    │   ├── BadOntology                             classes that are empty or contradictory
-    │   └── MessageTooLarge    (sent by gRPC)       over the size of message that the server takes
-    ├── UnreadableFile         (on this machine)    an image's file that cannot be read
-    ├── NotSupported           UNIMPLEMENTED        the server does not do this (yet)
-    ├── NotReady               FAILED_PRECONDITION  the server lacks a model or package
-    ├── NotBetter              FAILED_PRECONDITION  a model that finds less than the current one
-    ├── NotFound               NOT_FOUND            no job, snapshot or file of that name
-    ├── NotAllowed             PERMISSION_DENIED    a folder that the server may not read
-    ├── AlreadyExists          ALREADY_EXISTS       a name that is taken
-    ├── Damaged                DATA_LOSS            what the server stored is not whole any more
-    ├── Busy                   RESOURCE_EXHAUSTED   the server is full; retried
-    ├── StorageFull            RESOURCE_EXHAUSTED   the server's disk is full
-    ├── Unavailable            UNAVAILABLE          no server answers, or not to the end; retried
-    │   ├── StoreUnavailable                        the server's store does not answer; retried
-    │   └── ShuttingDown                            this one is about to stop; retried
-    ├── DeadlineExceeded       DEADLINE_EXCEEDED    no answer within ``timeout_s``
-    ├── Cancelled              CANCELLED            the call was given up
-    ├── ServerFailure          all others           a fault of the server; its log has the details
-    ├── ResultsUnread          (on this machine)    a stream whose results nobody reads
-    ├── SpoolFull              (on this machine)    frames that the server has not got take all room
-    ├── SpoolUnusable          (on this machine)    a spool's folder that cannot be read or written
-    ├── CacheUnusable          (on this machine)    a dataset's cache that cannot be read or written
-    └── FolderUnusable         (on this machine)    a model's folder that cannot be read or written
+    SecondlookError
+    ├── InvalidInput        INVALID_ARGUMENT     the request is wrong; the same again fails again
+    │   ├── BadImage                             bytes that are not an image that can be read
+    │   ├── ImageTooLarge                        more bytes, pixels or frames than are allowed
+    │   ├── BadOntology                          classes that are empty, unknown or contradictory
+    │   ├── BadRequest                           a message that breaks the protocol's rules
+    │   ├── BadSetting                           a flag, variable or file entry out of range
+    │   └── MessageTooLarge                      over the server's message size; sent by gRPC
+    ├── NotFound            NOT_FOUND            no file, job, snapshot or plug-in of that name
+    ├── NotAllowed          PERMISSION_DENIED    a file that the server may not read
+    ├── NotSupported        UNIMPLEMENTED        known to the protocol, not to this version
+    ├── NotReady            FAILED_PRECONDITION  something must be done or installed first
+    │   ├── MissingExtra                         an optional package that is not installed
+    │   ├── NotBetter                            a student that finds less than the current one
+    │   └── ModelDrifted                         an exported model worse than the trained one
+    ├── AlreadyExists       ALREADY_EXISTS       a name that is taken
+    │   └── OutputExists                         a run that would overwrite another one
+    ├── Damaged             DATA_LOSS            stored bytes that are not what was stored
+    ├── LostLease           ABORTED              another server has taken over the job
+    ├── Busy                RESOURCE_EXHAUSTED   a queue is full; carries a retry hint; retried
+    ├── StorageFull         RESOURCE_EXHAUSTED   no room left on the disk
+    ├── Unavailable         UNAVAILABLE          a server or model backend does not answer; retried
+    │   ├── StoreUnavailable                     the database or blob store does not answer; retried
+    │   └── ShuttingDown                         the server takes nothing new; retried
+    ├── DeadlineExceeded    DEADLINE_EXCEEDED    no answer within the caller's time
+    ├── Cancelled           CANCELLED            the caller gave the call up
+    ├── ServerFailure       INTERNAL             a fault of the server; its log has the details
+    └── LocalFailure        INTERNAL             a fault of the client's machine; never travels
+        ├── UnreadableFile                       an image's file that cannot be read
+        ├── ResultsUnread                        a stream whose results nobody reads
+        ├── SpoolFull                            a captured stream's spool has no room left
+        ├── SpoolUnusable                        a spool's folder that cannot be read or written
+        ├── CacheUnusable                        a dataset's cache that cannot be read or written
+        └── FolderUnusable                       a model's folder that cannot be read or written
 
-Retried means: tried again by the client, as long as ``timeout_s`` and the retry policy allow.
+A class without a status has its parent's. Retried means: tried again by the client, as long as
+``timeout_s`` and the retry policy allow. A message names the cause and the way out, is safe to
+send, and holds nothing private (no path of the server, no traceback).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 
-class ClientError(Exception):
-    """Base of every error of this package.
+class SecondlookError(Exception):
+    """Base of all errors that secondlook raises on purpose."""
 
-    ``retry_after_s`` (seconds) is the server's hint when trying again may succeed, else None.
-    """
+    status: ClassVar[str] = "INTERNAL"
+    """Name of the gRPC status that an error of this class travels as."""
+    reason: str = "secondlook_error"
+    """Stable word for programs: the server's, or the class's name in snake case."""
+    retry_after_s: float | None = None
+    """When trying again is likely to succeed, seconds (> 0); None when nothing is known."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "reason" not in vars(cls):
+            cls.reason = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(
         self, message: str, *, reason: str = "", retry_after_s: float | None = None
     ) -> None:
+        """``reason`` and ``retry_after_s`` replace those of the class."""
         super().__init__(message)
-        self.reason = reason or re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
-        """Stable word for programs: the server's, or the class's name in snake case."""
-        self.retry_after_s = retry_after_s
+        if reason:
+            self.reason = reason
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
-class InvalidRequest(ClientError):
-    """The request itself is wrong."""
+class InvalidInput(SecondlookError):
+    """The request itself is wrong; sending it again unchanged cannot succeed."""
+
+    status = "INVALID_ARGUMENT"
 
 
-class BadImage(InvalidRequest):
+class BadImage(InvalidInput):
     """Bytes that are not an image, or one that cannot be decoded whole."""
 
 
-class ImageTooLarge(InvalidRequest):
-    """An image over the server's limit of bytes, pixels or side length."""
+class ImageTooLarge(InvalidInput):
+    """An image over the limit of bytes, pixels or side length."""
 
 
-class BadOntology(InvalidRequest):
-    """Classes, phrases or questions that are empty, too long or contradict each other."""
+class BadOntology(InvalidInput):
+    """Classes, phrases or questions that are empty, unknown, too long or contradict each other."""
 
 
-class MessageTooLarge(InvalidRequest):
-    """The whole message is over what the server takes."""
+class BadRequest(InvalidInput):
+    """A message that cannot be decoded, or that comes where the protocol does not allow it."""
 
 
-class UnreadableFile(ClientError):
-    """An image's file on this machine cannot be read."""
+class BadSetting(InvalidInput):
+    """A setting from a flag, an environment variable or a file that is out of range or unknown."""
 
 
-class NotSupported(ClientError):
-    """The server does not know this call or does not do this yet."""
+class MessageTooLarge(InvalidInput):
+    """The whole message is larger than the server accepts."""
 
 
-class NotReady(ClientError):
-    """The server lacks something that it needs for this request."""
+class NotFound(SecondlookError):
+    """A file, folder, job, snapshot, checkpoint or plug-in that does not exist."""
+
+    status = "NOT_FOUND"
 
 
-class NotBetter(ClientError):
-    """A version that finds less than the current one; it can be promoted by force."""
+class NotAllowed(SecondlookError):
+    """A file outside of every folder that the server may read."""
+
+    status = "PERMISSION_DENIED"
 
 
-class NotFound(ClientError):
-    """There is no job, snapshot or file of that name on the server."""
+class NotSupported(SecondlookError):
+    """Something that the protocol knows and this version does not do."""
+
+    status = "UNIMPLEMENTED"
 
 
-class NotAllowed(ClientError):
-    """A folder or file that the server was not told it may read."""
+class NotReady(SecondlookError):
+    """Something is missing that this request needs: a store, a model, a package."""
+
+    status = "FAILED_PRECONDITION"
 
 
-class AlreadyExists(ClientError):
-    """A name that something else of the same kind has on the server."""
+class MissingExtra(NotReady):
+    """An optional package is needed and not installed; the message has the install command."""
 
 
-class Damaged(ClientError):
-    """Something that the server stored is not whole any more; ``secondlook check`` there tells."""
+class NotBetter(NotReady):
+    """A student that finds less than the current version on the same held-out images.
+
+    It can be promoted by force.
+    """
 
 
-class StorageFull(ClientError):
-    """The server has no room left to keep things; what it acknowledged is intact."""
+class ModelDrifted(NotReady):
+    """An exported student does not find what the trained one finds; it was not kept."""
 
 
-class Busy(ClientError):
-    """The server is full and stayed so until the time was over."""
+class AlreadyExists(SecondlookError):
+    """A name that something else of the same kind has."""
+
+    status = "ALREADY_EXISTS"
 
 
-class Unavailable(ClientError):
-    """No server answers at the address, or it stopped with the call unanswered."""
+class OutputExists(AlreadyExists):
+    """The output folder holds a run made with other settings."""
+
+
+class Damaged(SecondlookError):
+    """Stored bytes are not what was stored, or a row does not fit the others.
+
+    Trying again does not help; ``secondlook check`` says what is wrong.
+    """
+
+    status = "DATA_LOSS"
+
+
+class LostLease(SecondlookError):
+    """The job that this server worked on belongs to another one now; nothing was written.
+
+    Never leaves the server: its job runner gives up the job.
+    """
+
+    status = "ABORTED"
+
+
+class Busy(SecondlookError):
+    """A bounded queue is full, and stayed so until the caller's time was over."""
+
+    status = "RESOURCE_EXHAUSTED"
+    retry_after_s = 1.0
+
+
+class StorageFull(SecondlookError):
+    """Writing failed because the disk is full; what was written or acknowledged is intact."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(SecondlookError):
+    """A server or model backend does not answer, or stopped with the call unanswered."""
+
+    status = "UNAVAILABLE"
 
 
 class StoreUnavailable(Unavailable):
-    """The server's database or blob store does not answer at present."""
+    """The database or the blob store refuses, is too slow or cannot be reached at present.
+
+    Whether the last write was kept is unknown, so it is made again: all writes of the store may
+    be repeated.
+    """
 
 
 class ShuttingDown(Unavailable):
-    """The server finishes what it has and takes nothing new."""
+    """The server finishes what it accepted and takes nothing new; a restart takes about 1 s."""
+
+    retry_after_s = 1.0
 
 
-class DeadlineExceeded(ClientError):
-    """No answer within the time allowed."""
+class DeadlineExceeded(SecondlookError):
+    """The caller's deadline passed before the work was done; nothing more is computed for it."""
+
+    status = "DEADLINE_EXCEEDED"
 
 
-class Cancelled(ClientError):
-    """The call was given up before there was an answer."""
+class Cancelled(SecondlookError):
+    """The caller cancelled or went away; nothing more is computed for it."""
+
+    status = "CANCELLED"
 
 
-class ServerFailure(ClientError):
+class ServerFailure(SecondlookError):
     """Something failed on the server that is not the request's fault."""
 
 
-class ResultsUnread(ClientError):
+class LocalFailure(SecondlookError):
+    """Something failed on the client's machine."""
+
+
+class UnreadableFile(LocalFailure):
+    """An image's file on this machine cannot be read."""
+
+
+class ResultsUnread(LocalFailure):
     """A live stream holds so many results that nobody has read that it takes no more frames."""
 
 
-class SpoolFull(ClientError):
-    """The spool of a captured stream holds as much as it may, and shall drop nothing."""
+class SpoolFull(LocalFailure):
+    """The spool of a captured stream holds as much as it may, and may drop nothing."""
 
 
-class SpoolUnusable(ClientError):
-    """The folder of a spool cannot be read or written, or another process has it."""
+class SpoolUnusable(LocalFailure):
+    """The folder of a spool cannot be read or written, or another process uses it."""
 
 
-class CacheUnusable(ClientError):
+class CacheUnusable(LocalFailure):
     """The folder in which a dataset keeps images cannot be read or written."""
 
 
-class FolderUnusable(ClientError):
-    """A folder of a model's files cannot be read or written, or another process is at it."""
+class FolderUnusable(LocalFailure):
+    """A folder of a model's files cannot be read or written, or another process uses it."""
 
 
-_BY_STATUS: Mapping[str, type[ClientError]] = {
-    "INVALID_ARGUMENT": InvalidRequest,
-    "UNIMPLEMENTED": NotSupported,
-    "FAILED_PRECONDITION": NotReady,
-    "NOT_FOUND": NotFound,
-    "PERMISSION_DENIED": NotAllowed,
-    "ALREADY_EXISTS": AlreadyExists,
-    "DATA_LOSS": Damaged,
-    "RESOURCE_EXHAUSTED": Busy,
-    "UNAVAILABLE": Unavailable,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "CANCELLED": Cancelled,
+def _descendants(base: type[SecondlookError]) -> Iterator[type[SecondlookError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _descendants(kind)
+
+
+_BY_REASON: Mapping[str, type[SecondlookError]] = {
+    kind.reason: kind for kind in _descendants(SecondlookError)
 }
-_BY_REASON: Mapping[str, type[ClientError]] = {
-    "bad_image": BadImage,
-    "image_too_large": ImageTooLarge,
-    "bad_ontology": BadOntology,
-    "shutting_down": ShuttingDown,
-    "storage_full": StorageFull,
-    "store_unavailable": StoreUnavailable,
-    "not_better": NotBetter,
-    "not_found": NotFound,
-    "not_allowed": NotAllowed,
-    "already_exists": AlreadyExists,
-    "damaged": Damaged,
+# Reversed, so that of two classes with one status the first stands: Busy, not StorageFull.
+_BY_STATUS: Mapping[str, type[SecondlookError]] = {
+    kind.status: kind
+    for kind in reversed(SecondlookError.__subclasses__())
+    if "status" in vars(kind)
 }
 
 
 def from_status(
     status: str, message: str, trailing: Mapping[str, str], address: str
-) -> ClientError:
+) -> SecondlookError:
     """The typed error for a failed call.
 
     ``status`` is gRPC's name for it; ``trailing`` the trailing metadata. An answer that carries
     no reason of ours comes from gRPC itself and is put into words that help.
     """
     reason = trailing.get("secondlook-reason", "")
-    if not reason:
-        return _from_transport(status, message, address)
-    kind = _BY_REASON.get(reason) or _BY_STATUS.get(status, ServerFailure)
+    if reason:
+        kind = _BY_REASON.get(reason) or _BY_STATUS.get(status, ServerFailure)
+        failure = kind(message, reason=reason)
+    else:
+        failure = _from_transport(status, message, address)
     hint = trailing.get("secondlook-retry-after-ms", "")
-    retry_after_s = int(hint) / 1000 if hint.isdecimal() else None
-    return kind(message, reason=reason, retry_after_s=retry_after_s)
+    failure.retry_after_s = int(hint) / 1000 if hint.isdecimal() else None
+    return failure
 
 
-def from_reason(reason: str, message: str) -> ClientError:
+def from_reason(reason: str, message: str) -> SecondlookError:
     """The typed error for one frame that failed while its stream goes on."""
     return _BY_REASON.get(reason, ServerFailure)(message, reason=reason)
 
 
-def _from_transport(status: str, message: str, address: str) -> ClientError:
+def _from_transport(status: str, message: str, address: str) -> SecondlookError:
     if status == "UNAVAILABLE":
         return Unavailable(
             f"no secondlook server answers at {address} ({message}); start one with "

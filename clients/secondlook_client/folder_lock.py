@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from secondlook_client.errors import ClientError
+from secondlook_client.errors import SecondlookError
 
 
-def hold(folder: Path, refusal: ClientError) -> int | None:
+def hold(folder: Path, refusal: SecondlookError) -> int | None:
     """Keep other processes out until the handle is closed, or this one ends however it ends.
 
     None on a system without such locks, which are POSIX's. Raises ``refusal`` when another

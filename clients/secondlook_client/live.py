@@ -11,19 +11,19 @@ from typing import Any
 
 from secondlook_client.errors import (
     AlreadyExists,
-    ClientError,
-    InvalidRequest,
+    InvalidInput,
     MessageTooLarge,
     NotAllowed,
     NotFound,
     NotReady,
     NotSupported,
+    SecondlookError,
     from_reason,
 )
-from secondlook_client.messages import label_result
-from secondlook_client.results import FrameResult
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.values import FrameResult
+from secondlook_client.wire import label_result
 
 DROP_NAMES = {
     pb.DROP_REASON_SUPERSEDED: "superseded",
@@ -48,7 +48,7 @@ class LiveOptions:
     def __post_init__(self) -> None:
         for field, value in vars(self).items():
             if value < 1:
-                raise InvalidRequest(f"expected {field} of at least 1, got {value}")
+                raise InvalidInput(f"expected {field} of at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Frame:
         """The report that it was left out."""
         return FrameResult(self.sequence, self.key, dropped=why)
 
-    def failed(self, error: ClientError) -> FrameResult:
+    def failed(self, error: SecondlookError) -> FrameResult:
         """The report that it could not be labelled."""
         return FrameResult(self.sequence, self.key, error=error)
 
@@ -120,7 +120,7 @@ class FrameBook:
             return [frame.failed(from_reason(answer.failure.reason, answer.failure.message))]
         return [frame.dropped(DROP_NAMES.get(answer.dropped.reason, "superseded"))]
 
-    def lost(self, cause: ClientError | None) -> list[FrameResult]:
+    def lost(self, cause: SecondlookError | None) -> list[FrameResult]:
         """The connection broke: frames under way wait again, each of them once.
 
         When one of them was too large for the server, it is the largest, and it fails alone.
@@ -137,7 +137,7 @@ class FrameBook:
         self._under_way.clear()
         return reports + self._shorten("connection_lost")
 
-    def give_up(self, error: ClientError | None, why: str = "closed") -> list[FrameResult]:
+    def give_up(self, error: SecondlookError | None, why: str = "closed") -> list[FrameResult]:
         """The stream is over: everything left, failed with ``error`` or dropped for ``why``."""
         left = [*self._under_way.values(), *self._waiting]
         self._under_way.clear()
@@ -163,7 +163,7 @@ class StreamRules:
         """A frame was answered: the next break is the first again."""
         self._failures = 0
 
-    def wait_s(self, cause: ClientError | None, finished: bool) -> float | None:
+    def wait_s(self, cause: SecondlookError | None, finished: bool) -> float | None:
         """How long to wait before the next try; None when there shall be none.
 
         A request that the server refuses is refused again. All else may pass, however long it
@@ -172,7 +172,7 @@ class StreamRules:
         """
         if isinstance(cause, NotSupported | NotReady | NotFound | NotAllowed | AlreadyExists):
             return None
-        if isinstance(cause, InvalidRequest) and not isinstance(cause, MessageTooLarge):
+        if isinstance(cause, InvalidInput) and not isinstance(cause, MessageTooLarge):
             return None
         self._failures += 1
         now = time.monotonic()

@@ -1,112 +1,158 @@
-"""Many calls over one sync channel, a bounded number at a time, without a thread for each."""
+"""Many plans at a time, a bounded number of them, in the order in which they end."""
 
+import asyncio
 import contextlib
 import heapq
 import itertools
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
 
-from secondlook_client.errors import Cancelled, ClientError
-from secondlook_client.messages import ImageInput, image_bytes
-from secondlook_client.retry import Attempts
+from secondlook_client.calls import Load, Plan, Send, Sleep, Step, run_async
+from secondlook_client.errors import Cancelled, SecondlookError
+from secondlook_client.images import ImageInput, image_bytes
 
 Key = TypeVar("Key")
-Answer = TypeVar("Answer")
+T = TypeVar("T")
+PlanOf = Callable[[Key, ImageInput], Plan[T]]
+"""What is to be done with one image."""
 
 
 @dataclass(eq=False)
-class _Sent(Generic[Key]):
+class _InFlight(Generic[Key, T]):
     key: Key
-    request: Any
-    attempts: Attempts
-    call: Any = field(default=None)
+    plan: Plan[T]
+    call: Any = None
 
 
-class Many(Generic[Key, Answer]):
-    """One run over pairs of key and image; iterate over ``results`` once."""
+class ManyCalls(Generic[Key, T]):
+    """One run over pairs of key and image, with one thread; iterate over ``results`` once."""
 
-    def __init__(
-        self,
-        method: Any,
-        request: Callable[[Key, bytes], Any],
-        read: Callable[[Any], Answer],
-        attempts: Callable[[], Attempts],
-        concurrency: int,
-    ) -> None:
-        """``method`` is the stub's; ``request`` and ``attempts`` make one of each for an image.
-
-        ``read`` makes the answer of a response.
-        """
-        self._method = method
-        self._request = request
-        self._read = read
-        self._attempts = attempts
+    def __init__(self, plan_of: PlanOf[Key, T], concurrency: int) -> None:
+        self._plan_of = plan_of
         self._concurrency = concurrency
-        self._ended: queue.SimpleQueue[_Sent[Key]] = queue.SimpleQueue()
-        self._running: set[_Sent[Key]] = set()
-        self._resting: list[tuple[float, int, _Sent[Key]]] = []
+        self._ended: queue.SimpleQueue[_InFlight[Key, T]] = queue.SimpleQueue()
+        self._running: set[_InFlight[Key, T]] = set()
+        self._sleeping: list[tuple[float, int, _InFlight[Key, T]]] = []
         self._tie = itertools.count()
 
     def results(
         self, items: Iterable[tuple[Key, ImageInput]]
-    ) -> Iterator[tuple[Key, Answer | ClientError]]:
+    ) -> Iterator[tuple[Key, T | SecondlookError]]:
         """Each key once, in order of completion; leaving early cancels what is running."""
         source = iter(items)
         try:
             exhausted = False
-            while not exhausted or self._running or self._resting:
-                while not exhausted and len(self._running) + len(self._resting) < self._concurrency:
+            while not exhausted or self._running or self._sleeping:
+                while not exhausted and self._in_flight < self._concurrency:
                     item = next(source, None)
                     if item is None:
                         exhausted = True
-                    elif refused := self._begin(*item):
-                        yield item[0], refused
-                if ended := self._next_ended():
-                    yield from self._settle(ended)
+                    else:
+                        key, image = item
+                        yield from self._go_on(_InFlight(key, self._plan_of(key, image)))
+                if self._in_flight:
+                    yield from self._await_one()
         finally:
-            for sent in self._running:
-                sent.call.cancel()
+            for one in self._running:
+                one.call.cancel()
 
-    def _begin(self, key: Key, image: ImageInput) -> ClientError | None:
-        try:
-            request = self._request(key, image_bytes(image))
-        except ClientError as refused:
-            return refused
-        self._start(_Sent(key, request, self._attempts()))
-        return None
+    @property
+    def _in_flight(self) -> int:
+        return len(self._running) + len(self._sleeping)
 
-    def _start(self, sent: _Sent[Key]) -> None:
-        self._running.add(sent)
-        sent.call = self._method.future(sent.request, timeout=sent.attempts.left_s())
-        sent.call.add_done_callback(lambda _: self._ended.put(sent))
-
-    def _next_ended(self) -> _Sent[Key] | None:
-        """Wait for a call to end, or for a resting one to be due, which is then sent again."""
-        if not self._running and not self._resting:
-            return None
-        due_in = self._resting[0][0] - time.monotonic() if self._resting else None
+    def _await_one(self) -> Iterator[tuple[Key, T | SecondlookError]]:
+        """Wait for a call to end, or for a sleeping one to be due, and go on with it."""
+        due_in = self._sleeping[0][0] - time.monotonic() if self._sleeping else None
         if due_in is None or due_in > 0:
             with contextlib.suppress(queue.Empty):
-                return self._ended.get(timeout=due_in)
-        self._start(heapq.heappop(self._resting)[2])
-        return None
+                ended = self._ended.get(timeout=due_in)
+                self._running.discard(ended)
+                yield from self._answered(ended)
+                return
+        yield from self._go_on(heapq.heappop(self._sleeping)[2])
 
-    def _settle(self, sent: _Sent[Key]) -> Iterator[tuple[Key, Answer | ClientError]]:
-        self._running.discard(sent)
+    def _answered(self, one: _InFlight[Key, T]) -> Iterator[tuple[Key, T | SecondlookError]]:
         try:
-            yield sent.key, self._read(sent.call.result())
+            found = one.call.result()
         except grpc.FutureCancelledError:
-            yield sent.key, Cancelled("the call was given up")
+            yield one.key, Cancelled("the call was given up")
         except grpc.RpcError as failed:
-            try:
-                wait_s = sent.attempts.wait_s(failed)
-            except ClientError as failure:
-                yield sent.key, failure
-            else:
-                due = time.monotonic() + wait_s
-                heapq.heappush(self._resting, (due, next(self._tie), sent))
+            yield from self._go_on(one, failure=failed)
+        else:
+            yield from self._go_on(one, found)
+
+    def _go_on(
+        self, one: _InFlight[Key, T], found: Any = None, failure: Exception | None = None
+    ) -> Iterator[tuple[Key, T | SecondlookError]]:
+        """Advance a plan until it waits or ends; its end is yielded."""
+        try:
+            step = one.plan.throw(failure) if failure else one.plan.send(found)
+            while isinstance(step, Load):
+                step = self._loaded(one, step)
+        except StopIteration as done:
+            yield one.key, done.value
+        except SecondlookError as refused:
+            yield one.key, refused
+        else:
+            self._wait(one, step)
+
+    def _loaded(self, one: _InFlight[Key, T], step: Load) -> Step:
+        try:
+            data = image_bytes(step.image)
+        except SecondlookError as unreadable:
+            return one.plan.throw(unreadable)
+        return one.plan.send(data)
+
+    def _wait(self, one: _InFlight[Key, T], step: Step) -> None:
+        if isinstance(step, Sleep):
+            due = time.monotonic() + step.seconds
+            heapq.heappush(self._sleeping, (due, next(self._tie), one))
+            return
+        assert isinstance(step, Send)
+        self._running.add(one)
+        one.call = step.method.future(step.request, timeout=step.timeout_s)
+        one.call.add_done_callback(lambda _: self._ended.put(one))
+
+
+async def many_async(
+    items: Iterable[tuple[Key, ImageInput]] | AsyncIterable[tuple[Key, ImageInput]],
+    plan_of: PlanOf[Key, T],
+    concurrency: int,
+) -> AsyncIterator[tuple[Key, T | SecondlookError]]:
+    """The same in an event loop."""
+
+    async def one(key: Key, image: ImageInput) -> tuple[Key, T | SecondlookError]:
+        try:
+            return key, await run_async(plan_of(key, image))
+        except SecondlookError as failure:
+            return key, failure
+
+    running: set[asyncio.Task[tuple[Key, T | SecondlookError]]] = set()
+    try:
+        async for item in _each(items):
+            running.add(asyncio.ensure_future(one(*item)))
+            if len(running) >= concurrency:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

@@ -14,10 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from secondlook_client.errors import Damaged, FolderUnusable, InvalidRequest, NotFound
+from secondlook_client.errors import Damaged, FolderUnusable, InvalidInput, NotFound
 from secondlook_client.folder_lock import hold
-from secondlook_client.model_values import MANIFEST, ModelVersion
 from secondlook_client.v1 import models_pb2 as pb
+from secondlook_client.values import ModelVersion
+from secondlook_client.wire import MANIFEST
 
 CHUNK = 256 * 2**10
 
@@ -164,7 +165,7 @@ class SentFolder:
     def __init__(self, folder: Path, name: str) -> None:
         """``name`` empty takes the manifest's.
 
-        Raises ``NotFound`` for a folder without a manifest, ``InvalidRequest`` for files that are
+        Raises ``NotFound`` for a folder without a manifest, ``InvalidInput`` for files that are
         not as it says, and ``FolderUnusable``.
         """
         path = folder / MANIFEST
@@ -180,7 +181,7 @@ class SentFolder:
         self._files: dict[str, Any] = plain["files"]
         for file, entry in self._files.items():
             if not is_whole(folder / file, entry["sha256"], entry["size"]):
-                raise InvalidRequest(
+                raise InvalidInput(
                     f"{folder / file} is missing or not the one that the manifest names; export "
                     "the student again"
                 )
@@ -193,7 +194,7 @@ class SentFolder:
                     raise ValueError(file)
                 str(entry["sha256"]), str(plain["name"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
-            raise InvalidRequest(
+            raise InvalidInput(
                 f"{self._folder / MANIFEST} is no manifest of a student; export it again"
             ) from failure
         return dict(plain)

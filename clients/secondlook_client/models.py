@@ -1,6 +1,5 @@
 """Models of a server: listing and fetching their versions, promoting them, training new ones."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -9,13 +8,14 @@ from typing import Any
 
 import grpc
 
-from secondlook_client import model_folder, model_values
-from secondlook_client.errors import FolderUnusable, InvalidRequest, NotFound
+from secondlook_client import model_folder, wire
+from secondlook_client.calls import BlockingConnection, retried, run
+from secondlook_client.errors import FolderUnusable, InvalidInput, NotFound
 from secondlook_client.model_folder import PartFolder, SentFolder
-from secondlook_client.model_values import ModelVersion, Promotion, Training
-from secondlook_client.retry import Attempts, RetryPolicy, resumed
+from secondlook_client.retry import Attempts, RetryPolicy
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.v1 import models_pb2_grpc
+from secondlook_client.values import ModelVersion, Promotion, Training
 
 CALL_S = 30.0
 """For a call that moves no file, all its tries included."""
@@ -29,22 +29,21 @@ Progress = Callable[[int, int], None]
 """Told (bytes that are here, bytes in all)."""
 
 
-class Models:
+class Models(BlockingConnection):
     """The models of a server that keeps what it does; use ``Client.models``.
 
         newest = client.models.current("street")
         if newest and newest.version != running:
             client.models.download(newest.name, newest.version, Path("models/street-7"))
 
-    Every call may be made again, and every call raises a ``ClientError``: ``NotFound`` for a model
-    that is not there, ``NotSupported`` from a server that keeps nothing.
+    Every call may be made again, and every call raises a ``SecondlookError``: ``NotFound`` for a
+    model that is not there, ``NotSupported`` from a server that keeps nothing.
     """
 
     def __init__(self, channel: Any, retry: RetryPolicy, address: str) -> None:
         """``channel`` is the client's."""
+        super().__init__(channel, retry, address)
         self._stub = models_pb2_grpc.ModelServiceStub(channel)
-        self._retry = retry
-        self._address = address
 
     def current(self, name: str, *, timeout_s: float = CALL_S) -> ModelVersion | None:
         """What devices shall run; None where there is no such model or none was promoted yet."""
@@ -58,7 +57,7 @@ class Models:
     ) -> ModelVersion:
         """A version; 0 is the current one. ``report`` asks for the report too."""
         request = pb.GetModelRequest(name=name, version=_number(version), report=report)
-        return model_values.model_version(self._call(self._stub.GetModel, request, timeout_s).model)
+        return wire.model_version(self._call(self._stub.GetModel, request, timeout_s).model)
 
     def list(self, name: str = "", *, timeout_s: float = CALL_S) -> Iterator[ModelVersion]:
         """All versions (of one model, unless empty), the newest first, page by page."""
@@ -66,7 +65,7 @@ class Models:
         while True:
             request = pb.ListModelsRequest(name=name, page_token=token)
             page = self._call(self._stub.ListModels, request, timeout_s)
-            yield from map(model_values.model_version, page.models)
+            yield from map(wire.model_version, page.models)
             token = page.next_page_token
             if not token:
                 return
@@ -75,17 +74,17 @@ class Models:
         """Keep a student folder as the next version of ``name`` (default: the manifest's).
 
         The same student is kept once: sent again, it has the version that it has. Raises
-        ``InvalidRequest`` for files that are not as their manifest says, and ``FolderUnusable``.
+        ``InvalidInput`` for files that are not as their manifest says, and ``FolderUnusable``.
         """
         sent = SentFolder(Path(folder), name)
-        attempts = Attempts(self._retry, timeout_s, self._address)
+        attempts = self._attempts(timeout_s)
         while True:
             unread: list[OSError] = []
             try:
                 response = self._stub.AddVersion(
                     _until_unread(sent.messages(), unread), timeout=attempts.left_s()
                 )
-                return model_values.model_version(response.model)
+                return wire.model_version(response.model)
             except grpc.RpcError as failed:
                 if unread:
                     why = unread[0].strerror or type(unread[0]).__name__
@@ -110,7 +109,7 @@ class Models:
         request = pb.PromoteModelRequest(
             name=name, version=_number(version), force=force, on_snapshot=on_snapshot
         )
-        return model_values.promotion(self._call(self._stub.PromoteModel, request, timeout_s))
+        return wire.promotion(self._call(self._stub.PromoteModel, request, timeout_s))
 
     def rollback(self, name: str, *, timeout_s: float = CALL_S) -> ModelVersion:
         """Go back to the version that was current before; the one that is current now.
@@ -121,7 +120,7 @@ class Models:
         # Names what to go back from, so that an answer that was lost does not go back twice.
         request = pb.RollbackModelRequest(name=name, from_version=present.version)
         response = self._call(self._stub.RollbackModel, request, timeout_s)
-        return model_values.model_version(response.model)
+        return wire.model_version(response.model)
 
     def download(
         self,
@@ -136,12 +135,12 @@ class Models:
         ``files`` empty fetches all. What broke off is gone on with, by the next call too; each file
         is checked by size and SHA-256. A folder that holds this very version is left as it is.
         Raises ``Damaged`` for wrong bytes, which are discarded, ``FolderUnusable`` and
-        ``InvalidRequest`` for a file that the version does not have.
+        ``InvalidInput`` for a file that the version does not have.
         """
         folder, model = Path(folder), self.get(name, version)
         wanted = tuple(files) or tuple(sorted(model.files))
         if unknown := [file for file in wanted if file not in model.files]:
-            raise InvalidRequest(
+            raise InvalidInput(
                 f"version {model.version} of '{name}' has no file '{unknown[0]:.100}', only "
                 f"{', '.join(sorted(model.files))}"
             )
@@ -186,15 +185,13 @@ class Models:
             steps=_number(steps),
             seed=_number(seed),
         )
-        once = Attempts(RetryPolicy(unavailable_s=0), timeout_s, self._address)
-        return model_values.training(once.call(self._stub.TrainModel, request).training)
+        once = Attempts(RetryPolicy(unavailable_s=0), timeout_s, self.address)
+        return wire.training(run(retried(once, self._stub.TrainModel, request)).training)
 
     def training(self, number: int, *, timeout_s: float = CALL_S) -> Training:
         """How a training stands."""
         request = pb.GetTrainingRequest(id=number)
-        return model_values.training(
-            self._call(self._stub.GetTraining, request, timeout_s).training
-        )
+        return wire.training(self._call(self._stub.GetTraining, request, timeout_s).training)
 
     def trainings(self, *, timeout_s: float = CALL_S) -> Iterator[Training]:
         """All trainings, the newest first, fetched page by page."""
@@ -202,7 +199,7 @@ class Models:
         while True:
             request = pb.ListTrainingsRequest(page_token=token)
             page = self._call(self._stub.ListTrainings, request, timeout_s)
-            yield from map(model_values.training, page.trainings)
+            yield from map(wire.training, page.trainings)
             token = page.next_page_token
             if not token:
                 return
@@ -210,14 +207,14 @@ class Models:
     def watch(self, number: int) -> Iterator[Training]:
         """How a training stands, now and at each change, until it is over."""
         request = pb.WatchTrainingRequest(id=number)
-        for response in resumed(lambda: self._stub.WatchTraining(request), self._endless):
-            yield model_values.training(response.training)
+        for response in self._responses(lambda: self._stub.WatchTraining(request)):
+            yield wire.training(response.training)
 
     def cancel(self, number: int, *, timeout_s: float = CALL_S) -> Training:
         """Stop a training for good."""
         request = pb.CancelTrainingRequest(id=number)
         call = self._call(self._stub.CancelTraining, request, timeout_s)
-        return model_values.training(call.training)
+        return wire.training(call.training)
 
     def _fetch(
         self, model: ModelVersion, file: str, part: PartFolder, tell: Callable[[int], None]
@@ -250,21 +247,12 @@ class Models:
                 )
             )
 
-        with closing(resumed(rest, self._patient, lambda: here >= size)) as responses:
+        with closing(self._responses(rest, SILENCE_S, lambda: here >= size)) as responses:
             for response in responses:
                 if response.data:
                     tell(here := part.add(file, response.data))
         if here < size:
             raise model_folder.wrong(file, model)
-
-    def _endless(self) -> Attempts:
-        return Attempts(self._retry, math.inf, self._address)
-
-    def _patient(self) -> Attempts:
-        return Attempts(self._retry, SILENCE_S, self._address)
-
-    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        return Attempts(self._retry, timeout_s, self._address).call(method, request)
 
 
 def _until_unread(messages: Iterator[Any], unread: "list[OSError]") -> Iterator[Any]:
@@ -277,7 +265,7 @@ def _until_unread(messages: Iterator[Any], unread: "list[OSError]") -> Iterator[
 
 
 def _number(value: int) -> int:
-    """What the wire can hold. Raises ``InvalidRequest``."""
+    """What the wire can hold. Raises ``InvalidInput``."""
     if not 0 <= value < 2**32:
-        raise InvalidRequest(f"expected a whole number from 0, got {value}")
+        raise InvalidInput(f"expected a whole number from 0, got {value}")
     return value

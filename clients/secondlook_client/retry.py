@@ -1,15 +1,14 @@
 """When a failed call is tried again. Labelling has no side effect, so any call may be."""
 
-import asyncio
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from secondlook_client.errors import Busy, ClientError, Unavailable, from_status
+from secondlook_client.errors import Busy, SecondlookError, Unavailable, from_status
 
 
 @dataclass(frozen=True)
@@ -47,24 +46,6 @@ class Attempts:
         self._failures = 0
         self._unavailable_since: float | None = None
 
-    def call(self, method: Any, request: Any) -> Any:
-        """The answer of a unary method of a stub. Raises the typed error when there is none."""
-        while True:
-            try:
-                return method(request, timeout=self.left_s())
-            except grpc.RpcError as failed:
-                wait_s = self.wait_s(failed)
-            time.sleep(wait_s)
-
-    async def call_async(self, method: Any, request: Any) -> Any:
-        """The same with a stub of ``grpc.aio``."""
-        while True:
-            try:
-                return await method(request, timeout=self.left_s())
-            except grpc.RpcError as failed:
-                wait_s = self.wait_s(failed)
-            await asyncio.sleep(wait_s)
-
     def left_s(self) -> float:
         """For the next try; never 0, which gRPC takes for no limit in places."""
         return max(self._ends - time.monotonic(), 0.001)
@@ -78,7 +59,7 @@ class Attempts:
             raise failure from failed
         return wait
 
-    def _wait_s(self, failure: ClientError) -> float | None:
+    def _wait_s(self, failure: SecondlookError) -> float | None:
         if not isinstance(failure, Busy | Unavailable):
             return None
         if isinstance(failure, Unavailable):
@@ -94,32 +75,7 @@ class Attempts:
         return backoff if hint is None else max(hint * (1 + 0.5 * self._policy.draw()), backoff)
 
 
-def resumed(
-    start: Callable[[], Any],
-    attempts: Callable[[], Attempts],
-    done: Callable[[], bool] = lambda: False,
-) -> Generator[Any, None, None]:
-    """The responses of a stream that is started again where its line breaks.
-
-    ``start`` begins a call behind what was used; ``attempts`` bounds the tries since the last
-    response was. ``done`` keeps it from another start when nothing is left to ask for.
-    """
-    tries = attempts()
-    while not done():
-        call = start()
-        try:
-            for response in call:
-                yield response
-                tries = attempts()
-            return
-        except grpc.RpcError as failed:
-            wait_s = tries.wait_s(failed)
-        finally:
-            call.cancel()
-        time.sleep(wait_s)
-
-
-def typed(failed: grpc.RpcError, address: str) -> ClientError:
+def typed(failed: grpc.RpcError, address: str) -> SecondlookError:
     """gRPC's error as one of ours."""
     call: Any = failed  # every RpcError that a call raises is also that call
     trailing = {key: value for key, value in call.trailing_metadata() or () if _is_text(value)}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondlook_client.errors import InvalidRequest, SpoolFull, SpoolUnusable
+from secondlook_client.errors import InvalidInput, SpoolFull, SpoolUnusable
 from secondlook_client.folder_lock import hold
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class SpoolLimits:
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
-            raise InvalidRequest(f"expected max_bytes of at least 1, got {self.max_bytes}")
+            raise InvalidInput(f"expected max_bytes of at least 1, got {self.max_bytes}")
         if self.when_full not in WHEN_FULL:
-            raise InvalidRequest(
+            raise InvalidInput(
                 f"expected when_full to be {', '.join(WHEN_FULL)}, got '{self.when_full}'"
             )
 

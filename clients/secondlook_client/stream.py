@@ -1,20 +1,25 @@
-"""A live stream for plain code: a thread keeps the connection, the camera loop never waits."""
+"""A live stream: a thread keeps the connection, the camera loop never waits.
 
+``AsyncLiveStream`` is the same stream, read from an event loop.
+"""
+
+import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-from secondlook_client.errors import Cancelled, ClientError, ResultsUnread
+from secondlook_client.errors import Cancelled, ResultsUnread, SecondlookError
+from secondlook_client.images import ImageInput, image_bytes, image_name
 from secondlook_client.live import Frame, FrameBook, LiveOptions, StreamRules
-from secondlook_client.messages import ImageInput, image_bytes, image_name
-from secondlook_client.results import FrameResult
 from secondlook_client.retry import RetryPolicy, typed
 from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.values import FrameResult
 
 
 class LiveStream:
@@ -42,12 +47,18 @@ class LiveStream:
         options: LiveOptions,
         retry: RetryPolicy,
         address: str,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """Use ``Client.stream``. ``method`` is the stub's ``LabelStream``."""
+        """Use ``Client.stream``. ``method`` is the stub's ``LabelStream``.
+
+        ``on_change`` is called by any thread, under the stream's lock, whenever there is something
+        new to read.
+        """
         self._method = method
         self._opening = opening
         self._options = options
         self._address = address
+        self._on_change = on_change
         self._rules = StreamRules(retry)
         self._changed = threading.Condition()
         self._book = FrameBook(options)
@@ -59,7 +70,7 @@ class LiveStream:
         self._finished = False
         self._closed = False
         self._over = False
-        self._failure: ClientError | None = None
+        self._failure: SecondlookError | None = None
         self._call: Any = None
         self._thread = threading.Thread(target=self._keep, name="secondlook-stream", daemon=True)
         self._thread.start()
@@ -106,6 +117,11 @@ class LiveStream:
         """Whether the server has accepted the stream and the line stands."""
         return self._open
 
+    @property
+    def readable(self) -> bool:
+        """Whether ``next`` would answer without waiting."""
+        return bool(self._results) or self._over
+
     def __iter__(self) -> Iterator[FrameResult]:
         return self
 
@@ -143,34 +159,45 @@ class LiveStream:
 
     def _report(self, found: list[FrameResult]) -> None:
         self._results.extend(found)
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.notify_all()
+        self._on_change()
 
     def _keep(self) -> None:
         """The thread: connect, listen, and connect again until the stream is over."""
-        while True:
-            cause = self._listen()
+        try:
+            while self._connect_again(self._listen()):
+                pass
+        except ValueError as closed:  # gRPC's word for a channel that the client has closed
+            self._failure = Cancelled(f"the client is closed, and the stream with it ({closed})")
+        finally:
             with self._changed:
-                self._connection += 1
-                self._open = False
-                self._report(self._book.lost(cause))
-                if self._closed or (self._finished and self._book.idle):
-                    break
-                wait_s = self._rules.wait_s(cause, self._finished)
-                if wait_s is None:
-                    self._failure = cause
-                    break
-                self._rest(wait_s)
+                self._open, self._over = False, True
+                self._report(self._book.give_up(self._failure))
+
+    def _connect_again(self, cause: SecondlookError | None) -> bool:
+        """Settle what a connection left, and wait as long as is due; False to end the stream."""
         with self._changed:
-            self._report(self._book.give_up(self._failure))
-            self._over = True
-            self._changed.notify_all()
+            self._connection += 1
+            self._open = False
+            self._report(self._book.lost(cause))
+            if self._closed or (self._finished and self._book.idle):
+                return False
+            wait_s = self._rules.wait_s(cause, self._finished)
+            if wait_s is None:
+                self._failure = cause
+                return False
+            self._rest(wait_s)
+            return True
 
     def _rest(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
         while not self._closed and (left := ends - time.monotonic()) > 0:
             self._changed.wait(left)
 
-    def _listen(self) -> ClientError | None:
+    def _listen(self) -> SecondlookError | None:
         """One connection, to its end; why it broke, or None when the server ended it in order."""
         with self._changed:
             if self._closed:
@@ -210,3 +237,78 @@ class LiveStream:
                 if self._finished and not self._book.waiting:
                     return None
                 self._changed.wait()
+
+
+class AsyncLiveStream:
+    """Frames in, exactly one ``FrameResult`` for each out, in order of completion.
+
+        async with client.stream(classes=["dog"]) as stream:
+            stream.send(jpeg)                 # returns at once
+            stream.finish()
+            async for found in stream:
+                show(found)
+
+    A ``LiveStream`` whose results wake the event loop that it was opened in, and belongs to.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        opening: pb.StreamOpening,
+        options: LiveOptions,
+        retry: RetryPolicy,
+        address: str,
+    ) -> None:
+        """Use ``AsyncClient.stream``. ``method`` is the ``LabelStream`` of a blocking stub."""
+        loop, self._readable = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed before the stream
+                loop.call_soon_threadsafe(self._readable.set)
+
+        self._stream = LiveStream(method, opening, options, retry, address, wake)
+
+    def send(self, image: bytes, *, key: Any = None, name: str = "") -> int:
+        """Offer one encoded frame and return its number; as ``LiveStream.send``."""
+        return self._stream.send(image, key=key, name=name)
+
+    def ready(self) -> list[FrameResult]:
+        """The results that are there now, without waiting."""
+        return self._stream.ready()
+
+    def finish(self) -> None:
+        """No more frames will come; the iteration ends after the last result."""
+        self._stream.finish()
+
+    async def close(self) -> None:
+        """Hang up; frames without an answer are reported as dropped (``closed``)."""
+        await asyncio.to_thread(self._stream.close)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server has accepted the stream and the line stands."""
+        return self._stream.connected
+
+    def __aiter__(self) -> AsyncIterator[FrameResult]:
+        return self
+
+    async def __anext__(self) -> FrameResult:
+        while not self._stream.readable:
+            self._readable.clear()
+            if not self._stream.readable:  # it may have become so before the event was cleared
+                await self._readable.wait()
+        try:
+            return next(self._stream)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> "AsyncLiveStream":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -15,7 +15,7 @@ from crash_trial import Trial
 def test_nothing_is_lost_by_crashes(tmp_path: Path, database_url: str) -> None:
     trial = Trial(tmp_path, database_url, images=120, frames=120)
     trial.run(kills=4, seed=1)
-    assert len(trial.heard) == 120
+    assert len(trial.received) == 120
 
 
 @pytest.mark.slow
@@ -26,4 +26,4 @@ def test_nothing_is_lost_while_the_store_fails(
     trial = Trial(tmp_path, database_url, images=120, frames=120, pause_s=0.03)
     server = request.getfixturevalue("postgres") if database_url else None
     disturb(trial, count=5, seed=1, postgres=server)
-    assert len(trial.heard) == 120
+    assert len(trial.received) == 120

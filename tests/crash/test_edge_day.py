@@ -10,7 +10,7 @@ from edge_trial import Trial
 def test_a_day_of_a_device(tmp_path: Path) -> None:
     trial = Trial(tmp_path, frames=600, kills=3, cuts=12)
     found = trial.run()
-    assert (found.kills, found.cuts) == (3, 12) and found.looked >= 600
+    assert (found.kills, found.cuts) == (3, 12) and found.processed >= 600
     assert (found.lost, found.vanished, found.dropped) == (0, 0, 0)
     assert found.acknowledged > 30 and found.on_server == found.spooled
     assert list(found.refused) == found.corrupt and len(found.corrupt) == 1

@@ -44,7 +44,7 @@ def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_demo_distils_a_student_and_shows_it_beside_its_teachers(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "STEPS", 6)
-    monkeypatch.setattr("secondlook.training.export.export.TIMED_S", 0.3)
+    monkeypatch.setattr("secondlook.training.export.export.TIMING_S", 0.3)
     monkeypatch.setattr(demo, "UNSEEN", 16)
     out = tmp_path / "demo"
     assert run(["demo", "--distill", "--count", "24", "--out", str(out)]) == 0

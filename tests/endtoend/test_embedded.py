@@ -8,23 +8,23 @@ import json
 import numpy as np
 import pytest
 
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Ask, Image
 from secondlook.demo.world import scene
-from secondlook.models.embedded import WEIGHTS, load_proposer, load_verifier
+from secondlook.models.embedded import EMBEDDED, load_proposer, load_verifier
 
 
 def test_weights_stay_small_and_safe() -> None:
-    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    files = [path for path in EMBEDDED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40 * 2**20
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".png", ".jinja", ".txt"}
     for folder in ("proposer", "verifier"):
-        assert json.loads((WEIGHTS / folder / "training.json").read_text())["command"]
+        assert json.loads((EMBEDDED / folder / "training.json").read_text())["command"]
 
 
 def test_proposer_sees_nouns_and_no_attributes() -> None:
     """Asked for people with glasses it finds people without, as the real one does."""
-    proposer = load_proposer("", ModelOptions())
+    proposer = load_proposer("", ModelSettings())
     drawn = [scene(4243, index) for index in range(12)]
     images = [Image(item.image, str(index)) for index, item in enumerate(drawn)]
     bare = [
@@ -40,7 +40,7 @@ def test_proposer_sees_nouns_and_no_attributes() -> None:
 
 
 def test_verifier_tells_glasses_on_the_eyes_from_none() -> None:
-    verifier = load_verifier("", ModelOptions())
+    verifier = load_verifier("", ModelSettings())
     asks, truth = [], []
     for index in range(30):
         drawn = scene(4244, index)
@@ -59,9 +59,9 @@ def test_verifier_tells_glasses_on_the_eyes_from_none() -> None:
 @pytest.mark.parametrize("side", [1, 3, 17, 900])
 def test_any_image_size_goes_through_both_models(side: int) -> None:
     pixels = np.random.default_rng(side).integers(0, 255, (side, 2 * side, 3), dtype=np.uint8)
-    boxes = load_proposer("", ModelOptions()).propose([Image(pixels, "")], ["dog"], 0.0)
+    boxes = load_proposer("", ModelSettings()).propose([Image(pixels, "")], ["dog"], 0.0)
     assert len(boxes) == 1
-    [(answer,)] = load_verifier("", ModelOptions()).answer([Ask(pixels, ("Is this a dog?",))])
+    [(answer,)] = load_verifier("", ModelSettings()).answer([Ask(pixels, ("Is this a dog?",))])
     assert answer.p_yes is None or 0 <= answer.p_yes <= 1
 
 

@@ -65,7 +65,7 @@ def cursors(labels: Path) -> list[int]:
     """Of every result that a run keeps."""
     with open_store(labels / ".store") as store:
         (job,) = store.queue.list_jobs()
-        return [result.cursor for result in store.records.results(job.run_id)]
+        return [result.cursor for result in store.results.page(job.run_id)]
 
 
 def test_try_and_evaluate(secondlook: Run, world: Path, server: str, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from endtoend.conftest import Kept, Run
 
 from secondlook.cli import run
 from secondlook_client import Client
-from secondlook_client.dataset import Example, SnapshotDataset
+from secondlook_client.dataset import SnapshotDataset
+from secondlook_client.values import Example
 
 
 def first_label(kept: Kept) -> dict[str, Any]:

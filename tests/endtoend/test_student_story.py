@@ -12,7 +12,7 @@ from endtoend.conftest import Kept, Run, environment, serving
 
 from secondlook.cli import run
 from secondlook_client import Client
-from secondlook_client.results import LabelPath
+from secondlook_client.values import LabelPath
 
 pytestmark = pytest.mark.timeout(600)  # its setup labels, freezes and trains twice
 SNAPSHOT = "street-split"
@@ -87,7 +87,7 @@ def test_what_a_device_finds_on_one_image(taught: Taught, world: Path, tmp_path:
 
 
 def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
-    student = ("--cascade", taught.folder / "student")
+    student = ("--student", taught.folder / "student")
     image = sorted((world / "images").iterdir())[0]
     with (
         serving("--ontology", world / "ontology.yaml", *student) as (address, _),
@@ -100,7 +100,7 @@ def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
 def test_the_promoted_student_before_the_models(
     taught: Taught, secondlook: Run, world: Path, tmp_path: Path
 ) -> None:
-    kept = ("--data", tmp_path / "data", "--cascade", f"model:{SNAPSHOT}")
+    kept = ("--data", tmp_path / "data", "--student", f"model:{SNAPSHOT}")
     with (
         serving("--ontology", world / "ontology.yaml", *kept) as (address, _),
         Client(address) as client,

@@ -10,16 +10,14 @@ import grpc
 import pytest
 from fakes import ScriptedProposer
 from flaky_line import FlakyLine
-from serving import png, serving
+from serving import png, server_settings, serving
 from sqlalchemy import select
 from stored import stored_frames
 
-from secondlook.core.images import ImageLimits
-from secondlook.server.app import ServerOptions
 from secondlook.store import Store
 from secondlook.store.schema import images
 from secondlook_client import Client, RetryPolicy, SpoolLimits
-from secondlook_client.errors import ClientError, DeadlineExceeded, InvalidRequest
+from secondlook_client.errors import DeadlineExceeded, InvalidInput, SecondlookError
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
@@ -97,7 +95,7 @@ def test_the_same_image_in_two_frames_and_two_streams_is_two_items(store: Store)
 
 
 def test_what_cannot_be_kept_fails_alone(store: Store) -> None:
-    options = ServerOptions(image_limits=ImageLimits(max_bytes=2000))
+    options = server_settings(max_image_bytes=2000)
     with serving(store=store, options=options) as s:
         found = speak(
             s.address, opening(), frame(1), frame(2, b"\xff\xd8\xff" + bytes(3000)), frame(3)
@@ -219,15 +217,15 @@ def test_frames_wait_in_the_spool_for_a_server(store: Store, tmp_path: Path) -> 
         client.capture("gate", spool=spool, classes=["dog"]) as capture,
     ):
         numbers = [capture.send(png(shade=n)) for n in range(5)]
-        with pytest.raises(ClientError, match="no secondlook server answers"):
+        with pytest.raises(SecondlookError, match="no secondlook server answers"):
             capture.flush(timeout_s=0.3)
         assert capture.state.pending == 5
     port = int(address.rsplit(":", 1)[1])
-    back = serving(store=store, ontology=None, options=ServerOptions(port=port))
+    back = serving(store=store, ontology=None, options=server_settings(port=port))
     with back, Client(address) as client:
         with client.capture("gate", spool=spool) as capture:  # the next start of the device
             numbers.append(capture.send(png(shade=5)))
-            with pytest.raises(ClientError, match="say with which classes"):
+            with pytest.raises(SecondlookError, match="say with which classes"):
                 capture.flush(timeout_s=0.3)
         with client.capture("gate", spool=spool, classes=["dog"]) as capture:
             capture.flush(timeout_s=30)
@@ -237,7 +235,7 @@ def test_frames_wait_in_the_spool_for_a_server(store: Store, tmp_path: Path) -> 
 def test_what_the_server_never_takes_is_reported_and_the_rest_goes_on(
     store: Store, tmp_path: Path
 ) -> None:
-    options = ServerOptions(image_limits=ImageLimits(max_bytes=2000))
+    options = server_settings(max_image_bytes=2000)
     refused: list[tuple[int, str]] = []
     with (
         serving(store=store, options=options) as s,
@@ -261,11 +259,11 @@ def test_what_the_server_never_takes_is_reported_and_the_rest_goes_on(
 
 def test_a_device_says_what_is_wrong_instead_of_dying(tmp_path: Path) -> None:
     with serving() as s, Client(s.address, retry=QUICK) as client:
-        with pytest.raises(InvalidRequest, match="stream_id"):
+        with pytest.raises(InvalidInput, match="stream_id"):
             client.capture("", spool=tmp_path)
         with client.capture("gate", spool=tmp_path, limits=SpoolLimits(sync=False)) as capture:
             capture.send(png())
-            with pytest.raises(ClientError, match="--data"):
+            with pytest.raises(SecondlookError, match="--data"):
                 capture.flush(timeout_s=0.3)
             assert "--data" in str(capture.state.problem)
             assert capture.state.pending == 1

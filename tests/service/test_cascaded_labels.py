@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
-from registered import keep
+from registered import add_version
+from serving import server_settings
 from students import COLOURS, image, truncate, write_student
 
 from secondlook.cascade.router import Cascade
-from secondlook.cascade.threshold import LEAST
+from secondlook.cascade.threshold import MIN_COMPARISONS
 from secondlook.cli.jobs import print_job
 from secondlook.cli.label import label_command
-from secondlook.cli.serve import running_engine
-from secondlook.config.settings import Settings
-from secondlook.core.errors import BadSetting, Damaged, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.cli.local_service import running_engine
+from secondlook.config.settings import BatchingSettings, Settings
 from secondlook.core.ontology_yaml import dump
 from secondlook.core.types import Image, Pixels
 from secondlook.detector.runtime import OnnxDetector
-from secondlook.labeling.engine import EngineLimits
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.review.rejudge import redecide
-from secondlook.server.app import ServerOptions, running_server
+from secondlook.review.redecide import redecide
+from secondlook.server.app import running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store
 from secondlook_client import Client, LabelPath, LabelResult
+from secondlook_client.errors import BadSetting, Damaged, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
 
 STREET = Ontology((ClassSpec("person"), ClassSpec("dog")))
 
@@ -75,9 +75,9 @@ def served(
     proposer, metrics = ScriptedProposer(quarters), Metrics()
     student = OnnxDetector.open(folder, threads=1)
     pipeline = Pipeline(proposer, ScriptedVerifier())
-    limits = EngineLimits(max_wait_s=0)  # images come one by one here
+    limits = BatchingSettings(batching_window_ms=0)  # images come one by one here
     engine = Cascade(pipeline, student, None, limits, metrics.batch_done, metrics.passed)
-    options = ServerOptions(metrics_port=0)
+    options = server_settings(metrics_port=0)
     try:
         with (
             running_server(engine, STREET, options, metrics, store) as server,
@@ -98,8 +98,10 @@ def test_labels_say_their_path_and_the_teachers_are_back_after_a_change(folder: 
     with served(folder) as (client, proposer, port):
         assert client.info().student.startswith("student:street@")
         day = label(client, 300)
-        assert {result.path for result in day[:LEAST]} == {LabelPath.TEACHERS}
-        assert {result.path for result in day[LEAST : LEAST + 30]} == {LabelPath.AUDIT}
+        assert {result.path for result in day[:MIN_COMPARISONS]} == {LabelPath.TEACHERS}
+        assert {result.path for result in day[MIN_COMPARISONS : MIN_COMPARISONS + 30]} == {
+            LabelPath.AUDIT
+        }
         assert sum(result.path is LabelPath.STUDENT for result in day[-150:]) > 100
         assert len(proposer.seen) == sum(r.path is not LabelPath.STUDENT for r in day)
         by_student = next(result for result in day if result.path is LabelPath.STUDENT)
@@ -146,15 +148,15 @@ def test_a_job_keeps_who_labelled_what(
         assert told == [paths.count(path) for path in LabelPath]
         assert client.jobs.get("street").paths == ()
         print_job(job)
-        assert "teachers needed" in capsys.readouterr().out
-    run = store.records.run("street")
+        assert "by the models" in capsys.readouterr().out
+    run = store.results.run("street")
     assert run.settings["cascade"].startswith("student:street@")
     assert run.settings["audit_share"] == 0.1
     assert run.proposer == "scripted@p0"
     again = redecide(store, "street", "again", STREET).run
     for old, new in zip(
-        store.records.results(run.id, limit=300),
-        store.records.results(again.id, limit=300),
+        store.results.page(run.id, limit=300),
+        store.results.page(again.id, limit=300),
         strict=True,
     ):
         assert old.labelled.judgements == new.labelled.judgements
@@ -178,34 +180,34 @@ def test_a_live_stream_and_single_images_have_trusts_of_their_own(folder: Path) 
 
 
 def test_settings_lead_to_a_cascade(folder: Path) -> None:
-    settings = Settings(
+    settings = Settings().replace(
         proposer="scripted_models:bright_half:0",
         verifier="scripted_models:agreeable:dog",
-        cascade=str(folder),
+        student=str(folder),
         audit_share=0.2,
         agreement=0.8,
     )
     with running_engine(settings, Metrics()) as engine:
         assert isinstance(engine, Cascade)
-        rule = engine.rule
-    assert (rule.trust.audit_share, rule.trust.agreement) == (0.2, 0.8)
+        cascade = engine.cascade_settings
+    assert (cascade.audit_share, cascade.agreement) == (0.2, 0.8)
     flags = {option for param in label_command.params for option in param.opts}
-    assert {"--cascade", "--audit-share", "--agreement"} <= flags
+    assert {"--student", "--audit-share", "--agreement"} <= flags
 
 
 def test_settings_lead_to_the_version_that_is_promoted(folder: Path, store: Store) -> None:
-    settings = Settings(
+    settings = Settings().replace(
         proposer="scripted_models:bright_half:0",
         verifier="scripted_models:agreeable:dog",
-        cascade="model:gate",
+        student="model:gate",
     )
     with pytest.raises(BadSetting, match="give --data"), running_engine(settings, Metrics()):
         pass
-    kept = keep(store, folder, "gate")
-    assert store.students.promote("gate", kept.version, "a test", None)
+    kept = add_version(store, folder, "gate")
+    assert store.model_versions.promote("gate", kept.version, "a test", None)
     with running_engine(settings, Metrics(), store) as engine:
         assert engine.student == f"student:street@{kept.digest[:12]}"
-        assert engine.settings["cascade"] == "model:gate"
+        assert engine.recorded_settings["cascade"] == "model:gate"
 
 
 def test_a_student_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
@@ -213,12 +215,12 @@ def test_a_student_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> N
         "proposer": "scripted_models:bright_half:0",
         "verifier": "scripted_models:agreeable:dog",
     }
-    missing = Settings(cascade=str(tmp_path / "none"), **models)  # type: ignore[arg-type]
+    missing = Settings().replace(student=str(tmp_path / "none"), **models)  # type: ignore[arg-type]
     with pytest.raises(NotFound), running_engine(missing, Metrics()):
         pass
     write_student(tmp_path / "cut")
     truncate(tmp_path / "cut")
-    cut = Settings(cascade=str(tmp_path / "cut"), **models)  # type: ignore[arg-type]
+    cut = Settings().replace(student=str(tmp_path / "cut"), **models)  # type: ignore[arg-type]
     with pytest.raises(Damaged), running_engine(cut, Metrics()):
         pass
     assert len(COLOURS) == 4

@@ -12,15 +12,15 @@ from serving import png, serving, wait_until
 
 from secondlook.store import Store
 from secondlook_client import Client, RetryPolicy
-from secondlook_client.dataset import BoxKind, Example, SnapshotQuery
 from secondlook_client.errors import (
     AlreadyExists,
     Damaged,
-    InvalidRequest,
+    InvalidInput,
     NotFound,
     NotSupported,
 )
 from secondlook_client.v1 import datasets_pb2 as pb
+from secondlook_client.values import BoxKind, Example, SnapshotQuery
 
 HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
 
@@ -67,8 +67,8 @@ def test_one_captured_stream_is_divided_by_time(store: Store, tmp_path: Path) ->
         for shade in range(60):
             capture.send(png(shade=shade))
         capture.flush(timeout_s=30)
-        run = store.records.run("gate")
-        wait_until(lambda: store.records.count(run.id) == 60, 30.0)
+        run = store.results.run("gate")
+        wait_until(lambda: store.results.count(run.id) == 60, 30.0)
         shares = {"train": 0.8, "val": 0.2}
         client.datasets.create("auto", SnapshotQuery(["gate"], split=shares))
         assert len(client.datasets.get("auto").splits) == 1
@@ -124,7 +124,7 @@ def test_wrong_pulls_are_refused_with_a_way_out(client: Client) -> None:
         ({"split": "test"}, "no split 'test', only train, val"),
     ]
     for wanted, words in cases:
-        with pytest.raises(InvalidRequest, match=words):
+        with pytest.raises(InvalidInput, match=words):
             list(client.datasets.pull("s", **wanted))
     with pytest.raises(NotFound, match="no snapshot 'nothing'"):
         list(client.datasets.pull("nothing"))
@@ -145,7 +145,7 @@ def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
         ("../t", SnapshotQuery(["r"]), "letters, digits"),
     ]
     for name, query, words in cases:
-        with pytest.raises(InvalidRequest, match=words):
+        with pytest.raises(InvalidInput, match=words):
             client.datasets.create(name, query)
     assert [s.name for s in client.datasets.list()] == ["s"]
 
@@ -154,7 +154,7 @@ def test_images_that_a_snapshot_lacks_are_nobody_s_business(client: Client, stor
     secret = store.blobs.put(b"another image")
     with pytest.raises(NotFound, match="lacks one of these images"):
         list(client.datasets.fetch("s", [secret]))
-    with pytest.raises(InvalidRequest, match="64 hex digits"):
+    with pytest.raises(InvalidInput, match="64 hex digits"):
         list(client.datasets.fetch("s", ["../../etc/passwd"]))
     known = [e.sha256 for e in client.datasets.pull("s", images=False)]
     assert dict(client.datasets.fetch("s", known[:3])).keys() == set(known[:3])

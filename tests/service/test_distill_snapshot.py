@@ -14,12 +14,11 @@ import pytest
 from fakes import Row
 from frozen import DOG_BOX, photos, stored
 from serving import Serving, serving
-from students import swapped_classes, truncate
+from students import swap_classes, truncate
 from tiny_trainings import TINY, one_thread
 
 from secondlook.cli import run
 from secondlook.config.entrypoint import INTERRUPTED
-from secondlook.core.errors import InvalidInput
 from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.core.types import Image
 from secondlook.datasets.image_cache import read_pixels
@@ -29,8 +28,8 @@ from secondlook.detector.runtime import OnnxDetector
 from secondlook.store import Store, open_store
 from secondlook.training import model
 from secondlook_client import Client
-from secondlook_client.dataset import SnapshotQuery
-from secondlook_client.errors import ClientError, NotFound
+from secondlook_client.errors import InvalidInput, NotFound, SecondlookError
+from secondlook_client.values import SnapshotQuery
 
 CAT_BOX = (41.0, 40.0, 70.0, 60.0)
 FLAGS = ("--start", "none", "--input-width", "64", "--batch", "2", "--device", "cpu")
@@ -59,7 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setitem(model.SIZES, "pico", TINY)
-    monkeypatch.setattr("secondlook.training.export.export.TIMED_S", 0.1)
+    monkeypatch.setattr("secondlook.training.export.export.TIMING_S", 0.1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with one_thread():
         yield
@@ -107,7 +106,7 @@ def test_images_that_the_service_has_lost_are_told(tmp_path: Path) -> None:
         with serving(store=store) as running, Client(running.address) as client:
             client.datasets.create("s", SnapshotQuery(runs=["r"]))
             lose_images(store, tmp_path / "data")
-            with pytest.raises(ClientError, match=r"not in the blob store.*secondlook restore"):
+            with pytest.raises(SecondlookError, match=r"not in the blob store.*secondlook restore"):
                 open_training_set("s", server=running.address, cache=tmp_path / "c")
 
 
@@ -137,7 +136,7 @@ def test_the_command_from_snapshot_to_student(
 ) -> None:
     out = tmp_path / "student"
     command = ["distill", "s", "--server", served.address, "--out", str(out), *FLAGS]
-    command += ["--steps", "3", "--look-every", "3", "--name", "street dogs"]
+    command += ["--steps", "3", "--validate-every", "3", "--name", "street dogs"]
     assert run(command) == 0
     shown = capsys.readouterr()
     assert "cat: no box to learn from" in shown.err and "training: " in shown.err
@@ -173,7 +172,7 @@ def test_the_command_from_snapshot_to_student(
     weights = (out / "torch" / "model.safetensors").read_bytes()
     for spoil in (
         lambda: truncate(out, "report.html"),
-        lambda: swapped_classes(out, read_manifest(out)),
+        lambda: swap_classes(out, read_manifest(out)),
     ):
         spoil()
         assert run(command) == 0  # its files are made again, without another training

@@ -54,7 +54,7 @@ def test_news_tell_pace_and_time_left(store):
 
 
 def test_a_watcher_of_a_quiet_job_hears_that_the_line_stands(served, monkeypatch):
-    monkeypatch.setattr(jobs, "TELL_EVERY_S", 0.2)
+    monkeypatch.setattr(jobs, "HEARTBEAT_S", 0.2)
     _, client = served
     client.jobs.create("quiet")
     watched = client.jobs.watch("quiet")
@@ -76,7 +76,7 @@ def test_a_stop_ends_those_who_follow(store):
         def follow(stream: object) -> None:
             try:
                 list(stream)  # type: ignore[call-overload]
-            except errors.ClientError as failure:
+            except errors.SecondlookError as failure:
                 ended.append(failure)
 
         threads = [threading.Thread(target=follow, args=(x,)) for x in (watched, followed)]

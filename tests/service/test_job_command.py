@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedProposer
 from job_images import try_again_soon
-from serving import png, serving
+from serving import png, server_settings, serving
 
 from secondlook.cli import run
 from secondlook.cli.jobs import job_command
-from secondlook.server.app import ServerOptions
 from secondlook.store import open_store
 
 
@@ -33,7 +32,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def address(tmp_path):
     """Of a server that keeps things and may read ``tmp_path``."""
-    options = ServerOptions(roots=(tmp_path,))
+    options = server_settings(image_roots=str(tmp_path))
     with (
         open_store(tmp_path / "data", serving=True) as store,
         serving(store=store, options=options) as s,
@@ -55,8 +54,8 @@ def test_every_job_command_explains_itself(name, capsys):
 def test_images_are_sent_watched_and_read(address, images, capsys):
     assert job(address, "create", "faces", images, "-c", "dog", "--watch") == 0
     shown = capsys.readouterr()
-    assert "faces: done, 2 labelled, 1 set aside" in shown.out
-    assert "set aside: bad.png: " in shown.err
+    assert "faces: done, 2 labelled, 1 failed" in shown.out
+    assert "failed: bad.png: " in shown.err
     assert job(address, "results", "faces") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(line["name"] for line in lines) == ["0.png", "1.png"]
@@ -70,7 +69,7 @@ def test_the_same_command_sends_the_rest(address, images, capsys):
     assert job(address, "create", "faces", images, "-c", "dog", "--watch") == 0
     (images / "2.png").write_bytes(png(shade=9))
     assert job(address, "create", "faces", images, "-c", "dog", "--watch") == 0
-    assert "faces: done, 3 labelled, 1 set aside" in capsys.readouterr().out
+    assert "faces: done, 3 labelled, 1 failed" in capsys.readouterr().out
     assert job(address, "create", "faces", images, "-c", "cat") == 1
     assert "faces" in capsys.readouterr().err
 
@@ -85,7 +84,7 @@ def test_a_folder_of_the_server_is_listed_and_shown(address, images, capsys):
     for part in (str(images), "dog", "bad.png", "bad_image"):
         assert part in shown
     assert job(address, "retry", "folder") == 0
-    assert "1 images are queued again" in capsys.readouterr().out
+    assert "1 image queued again" in capsys.readouterr().out
     assert job(address, "watch", "folder") == 0
     assert job(address, "cancel", "folder") == 0
     assert "folder: done" in capsys.readouterr().out
@@ -104,23 +103,23 @@ def test_a_cancelled_job_ends_its_watcher_with_1(tmp_path, images, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (("create", "x"), 2, "either IMAGES to send, or --folder"),
         (("create", "x", "nowhere"), 2, "nowhere does not exist"),
-        (("create", "x", "--folder", "/etc"), 1, "--allow-root"),
+        (("create", "x", "--folder", "/etc"), 1, "--image-roots"),
         (("show", "nobody"), 1, "there is no job 'nobody'"),
         (("results", "nobody"), 1, "nobody"),
         (("watch", "nobody"), 1, "nobody"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_line(address, capsys, words, code, told):
+def test_what_cannot_be_done_is_told_in_a_line(address, capsys, words, code, message):
     assert job(address, *words) == code
     shown = capsys.readouterr().err
-    assert told in shown and "Traceback" not in shown
+    assert message in shown and "Traceback" not in shown
 
 
-def test_a_server_that_keeps_nothing_is_told(capsys):
+def test_a_server_that_keeps_nothing_is_reported(capsys):
     with serving() as s:
         assert job(s.address, "list") == 1
     assert "--data FOLDER" in capsys.readouterr().err

@@ -3,22 +3,21 @@
 import grpc
 import pytest
 from job_client import numbered, wait
-from serving import serving
+from serving import server_settings, serving
 
-from secondlook.server.app import ServerOptions
 from secondlook_client import Client, errors
 from secondlook_client.v1 import jobs_pb2 as pb
 from secondlook_client.v1 import jobs_pb2_grpc
 
 
 @pytest.mark.parametrize("call", ["get", "cancel", "retry", "finish"])
-def test_a_job_that_is_not_there_is_told(served, call):
+def test_a_job_that_is_not_there_is_reported(served, call):
     _, client = served
     with pytest.raises(errors.NotFound, match="nobody"):
         getattr(client.jobs, call)("nobody")
 
 
-def test_streams_and_pages_of_a_job_that_is_not_there_are_told(served):
+def test_streams_and_pages_of_a_job_that_is_not_there_are_reported(served):
     _, client = served
     for found in (client.jobs.watch, client.jobs.results, client.jobs.failures):
         with pytest.raises(errors.NotFound, match="nobody"):
@@ -28,7 +27,7 @@ def test_streams_and_pages_of_a_job_that_is_not_there_are_told(served):
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         (pb.CreateJobRequest(name="a"), "has no source"),
         (pb.CreateJobRequest(upload=pb.UploadSource()), "1 to 200 printable"),
@@ -40,20 +39,20 @@ def test_streams_and_pages_of_a_job_that_is_not_there_are_told(served):
         (pb.OfferImagesRequest(keys=[1] * 10_001), "10,000 keys, got 10,001"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(served, request_, said):
+def test_requests_that_make_no_sense_are_refused(served, request_, message):
     s, _ = served
     with grpc.insecure_channel(s.address) as channel:
         method = type(request_).__name__.removesuffix("Request")
         with pytest.raises(grpc.RpcError) as refused:
             getattr(jobs_pb2_grpc.JobServiceStub(channel), method)(request_)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert said in refused.value.details()
+    assert message in refused.value.details()
 
 
 def test_a_cursor_that_none_can_be_is_refused(served):
     _, client = served
     client.jobs.create("c")
-    with pytest.raises(errors.InvalidRequest, match="cursor"):
+    with pytest.raises(errors.InvalidInput, match="cursor"):
         next(client.jobs.results("c", after=2**64 - 1))
 
 
@@ -73,7 +72,7 @@ def test_a_folder_is_read_only_where_it_is_allowed(store, tmp_path):
     (tmp_path / "in/deep").mkdir(parents=True)
     for number, data in numbered(5):
         (tmp_path / f"in/deep/{number}.png").write_bytes(data)
-    options = ServerOptions(roots=(tmp_path / "in",))
+    options = server_settings(image_roots=str(tmp_path / "in"))
     with serving(store=store, options=options) as s, Client(s.address) as client:
         job = client.jobs.create("folder", folder=str(tmp_path / "in"))
         assert (job.kind, job.folder) == ("folder", str(tmp_path / "in"))
@@ -85,5 +84,5 @@ def test_a_folder_is_read_only_where_it_is_allowed(store, tmp_path):
                 client.jobs.create("other", folder=folder)
         with pytest.raises(errors.NotFound):
             client.jobs.create("other", folder=str(tmp_path / "in/nowhere"))
-        with pytest.raises(errors.InvalidRequest, match="no upload"):
+        with pytest.raises(errors.InvalidInput, match="takes no uploads"):
             client.jobs.offer("folder", [1])

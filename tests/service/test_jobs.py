@@ -84,7 +84,7 @@ def test_without_a_number_name_and_content_are_the_identity(served):
     assert kept[0].key == kept[3].key and len({one.key for one in kept}) == 3
 
 
-def test_bad_images_are_set_aside_and_tried_again_when_asked(served):
+def test_bad_images_fail_and_are_retried_on_request(served):
     _, client = served
     client.jobs.create("mixed")
     images = [("good\0.png", png()), ("bad.png", b"no image"), ("empty.png", b"")]
@@ -95,7 +95,7 @@ def test_bad_images_are_set_aside_and_tried_again_when_asked(served):
     failed = {one.name: one for one in client.jobs.failures("mixed")}
     assert set(failed) == {"bad.png", "empty.png"}
     assert {one.reason for one in failed.values()} == {"bad_image"}
-    assert all(one.message and one.tries == 1 for one in failed.values())
+    assert all(one.message and one.attempts == 1 for one in failed.values())
     assert client.jobs.retry("mixed", reasons=["internal"]) == 0
     assert client.jobs.retry("mixed", reasons=["internal", "bad_image"]) == 2
     assert wait(client, "mixed").failed == 2
@@ -122,7 +122,7 @@ def test_cancelled_work_stops_and_stays_stopped(store):
         assert client.jobs.cancel("stop").state == "cancelled"
         job = wait(client, "stop")
         assert job.done < 60 and job.over
-        with pytest.raises(errors.InvalidRequest, match="is cancelled and takes no more"):
+        with pytest.raises(errors.InvalidInput, match="is cancelled and takes no more"):
             raise send(client, "stop", 1, start=99)[99]
 
 
@@ -206,7 +206,7 @@ def test_what_was_acknowledged_is_in_the_store(served, store):
         run_id = store.queue.get("kept").run_id
         assert store.queue.known(run_id, [number]) == {number}
     assert sum(1 for _ in store.blobs.all()) == 5
-    assert DOG.digest == store.records.run("kept").ontology.digest
+    assert DOG.digest == store.results.run("kept").ontology.digest
 
 
 def test_paths_are_uploaded_by_name(served, tmp_path):

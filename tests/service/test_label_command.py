@@ -52,7 +52,7 @@ def test_a_run_that_is_ended_goes_on_without_redoing_a_image(tmp_path, how):
     kept = names_done(out)
     assert 10 <= len(kept) < 60 and not (out / "coco.json").exists()
     if how is not signal.SIGKILL:
-        assert first.returncode == 130 and "the same command goes on from there" in told
+        assert first.returncode == 130 and "the same command continues from there" in told
         assert f"{len(kept)} of 60" in told
     log.unlink()
     second = label(folder, out, log=log)
@@ -99,7 +99,7 @@ def test_another_ontology_is_refused_until_fresh(tmp_path):
         (("--server", "127.0.0.1:1"), "127.0.0.1:1"),
         (("--format", "coco,tfrecord"), "'tfrecord' is none of coco, yolo, voc"),
         (("--proposer", "nonsense"), "nonsense"),
-        (("--floor", "7"), "--floor: expected a number from 0 to 1, got '7'"),
+        (("--score-floor", "7"), "--score-floor: expected a number from 0 to 1, got '7'"),
         (("--ontology", "classes.yaml"), "not both"),
         (("-c", "dog. cat"), "dog. cat"),
     ],

@@ -10,8 +10,8 @@ import pytest
 from fakes import ScriptedProposer
 from serving import png, serving, wait_until
 
-from secondlook.labeling.engine import EngineLimits
-from secondlook.server.app import CALLS_BESIDES
+from secondlook.config.settings import BatchingSettings
+from secondlook.server.app import EXTRA_CALLS
 from secondlook_client import AsyncClient, Client, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
@@ -20,7 +20,7 @@ ONE_TRY = RetryPolicy(unavailable_s=0)
 
 
 def test_sixteen_clients_share_batches():
-    limits = EngineLimits(max_wait_s=0.01)
+    limits = BatchingSettings(batching_window_ms=10)
     with serving(ScriptedProposer(delay_s=0.02), limits=limits) as s:
 
         def one_client(number):
@@ -59,7 +59,7 @@ def test_label_many_answers_every_key_once_and_reads_no_further_than_it_must():
 
 
 def test_label_many_retries_a_busy_server_and_loses_nothing():
-    limits = EngineLimits(max_images=2)
+    limits = BatchingSettings(max_in_flight=2)
     with (
         serving(ScriptedProposer(delay_s=0.005), limits=limits) as s,
         Client(s.address, retry=RetryPolicy(first_s=0.01)) as client,
@@ -70,7 +70,7 @@ def test_label_many_retries_a_busy_server_and_loses_nothing():
 
 def test_leaving_label_many_early_cancels_what_is_under_way():
     proposer = ScriptedProposer(delay_s=0.05)
-    limits = EngineLimits(propose_batch=1)
+    limits = BatchingSettings(propose_batch=1)
     with serving(proposer, limits=limits) as s, Client(s.address) as client:
         for _ in client.label_many(((i, png()) for i in range(100)), concurrency=16):
             break
@@ -102,7 +102,7 @@ def test_the_async_client_does_the_same():
 def test_a_full_server_says_when_to_come_back_and_the_client_does():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
-    limits = EngineLimits(propose_batch=1, max_images=2)
+    limits = BatchingSettings(propose_batch=1, max_in_flight=2)
     with (
         serving(proposer, limits=limits) as s,
         Client(s.address) as client,
@@ -130,10 +130,10 @@ def test_requests_that_never_arrive_whole_cannot_take_all_memory():
         never.wait(30)
         yield from ()
 
-    limits = EngineLimits(max_images=1)
+    limits = BatchingSettings(max_in_flight=1)
     with serving(limits=limits) as s, grpc.insecure_channel(s.address) as channel:
         upload = channel.stream_unary("/secondlook.v1.LabelingService/Label")
-        uploads = [upload.future(nothing()) for _ in range(limits.max_images * 2 + CALLS_BESIDES)]
+        uploads = [upload.future(nothing()) for _ in range(limits.max_in_flight * 2 + EXTRA_CALLS)]
         with Client(s.address, retry=RetryPolicy(longest_s=0.1)) as client:
             with pytest.raises(errors.Busy):
                 for _ in range(100):  # gRPC counts a call a moment after it was made

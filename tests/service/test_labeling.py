@@ -7,15 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
-from serving import DOG, png, serving, wait_until
+from serving import DOG, png, server_settings, serving, wait_until
 
-from secondlook.core.errors import BadSetting, Unavailable
-from secondlook.core.images import ImageLimits
-from secondlook.core.ontology import ClassSpec as ServiceClass
-from secondlook.core.ontology import Ontology
-from secondlook.labeling.engine import Engine, EngineLimits
-from secondlook.server.app import ServerOptions, running_server
+from secondlook.config.settings import BatchingSettings, ImageSettings
+from secondlook.labeling.engine import Engine
+from secondlook.server.app import max_message_bytes, running_server
 from secondlook_client import ClassSpec, Client, Outcome, RetryPolicy, errors
+from secondlook_client.errors import BadSetting, Unavailable
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
@@ -90,23 +88,30 @@ def test_info_tells_what_runs():
             "scripted@v0",
             ("dog",),
         )
-        assert info.max_message_bytes == ServerOptions().max_message_bytes
+        assert info.max_message_bytes == max_message_bytes(ImageSettings())
         assert info.max_images == 64
+
+
+def unchecked(name, **fields):
+    """A class as a client without checks of its own would send it."""
+    spec = ClassSpec(name)
+    for field, value in fields.items():
+        object.__setattr__(spec, field, value)
+    return spec
 
 
 BAD = [
     (b"", {}, errors.BadImage, "bad_image", "empty"),
-    (b"no image", {}, errors.BadImage, "bad_image", "no image"),
+    (b"no image", {}, errors.BadImage, "bad_image", "not an image"),
     (png()[:50], {}, errors.BadImage, "bad_image", "truncated"),
     (png(300, 10), {}, errors.ImageTooLarge, "image_too_large", "300"),
     (png(), {"classes": []}, errors.BadOntology, "bad_ontology", "no class"),
     (png(), {"classes": ["a.b"]}, errors.BadOntology, "bad_ontology", "phrase"),
     (png(), {"classes": ["a", "A"]}, errors.BadOntology, "bad_ontology", "twice"),
-    (png(), {"classes": [ClassSpec("a", accept=2)]}, errors.BadOntology, "bad_ontology", "accept"),
-    (png(), {"classes": [ClassSpec("a", view="x")]}, errors.BadOntology, "bad_ontology", "view"),
+    (png(), {"classes": [unchecked("a", accept=2)]}, errors.BadOntology, "bad_ontology", "accept"),
     (png(), {"classes": "dog"}, errors.BadOntology, "bad_ontology", "list"),
-    (png(), {"name": "n" * 5000}, errors.InvalidRequest, "bad_request", "4,096"),
-    (png(), {"detail": "some"}, errors.InvalidRequest, "invalid_request", "all"),
+    (png(), {"name": "n" * 5000}, errors.InvalidInput, "bad_request", "4,096"),
+    (png(), {"detail": "some"}, errors.InvalidInput, "invalid_input", "all"),
 ]
 
 
@@ -114,13 +119,20 @@ BAD = [
 def test_bad_input_is_refused_by_name_and_nothing_else_is_lost(
     image, arguments, kind, reason, says
 ):
-    options = ServerOptions(image_limits=ImageLimits(max_side=200))
+    options = server_settings(max_image_side=200)
     with serving(options=options) as s, Client(s.address) as client:
         with pytest.raises(kind, match=says) as caught:
             client.label(image, **arguments)
         assert caught.value.reason == reason
         assert s.proposer.batches == []
         assert client.label(png()).labels
+
+
+@pytest.mark.parametrize(("fields", "says"), [({"accept": 2}, "accept"), ({"view": "x"}, "view")])
+def test_a_class_that_makes_no_sense_is_refused_before_it_is_sent(fields, says):
+    with pytest.raises(errors.BadOntology, match=says) as caught:
+        ClassSpec("a", **fields)
+    assert caught.value.reason == "bad_ontology"
 
 
 def test_no_ontology_anywhere_is_told():
@@ -133,12 +145,12 @@ def test_no_ontology_anywhere_is_told():
 def test_a_phrase_that_the_model_refuses_fails_its_own_request_only():
     def script(image, phrases):
         if "long" in phrases:
-            from secondlook.core.errors import BadOntology
+            from secondlook_client.errors import BadOntology
 
             raise BadOntology("the phrase has 300 tokens; at most 254")
         return [((0, 0, 10, 10), dict.fromkeys(phrases, 0.9))]
 
-    limits = EngineLimits(max_wait_s=0.2)
+    limits = BatchingSettings(batching_window_ms=200)
     with serving(ScriptedProposer(script), limits=limits) as s, Client(s.address) as client:
         items = [(name, png()) for name in "ab"]
         with ThreadPoolExecutor(2) as pool:
@@ -178,7 +190,7 @@ def test_an_unavailable_model_is_told_as_such_after_tries():
 
 
 def test_a_message_over_the_limit_is_told_in_words_and_not_retried():
-    options = ServerOptions(image_limits=ImageLimits(max_bytes=1000))
+    options = server_settings(max_image_bytes=1000)
     with serving(options=options) as s, Client(s.address) as client:
         with pytest.raises(errors.ImageTooLarge, match="1,000"):
             client.label(b"x" * 2000)
@@ -192,7 +204,7 @@ def test_a_message_over_the_limit_is_told_in_words_and_not_retried():
 def test_a_deadline_that_passes_in_the_queue_computes_nothing():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
-    limits = EngineLimits(propose_batch=1)
+    limits = BatchingSettings(propose_batch=1)
     with serving(proposer, limits=limits) as s, Client(s.address) as client:
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(client.label, png(), name="first")
@@ -223,7 +235,7 @@ def test_a_cancelled_call_is_not_computed():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
     with (
-        serving(proposer, limits=EngineLimits(propose_batch=1)) as s,
+        serving(proposer, limits=BatchingSettings(propose_batch=1)) as s,
         grpc.insecure_channel(s.address) as channel,
         Client(s.address) as client,
     ):
@@ -251,8 +263,8 @@ def test_a_port_in_use_is_told_and_the_first_server_goes_on():
     with serving() as s:
         port = int(s.address.rsplit(":", 1)[1])
         for options, says in (
-            (ServerOptions(port=port), "in use"),
-            (ServerOptions(host="192.0.2.1"), "cannot listen"),
+            (server_settings(port=port), "in use"),
+            (server_settings(host="192.0.2.1"), "cannot listen"),
         ):
             refused = running_server(s.engine, DOG, options)
             with pytest.raises(BadSetting, match=says):
@@ -262,12 +274,13 @@ def test_a_port_in_use_is_told_and_the_first_server_goes_on():
 
 
 def test_repeated_ontologies_are_built_once():
-    from secondlook.server.converters import Ontologies, ontology_message
+    from secondlook.server.converters import Ontologies
+    from secondlook_client.wire import ontology_message
 
     ontologies = Ontologies(DOG, size=2)
-    request = pb.LabelRequest(ontology=ontology_message(DOG))
+    request = pb.LabelRequest(ontology=ontology_message(DOG.classes))
     first = ontologies.of(request)
     assert first == DOG and ontologies.of(request) is first
     for name in "abc":
-        ontologies.of(pb.LabelRequest(ontology=ontology_message(Ontology((ServiceClass(name),)))))
+        ontologies.of(pb.LabelRequest(ontology=ontology_message((ClassSpec(name),))))
     assert ontologies.of(request) is not first

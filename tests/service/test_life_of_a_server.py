@@ -18,14 +18,14 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving import DOG, png, serving
+from serving import DOG, png, server_settings, serving
 
-from secondlook.core.errors import BadSetting
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.server.app import SERVICES, Server, ServerOptions
+from secondlook.server.app import SERVICES, Server
 from secondlook.server.json_logs import JsonFormatter
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
+from secondlook_client.errors import BadSetting
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
@@ -124,12 +124,12 @@ def test_what_is_not_finished_in_the_grace_is_cancelled():
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
     with ThreadPoolExecutor(1) as pool:
-        with serving(proposer, options=ServerOptions(grace_s=0.2)) as s:
+        with serving(proposer, options=server_settings(grace_s=0.2)) as s:
             client = Client(s.address, retry=ONE_TRY)
             stuck = pool.submit(client.label, png(), timeout_s=20)
             assert proposer.started.wait(10)
             threading.Timer(0.8, gate.set).start()
-        assert isinstance(stuck.exception(timeout=10), errors.ClientError)
+        assert isinstance(stuck.exception(timeout=10), errors.SecondlookError)
         client.close()
 
 
@@ -139,7 +139,7 @@ sys.path.insert(0, {tests!r})
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG
 from secondlook.labeling.engine import Engine
-from secondlook.core.errors import BadSetting
+from secondlook_client.errors import BadSetting
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.server.app import serve
 from secondlook.server.json_logs import configure
@@ -179,7 +179,7 @@ def test_a_signal_ends_the_process_in_order(number):
 
 
 def test_metrics_count_calls_batches_outcomes_and_frames():
-    options = ServerOptions(metrics_port=0)
+    options = server_settings(metrics_port=0)
     with serving(options=options) as s, Client(s.address) as client:
         client.label(png())
         with pytest.raises(errors.BadImage):
@@ -202,7 +202,7 @@ def test_metrics_count_calls_batches_outcomes_and_frames():
         'secondlook_batch_size_count{stage="verify"} 2.0',
         'secondlook_judgements_total{outcome="accept"} 2.0',
         'secondlook_frames_total{answer="labelled"} 1.0',
-        "secondlook_images_inside 0.0",
+        "secondlook_images_in_flight 0.0",
     ):
         assert line in text
     with pytest.raises(OSError):
@@ -218,7 +218,7 @@ def test_metrics_are_off_unless_asked_for_and_a_taken_port_is_told():
     with serving() as s:
         assert s.server.metrics_port is None
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        options = ServerOptions(metrics_port=taken.getsockname()[1])
+        options = server_settings(metrics_port=taken.getsockname()[1])
         with pytest.raises(BadSetting, match="choose another metrics port"):
             serving(options=options).__enter__()
 
@@ -228,24 +228,21 @@ def test_it_listens_on_loopback_unless_told_otherwise(caplog):
     with serving() as s:
         assert s.address.startswith("127.0.0.1:")
     assert not caplog.records
-    with serving(options=ServerOptions(host="0.0.0.0")):
+    with serving(options=server_settings(host="0.0.0.0")):
         assert any("without TLS" in record.message for record in caplog.records)
 
 
 def test_each_error_of_the_service_travels_as_its_own_status():
-    from secondlook.core import errors as service_errors
-    from secondlook.core.errors import SecondlookError
-
     kinds = [
         kind
-        for kind in vars(service_errors).values()
-        if isinstance(kind, type) and issubclass(kind, SecondlookError)
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.SecondlookError)
     ]
     assert len(kinds) > 12
     box = [((0, 0, 9, 9), {"dog": 0.9})]
 
     def script(image, phrases):
-        kind = getattr(service_errors, image.name, None)
+        kind = getattr(errors, image.name, None)
         if kind is not None:
             raise kind("cause; way out")
         return box
@@ -263,7 +260,7 @@ def test_each_error_of_the_service_travels_as_its_own_status():
                 caught.value.code().name, caught.value.details(), trailing, s.address
             )
             assert typed.reason == kind("x").reason
-            assert type(typed) is not errors.ClientError
+            assert type(typed) is not errors.SecondlookError
 
 
 def test_log_lines_are_json_whatever_is_in_them():

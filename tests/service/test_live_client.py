@@ -9,11 +9,9 @@ from collections import Counter
 import pytest
 from fakes import ScriptedProposer
 from flaky_line import FlakyLine
-from serving import png, serving
+from serving import png, server_settings, serving
 
-from secondlook.core.images import ImageLimits
-from secondlook.labeling.engine import EngineLimits
-from secondlook.server.app import ServerOptions
+from secondlook.config.settings import BatchingSettings
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
 
 QUICK = RetryPolicy(first_s=0.02, longest_s=0.2, unavailable_s=20)
@@ -23,7 +21,7 @@ WIDE = LiveOptions(max_pending=100, max_under_way=8, server_pending=32)
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
     """A server that stops does not wait for the streams that are open."""
-    monkeypatch.setattr("secondlook.server.app.LAST_WORDS_S", 0.05)
+    monkeypatch.setattr("secondlook.server.app.CLOSE_S", 0.05)
 
 
 def drain(stream):
@@ -129,7 +127,7 @@ def test_closing_reports_what_was_left():
 
 
 def test_an_oversize_frame_fails_alone():
-    options = ServerOptions(image_limits=ImageLimits(max_bytes=10_000))
+    options = server_settings(max_image_bytes=10_000)
     huge = b"x" * (options.max_message_bytes + 1)
     with (
         serving(options=options) as s,
@@ -241,7 +239,7 @@ def test_the_async_stream_does_the_same():
         assert any(kind(f) == "result" for f in found)
         assert [f.key for f in found if f.error] == [149]
 
-    limits = EngineLimits(max_wait_s=0.001)
+    limits = BatchingSettings(batching_window_ms=1)
     with serving(ScriptedProposer(delay_s=0.002), limits=limits) as s, FlakyLine(s.address) as line:
         asyncio.run(run(line.address, line))
 

@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from registered import freeze_quarters, student
-from serving import serving
+from registered import freeze_quarters, student_of_snapshot
+from serving import server_settings, serving
 from students import write_student
 
 from secondlook.cli import run
-from secondlook.detector.manifest import USUAL_SIZE, read_manifest, verify_files
+from secondlook.detector.manifest import DEFAULT_SIZE, read_manifest, verify_files
 from secondlook.jobs import training as trainer
-from secondlook.server.app import ServerOptions
 from secondlook.store import open_store
-from secondlook.store.training_jobs import TrainingOrder
+from secondlook.store.training_jobs import TrainingSpec
 from secondlook.training.settings import TrainingSettings
 from secondlook_client import Client
-from secondlook_client.errors import InvalidRequest, NotFound
+from secondlook_client.errors import InvalidInput, NotFound
 
 PROGRAM = Path(__file__).parents[1] / "support" / "training_program.py"
 
@@ -29,9 +28,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]
     """Arguments that name a store with the snapshot ``s``, whose students lie beside it."""
     with open_store(tmp_path / "data") as store:
         snapshot = freeze_quarters(store, "s")
-        student(tmp_path / "first", snapshot)
-        student(tmp_path / "second", snapshot, seed=1)
-        student(tmp_path / "blind", snapshot, seed=2, classes=("person",))
+        student_of_snapshot(tmp_path / "first", snapshot)
+        student_of_snapshot(tmp_path / "second", snapshot, seed=1)
+        student_of_snapshot(tmp_path / "blind", snapshot, seed=2, classes=("person",))
         if request.param == "--server":
             with serving(store=store) as running:
                 yield ["--server", running.address]
@@ -49,7 +48,7 @@ def test_a_model_from_its_first_version_to_a_roll_back(place, tmp_path, capfd) -
         return run(["models", *arguments, *place])
 
     assert models("list") == 0
-    assert "there is no model yet" in told(capfd)[0]
+    assert "there is no model;" in told(capfd)[0]
     assert models("add", str(tmp_path / "first")) == 0
     assert "version 1 of 'street'; `secondlook models promote street 1`" in told(capfd)[0]
     assert models("show", "street") == 1
@@ -60,7 +59,7 @@ def test_a_model_from_its_first_version_to_a_roll_back(place, tmp_path, capfd) -
     assert models("add", str(tmp_path / "blind")) == 0
     capfd.readouterr()
     assert models("promote", "street", "3") == 1
-    assert "finds less: mAP50 0.500 against 1.000 of version 1" in told(capfd)[1]
+    assert "is worse: mAP50 0.500 against 1.000 of version 1" in told(capfd)[1]
     assert models("promote", "street", "2") == 0
     assert "mAP50 1.000 against 1.000" in told(capfd)[0]
     assert models("promote", "street", "3", "--force") == 0
@@ -81,7 +80,7 @@ def test_a_model_from_its_first_version_to_a_roll_back(place, tmp_path, capfd) -
     assert json.loads(capfd.readouterr().out)["report"] == {"map": 0.5, "map50": 0.8}
     out_folder = tmp_path / "out"
     assert models("download", "street", "--out", str(out_folder)) == 0
-    assert "holds version 2 of 'street'" in told(capfd)[0]
+    assert "has version 2 of 'street'" in told(capfd)[0]
     verify_files(out_folder, read_manifest(out_folder))
     assert models("download", "street", "1", "--out", str(out_folder)) == 1
     assert "holds something else than this version" in told(capfd)[1]
@@ -104,17 +103,17 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path, capfd, monkeypatch) -> None
 def training_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server that trains with a program of the tests."""
     write_student(tmp_path / "student")
-    monkeypatch.setattr(trainer, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("secondlook.server.models.WATCH_EVERY_S", 0.05)
+    monkeypatch.setattr(trainer, "POLL_S", 0.05)
+    monkeypatch.setattr("secondlook.server.models.POLL_S", 0.05)
 
     def command(training, address: str, out: Path) -> list[str]:
         with Client(address) as back:  # what a training does first
-            assert back.datasets.get(training.order.snapshot).classes
-        size = {"pico": "trains", "nano": "waits", "small": "fails"}[training.order.size]
+            assert back.datasets.get(training.spec.snapshot).classes
+        size = {"pico": "trains", "nano": "waits", "small": "fails"}[training.spec.size]
         return [sys.executable, str(PROGRAM), size, str(tmp_path / "student"), str(out)]
 
     monkeypatch.setattr(trainer, "distill_command", command)
-    options = ServerOptions(trainings=tmp_path / "data" / "trainings", host="0.0.0.0")
+    options = server_settings(data=str(tmp_path / "data"), host="0.0.0.0")
     with open_store(tmp_path / "data") as store:
         freeze_quarters(store, "s")
         with serving(store=store, options=options) as running:
@@ -124,7 +123,7 @@ def training_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_the_service_trains(training_server: str, capfd) -> None:
     at = ["--server", training_server]
     assert run(["models", "trainings", *at]) == 0
-    assert "there is no training yet" in told(capfd)[0]
+    assert "there is no training;" in told(capfd)[0]
     assert run(["models", "train", "street", "s", "--size", "pico", "--watch", *at]) == 0
     out, err = told(capfd)
     assert "training 1: done, version 1 of 'street'" in out and "mAP50 0.500" in err
@@ -151,10 +150,10 @@ def test_the_size_is_that_of_the_embedded_start_unless_another_is_asked_for(
 ) -> None:
     assert run(["models", "train", "street", "s", "--watch", "--server", training_server]) == 0
     with Client(training_server) as client:
-        assert client.models.training(1).size == USUAL_SIZE
-        assert client.models.train("street", "s").size == USUAL_SIZE
+        assert client.models.training(1).size == DEFAULT_SIZE
+        assert client.models.train("street", "s").size == DEFAULT_SIZE
         assert [training.state for training in client.models.watch(2)][-1] == "done"
-    assert TrainingOrder("street", "s").size == TrainingSettings().size == USUAL_SIZE
+    assert TrainingSpec("street", "s").size == TrainingSettings().size == DEFAULT_SIZE
 
 
 def test_an_order_that_makes_no_sense_is_refused(training_server: str) -> None:
@@ -166,7 +165,7 @@ def test_an_order_that_makes_no_sense_is_refused(training_server: str) -> None:
             ({"model": "../x"}, "letters, digits"),
             ({"seed": -1}, "from 0, got -1"),
         ):
-            with pytest.raises(InvalidRequest, match=words):
+            with pytest.raises(InvalidInput, match=words):
                 client.models.train(**{"model": "street", "snapshot": "s"} | wrong)
         with pytest.raises(NotFound, match="no snapshot 'nothing'"):
             client.models.train("street", "nothing")

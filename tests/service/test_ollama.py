@@ -13,18 +13,21 @@ import pytest
 from ollama_server import DIGEST, Behaviour, FakeOllama, Top
 from PIL import Image as PILImage
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, NotFound, Unavailable
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Answer, Ask, Image, Outcome, Proposals
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Ask, Image, Proposals
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models import ollama as adapter
 from secondlook.models.ollama import OllamaVerifier
-from secondlook.models.remote import Patience
+from secondlook.models.remote import RetryLimits
+from secondlook_client.errors import BadSetting, NotFound, Unavailable
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.retry import RetryPolicy
+from secondlook_client.values import Answer, Outcome
 
 RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)
 BLUE = np.full((30, 30, 3), (20, 20, 200), np.uint8)
-QUICK = Patience(1.0, tries=4, first_wait_s=0.01, longest_wait_s=0.02)
+SOON = RetryPolicy(first_s=0.01, longest_s=0.02)
+QUICK = RetryLimits(1.0, tries=4, backoff=SOON)
 
 
 def by_colour(question: str, image: PILImage.Image) -> list[Top]:
@@ -46,12 +49,14 @@ def server() -> Iterator[FakeOllama]:
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "LOAD_S", 1.0)
     monkeypatch.setattr(
-        adapter, "Patience", lambda total_s: Patience(total_s, 4, 0.01, longest_wait_s=0.02)
+        adapter,
+        "RetryLimits",
+        lambda total_s: RetryLimits(total_s, 4, SOON),
     )
 
 
 def load(server: FakeOllama, **options: Any) -> OllamaVerifier:
-    given = ModelOptions(**{"timeout_s": 1.0, "concurrency": 2, **options})
+    given = ModelSettings(**{"backend_timeout_s": 1.0, "backend_concurrency": 2, **options})
     return adapter.load(f"moondream@{server.url}", given)
 
 
@@ -166,7 +171,7 @@ def test_a_body_that_is_no_object_does_not_break_the_error_path(server: FakeOlla
 
 
 def test_a_hanging_server_is_left_in_time(server: FakeOllama) -> None:
-    verifier = load(server, timeout_s=0.3, concurrency=1)
+    verifier = load(server, backend_timeout_s=0.3, backend_concurrency=1)
     server.behaviour.fault = lambda number: "hang"
     answers = verifier.answer([Ask(RED, ("Red?", "Blue?", "Green?"))])[0]
     assert [answer.p_yes for answer in answers] == [None] * 3
@@ -191,7 +196,7 @@ def test_a_model_that_was_removed_is_no_verdict_and_not_tried_again(server: Fake
 
 
 def test_one_view_that_fails_leaves_the_others(server: FakeOllama) -> None:
-    verifier = load(server, concurrency=1)
+    verifier = load(server, backend_concurrency=1)
 
     before = len(server.requests)
     server.behaviour.fault = lambda number: "500" if before + 1 < number <= before + 5 else ""
@@ -201,7 +206,7 @@ def test_one_view_that_fails_leaves_the_others(server: FakeOllama) -> None:
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None:
-    verifier = load(server, concurrency=limit)
+    verifier = load(server, backend_concurrency=limit)
     server.most_at_once = 0
     server.behaviour.meeting = limit
     asks = [Ask(RED, ("red?", "blue?"))] * 3
@@ -217,9 +222,12 @@ def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (lambda question, image: [[("", 1.0)]], "did not answer a plain question"),
-        (lambda question, image: [[("Yes", 0.9), ("No", 0.1)]], "answers a drawn red disc wrong"),
-        (lambda question, image: [[("I", 0.9)]], "did not answer a plain question"),
+        (lambda question, image: [[("", 1.0)]], "did not answer a simple question"),
+        (
+            lambda question, image: [[("Yes", 0.9), ("No", 0.1)]],
+            "is wrong about a synthetic red disc",
+        ),
+        (lambda question, image: [[("I", 0.9)]], "did not answer a simple question"),
     ],
 )
 def test_the_start_up_test_warns(
@@ -250,7 +258,7 @@ def test_a_missing_model_says_how_to_get_it(server: FakeOllama) -> None:
 
 def test_a_model_that_cannot_see_is_refused(server: FakeOllama) -> None:
     server.behaviour.models = {"moondream:latest": ("completion",)}
-    with pytest.raises(BadSetting, match="cannot see images"):
+    with pytest.raises(BadSetting, match="takes no images"):
         load(server)
 
 
@@ -262,4 +270,4 @@ def test_no_server_says_how_to_start_one(server: FakeOllama) -> None:
 
 def test_no_model_named() -> None:
     with pytest.raises(BadSetting, match="ollama:MODEL"):
-        adapter.load("", ModelOptions())
+        adapter.load("", ModelSettings())

@@ -8,12 +8,13 @@ import pytest
 from openai_server import Behaviour, FakeOpenAI, Top
 from PIL import Image as PILImage
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, NotFound, Unavailable
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Ask
 from secondlook.models import openai as adapter
 from secondlook.models.openai import KEY_VARIABLE, OpenAIVerifier
-from secondlook.models.remote import Patience, packed
+from secondlook.models.remote import RetryLimits, encode_view
+from secondlook_client.errors import BadSetting, NotFound, Unavailable
+from secondlook_client.retry import RetryPolicy
 
 RED = np.full((40, 50, 3), (200, 20, 20), np.uint8)
 TRIES = 4
@@ -37,12 +38,14 @@ def server() -> Iterator[FakeOpenAI]:
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        adapter, "Patience", lambda total_s: Patience(total_s, TRIES, 0.01, longest_wait_s=0.02)
+        adapter,
+        "RetryLimits",
+        lambda total_s: RetryLimits(total_s, TRIES, RetryPolicy(first_s=0.01, longest_s=0.02)),
     )
 
 
 def load(server: FakeOpenAI, **options: Any) -> OpenAIVerifier:
-    given = ModelOptions(**{"timeout_s": 2.0, "concurrency": 2, **options})
+    given = ModelSettings(**{"backend_timeout_s": 2.0, "backend_concurrency": 2, **options})
     return adapter.load(f"tiny-vlm@{server.url}", given)
 
 
@@ -93,7 +96,7 @@ def test_a_lasting_refusal_is_no_verdict(server: FakeOpenAI, status: int, tries:
 
 
 def test_retry_after_is_kept_to_and_never_waited_out_beyond_the_limit(server: FakeOpenAI) -> None:
-    verifier = load(server, timeout_s=0.5)
+    verifier = load(server, backend_timeout_s=0.5)
     before = len(server.requests)
     server.behaviour.status = lambda number: 429
     server.behaviour.headers = {"Retry-After": "30"}
@@ -140,7 +143,7 @@ def test_no_server_and_no_address(server: FakeOpenAI) -> None:
     with pytest.raises(Unavailable, match="no server answers"):
         load(server)
     with pytest.raises(BadSetting, match="openai:MODEL@http"):
-        adapter.load("tiny-vlm", ModelOptions())
+        adapter.load("tiny-vlm", ModelSettings())
 
 
 def test_the_digest_outlives_a_restart_and_tells_models_apart() -> None:
@@ -151,7 +154,7 @@ def test_the_digest_outlives_a_restart_and_tells_models_apart() -> None:
 
 def test_views_travel_whole_and_large_ones_small() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
-    assert packed(noise).startswith(b"\x89PNG")
+    assert encode_view(noise).startswith(b"\x89PNG")
     large = np.tile(noise, (6, 6, 1))
-    assert packed(large).startswith(b"\xff\xd8")
-    assert len(packed(large)) < large.nbytes
+    assert encode_view(large).startswith(b"\xff\xd8")
+    assert len(encode_view(large)) < large.nbytes

@@ -17,9 +17,9 @@ SOON_S = 30.0
 def client(store, monkeypatch):
     """Of a server that never looks for changes by itself."""
     for module, name in (
-        (runner, "LOOK_EVERY_S"),
+        (runner, "POLL_S"),
         (worker, "POLL_S"),
-        (jobs, "LOOK_EVERY_S"),
+        (jobs, "POLL_S"),
     ):
         monkeypatch.setattr(module, name, NEVER_S)
     with serving(store=store) as served, Client(served.address) as client:

@@ -15,8 +15,9 @@ from serving import Serving, serving
 
 from secondlook.store import Store, open_store
 from secondlook_client import Client, RetryPolicy
-from secondlook_client.dataset import SnapshotDataset, SnapshotQuery
-from secondlook_client.errors import CacheUnusable, Damaged, InvalidRequest, Unavailable
+from secondlook_client.dataset import SnapshotDataset
+from secondlook_client.errors import CacheUnusable, Damaged, InvalidInput, Unavailable
+from secondlook_client.values import SnapshotQuery
 
 HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
 AT_ONCE = RetryPolicy(unavailable_s=0)
@@ -71,7 +72,7 @@ def test_splits_and_shards_part_the_snapshot(served: Serving, tmp_path: Path) ->
     assert sorted(sha256 for part in parts for sha256 in part) == whole
     assert 0 < len(whole) < 40
     for wrong in ({"shard": 3, "shards": 3}, {"shard": -1}, {"split": "test"}):
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(InvalidInput):
             dataset(served, tmp_path, **wrong)
 
 
@@ -128,7 +129,7 @@ def test_a_wrong_image_never_reaches_the_training(
     served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = dataset(served, tmp_path)
-    monkeypatch.setattr("secondlook.store.blobs.checked", lambda sha256, content: b"wrong")
+    monkeypatch.setattr("secondlook.store.blobs.verify_hash", lambda sha256, content: b"wrong")
     with pytest.raises(Damaged, match="other bytes than its hash says"):
         data[0]
     assert stamps(tmp_path) == {}
@@ -137,7 +138,7 @@ def test_a_wrong_image_never_reaches_the_training(
 def test_the_hash_that_was_asked_for_is_insisted_on(served: Serving, tmp_path: Path) -> None:
     manifest = dataset(served, tmp_path).snapshot.manifest
     assert len(dataset(served, tmp_path, manifest=manifest)) == 40
-    with pytest.raises(InvalidRequest, match="removed and made anew"):
+    with pytest.raises(InvalidInput, match="removed and made anew"):
         dataset(served, tmp_path, manifest="0" * 64)
 
 

@@ -10,8 +10,8 @@ import pytest
 from fakes import ScriptedProposer
 from serving import png, serving
 
-from secondlook.labeling.engine import EngineLimits
-from secondlook.server.streams import AT_WORK
+from secondlook.config.settings import BatchingSettings
+from secondlook.server.streams import CONCURRENT_FRAMES
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
@@ -84,7 +84,7 @@ def test_the_newest_win_and_at_most_max_pending_wait():
 
     dropped = threading.Event()
     with (
-        serving(ScriptedProposer(gate=gate), limits=EngineLimits(max_wait_s=0)) as s,
+        serving(ScriptedProposer(gate=gate), limits=BatchingSettings(batching_window_ms=0)) as s,
         grpc.insecure_channel(s.address) as channel,
     ):
         stub = labeling_pb2_grpc.LabelingServiceStub(channel)
@@ -94,16 +94,16 @@ def test_the_newest_win_and_at_most_max_pending_wait():
                 kinds[response.answer.sequence] = response.answer.WhichOneof("answer")
             else:
                 assert response.opened.max_pending == 3
-            if list(kinds.values()).count("dropped") == sent - 3 - AT_WORK:
+            if list(kinds.values()).count("dropped") == sent - 3 - CONCURRENT_FRAMES:
                 dropped.set()
     kept = [n for n, kind in kinds.items() if kind == "labelled"]
-    assert len(kinds) == sent and len(kept) == 3 + AT_WORK
+    assert len(kinds) == sent and len(kept) == 3 + CONCURRENT_FRAMES
     assert set(kept) >= {sent - 3, sent - 2, sent - 1}
 
 
 def test_frames_are_dropped_with_the_reason_when_others_fill_the_server():
     gate = threading.Event()
-    limits = EngineLimits(max_images=1, propose_batch=1)
+    limits = BatchingSettings(max_in_flight=1, propose_batch=1)
     with (
         serving(ScriptedProposer(gate=gate), limits=limits) as s,
         grpc.insecure_channel(s.address) as channel,
@@ -179,7 +179,7 @@ def test_a_breach_of_the_protocol_is_refused_in_words(requests, status, reason, 
 
 def test_a_client_that_goes_away_leaves_nothing_behind():
     gate = threading.Event()
-    limits = EngineLimits(propose_batch=1)
+    limits = BatchingSettings(propose_batch=1)
     with serving(ScriptedProposer(gate=gate), limits=limits) as s:
         with grpc.insecure_channel(s.address) as channel:
             stub = labeling_pb2_grpc.LabelingServiceStub(channel)
@@ -192,4 +192,4 @@ def test_a_client_that_goes_away_leaves_nothing_behind():
         while s.engine.depth():
             assert time.monotonic() < ends
             time.sleep(0.01)
-        assert sum(s.proposer.batches) <= AT_WORK
+        assert sum(s.proposer.batches) <= CONCURRENT_FRAMES

@@ -61,7 +61,7 @@ def database_crashed(postgres: Postgres) -> Fault:
 
 
 def disturb(trial: Trial, count: int, seed: int, postgres: Postgres | None = None) -> None:
-    """Label everything while ``count`` things go wrong; nothing is lost, nothing set aside."""
+    """Label everything while ``count`` things go wrong; nothing is lost and no image fails."""
     chance = random.Random(seed)
     kinds: list[Fault] = [blobs_gone, disk_full, database_locked]
     if postgres:
@@ -77,4 +77,4 @@ def disturb(trial: Trial, count: int, seed: int, postgres: Postgres | None = Non
                 time.sleep(chance.uniform(0.2, 1.5))
         trial.finish()
     server.stop()
-    trial.inspect(whole=True)
+    trial.inspect(complete=True)

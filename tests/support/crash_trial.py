@@ -23,9 +23,10 @@ from sqlalchemy import func, select
 
 from secondlook.store import Store, open_store
 from secondlook.store.integrity import check
-from secondlook.store.queue import ItemState, JobState
+from secondlook.store.queue import ItemState
 from secondlook.store.schema import decisions, images, items, runs
 from secondlook_client import Client, RetryPolicy, SpoolLimits
+from secondlook_client.values import JobState
 
 TESTS = Path(__file__).parent
 JOB, STREAM = "folder", "camera"
@@ -85,8 +86,8 @@ class Trial:
         """Decision by item, as found after earlier crashes."""
         self._sent: dict[int, int] = {}
         """Frames by the number that the spool gave them."""
-        self.heard: list[int] = []
-        """Cursors of the folder's results, in the order in which the client was told."""
+        self.received: list[int] = []
+        """Cursors of the folder's results, in the order in which the client received them."""
         self._allowed = threading.Semaphore(0)
         self._stopped = threading.Event()
         self._servers: list[Server] = []
@@ -143,7 +144,7 @@ class Trial:
         with self._client() as client:
             client.jobs.create(JOB, folder=str(self.folder / "images"), reuse=True, timeout_s=END_S)
             for result in client.jobs.results(JOB, follow=True):
-                self.heard.append(result.cursor)
+                self.received.append(result.cursor)
 
     def _client(self) -> Client:
         patient = RetryPolicy(longest_s=0.5, unavailable_s=END_S)
@@ -156,7 +157,7 @@ class Trial:
 
     def start(self) -> Server:
         """A server's life begins."""
-        flags = ["--data", self.data, "--allow-root", self.folder, "--port", self.port]
+        flags = ["--data", self.data, "--image-roots", self.folder, "--port", self.port]
         flags += ["--ontology", self.folder / "ontology.yaml", "--log-level", "error"]
         flags += ["--proposer", f"scripted_models:bright_half:{self._pause_s}"]
         flags += ["--verifier", "scripted_models:agreeable:dog"]
@@ -193,19 +194,19 @@ class Trial:
                 self.advance(self.frames)
             self.finish()
         server.stop()
-        self.inspect(whole=True)
+        self.inspect(complete=True)
 
     def finish(self) -> None:
         """Wait until everything is labelled."""
         ends = time.monotonic() + END_S
-        while not self._is_whole():
+        while not self._is_complete():
             assert time.monotonic() < ends, self.log()
             time.sleep(0.2)
 
-    def _is_whole(self) -> bool:
+    def _is_complete(self) -> bool:
         with self.opened() as store:
             jobs = {job.name: job for job in store.queue.list_jobs()}
-        assert not any(job.failed for job in jobs.values()), "an image was set aside"
+        assert not any(job.failed for job in jobs.values()), "an image failed"
         ready = JOB in jobs and jobs[JOB].state is JobState.DONE
         return ready and STREAM in jobs and jobs[STREAM].done == self.frames
 
@@ -213,15 +214,15 @@ class Trial:
         """The store, as a reader beside the server."""
         return open_store(self.data, self.database_url)
 
-    def inspect(self, whole: bool = False) -> None:
+    def inspect(self, complete: bool = False) -> None:
         """Nothing acknowledged is gone, nothing is there twice, and the counts are right."""
         kept = self._acknowledged()
         with self.opened() as store:
             self._check_counts(store)
             self._check_frames(store, kept)
             assert list(check(store)) == []
-            if whole:
-                self._check_whole(store)
+            if complete:
+                self._check_complete(store)
 
     def _acknowledged(self) -> set[int]:
         """Frames that the client has deleted, because the server said that it has them."""
@@ -245,7 +246,7 @@ class Trial:
             assert (job.done, job.failed) == (of_job[ItemState.DONE], of_job[ItemState.FAILED])
             assert job.total == sum(of_job.values())
             assert job.failed == 0, store.queue.failures(job.run_id)
-            assert store.records.count(job.run_id) == job.done
+            assert store.results.count(job.run_id) == job.done
 
     def _check_frames(self, store: Store, acknowledged: set[int]) -> None:
         query = (
@@ -260,22 +261,22 @@ class Trial:
         for key in sorted(acknowledged)[-50:]:
             assert store.blobs.get(kept[key]) == encoded(FRAME + self._sent[key])
 
-    def _check_whole(self, store: Store) -> None:
+    def _check_complete(self, store: Store) -> None:
         job, stream = store.queue.get(JOB), store.queue.get(STREAM)
         assert (job.total, job.done) == (self.images, self.images)
         assert (stream.total, stream.done) == (self.frames, self.frames)
         assert not list(self.spool.glob("*.frame"))
         cursors = [result.cursor for result in _results(store, job.run_id)]
-        assert self.heard == cursors, "the client heard each result once, in order"
+        assert self.received == cursors, "the client received each result once, in order"
 
     def log(self) -> str:
-        """The end of what the servers said."""
+        """The end of the log of the servers."""
         return (self.folder / "server.log").read_text()[-3000:]
 
 
 def _results(store: Store, run_id: int) -> list:
     found: list = []
-    while page := store.records.results(run_id, after=found[-1].cursor if found else 0, limit=500):
+    while page := store.results.page(run_id, after=found[-1].cursor if found else 0, limit=500):
         found += page
     return found
 

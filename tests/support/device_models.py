@@ -12,13 +12,13 @@ from students import write_student
 
 from secondlook.core.types import Pixels
 from secondlook.detector.detections import Detections
-from secondlook.detector.manifest import Manifest, read_manifest
-from secondlook.edge.model_trial import Loaded
+from secondlook.detector.manifest import StudentManifest, read_manifest
+from secondlook.edge.model_trial import LoadedModel, TrialListener
 
 
 @dataclass(frozen=True)
 class FolderVersion:
-    """What the client's ``ModelVersion`` is, as far as a device looks."""
+    """What the client's ``ModelVersion`` is, as far as a device needs it."""
 
     version: int
     digest: str
@@ -34,7 +34,7 @@ class FolderRegistry:
     failing: Exception | None = None
     downloads: list[int] = field(default_factory=list)
     spoil: Callable[[Path], None] | None = None
-    """Done to each download, as a bad line or disk would."""
+    """Applied to each download, as a bad connection or disk would."""
 
     def add(self, version: int, **student: object) -> Path:
         """A student as that version, promoted."""
@@ -54,7 +54,7 @@ class FolderRegistry:
         return FolderVersion(self.wanted, manifest.digest, files)
 
     def download(self, name: str, version: int, folder: Path, files: Sequence[str]) -> None:
-        """Copies; as unchecked as a line without hashes would be."""
+        """Copies; without any check."""
         self.downloads.append(version)
         if self.failing is not None:
             raise self.failing
@@ -66,12 +66,14 @@ class FolderRegistry:
 
 
 class ScriptedDetector:
-    """Finds one dog in the middle; ``look`` is called first and may raise or take its time."""
+    """Finds one dog in the middle; ``on_image`` is called first and may raise or take its time."""
 
-    def __init__(self, manifest: Manifest, look: Callable[[Pixels], object] | None = None) -> None:
+    def __init__(
+        self, manifest: StudentManifest, on_image: Callable[[Pixels], object] | None = None
+    ) -> None:
         self.manifest = manifest
-        self.look = look or (lambda pixels: None)
-        self.looks = 0
+        self.on_image = on_image or (lambda pixels: None)
+        self.calls = 0
         self.closed = False
         self.threads: set[int] = set()
 
@@ -79,9 +81,9 @@ class ScriptedDetector:
         """One detection of class 1, score 0.6, on each."""
         assert not self.closed
         self.threads.add(threading.get_ident())
-        self.looks += 1
+        self.calls += 1
         for pixels in images:
-            self.look(pixels)
+            self.on_image(pixels)
         box = np.array([[10, 10, 20, 20]], np.float32)
         return [
             Detections(box, np.array([0.6], np.float32), np.array([1], np.int64)) for _ in images
@@ -97,19 +99,16 @@ class ScriptedDetector:
         self.closed = True
 
 
-class Heard:
-    """What a slot says of its models, in order."""
+class RecordingListener(TrialListener):
+    """Records how the trials of a runner go, in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int, str]] = []
+        self.events: list[tuple[str, int, str]] = []
 
-    def survived(self, model: Loaded) -> None:
-        """A first frame was seen; not noted."""
-
-    def kept(self, model: Loaded) -> None:
+    def accepted(self, model: LoadedModel) -> None:
         """The trial is over."""
-        self.told.append(("kept", model.version, ""))
+        self.events.append(("accepted", model.version, ""))
 
-    def refused(self, model: Loaded, why: str) -> None:
+    def refused(self, model: LoadedModel, why: str) -> None:
         """The trial is lost."""
-        self.told.append(("refused", model.version, why))
+        self.events.append(("refused", model.version, why))

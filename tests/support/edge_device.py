@@ -1,4 +1,4 @@
-"""A device for a trial: its agent in a process that can be killed, one life after the other."""
+"""A device for a trial: its agent in a process that can be killed and restarted."""
 
 import json
 import os
@@ -13,24 +13,24 @@ MODEL = "street"
 
 
 class Device:
-    """The agent's process, one life after the other."""
+    """The agent's process, restarted after each kill."""
 
     def __init__(self, folder: Path, server: str, *flags: str) -> None:
         self.folder = folder
         self._flags = [
-            *("--source", str(folder / "camera"), "--follow", "--every-s", "10"),
+            *("--source", str(folder / "camera"), "--follow", "--frame-interval-s", "10"),
             *("--server", server, "--model", MODEL, "--stream", "gate"),
             *("--spool", str(folder / "spool"), "--models", str(folder / "models")),
-            *("--health", str(folder / "health.json"), "--health-s", "0.2"),
+            *("--health-file", str(folder / "health.json"), "--health-interval-s", "0.2"),
             *("--poll-s", "0.5", "--no-sync", "--threads", "1", *flags),
         ]
         self._process: subprocess.Popen[str] | None = None
-        self.looked: set[str] = set()
-        self.in_this_life = 0
+        self.processed: set[str] = set()
+        self.since_restart = 0
         (folder / "camera").mkdir(exist_ok=True)
 
     def start(self) -> None:
-        """A life begins."""
+        """Start the process."""
         environ = {
             "PYTHONPATH": str(TESTS),
             "OMP_NUM_THREADS": "1",
@@ -44,7 +44,7 @@ class Device:
                 text=True,
                 env={**os.environ, **environ},
             )
-        self.in_this_life = 0
+        self.since_restart = 0
         assert self._process.stdout is not None
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
 
@@ -52,10 +52,10 @@ class Device:
         for line in lines:
             try:
                 name = json.loads(line)["frame"]
-            except ValueError:  # the line that a kill cut short
+            except ValueError:  # a line that a kill truncated
                 return
-            self.looked.add(name)
-            self.in_this_life += 1
+            self.processed.add(name)
+            self.since_restart += 1
 
     def kill(self) -> None:
         """As a power cut would."""
@@ -64,7 +64,7 @@ class Device:
         self._process.wait()
 
     def stop(self) -> None:
-        """In order."""
+        """Stop it in order."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             assert self._process.wait(30) == 0, self.log()
@@ -76,10 +76,10 @@ class Device:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def health(self) -> dict[str, Any]:
-        """What it says of itself; empty before it says anything."""
+        """Its health file; empty before there is one."""
         path = self.folder / "health.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     def log(self) -> str:
-        """The end of what it said."""
+        """The end of its log."""
         return (self.folder / "agent.log").read_text()[-3000:]

@@ -1,8 +1,8 @@
-"""A device that runs for a day in minutes: killed, cut off, given other models; then searched.
+"""A device's day in minutes: killed, disconnected, given other models; then compared.
 
-The agent and the server are processes of their own, with a line between them that is cut. A camera
-drops images into a folder and takes away those that were looked at. What the agent's spool said
-is written down by ``recorded_agent`` and compared with what the server has in the end.
+The agent and the server are processes of their own, with a connection between them that is cut. A
+camera puts images into a folder and removes those that were processed. What the agent's spool
+acknowledged is logged by ``recorded_agent`` and compared with what the server has in the end.
 """
 
 import io
@@ -31,17 +31,17 @@ from secondlook.store.schema import items, runs
 from secondlook_client import Client, RetryPolicy
 
 WINDOW, SLOW_WINDOW = 200, 8
-"""Images in the camera's folder at most; and while a step of the plan waits for the device."""
+"""Most images in the camera's folder; and while a step of the plan waits for the device."""
 STALLED_S = 120.0
 CLASSES = ("person", "dog")
 OTHER_CLASSES = ("person", "dog", "cat")
 
 
 @dataclass
-class Outcome:
+class TrialResult:
     """What the trial found."""
 
-    looked: int = 0
+    processed: int = 0
     spooled: int = 0
     acknowledged: int = 0
     lost: int = 0
@@ -59,7 +59,7 @@ class Outcome:
     corrupt: list[str] = field(default_factory=list)
     """Digests of the models that had to be refused."""
     rss: list[tuple[int, int]] = field(default_factory=list)
-    """(frames looked at in this life, resident bytes) of the last life."""
+    """(frames processed since the restart, resident bytes) of the last process."""
     health: dict[str, Any] = field(default_factory=dict)
     """The last one."""
 
@@ -71,8 +71,8 @@ class Trial:
         self._folder = folder
         self._frames = frames
         self._random = random.Random(seed)
-        self.outcome = Outcome()
-        half = frames // 2  # the second half is one life, so that its memory can be watched
+        self.result = TrialResult()
+        half = frames // 2  # the second half is one process, so that its memory can be measured
         self._faults = [
             *((self._random.randrange(frames // 50, half), self._kill) for _ in range(kills)),
             *((self._random.randrange(frames), self._cut) for _ in range(cuts)),
@@ -84,7 +84,7 @@ class Trial:
         """Of the health file: that the device has seen the last step."""
         self._versions = 0
 
-    def run(self) -> Outcome:
+    def run(self) -> TrialResult:
         """The whole day; raises what goes wrong with the trial itself."""
         (self._folder / "device").mkdir()
         server, port = self._serve()
@@ -94,7 +94,7 @@ class Trial:
                 self._device = Device(self._folder / "device", self._line.address)
                 self._device.start()
                 try:
-                    self._film()
+                    self._run_camera()
                     self._settle()
                 finally:
                     self._device.stop()
@@ -103,7 +103,7 @@ class Trial:
             server.kill()
             raise
         self._compare()
-        return self.outcome
+        return self.result
 
     def _serve(self) -> tuple[Server, int]:
         flags = ["--data", self._folder / "data", "--port", "0", "--log-level", "error"]
@@ -125,12 +125,12 @@ class Trial:
     def _client(self, port: int) -> Client:
         return Client(f"127.0.0.1:{port}", retry=RetryPolicy(unavailable_s=60))
 
-    def _film(self) -> None:
-        """Drop images, take away what was looked at, and do what is planned on the way."""
+    def _run_camera(self) -> None:
+        """Add images, remove processed ones, and do what is planned on the way."""
         waiting: set[str] = set()
         dropped, moved = 0, time.monotonic()
-        while len(self._device.looked) < self._frames or self._is_unfinished():
-            seen = waiting & self._device.looked
+        while len(self._device.processed) < self._frames or self._is_unfinished():
+            seen = waiting & self._device.processed
             for name in seen:
                 (self._device.folder / "camera" / name).unlink()
             waiting -= seen
@@ -141,41 +141,41 @@ class Trial:
                 dropped += 1
             moved = time.monotonic() if seen else moved
             assert time.monotonic() - moved < STALLED_S, self._device.log()
-            self._disturb(len(self._device.looked))
+            self._do_what_is_due(len(self._device.processed))
             self._watch()
             time.sleep(0.02)
 
     def _is_unfinished(self) -> bool:
         """A slow machine may need a longer day for the whole plan, but not for ever."""
         left = bool(self._steps or self._faults or self._awaited)
-        return left and len(self._device.looked) < 3 * self._frames
+        return left and len(self._device.processed) < 3 * self._frames
 
-    def _disturb(self, looked: int) -> None:
+    def _do_what_is_due(self, processed: int) -> None:
         """Whatever is due; another step only once the device has seen the last one."""
-        while self._faults and self._faults[0][0] <= looked:
+        while self._faults and self._faults[0][0] <= processed:
             self._faults.pop(0)[1]()
         if self._awaited is not None and self._awaited(self._device.health() or {}):
             self._awaited = None
-        if self._awaited is None and self._steps and self._steps[0][0] <= looked:
+        if self._awaited is None and self._steps and self._steps[0][0] <= processed:
             self._steps.pop(0)[1]()
 
     def _drop(self, number: int) -> str:
         name = f"{number:06d}.png"
         part = self._device.folder / "camera" / f"{name}.part"
-        part.write_bytes(drawn(number))
+        part.write_bytes(camera_image(number))
         part.rename(part.with_suffix(""))
         return name
 
     def _watch(self) -> None:
         health = self._device.health()
         if health:
-            self.outcome.versions[health["model_version"]] += 1
-        life = self._device.in_this_life
-        last = self.outcome.rss[-1][0] if self.outcome.rss else 0
-        if life < last:
-            self.outcome.rss.clear()
-        if life and life - last >= max(self._frames // 100, 10):
-            self.outcome.rss.append((life, self._device.rss()))
+            self.result.versions[health["model_version"]] += 1
+        since = self._device.since_restart
+        last = self.result.rss[-1][0] if self.result.rss else 0
+        if since < last:
+            self.result.rss.clear()
+        if since and since - last >= max(self._frames // 100, 10):
+            self.result.rss.append((since, self._device.rss()))
 
     def _settle(self) -> None:
         """Until the server has all that was spooled."""
@@ -185,16 +185,16 @@ class Trial:
             time.sleep(0.1)
         time.sleep(0.5)  # a last health file
         assert not self._is_unfinished() and not self._steps, "the day was too short for its plan"
-        self.outcome.health = self._device.health()
+        self.result.health = self._device.health()
 
     def _kill(self) -> None:
         self._device.kill()
-        self.outcome.kills += 1
+        self.result.kills += 1
         self._device.start()
 
     def _cut(self) -> None:
         self._line.cut()
-        self.outcome.cuts += 1
+        self.result.cuts += 1
 
     def _better(self) -> None:
         self._promote()
@@ -204,7 +204,7 @@ class Trial:
 
     def _corrupt(self) -> None:
         digest = self._promote(spoil=True)
-        self.outcome.corrupt.append(digest)
+        self.result.corrupt.append(digest)
         self._awaited = lambda health: digest in health.get("refused_models", {})
 
     def _promote(self, classes: tuple[str, ...] = CLASSES, spoil: bool = False) -> str:
@@ -225,14 +225,14 @@ class Trial:
         self._awaited = lambda health: health.get("model_version") == back
 
     def _compare(self) -> None:
-        """What the agent wrote down against what the server has."""
-        told: dict[str, set[int]] = {"put": set(), "ack": set(), "refused": set()}
+        """What the agent logged against what the server has."""
+        logged: dict[str, set[int]] = {"put": set(), "ack": set(), "refused": set()}
         for line in (self._device.folder / "record").read_text().splitlines():
-            word, _, number = line.partition(" ")
+            event, _, number = line.partition(" ")
             if number != "None":
-                told[word].add(int(number))
+                logged[event].add(int(number))
             else:
-                self.outcome.dropped += 1
+                self.result.dropped += 1
         with (
             open_store(self._folder / "data") as store,
             store.database.reading() as connection,
@@ -241,18 +241,18 @@ class Trial:
             found = connection.execute(query.where(runs.c.name.like("gate%"))).scalars()
             kept = {int(key) for key in found}
         waiting = {int(path.stem) for path in (self._device.folder / "spool").glob("*.frame")}
-        outcome = self.outcome
-        outcome.looked = len(self._device.looked)
-        outcome.spooled, outcome.acknowledged = len(told["put"]), len(told["ack"])
-        outcome.lost = len(told["ack"] - kept)
-        outcome.vanished = len(told["put"] - kept - waiting - told["refused"])
-        outcome.on_server = len(kept)
-        outcome.refused = json.loads((self._device.folder / "models/state.json").read_text())[
+        result = self.result
+        result.processed = len(self._device.processed)
+        result.spooled, result.acknowledged = len(logged["put"]), len(logged["ack"])
+        result.lost = len(logged["ack"] - kept)
+        result.vanished = len(logged["put"] - kept - waiting - logged["refused"])
+        result.on_server = len(kept)
+        result.refused = json.loads((self._device.folder / "models/state.json").read_text())[
             "refused"
         ]
 
 
-def drawn(number: int) -> bytes:
+def camera_image(number: int) -> bytes:
     """An image unlike that of any other number, with something in one of its quarters."""
     rng = np.random.default_rng(number)
     pixels = rng.integers(90, 160, (8, 8, 1), np.uint8).repeat(8, 0).repeat(8, 1).repeat(3, 2)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from secondlook.core.types import Answer, Ask, Image, Proposals
+from secondlook.core.types import Ask, Image, Proposals
+from secondlook_client.values import Answer
 
 Row = tuple[tuple[float, float, float, float], Mapping[str, float]]
 """A box and its score by phrase; phrases left out score 0."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from secondlook.core.errors import StorageFull, StoreUnavailable
 from secondlook.store import Store
+from secondlook_client.errors import StorageFull, StoreUnavailable
 
 
 class Whim:
@@ -40,7 +40,7 @@ class FlakyDatabase:
 
     def __init__(self, real: Any, whim: Whim) -> None:
         self._real, self._whim = real, whim
-        self.dialect, self.written = real.dialect, real.written
+        self.dialect, self.changes = real.dialect, real.changes
 
     @contextmanager
     def reading(self) -> Iterator[Any]:

@@ -8,22 +8,24 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 from stored import done_item
 
-from secondlook.core.images import decode, perceptual_hash
-from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.config.settings import PipelineSettings
+from secondlook.core.images import decode
+from secondlook.core.perceptual_hash import perceptual_hash
 from secondlook.core.types import Image
 from secondlook.datasets.manifest import Entry, entries, load_manifest
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
-from secondlook.labeling.pipeline import Limits, Pipeline, Task
+from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.store import Store
-from secondlook.store.images import Measured, NewImage, add_images, measure_images
+from secondlook.store.images import ImageMeasurement, NewImage, add_images, measure_images
 from secondlook.store.runs import Run, create_run
+from secondlook_client.ontology import ClassSpec, Ontology
 
 PETS = Ontology((ClassSpec("dog", question="Dog?"), ClassSpec("cat", question="Cat?")))
 SURE = {"Dog?": 0.95, "Cat?": 0.02}
 DOG_BOX = (8.0, 4.0, 40.0, 36.5)
-LIMITS = Limits(floor=0.1)
-SETTINGS = {"floor": LIMITS.floor, "max_boxes": LIMITS.max_boxes, "max_iou": LIMITS.max_iou}
+LIMITS = PipelineSettings(score_floor=0.1)
+SETTINGS = LIMITS.recorded()
 HALVES = (SplitShare("train", 1), SplitShare("val", 1))
 
 Script = Callable[[Image, Sequence[str]], Sequence[Row]]
@@ -74,13 +76,13 @@ def stored(
             sha256 = store.blobs.put(content)
             number = add_images(connection, [NewImage.of(sha256, content)])[sha256]
             measured.append(
-                Measured(number, image.width, image.height, perceptual_hash(image.pixels))
+                ImageMeasurement(number, image.width, image.height, perceptual_hash(image.pixels))
             )
             item = done_item(connection, run, key, image.name, len(content), number)
             kept.append((item, number, labelled))
         measure_images(connection, measured)
-        assert store.records.keep_all(connection, run, kept) == len(kept)
-    return store.records.run(name)
+        assert store.results.add(connection, run, kept) == len(kept)
+    return store.results.run(name)
 
 
 def entries_of(store: Store, name: str = "s") -> list[Entry]:

@@ -12,14 +12,15 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.jobs import failure_policy, image_source, worker
+from secondlook.config.settings import BatchingSettings
+from secondlook.jobs import failure_policy, failures, image_source, worker
 from secondlook.jobs.failures import backoff_s
 from secondlook.jobs.runner import JobRunner
-from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.store import Store
-from secondlook.store.queue import Job
+from secondlook.store.queue import JobRow
+from secondlook_client.ontology import ClassSpec, Ontology
 
 DOGS = Ontology((ClassSpec("dog"),))
 SETTLED_NS = 10**18
@@ -51,7 +52,7 @@ def running(
     roots: Sequence[Path] = (),
     proposer: Any = None,
     verifier: Any = None,
-    limits: EngineLimits | None = None,
+    limits: BatchingSettings | None = None,
     **options: Any,
 ) -> Iterator[JobRunner]:
     """A runner at work; closed, and its engine after it, at the end."""
@@ -66,7 +67,9 @@ def running(
         engine.close()
 
 
-def wait_for(store: Store, name: str, right: Callable[[Job], bool], timeout_s: float = 30) -> Job:
+def wait_for(
+    store: Store, name: str, right: Callable[[JobRow], bool], timeout_s: float = 30
+) -> JobRow:
     """The job as soon as it is as wanted; fails when that takes too long."""
     ends = time.monotonic() + timeout_s
     while not right(job := store.queue.get(name)):
@@ -81,7 +84,7 @@ def try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     def tenth_s(tried: int, **bounds: float) -> float:
         return backoff_s(tried, **bounds) / 10
 
-    for module in (image_source, failure_policy, failure_policy, worker):
+    for module in (failures, image_source, failure_policy, worker):
         monkeypatch.setattr(module, "backoff_s", tenth_s)
 
 
@@ -92,6 +95,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "LINGER_S", 0.2)
 
 
-def ended(job: Job) -> bool:
+def ended(job: JobRow) -> bool:
     """Whether nothing more will happen."""
     return not job.active

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from secondlook.cli import run
-from secondlook.core.files import from_text
+from secondlook.core.files import text_to_name
 from secondlook.store import open_store
 
 TESTS = Path(__file__).parent
@@ -107,8 +107,8 @@ def names_done(out: Path, data: Path | None = None) -> Counter[str]:
     place = data or out / ".store"
     with open_store(place) as store:
         (job,) = store.queue.list_jobs()
-        found = store.records.results(job.run_id, limit=10_000)
-    return Counter(from_text(result.labelled.name) for result in found)
+        found = store.results.page(job.run_id, limit=10_000)
+    return Counter(text_to_name(result.labelled.name) for result in found)
 
 
 def wait_for_results(data: Path, count: int, process: "subprocess.Popen[str]") -> None:

@@ -2,7 +2,15 @@
 
 from hypothesis import strategies as st
 
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook_client.values import (
+    Answer,
+    Decision,
+    Judgement,
+    LabelResult,
+    Outcome,
+    Verdict,
+    View,
+)
 
 PROBABILITY = {Outcome.ACCEPT: 0.97, Outcome.REJECT: 0.03, Outcome.UNSURE: 0.5}
 
@@ -17,20 +25,10 @@ def judged(
 ) -> Judgement:
     """One box judged for one class."""
     probability = PROBABILITY[outcome]
-    return Judgement(
-        class_name=class_name,
-        box=box,
-        score=score,
-        outcome=outcome,
-        probability=probability,
-        reason=f"P(yes) {probability:.2f}",
-        question=f"Is this a {class_name}?",
-        view="crop",
-        p_yes=None if error else probability,
-        raw_answer="" if error else "Yes",
-        error=error,
-        verifier="scripted@1",
-    )
+    answer = Answer(None, error=error) if error else Answer(probability, "Yes")
+    verdict = Verdict(f"Is this a {class_name}?", View.CROP, answer, "scripted@1", 0.0)
+    decision = Decision(outcome, probability, f"P(yes) {probability:.2f}")
+    return Judgement(class_name, box, score, verdict, decision)
 
 
 def result(*judgements: Judgement, width: int = 320, height: int = 240) -> LabelResult:

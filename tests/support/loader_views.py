@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image as PILImage
 
-from secondlook_client.dataset import Example
+from secondlook_client.values import Example
 
 
 def pixels(example: Example) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""``secondlook-edge`` that writes down what its spool promised, for a trial that kills it.
+"""``secondlook-edge`` that logs what its spool acknowledged, for a trial that kills it.
 
-A line each, on disk before the agent goes on: ``put NUMBER`` once a frame is in the spool,
-``ack NUMBER`` when the server has said that it has it, ``refused NUMBER`` when it never will.
+One line per event, on disk before the agent goes on: ``put NUMBER`` once a frame is in the spool,
+``ack NUMBER`` once the server has acknowledged it, ``refused NUMBER`` when it never will.
 """
 
 import os
@@ -15,11 +15,11 @@ from secondlook_client.v1 import labeling_pb2 as pb
 
 
 def record(path: str) -> None:
-    """Append to the file at ``path`` from now on."""
+    """Log to the file at ``path`` from now on."""
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def told(word: str, number: object) -> None:
-        os.write(out, f"{word} {number}\n".encode())
+    def write(event: str, number: object) -> None:
+        os.write(out, f"{event} {number}\n".encode())
 
     put, answered, refuse = (
         Spool.put,
@@ -29,16 +29,16 @@ def record(path: str) -> None:
 
     def recorded_put(self: Spool, data: bytes, name: str = "") -> int | None:
         number = put(self, data, name)
-        told("put", number)
+        write("put", number)
         return number
 
     def recorded_answer(self: Any, answer: pb.FrameAnswer) -> None:
         if answer.HasField("stored"):
-            told("ack", answer.sequence)
+            write("ack", answer.sequence)
         answered(self, answer)
 
     def recorded_refusal(self: Any, sequence: int, why: Any) -> None:
-        told("refused", sequence)
+        write("refused", sequence)
         refuse(self, sequence, why)
 
     Spool.put = recorded_put  # type: ignore[method-assign]

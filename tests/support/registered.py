@@ -1,4 +1,4 @@
-"""A registry of students for tests: snapshots of coloured quarters, and students that see them."""
+"""Student versions in a store for tests: snapshots of coloured quarters, and students for them."""
 
 import io
 from collections.abc import Sequence
@@ -9,41 +9,42 @@ from typing import Any
 from PIL import Image as PILImage
 from students import CLASSES, QUARTERS, image, write_student
 
-from secondlook.datasets.manifest import Box, BoxKind, Entry, ManifestWriter
+from secondlook.datasets.manifest import Entry, ManifestBox, ManifestWriter
 from secondlook.datasets.query import Query
-from secondlook.detector.manifest import Manifest, read_manifest
+from secondlook.detector.manifest import StudentManifest, read_manifest
 from secondlook.store import Store
 from secondlook.store.images import NewImage, add_images
-from secondlook.store.model_versions import Student
-from secondlook.store.snapshots import Snapshot
+from secondlook.store.model_versions import StudentVersion
+from secondlook.store.snapshots import SnapshotRow
+from secondlook_client.values import BoxKind
 
 SIDE = 64
 
 
 def freeze_quarters(
     store: Store, name: str, count: int = 8, classes: Sequence[str] = CLASSES, split: str = "val"
-) -> Snapshot:
+) -> SnapshotRow:
     """A snapshot of ``count`` held-out images, each with a person and a dog, and one to train."""
-    drawn = {}
+    images = {}
     for number in range(count + 1):
         content = _png(number)
-        drawn[store.blobs.put(content)] = (number, content)
+        images[store.blobs.put(content)] = (number, content)
     writer = ManifestWriter(store.blobs)
     counts = dict.fromkeys(("train", split), 0)
-    for sha256, (number, content) in sorted(drawn.items()):
+    for sha256, (number, content) in sorted(images.items()):
         part = "train" if number == count else split
         counts[part] += 1
-        kept = tuple(
+        boxes = tuple(
             _box((number + place) % 4, classes.index(name))
             for place, name in enumerate(CLASSES)
             if name in classes
         )
         entry = Entry(
-            sha256, f"{number}.png", "png", len(content), SIDE, SIDE, part, "0" * 16, kept
+            sha256, f"{number}.png", "png", len(content), SIDE, SIDE, part, "0" * 16, boxes
         )
         writer.add(entry)
     manifest = writer.finish(classes, ["train", split], ["m@1"])
-    new = [NewImage(sha256, len(content), "png") for sha256, (_, content) in drawn.items()]
+    new = [NewImage(sha256, len(content), "png") for sha256, (_, content) in images.items()]
     with store.database.writing() as connection:
         ids = add_images(connection, new)
     splits = {part: {"images": count} for part, count in counts.items()}
@@ -52,25 +53,25 @@ def freeze_quarters(
     return store.snapshots.add(name, manifest.sha256, query, statistics, sorted(ids.values()))
 
 
-def student(
-    folder: Path, snapshot: Snapshot | None = None, seed: int = 0, **fields: object
-) -> Manifest:
+def student_of_snapshot(
+    folder: Path, snapshot: SnapshotRow | None = None, seed: int = 0, **fields: object
+) -> StudentManifest:
     """A student folder as if trained on the snapshot."""
     trained_on = {"snapshot": snapshot.manifest} if snapshot else {}
     return write_student(folder, seed=seed, **trained_on, **fields)
 
 
-def keep(
+def add_version(
     store: Store, folder: Path, name: str = "street", report: str = "", **changed: Any
-) -> Student:
-    """A student folder as the next version of ``name``, its manifest ``changed``."""
+) -> StudentVersion:
+    """Add a student folder as the next version of ``name``, with ``changed`` manifest fields."""
     manifest = replace(read_manifest(folder), **changed)
     for file in manifest.files:
         store.blobs.put((folder / file).read_bytes())
-    return store.students.add(name, manifest, report)[0]
+    return store.model_versions.add(name, manifest, report)[0]
 
 
-def another(folder: Path, name: str, **changed: object) -> Path:
+def another_student(folder: Path, name: str, **changed: object) -> Path:
     """A sound student beside the one in ``folder``, trained on the same snapshot."""
     fields = {"snapshot": read_manifest(folder).snapshot, "seed": 1} | changed
     write_student(folder.with_name(name), **fields)
@@ -86,6 +87,6 @@ def _png(number: int) -> bytes:
     return file.getvalue()
 
 
-def _box(quarter: int, class_index: int) -> Box:
+def _box(quarter: int, class_index: int) -> ManifestBox:
     x1, y1, x2, y2 = (float(edge) * SIDE for edge in QUARTERS[quarter])
-    return Box(class_index, (x1, y1, x2, y2), BoxKind.LABEL, 0.9, 0.9, 0.9, "sure")
+    return ManifestBox(class_index, (x1, y1, x2, y2), BoxKind.LABEL, 0.9, 0.9, 0.9, "sure")

@@ -1,37 +1,37 @@
-"""An agent that runs in a test: its camera, its settings, and its frames on the server."""
+"""An agent for tests: its camera, its settings, and its frames on the server."""
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge_trial import drawn
+from edge_trial import camera_image
 from serving import Serving
 from stored import stored_frames
 from students import write_student
 
-from secondlook.core.ontology import Ontology
 from secondlook.detector.frames import Detection, Frame
-from secondlook.edge.app import Running, run
+from secondlook.edge.app import RunningAgent, run_agent
 from secondlook.edge.health import Health
 from secondlook.edge.settings import EdgeSettings
 from secondlook.store import Store
 from secondlook_client import Client
+from secondlook_client.ontology import Ontology
 
-ALL = {"budget": "none", "random_share": 1.0}
+SEND_ALL = {"budget": "none", "random_share": 1.0}
 """Every frame is sent."""
 
 
-def shoot(camera: Path, numbers: Sequence[int]) -> None:
-    """An image a number, each there whole at once."""
+def add_images(camera: Path, numbers: Sequence[int]) -> None:
+    """One image per number, each written atomically."""
     for number in numbers:
         part = camera / f"{number:04d}.png.part"
-        part.write_bytes(drawn(number))
+        part.write_bytes(camera_image(number))
         part.rename(part.with_suffix(""))
 
 
 def settings(tmp_path: Path, address: str, **more: object) -> EdgeSettings:
-    """An agent on the folder of the camera, which asks and looks again soon."""
+    """An agent on the folder of the camera that polls often."""
     flags: dict[str, object] = {
         "source": str(tmp_path / "camera"),
         "server": address,
@@ -44,29 +44,29 @@ def settings(tmp_path: Path, address: str, **more: object) -> EdgeSettings:
         "threads": 1,
         "flush_s": 20.0,
     }
-    return EdgeSettings(**{**flags, **more})  # type: ignore[arg-type]
+    return EdgeSettings().replace(**{**flags, **more})
 
 
 def never() -> bool:
-    """The agent is not asked to stop."""
+    """For an agent that is not stopped."""
     return False
 
 
-def add(server: Serving, folder: Path, **student: object) -> str:
-    """A new student, kept as the current version of its name; its digest."""
+def add_and_promote(server: Serving, folder: Path, **student: object) -> str:
+    """Write a student and promote it; its digest."""
     write_student(folder, **student)  # type: ignore[arg-type]
     return promote(server, folder)
 
 
 def promote(server: Serving, folder: Path) -> str:
-    """Keep the student in the folder as the current version of its name; its digest."""
+    """Register the student in the folder and promote it; its digest."""
     with Client(server.address) as client:
         added = client.models.add(folder, "street")
         client.models.promote("street", added.version, force=True)
     return added.digest
 
 
-def kept(store: Store, stream: str) -> dict[str, bytes]:
+def frames_on_server(store: Store, stream: str) -> dict[str, bytes]:
     """The bytes of every frame in the store, by name."""
     rows = stored_frames(store, stream)
     by_name = {name: content for _, name, content in rows}
@@ -74,19 +74,19 @@ def kept(store: Store, stream: str) -> dict[str, bytes]:
     return by_name
 
 
-def streams(store: Store) -> list[str]:
-    """The names of the streams that the server has."""
+def stream_names(store: Store) -> list[str]:
+    """The names of the streams on the server."""
     return sorted(job.name for job in store.queue.list_jobs())
 
 
-class Watched:
-    """An agent in a thread: its health can be asked for while it runs."""
+class BackgroundAgent:
+    """An agent in a thread, whose health can be read while it runs."""
 
     def __init__(self, settings: EdgeSettings, ontology: Ontology | None = None) -> None:
         self._settings, self._ontology = settings, ontology
         self._stop = threading.Event()
         self._ready = threading.Event()
-        self._running: Running | None = None
+        self._running: RunningAgent | None = None
         self.frames: list[str] = []
         self.failure: BaseException | None = None
         self.slowest_s = 0.0
@@ -99,13 +99,13 @@ class Watched:
         self._at = now
         self.frames.append(frame.name)
 
-    def _started(self, running: Running) -> None:
+    def _started(self, running: RunningAgent) -> None:
         self._running = running
         self._ready.set()
 
     def _run(self) -> None:
         try:
-            run(
+            run_agent(
                 self._settings,
                 [self._hook],
                 self._stop.is_set,
@@ -116,7 +116,7 @@ class Watched:
             self.failure = failure
             self._ready.set()
 
-    def __enter__(self) -> "Watched":
+    def __enter__(self) -> "BackgroundAgent":
         self._thread.start()
         assert self._ready.wait(60)
         return self
@@ -130,12 +130,12 @@ class Watched:
 
     @property
     def health(self) -> Health:
-        """As the agent tells it now."""
+        """The present one."""
         assert self._running is not None, self.failure
         return self._running.agent.health()
 
     def until(self, true: Callable[[Health], bool]) -> Health:
-        """Wait for a health of which that is true; fails after a minute."""
+        """Wait until that is true of the health; fails after a minute."""
         ends = time.monotonic() + 60
         while not true(health := self.health):
             assert time.monotonic() < ends, health

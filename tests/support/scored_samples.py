@@ -7,7 +7,7 @@ import numpy as np
 
 from secondlook.datasets.samples import Sample, boxes_array, class_array
 from secondlook.detector.detections import Detections
-from secondlook.evaluation.detector_matching import Judged
+from secondlook.evaluation.matching import JudgedDetections
 
 CLASSES = ("person", "dog", "tree")
 BOX = (5.0, 5.0, 30.0, 35.0)
@@ -51,11 +51,11 @@ def detections(boxes: Sequence, scores: Sequence, classes: Sequence) -> Detectio
 
 def judged(
     scores: Sequence, right: Sequence, boxes: int = 1, fold: Sequence | None = None
-) -> Judged:
+) -> JudgedDetections:
     """Detections of one class; every other one in the other fold unless ``fold`` says which."""
     values = np.array(scores, dtype=np.float64)
     halves = np.arange(len(values)) % 2 if fold is None else np.array(fold)
-    return Judged(values, np.array(right, dtype=bool), halves, boxes, np.zeros(0))
+    return JudgedDetections(values, np.array(right, dtype=bool), halves, boxes, np.zeros(0))
 
 
 def boxes_at_random(rng: np.random.Generator, count: int, side: int = 100) -> np.ndarray:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.types import Answer, Ask, Image, Proposals
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Ask, Image, Proposals
+from secondlook_client.values import Answer
 
 
 class BrightHalf:
@@ -60,11 +61,11 @@ class Agreeable:
         return Answer(0.9 if yes else 0.1, "Yes" if yes else "No")
 
 
-def bright_half(argument: str, options: ModelOptions) -> BrightHalf:
+def bright_half(argument: str, options: ModelSettings) -> BrightHalf:
     """``argument``: seconds that each image takes."""
     return BrightHalf(float(argument or 0))
 
 
-def agreeable(argument: str, options: ModelOptions) -> Agreeable:
+def agreeable(argument: str, options: ModelSettings) -> Agreeable:
     """``argument``: the word."""
     return Agreeable(argument or "dog")

@@ -1,4 +1,4 @@
-"""A student that answers from a script, for cascades whose trust and paths are tested."""
+"""A student that answers from a script, for tests of the cascade's trust and paths."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,32 +6,33 @@ import numpy as np
 from fakes import make_image
 from numpy.typing import NDArray
 
-from secondlook.cascade.student import Opinion, Reading
-from secondlook.cascade.threshold import LEAST
-from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.cascade.student import StudentAdapter, StudentPrediction
+from secondlook.cascade.threshold import MIN_COMPARISONS
+from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Labelled, Pixels
 from secondlook.detector.detections import Detections
-from secondlook.detector.manifest import Manifest
-from secondlook.labeling.pipeline import Limits, Task
+from secondlook.detector.manifest import StudentManifest
+from secondlook.labeling.pipeline import Task
+from secondlook_client.ontology import ClassSpec, Ontology
 
 Found = tuple[tuple[float, float, float, float], str, float]
 """A box, its class and the probability that it is right."""
 DOGS = Ontology((ClassSpec("dog"),))
 MIDDLE = (10.0, 7.5, 30.0, 22.5)
 """Where the scripted proposer finds everything on 40×30 pixels."""
-LEARNT = LEAST + 70
+TRUSTED_AFTER = MIN_COMPARISONS + 70
 """Images after which a student that agrees is trusted."""
 
 
 def right(pixels: Pixels) -> list[Found]:
-    """What the scripted teachers find, too."""
+    """The same as the scripted teachers find."""
     return [(MIDDLE, "dog", 0.97)]
 
 
-def manifest(classes: Sequence[str], ontology: str = "", name: str = "street") -> Manifest:
+def manifest(classes: Sequence[str], ontology: str = "", name: str = "street") -> StudentManifest:
     """Of a student without files."""
     count = len(classes)
-    return Manifest(
+    return StudentManifest(
         name=name,
         architecture="deimv2",
         size="pico",
@@ -49,7 +50,7 @@ def manifest(classes: Sequence[str], ontology: str = "", name: str = "street") -
 
 
 class ScriptedStudent:
-    """``script(pixels)`` returns what is found on one image, or raises; ``seen`` counts them."""
+    """``script(pixels)`` returns what is found on one image, or raises; ``seen`` counts images."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class ScriptedStudent:
 
 
 def detections(classes: Sequence[str], found: Sequence[Found]) -> Detections:
-    """As a detector gives them."""
+    """In a detector's form."""
     return Detections(
         np.array([box for box, _, _ in found], dtype=np.float32).reshape(-1, 4),
         np.array([p for _, _, p in found], dtype=np.float32),
@@ -80,19 +81,19 @@ def detections(classes: Sequence[str], found: Sequence[Found]) -> Detections:
     )
 
 
-def opinion(
+def prediction(
     found: Sequence[Found],
     ontology: Ontology,
     name: str = "street",
     classes: Sequence[str] | None = None,
-) -> Opinion:
-    """What a student that finds this on a plain image of 40×30 pixels says of it."""
+) -> StudentPrediction:
+    """The prediction of a student that finds this on a plain image of 40×30 pixels."""
     known = manifest(classes or ontology.names)
-    reading = Reading(known, Limits(floor=0.1))
+    adapter = StudentAdapter(known, PipelineSettings(score_floor=0.1))
     seen = detections(known.classes, found)
-    return reading.opinion(Task(make_image(name), ontology), seen, seen.scores, ms=1.0)
+    return adapter.predict(Task(make_image(name), ontology), seen, seen.scores, ms=1.0)
 
 
 def by_student(found: Sequence[Found], ontology: Ontology, name: str = "street") -> Labelled:
     """The labels of such a student."""
-    return opinion(found, ontology, name).labelled
+    return prediction(found, ontology, name).labelled

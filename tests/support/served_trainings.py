@@ -10,26 +10,25 @@ from typing import Any
 import pytest
 from students import write_student
 
-from secondlook.jobs import training as trainer
-from secondlook.jobs import training as training_process
+from secondlook.jobs import training
 from secondlook.jobs.training import Trainer
 from secondlook.store import Store, open_store
-from secondlook.store.training_jobs import Training, TrainingOrder, TrainingState
+from secondlook.store.training_jobs import TrainingRow, TrainingSpec
+from secondlook_client.values import TrainingState
 
 __all__ = ["kept", "soon", "working"]
 """Fixtures."""
 
 PROGRAM = Path(__file__).with_name("training_program.py")
-ORDER = TrainingOrder("street", "street-1")
+ORDER = TrainingSpec("street", "street-1")
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is looked at many times a second."""
-    monkeypatch.setattr(trainer, "LOOK_EVERY_S", 0.03)
-    monkeypatch.setattr(trainer, "PAUSE_S", 0.03)
-    monkeypatch.setattr(training_process, "LOOK_EVERY_S", 0.03)
-    monkeypatch.setattr(training_process, "END_S", 0.5)
+    for name in ("POLL_S", "LOCK_POLL_S", "PAUSE_S"):
+        monkeypatch.setattr(training, name, 0.03)
+    monkeypatch.setattr(training, "STOP_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def working(kept: Store, tmp_path: Path) -> Callable[..., object]:
     """A function from a behaviour to a context with a trainer that is at work."""
     write_student(tmp_path / "student")
 
-    def command(behaviour: str) -> Callable[[Training, str, Path], list[str]]:
+    def command(behaviour: str) -> Callable[[TrainingRow, str, Path], list[str]]:
         student = str(tmp_path / "student")
         return lambda training, address, out: [
             *(sys.executable, str(PROGRAM), behaviour, student, str(out))
@@ -63,9 +62,9 @@ def working(kept: Store, tmp_path: Path) -> Callable[..., object]:
     return work
 
 
-def until(store: Store, number: int, *states: TrainingState) -> Training:
+def until(store: Store, number: int, *states: TrainingState) -> TrainingRow:
     """The training once it is in one of the states; fails when that takes too long."""
-    return eventually(lambda: (t := store.trainings.get(number)).state in states and t)
+    return eventually(lambda: (t := store.training_jobs.get(number)).state in states and t)
 
 
 def eventually(look: Callable[[], Any], limit_s: float = 30.0) -> Any:

@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.config.settings import BatchingSettings, Settings
+from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.server.app import Server, ServerOptions, running_server
+from secondlook.server.app import Server, running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store
+from secondlook_client.ontology import ClassSpec, Ontology
 
 DOG = Ontology((ClassSpec("dog"),))
 
@@ -35,13 +37,18 @@ class Serving:
         return self.server.address
 
 
+def server_settings(**changed: Any) -> Settings:
+    """Settings of a server at a free port."""
+    return Settings().replace(**{"port": 0, **changed})
+
+
 @contextmanager
 def serving(
     proposer: ScriptedProposer | None = None,
     verifier: ScriptedVerifier | None = None,
     ontology: Ontology | None = DOG,
-    limits: EngineLimits | None = None,
-    options: ServerOptions | None = None,
+    limits: BatchingSettings | None = None,
+    options: Settings | None = None,
     store: Store | None = None,
 ) -> Iterator[Serving]:
     """A running server; stopped and its engine closed at the end. ``store`` is the caller's."""

@@ -1,4 +1,4 @@
-"""Jobs whose images are labelled, set aside or still waiting, through the real queue."""
+"""Jobs whose images are labelled, failed or still waiting, through the real queue."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from secondlook.core.types import Labelled
 
 if TYPE_CHECKING:
     from secondlook.store import Store
-    from secondlook.store.queue import Job
+    from secondlook.store.queue import JobRow
 
 OWNER = "a server"
 
@@ -31,14 +31,15 @@ def settled_job(
     failed: Sequence[str] = (),
     waiting: Sequence[str] = (),
     kind: str = "upload",
-) -> "Job":
+) -> "JobRow":
     """A job, done unless something waits; ``failed`` were never read, ``waiting`` are kept."""
-    from secondlook.store.images import NewImage, add_images, measure_image
-    from secondlook.store.queue import JobState, NewItem, Setback, settle
+    from secondlook.store.images import ImageMeasurement, NewImage, add_images, measure_images
+    from secondlook.store.queue import FailedAttempt, NewItem, record_outcomes
+    from secondlook_client.values import JobState
 
     queue = store.queue
     run_id = queue.create(name, kind, street_ontology(), settings=SETTINGS).run_id
-    run = store.records.run(name)
+    run = store.results.run(name)
     kept = [result.name for result in results] + list(waiting)
     news = [NewImage(store.blobs.put(n.encode()), len(n), "png") for n in kept]
     with store.database.writing() as connection:
@@ -57,11 +58,11 @@ def settled_job(
     with store.database.writing() as connection:
         done = {}
         for result, image in zip(results, images, strict=False):
-            store.records.keep(connection, run, todo[result.name], image, result)
-            measure_image(connection, image, result.width, result.height, 7)
+            store.results.add(connection, run, [(todo[result.name], image, result)])
+            measure_images(connection, [ImageMeasurement(image, result.width, result.height, 7)])
             done[todo[result.name]] = image
-        aside = [Setback(todo[n], "bad_image", "it is no image") for n in failed]
-        settle(connection, run_id, OWNER, done, aside)
+        failed_attempts = [FailedAttempt(todo[n], "bad_image", "it is no image") for n in failed]
+        record_outcomes(connection, run_id, OWNER, done, failed_attempts)
     if not waiting:
         queue.close(run_id)
         queue.finish(run_id, OWNER, JobState.DONE)

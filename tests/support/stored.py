@@ -9,9 +9,10 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
 from PIL import Image as PILImage
 from sqlalchemy import insert, select
 
-from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Image, Labelled
-from secondlook.labeling.pipeline import Limits, Pipeline, Task
+from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook_client.ontology import ClassSpec, Ontology
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from secondlook.store import Store
     from secondlook.store.runs import Run
 
-LIMITS = Limits(floor=0.1)
-SETTINGS = {"floor": LIMITS.floor, "max_boxes": LIMITS.max_boxes, "max_iou": LIMITS.max_iou}
+LIMITS = PipelineSettings(score_floor=0.1)
+SETTINGS = LIMITS.recorded()
 
 
 def street_ontology(threshold: float = 0.25, accept: float = 0.6) -> Ontology:
@@ -50,7 +51,7 @@ def labelled(
     answers: dict[str, float] | None = ANSWERS,
     ontology: Ontology | None = None,
 ) -> Labelled:
-    """One image of 40×30 pixels through the pipeline; ``answers`` None is no second look."""
+    """One image of 40×30 pixels through the pipeline; ``answers`` None means no verification."""
 
     def script(image: Image, phrases: Sequence[str]) -> Sequence[Row]:
         return rows
@@ -65,7 +66,7 @@ def stored_run(
     store: "Store", name: str, results: Sequence[Labelled], ontology: Ontology | None = None
 ) -> "Run":
     """A finished folder run with these results, and the images of these names."""
-    from secondlook.store.images import Measured, NewImage, add_images, measure_images
+    from secondlook.store.images import ImageMeasurement, NewImage, add_images, measure_images
     from secondlook.store.runs import create_run
 
     with store.database.writing() as connection:
@@ -76,12 +77,12 @@ def stored_run(
             sha256 = store.blobs.put(content)
             new = NewImage(sha256, len(content), "png")
             image = add_images(connection, [new])[sha256]
-            measured.append(Measured(image, result.width, result.height, 0))
+            measured.append(ImageMeasurement(image, result.width, result.height, 0))
             item = done_item(connection, run, place, result.name, len(content), image)
             kept.append((item, image, result))
         measure_images(connection, measured)
-        assert store.records.keep_all(connection, run, kept) == len(kept)
-    return store.records.run(name)
+        assert store.results.add(connection, run, kept) == len(kept)
+    return store.results.run(name)
 
 
 def done_item(
@@ -95,10 +96,10 @@ def done_item(
         "key": key,
         "name": name,
         "size": size,
-        "changed_ns": 0,
+        "mtime_ns": 0,
         "image_id": image,
         "state": 1,
-        "tries": 1,
+        "attempts": 1,
         "not_before": 0.0,
         "reason": "",
         "message": "",

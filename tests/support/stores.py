@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["database_url", "postgres", "store", "store_places"]
 
 _MIGRATED: dict[str, str] = {}
-"""Where an empty SQLite store of the present schema is: copying it is quicker."""
+"""Where an empty SQLite store of the current schema is: copying it is quicker."""
 _FREE: list[str] = []
-"""Empty databases of the present schema: emptying one is quicker than making another."""
+"""Empty databases of the current schema: emptying one is quicker than making another."""
 _EMPTY_ALL = """
 SET lock_timeout = '5s';
 DO $$ BEGIN EXECUTE (
@@ -34,7 +34,7 @@ def database_url(
 ) -> Iterator[str]:
     """What ``open_store(tmp_path / "data", database_url)`` takes: empty for SQLite.
 
-    The database has the present schema and no rows.
+    The database has the current schema and no rows.
     """
     if request.param == "sqlite":
         data = tmp_path / "data"

@@ -1,8 +1,8 @@
 """Tiny students for tests: a whole folder whose ONNX graph is written by hand, without torch.
 
-The graph looks at the mean colour of the four quarters of the image and calls a quarter an object
-of class 0 where it is red, of class 1 where it is blue, of class 2 where it is green, of class 3
-where it is yellow; further classes are never found. Everything else is background.
+The graph takes the mean colour of each quarter of the image: red is an object of class 0, blue of
+class 1, green of class 2, yellow of class 3; further classes are never found. Everything else is
+background.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.detector import self_test
-from secondlook.detector.detections import detections_of
+from secondlook.detector.detections import select_detections
 from secondlook.detector.manifest import (
     FP32,
     INT8,
     SELF_TEST,
-    Manifest,
+    StudentManifest,
     describe_file,
     write_manifest,
 )
@@ -36,7 +36,7 @@ _REACTIONS = np.array([[8, -8, -8], [-8, -8, 8], [-8, 8, -8], [9, 9, -9]], np.fl
 
 
 def image(*quarters: tuple[int, int], width: int = 64, height: int = 64) -> NDArray[np.uint8]:
-    """Grey, with ``(quarter, class)`` drawn: ``image((0, 1))`` has class 1 at the top left."""
+    """Grey, with coloured ``(quarter, class)``: ``image((0, 1))`` has class 1 at the top left."""
     pixels = np.full((height, width, 3), 128, np.uint8)
     for quarter, of_class in quarters:
         x1, y1, x2, y2 = (QUARTERS[quarter] * [width, height, width, height]).astype(int)
@@ -51,8 +51,8 @@ def write_student(
     seed: int = 0,
     int8: bool = False,
     **manifest_overrides: Any,
-) -> Manifest:
-    """Write a sound student folder; another ``seed`` gives other weights, hashes and digest.
+) -> StudentManifest:
+    """Write a valid student folder; another ``seed`` gives other weights, hashes and digest.
 
     Every seed finds the same objects, with scores that differ by a few hundredths. The manifest is
     written with ``manifest_overrides`` in place of its fields. ``int8``: with that model too, which
@@ -66,11 +66,11 @@ def write_student(
         files.append(INT8)
         (folder / INT8).write_bytes(model_bytes(weights * 1.01, bias, input_size))
     width, height = input_size
-    seen = image((1, 0), (2, min(1, len(classes) - 1)), width=width, height=height)
-    scores, boxes = _what_it_says(weights, bias, stretch(seen, input_size))
-    found = detections_of(scores, boxes, width, height, floor=0.0)
+    pixels = image((1, 0), (2, min(1, len(classes) - 1)), width=width, height=height)
+    scores, boxes = _outputs(weights, bias, stretch(pixels, input_size))
+    found = select_detections(scores, boxes, width, height, floor=0.0)
     self_test.write_self_test(
-        folder / SELF_TEST, self_test.SelfTest(seen, {"fp32": found, "int8": found})
+        folder / SELF_TEST, self_test.SelfTest(pixels, {"fp32": found, "int8": found})
     )
     (folder / "report.json").write_text('{"map": 0.5, "map50": 0.8}')
     (folder / "report.html").write_text("<!doctype html><title>report</title>")
@@ -89,7 +89,7 @@ def write_student(
         "files": {name: describe_file(folder / name) for name in files},
         "created_at": 1.7e9 + seed,
     }
-    manifest = Manifest(**(fields | manifest_overrides))
+    manifest = StudentManifest(**(fields | manifest_overrides))
     write_manifest(folder, manifest)
     return manifest
 
@@ -97,7 +97,7 @@ def write_student(
 def model_bytes(
     weights: NDArray[np.float32], bias: NDArray[np.float32], input_size: tuple[int, int]
 ) -> bytes:
-    """An ONNX file that keeps the graph contract. ``weights``: (3, C); ``bias``: (C,)."""
+    """An ONNX file that follows the graph contract. ``weights``: (3, C); ``bias``: (C,)."""
     return bytes(model_of(weights, bias, input_size).SerializeToString())
 
 
@@ -147,13 +147,15 @@ def model_of(
 
 
 def truncate(folder: Path, name: str = FP32) -> None:
-    """Cut a file of a student in half, as a download that broke off would."""
+    """Cut a file of a student in half, like an interrupted download."""
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
 
 
-def replace_model(folder: Path, manifest: Manifest, model: bytes, name: str = FP32) -> Manifest:
-    """Put another model in, with its right hash in the manifest: only a look inside can tell."""
+def replace_model(
+    folder: Path, manifest: StudentManifest, model: bytes, name: str = FP32
+) -> StudentManifest:
+    """Replace the model and its hash in the manifest: only running it shows the difference."""
     (folder / name).write_bytes(model)
     files = dict(manifest.files) | {name: describe_file(folder / name)}
     changed = replace(manifest, files=files)
@@ -161,8 +163,8 @@ def replace_model(folder: Path, manifest: Manifest, model: bytes, name: str = FP
     return changed
 
 
-def swapped_classes(folder: Path, manifest: Manifest) -> Manifest:
-    """A model that mixes up its classes: sound hashes, and it fails its self-test."""
+def swap_classes(folder: Path, manifest: StudentManifest) -> StudentManifest:
+    """A model that swaps its classes: the hashes match, and it fails its self-test."""
     weights, bias = _weights(len(manifest.classes), 0)
     return replace_model(
         folder, manifest, model_bytes(weights[:, ::-1].copy(), bias, manifest.input_size)
@@ -179,7 +181,7 @@ def _weights(classes: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.f
     return weights, bias
 
 
-def _what_it_says(
+def _outputs(
     weights: NDArray[np.float32], bias: NDArray[np.float32], pixels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(4, C) scores and (4, 4) boxes, by numpy."""

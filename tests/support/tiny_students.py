@@ -8,11 +8,11 @@ import torch
 from PIL import Image as PILImage
 from torch import nn
 
-from secondlook.training.model import Size, own_config
+from secondlook.training.model import StudentShape, own_config
 
 CLASSES = ("person", "dog", "ball")
 PIXELS = (96, 64)
-TINY = Size("", PIXELS, 16, (32, 32, 48), 32, 2, 12, True)
+TINY = StudentShape("", PIXELS, 16, (32, 32, 48), 32, 2, 12, True)
 
 
 def deimv2(**changed: Any) -> nn.Module:

@@ -20,9 +20,9 @@ from secondlook.training.trainer import train
 __all__ = ["data", "tiny", "whole"]
 """Fixtures."""
 
-TINY = model.Size("", (64, 64), 8, (16, 16, 32), 24, 2, 8, True)
+TINY = model.StudentShape("", (64, 64), 8, (16, 16, 32), 24, 2, 8, True)
 QUICK = TrainingSettings(
-    start="none", steps=8, batch=3, look_every=4, input_width=64, device="cpu", seed=3
+    start="none", steps=8, batch=3, validate_every=4, input_width=64, device="cpu", seed=3
 )
 
 

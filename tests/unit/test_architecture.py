@@ -131,6 +131,12 @@ def test_the_client_is_light() -> None:
     assert not found & {*HEAVY, "secondlook"}
 
 
+@pytest.mark.parametrize("module", ["errors", "values", "ontology"])
+def test_what_the_service_shares_with_the_client_needs_no_wire(module: str) -> None:
+    found, _ = loaded_by(f"import secondlook_client.{module}")
+    assert not found & {*HEAVY, "secondlook", "grpc", "google"}
+
+
 def test_help_is_light() -> None:
     code = (
         "import sys, secondlook.cli as cli\n"
@@ -145,7 +151,7 @@ def test_help_is_light() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("core.errors", "core.types", "core.boxes", "core.ontology", "core.ontology_yaml"),
+        *("core.types", "core.boxes", "core.ontology_yaml"),
         *("core.images", "config.settings", "models.registry"),
         *("labeling.proposer", "labeling.verifier", "labeling.decisions", "labeling.pipeline"),
         *("labeling.batcher", "labeling.engine"),
@@ -154,5 +160,5 @@ def test_help_is_light() -> None:
 def test_the_core_needs_no_torch_and_no_grpc(module: str) -> None:
     found, _ = loaded_by(f"import secondlook.{module}")
     assert not found & {"torch", "transformers", "grpc", "click", "rich"}
-    if module in ("core.errors", "config.settings"):
+    if module == "config.settings":
         assert not found & set(HEAVY)

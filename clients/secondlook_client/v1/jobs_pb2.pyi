@@ -107,7 +107,7 @@ class Job(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
-    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
     ONTOLOGY_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -130,7 +130,7 @@ class Job(_message.Message):
     """More images may come."""
     created_at: _builtins.float
     """Seconds since 1970, UTC."""
-    changed_at: _builtins.float
+    updated_at: _builtins.float
     """When it last got on. Seconds since 1970, UTC."""
     @_builtins.property
     def ontology(self) -> _labeling_pb2.Ontology:
@@ -153,13 +153,13 @@ class Job(_message.Message):
         message: _builtins.str = ...,
         open: _builtins.bool = ...,
         created_at: _builtins.float = ...,
-        changed_at: _builtins.float = ...,
+        updated_at: _builtins.float = ...,
         ontology: _labeling_pb2.Ontology | None = ...,
         paths: _abc.Iterable[Global___PathCounts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -872,7 +872,7 @@ class JobFailure(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
-    TRIES_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     key: _builtins.int
     """The image's number in the job."""
     name: _builtins.str
@@ -881,7 +881,7 @@ class JobFailure(_message.Message):
     """Stable word for programs, as in the trailing metadata of a failed call."""
     message: _builtins.str
     """The cause and the way out."""
-    tries: _builtins.int
+    attempts: _builtins.int
     """How often it was tried."""
     def __init__(
         self,
@@ -890,11 +890,11 @@ class JobFailure(_message.Message):
         name: _builtins.str = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
-        tries: _builtins.int = ...,
+        attempts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "message", b"message", "name", b"name", "reason", b"reason", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "key", b"key", "message", b"message", "name", b"name", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -224,7 +224,7 @@ class Training(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
-    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the server."""
     model: _builtins.str
@@ -253,7 +253,7 @@ class Training(_message.Message):
     """The version that it made; 0 before it is done."""
     created_at: _builtins.float
     """Seconds since 1970."""
-    changed_at: _builtins.float
+    updated_at: _builtins.float
     """Seconds since 1970."""
     def __init__(
         self,
@@ -272,11 +272,11 @@ class Training(_message.Message):
         message: _builtins.str = ...,
         version: _builtins.int = ...,
         created_at: _builtins.float = ...,
-        changed_at: _builtins.float = ...,
+        updated_at: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "loss", b"loss", "map50", b"map50"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "changed_at", b"changed_at", "created_at", b"created_at", "id", b"id", "loss", b"loss", "map50", b"map50", "message", b"message", "model", b"model", "of", b"of", "phase", b"phase", "size", b"size", "snapshot", b"snapshot", "split", b"split", "state", b"state", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "created_at", b"created_at", "id", b"id", "loss", b"loss", "map50", b"map50", "message", b"message", "model", b"model", "of", b"of", "phase", b"phase", "size", b"size", "snapshot", b"snapshot", "split", b"split", "state", b"state", "step", b"step", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015

@@ -39,7 +39,7 @@ class RenderedScene:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ProposerBatch:
     """Inputs of the model and what its loss needs; see ``proposer_loss`` for the shapes."""
 
     inputs: dict[str, torch.Tensor]
@@ -212,7 +212,7 @@ def collate(
     phrases: Sequence[Sequence[str]],
     tokenizer: BertTokenizer,
     canvas: tuple[int, int],
-) -> Batch:
+) -> ProposerBatch:
     """Images at the top left of one ``canvas`` (H, W), one caption each, as the model's input."""
     text = tokenizer([caption(p) for p in phrases], padding=True, return_tensors="pt")
     pixels = np.zeros((len(scenes), *canvas, 3), np.float32)
@@ -238,12 +238,12 @@ def collate(
     # The permuted view is already channels-last, the layout in which CPU convolutions are fast.
     inputs = {"pixel_values": torch.from_numpy(pixels).permute(0, 3, 1, 2), "pixel_mask": mask}
     inputs |= {name: text[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    return Batch(inputs, truths, anchors, radius)
+    return ProposerBatch(inputs, truths, anchors, radius)
 
 
 def training_batch(
     scenes: Scenes, tokenizer: BertTokenizer, seed: int, step: int, size: int, longest: int
-) -> Batch:
+) -> ProposerBatch:
     """Batch ``step`` of the run ``seed``: ``size`` scenes of alike shape, longest side given."""
     rng = np.random.default_rng([seed, step])
     aspects = scenes.shapes[:, 1] / scenes.shapes[:, 0]

@@ -18,7 +18,7 @@ MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Found:
+class ProposedBoxes:
     """Proposals of one noun in one image: boxes (N, 4) pixel xyxy, scores (N,), best first."""
 
     boxes: np.ndarray
@@ -37,10 +37,10 @@ def detect(
     tokenizer: BertTokenizer,
     images: Sequence[RenderedScene],
     batch: int = 8,
-) -> list[list[Found]]:
+) -> list[list[ProposedBoxes]]:
     """Proposals down to the lowest of ``THRESHOLDS``, by image and noun, of one joint caption."""
     device = next(model.parameters()).device
-    found: list[list[Found]] = [[] for _ in images]
+    found: list[list[ProposedBoxes]] = [[] for _ in images]
     order = sorted(range(len(images)), key=lambda i: canvas_of(images[i]))
     while order:
         canvas = canvas_of(images[order[0]])
@@ -58,7 +58,7 @@ def detect(
 
 def _by_noun(
     scores: np.ndarray, boxes: np.ndarray, named: np.ndarray, of: RenderedScene
-) -> list[Found]:
+) -> list[ProposedBoxes]:
     height, width = of.image.shape[:2]
     pixels = geometry.from_cxcywh(boxes, width, height)
     kept = []
@@ -66,11 +66,11 @@ def _by_noun(
         best = scores[:, named == noun].max(1)
         order = np.argsort(-best)
         order = order[best[order] >= THRESHOLDS[0]]
-        kept.append(Found(pixels[order], best[order]))
+        kept.append(ProposedBoxes(pixels[order], best[order]))
     return kept
 
 
-def _matches(found: Found, truth: np.ndarray) -> np.ndarray:
+def _matches(found: ProposedBoxes, truth: np.ndarray) -> np.ndarray:
     """(N,) bool: the proposal is the best-scored one on a true box, greedily at ``MATCH_IOU``."""
     right = np.zeros(len(found.scores), bool)
     if not len(truth) or not len(right):
@@ -85,7 +85,7 @@ def _matches(found: Found, truth: np.ndarray) -> np.ndarray:
 
 
 def figures(
-    images: Sequence[RenderedScene], found: Sequence[Sequence[Found]]
+    images: Sequence[RenderedScene], found: Sequence[Sequence[ProposedBoxes]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Recall, precision and false boxes a true one, by threshold and noun (``all`` is pooled)."""
     rows = []

@@ -1,21 +1,18 @@
 """Train the embedded proposer: ``python -m recipes.proposer.train --work DIR``.
 
 The run is seeded, goes on where it was killed, and may use a CPU or a GPU. What it learns from,
-how it is scored and what was tried and dropped is written in ``LOG.md`` beside this file.
+how it is scored and what was tried and dropped is in ``recipes/LOG.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import GroundingDinoForObjectDetection
 
@@ -23,8 +20,9 @@ from recipes.proposer.data import Scenes, training_batch
 from recipes.proposer.evaluate import detect, figures
 from recipes.proposer.loss import proposer_loss
 from recipes.proposer.model import SIZE, build_model, build_processor, save_pretrained
+from recipes.runs import WARMUP, RecipeRun, draw_curve
 from secondlook.models.embedded import EMBEDDED
-from secondlook.training.trainer import warmed_cosine
+from secondlook.training.trainer import EMA, warmup_cosine
 
 WEIGHTS = EMBEDDED / "proposer"
 HELD_OUT_SEED = 900_001
@@ -35,11 +33,8 @@ SMALL = (192, 224, 256)
 """Longest sides, in turn, of the first steps, which cost half of those at ``SIZE``."""
 
 
-COLOURS = ("black", "crimson", "navy", "green", "purple", "brown", "hotpink", "teal", "gray")
-
-
 @dataclass(frozen=True)
-class Plan:
+class ProposerPlan:
     """One training run; equal plans give equal runs on one machine.
 
     Attributes:
@@ -56,7 +51,7 @@ class Plan:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
-        return self.rate * warmed_cosine(step, self.steps, 0.04)
+        return self.rate * warmup_cosine(step, self.steps, WARMUP)
 
     def longest_at(self, step: int) -> int:
         """Longest side in pixels of the images of a step."""
@@ -64,39 +59,25 @@ class Plan:
         return SMALL[step % len(SMALL)] if small else SIZE
 
 
-class Training:
+class ProposerTraining(RecipeRun):
     """A run in progress: model, average of its weights, optimiser, step and curve."""
 
-    def __init__(self, plan: Plan, work: Path, device: str) -> None:
+    values = (*RecipeRun.values, "history")
+
+    def __init__(self, plan: ProposerPlan, work: Path, device: str) -> None:
+        super().__init__(work / "checkpoint.pt", plan.steps)
         self.plan, self.work, self.device = plan, work, device
         self.scenes = Scenes(work / "scenes", plan.seed, plan.scenes)
         self.tokenizer = build_processor().tokenizer
         self.model = build_model(plan.seed).to(device, memory_format=torch.channels_last).train()
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._ema = EMA(self.model)
+        self.average: GroundingDinoForObjectDetection = self._ema.model
         self.optimiser = torch.optim.AdamW(_groups(self.model), lr=plan.rate, betas=(0.9, 0.99))
-        self.step, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
         self.history: list[dict[str, float]] = [{"from_step": 0, **asdict(plan)}]
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where the run saves itself."""
-        return self.work / "checkpoint.pt"
-
     def save(self) -> None:
-        """Write the checkpoint; a kill while writing leaves the previous one."""
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "curve": self.curve,
-            "history": self.history,
-        }
-        part = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+        """Write the checkpoint, and the curve beside it."""
+        super().save()
         (self.work / "curve.json").write_text(json.dumps(self.curve, indent=1))
 
     def resume(self) -> None:
@@ -104,16 +85,11 @@ class Training:
 
         A plan that differs from the one of the checkpoint is allowed, and told in the record.
         """
-        if not self.checkpoint.exists():
-            return
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
-        now = self.history[0] | {"from_step": self.step}
-        same = state["history"][-1] | {"from_step": self.step} == now
-        self.history = state["history"] + ([] if same else [now])
+        plan = self.history[0]
+        super().resume()
+        now = plan | {"from_step": self.step}
+        if self.history[-1] | {"from_step": self.step} != now:
+            self.history.append(now)
 
     def one_step(self) -> dict[str, float]:
         """Learn one batch; returns the losses by head."""
@@ -135,22 +111,19 @@ class Training:
         if torch.isfinite(norm):
             self.optimiser.step()
         self.step += 1
-        self._average()
+        self._ema.update(self.step)
         return {name: value.item() for name, value in losses.items()} | {"norm": norm.item()}
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Exponential average of the weights; batch statistics are averages already."""
-        keep = min(0.998, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(now, 1 - keep)
-        for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            mean.copy_(now)
-
-    def evaluate(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Figures of the averaged weights on the held-out images."""
+    def evaluate(self) -> None:
+        """Add the figures of the averaged weights on held-out images to the curve, and save."""
         images = list(Scenes(self.work / "scenes", HELD_OUT_SEED, 200))
-        return figures(images, detect(self.average, self.tokenizer, images))
+        at = figures(images, detect(self.average, self.tokenizer, images))["0.2"]
+        row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds)}
+        row |= {f"recall {name}": of_noun["recall"] for name, of_noun in at.items()}
+        row |= {name: at["all"][name] for name in ("precision", "false_per_true")}
+        self.curve.append(row)
+        print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+        self.save()
 
 
 def _groups(model: torch.nn.Module) -> list[dict[str, object]]:
@@ -162,38 +135,7 @@ def _groups(model: torch.nn.Module) -> list[dict[str, object]]:
     return [{"params": v, "scale": s, "weight_decay": d} for (s, d), v in groups.items()]
 
 
-def run(training: Training, every: int, report: int = 20) -> None:
-    """Train to the end of the plan; evaluate, save and export ``every`` steps."""
-    plan, recent = training.plan, []
-    while training.step < plan.steps:
-        began = time.monotonic()
-        recent.append(training.one_step())
-        training.seconds += time.monotonic() - began
-        if training.step % report == 0:
-            means = {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
-            recent = []
-            pace = training.seconds / training.step
-            left = pace * (plan.steps - training.step) / 60
-            text = " ".join(f"{k} {v:.3f}" for k, v in means.items())
-            where = f"step {training.step}/{plan.steps}"
-            print(f"{where} {text} · {pace:.2f} s/step · {left:.0f} min left", flush=True)
-        if training.step % every == 0 or training.step == plan.steps:
-            _milestone(training)
-
-
-def _milestone(training: Training) -> None:
-    at = training.evaluate()
-    row: dict[str, float] = {"step": training.step, "seconds": round(training.seconds)}
-    for name, value in at["0.2"].items():
-        row[f"recall {name}"] = value["recall"]
-    row["precision"] = at["0.2"]["all"]["precision"]
-    row["false_per_true"] = at["0.2"]["all"]["false_per_true"]
-    training.curve.append(row)
-    print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    training.save()
-
-
-def export(training: Training, folder: Path, command: str) -> None:
+def export(training: ProposerTraining, folder: Path, command: str) -> None:
     """Write the averaged model with its curve and figures on 500 unseen images."""
     save_pretrained(training.average.state_dict(), folder)
     model = GroundingDinoForObjectDetection.from_pretrained(folder, dtype=torch.float32).eval()
@@ -209,26 +151,11 @@ def export(training: Training, folder: Path, command: str) -> None:
         "curve": training.curve,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    draw_curve(training.curve, folder / "curve.png")
+    measured = training.curve[0] if training.curve else {}
+    names = [name for name in measured if name.startswith(("recall", "precision"))]
+    caption = "held-out images, threshold 0.2, IoU 0.5"
+    draw_curve(training.curve, names, folder / "curve.png", caption)
     print(json.dumps(final["0.2"], indent=1), flush=True)
-
-
-def draw_curve(curve: list[dict[str, float]], path: Path) -> None:
-    """Recall by noun and precision over steps, as a PNG."""
-    names = [n for n in (curve[0] if curve else {}) if n.startswith(("recall", "precision"))]
-    image = Image.new("RGB", (760, 420), "white")
-    draw = ImageDraw.Draw(image)
-    last = max((row["step"] for row in curve), default=1)
-    for tenth in range(11):
-        y = 390 - 36 * tenth
-        draw.line([(50, y), (600, y)], "#e5e5e5")
-        draw.text((20, y - 6), f"{tenth / 10:.1f}", "black")
-    for i, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-        points = [(50 + 550 * row["step"] / last, 390 - 360 * row[name]) for row in curve]
-        draw.line(points, colour, 2)
-        draw.text((610, 30 + 20 * i), f"{name} {curve[-1][name]:.3f}", colour)
-    draw.text((50, 398), f"0 to {last} steps, held-out images, threshold 0.2, IoU 0.5", "black")
-    image.save(path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -247,11 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--export-only", action="store_true", help="export the checkpoint and stop")
     o = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    plan = Plan(o.steps, o.seed, o.batch, o.scenes, o.rate, o.small_share)
-    training = Training(plan, o.work, o.device)
+    plan = ProposerPlan(o.steps, o.seed, o.batch, o.scenes, o.rate, o.small_share)
+    training = ProposerTraining(plan, o.work, o.device)
     training.resume()
     if not o.export_only:
-        run(training, o.every)
+        training.run(o.every, training.evaluate, report=20)
     command = f"python -m recipes.proposer.train --work DIR --steps {o.steps} --seed {o.seed}"
     export(training, o.out, command)
 

@@ -1,4 +1,4 @@
-"""A trained student made quicker: a short stem in place of HGNetV2's own, and ReLU for SiLU.
+"""A trained student made faster: a short stem in place of HGNetV2's own, and ReLU for SiLU.
 
 Begun from nothing, a student with the short stem learns far more slowly; one that is trained
 already needs a minute in which the new stem learns to give what the old one gave, and some training
@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secondlook.training.model import ShortStem, ShortStemConfig, fit
-from secondlook.training.trainer import warmed_cosine
+from recipes.runs import WARMUP
+from secondlook.training.model import ShortStem, ShortStemConfig, set_input_size
+from secondlook.training.trainer import warmup_cosine
 
 RATE = 3e-3
-"""AdamW's peak while a stem imitates."""
-_LEAST_SPREAD = 1e-4
-"""Variance of a channel below which its errors weigh no more."""
+"""AdamW's peak while a stem is distilled."""
+_MIN_VARIANCE = 1e-4
+"""Of a channel, below which its errors weigh no more."""
 
 
-def quickened(student: nn.Module, pixels: tuple[int, int]) -> nn.Module:
-    """The same student for images of ``pixels`` (width, height), as quick as can be.
+def with_short_stem(student: nn.Module, pixels: tuple[int, int]) -> nn.Module:
+    """The same student for images of ``pixels`` (width, height), as fast as can be.
 
     ``student`` is a DEIMv2 or D-FINE with an HGNetV2. A stem of its own is left behind, and the
     short one has learnt nothing. Raises ``BadSetting`` for a size that does not fit.
@@ -32,12 +33,12 @@ def quickened(student: nn.Module, pixels: tuple[int, int]) -> nn.Module:
     backbone = {k: v for k, v in config.backbone_config.to_dict().items() if k != "model_type"}
     config.backbone_config = ShortStemConfig(**backbone)
     config.activation_function = "relu"
-    fit(config, pixels)
-    quick: nn.Module = type(student)(config)
-    fitting = quick.state_dict().keys()
+    set_input_size(config, pixels)
+    short: nn.Module = type(student)(config)
+    fitting = short.state_dict().keys()
     kept = {name: value for name, value in student.state_dict().items() if name in fitting}
-    quick.load_state_dict(kept, strict=False)
-    return quick
+    short.load_state_dict(kept, strict=False)
+    return short
 
 
 def has_short_stem(student: nn.Module) -> bool:
@@ -45,7 +46,7 @@ def has_short_stem(student: nn.Module) -> bool:
     return any(isinstance(module, ShortStem) for module in student.modules())
 
 
-def imitate(
+def distill_stem(
     short: nn.Module,
     long: nn.Module,
     images: Callable[[int], Tensor],
@@ -54,19 +55,19 @@ def imitate(
 ) -> None:
     """Teach the short stem of one student to give what that of another gives.
 
-    ``images(step)`` are (B, 3, H, W) as a student takes them. ``tell`` hears each step and its
-    error: squared, in units of each channel's variance.
+    ``images(step)`` are (B, 3, H, W) as a student takes them. ``tell`` is called with each step
+    and its error: squared, in units of each channel's variance.
     """
     learner, teacher = _stem_of(short).train(), _stem_of(long).eval()
     optimiser = torch.optim.AdamW(learner.parameters(), lr=RATE, weight_decay=0)
     for step in range(steps):
-        seen = images(step)
+        batch = images(step)
         with torch.no_grad():
-            wanted = teacher(seen)
-            spread = wanted.var((0, 2, 3), keepdim=True) + _LEAST_SPREAD
+            wanted = teacher(batch)
+            variance = wanted.var((0, 2, 3), keepdim=True) + _MIN_VARIANCE
         for group in optimiser.param_groups:
-            group["lr"] = RATE * warmed_cosine(step, steps, 0.04)
-        error = ((learner(seen) - wanted) ** 2 / spread).mean()
+            group["lr"] = RATE * warmup_cosine(step, steps, WARMUP)
+        error = ((learner(batch) - wanted) ** 2 / variance).mean()
         optimiser.zero_grad(set_to_none=True)
         error.backward()
         optimiser.step()

@@ -13,9 +13,9 @@ from torch.nn.functional import avg_pool2d
 
 from recipes.verifier.questions import Facts, Question, draw, prompt
 from recipes.verifier.views import LAYERS, SIDE, samples_of
-from secondlook.core.types import View
 from secondlook.demo.world import ATTRIBUTES, COLOURS, NOUNS
 from secondlook.labeling.proposer import Proposer
+from secondlook_client.values import View
 
 OFTEN = {"person": 4.0, "car": 2.5, "ball": 2.5, "helmet": 2.5}
 """How many times as often views of these are drawn: they are asked the questions whose answers are
@@ -121,7 +121,7 @@ def unpack(row: np.void) -> Facts:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class VerifierBatch:
     """Views with several questions each, the questions of a view packed into one row of tokens.
 
     A row is only the text behind the image; ``part`` says to which question a token belongs, so
@@ -143,9 +143,9 @@ class Batch:
     place: torch.Tensor
     target: torch.Tensor
 
-    def to(self, device: str) -> Batch:
+    def to(self, device: str) -> VerifierBatch:
         """The same batch on another device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return VerifierBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def batch_of(
@@ -156,7 +156,7 @@ def batch_of(
     step: int,
     size: int,
     asked: int,
-) -> Batch:
+) -> VerifierBatch:
     """The batch of a step; it depends on nothing but the arguments.
 
     ``answers`` are the tokens of no, of yes, and of the end.
@@ -180,7 +180,7 @@ def batch_of(
     ]
     bits = np.arange(len(LAYERS), dtype=np.uint16)[:, None, None]
     tokens, part, place, target = _padded(words)
-    return Batch(
+    return VerifierBatch(
         _disturbed(rng, normalized(pixels)),
         torch.from_numpy((layouts[:, None] >> bits & 1).astype(np.float32)),
         torch.tensor([_names(samples.facts[row]) for row in rows], dtype=torch.float32),
@@ -237,6 +237,3 @@ def _disturbed(rng: np.random.Generator, pixels: torch.Tensor) -> torch.Tensor:
     noise = rng.standard_normal(pixels.shape, dtype=np.float32)
     noise *= rng.uniform(0, 0.05, (count, 1, 1, 1)).astype(np.float32)
     return (pixels + torch.from_numpy(noise)).clamp_(-1, 1)
-
-
-__all__ = ["NAMES", "Batch", "Encode", "Samples", "batch_of", "normalized"]

@@ -12,17 +12,17 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import FastVlmForConditionalGeneration
 
 from recipes.verifier.data import Samples, normalized
-from recipes.verifier.model import Prompts, read, see
+from recipes.verifier.model import PromptTokens, encode_views, question_states
 from recipes.verifier.questions import Facts, Question, draw, prompt, questions
-from secondlook.core.types import View
 from secondlook.demo.world import ATTRIBUTES, NOUNS
+from secondlook_client.values import View
 
 BATCH = 64
 Figures = dict[str, dict[str, float]]
 
 
 def by_subject(
-    model: FastVlmForConditionalGeneration, prompts: Prompts, samples: Samples, asked: int = 6
+    model: FastVlmForConditionalGeneration, prompts: PromptTokens, samples: Samples, asked: int = 6
 ) -> Figures:
     """Accuracy, AUROC and ECE by what a question is about, as trained: any view, any wording,
     half of the answers yes; and of all of them as "all"."""
@@ -31,7 +31,9 @@ def by_subject(
     return _grouped(model, prompts, samples, rows, lambda facts, question: question.about)
 
 
-def by_class(model: FastVlmForConditionalGeneration, prompts: Prompts, samples: Samples) -> Figures:
+def by_class(
+    model: FastVlmForConditionalGeneration, prompts: PromptTokens, samples: Samples
+) -> Figures:
     """The same of every class's own question, on crops alone, at the rates of the world.
 
     Nouns are asked of every crop, attribute classes of crops of their noun, or of nothing.
@@ -56,7 +58,7 @@ def _noun_question(noun: str) -> str:
 
 def _grouped(
     model: FastVlmForConditionalGeneration,
-    prompts: Prompts,
+    prompts: PromptTokens,
     samples: Samples,
     rows: list[list[Question]],
     key: Callable[[Facts, Question], str],
@@ -76,7 +78,7 @@ def _grouped(
 @torch.inference_mode()
 def p_yes(
     model: FastVlmForConditionalGeneration,
-    prompts: Prompts,
+    prompts: PromptTokens,
     pixels: NDArray[np.uint8],
     asked: list[list[Question]],
 ) -> list[list[float]]:
@@ -87,8 +89,8 @@ def p_yes(
     part = [torch.tensor([k for k, tail in enumerate(of_view) for _ in tail]) for of_view in tails]
     place = [torch.tensor([k for tail in of_view for k in range(len(tail))]) for of_view in tails]
     padded = [pad_sequence(x, True, fill) for x, fill in ((tokens, 0), (part, -1), (place, 0))]
-    seen = see(model, normalized(pixels).to(device))
-    hidden = read(model, prompts.head, seen.features, *(x.to(device) for x in padded))
+    seen = encode_views(model, normalized(pixels).to(device))
+    hidden = question_states(model, prompts.head, seen.features, *(x.to(device) for x in padded))
     no, yes, _ = prompts.answers
     scores = model.lm_head(hidden)[..., [no, yes]].float().softmax(-1)[..., 1].cpu()
     ends = [np.cumsum([len(tail) for tail in of_view]) - 1 for of_view in tails]

@@ -25,9 +25,9 @@ from transformers import (
     ResNetConfig,
 )
 
-from recipes.verifier.questions import Facts, closed, questions
+from recipes.verifier.questions import Facts, prompt, questions
 from recipes.verifier.views import SIDE
-from secondlook.core.types import View
+from secondlook_client.values import View
 
 PATCH = 16
 """Stride of the image encoder."""
@@ -64,7 +64,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Shape:
+class VerifierShape:
     """Sizes of the two towers; the text's width is a whole multiple of HEAD."""
 
     vision_widths: tuple[int, int, int] = (32, 64, 128)
@@ -96,7 +96,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _words() -> set[str]:
-    asked = {closed(q.text) for facts in _all_kinds() for q in questions(facts)}
+    asked = {prompt(q.text) for facts in _all_kinds() for q in questions(facts)}
     split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(" ".join(sorted(asked)).lower())
     return {word for word, _ in split} | set(OTHER_WORDS.split())
 
@@ -122,9 +122,9 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def build_model(seed: int, shape: Shape | None = None) -> FastVlmForConditionalGeneration:
+def build_model(seed: int, shape: VerifierShape | None = None) -> FastVlmForConditionalGeneration:
     """The model with random weights that depend on ``seed`` only."""
-    shape = shape or Shape()
+    shape = shape or VerifierShape()
     tokenizer = build_tokenizer()
     pad, end, image = tokenizer.convert_tokens_to_ids([PAD, END, IMAGE])
     vision = ResNetConfig(
@@ -166,7 +166,7 @@ def build_model(seed: int, shape: Shape | None = None) -> FastVlmForConditionalG
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class EncodedViews:
     """Views after the image encoder.
 
     Attributes:
@@ -178,14 +178,14 @@ class Seen:
     features: Tensor
 
 
-def see(model: FastVlmForConditionalGeneration, pixels: Tensor) -> Seen:
+def encode_views(model: FastVlmForConditionalGeneration, pixels: Tensor) -> EncodedViews:
     """Encode views, (V, 3, SIDE, SIDE) in [-1, 1]."""
     cells = model.model.vision_tower(pixels).last_hidden_state
     patches = cells.flatten(2).transpose(1, 2)
-    return Seen(patches, model.model.multi_modal_projector(patches))
+    return EncodedViews(patches, model.model.multi_modal_projector(patches))
 
 
-def read(
+def question_states(
     model: FastVlmForConditionalGeneration,
     head: list[int],
     features: Tensor,
@@ -196,7 +196,7 @@ def read(
     """Hidden states, (V, T, text width), of questions packed one behind another.
 
     ``head`` are the tokens up to the last image token; ``tokens``, ``part`` and ``place`` are
-    those of ``verifier_data.Batch``. A question sees the image and itself, not its neighbours, so
+    those of ``data.VerifierBatch``. A question sees the image and itself, not its neighbours, so
     that it is answered as if it had been asked alone.
     """
     views, length = tokens.shape
@@ -217,7 +217,7 @@ def read(
     return hidden[:, len(head) :]
 
 
-class Prompts:
+class PromptTokens:
     """The tokens of prompts, as the processor makes them: one head for all, a tail a question."""
 
     def __init__(self, processor: LlavaProcessor | None = None) -> None:
@@ -233,17 +233,3 @@ class Prompts:
         if words not in self._tails:
             self._tails[words] = self.tokenizer(f"{words}{END}")["input_ids"]
         return self._tails[words]
-
-
-__all__ = [
-    "GRID",
-    "IMAGE_TOKENS",
-    "Prompts",
-    "Seen",
-    "Shape",
-    "build_model",
-    "build_processor",
-    "build_tokenizer",
-    "read",
-    "see",
-]

@@ -13,9 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from secondlook.core.types import View
 from secondlook.demo.world import ATTRIBUTES, COLOURS, NOUNS
-from secondlook.models.yes_no import closed
+from secondlook.models.yes_no import closed_question
+from secondlook_client.values import View
 
 COLOURED = ("car", "ball", "helmet")
 WORN = {"glasses": "glasses", "helmet": "a helmet", "hat": "a hat", "mask": "a mask"}
@@ -29,10 +29,11 @@ _OWN_WEIGHT = 4.0
 """How many times as often a class is asked about in its own words as in any others."""
 _DECOY_WEIGHT = 0.3
 _PRESENCE = (
-    "Is there {a} in this image?",
-    "Is there {a} in the image?",
-    "Does this image show {a}?",
+    "Is there {a} in this picture?",
+    "Is there {a} in the picture?",
+    "Does this picture show {a}?",
 )
+"""The words that the shipped weights were trained on."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _of_image(facts: Facts) -> Iterator[Question]:
     for name in (*NOUNS, *ATTRIBUTES, *DECOYS):
         for form in _PRESENCE:
             text = form.format(a=with_article(name))
-            yield Question(text, "in the image", name in facts.present)
+            yield Question(text, "in the picture", name in facts.present)
 
 
 @dataclass(frozen=True)
@@ -208,4 +209,4 @@ def draw(rng: np.random.Generator, facts: Facts, count: int) -> list[Question]:
 
 def prompt(question: str, *, bare: bool = False) -> str:
     """The words that the model is asked: ``bare`` leaves out the request for one word."""
-    return question if bare else closed(question)
+    return question if bare else closed_question(question)

@@ -6,7 +6,6 @@ things are and what they are like: alone at first, then beside the questions.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +15,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import FastVlmForConditionalGeneration
 
-from recipes.verifier.data import NAMES, Batch, Samples, batch_of
-from recipes.verifier.model import GRID, Prompts, Seen, Shape, build_model, read, see
+from recipes.runs import RecipeRun
+from recipes.verifier.data import NAMES, Samples, VerifierBatch, batch_of
+from recipes.verifier.model import (
+    GRID,
+    EncodedViews,
+    PromptTokens,
+    VerifierShape,
+    build_model,
+    encode_views,
+    question_states,
+)
 from recipes.verifier.views import CELLS, LAYERS
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.models.embedded import load_proposer
-from secondlook.training.trainer import warmed_cosine
+from secondlook.training.trainer import EMA, warmup_cosine
 
 TRAIN_SEED = 1001
 """World of the training."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class VerifierPlan:
     """One training run; equal plans give equal runs on one machine.
 
     Attributes:
@@ -49,12 +57,12 @@ class Plan:
     rate: float = 4e-3
     silent: float = 0.05
     helped: float = 0.5
-    shape: Shape = field(default_factory=Shape)
+    shape: VerifierShape = field(default_factory=VerifierShape)
     start: str = ""
 
     def rate_at(self, step: int) -> float:
         """Learning rate of Muon at a step."""
-        return self.rate * warmed_cosine(step, self.steps, 0.02)
+        return self.rate * warmup_cosine(step, self.steps, 0.02)
 
     def questions_at(self, step: int) -> int:
         """Questions on each view of a step."""
@@ -71,13 +79,13 @@ class Heads(nn.Module):
 
     cells: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: VerifierShape) -> None:
         super().__init__()
         self.layout = nn.Linear(shape.vision_widths[-1], len(LAYERS))
         self.names = nn.Linear(shape.text_width, len(NAMES))
         self.register_buffer("cells", ((torch.arange(GRID) + 0.5) * CELLS / GRID).long())
 
-    def losses(self, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor]:
+    def losses(self, seen: EncodedViews, batch: VerifierBatch) -> tuple[Tensor, Tensor]:
         """Mean binary cross-entropy of layouts and of names."""
         layout = self.layout(seen.patches).float().transpose(1, 2).unflatten(2, (GRID, GRID))
         names = self.names(seen.features.mean(1)).float()
@@ -86,54 +94,43 @@ class Heads(nn.Module):
         return loss(layout, truth), loss(names, batch.names)
 
 
-class Training:
-    """A run in progress: model, average of its weights, optimiser, step and curve."""
+class VerifierTraining(RecipeRun):
+    """A run in progress: model, average of its weights, optimisers, step and curve."""
+
+    modules = ("model", "heads", "average", "muon", "adamw")
+    values = (*RecipeRun.values, "random")
 
     def __init__(
         self,
-        plan: Plan,
+        plan: VerifierPlan,
         work: Path,
         device: str = "cpu",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """``work`` keeps views and checkpoint; ``progress`` as that of ``Samples``."""
+        super().__init__(work / "checkpoint.pt", plan.steps)
         self.plan, self.work, self.device = plan, work, device
         work.mkdir(parents=True, exist_ok=True)
-        proposer = load_proposer("", ModelOptions(device=device))
+        proposer = load_proposer("", ModelSettings(device=device))
         self.samples = Samples(work / "views", TRAIN_SEED, plan.scenes, progress, proposer)
-        self.prompts = Prompts()
+        self.prompts = PromptTokens()
         # Channels last: convolutions take a fifth less time on a CPU.
-        self.model = _begun(plan).to(device, memory_format=torch.channels_last).train()
+        self.model = _initial_model(plan).to(device, memory_format=torch.channels_last).train()
         self.heads = Heads(plan.shape).to(device)
-        average = copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)
-        self.average = average.eval().requires_grad_(False)
+        self._ema = EMA(self.model)
+        self.average: FastVlmForConditionalGeneration = self._ema.model
         self.muon, self.adamw = _optimisers(self.model, self.heads)
-        self.step, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the run saves itself."""
-        return self.work / "checkpoint.pt"
+        self.random = torch.get_rng_state()
 
     def save(self) -> None:
         """Write the checkpoint; a kill while writing leaves the previous one."""
-        state = {name: getattr(self, name).state_dict() for name in _LEARNT}
-        state |= {name: getattr(self, name) for name in ("step", "seconds", "curve")}
-        state["random"] = torch.get_rng_state()
-        part = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+        self.random = torch.get_rng_state()
+        super().save()
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        if not self.checkpoint.exists():
-            return
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        for name in _LEARNT:
-            getattr(self, name).load_state_dict(state[name])
-        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
-        torch.set_rng_state(state["random"])
+        super().resume()
+        torch.set_rng_state(self.random)
 
     def one_step(self) -> dict[str, float]:
         """Learn one batch; returns the losses."""
@@ -144,19 +141,19 @@ class Training:
         ).to(self.device)
         # On a CPU, bfloat16 gained nothing at this width: copies and norms cost as much as matmuls.
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device != "cpu"):
-            seen = see(self.model, batch.pixels)
+            seen = encode_views(self.model, batch.pixels)
             layout, names = self.heads.losses(seen, batch)
             answer = self._answer_loss(seen, batch)
         self._learn(2 * answer + plan.help_at(step) * (2 * layout + names))
         losses = {"answer": 2 * answer, "layout": layout, "names": names}
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def _answer_loss(self, seen: Seen, batch: Batch) -> Tensor:
+    def _answer_loss(self, seen: EncodedViews, batch: VerifierBatch) -> Tensor:
         """Mean cross-entropy; half of the targets are the end of an answer, soon known."""
         if not batch.tokens.shape[1]:
             return seen.features.new_zeros(())
         words = (batch.tokens, batch.part, batch.place)
-        hidden = read(self.model, self.prompts.head, seen.features, *words)
+        hidden = question_states(self.model, self.prompts.head, seen.features, *words)
         targets = batch.target[batch.target >= 0]
         logits = self.model.lm_head(hidden[batch.target >= 0])
         return functional.cross_entropy(logits.float(), targets)
@@ -171,26 +168,15 @@ class Training:
         self.muon.step()
         self.adamw.step()
         self.step += 1
-        self._average()
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        keep = min(0.998, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(now, 1 - keep)
-        for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            mean.copy_(now)
+        self._ema.update(self.step)
 
 
-def _begun(plan: Plan) -> FastVlmForConditionalGeneration:
+def _initial_model(plan: VerifierPlan) -> FastVlmForConditionalGeneration:
     model = build_model(plan.seed, plan.shape)
     if plan.start:
         known = FastVlmForConditionalGeneration.from_pretrained(plan.start, dtype=torch.float32)
         model.load_state_dict(known.state_dict())
     return model
-
-
-_LEARNT = ("model", "heads", "average", "muon", "adamw")
 
 
 def _optimisers(model: nn.Module, heads: nn.Module) -> tuple[torch.optim.Muon, torch.optim.AdamW]:

@@ -17,11 +17,12 @@ from PIL import Image as PILImage
 from recipes.verifier.proposals import Box, proposed
 from recipes.verifier.questions import Facts
 from secondlook.core.boxes import iou
-from secondlook.core.types import Image, View
+from secondlook.core.types import Image
 from secondlook.demo import world
 from secondlook.demo.world import NOUNS, Scene, Thing, classes_of
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.verifier import CONTEXT_MARGIN, CROP_MARGIN, render
+from secondlook_client.values import View
 
 SIDE = 96
 """Pixels of a side of what the model sees; views are stretched to a square."""
@@ -35,7 +36,7 @@ NOTHING = 0.33
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class ViewSample:
     """One view as the model sees it.
 
     Attributes:
@@ -58,7 +59,7 @@ class _Image:
     worn: dict[int, str]
 
 
-def samples_of(seed: int, index: int, proposer: Proposer | None = None) -> list[Sample]:
+def samples_of(seed: int, index: int, proposer: Proposer | None = None) -> list[ViewSample]:
     """The views of scene ``index`` of world ``seed``; the same arguments give the same views.
 
     With a ``proposer`` also crops of the boxes that it gives.
@@ -218,7 +219,7 @@ def to_side(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _of_box(
     rng: np.random.Generator, image: _Image, box: Box, view: View, thing: Thing | None
-) -> Sample:
+) -> ViewSample:
     # An adapter may enlarge small crops before the processor sees them; both are learnt.
     pixels = to_side(render(image.image, box, view, int(rng.choice((1, 32, 64)))))
     facts = Facts(view)
@@ -232,14 +233,14 @@ def _of_box(
         min(box[2] + dx, float(image.image.width)),
         min(box[3] + dy, float(image.image.height)),
     )
-    return Sample(pixels, facts, _layout(window, thing, image))
+    return ViewSample(pixels, facts, _layout(window, thing, image))
 
 
-def _of_all(image: _Image) -> Sample:
+def _of_all(image: _Image) -> ViewSample:
     present = frozenset(name for thing in image.things for name in classes_of(thing))
     whole = (0.0, 0.0, float(image.image.width), float(image.image.height))
     pixels = to_side(render(image.image, whole, View.IMAGE, 1))
-    return Sample(pixels, Facts(View.IMAGE, present=present), _layout(whole, None, image))
+    return ViewSample(pixels, Facts(View.IMAGE, present=present), _layout(whole, None, image))
 
 
 def _layout(window: Box, main: Thing | None, image: _Image) -> NDArray[np.uint16]:

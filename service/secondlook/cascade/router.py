@@ -1,15 +1,15 @@
 """A student before the teachers: what it is certain of needs no proposer and no verifier.
 
-    image ─▶ student ─┬─ certain, trusted ──────────────▶ its labels         ("student")
-                        ├─ certain, drawn for an audit ───▶ teachers, compared ("audit")
-                        └─ in doubt, or it cannot know ───▶ teachers           ("teachers")
+    image ─▶ student ─┬─ certain and trusted ───────────▶ its labels          ("student")
+                      ├─ certain, sampled for an audit ─▶ teachers, compared  ("audit")
+                      └─ uncertain, or not covered ─────▶ teachers            ("teachers")
 
-``opinions`` says what it expects of its labels, ``certainty`` from which expectation on it is
-certain, ``trust`` when it is trusted. There is one trust for each job or stream and ontology (what
-comes singly shares one), because trust is about a scene: pooled over ten cameras, the one that was
-turned around would hardly show. It is one for all classes: each class alone would have too few
-audits to be judged by, and an image's labels come from one side. It is kept in memory: after a
-restart the student proves itself again, some hundred images a stream.
+``student`` says which agreement with the teachers it expects, ``threshold`` from which value on
+that is certain enough, ``trust`` whether the student is trusted. There is one ``Trust`` for each
+job or stream and ontology (single images share one), because trust is about a scene: pooled over
+ten cameras, the one that was turned around would hardly show. It is one for all classes: each class
+alone would have too few audits to be judged by, and an image's labels come from one side. It is
+kept in memory: after a restart the student has to earn it again, some hundred images a stream.
 """
 
 import logging
@@ -18,54 +18,54 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from secondlook.cascade.student import FLOORS, Opinion, Reading, Student, agreement, student_name
-from secondlook.cascade.trust import Trust, TrustRule
-from secondlook.core.errors import DeadlineExceeded
-from secondlook.core.ontology import Ontology
-from secondlook.core.types import Labelled, LabelPath
+from secondlook.cascade.student import (
+    FEATURE_TOLERANCES,
+    CascadeStudent,
+    StudentAdapter,
+    StudentPrediction,
+    agreement,
+    student_name,
+)
+from secondlook.cascade.trust import Trust
+from secondlook.config.settings import BatchingSettings, CascadeSettings
+from secondlook.core.types import Labelled
 from secondlook.labeling.batcher import Batcher
-from secondlook.labeling.engine import Engine, EngineLimits, Visit, follow
+from secondlook.labeling.engine import Engine, Visit, follow
 from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook_client.errors import DeadlineExceeded
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import LabelPath
 
 log = logging.getLogger(__name__)
 
-MAX_TRUSTS = 1024
-"""Streams remembered; the one without images for longest is forgotten, and starts anew."""
+MAX_STREAMS = 1024
+"""Streams remembered; the one without images for longest is forgotten."""
 DETECT_FLOOR = 0.01
 """Raw scores may be low where probabilities are not."""
 
 
 @dataclass(frozen=True)
-class CascadeRule:
-    """When a student decides alone."""
+class _ActiveStudent:
+    """The student in use; replaced as a whole."""
 
-    trust: TrustRule = field(default_factory=TrustRule)
-    seed: int = 0
-    """Of the draws of audits."""
-
-
-@dataclass(frozen=True)
-class _Seated:
-    """The student of the moment; changed as one."""
-
-    model: Student
-    reading: Reading
+    model: CascadeStudent
+    adapter: StudentAdapter
     name: str
     """``student:NAME@digest``."""
 
 
 @dataclass(frozen=True)
-class Passed:
-    """One image got its labels; for metrics."""
+class RoutingEvent:
+    """One image was labelled; for metrics."""
 
     path: LabelPath
     agreement: float | None
     """Of an audit that could be compared, [0, 1]."""
     trusted: int
-    """Streams on which the student decides alone now."""
+    """Streams on which the student labels alone now."""
     watched: int
     """Streams known."""
 
@@ -76,167 +76,186 @@ class Cascade(Engine):
     def __init__(
         self,
         pipeline: Pipeline,
-        student: Student | None,
-        rule: CascadeRule | None = None,
-        limits: EngineLimits | None = None,
+        student: CascadeStudent | None,
+        cascade_settings: CascadeSettings | None = None,
+        batching: BatchingSettings | None = None,
         observe: Callable[[str, int, float], None] | None = None,
-        tell: Callable[[Passed], None] = lambda passed: None,
+        on_routed: Callable[[RoutingEvent], None] = lambda event: None,
         follows: str = "",
     ) -> None:
-        """``tell`` hears of each image that was labelled. The student is the caller's.
+        """``on_routed`` is called for each image that was labelled. The caller closes the student.
 
-        Without one the teachers label everything until one is adopted; ``follows`` says which that
-        will be. Raises ``BadSetting`` for a student whose manifest makes no sense.
+        Without a student the teachers label everything until ``use_student``; ``follows`` names
+        the model whose promoted versions that will be. Raises ``BadSetting`` for a student whose
+        manifest cannot be used.
         """
-        super().__init__(pipeline, limits, observe)
-        self.rule = rule or CascadeRule()
-        self._seated = self._seat(student) if student else None
-        self._tell = tell
+        super().__init__(pipeline, batching, observe)
+        self.cascade_settings = cascade_settings or CascadeSettings()
+        self._active = self._activate(student) if student else None
+        self._on_routed = on_routed
         self._follows = follows
         self._trusts: OrderedDict[tuple[str, str], Trust] = OrderedDict()
-        self._known: OrderedDict[str, bool] = OrderedDict()
+        self._covered: OrderedDict[str, bool] = OrderedDict()
         self._trust_lock = threading.Lock()
-        self._look: Batcher[Task, Opinion] = Batcher(
+        self._predictions: Batcher[Task, StudentPrediction] = Batcher(
             "student",
-            self._opinions,
-            max_batch=self.limits.propose_batch,
-            max_wait_s=self.limits.max_wait_s,
-            max_queue=self.limits.max_images,
+            self._predict,
+            max_batch=self.batching.propose_batch,
+            max_wait_s=self.batching.batching_window_ms / 1000,
+            max_queue=self.batching.max_in_flight,
             observe=observe,
         )
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The teachers' settings, whom the student is, or follows, and what it may decide alone."""
-        trust = self.rule.trust
+    def recorded_settings(self) -> dict[str, Any]:
+        """The teachers' settings, which student is used or followed, and what it may do alone."""
         return {
-            **super().settings,
+            **super().recorded_settings,
             "cascade": self._follows or self.student,
-            "audit_share": trust.audit_share,
-            "agreement": trust.agreement,
+            "audit_share": self.cascade_settings.audit_share,
+            "agreement": self.cascade_settings.agreement,
         }
 
     @property
     def student(self) -> str:
         """``student:NAME@digest``; empty without one."""
-        seated = self._seated
-        return seated.name if seated else ""
+        active = self._active
+        return active.name if active else ""
 
-    def adopt(self, student: Student) -> None:
-        """Take another student from the next image on; it has to earn its own trust.
+    def use_student(self, student: CascadeStudent) -> None:
+        """Use another student from the next image on; it has to earn its own trust.
 
-        The one before may be closed then: an image that it fails on is its teachers'. Raises
-        ``BadSetting`` for a manifest that makes no sense, and keeps the one before.
+        The previous one may be closed then: an image that it fails on goes to the teachers. Raises
+        ``BadSetting`` for a manifest that cannot be used, and keeps the previous one.
         """
-        seated = self._seat(student)
+        active = self._activate(student)
         with self._trust_lock:
-            self._seated = seated
+            self._active = active
             self._trusts.clear()
-            self._known.clear()
+            self._covered.clear()
 
-    def _seat(self, student: Student) -> _Seated:
-        reading = Reading(student.manifest, self.pipeline.limits)
-        return _Seated(student, reading, student_name(student.manifest))
+    def _activate(self, student: CascadeStudent) -> _ActiveStudent:
+        adapter = StudentAdapter(student.manifest, self.pipeline.settings)
+        return _ActiveStudent(student, adapter, student_name(student.manifest))
 
     def close(self) -> None:
         """Finish what was accepted, take nothing new."""
-        self._look.close()
+        self._predictions.close()
         super().close()
 
-    def trusts(self, source: str, ontology: Ontology) -> bool:
-        """Whether the student decides alone at present in a job or stream."""
+    def is_trusted(self, source: str, ontology: Ontology) -> bool:
+        """Whether the student labels alone at present in a job or stream."""
         with self._trust_lock:
             trust = self._trusts.get((source, ontology.digest))
-            return trust is not None and not trust.teachers_are_back
+            return trust is not None and not trust.teachers_label_all
 
     def _begin(self, visit: Visit) -> None:
         with self._trust_lock:
-            wanted = self._knows(visit.task.ontology) and self._trust(visit.task).wanted()
-        visit.outcome.add_done_callback(self._passed)
-        if not wanted:
+            runs = self._covers(visit.task.ontology) and self._trust(visit.task).should_run()
+        visit.outcome.add_done_callback(self._labelled)
+        if not runs:
             super()._begin(visit)
             return
-        look = self._look.submit(visit.task, visit.deadline)
-        follow(visit.outcome, look)
-        look.add_done_callback(lambda done: self._looked(done, visit))
+        prediction = self._predictions.submit(visit.task, visit.deadline)
+        follow(visit.outcome, prediction)
+        prediction.add_done_callback(lambda done: self._predicted(done, visit))
 
-    def _looked(self, look: "Future[Opinion]", visit: Visit) -> None:
-        """The student is done (in its worker's thread)."""
-        if visit.outcome.cancelled() or look.cancelled():
+    def _predict(self, tasks: Sequence[Task]) -> list[StudentPrediction]:
+        """Run the student on a batch (in its worker's thread)."""
+        active = self._active
+        assert active  # nothing is submitted without a student
+        started = time.perf_counter()
+        found = active.model.detect([task.image.pixels for task in tasks], floor=DETECT_FLOOR)
+        ms = (time.perf_counter() - started) * 1000 / len(tasks)
+        return [
+            active.adapter.predict(task, one, active.model.probability(one), ms)
+            for task, one in zip(tasks, found, strict=True)
+        ]
+
+    def _predicted(self, done: "Future[StudentPrediction]", visit: Visit) -> None:
+        """The student has finished an image: route it (in its worker's thread)."""
+        if visit.outcome.cancelled() or done.cancelled():
             return
-        failure = look.exception()
+        failure = done.exception()
         if isinstance(failure, DeadlineExceeded):
             visit.fail(failure)
             return
-        if failure:  # its teachers can do without it
-            log.error("the student failed; the teachers take the image", exc_info=failure)
-            self._teach(visit)
+        if failure:  # the teachers can do without it
+            log.error("the student failed; the teachers label the image", exc_info=failure)
+            self._send_to_teachers(visit)
             return
-        opinion = look.result()
+        prediction = done.result()
         with self._trust_lock:
-            path = self._route(visit.task, opinion)
+            path = self._route(visit.task, prediction)
         if path is LabelPath.STUDENT:
-            visit.finish(opinion.labelled)
+            visit.finish(prediction.labelled)
         else:
-            self._compare(visit, opinion, path)
+            self._compare(visit, prediction, path)
 
-    def _route(self, task: Task, opinion: Opinion) -> LabelPath:
+    def _route(self, task: Task, prediction: StudentPrediction) -> LabelPath:
         """With the lock."""
-        if not self._is_seated(opinion):
+        if not self._is_current(prediction):
             return LabelPath.TEACHERS
-        return self._trust(task).route(opinion.expected, opinion.numbers)
+        return self._trust(task).route(prediction.expected, prediction.features)
 
-    def _is_seated(self, opinion: Opinion) -> bool:
-        """Whether it is that of the present student; one may have been adopted meanwhile."""
-        return opinion.labelled.evidence.proposer == self.student
+    def _is_current(self, prediction: StudentPrediction) -> bool:
+        """Whether it is the present student's; another may have taken over meanwhile."""
+        return prediction.labelled.evidence.proposer == self.student
 
-    def _teach(self, visit: Visit) -> None:
+    def _send_to_teachers(self, visit: Visit) -> None:
         try:
             super()._begin(visit)
         except Exception as refused:
             visit.fail(refused)
 
-    def _compare(self, visit: Visit, opinion: Opinion, path: LabelPath) -> None:
-        """The teachers label it; what the student says is compared with that."""
-        taught: Future[Labelled] = Future()
-        follow(visit.outcome, taught)
-        taught.add_done_callback(lambda done: self._taught(done, visit, opinion, path))
-        self._teach(replace(visit, outcome=taught))
+    def _compare(self, visit: Visit, prediction: StudentPrediction, path: LabelPath) -> None:
+        """The teachers label the image; the student's prediction is compared with that."""
+        teachers: Future[Labelled] = Future()
+        follow(visit.outcome, teachers)
+        teachers.add_done_callback(lambda done: self._compared(done, visit, prediction, path))
+        self._send_to_teachers(replace(visit, outcome=teachers))
 
-    def _taught(
-        self, taught: "Future[Labelled]", visit: Visit, opinion: Opinion, path: LabelPath
+    def _compared(
+        self,
+        done: "Future[Labelled]",
+        visit: Visit,
+        prediction: StudentPrediction,
+        path: LabelPath,
     ) -> None:
-        if taught.cancelled():
+        """The teachers have labelled an image that the student has seen, too."""
+        if done.cancelled():
             return
-        if failure := taught.exception():
+        if failure := done.exception():
             visit.fail(failure)
             return
-        teachers = taught.result()
-        agreed = agreement(opinion.labelled, teachers)
+        teachers = done.result()
+        agreed = agreement(prediction.labelled, teachers)
         if agreed is not None:
             with self._trust_lock:
-                self._hear(visit.task, path, opinion, agreed)
+                self._observe_agreement(visit.task, path, prediction, agreed)
         if path is LabelPath.TEACHERS:
             visit.finish(teachers)
             return
-        evidence = replace(teachers.evidence, student=opinion.labelled.evidence.proposer)
-        timings = {**teachers.timings_ms, **opinion.labelled.timings_ms}
+        evidence = replace(teachers.evidence, student=prediction.labelled.evidence.proposer)
+        timings = {**teachers.timings_ms, **prediction.labelled.timings_ms}
         visit.finish(replace(teachers, evidence=evidence, timings_ms=timings))
         self._report(LabelPath.AUDIT, agreed)
 
-    def _hear(self, task: Task, path: LabelPath, opinion: Opinion, agreed: float) -> None:
+    def _observe_agreement(
+        self, task: Task, path: LabelPath, prediction: StudentPrediction, agreed: float
+    ) -> None:
         """With the lock."""
-        if not self._is_seated(opinion):
+        if not self._is_current(prediction):
             return
         trust = self._trust(task)
         before = trust.trusted
-        trust.heard(path, opinion.expected, agreed)
+        trust.observe(path, prediction.expected, agreed)
         if trust.trusted != before:
-            what = "trusted" if trust.trusted else "not trusted any more"
-            log.info("the student is %s", what, extra={"source": task.source})
+            state = "trusted" if trust.trusted else "no longer trusted"
+            log.info("the student is %s", state, extra={"source": task.source})
 
-    def _passed(self, outcome: "Future[Labelled]") -> None:
-        """Audits report themselves, with what they came to."""
+    def _labelled(self, outcome: "Future[Labelled]") -> None:
+        """Report an image that has its labels; audits are reported with their agreement."""
         if not outcome.cancelled() and not outcome.exception():
             path = outcome.result().path
             if path is not LabelPath.AUDIT:
@@ -244,47 +263,36 @@ class Cascade(Engine):
 
     def _report(self, path: LabelPath, agreed: float | None) -> None:
         with self._trust_lock:
-            trusted = sum(not trust.teachers_are_back for trust in self._trusts.values())
+            trusted = sum(not trust.teachers_label_all for trust in self._trusts.values())
             watched = len(self._trusts)
         try:
-            self._tell(Passed(path, agreed, trusted, watched))
+            self._on_routed(RoutingEvent(path, agreed, trusted, watched))
         except Exception:  # a fault in somebody's metrics must not cost an image
             log.exception("the cascade's observer failed")
 
-    def _opinions(self, tasks: Sequence[Task]) -> list[Opinion]:
-        seated = self._seated
-        assert seated  # only with a student is it asked
-        started = time.perf_counter()
-        found = seated.model.detect([task.image.pixels for task in tasks], floor=DETECT_FLOOR)
-        ms = (time.perf_counter() - started) * 1000 / len(tasks)
-        return [
-            seated.reading.opinion(task, one, seated.model.probability(one), ms)
-            for task, one in zip(tasks, found, strict=True)
-        ]
-
-    def _knows(self, ontology: Ontology) -> bool:
-        """Whether there is a student that knows every class; with the lock."""
-        if self._seated is None:
+    def _covers(self, ontology: Ontology) -> bool:
+        """Whether there is a student trained on every class; with the lock."""
+        if self._active is None:
             return False
-        if ontology.digest not in self._known:
-            self._known[ontology.digest] = self._seated.reading.knows(ontology)
-            if len(self._known) > MAX_TRUSTS:
-                self._known.popitem(last=False)
-            if not self._known[ontology.digest]:
+        if ontology.digest not in self._covered:
+            self._covered[ontology.digest] = self._active.adapter.covers(ontology)
+            if len(self._covered) > MAX_STREAMS:
+                self._covered.popitem(last=False)
+            if not self._covered[ontology.digest]:
                 log.info(
-                    "%s does not know all of %s; the teachers label these",
+                    "%s was not trained on all of %s; the teachers label these images",
                     self.student,
                     ", ".join(ontology.names),
                 )
-        return self._known[ontology.digest]
+        return self._covered[ontology.digest]
 
     def _trust(self, task: Task) -> Trust:
         """The trust of the task's stream; with the lock."""
         key = (task.source, task.ontology.digest)
         if key not in self._trusts:
-            seed = f"{self.rule.seed} {key}"
-            self._trusts[key] = Trust(self.rule.trust, FLOORS, seed)
+            seed = f"0 {key}"
+            self._trusts[key] = Trust(self.cascade_settings, FEATURE_TOLERANCES, seed)
         self._trusts.move_to_end(key)
-        while len(self._trusts) > MAX_TRUSTS:
+        while len(self._trusts) > MAX_STREAMS:
             self._trusts.popitem(last=False)
         return self._trusts[key]

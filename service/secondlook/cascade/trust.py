@@ -1,234 +1,219 @@
-"""When a student may be believed without its teachers: a sequential rule, free of clock and I/O.
+"""When a student may label without its teachers: a sequential rule, free of clock and I/O.
 
-Three questions are asked all the time, of one stream of images.
+Three questions are asked continuously, of one stream of images.
 
-*Where is it certain?* ``certainty`` learns that from every image that both sides have labelled.
-What follows is about the images of which it is.
+*Where is it certain?* ``threshold`` learns that from every image that both sides have labelled.
+What follows is about the images above the threshold.
 
-*Does it agree?* Each audit gives an agreement x in [0, 1]. ``Bets`` gambles against a claim about
-its mean: with a stake s, capital is multiplied by 1 + s·(x − m), which on average gains nothing
-while the mean is at most m, whatever the distribution and however one audit depends on those
-before it. Starting again from 1 whenever less is left makes it an *e-detector* (Shin, Ramdas and
-Rinaldo, arXiv 2203.03532): the expected number of audits until the capital reaches A, should the
-claim be true, is at least A. A mean over several stakes is as safe, and near the best of them.
-Trust is won when betting against "the mean agreement is at most ``agreement``" has made
-``evidence`` and there were ``least_audits``; for 0.85 and 100 that takes 37 audits with perfect
+*Does it agree?* Each audit gives an agreement x in [0, 1]. ``SequentialTest`` tests a claim about
+its mean by betting (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
+betting", arXiv 2010.09686): with a stake s, evidence is multiplied by 1 + s·(x − m), which on
+average gains nothing while the mean is at most m, whatever the distribution and however one audit
+depends on those before it. Restarting from 1 whenever less is left makes it an *e-detector* of the
+CUSUM kind (Shin, Ramdas and Rinaldo, "E-detectors", arXiv 2203.03532): the expected number of
+audits until the evidence reaches A, should the claim be true, is at least A. The mean over several
+stakes has the same guarantee, and is near the best of them.
+
+Trust is won when the evidence against "the mean agreement is at most ``agreement``" has reached
+``EVIDENCE`` and there were ``MIN_AUDITS``; for 0.85 and 100 that takes 37 audits with perfect
 agreement, some 55 at 0.95 and 110 at 0.9; at 0.85 at least 100, and below it hardly ever happens.
-Trust is lost when betting against "it is at least ``agreement − slack``" has made
-``counter_evidence``: three audits that disagree wholly, four at 0.5. The slack keeps a student at
+Trust is lost when the evidence against "it is at least ``agreement − SLACK``" has reached
+``COUNTER_EVIDENCE``: three audits that disagree wholly, four at 0.5. The slack keeps a student at
 the bound from flickering.
 
-*Is it still the same scene?* At an audit share of 0.1, fifty images bring five audits: too few
-to notice a change. ``Watch`` therefore follows numbers that cost no teacher (the agreement that
-the student expects, how much it found, how sure it was, how light the image's parts are): a short
-moving average of each against a long one, in units of how far the short one usually strays.
-Measuring the spread of the very average that is tested takes care of frames that resemble the
-ones before them. Beyond ``alarm`` units (of one number, or half of that of all together) everything
-is audited until ``settled_after`` audits have been heard, with the new scene learned meanwhile, or
-trust is lost.
+*Is it still the same scene?* At an audit share of 0.1, fifty images bring five audits: too few to
+notice a change. ``DriftDetector`` therefore follows features that need no teacher (the agreement
+that the student expects, how much it found, its mean probability, the brightness of the image's
+parts): a short exponentially weighted moving average of each against a long one, as in an EWMA
+control chart (Roberts, Technometrics 1, 1959), in units of how far the short one usually strays.
+Measuring the spread of the very average that is tested takes care of frames that resemble the ones
+before them, for which the chart's textbook limits, made for independent samples, are too narrow.
+Its limit carries no guarantee; the tests measure it on simulated streams. Beyond ``DRIFT_LIMIT``
+units (of one feature, or half of that of all together) everything is audited until
+``DRIFT_AUDITS`` audits have come in, with the new scene learnt meanwhile, or trust is lost.
 
-A false alarm costs some tens of images for the teachers and nothing else. What neither notices:
-a student that goes wrong in the same way as its teachers, and one that goes wrong while the
-image and its own answers look as before, until the audits show it (at a share of 0.1 and
-wholly wrong, 40 images on average).
+A false alarm costs some tens of images for the teachers and nothing else. What neither notices: a
+student that goes wrong in the same way as its teachers, and one that goes wrong while the image and
+its own answers look as before, until the audits show it (at a share of 0.1 and wholly wrong, 40
+images on average).
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.cascade.threshold import Certainty
-from secondlook.core.types import LabelPath
+from secondlook.cascade.threshold import AdaptiveThreshold
+from secondlook.config.settings import CascadeSettings
+from secondlook_client.values import LabelPath
 
-LEAST_AUDIT_SHARE = 0.02
-"""Of the images that a trusted student is certain of; never less."""
+SLACK = 0.05
+"""Trust is lost below ``agreement − SLACK``."""
+MIN_AUDITS = 30
+"""Audits before a student is trusted."""
+EVIDENCE = 100.0
+"""Evidence that wins trust, > 1: at least so many audits, on average, until a false trust."""
+COUNTER_EVIDENCE = 20.0
+"""Evidence that ends it, > 1. Less, because trust lost wrongly costs little."""
+DRIFT_LIMIT = 4.0
+"""Usual deviations beyond which the scene counts as changed."""
+DRIFT_AUDITS = 10
+"""Audits before such an alarm can end."""
 _STAKES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])
 """As shares of the greatest stake that cannot lose more than everything."""
-_ENOUGH = 1e12
-"""Capital is not counted beyond it."""
+_MAX_EVIDENCE = 1e12
+"""Evidence is capped here, long after every decision."""
 
 
-@dataclass(frozen=True)
-class TrustRule:
-    """The bounds of trust. Raises ``ValueError`` for one out of range."""
+class SequentialTest:
+    """Evidence against a claim about the mean of numbers in [0, 1], valid at any time.
 
-    audit_share: float = 0.1
-    """Of what a trusted student is certain of, how much its teachers see too, [0.02, 1]."""
-    agreement: float = 0.85
-    """Trust wants a mean agreement above this, (0, 1)."""
-    slack: float = 0.05
-    """It is lost below ``agreement − slack``, which must be above 0."""
-    least_audits: int = 30
-    evidence: float = 100.0
-    """Capital that wins trust, > 1: so many audits go by, at least, until it does so wrongly."""
-    counter_evidence: float = 20.0
-    """Capital that ends it, > 1. Less, because trust lost wrongly costs little."""
-    alarm: float = 4.0
-    """Usual deviations beyond which the scene has changed."""
-    settled_after: int = 10
-    """Audits heard before an alarm can end."""
-    beside: float = 1.0
-    """Share of images on which a student runs that is not trusted, so that it can be, (0, 1]."""
-
-    def __post_init__(self) -> None:
-        sound = {
-            "audit_share": LEAST_AUDIT_SHARE <= self.audit_share <= 1,
-            "agreement": 0 < self.agreement - self.slack <= self.agreement < 1,
-            "evidence": self.evidence > 1,
-            "counter_evidence": self.counter_evidence > 1,
-            "beside": 0 < self.beside <= 1,
-        }
-        for name, fine in sound.items():
-            if not fine:
-                raise ValueError(f"{name} = {getattr(self, name)} is out of range")
-
-
-class Bets:
-    """Capital won by betting against a claim about the mean of numbers in [0, 1]."""
+    A mixture of e-detectors, one a stake; see the module.
+    """
 
     def __init__(self, mean: float, *, claim: str) -> None:
         """The ``claim`` is that the mean is "at most" or "at least" ``mean``, in (0, 1)."""
         self._mean = mean
         self._sign = 1.0 if claim == "at most" else -1.0
         self._stakes = _STAKES / (mean if claim == "at most" else 1 - mean)
-        self._capital: NDArray[np.float64] = np.ones_like(_STAKES)
-        self.heard = 0
+        self._evidence: NDArray[np.float64] = np.ones_like(_STAKES)
+        self.count = 0
 
-    def hear(self, x: float) -> None:
+    def update(self, x: float) -> None:
         """One more number, [0, 1]."""
         gain = 1 + self._stakes * self._sign * (x - self._mean)
-        self._capital = np.minimum(np.maximum(self._capital, 1) * gain, _ENOUGH)
-        self.heard += 1
+        self._evidence = np.minimum(np.maximum(self._evidence, 1) * gain, _MAX_EVIDENCE)
+        self.count += 1
 
     @property
     def evidence(self) -> float:
-        """The capital now."""
-        return float(self._capital.mean())
+        """The evidence now, ≥ 0; 1 before the first number."""
+        return float(self._evidence.mean())
 
 
-class Watch:
-    """Notices when numbers leave the range that they usually keep.
+class DriftDetector:
+    """Notices when features leave the range that they usually keep.
 
-    Before ``LEARN`` rows were seen it notices nothing.
+    It reports nothing during the first ``WARM_UP`` rows.
     """
 
-    LEARN = 30
+    WARM_UP = 30
     SHORT, LONG = 1 / 8, 1 / 400
     """Weights of a new row in the short and in the long average."""
     ADAPT = 1 / 20
-    """In place of ``LONG`` while a change is being looked into."""
-    TOGETHER = 2.0
-    """How many times as strange it is when all numbers stray alike as when one does."""
+    """In place of ``LONG`` while a change is being audited."""
+    JOINT = 2.0
+    """Factor on the root mean square over all features: they seldom stray together by chance."""
 
-    def __init__(self, floors: Sequence[float]) -> None:
-        """``floors`` > 0: by how much each number may stray at least without being strange."""
-        self._floors = np.asarray(floors, dtype=np.float64)
-        self._short = np.zeros_like(self._floors)
-        self._long = np.zeros_like(self._floors)
-        self._spread = np.zeros_like(self._floors)
-        self.seen = 0
+    def __init__(self, tolerances: Sequence[float]) -> None:
+        """``tolerances`` > 0: how far each feature may stray at least without any alarm."""
+        self._tolerances = np.asarray(tolerances, dtype=np.float64)
+        self._short = np.zeros_like(self._tolerances)
+        self._long = np.zeros_like(self._tolerances)
+        self._variance = np.zeros_like(self._tolerances)
+        self.count = 0
 
-    def see(self, row: Sequence[float], adapt: bool = False) -> float:
-        """How strange things have become with this row, in usual deviations, ≥ 0.
+    def update(self, row: Sequence[float], adapt: bool = False) -> float:
+        """How unusual the stream has become with this row, in usual deviations, ≥ 0.
 
-        ``adapt`` learns the row quickly: what is looked into becomes what is usual.
+        ``adapt`` learns the row quickly, so that the new scene becomes the usual one.
         """
-        self.seen += 1
-        first = 1 / self.seen
-        if self.seen == 1:  # the first row is no surprise
+        self.count += 1
+        first = 1 / self.count
+        if self.count == 1:  # the first row cannot be unusual
             self._long = np.array(row, dtype=np.float64)
         self._short += max(first, self.SHORT) * (np.asarray(row) - self._short)
         strays = self._short - self._long
-        usual = np.sqrt(self._spread + self._floors**2)
+        usual = np.sqrt(self._variance + self._tolerances**2)
         weight = max(first, self.ADAPT if adapt else self.LONG)
         self._long += weight * strays
-        self._spread += weight * (strays**2 - self._spread)
-        if self.seen <= self.LEARN:
+        self._variance += weight * (strays**2 - self._variance)
+        if self.count <= self.WARM_UP:
             return 0.0
-        odd = np.abs(strays) / usual
-        return float(max(odd.max(), self.TOGETHER * np.sqrt((odd**2).mean())))
+        deviations = np.abs(strays) / usual
+        return float(max(deviations.max(), self.JOINT * np.sqrt((deviations**2).mean())))
 
 
 class Trust:
-    """How far one student is believed on one stream of images. Not thread-safe.
+    """Whether one student may label one stream of images alone. Not thread-safe.
 
-    For each image ask ``wanted``; where it is, run the student and ask ``route``; tell ``heard``
-    the agreement of each image that the teachers labelled in the end.
+    For each image ask ``should_run``; where it is true, run the student and ask ``route``; pass
+    the agreement of each image that the teachers labelled in the end to ``observe``.
     """
 
-    def __init__(self, rule: TrustRule, floors: Sequence[float], seed: int | str = 0) -> None:
-        """``floors`` are for the numbers that ``route`` will be given; see ``Watch``."""
-        self.rule = rule
-        self._floors = tuple(floors)
-        self._draw = random.Random(seed)  # audits are a sample, not a secret
-        self._begin()
+    def __init__(
+        self, settings: CascadeSettings, tolerances: Sequence[float], seed: int | str = 0
+    ) -> None:
+        """``tolerances`` belong to the features that ``route`` is given; see ``DriftDetector``."""
+        self.settings = settings
+        self._tolerances = tuple(tolerances)
+        self._random = random.Random(seed)  # audits are a sample, not a secret
+        self._reset()
 
-    def _begin(self) -> None:
-        """Nothing is known of the student, now or again."""
+    def _reset(self) -> None:
+        """Forget the student's record: at the start, and when trust is lost."""
         self.trusted = False
-        self.alarmed = False
+        self.drifted = False
         """Whether everything is audited because the scene seems to have changed."""
-        self._settling = 0
-        """Audits heard since the last alarm."""
-        self._watch = Watch(self._floors)
-        self._certainty = Certainty(self.rule.agreement)
-        self._for, self._against = self._hopes(), self._doubts()
+        self._audits_since_drift = 0
+        self._drift = DriftDetector(self._tolerances)
+        self._threshold = AdaptiveThreshold(self.settings.agreement)
+        self._for, self._against = self._test_for_trust(), self._test_against_trust()
 
     @property
-    def teachers_are_back(self) -> bool:
-        """Whether the student decides nothing alone at present."""
-        return self.alarmed or not self.trusted or self._certainty.bound is None
+    def teachers_label_all(self) -> bool:
+        """Whether the student labels nothing alone at present."""
+        return self.drifted or not self.trusted or self._threshold.value is None
 
-    def wanted(self) -> bool:
+    def should_run(self) -> bool:
         """Whether the student shall run on the next image."""
-        return self.trusted or self._draw.random() < self.rule.beside
+        return self.trusted or self._random.random() < self.settings.shadow_share
 
-    def route(self, expected: float, numbers: Sequence[float]) -> LabelPath:
+    def route(self, expected: float, features: Sequence[float]) -> LabelPath:
         """Who labels an image on which the student ran.
 
-        ``expected``: the agreement that the student expects of its labels, [0, 1]. ``numbers``:
-        what is watched of the image.
+        ``expected``: the agreement that the student expects of its labels, [0, 1]. ``features``:
+        what drift is detected from.
         """
-        strange = self._watch.see(numbers, adapt=self.alarmed)
-        if self.trusted and strange > self.rule.alarm:
-            self.alarmed, self._settling = True, 0
-        elif self.alarmed and self._settling >= self.rule.settled_after:
-            self.alarmed = False
-        if not self._certainty.holds(expected):
+        deviation = self._drift.update(features, adapt=self.drifted)
+        if self.trusted and deviation > DRIFT_LIMIT:
+            self.drifted, self._audits_since_drift = True, 0
+        elif self.drifted and self._audits_since_drift >= DRIFT_AUDITS:
+            self.drifted = False
+        if not self._threshold.accepts(expected):
             return LabelPath.TEACHERS
-        if self.teachers_are_back or self._draw.random() < self.rule.audit_share:
+        if self.teachers_label_all or self._random.random() < self.settings.audit_share:
             return LabelPath.AUDIT
         return LabelPath.STUDENT
 
-    def heard(self, path: LabelPath, expected: float, agreement: float) -> None:
-        """The teachers labelled an image, too, and the student's labels agree so far, [0, 1].
+    def observe(self, path: LabelPath, expected: float, agreement: float) -> None:
+        """Record how far the student's labels agree with the teachers' on one image, [0, 1].
 
-        ``path`` is how it was routed. What the student was not certain of says nothing for or
-        against trust, but from where on it may be certain.
+        ``path`` is how it was routed. Images below the threshold say nothing for or against trust;
+        they only move the threshold.
         """
-        alone = path is LabelPath.AUDIT and not self.teachers_are_back
-        self._certainty.hear(expected, agreement, 1 / self.rule.audit_share if alone else 1.0)
+        sampled = path is LabelPath.AUDIT and not self.teachers_label_all
+        weight = 1 / self.settings.audit_share if sampled else 1.0
+        self._threshold.update(expected, agreement, weight)
         if path is LabelPath.AUDIT:
             self._audited(agreement)
 
     def _audited(self, agreement: float) -> None:
-        self._settling += 1
-        self._for.hear(agreement)
+        self._audits_since_drift += 1
+        self._for.update(agreement)
         if not self.trusted:
-            convinced = self._for.evidence >= self.rule.evidence
-            if convinced and self._for.heard >= self.rule.least_audits:
+            convinced = self._for.evidence >= EVIDENCE
+            if convinced and self._for.count >= MIN_AUDITS:
                 self.trusted = True
-                self._against = self._doubts()
+                self._against = self._test_against_trust()
             return
-        self._against.hear(agreement)
-        if self._against.evidence >= self.rule.counter_evidence:
-            self._begin()
+        self._against.update(agreement)
+        if self._against.evidence >= COUNTER_EVIDENCE:
+            self._reset()
 
-    def _hopes(self) -> Bets:
-        return Bets(self.rule.agreement, claim="at most")
+    def _test_for_trust(self) -> SequentialTest:
+        return SequentialTest(self.settings.agreement, claim="at most")
 
-    def _doubts(self) -> Bets:
-        return Bets(self.rule.agreement - self.rule.slack, claim="at least")
+    def _test_against_trust(self) -> SequentialTest:
+        return SequentialTest(self.settings.agreement - SLACK, claim="at least")

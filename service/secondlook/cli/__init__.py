@@ -1,6 +1,8 @@
-"""The command line. Each command lives in a module of its own that is imported when it is run.
+"""The command line. The module of a command is imported only when the command is run.
 
-So ``secondlook --help`` answers at once, and nothing here imports numpy, rich or torch.
+So ``secondlook --help`` answers at once, and nothing here imports numpy, rich or torch. Modules of
+commands import torch and what else the ``serve`` extra installs inside functions, so that every
+``--help`` works without it.
 """
 
 import importlib
@@ -15,48 +17,36 @@ import click
 from secondlook.config.entrypoint import run_group
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": (
-        "demo",
-        "Draw a small world, label it through the service and show what each stage did.",
-    ),
-    "try": ("try_", "Judge a prompt: every stage's scores on a handful of images."),
-    "label": ("label", "Label a folder of images; resumes where it stopped."),
-    "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
-    "job": ("jobs", "Label many images at a time on a service: create, list, watch, results."),
-    "explain": ("runs", "Why a kept label is what it is, and whether the models say it again."),
-    "redecide": ("runs", "Other thresholds or classes for all that a run kept, without a model."),
-    "compare": ("runs", "Which labels one run has and another has not, with images."),
-    "snapshot": (
-        "snapshots",
-        "Freeze labels into datasets that never change; list, compare, export them.",
-    ),
-    "distill": (
-        "distill",
-        "Train a small fast detector on a snapshot or a folder; measure and export it.",
-    ),
-    "models": ("models", "Versions of students on a service: list, promote, roll back, download."),
-    "check": ("store", "Verify every row and every image of a store."),
-    "backup": ("store", "Copy a store that is in use; again, only what is new."),
-    "restore": ("store", "Fill an empty store from a backup; also the way to another database."),
-    "forget": ("store", "Remove old results and images, never what a snapshot holds."),
-    "evaluate": (
-        "evaluate",
-        "Precision, recall and average precision of COCO predictions against truth.",
-    ),
-    "world": ("world", "Write images of the drawn demo world with their exact truth."),
+    "demo": ("demo", "Label synthetic scenes and show what each stage contributes."),
+    "try": ("try_", "Try classes and prompts on a few images; print the scores of both stages."),
+    "label": ("label", "Label a folder of images; continues where it stopped."),
+    "serve": ("serve", "Serve labelling over gRPC; with --data, keep images and results."),
+    "job": ("jobs", "Label many images on a service: create, list, watch, results."),
+    "explain": ("runs", "Show how a label was decided, with all scores and answers."),
+    "redecide": ("runs", "Decide a run again by other thresholds or classes, without a model."),
+    "compare": ("runs", "Show which labels differ between two runs, with images."),
+    "snapshot": ("snapshots", "Freeze labels into datasets that never change; compare, export."),
+    "distill": ("distill", "Train a small fast detector on a dataset; measure and export it."),
+    "models": ("models", "Manage versions of students: list, promote, roll back, download."),
+    "check": ("store", "Check every row and every image of a store."),
+    "backup": ("store", "Copy a store that is in use; later backups copy only what is new."),
+    "restore": ("store", "Fill an empty store from a backup, or move it to another database."),
+    "forget": ("store", "Remove old results and images, except those in snapshots."),
+    "evaluate": ("evaluate", "Measure COCO predictions against truth: precision, recall, AP."),
+    "world": ("world", "Write synthetic scenes with their exact truth."),
 }
-"""Every command, the module that has it as ``NAME_command``, and its line in ``--help``."""
+"""Every command: the module that has it as ``NAME_command``, and its line in ``--help``."""
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports one only to run it."""
+    """A group that imports a command only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of a newcomer's day."""
+        """In the order in which a new user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command; None when there is none of that name."""
+        """Import the command; None when there is none with that name."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"secondlook.cli.{COMMANDS[cmd_name][0]}")
@@ -74,31 +64,30 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="secondlook")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def group(debug: bool) -> None:
-    """Label images with words, and look twice.
+    """Label images with words.
 
-    Grounding DINO proposes boxes; a local vision-language model takes a second look at each.
+    Grounding DINO proposes boxes, and a local vision-language model verifies each of them.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    _speak_up("--debug" in arguments)
+    _configure_logging("--debug" in arguments)
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of one command line; errors are told on stderr in one line."""
+    """The exit code of one command line; errors are printed to stderr in one line."""
     return run_group(group, "secondlook", arguments)
 
 
-def _speak_up(debug: bool) -> None:
-    """Our warnings in a line each; where they came from, and what libraries advise their own
-    developers, only when asked for."""
+def _configure_logging(debug: bool) -> None:
+    """Warnings of secondlook in one line each; origins and warnings of libraries only for debug."""
     if debug:
         logging.basicConfig(level=logging.DEBUG)
         return
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core repeats on stderr what we tell
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core repeats our errors on stderr
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

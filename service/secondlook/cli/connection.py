@@ -1,6 +1,6 @@
-"""A connection to the service: to one that runs somewhere, or to one started here for a while.
+"""A connection to a service: one that runs elsewhere, or one started in this process.
 
-Commands label through the service either way, so there is one path to test and to trust.
+Commands label through the service either way, so there is one code path to test.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,57 +11,62 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.options import image_limits
-from secondlook.config.settings import Settings
-from secondlook.core.errors import MissingExtra
-from secondlook.core.image_folder import Source
-from secondlook.core.images import ImageLimits
-from secondlook.core.ontology import Ontology, for_client
+from secondlook.config.settings import ImageSettings, Settings
+from secondlook.core.image_folder import ImageFile
 from secondlook.core.ontology_yaml import dump, load_ontology
-from secondlook_client import ClassSpec, Client, ClientError, LabelResult, RetryPolicy, ServerInfo
+from secondlook_client import (
+    ClassSpec,
+    Client,
+    LabelResult,
+    RetryPolicy,
+    SecondlookError,
+    ServerInfo,
+)
+from secondlook_client.errors import MissingExtra
+from secondlook_client.ontology import Ontology
 
 if TYPE_CHECKING:
     from secondlook.server.app import Server
 
 IN_FLIGHT = 16
-"""Images sent and not answered yet, at most: two batches, so that no stage ever waits."""
+"""Maximum images sent and not answered yet: two batches, so that no stage is idle."""
 TIMEOUT_S = 300.0
-"""For one image, its time in queues and all tries included."""
-PATIENT = RetryPolicy(unavailable_s=60)
-"""A server that restarts has its models to load; a long run waits for it."""
+"""Of one image, with its time in queues and all attempts."""
+RETRY = RetryPolicy(unavailable_s=60)
+"""A long run waits for a server that restarts, which has to load its models."""
 CONNECT_S = 5.0
-"""For the first answer of a server; one that is there answers at once."""
+"""Timeout of the first call; a server that is up answers at once."""
 FORMAT = 2
-"""Of run.json and what it stands for; a run of another one is not continued."""
+"""Version of run.json; a run with another version is not resumed."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A service that is there, and what is asked of it."""
+    """A connected service, and the classes to label."""
 
     client: Client
     ontology: Ontology
-    image_limits: ImageLimits
+    image_limits: ImageSettings
     models: dict[str, Any]
-    """What must stay the same for a run to be continued: models and what shapes their results."""
+    """What must be the same for a run to be resumed: models and settings that shape results."""
     own: "Server | None" = None
-    """The service, when it runs in this process and ends with it."""
+    """The server, if it runs in this process."""
 
     @property
     def classes(self) -> tuple[ClassSpec, ...]:
-        """What is asked for, as the client says it."""
-        return for_client(self.ontology)
+        """The classes to label."""
+        return self.ontology.classes
 
     def label_many(
-        self, images: Iterable[tuple[Source, bytes]]
-    ) -> Iterator[tuple[Source, LabelResult | ClientError]]:
-        """Label images as they come, ``IN_FLIGHT`` at a time; each is given back once."""
+        self, images: Iterable[tuple[ImageFile, bytes]]
+    ) -> Iterator[tuple[ImageFile, LabelResult | SecondlookError]]:
+        """Label images as they come, ``IN_FLIGHT`` at a time; each is yielded once."""
         return self.client.label_many(
             images,
             classes=self.classes,
             concurrency=IN_FLIGHT,
             timeout_s=TIMEOUT_S,
-            name=_sendable,
+            name=_message_name,
         )
 
     def identity(self, root: Path) -> dict[str, Any]:
@@ -85,10 +90,10 @@ def connected(
 ) -> Iterator[Session]:
     """A session with the service at ``server`` (host:port), or with one started here.
 
-    ``ontology`` None takes the settings' own. ``ready`` hears that the models are loaded or the
-    service has answered; it gives the folder for what a service started here keeps, unless the
-    settings say where. Without it that one keeps nothing. Raises ``ClientError`` when no service
-    answers, and what loading the models and opening a store raises.
+    ``ontology`` None takes that of the settings. ``ready`` is called once the models are loaded or
+    the service has answered; it returns the folder in which a service started here keeps things,
+    unless the settings name one. Without it that service keeps nothing. Raises ``SecondlookError``
+    when no service answers, and what loading the models and opening a store raises.
     """
     if ontology is None and settings.ontology:
         ontology = load_ontology(Path(settings.ontology))
@@ -98,13 +103,13 @@ def connected(
         )
     with (
         _running(server, settings, ready) as (address, own),
-        Client(address, retry=PATIENT) as client,
+        Client(address, retry=RETRY) as client,
     ):
         info = client.info(timeout_s=CONNECT_S)
         if server and ready:
             ready()
         models = _identity(info, None if server else settings)
-        yield Session(client, ontology, image_limits(settings), models, own)
+        yield Session(client, ontology, settings.images, models, own)
 
 
 @contextmanager
@@ -127,11 +132,11 @@ def _running(
         yield running.address, running
 
 
-def say_what_demo_knows(settings: Settings) -> None:
-    """On stderr, that the embedded models are no use on photos; nothing with any others."""
-    if "demo" in (settings.proposer, settings.verifier):
+def warn_about_demo_models(settings: Settings) -> None:
+    """Say on stderr that the embedded models are of no use on photos, if they are to be used."""
+    if "demo" in (settings.models.proposer, settings.models.verifier):
         click.echo(
-            "note: the embedded demo models know only the drawings of `secondlook world`; "
+            "note: the embedded demo models know only the synthetic images of `secondlook world`; "
             "for photos name others with --proposer and --verifier",
             err=True,
         )
@@ -143,11 +148,10 @@ def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
     if info.student:
         identity["cascade"] = info.student
     if settings:
-        shaping = ("floor", "max_boxes", "max_iou")
-        identity["settings"] = {name: getattr(settings, name) for name in shaping}
+        identity["settings"] = settings.pipeline.recorded()
     return identity
 
 
-def _sendable(source: Source) -> str:
-    """The name for the server's eyes; file names may hold what a text message may not."""
-    return source.name.encode("utf-8", "replace").decode()[-1000:]
+def _message_name(file: ImageFile) -> str:
+    """The file's name as a message may hold it: valid UTF-8, at most 1,000 characters."""
+    return file.name.encode("utf-8", "replace").decode()[-1000:]

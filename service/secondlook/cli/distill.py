@@ -1,4 +1,8 @@
-"""``secondlook distill``: a dataset in, a small fast detector with its report out."""
+"""``secondlook distill``: a dataset in, a small fast detector with its report out.
+
+The command, then how its progress is shown: as a bar with losses and mAP on a terminal, as a line
+now and then elsewhere, and in ``progress.jsonl`` beside the student for programs.
+"""
 
 import os
 import sys
@@ -7,43 +11,31 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from secondlook.cli.output import PLAIN_EVERY_S, duration
-from secondlook.core.errors import BadOntology, Cancelled, MissingExtra
-from secondlook.core.files import explaining
+from secondlook.cli.params import Address
+from secondlook.config.entrypoint import setting_options
+from secondlook.core.files import explain_write_errors
+from secondlook.training.settings import TrainingSettings, load_settings
+from secondlook_client.errors import BadOntology, Cancelled, MissingExtra
 
 if TYPE_CHECKING:
     from secondlook.datasets.samples import TrainingSet
-    from secondlook.detector.manifest import Manifest
-    from secondlook.training.progress import Progress, Tell
-    from secondlook.training.settings import TrainingSettings
+    from secondlook.detector.manifest import StudentManifest
+    from secondlook.training.progress import Progress, ProgressCallback
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _settings(decorated: Command) -> Command:
-    """A flag for every setting of a training, with its meaning, range and default."""
-    from secondlook.training.settings import training_rules
-
-    for name, rule in reversed(training_rules().items()):
-        value, flag = rule.default, "--" + name.replace("_", "-")
-        if rule.kind is bool:
-            flag = f"{flag}/--no-{name.replace('_', '-').removeprefix('use-')}"
-            option = click.option(flag, name, default=value, show_default=True, help=rule.help)
-        elif rule.choices:
-            kind = click.Choice(rule.choices)
-            option = click.option(
-                flag, name, type=kind, default=value, show_default=True, help=rule.help
-            )
-        else:
-            shown = f"{rule.help}  [default: {value}]"
-            option = click.option(flag, name, metavar=rule.metavar, default=str(value), help=shown)
-        decorated = option(decorated)
-    return decorated
+PROGRESS_FILE = "progress.jsonl"
+WRITE_EVERY_S = 0.5
+PHASE_NAMES = {
+    "train": "training",
+    "score": "measuring",
+    "export": "exporting",
+    "report": "writing the report",
+}
 
 
 @click.command("distill")
@@ -53,28 +45,44 @@ def _settings(decorated: Command) -> Command:
     type=click.Path(path_type=Path),
     default=Path("student"),
     show_default=True,
-    help="Folder of the student; what was stopped there goes on.",
+    help="Folder of the student. The same folder continues a training that was stopped.",
 )
-@click.option("--server", default="", metavar="HOST:PORT", help="SOURCE is a snapshot there.")
-@click.option("--name", default="", help="What the student is called.  [default: as its data]")
-@click.option("--split", default="", help="The part to hold out.  [default: val]")
+@click.option(
+    "--server",
+    type=Address(),
+    default="",
+    metavar="HOST:PORT",
+    help="Address of a service that has the snapshot SOURCE.",
+)
+@click.option(
+    "--name", default="", metavar="NAME", help="Name of the student.  [default: as the data]"
+)
+@click.option("--split", default="", metavar="NAME", help="The split to hold out.  [default: val]")
 @click.option(
     "--ontology",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="YAML file of the classes, for devices that send images; snapshots have their own.",
+    help="YAML file of the classes, kept for devices that send images to be labelled. Snapshots "
+    "have their own.",
 )
 @click.option(
-    "--register", "model", default="", metavar="MODEL", help="Add it to MODEL at --server."
+    "--register",
+    "model",
+    default="",
+    metavar="MODEL",
+    help="Add the student to --server as a new version of MODEL.",
 )
 @click.option(
     "--int8",
     type=click.Choice(["auto", "required", "never"]),
     default="auto",
     show_default=True,
-    help="An int8 model too; auto: unless it finds less.",
+    help="Whether to export an int8 model too. auto: only if it finds as much; required: fail "
+    "otherwise.",
 )
 @click.option(
-    "--cache", type=click.Path(path_type=Path), help="Folder of pulled images.  [default: yours]"
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder for downloaded images.  [default: the user's cache]",
 )
 @click.option(
     "--progress",
@@ -82,42 +90,35 @@ def _settings(decorated: Command) -> Command:
     type=click.Choice(["bar", "jsonl"]),
     default="bar",
     show_default=True,
-    help="jsonl: only the lines of OUT/progress.jsonl.",
+    help="How to show the progress. jsonl: only write it to OUT/progress.jsonl.",
 )
-@_settings
+@setting_options(TrainingSettings)
 def distill_command(source: str, out: Path, server: str, **flags: Any) -> None:
-    """Train a small fast detector on SOURCE; measure and export it.
+    """Train a small fast detector (a student) on SOURCE, measure it and export it.
 
-    SOURCE is a snapshot of a service (with --server), a COCO folder or file, or a YOLO folder.
-    --out gets manifest.json, model.onnx, model.int8.onnx, self_test.npz, report.html, report.json
-    and torch/. Ctrl-C keeps what was learnt; the same command goes on. On several GPUs run
+    SOURCE is the name of a snapshot (with --server), a COCO file or folder, or a YOLO folder.
+    Writes manifest.json, model.onnx, model.int8.onnx, self_test.npz, report.html, report.json and
+    torch/ to --out. After Ctrl-C, the same command continues the training. On several GPUs run
     `accelerate launch -m secondlook distill …`.
     """
     model = flags.pop("model")
     if model and not server:
-        raise click.UsageError("--register: say where with --server HOST:PORT")
+        raise click.UsageError("--register needs --server HOST:PORT")
     options = {k: flags.pop(k) for k in ("name", "split", "ontology", "int8", "cache", "how")}
-    settings = _training_settings(flags)
-    manifest = _distilled(source, server, out, settings, **options)
-    if manifest is None:  # this process only helped
+    settings = load_settings(flags)
+    manifest = _distill(source, server, out, settings, **options)
+    if manifest is None:  # not the main process of a training on several devices
         return
     _print_student(manifest, out)
     if model:
         _register(server, model, out)
 
 
-def _training_settings(flags: dict[str, Any]) -> "TrainingSettings":
-    from secondlook.training.settings import TrainingSettings, training_rules
-
-    read = {name: rule.read(flags[name], name) for name, rule in training_rules().items()}
-    return TrainingSettings(**read)
-
-
-def _distilled(
+def _distill(
     source: str,
     server: str,
     out: Path,
-    settings: "TrainingSettings",
+    settings: TrainingSettings,
     *,
     name: str,
     split: str,
@@ -125,11 +126,11 @@ def _distilled(
     int8: str,
     cache: Path | None,
     how: str,
-) -> "Manifest | None":
-    from secondlook.cli.output_folder import OutFolder
+) -> "StudentManifest | None":
+    from secondlook.cli.output_folder import OutputFolder
     from secondlook.config.entrypoint import gentle_interrupts
 
-    data = _opened(source, server, split, cache, how)
+    data = _open_data(source, server, split, cache, how)
     if ontology is not None:
         data = replace(data, ontology=_ontology_text(ontology, data.classes))
     try:
@@ -139,42 +140,37 @@ def _distilled(
             f"training needs {missing.name}; install it with pip install "
             '"secondlook[serve,distill]"'
         ) from missing
-    with ExitStack() as open_things:
-        first = _is_first()
-        if first:
-            open_things.enter_context(OutFolder(out))
-        tell = open_things.enter_context(watched(out, how)) if first else lambda progress: None
-        stop = open_things.enter_context(gentle_interrupts("saving what was learnt"))
+    with ExitStack() as stack:
+        progress: ProgressCallback = lambda _: None  # noqa: E731
+        if _is_main_process():
+            stack.enter_context(OutputFolder(out))
+            progress = stack.enter_context(training_progress(out, how))
+        stop = stack.enter_context(gentle_interrupts("saving the training"))
         try:
-            return distill(data, settings, out, tell, stop, name=name, int8=int8)
+            return distill(data, settings, out, progress, stop, name=name, int8=int8)
         except Cancelled as stopped:
             raise KeyboardInterrupt(str(stopped)) from stopped
 
 
-def _is_first() -> bool:
-    """Whether this is the process that speaks and writes, of a training on several devices."""
+def _is_main_process() -> bool:
+    """Whether this process prints and writes, in a training on several devices."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _opened(source: str, server: str, split: str, cache: Path | None, how: str) -> "TrainingSet":
-    """The data, with what is odd about it told."""
+def _open_data(source: str, server: str, split: str, cache: Path | None, how: str) -> "TrainingSet":
+    """The data; prints its warnings and its size."""
     from secondlook.cli.output import bar
     from secondlook.datasets.open import open_training_set
 
-    if server and ":" not in server:
-        raise click.UsageError(f"--server: expected HOST:PORT, got {server!r}")
-    with ExitStack() as shown:
-        told = None
-        if server and how == "bar":
-            step = shown.enter_context(bar("pulling", 0))
-            told = step
-        data = open_training_set(source, server=server, split=split, cache=cache, told=told)
-    if not _is_first():
+    with ExitStack() as stack:
+        step = stack.enter_context(bar("downloading", 0)) if server and how == "bar" else None
+        data = open_training_set(source, server=server, split=split, cache=cache, progress=step)
+    if not _is_main_process():
         return data
     for warning in data.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(
-        f"{data.name}: {len(data.train)} images to learn from, {len(data.held_out)} held out "
+        f"{data.name}: {len(data.train)} images to train on, {len(data.held_out)} held out "
         f"({data.split}), {len(data.classes)} classes, {data.digest[:12]}",
         err=True,
     )
@@ -187,11 +183,11 @@ def _ontology_text(file: Path, classes: tuple[str, ...]) -> str:
     names = load_ontology(file).names
     lacking = [name for name in classes if name not in names]
     if lacking:
-        raise BadOntology(f"{file} has no class '{lacking[0]}', which the data has; name it there")
+        raise BadOntology(f"{file} lacks the class '{lacking[0]}' of the data; add it there")
     return file.read_text(encoding="utf-8")
 
 
-def _print_student(manifest: "Manifest", out: Path) -> None:
+def _print_student(manifest: "StudentManifest", out: Path) -> None:
     figures = manifest.metrics
     facts = [f"mAP {figures['map']:.3f}", f"mAP50 {figures['map50']:.3f}"]
     if "images_per_second" in figures:
@@ -205,45 +201,31 @@ def _register(server: str, model: str, out: Path) -> None:
 
     with Client(server) as client:
         added = client.models.add(out, model)
-    click.echo(f"{model} has version {added.version} on {server} now")
-
-
-# A distillation as it goes: a bar with losses and mAP on a terminal, a plain line elsewhere, and
-# ``progress.jsonl`` beside the student for programs that watch.
-
-FILE_NAME = "progress.jsonl"
-WRITTEN_EVERY_S = 0.5
-DOING = {
-    "train": "training",
-    "score": "measuring",
-    "export": "exporting",
-    "report": "writing the report",
-}
-"""What each phase is called."""
+    click.echo(f"added version {added.version} of {model} to {server}")
 
 
 @contextmanager
-def watched(out: Path, how: str) -> Iterator["Tell"]:
+def training_progress(out: Path, how: str) -> Iterator["ProgressCallback"]:
     """A function that shows each ``Progress`` and appends it to ``out/progress.jsonl``.
 
     ``how``: ``bar``, or ``jsonl`` for only the file, which gets two lines a second at most and one
-    for every decision.
+    for every note.
     """
-    with explaining(out), _written(out / FILE_NAME) as write:
+    with explain_write_errors(out), _progress_file(out / PROGRESS_FILE) as write:
         if how == "jsonl":
             yield write
             return
-        with (_rich if sys.stderr.isatty() else _plain)() as show:
+        with (_progress_bars if sys.stderr.isatty() else _progress_lines)() as show:
 
-            def tell(progress: "Progress") -> None:
+            def both(progress: "Progress") -> None:
                 write(progress)
                 show(progress)
 
-            yield tell
+            yield both
 
 
 @contextmanager
-def _written(path: Path) -> Iterator["Tell"]:
+def _progress_file(path: Path) -> Iterator["ProgressCallback"]:
     last: tuple[str, float | None] = ("", None)
     at = 0.0
     with path.open("a", encoding="utf-8") as file:
@@ -252,7 +234,7 @@ def _written(path: Path) -> Iterator["Tell"]:
             nonlocal last, at
             news = (progress.phase, progress.map50)
             over = progress.step >= progress.of or bool(progress.note)
-            if news != last or over or time.monotonic() - at >= WRITTEN_EVERY_S:
+            if news != last or over or time.monotonic() - at >= WRITE_EVERY_S:
                 last, at = news, time.monotonic()
                 file.write(progress.line())
                 file.flush()
@@ -261,7 +243,7 @@ def _written(path: Path) -> Iterator["Tell"]:
 
 
 @contextmanager
-def _rich() -> Iterator[Callable[["Progress"], None]]:
+def _progress_bars() -> Iterator[Callable[["Progress"], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
@@ -277,10 +259,10 @@ def _rich() -> Iterator[Callable[["Progress"], None]]:
 
         def show(progress: "Progress") -> None:
             if progress.phase not in tasks:
-                doing = DOING.get(progress.phase, progress.phase)
-                tasks[progress.phase] = bars.add_task(doing, total=progress.of, facts="")
+                name = PHASE_NAMES.get(progress.phase, progress.phase)
+                tasks[progress.phase] = bars.add_task(name, total=progress.of, facts="")
             task = tasks[progress.phase]
-            facts = facts_of(progress)
+            facts = progress_facts(progress)
             if facts:
                 bars.update(task, facts=facts)  # type: ignore[arg-type]
             bars.update(task, completed=progress.step, total=progress.of)  # type: ignore[arg-type]
@@ -291,7 +273,7 @@ def _rich() -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
-def _plain() -> Iterator[Callable[["Progress"], None]]:
+def _progress_lines() -> Iterator[Callable[["Progress"], None]]:
     at, phase = 0.0, ""
 
     def show(progress: "Progress") -> None:
@@ -299,14 +281,14 @@ def _plain() -> Iterator[Callable[["Progress"], None]]:
         new = progress.phase != phase
         if progress.note or new or time.monotonic() - at >= PLAIN_EVERY_S:
             at, phase = time.monotonic(), progress.phase
-            facts = progress.note or facts_of(progress)
-            doing = DOING.get(progress.phase, progress.phase)
-            click.echo(f"{doing}: {progress.step}/{progress.of} {facts}".rstrip(), err=True)
+            facts = progress.note or progress_facts(progress)
+            name = PHASE_NAMES.get(progress.phase, progress.phase)
+            click.echo(f"{name}: {progress.step}/{progress.of} {facts}".rstrip(), err=True)
 
     yield show
 
 
-def facts_of(progress: "Progress") -> str:
+def progress_facts(progress: "Progress") -> str:
     """ "loss 12.3 (mal 2.1, bbox 0.4) · mAP50 0.41, best 0.43 · 2.1 steps/s · 3 min left"."""
     facts = []
     if "loss" in progress.losses:

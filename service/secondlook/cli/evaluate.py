@@ -1,12 +1,15 @@
-"""``secondlook evaluate``: how good are these predictions?"""
+"""``secondlook evaluate``: the quality of predictions against truth."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from secondlook.evaluation.coco_files import AveragePrecision, Joined, average_precision, join
+from secondlook.cli.output import console, counted, share, table
+from secondlook.evaluation.average_precision import AveragePrecision, average_precision_of_images
+from secondlook.evaluation.coco_files import Joined, join
 from secondlook.evaluation.matching import Counts, Quality, evaluate
 
 
@@ -18,37 +21,38 @@ from secondlook.evaluation.matching import Counts, Quality, evaluate
     type=click.FloatRange(0, 1, min_open=True),
     default=0.5,
     show_default=True,
-    help="Overlap from which a box is found, for precision and recall.",
+    metavar="X",
+    help="IoU from which a prediction matches a true box, for precision and recall.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def evaluate_command(predictions: Path, truth: Path, iou: float, as_json: bool) -> None:
-    """Precision, recall and average precision of PREDICTIONS against TRUTH.
+    """Measure precision, recall and average precision of PREDICTIONS against TRUTH.
 
-    Both are COCO files of anyone; PREDICTIONS may be a results list or a whole data set such as
-    the coco.json of a run. Crowd and ignore regions count neither for nor against.
+    Both are COCO files. PREDICTIONS may be a list of results, or a dataset such as the coco.json of
+    a run. Crowd and ignore regions count neither as right nor as wrong.
     """
     joined = join(predictions, truth)
     quality = evaluate(joined.images.values(), joined.classes, iou)
-    precision = average_precision(joined)
-    report = as_plain(quality, precision, joined, iou)
+    precision = average_precision_of_images([*joined.images.values()], joined.classes)
+    report = report_json(quality, precision, joined, iou)
     click.echo(json.dumps(report, indent=2)) if as_json else _print(report)
 
 
-def as_plain(
+def report_json(
     quality: Quality, precision: AveragePrecision, joined: Joined, iou: float
 ) -> dict[str, Any]:
-    """The whole report as plain values for JSON."""
+    """The whole report as values for JSON."""
     return {
         "images": len(joined.images),
         "iou": iou,
         **_figures(quality.total()),
-        "ap": precision.ap,
-        "ap50": precision.ap50,
-        "ap75": precision.ap75,
+        "ap": precision.map,
+        "ap50": precision.map50,
+        "ap75": precision.map75,
         "predictions_without_truth": joined.without_truth,
         "classes_left_out": list(joined.classes_left_out),
         "classes": {
-            name: {**_figures(counts), "ap": precision.by_class[name]}
+            name: {**_figures(counts), "ap": precision.map_per_class[name]}
             for name, counts in quality.by_class.items()
         },
     }
@@ -67,37 +71,34 @@ def _figures(counts: Counts) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    from secondlook.cli.output import console, share
-
-    table = Table(title=f"{report['images']} images, IoU ≥ {report['iou']:g}", box=None)
-    table.add_column("class", overflow="fold")
-    columns = ("right", "wrong", "missed", "precision", "recall", "f1", "ap")
-    for heading in columns:
-        table.add_column("AP" if heading == "ap" else heading, justify="right")
-    rows = [*report["classes"].items(), ("all", report)]
-    for place, (name, figures) in enumerate(rows):
-        cells = [str(figures[c]) if c in columns[:3] else share(figures[c]) for c in columns]
-        style = "bold" if place == len(rows) - 1 else ""
-        table.add_row(Text(name), *cells, style=style, end_section=place == len(rows) - 2)
+    counts, shares = ("right", "wrong", "missed"), ("precision", "recall", "f1", "ap")
+    headings = (*counts, "precision", "recall", "F1", "AP")
+    rows = table("class", *headings, right=headings)
+    rows.title = f"{counted(report['images'], 'image')}, IoU ≥ {report['iou']:g}"
+    for name, figures in report["classes"].items():
+        rows.add_row(Text(name), *_cells(figures, counts, shares))
+    rows.add_section()
+    rows.add_row("all", *_cells(report, counts, shares), style="bold")
     screen = console()
-    screen.print(table)
+    screen.print(rows)
     screen.print(f"AP50 {share(report['ap50'])}, AP75 {share(report['ap75'])}")
     for line in _left_out(report):
         screen.print(line, style="yellow", highlight=False, markup=False)
 
 
+def _cells(figures: dict[str, Any], counts: Sequence[str], shares: Sequence[str]) -> list[str]:
+    return [*(str(figures[name]) for name in counts), *(share(figures[name]) for name in shares)]
+
+
 def _left_out(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["predictions_without_truth"]:
-        lines.append(
-            f"{report['predictions_without_truth']} predictions were left out: their image or "
-            "class is not in the truth"
-        )
+        left_out = counted(report["predictions_without_truth"], "prediction")
+        lines.append(f"left out: {left_out} whose image or class is not in the truth")
     if report["classes_left_out"]:
         names = report["classes_left_out"]
         some = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-        lines.append(f"{len(names)} classes of the truth were not predicted at all: {some}")
+        lines.append(f"left out: classes of the truth that PREDICTIONS does not list: {some}")
     return lines

@@ -1,56 +1,49 @@
-"""``secondlook job``: many images at a time, on a service that keeps what it does."""
+"""``secondlook job``: label many images on a service that was started with ``--data``.
 
+The commands, then how a job is sent and watched, then what is printed.
+"""
+
+import json
 import math
-import time
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from secondlook.cli.options import Command, looked_for, ontology_of
-from secondlook.cli.output import console
-from secondlook_client import Job, JobFailure, PathCounts
+from secondlook.cli.options import looked_for, ontology_of
+from secondlook.cli.output import console, counted, local_time, print_facts, table
+from secondlook.cli.params import limit_option, server_option
 
 if TYPE_CHECKING:
     from secondlook.cli.output import Step
-    from secondlook_client import Client, Job
+    from secondlook_client import Client, Job, JobFailure, PathCounts
     from secondlook_client.jobs import Jobs
 
-
 SHOWN_FAILURES = 20
-"""More are a list to be read elsewhere: ``show --failures``."""
-
-
-def served(command: Command) -> Command:
-    """``--server``."""
-    return click.option(
-        "--server",
-        default="127.0.0.1:50051",
-        show_default=True,
-        metavar="HOST:PORT",
-        help="A service started with --data.",
-    )(command)
+SHARE_BARS = " ▁▂▃▄▅▆▇█"
+"""Shares from none to all, in eighths."""
 
 
 @click.group("job")
 def job_command() -> None:
-    """Label many images at a time on a running service.
+    """Label many images on a running service.
 
-    A job outlives this command, the line and the service: what is under way when one of them
-    ends goes on when it is back.
+    The service keeps the images, the results and the progress of a job. A job continues after this
+    command ends, after a lost connection and after a restart of the service.
     """
 
 
 @job_command.command("create")
 @click.argument("name")
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--folder", help="Folder that the service itself reads, instead of IMAGES.")
+@click.option(
+    "--folder", metavar="DIR", help="Label a folder on the service's machine instead of IMAGES."
+)
 @looked_for
-@click.option("--watch", is_flag=True, help="Stay and show how it gets on.")
-@served
+@click.option("--watch", is_flag=True, help="Show the progress until the job has ended.")
+@server_option
 def create(
     name: str,
     images: tuple[Path, ...],
@@ -60,17 +53,15 @@ def create(
     watch: bool,
     server: str,
 ) -> int:
-    """Begin the job NAME: of IMAGES sent from here, or of a folder that the service can read.
+    """Create the job NAME and send IMAGES (files or folders), or label a --folder of the service.
 
-    Without -c or --ontology the service's own classes are looked for. If sending is interrupted,
-    the same command sends the rest.
+    Without -c or --ontology, the service's own classes are used. If sending is interrupted, the
+    same command sends the rest.
     """
-    from secondlook.core.ontology import for_client
-
     if bool(images) == bool(folder):
         raise click.UsageError("give either IMAGES to send, or --folder of the service")
     wanted = ontology_of(lines, ontology)
-    classes = for_client(wanted) if wanted else None
+    classes = wanted.classes if wanted else None
     with _client(server) as client:
         if folder:
             path = str(Path(folder).absolute())  # of this machine, if it was a relative one
@@ -80,88 +71,96 @@ def create(
             _send(client.jobs, name, images)
         if watch:
             return _watch(client.jobs, name)
-    click.echo(f"job '{name}' is under way; `secondlook job watch` shows how it gets on")
+    click.echo(f"job '{name}' is running; `secondlook job watch` shows its progress")
     return 0
 
 
 @job_command.command("list")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most.")
-@served
+@limit_option
+@server_option
 def list_jobs(limit: int, server: str) -> None:
-    """All jobs, the newest first."""
-    import itertools
-
+    """List the jobs, the newest first."""
     with _client(server) as client:
-        print_jobs(list(itertools.islice(client.jobs.list(), limit)))
+        _print_jobs(list(islice(client.jobs.list(), limit)))
 
 
 @job_command.command("show")
 @click.argument("name")
-@click.option("--failures", is_flag=True, help="List every image that was set aside.")
-@served
+@click.option("--failures", is_flag=True, help="List all failed images.")
+@server_option
 def show(name: str, failures: bool, server: str) -> None:
-    """How the job NAME stands, and why images were set aside."""
-    import itertools
-
+    """Show the state of the job NAME and the images that failed, with the reasons."""
     with _client(server) as client:
         job = client.jobs.get(name, paths=True)
         print_job(job)
         limit = None if failures else SHOWN_FAILURES
-        print_failures(itertools.islice(client.jobs.failures(name), limit))
+        _print_failures(islice(client.jobs.failures(name), limit))
         if limit and job.failed > limit:
             click.echo(f"… and {job.failed - limit} more; --failures lists them all")
 
 
 @job_command.command("watch")
 @click.argument("name")
-@served
+@server_option
 def watch(name: str, server: str) -> int:
-    """Show how the job NAME gets on until it is over; Ctrl-C leaves it running."""
+    """Show the progress of the job NAME until it has ended. Ctrl-C does not stop the job."""
     with _client(server) as client:
         return _watch(client.jobs, name)
 
 
 @job_command.command("cancel")
 @click.argument("name")
-@served
+@server_option
 def cancel(name: str, server: str) -> None:
-    """Stop the job NAME for good; what is labelled stays."""
+    """Stop the job NAME for good. Its results are kept."""
     with _client(server) as client:
         _print_end(client.jobs.cancel(name))
 
 
 @job_command.command("retry")
 @click.argument("name")
-@click.option("--reason", "reasons", multiple=True, help="Only images set aside for it.")
-@served
+@click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    metavar="REASON",
+    help="Only images that failed for this reason, e.g. verifier_failed. Repeat for more.",
+)
+@server_option
 def retry(name: str, reasons: tuple[str, ...], server: str) -> None:
-    """Try the images of the job NAME again that were set aside."""
+    """Try the failed images of the job NAME again."""
     with _client(server) as client:
-        click.echo(f"{client.jobs.retry(name, reasons=reasons)} images are queued again")
+        retried = client.jobs.retry(name, reasons=reasons)
+    click.echo(f"{counted(retried, 'image')} queued again")
 
 
 @job_command.command("results")
 @click.argument("name")
-@click.option("--after", type=click.IntRange(0), default=0, help="Only behind this cursor.")
-@click.option("--follow", is_flag=True, help="Wait for more until the job is over.")
-@click.option("--labels", is_flag=True, help="Only what was accepted.")
-@served
+@click.option(
+    "--after",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="CURSOR",
+    help="Only results after this cursor, which is in each line.",
+)
+@click.option("--follow", is_flag=True, help="Wait for more results until the job has ended.")
+@click.option("--labels", is_flag=True, help="Only accepted boxes.")
+@server_option
 def results(name: str, after: int, follow: bool, labels: bool, server: str) -> None:
-    """What was found in the job NAME: one line of JSON an image.
+    """Print the results of the job NAME, one line of JSON for each image.
 
-    Each judgement has the name that `secondlook explain` takes.
+    The "label" of each judgement is the id that `secondlook explain` takes.
     """
-    import json
-
     with _client(server) as client:
         for found in client.jobs.results(name, after=after, follow=follow):
-            plain = found.result.to_dict()
+            result = found.result.to_dict()
             judgements = [
                 {"label": found.label_id(place), **judgement}
-                for place, judgement in enumerate(plain.pop("judgements"))
+                for place, judgement in enumerate(result.pop("judgements"))
                 if not labels or judgement["outcome"] == "accept"
             ]
-            line = {"cursor": found.cursor, "key": found.key, **plain, "judgements": judgements}
+            line = {"cursor": found.cursor, "key": found.key, **result, "judgements": judgements}
             click.echo(json.dumps(line))
 
 
@@ -172,26 +171,27 @@ def _client(server: str) -> "Client":
 
 
 def _send(jobs: "Jobs", name: str, images: tuple[Path, ...]) -> None:
-    """Send what the job lacks, and finish the upload."""
-    from secondlook.cli.label import Sending
+    """Send the images that the job lacks, and finish the upload."""
+    from secondlook.cli.label import SelectionUpload
     from secondlook.cli.output import bar
     from secondlook.config.entrypoint import gentle_interrupts
-    from secondlook.core.image_folder import select
+    from secondlook.core.image_folder import select_images
     from secondlook.core.images import DEFAULT_LIMITS
 
-    sending = Sending(jobs, name, select(images), DEFAULT_LIMITS.max_bytes)
-    sending.measure()
-    total, sent = sending.images, sending.known
+    upload = SelectionUpload(jobs, name, select_images(images), DEFAULT_LIMITS.max_image_bytes)
+    upload.count()
+    total, sent = upload.images, upload.known
     with bar("sending", total, sent) as step, gentle_interrupts() as stopped:
-        for _ in sending.send(stopped):
+        for _ in upload.send(stopped):
             sent += 1
             step(min(sent, total), total)
     if stopped():
-        raise KeyboardInterrupt(f"stopped: {sent} of {total} images are sent; the same command "
-                                "sends the rest")  # fmt: skip
+        raise KeyboardInterrupt(
+            f"stopped: {sent} of {total} images are sent; the same command sends the rest"
+        )
     jobs.finish(name)
-    for refused in sending.refused:
-        click.echo(f"not sent: {refused.name}: {refused.message}", err=True)
+    for image in upload.failed:
+        click.echo(f"not sent: {image.name}: {image.message}", err=True)
 
 
 def _watch(jobs: "Jobs", name: str) -> int:
@@ -199,78 +199,73 @@ def _watch(jobs: "Jobs", name: str) -> int:
     from secondlook.config.entrypoint import gentle_interrupts
 
     job = jobs.get(name)
-    tell = _Tell(jobs, name)
+    printer = _ProgressPrinter(jobs, name)
     with (
         bar("labelling", job.total, job.done + job.failed) as step,
-        gentle_interrupts("leaving; the job goes on") as stopped,
+        gentle_interrupts("leaving; the job continues") as stopped,
     ):
-        for news in jobs.watch(name):
-            job = news.job
-            tell.news(job, step)
+        for progress in jobs.watch(name):
+            job = progress.job
+            printer.show(job, step)
             if stopped():
-                raise KeyboardInterrupt(f"job '{name}' goes on; `secondlook job watch` shows it")
+                raise KeyboardInterrupt(f"job '{name}' continues; `secondlook job watch` shows it")
     _print_end(job)
     return 0 if job.state == "done" else 1
 
 
-class _Tell:
-    """Tells each failure once, and what a job waits for."""
+class _ProgressPrinter:
+    """Prints the progress, each failure once, and what a job waits for."""
 
     def __init__(self, jobs: "Jobs", name: str) -> None:
         self._jobs = jobs
         self._name = name
         self._failed = 0
-        self._told: set[int] = set()
-        self._waits = ""
+        self._printed: set[int] = set()
+        self._message = ""
 
-    def news(self, job: "Job", step: "Step") -> None:
-        """Show how the job stands."""
+    def show(self, job: "Job", step: "Step") -> None:
         step(job.done + job.failed, max(job.total, 1))
-        if job.message and job.message != self._waits:
+        if job.message and job.message != self._message:
             click.echo(f"waiting: {job.message}", err=True)
-        self._waits = job.message
-        if job.failed > self._failed and len(self._told) < SHOWN_FAILURES:
-            self._tell_failures()
+        self._message = job.message
+        if job.failed > self._failed and len(self._printed) < SHOWN_FAILURES:
+            self._print_new_failures()
         self._failed = job.failed
 
-    def _tell_failures(self) -> None:
+    def _print_new_failures(self) -> None:
         for failure in self._jobs.failures(self._name):
-            if len(self._told) >= SHOWN_FAILURES:
-                click.echo("more failures: `secondlook job show --failures`", err=True)
+            if len(self._printed) >= SHOWN_FAILURES:
+                click.echo("more failed: `secondlook job show --failures` lists them", err=True)
                 return
-            if failure.key not in self._told:
-                self._told.add(failure.key)
-                click.echo(f"set aside: {failure.name}: {failure.message}", err=True)
+            if failure.key not in self._printed:
+                self._printed.add(failure.key)
+                click.echo(f"failed: {failure.name}: {failure.message}", err=True)
 
 
 def _print_end(job: "Job") -> None:
     left = f", {job.waiting} not tried" if job.waiting else ""
     why = f": {job.message}" if job.message else ""
-    click.echo(f"{job.name}: {job.state}, {job.done} labelled, {job.failed} set aside{left}{why}")
+    click.echo(f"{job.name}: {job.state}, {job.done} labelled, {job.failed} failed{left}{why}")
 
 
-# Jobs and failures as a person reads them.
+def _print_jobs(jobs: Sequence["Job"]) -> None:
+    from rich.text import Text
 
-
-def print_jobs(jobs: Sequence[Job]) -> None:
-    """A line a job."""
     if not jobs:
-        console().print("there is no job yet; `secondlook job create` begins one")
+        console().print("there is no job; `secondlook job create` creates one")
         return
-    table = Table(box=None)
-    for heading in ("job", "kind", "state", "labelled", "of", "set aside", "begun", ""):
-        right = heading in ("labelled", "of", "set aside")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    numbers = ("images", "labelled", "failed")
+    rows = table("job", "kind", "state", *numbers, "created", "message", right=numbers)
     for job in jobs:
-        counts = (f"{n:,}" for n in (job.done, job.total, job.failed))
-        cells = (job.name, job.kind, str(job.state), *counts, moment(job.created_at), job.message)
-        table.add_row(*(Text(cell) for cell in cells))
-    console().print(table)
+        counts = (f"{n:,}" for n in (job.total, job.done, job.failed))
+        created = local_time(job.created_at)
+        cells = (job.name, job.kind, str(job.state), *counts, created, job.message)
+        rows.add_row(*(Text(cell) for cell in cells))
+    console().print(rows)
 
 
-def print_job(job: Job) -> None:
-    """All that is known of one job."""
-    table = Table(box=None, show_header=False)
+def print_job(job: "Job") -> None:
+    """Print everything about a job."""
     facts = {
         "job": job.name,
         "kind": job.kind + (f" {job.folder}" if job.folder else ""),
@@ -278,48 +273,36 @@ def print_job(job: Job) -> None:
         "classes": ", ".join(job.classes or ()),
         "images": f"{job.total:,}" + (" so far" if job.open else ""),
         "labelled": f"{job.done:,}",
-        "set aside": f"{job.failed:,}",
+        "failed": f"{job.failed:,}",
         "waiting": f"{job.waiting:,}",
-        "begun": moment(job.created_at),
-        "last change": moment(job.changed_at),
+        "created": local_time(job.created_at),
+        "last change": local_time(job.updated_at),
     }
     if job.paths:
-        facts["teachers needed"] = _needed(job.paths)
-    for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(value))
-    console().print(table)
+        facts["by the models"] = _share_of_teachers(job.paths)
+    print_facts(facts)
 
 
-BARS = " ▁▂▃▄▅▆▇█"
-"""Shares from none to all, in eighths."""
-
-
-def _needed(paths: Sequence[PathCounts]) -> str:
-    """The share of images that proposer and verifier labelled, and how it came about."""
-    taught = [(part.teachers + part.audit, part.student) for part in paths]
-    needed, alone = (sum(side) for side in zip(*taught, strict=True))
-    if not alone:
-        return "for all" + (" (audits)" if any(part.audit for part in paths) else "")
-    audits = sum(part.audit for part in paths)
-    shares = [by / (by + without) for by, without in taught]
-    bars = "".join(BARS[math.ceil(share * (len(BARS) - 1))] for share in shares)
+def _share_of_teachers(paths: Sequence["PathCounts"]) -> str:
+    """The share of images that proposer and verifier labelled, in all and over time."""
+    counts = [(part.teachers + part.audit, part.student) for part in paths]
+    teachers, student = (sum(side) for side in zip(*counts, strict=True))
+    audits, images = sum(part.audit for part in paths), teachers + student
+    if not student:
+        return "all" + (f" ({audits:,} as audits of the student)" if audits else "")
+    shares = [by_teachers / (by_teachers + by_student) for by_teachers, by_student in counts]
+    bars = "".join(SHARE_BARS[math.ceil(share * (len(SHARE_BARS) - 1))] for share in shares)
     return (
-        f"for {needed / (needed + alone):.0%} ({audits:,} of {needed + alone:,} as audits); "
-        f"over time {bars} lately {shares[-1]:.0%}"
+        f"{teachers / images:.0%} of {images:,} ({audits:,} as audits of the student); over time "
+        f"{bars}, most recently {shares[-1]:.0%}"
     )
 
 
-def print_failures(failures: Iterable[JobFailure]) -> None:
-    """A line an image that was set aside."""
-    table = Table(box=None)
-    for heading in ("set aside", "reason", "because"):
-        table.add_column(heading, overflow="fold")
+def _print_failures(failures: Iterable["JobFailure"]) -> None:
+    from rich.text import Text
+
+    rows = table("failed image", "reason", "message")
     for failure in failures:
-        table.add_row(Text(failure.name), Text(failure.reason), Text(failure.message))
-    if table.row_count:
-        console().print(table)
-
-
-def moment(seconds: float) -> str:
-    """A time since 1970 in this machine's time zone."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+        rows.add_row(Text(failure.name), Text(failure.reason), Text(failure.message))
+    if rows.row_count:
+        console().print(rows)

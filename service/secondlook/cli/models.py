@@ -1,4 +1,7 @@
-"""``secondlook models``: versions of students, on a service or in a store of this machine."""
+"""``secondlook models``: versions of students, on a service or in a store of this machine.
+
+The commands, then where they find the models, then what is printed.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,109 +11,100 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from secondlook.cli.jobs import moment
-from secondlook.cli.options import Command
-from secondlook.cli.output import console, size
-from secondlook.cli.store import opened, stored
-from secondlook.detector.manifest import STUDENT_SIZES, USUAL_SIZE
-from secondlook_client.model_values import ModelVersion, Training
+from secondlook.cli.output import console, local_time, print_facts, size, table
+from secondlook.cli.params import Address, Command, limit_option, server_option
+from secondlook.cli.store import opened_store, store_options
+from secondlook.detector.manifest import DEFAULT_SIZE, STUDENT_SIZES
 
 if TYPE_CHECKING:
-    from secondlook_client.model_values import Training
     from secondlook_client.models import Models
+    from secondlook_client.values import ModelVersion, Training
 
 
-SERVER = "HOST:PORT"
-
-
-def placed(command: Command) -> Command:
+def _place_options(command: Command) -> Command:
     """``--server``, or where the store is."""
-    server = click.option("--server", metavar=SERVER, help="A service started with --data.")
-    return server(stored(command))
-
-
-def served(command: Command) -> Command:
-    """``--server`` alone: a training outlives the command."""
-    return click.option(
+    server = click.option(
         "--server",
-        default="127.0.0.1:50051",
-        show_default=True,
-        metavar=SERVER,
-        help="A service started with --data.",
-    )(command)
+        type=Address(),
+        metavar="HOST:PORT",
+        help="Address of a service that was started with --data; instead of a store here.",
+    )
+    return server(store_options(command))
 
 
 @click.group("models")
 def models_command() -> None:
-    """Keep versions of students, say which one devices run, and fetch them.
+    """Manage versions of students: add, promote, roll back, download, train.
 
-    A version is promoted only if it finds as much as the current one on images that were held
-    out. Give --server for a running service, or --data for a store on this machine.
+    Devices run the current version of a model. A version is promoted to be current only if it finds
+    as much as the current one on held-out images. Give --server for a running service, or --data
+    for a store on this machine.
     """
 
 
 @models_command.command("list")
 @click.argument("name", default="")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@placed
+@limit_option
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each.")
+@_place_options
 def list_models(name: str, limit: int, as_json: bool, **flags: Any) -> None:
-    """All versions (of the model NAME), the newest first."""
-
+    """List all versions, or those of the model NAME, the newest first."""
     with _models(flags) as models:
         found = list(islice(models.list(name), limit))
     if not as_json:
-        print_models(found)
+        _print_models(found)
     for model in found if as_json else ():
-        click.echo(json.dumps(as_plain(model)))
+        click.echo(json.dumps(model_json(model)))
 
 
 @models_command.command("show")
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, report included.")
-@placed
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, with the training report."
+)
+@_place_options
 def show(name: str, version: int | None, as_json: bool, **flags: Any) -> None:
-    """What VERSION (default: the current one) of the model NAME is and how good it was."""
-
+    """Show VERSION of the model NAME (default: the current one) and its quality."""
     with _models(flags) as models:
         found = models.get(name, version or 0, report=as_json)
     if as_json:
-        click.echo(json.dumps(as_plain(found), indent=2))
+        click.echo(json.dumps(model_json(found), indent=2))
     else:
-        print_model(found)
+        _print_model(found)
 
 
 @models_command.command("add")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--name", default="", help="Of the model; by default as it was distilled.")
-@placed
+@click.option(
+    "--name", default="", help="Name of the model.  [default: the student's name]", metavar="NAME"
+)
+@_place_options
 def add(folder: Path, name: str, **flags: Any) -> None:
-    """Keep the student in FOLDER, which `secondlook distill` wrote, as a new version."""
+    """Add the student in FOLDER, written by `secondlook distill`, as a new version."""
     with _models(flags) as models:
-        kept = models.add(folder, name)
+        added = models.add(folder, name)
     click.echo(
-        f"version {kept.version} of '{kept.name}'; `secondlook models promote {kept.name} "
-        f"{kept.version}` makes it the one that devices run"
+        f"added version {added.version} of '{added.name}'; `secondlook models promote {added.name} "
+        f"{added.version}` makes it the one that devices run"
     )
 
 
 @models_command.command("promote")
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1))
-@click.option("--force", is_flag=True, help="Also if it is worse; nothing is compared.")
+@click.option("--force", is_flag=True, help="Promote it without a comparison, even if it is worse.")
 @click.option(
     "--on-snapshot",
     default="",
     metavar="NAME",
-    help="Compare on this snapshot's held-out images, not on those of the current version's.",
+    help="Compare on the held-out images of this snapshot.  [default: the snapshot of the current "
+    "version]",
 )
-@placed
+@_place_options
 def promote(name: str, version: int, force: bool, on_snapshot: str, **flags: Any) -> None:
-    """Make VERSION of the model NAME the one that devices run."""
+    """Make VERSION of the model NAME the current one, which devices run."""
     with _models(flags) as models:
         promoted = models.promote(name, version, force=force, on_snapshot=on_snapshot)
     click.echo(f"version {version} of '{name}' is current: {promoted.model.promotion}")
@@ -118,9 +112,9 @@ def promote(name: str, version: int, force: bool, on_snapshot: str, **flags: Any
 
 @models_command.command("rollback")
 @click.argument("name")
-@placed
+@_place_options
 def rollback(name: str, **flags: Any) -> None:
-    """Go back to the version of the model NAME that was current before."""
+    """Make the previous version of the model NAME current again."""
     with _models(flags) as models:
         current = models.rollback(name)
     click.echo(f"version {current.version} of '{name}' is current: {current.promotion}")
@@ -130,35 +124,52 @@ def rollback(name: str, **flags: Any) -> None:
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1), required=False)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
-@placed
+@_place_options
 def download(name: str, version: int | None, out: Path, **flags: Any) -> None:
-    """Fetch VERSION (default: the current one) of the model NAME into the folder --out.
+    """Download VERSION of the model NAME (default: the current one) into the folder --out.
 
-    If it breaks off, the same command fetches the rest; every file is checked by its hash.
+    Every file is checked by its hash. After an interruption, the same command downloads the rest.
     """
     from secondlook.cli.output import bar
 
-    with _models(flags) as models, bar("fetching", 1, unit="bytes") as step:
+    with _models(flags) as models, bar("downloading", 1, unit="bytes") as step:
         found = models.download(name, version or 0, out, progress=lambda n, of: step(n, max(of, 1)))
-    click.echo(f"{out} holds version {found.version} of '{name}'")
+    click.echo(f"{out} has version {found.version} of '{name}'")
 
 
 @models_command.command("train")
 @click.argument("name")
 @click.argument("snapshot")
-@click.option("--split", default="", help="The part that is held out.  [default: val]")
+@click.option("--split", default="", metavar="NAME", help="The split to hold out.  [default: val]")
 @click.option(
-    "--size", type=click.Choice(STUDENT_SIZES), default=USUAL_SIZE, show_default=True,
-    help="Of the student.",
-)  # fmt: skip
-@click.option("--steps", type=click.IntRange(0), default=0, help="0: as many as is usual.")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, help="Of everything random.")
-@click.option("--watch", is_flag=True, help="Stay and show how it gets on.")
-@served
-def train(name: str, snapshot: str, watch: bool, server: str, **order: Any) -> int:
-    """Let the service train a student on SNAPSHOT; it becomes a new version of the model NAME."""
-    with _served(server) as models:
-        training = models.train(name, snapshot, **order)
+    "--size",
+    type=click.Choice(STUDENT_SIZES),
+    default=DEFAULT_SIZE,
+    show_default=True,
+    help="Size of the student.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Training steps; 0 chooses them by the number of images.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Random seed.",
+)
+@click.option("--watch", is_flag=True, help="Show the progress until the training has ended.")
+@server_option
+def train(name: str, snapshot: str, watch: bool, server: str, **spec: Any) -> int:
+    """Train a student on SNAPSHOT on the service; it becomes a new version of the model NAME."""
+    with _served_models(server) as models:
+        training = models.train(name, snapshot, **spec)
         if watch:
             return _watch(models, training.id)
     click.echo(
@@ -168,30 +179,32 @@ def train(name: str, snapshot: str, watch: bool, server: str, **order: Any) -> i
 
 
 @models_command.command("trainings")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most.")
-@served
+@limit_option
+@server_option
 def trainings(limit: int, server: str) -> None:
-    """All trainings of the service, the newest first."""
-
-    with _served(server) as models:
-        print_trainings(list(islice(models.trainings(), limit)))
+    """List the trainings of the service, the newest first."""
+    with _served_models(server) as models:
+        _print_trainings(list(islice(models.trainings(), limit)))
 
 
 @models_command.command("watch")
 @click.argument("training", type=click.IntRange(1))
-@served
+@server_option
 def watch(training: int, server: str) -> int:
-    """Show how the TRAINING of that number gets on until it is over; Ctrl-C leaves it running."""
-    with _served(server) as models:
+    """Show the progress of a training, given by its number, until it has ended.
+
+    Ctrl-C does not stop the training.
+    """
+    with _served_models(server) as models:
         return _watch(models, training)
 
 
 @models_command.command("cancel")
 @click.argument("training", type=click.IntRange(1))
-@served
+@server_option
 def cancel(training: int, server: str) -> None:
-    """Stop the TRAINING of that number for good."""
-    with _served(server) as models:
+    """Stop a training, given by its number, for good."""
+    with _served_models(server) as models:
         _print_end(models.cancel(training))
 
 
@@ -199,22 +212,20 @@ def cancel(training: int, server: str) -> None:
 def _models(flags: dict[str, Any]) -> "Iterator[Models]":
     """The models of the service or store that the flags name; removes them from ``flags``."""
     if server := flags.pop("server"):
-        with _served(server) as models:
+        with _served_models(server) as models:
             yield models
         return
-    with opened(flags) as store:
-        from secondlook.server.models import models_alone
+    with opened_store(flags) as store:
+        from secondlook.server.models import model_service
 
-        with models_alone(store) as address, _served(address) as models:
+        with model_service(store) as address, _served_models(address) as models:
             yield models
 
 
 @contextmanager
-def _served(server: str) -> "Iterator[Models]":
+def _served_models(server: str) -> "Iterator[Models]":
     from secondlook_client import Client
 
-    if ":" not in server:
-        raise click.UsageError(f"--server: expected {SERVER}, got {server!r}")
     with Client(server) as client:
         yield client.models
 
@@ -223,40 +234,37 @@ def _watch(models: "Models", number: int) -> int:
     from secondlook.cli.output import bar
     from secondlook.config.entrypoint import gentle_interrupts
 
-    training, told = models.training(number), ""
+    training, printed = models.training(number), ""
     with (
         bar("training", max(training.of, 1), training.step, unit="steps") as step,
-        gentle_interrupts("leaving; the training goes on") as stopped,
+        gentle_interrupts("leaving; the training continues") as stopped,
     ):
         for training in models.watch(number):
             step(training.step, max(training.of, training.step, 1))
-            if (now := _now(training)) != told:
-                click.echo(told := now, err=True)
+            if (status := _status(training)) != printed:
+                click.echo(printed := status, err=True)
             if stopped():
                 raise KeyboardInterrupt(
-                    f"training {number} goes on; `secondlook models watch {number}` shows it"
+                    f"training {number} continues; `secondlook models watch {number}` shows it"
                 )
     _print_end(training)
     return 0 if training.state == "done" else 1
 
 
-def _now(training: "Training") -> str:
-    """What is new when it changes, and not at each step."""
+def _status(training: "Training") -> str:
+    """What is printed when it changes; unlike the step, it changes rarely."""
     measured = "" if training.map50 is None else f", mAP50 {training.map50:.3f}"
     return f"{training.phase or training.state}{measured}"
 
 
 def _print_end(training: "Training") -> None:
     why = f": {training.message}" if training.message else ""
-    made = f", version {training.version} of '{training.model}'" if training.version else ""
-    click.echo(f"training {training.id}: {training.state}{made}{why}")
+    version = f", version {training.version} of '{training.model}'" if training.version else ""
+    click.echo(f"training {training.id}: {training.state}{version}{why}")
 
 
-# Versions of models and trainings as a person reads them, and as programs do.
-
-
-def as_plain(model: ModelVersion) -> dict[str, Any]:
-    """Everything about a version as plain values for JSON."""
+def model_json(model: "ModelVersion") -> dict[str, Any]:
+    """Everything about a version as values for JSON."""
     return {
         "name": model.name,
         "version": model.version,
@@ -269,61 +277,58 @@ def as_plain(model: ModelVersion) -> dict[str, Any]:
     }
 
 
-def print_models(found: Sequence[ModelVersion]) -> None:
-    """A line a version."""
+def _print_models(found: Sequence["ModelVersion"]) -> None:
+    from rich.text import Text
+
     if not found:
-        console().print("there is no model yet; `secondlook models add` keeps the first")
+        console().print("there is no model; `secondlook models add` adds the first")
         return
-    table = Table(box=None)
-    for heading in ("model", "version", "", "size", "mAP50", "int8", "made", "snapshot"):
-        right = heading in ("version", "mAP50", "int8")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    headings = ("model", "version", "", "size", "mAP50", "int8 mAP50", "created", "snapshot")
+    rows = table(*headings, right=("version", "mAP50", "int8 mAP50"))
     for model in found:
         manifest = json.loads(model.manifest_json)
-        figures = manifest["metrics"]
         cells = (
             model.name,
             str(model.version),
             "current" if model.current else "",
             f"{manifest['architecture']} {manifest['size']}",
-            *(_figure(figures, name) for name in ("map50", "int8_map50")),
-            moment(model.created_at),
+            *(_figure(manifest["metrics"], name) for name in ("map50", "int8_map50")),
+            local_time(model.created_at),
             manifest["snapshot"][:16],
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    console().print(table)
+        rows.add_row(*(Text(cell) for cell in cells))
+    console().print(rows)
 
 
-def print_model(model: ModelVersion) -> None:
-    """All that is known of one version."""
+def _print_model(model: "ModelVersion") -> None:
     manifest = json.loads(model.manifest_json)
-    table = Table(box=None, show_header=False)
-    facts = {
-        "model": f"{model.name}, version {model.version}" + (", current" if model.current else ""),
-        "digest": model.digest,
-        "promoted": model.promotion or "never",
-        "size": f"{manifest['architecture']} {manifest['size']}, "
-        f"{'×'.join(map(str, manifest['input_size']))} pixels",
-        "classes": ", ".join(manifest["classes"]),
-        "snapshot": manifest["snapshot"],
-        "held out": manifest["split"],
-        "added": moment(model.created_at),
-        **{name: _figure(manifest["metrics"], name) for name in sorted(manifest["metrics"])},
-        **{name: size(count) for name, (_, count) in sorted(model.files.items())},
-    }
-    for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(value))
-    console().print(table)
+    metrics = manifest["metrics"]
+    input_size = "×".join(map(str, manifest["input_size"]))
+    print_facts(
+        {
+            "model": f"{model.name}, version {model.version}"
+            + (", current" if model.current else ""),
+            "digest": model.digest,
+            "promoted": model.promotion or "never",
+            "size": f"{manifest['architecture']} {manifest['size']}, {input_size} pixels",
+            "classes": ", ".join(manifest["classes"]),
+            "snapshot": manifest["snapshot"],
+            "held-out split": manifest["split"],
+            "created": local_time(model.created_at),
+            **{name: _figure(metrics, name) for name in sorted(metrics)},
+            **{name: size(count) for name, (_, count) in sorted(model.files.items())},
+        }
+    )
 
 
-def print_trainings(found: Sequence[Training]) -> None:
-    """A line a training."""
+def _print_trainings(found: Sequence["Training"]) -> None:
+    from rich.text import Text
+
     if not found:
-        console().print("there is no training yet; `secondlook models train` begins one")
+        console().print("there is no training; `secondlook models train` starts one")
         return
-    table = Table(box=None)
-    for heading in ("training", "model", "snapshot", "size", "state", "step", "mAP50", "begun", ""):
-        table.add_column(heading, overflow="fold")
+    headings = ("training", "model", "snapshot", "size", "state", "step", "mAP50", "created")
+    rows = table(*headings, "result or message")
     for training in found:
         cells = (
             str(training.id),
@@ -333,15 +338,15 @@ def print_trainings(found: Sequence[Training]) -> None:
             str(training.state),
             f"{training.step:,} of {training.of:,}" if training.of else "",
             "" if training.map50 is None else f"{training.map50:.3f}",
-            moment(training.created_at),
+            local_time(training.created_at),
             training.message or (f"version {training.version}" if training.version else ""),
         )
-        table.add_row(*(Text(cell) for cell in cells))
-    console().print(table)
+        rows.add_row(*(Text(cell) for cell in cells))
+    console().print(rows)
 
 
-def _figure(figures: Mapping[str, float], name: str) -> str:
-    value = figures.get(name)
+def _figure(metrics: Mapping[str, float], name: str) -> str:
+    value = metrics.get(name)
     if value is None:
         return "–"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"

@@ -1,9 +1,9 @@
-"""Figures as a person reads them."""
+"""What commands print: tables and figures on standard output, progress on standard error."""
 
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,17 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
-
+    from rich.table import Table
 
 WIDE = 160
-"""Columns assumed where the output is no terminal, so that tables in logs do not fold at 80."""
+"""Width assumed where the output is not a terminal, so that tables in logs do not wrap at 80."""
+PLAIN_EVERY_S = 5.0
+"""Between two lines of progress where there is no terminal."""
+RECENT = 0.05
+"""Weight of the newest step in the rate, so that it follows a machine that slows down."""
+
+Step = Callable[[int, int], None]
+"""Called with (done so far, total)."""
 
 
 def console() -> "Console":
@@ -25,8 +32,32 @@ def console() -> "Console":
     return Console(width=shutil.get_terminal_size().columns if terminal else WIDE)
 
 
+def table(*headings: str, right: Collection[str] = ()) -> "Table":
+    """A table without borders; columns in ``right`` are aligned to the right and never wrap."""
+    from rich.table import Table
+
+    made = Table(box=None)
+    for heading in headings:
+        numbers = heading in right
+        made.add_column(
+            heading, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold"
+        )
+    return made
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """A line for each name and its value."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, show_header=False)
+    for name, value in facts.items():
+        made.add_row(Text(name, style="dim"), Text(value))
+    console().print(made)
+
+
 def share(value: float | None) -> str:
-    """A share in [0, 1] with three digits, or a dash where there is none."""
+    """A share in [0, 1] with three digits, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
@@ -37,7 +68,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes in the unit that a person would use."""
+    """A number of bytes with a suitable unit."""
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:
@@ -46,21 +77,17 @@ def size(count: int) -> str:
     return f"{value:.1f} TB"
 
 
-# Progress on stderr: a bar on a terminal, a plain line now and then anywhere else.
-
-PLAIN_EVERY_S = 5.0
-RECENT = 0.05
-"""Weight of the newest step in the rate, so that it follows a machine that slows down."""
-
-Step = Callable[[int, int], None]
-"""Called with (done so far, total)."""
+def local_time(seconds: float) -> str:
+    """A time since 1970 in this machine's time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 @contextmanager
 def bar(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Step]:
-    """Show how far ``what`` has come, how fast it goes and how long it will take.
+    """Show the progress of ``what`` on stderr, its rate and the time left.
 
-    ``done`` of ``total`` were done before and are not in the rate.
+    A bar on a terminal, a line every ``PLAIN_EVERY_S`` anywhere else. ``done`` of ``total`` were
+    done before and do not count in the rate.
     """
     shown = _rich_bar if sys.stderr.isatty() else _plain_lines
     with shown(what, total, done, unit) as step:
@@ -101,22 +128,22 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Step]:
 
 @contextmanager
 def _plain_lines(what: str, total: int, done: int, unit: str) -> Iterator[Step]:
-    meter = Meter(done)
-    told_at = time.monotonic()
+    meter = RateMeter(done)
+    printed_at = time.monotonic()
 
     def step(now: int, whole: int) -> None:
-        nonlocal told_at
+        nonlocal printed_at
         rate = meter.rate(now)
-        if time.monotonic() - told_at >= PLAIN_EVERY_S:
-            told_at = time.monotonic()
+        if time.monotonic() - printed_at >= PLAIN_EVERY_S:
+            printed_at = time.monotonic()
             left = f", {duration((whole - now) / rate)} left" if rate else ""
             click.echo(f"{what}: {now}/{whole}, {rate:.1f} {unit}/s{left}", err=True)
 
     yield step
 
 
-class Meter:
-    """A rate that forgets the past slowly, so that the time left stays honest."""
+class RateMeter:
+    """A rate as a moving average, so that the time left follows changes of speed."""
 
     def __init__(self, done: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -124,7 +151,7 @@ class Meter:
         self._seconds_each = 0.0
 
     def rate(self, done: int) -> float:
-        """Things a second after ``done`` in all; 0 while nothing is known."""
+        """Steps a second, after ``done`` steps in all; 0 while it is not known."""
         fresh, now = done - self._done, self._clock()
         if fresh > 0:
             each = (now - self._at) / fresh

@@ -1,6 +1,7 @@
-"""The folder that a run writes into: held by one process, and never another run's.
+"""The folder that a run writes to, and what it writes when its images are labelled.
 
-``run.json`` says what the run is and which job has its results; a different run is refused.
+One process at a time uses a folder, for one run only: ``run.json`` says which run it is and which
+job has its results, and a different run is refused.
 """
 
 import errno
@@ -14,40 +15,41 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from secondlook.core.errors import BadImage, OutputExists
-from secondlook.core.files import explaining, remove, replacing
-from secondlook.core.image_folder import Source, read
-from secondlook.core.images import ImageLimits, decode
+from secondlook.config.settings import RENAMED, ImageSettings
+from secondlook.core.files import explain_write_errors, remove, replacing
+from secondlook.core.image_folder import ImageFile, read_image_file
+from secondlook.core.images import decode
 from secondlook.core.types import Pixels
 from secondlook.datasets.writers import OUTPUTS, WRITERS, Labels
-from secondlook.evaluation.run_stats import Totals
+from secondlook.evaluation.run_stats import RunStats
 from secondlook.reports import gallery
+from secondlook_client.errors import BadImage, OutputExists
 
 RUN, FAILED, GALLERY, STORE = "run.json", "failed.jsonl", "gallery.html", ".store"
 OWN_FILES = (*OUTPUTS, GALLERY, FAILED, STORE, RUN)
-"""Everything that a run writes; ``clear`` removes these and nothing else, in this order: while
-there is ``run.json`` the others are known to be ours."""
+"""Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
+``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
 
 
 @dataclass(frozen=True)
-class Refused:
-    """An image that cannot be sent."""
+class FailedImage:
+    """An image that could not be labelled."""
 
     name: str
     reason: str
-    """Stable word."""
+    """A stable word for programs."""
     message: str
 
 
-class OutFolder:
+class OutputFolder:
     """One run's folder. A context manager; raises ``OutputExists`` when it is in use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.left_job = ""
         """The job of the run that ``clear`` removed, if there was one."""
-        with explaining(path):
+        with explain_write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path)
 
@@ -64,11 +66,11 @@ class OutFolder:
 
     @property
     def store(self) -> Path:
-        """Where a service of the run's own keeps what it does."""
+        """The data folder of a service that is started for this run."""
         return self.path / STORE
 
     def clear(self) -> None:
-        """Remove what an earlier run left, and nothing that no run made."""
+        """Remove what an earlier run wrote, and nothing else."""
         if not (self.path / RUN).exists():
             return
         before = _read(self.path / RUN)
@@ -79,7 +81,7 @@ class OutFolder:
     def claim(self, identity: Mapping[str, Any]) -> str:
         """The name of the run's job: a new one where the folder has no run yet.
 
-        ``identity``: plain JSON values; all must be equal for a run to be continued. Raises
+        ``identity``: JSON values, which must all be equal for a run to be continued. Raises
         ``OutputExists`` when the folder holds another run.
         """
         path = self.path / RUN
@@ -93,12 +95,14 @@ class OutFolder:
             return job
         before = _read(path)
         if isinstance(before, dict):
+            if isinstance(settings := before.get("settings"), dict):
+                before["settings"] = {RENAMED.get(name, name): settings[name] for name in settings}
             job = str(before.pop(JOB, ""))
             if job and before == identity:
                 return job
         raise OutputExists(
-            f"{self.path} holds a run with {_difference(before, identity)}; give another --out "
-            "to keep it, or --fresh to start over"
+            f"{self.path} has a run with {_difference(before, identity)}; give another --out to "
+            "keep it, or --fresh to start over"
         )
 
     def _refuse_foreign_files(self) -> None:
@@ -106,20 +110,20 @@ class OutFolder:
         foreign = next((name for name in made if os.path.lexists(self.path / name)), None)
         if foreign:
             raise OutputExists(
-                f"{self.path} holds a {foreign} that no run here made; move it away or give "
+                f"{self.path} has a {foreign} that was not written by a run; move it away or give "
                 "another --out"
             )
 
 
 def _lock(out: Path) -> int:
-    """Hold the folder; released by the system when the process ends, however it ends."""
-    with explaining(out):
+    """Lock the folder; the system releases it when the process ends, however it ends."""
+    with explain_write_errors(out):
         handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as failure:
         if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            return handle  # a file system without locks; better unguarded than not at all
+            return handle  # a file system without locks; better unlocked than not at all
         os.close(handle)
         raise OutputExists(
             f"{out} is in use by another run; wait for it or give another --out"
@@ -128,7 +132,7 @@ def _lock(out: Path) -> int:
 
 
 def _read(path: Path) -> Any:
-    """What is in ``run.json``; None when that cannot be told."""
+    """The content of ``run.json``; None when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -149,14 +153,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# What a run leaves behind once its images are labelled.
-
-
 @dataclass(frozen=True)
-class Written:
-    """The figures of the whole run and the files they are in."""
+class WrittenOutputs:
+    """The counts of the whole run, and the files that were written."""
 
-    totals: Totals
+    stats: RunStats
     failed: int
     """Images without a result; ``failed.jsonl`` has the reasons."""
     paths: tuple[Path, ...]
@@ -165,50 +166,50 @@ class Written:
 def write_outputs(
     out: Path,
     labels: Labels,
-    refused: Iterable[Refused],
+    failures: Iterable[FailedImage],
     *,
     formats: Sequence[str],
     shown: int,
-    limits: ImageLimits,
-) -> Written:
+    limits: ImageSettings,
+) -> WrittenOutputs:
     """Write the formats, the gallery (at most ``shown`` images; 0: none) and ``failed.jsonl``.
 
-    Everything is streamed, so memory does not grow with the run. Raises ``StorageFull``; nothing
-    is lost then, and the same command writes the rest later.
+    Everything is streamed, so memory does not grow with the run. After ``StorageFull`` nothing is
+    lost, and the same command writes the rest later.
     """
-    failed = _write_failures(out / FAILED, refused)
-    totals = Totals.of(result for _, result in labels.results())
+    failed = _write_failures(out / FAILED, failures)
+    stats = RunStats.of(result for _, result in labels.results())
     paths = [WRITERS[name](labels, out) for name in formats]
     if shown:
         best = gallery.pick(labels.results(), shown)
         title = ", ".join(labels.classes[:4])
         if len(labels.classes) > 4:
             title += f" and {len(labels.classes) - 4} more"
-        load = loader(labels.root, limits)
-        paths.append(gallery.write(out / GALLERY, title, totals, best, load))
-    return Written(totals, failed, tuple(paths))
+        load = image_loader(labels.root, limits)
+        paths.append(gallery.write(out / GALLERY, title, stats, best, load))
+    return WrittenOutputs(stats, failed, tuple(paths))
 
 
-def _write_failures(path: Path, refused: Iterable[Refused]) -> int:
-    """One line of JSON an image; how many there are."""
+def _write_failures(path: Path, failures: Iterable[FailedImage]) -> int:
+    """Write a line of JSON for each image; how many there are."""
     count = 0
     with replacing(path) as part, part.open("wb") as file:
-        for image in refused:
+        for image in failures:
             file.write(json.dumps(asdict(image)).encode("ascii") + b"\n")
             count += 1
     return count
 
 
-def loader(root: Path, limits: ImageLimits) -> Callable[[str], Pixels]:
-    """Gives the upright pixels of an image by its name; raises ``BadImage`` when it has gone."""
+def image_loader(root: Path, limits: ImageSettings) -> Callable[[str], Pixels]:
+    """A function from an image's name to its upright pixels; raises ``BadImage`` if it is gone."""
 
     def load(name: str) -> Pixels:
         path = root / name
         try:
             found = path.stat()
         except OSError as failure:
-            raise BadImage(f"the image is not there any more ({failure.strerror})") from None
-        source = Source(name, path, found.st_size, found.st_mtime_ns)
-        return decode(read(source, limits.max_bytes), name, limits).pixels
+            raise BadImage(f"the image is gone ({failure.strerror})") from None
+        source = ImageFile(name, path, found.st_size, found.st_mtime_ns)
+        return decode(read_image_file(source, limits.max_image_bytes), name, limits).pixels
 
     return load

@@ -1,47 +1,49 @@
-"""``secondlook check``: is everything that was kept still there, and whole?"""
+"""Commands that look after a store, beside a server that uses it: check, back up, restore, forget.
 
-import re
+Also the options by which any command opens a store itself, without a server. Modules of the store
+are imported once it is open: the base installation has none of the packages that they need, and
+``opened_store`` says so.
+"""
+
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.options import Command, setting_option, settings_of
+from secondlook.cli.options import settings_of
 from secondlook.cli.output import bar, counted, size
+from secondlook.cli.params import Age, Command, Time
+from secondlook.config.entrypoint import config_option, setting_options
+from secondlook.config.settings import StoreSettings
 
 if TYPE_CHECKING:
     from secondlook.store import Store
-    from secondlook.store.retention import Forgotten
+    from secondlook.store.retention import DeletionCounts
+
+STORE_FLAGS = (*StoreSettings.specs(), "config")
+"""The parameters that ``store_options`` adds."""
+SHOWN_FINDINGS = 100
 
 
-# Options of commands that open the store themselves, without a server.
-
-NAMES = ("data", "database_url", "blob_url")
-
-
-def stored(command: Command) -> Command:
+def store_options(command: Command) -> Command:
     """``--data``, ``--database-url``, ``--blob-url`` and ``--config``."""
-    for name in reversed(NAMES):
-        command = setting_option(name)(command)
-    file = click.option("--config", type=click.Path(path_type=Path), help="Settings file (TOML).")
-    return file(command)
+    return config_option(setting_options(StoreSettings)(command))
 
 
-def opened(flags: dict[str, Any], *, new: bool = False) -> "Store":
+def opened_store(flags: dict[str, Any], *, new: bool = False) -> "Store":
     """The store that these flags, the environment and the file name; removes them from ``flags``.
 
-    ``new`` allows one that is not there yet. Raises ``click.UsageError`` when none is named,
+    ``new`` allows one that does not exist yet. Raises ``click.UsageError`` when none is named,
     ``NotFound`` when there is none, ``MissingExtra``, and what ``open_store`` raises.
     """
-    settings = settings_of(flags)
-    if not settings.data and not (settings.database_url and settings.blob_url):
+    settings = settings_of(flags).store
+    if not settings.given:
         raise click.UsageError(
             "say where the store is: --data DIR, or --database-url and --blob-url"
         )
-    from secondlook.core.errors import MissingExtra, NotFound
+    from secondlook_client.errors import MissingExtra, NotFound
 
     try:
         from secondlook.store import DATABASE_FILE, open_store
@@ -57,162 +59,157 @@ def opened(flags: dict[str, Any], *, new: bool = False) -> "Store":
     return open_store(data, settings.database_url, settings.blob_url)
 
 
-def tell_broken(broken: Sequence[str]) -> int:
-    """Say which blobs could not be copied; the exit code."""
-    for problem in broken:
-        click.echo(f"not copied: {problem}", err=True)
-    return 1 if broken else 0
-
-
-SHOWN = 100
-
-
 @click.command("check")
-@stored
-@click.option("--quick", is_flag=True, help="Only whether the images are there; do not read them.")
+@store_options
+@click.option("--quick", is_flag=True, help="Check only that the images exist; do not read them.")
 def check_command(quick: bool, **flags: Any) -> int:
-    """Verify every row and every image of a store, beside a server at work on it.
+    """Check every row and every image of a store. A server may use it meanwhile.
 
-    Prints what is wrong and what to do about it, and exits with 1 if anything is.
+    Prints what is wrong and how to repair it. The exit code is 1 if anything is wrong.
     """
-    from secondlook.store.integrity import Checked, check
+    with opened_store(flags) as store:
+        from secondlook.store.integrity import CheckCounts, check
 
-    checked, found = Checked(), 0
-    with opened(flags) as store:
+        checked, found = CheckCounts(), 0
         for finding in check(store, checked, content=not quick):
             found += 1
-            if found <= SHOWN:
+            if found <= SHOWN_FINDINGS:
                 click.echo(str(finding))
-    if found > SHOWN:
-        click.echo(f"… and {found - SHOWN} more")
+    if found > SHOWN_FINDINGS:
+        click.echo(f"… and {found - SHOWN_FINDINGS} more")
     click.echo(
-        f"{counted(checked.rows, 'row')} and {counted(checked.blobs, 'blob')}: "
-        + (f"{counted(found, 'thing')} wrong" if found else "all is well")
+        f"{counted(checked.rows, 'row')} and {counted(checked.blobs, 'blob')} checked: "
+        + (f"{counted(found, 'problem')}" if found else "no problem")
     )
     if checked.orphans:
         click.echo(
-            f"named by nothing, as after a crash: {counted(checked.orphans, 'blob')}; "
+            f"unused, as a crash may leave them: {counted(checked.orphans, 'blob')}; "
             "`secondlook forget --orphans` removes them"
         )
     return 1 if found else 0
 
 
-# ``secondlook backup``: a copy of a store that is in use.
-
-
 @click.command("backup")
 @click.argument("to", metavar="FOLDER", type=click.Path(path_type=Path))
-@stored
+@store_options
 def backup_command(to: Path, **flags: Any) -> int:
-    """Copy a whole store into FOLDER, beside a server at work on it.
+    """Copy a whole store into FOLDER. A server may use it meanwhile.
 
-    FOLDER is new, or holds an earlier backup: then only what is new is copied. It is a store of
-    its own, of one moment: look into it with --data FOLDER, or bring it back with `restore`.
+    FOLDER is new, or has an earlier backup, to which only what is new is added. The backup is a
+    store itself, as it was at one moment: read it with --data FOLDER, or copy it back with
+    `secondlook restore`.
     """
-    from secondlook.store.backup import back_up
+    with opened_store(flags) as store, bar("backing up", 0) as step:
+        from secondlook.store.backup import back_up
 
-    with opened(flags) as store, bar("backing up", 0) as step:
         copied = back_up(store, to, step)
-    click.echo(f"{to}: {copied.rows} rows, {copied.blobs} new blobs ({size(copied.size)})")
-    return tell_broken(copied.broken)
-
-
-# ``secondlook restore``: a store from a backup.
+    click.echo(
+        f"{to}: {counted(copied.rows, 'row')}, {counted(copied.blobs, 'new blob')} "
+        f"({size(copied.size)})"
+    )
+    return _print_broken(copied.broken)
 
 
 @click.command("restore")
 @click.argument("backup", metavar="FOLDER", type=click.Path(path_type=Path))
-@stored
+@store_options
 def restore_command(backup: Path, **flags: Any) -> int:
     """Fill an empty store from the backup in FOLDER.
 
-    The store may be of another kind than the one that was backed up: this is also the way from
-    SQLite to PostgreSQL and back, and from a folder of images to S3. Jobs that were under way
-    go on once a server serves the new store.
+    The store may be of another kind than the one that was backed up, so this also moves a store
+    from SQLite to PostgreSQL and back, and its images from a folder to S3. Unfinished jobs continue
+    when a server uses the new store.
     """
-    from secondlook.store.backup import restore
+    with opened_store(flags, new=True) as store, bar("restoring", 0) as step:
+        from secondlook.store.backup import restore
 
-    with opened(flags, new=True) as store, bar("restoring", 0) as step:
         copied = restore(backup, store, step)
     click.echo(
         f"{counted(copied.rows, 'row')}, {counted(copied.blobs, 'blob')} ({size(copied.size)})"
     )
-    return tell_broken(copied.broken)
+    return _print_broken(copied.broken)
 
 
-# ``secondlook forget``: remove what is needed no longer.
-
-UNITS_S = {"h": 3600, "d": 86400, "w": 7 * 86400}
+def _print_broken(broken: Sequence[str]) -> int:
+    """Print which blobs could not be copied; the exit code."""
+    for problem in broken:
+        click.echo(f"not copied: {problem}", err=True)
+    return 1 if broken else 0
 
 
 @click.command("forget")
-@stored
-@click.option("--run", "runs", multiple=True, metavar="NAME", help="Of this run. Repeat for more.")
-@click.option("--older-than", metavar="AGE", help="Kept before that long ago: 12h, 30d, 8w.")
+@store_options
 @click.option(
-    "--before", metavar="TIME", help="Kept before that time: 2026-03-01, 2026-03-01T12:00."
+    "--run", "runs", multiple=True, metavar="NAME", help="Only of this run. Repeat for more runs."
 )
-@click.option("--without-labels", is_flag=True, help="Nothing accepted and nothing unsure there.")
-@click.option("--corrected", is_flag=True, help="Also images of which a person said something.")
-@click.option("--orphans", is_flag=True, help="Bytes that nothing names, as left by a crash.")
-@click.option("--yes", is_flag=True, help="Do it; without this only say what would go.")
+@click.option("--older-than", type=Age(), metavar="AGE", help="Only older ones: 12h, 30d, 8w.")
+@click.option(
+    "--before",
+    type=Time(),
+    metavar="TIME",
+    help="Only from before this time: 2026-03-01, 2026-03-01T12:00.",
+)
+@click.option(
+    "--without-labels", is_flag=True, help="Only images with neither an accepted nor an unsure box."
+)
+@click.option("--corrected", is_flag=True, help="Also images that a person has corrected.")
+@click.option("--orphans", is_flag=True, help="Remove unused blobs too, as a crash may leave them.")
+@click.option("--yes", is_flag=True, help="Remove them. Without it, only what would be removed "
+              "is printed.")  # fmt: skip
 def forget_command(
     runs: tuple[str, ...],
-    older_than: str | None,
-    before: str | None,
+    older_than: float | None,
+    before: float | None,
     without_labels: bool,
     corrected: bool,
     orphans: bool,
     yes: bool,
     **flags: Any,
 ) -> None:
-    """Remove results, images and their bytes for good, beside a server at work.
+    """Remove results and images for good. A server may use the store meanwhile.
 
-    What goes is what every condition given is true of. Images that a snapshot holds stay with
-    everything that explains them, and so do images that wait to be labelled.
+    Removes what matches all conditions given. Images in a snapshot are kept, with everything that
+    explains their labels, and so are images that wait to be labelled.
     """
-    from secondlook.store.retention import Retention, count_forgotten, forget, remove_orphans
+    until = _earlier(older_than, before)
+    conditions = bool(runs or without_labels) or until is not None
+    if not conditions and not orphans:
+        raise click.UsageError(
+            "say what to forget: --run, --older-than, --before, --without-labels or --orphans"
+        )
+    with opened_store(flags) as store:
+        from secondlook.store.retention import Retention, count_deletions, forget, remove_orphans
 
-    query = None
-    if runs or older_than or before or without_labels or not orphans:
-        query = Retention(runs, _time(older_than, before), without_labels, corrected)
-    with opened(flags) as store:
-        if query and not yes:
-            _tell("would go", count_forgotten(store, query))
-        elif query:
-            _tell("are gone", forget(store, query))
+        if conditions:
+            query = Retention(runs, until, without_labels, corrected)
+            if yes:
+                _print_deletions("removed", forget(store, query))
+            else:
+                _print_deletions("would be removed", count_deletions(store, query))
         if orphans and yes:
-            click.echo(f"{counted(remove_orphans(store), 'blob')} that nothing named: gone")
+            click.echo(f"removed: {counted(remove_orphans(store), 'unused blob')}")
     if not yes:
-        click.echo("nothing was removed; say --yes to do it")
+        click.echo("nothing was removed; give --yes to do it")
 
 
-def _tell(verb: str, gone: "Forgotten") -> None:
+def _print_deletions(verb: str, counts: "DeletionCounts") -> None:
     click.echo(
-        f"{counted(gone.items, 'image')} of runs with {counted(gone.results, 'result')}, "
-        f"{counted(gone.images, 'image')} altogether ({size(gone.size)}) {verb}"
+        f"{verb}: {counted(counts.results, 'result')} of {counted(counts.items, 'image')} in runs; "
+        f"{counted(counts.images, 'image')} ({size(counts.size)}) that nothing else needs"
     )
-    if gone.runs:
-        click.echo(f"gone too, as nothing was left of them: {counted(gone.runs, 'run')}")
-    if gone.held:
-        click.echo(f"kept because a snapshot holds them: {gone.held:,}")
-    if gone.corrected:
+    if counts.runs:
+        click.echo(f"{verb}, as nothing is left of them: {counted(counts.runs, 'run')}")
+    if counts.in_snapshots:
+        click.echo(f"kept because they are in a snapshot: {counted(counts.in_snapshots, 'image')}")
+    if counts.corrected:
         click.echo(
-            f"kept because a person said something of them: {gone.corrected:,} (--corrected)"
+            f"kept because a person corrected them: {counted(counts.corrected, 'image')}; "
+            "--corrected removes them too"
         )
 
 
-def _time(older_than: str | None, before: str | None) -> float | None:
-    """The earlier of the two, seconds since 1970. Raises ``click.UsageError``."""
-    times = []
-    if older_than:
-        match = re.fullmatch(r"(\d{1,6})([hdw])", older_than)
-        if match is None:
-            raise click.UsageError(f"--older-than is such as 12h, 30d or 8w, not '{older_than}'")
-        times.append(time.time() - int(match[1]) * UNITS_S[match[2]])
-    if before:
-        try:
-            times.append(datetime.fromisoformat(before).timestamp())
-        except ValueError:
-            raise click.UsageError(f"--before is such as 2026-03-01, not '{before}'") from None
+def _earlier(older_than: float | None, before: float | None) -> float | None:
+    """The earlier of an age and a time, in seconds since 1970."""
+    times = [time.time() - older_than] if older_than is not None else []
+    times += [before] if before is not None else []
     return min(times, default=None)

@@ -1,4 +1,4 @@
-"""``secondlook try``: is this a good prompt? Every stage's scores on a handful of images."""
+"""``secondlook try``: the scores of both stages on a few images, to choose classes and prompts."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.options import looked_for, models, ontology_of, settings_of
-from secondlook.core.errors import InvalidInput, SecondlookError
+from secondlook.cli.output import counted, table
+from secondlook_client.errors import InvalidInput, SecondlookError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from secondlook.cli.connection import Session
-    from secondlook.core.image_folder import Selection, Source
-    from secondlook.core.images import ImageLimits
-    from secondlook.core.ontology import Ontology
-    from secondlook_client.results import Judgement, LabelResult
+    from secondlook.config.settings import ImageSettings
+    from secondlook.core.image_folder import ImageFile, ImageSelection
+    from secondlook_client.ontology import Ontology
+    from secondlook_client.values import Judgement, LabelResult
 
-HANDFUL = 50
+MAX_IMAGES = 50
 STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
 
 
@@ -31,7 +32,7 @@ STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("try.html"),
     show_default=True,
-    help="Page with the images and their boxes; overwritten.",
+    help="HTML page with the images and their boxes; it is overwritten.",
 )
 @models
 def try_command(
@@ -42,26 +43,26 @@ def try_command(
     server: str | None,
     **flags: Any,
 ) -> int:
-    """Show what both stages say about IMAGES, so that a prompt can be judged.
+    """Try classes and prompts on a few IMAGES before labelling many.
 
-    Every box above its class's threshold is listed with the proposer's score, P(yes), the
-    verifier's own words and what was decided. The images with their boxes go to --out.
+    Prints every box above the threshold of its class with the proposer's score, P(yes), the
+    verifier's answer and the decision, and writes the images with their boxes to --out.
     """
-    from secondlook.cli.connection import connected, say_what_demo_knows
+    from secondlook.cli.connection import connected, warn_about_demo_models
     from secondlook.cli.output import console
     from secondlook.config.entrypoint import gentle_interrupts
-    from secondlook.core.image_folder import select
+    from secondlook.core.image_folder import select_images
 
     settings = settings_of(flags)
-    selection = select(images)
-    sources = _handful(selection)
+    selection = select_images(images)
+    files = _few(selection)
     screen = console()
     if not server:
-        say_what_demo_knows(settings)
+        warn_about_demo_models(settings)
     with connected(server, settings, ontology_of(lines, ontology)) as session:
         _print_prompt(screen, session.ontology)
         with gentle_interrupts() as stopped:
-            wanted = itertools.takewhile(lambda _: not stopped(), sources)
+            wanted = itertools.takewhile(lambda _: not stopped(), files)
             found = _label(screen, session, wanted)
     if not found:
         return 1
@@ -71,100 +72,92 @@ def try_command(
 
 
 def _label(
-    screen: "Console", session: "Session", sources: "Iterable[Source]"
+    screen: "Console", session: "Session", files: "Iterable[ImageFile]"
 ) -> "dict[str, LabelResult]":
-    """The results by name, each printed as it comes."""
+    """Print each result as it arrives; the results by name."""
     found = {}
-    readable = _readable(screen, sources, session.image_limits.max_bytes)
-    for source, answer in session.label_many(readable):
+    readable = _readable(screen, files, session.image_limits.max_image_bytes)
+    for file, answer in session.label_many(readable):
         if isinstance(answer, Exception):
-            _print_failure(screen, source, answer)
+            _print_failure(screen, file, answer)
         else:
-            found[source.name] = answer
-            _print_result(screen, source.name, answer)
+            found[file.name] = answer
+            _print_result(screen, file.name, answer)
     return found
 
 
 def _write_page(
-    out: Path, selection: "Selection", found: "dict[str, LabelResult]", limits: "ImageLimits"
+    out: Path, selection: "ImageSelection", found: "dict[str, LabelResult]", limits: "ImageSettings"
 ) -> None:
-    from secondlook.cli.output_folder import loader
-    from secondlook.evaluation.run_stats import Totals
+    from secondlook.cli.output_folder import image_loader
+    from secondlook.evaluation.run_stats import RunStats
     from secondlook.reports import gallery
 
-    shown = gallery.pick(found.items(), HANDFUL)
-    totals = Totals.of(found.values())
-    gallery.write(out, "secondlook try", totals, shown, loader(selection.root, limits))
+    shown = gallery.pick(found.items(), MAX_IMAGES)
+    totals = RunStats.of(found.values())
+    gallery.write(out, "secondlook try", totals, shown, image_loader(selection.root, limits))
 
 
-def _handful(selection: "Selection") -> "list[Source]":
-    sources = []
-    for source in selection.walk():
-        sources.append(source)
-        if len(sources) > HANDFUL:
-            raise InvalidInput(
-                f"there are more than {HANDFUL} images; try a few of them, or run "
-                "`secondlook label`"
-            )
-    if not sources:
+def _few(selection: "ImageSelection") -> "list[ImageFile]":
+    files = list(itertools.islice(selection.walk(), MAX_IMAGES + 1))
+    if len(files) > MAX_IMAGES:
+        raise InvalidInput(
+            f"there are more than {MAX_IMAGES} images; try fewer of them, or run `secondlook label`"
+        )
+    if not files:
         raise InvalidInput(f"there is no image in {selection.root}; name some files")
-    return sources
+    return files
 
 
 def _readable(
-    screen: "Console", sources: "Iterable[Source]", max_bytes: int
-) -> "Iterator[tuple[Source, bytes]]":
-    from secondlook.core.image_folder import read
+    screen: "Console", files: "Iterable[ImageFile]", max_bytes: int
+) -> "Iterator[tuple[ImageFile, bytes]]":
+    from secondlook.core.image_folder import read_image_file
 
-    for source in sources:
+    for file in files:
         try:
-            yield source, read(source, max_bytes)
+            yield file, read_image_file(file, max_bytes)
         except SecondlookError as failure:
-            _print_failure(screen, source, failure)
+            _print_failure(screen, file, failure)
 
 
 def _print_prompt(screen: "Console", ontology: "Ontology") -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None)
-    for heading in ("class", "phrases for the proposer", "question for the verifier", "view"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("ask from", "reject ≤", "accept ≥"):
-        table.add_column(heading, justify="right")
+    words = ("class", "phrases for the proposer", "question for the verifier", "view")
+    numbers = ("threshold", "reject ≤", "accept ≥")
+    rows = table(*words, *numbers, right=numbers)
     for spec in ontology.classes:
         name = f"{spec.name} @{spec.group}" if spec.group else spec.name
-        words = [name, ", ".join(spec.phrases), spec.question, str(spec.view)]
+        texts = [name, ", ".join(spec.phrases), spec.question, str(spec.view)]
         limits = [f"{value:.2f}" for value in (spec.threshold, spec.reject, spec.accept)]
-        table.add_row(*(Text(cell) for cell in (*words, *limits)))
-    screen.print(table)
+        rows.add_row(*(Text(cell) for cell in (*texts, *limits)))
+    screen.print(rows)
 
 
-def _print_failure(screen: "Console", source: "Source", failure: Exception) -> None:
-    screen.print(f"\n{source.name}: {failure}", style="red", highlight=False, markup=False)
+def _print_failure(screen: "Console", file: "ImageFile", failure: Exception) -> None:
+    screen.print(f"\n{file.name}: {failure}", style="red", highlight=False, markup=False)
 
 
 def _print_result(screen: "Console", name: str, result: "LabelResult") -> None:
-    from rich.table import Table
     from rich.text import Text
 
     times = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in result.timings_ms.items())
-    size = f"{result.width}×{result.height}, {result.proposals} boxes; {times}"
+    boxes = counted(result.proposals, "box")
+    size = f"{result.width}×{result.height}, {boxes} proposed; {times}"
     screen.print(Text(f"\n{name}", style="bold"), Text(size, style="dim"))
-    table = Table(box=None)
-    for heading in ("outcome", "class", "box", "proposer", "P(yes)", "answer", "because"):
-        right = heading in ("box", "proposer", "P(yes)")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=right)
+    headings = ("outcome", "class", "box", "proposer", "P(yes)", "answer", "reason")
+    rows = table(*headings, right=("box", "proposer", "P(yes)"))
     for judgement in _in_order(result.judgements):
         style = STYLES[judgement.outcome.value]
-        table.add_row(*(Text(cell) for cell in _cells(judgement)), style=style)
-    screen.print(table)
+        rows.add_row(*(Text(cell) for cell in _cells(judgement)), style=style)
+    screen.print(rows)
     if not result.judgements:
         screen.print("no box reached the threshold of its class", style="dim")
 
 
 def _in_order(judgements: "Iterable[Judgement]") -> "list[Judgement]":
-    """Box by box, the best scored box first, so that what was asked about one stands together."""
+    """Box by box, the best score first, so that the judgements of one box are together."""
     best: dict[tuple[float, ...], float] = {}
     for judgement in judgements:
         best[judgement.box] = max(best.get(judgement.box, 0.0), judgement.score)

@@ -1,68 +1,104 @@
-"""What every command line of ours does: exit codes, errors in one line, Ctrl-C that is gentle."""
+"""What every command line of ours shares: flags of settings, exit codes, errors, Ctrl-C."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 import click
 
+from secondlook.config.spec import SettingGroup
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file (TOML)."
+)
+
+
+def setting_options(
+    *groups: type[SettingGroup], only: Collection[str] | None = None
+) -> Callable[[Command], Command]:
+    """A flag for every setting of ``groups``, or for ``only`` some; None where it is not given."""
+    specs = {
+        name: spec
+        for group in groups
+        for name, spec in group.specs().items()
+        if only is None or name in only
+    }
+
+    def decorate(command: Command) -> Command:
+        for name, spec in reversed(specs.items()):
+            flag = name.replace("_", "-")
+            if spec.kind is bool:
+                option = click.option(
+                    f"--{flag}/--no-{flag}", name, default=None, help=spec.help_line
+                )
+            else:
+                option = click.option(f"--{flag}", name, metavar=spec.metavar, help=spec.help_line)
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def run_group(group: click.Group, name: str, arguments: Sequence[str]) -> int:
-    """The exit code of one command line; errors are told on stderr in one line.
+    """The exit code of one command line; errors are one line on stderr.
 
     ``name``: the program's. With ``--debug`` among the arguments an error of ours is raised.
     """
     try:
         outcome = group.main(list(arguments), prog_name=name, standalone_mode=False)
-    except click.exceptions.Abort as stop:  # click's word for Ctrl-C
+    except click.exceptions.Abort as stop:  # Ctrl-C
         click.echo(str(stop.__cause__ or "") or "interrupted", err=True)
         return INTERRUPTED
-    except click.ClickException as wrong:
-        wrong.show()
-        return wrong.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except click.ClickException as usage:
+        usage.show()
+        return usage.exit_code
+    except BrokenPipeError:  # nobody reads our output any more, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as failure:
         if "--debug" in arguments:
             raise
-        told, code = _told(failure)
-        click.echo(f"error: {told}", err=True)
+        message, code = _message(failure)
+        click.echo(f"error: {message}", err=True)
         return code
     return outcome if isinstance(outcome, int) else 0
 
 
-def _told(failure: Exception) -> tuple[str, int]:
-    """One line and the exit code: 2 for what can be mended in the command, else 1."""
-    from secondlook.core.errors import (
+def _message(failure: Exception) -> tuple[str, int]:
+    """One line and the exit code: 2 for what can be corrected in the command, else 1."""
+    from secondlook_client.errors import (
         AlreadyExists,
         InvalidInput,
         NotAllowed,
         NotFound,
         SecondlookError,
     )
-    from secondlook_client.errors import ClientError
 
     line = " ".join(str(failure).split())
-    if isinstance(failure, SecondlookError | ClientError):
-        wrong = isinstance(failure, InvalidInput | NotFound | NotAllowed | AlreadyExists)
-        return line, 2 if wrong else 1
+    if isinstance(failure, SecondlookError):
+        usage = isinstance(failure, InvalidInput | NotFound | NotAllowed | AlreadyExists)
+        return line, 2 if usage else 1
     return f"unexpected {type(failure).__name__}: {line}; --debug shows where it came from", 1
 
 
 @contextmanager
 def gentle_interrupts(
-    told: str = "finishing what is under way",
+    message: str = "finishing what is under way",
 ) -> Iterator[Callable[[], bool]]:
     """While it lasts, Ctrl-C and SIGTERM only answer the yielded question with yes.
 
-    ``told`` on stderr says what happens then; empty says nothing. A second one ends the process
+    ``message`` is printed on stderr then, unless it is empty. A second one ends the process
     at once. An exception raised wherever the main thread happens to be can leave a gRPC channel
     that never closes, so a run asks instead.
     """
@@ -72,8 +108,8 @@ def gentle_interrupts(
         if asked.is_set():
             os._exit(INTERRUPTED)  # what is on disk is whole at any moment
         asked.set()
-        if told:
-            click.echo(f"\n{told}; once more to stop at once", err=True)
+        if message:
+            click.echo(f"\n{message}; once more to stop at once", err=True)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, on_signal) for number in numbers]

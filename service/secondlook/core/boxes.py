@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 from secondlook.core.types import Boxes
 
+Xyxy = tuple[float, float, float, float]
+"""One box as plain numbers, pixel xyxy."""
+
 
 def area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     """(...) areas of boxes (..., 4) in square pixels; a box with no extent has area 0."""
@@ -76,15 +79,13 @@ def from_cxcywh(boxes: NDArray[np.floating], width: float, height: float) -> Box
     return (relative * scale).astype(np.float32)
 
 
-def to_xywh(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def to_xywh(box: Xyxy) -> tuple[float, float, float, float]:
     """One pixel xyxy box as COCO's x, y, width, height."""
     x1, y1, x2, y2 = box
     return x1, y1, x2 - x1, y2 - y1
 
 
-def padded_window(
-    box: tuple[float, float, float, float], margin: float, width: int, height: int
-) -> tuple[int, int, int, int]:
+def padded_window(box: Xyxy, margin: float, width: int, height: int) -> tuple[int, int, int, int]:
     """Whole-pixel window around ``box`` with ``margin`` (a share of its sides) on each side.
 
     Cut to the image and never empty: at least one pixel, whatever the box.

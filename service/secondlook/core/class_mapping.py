@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.errors import BadOntology
-from secondlook.core.ontology import ClassSpec, Ontology, normal
-from secondlook.core.types import Evidence, LabelPath, Proposals
+from secondlook.core.types import Evidence, Proposals
+from secondlook_client.errors import BadOntology
+from secondlook_client.ontology import ClassSpec, Ontology, normal
+from secondlook_client.values import LabelPath
 
 
 @dataclass(frozen=True)

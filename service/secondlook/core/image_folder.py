@@ -1,6 +1,6 @@
-"""The images that a user names: found one after the other, in a fixed order, and read safely.
+"""Finds the images in files and folders, in a fixed order, and reads them safely.
 
-A folder is somebody else's: it may hold named pipes that block whoever opens them, links that
+A folder of a user may hold named pipes that block whoever opens them, links that
 lead out of it, and names in any script or none. Nothing here opens anything but regular files.
 """
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
+from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
 
-SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 )
-"""What counts as an image by its name in a folder, in any case; a file named outright always."""
-UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
-"""Images too, which nothing here reads: each is refused, so that none is missed in silence."""
+"""Suffixes of images in a folder, in any case; a file that is named itself is always taken."""
+UNREADABLE_FORMATS = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
+"""Images that cannot be decoded: each is refused with a reason, rather than left out silently."""
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageFile:
     """One image to label, as it was when it was found."""
 
     name: str
@@ -37,23 +37,23 @@ class Source:
 
     @property
     def key(self) -> int:
-        """Identity of (name, size, time of change), signed 64 bits: a replaced file has another."""
+        """Identity of (name, size, modification time), signed 64 bits: it changes with the file."""
         content = f"{self.name}\0{self.size}\0{self.mtime_ns}"
         digest = blake2b(os.fsencode(content), digest_size=8).digest()
         return int.from_bytes(digest, "big", signed=True)
 
 
 @dataclass(frozen=True)
-class Selection:
+class ImageSelection:
     """The files and folders that a run is about, resolved."""
 
     root: Path
     """The folder that every name is relative to."""
     sources: tuple[Path, ...]
     skip: Path | None = None
-    """Never entered: the run's own output."""
+    """A folder that is left out: the run's own output."""
 
-    def walk(self) -> Iterator[Source]:
+    def walk(self) -> Iterator[ImageFile]:
         """Every image once: sources in the order given, each folder sorted by name.
 
         Holds the names of one chain of folders at a time. Hidden files and folders are left
@@ -65,24 +65,24 @@ class Selection:
             else:
                 yield self._source(source)
 
-    def _walk_folder(self, folder: Path) -> Iterator[Source]:
+    def _walk_folder(self, folder: Path) -> Iterator[ImageFile]:
         waiting = [self._entries(folder)]  # a stack of its own: folders nest deeper than calls may
         while waiting:
             path = next(waiting[-1], None)
             if path is None:
                 waiting.pop()
-            elif isinstance(path, Source):
+            elif isinstance(path, ImageFile):
                 yield path
             elif path.is_symlink():
                 yield from self._walk_link(path)
             elif path.is_dir():
                 waiting.append(self._entries(path))
-            elif path.suffix.lower() in SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 yield self._source(path)
-            elif form := UNREAD.get(path.suffix.lower()):
+            elif form := UNREADABLE_FORMATS.get(path.suffix.lower()):
                 yield self._refused(path, f"{form} is not read; convert it to JPEG")
 
-    def _entries(self, folder: Path) -> Iterator[Path | Source]:
+    def _entries(self, folder: Path) -> Iterator[Path | ImageFile]:
         try:
             names = sorted(os.listdir(folder))  # noqa: PTH208 (names alone weigh less than paths)
         except OSError as failure:
@@ -93,19 +93,19 @@ class Selection:
             if not name.startswith(".") and path != self.skip:
                 yield path
 
-    def _walk_link(self, path: Path) -> Iterator[Source]:
+    def _walk_link(self, path: Path) -> Iterator[ImageFile]:
         """A link to an image of this folder is an image; one to a folder of it is seen there."""
         target = Path(os.path.realpath(path))
         if target.is_dir():
             if not target.is_relative_to(self.root):
                 yield self._refused(path, "a link that leads out of the folder is not followed")
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             if not target.is_relative_to(self.root):
                 yield self._refused(path, "a link that leads out of the folder is not followed")
             else:
                 yield self._source(path)
 
-    def _source(self, path: Path) -> Source:
+    def _source(self, path: Path) -> ImageFile:
         try:
             found = path.stat()
         except OSError as failure:
@@ -115,16 +115,16 @@ class Selection:
         if not stat.S_ISREG(found.st_mode):
             kind = "a named pipe" if stat.S_ISFIFO(found.st_mode) else "a device or socket"
             return self._refused(path, f"{kind}, not a file")
-        return Source(self._name(path), path, found.st_size, found.st_mtime_ns)
+        return ImageFile(self._name(path), path, found.st_size, found.st_mtime_ns)
 
-    def _refused(self, path: Path, why: str) -> Source:
-        return Source(self._name(path), path, 0, 0, refusal=why)
+    def _refused(self, path: Path, why: str) -> ImageFile:
+        return ImageFile(self._name(path), path, 0, 0, refusal=why)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
 
-def select(paths: Sequence[Path], out: Path | None = None) -> Selection:
+def select_images(paths: Sequence[Path], out: Path | None = None) -> ImageSelection:
     """What ``paths`` (files and folders) name; names are relative to their common folder.
 
     A path inside another one that is given too counts once; ``out`` is left out. Raises
@@ -139,7 +139,7 @@ def select(paths: Sequence[Path], out: Path | None = None) -> Selection:
     kept = [p for p in dict.fromkeys(whole) if not any(o in p.parents for o in whole)]
     roots = [p if p.is_dir() else p.parent for p in kept]
     skip = Path(os.path.realpath(out)) if out else None
-    return Selection(Path(os.path.commonpath(roots)), tuple(kept), skip)
+    return ImageSelection(Path(os.path.commonpath(roots)), tuple(kept), skip)
 
 
 def _upright(path: Path) -> Path:
@@ -147,7 +147,7 @@ def _upright(path: Path) -> Path:
     return Path(os.path.realpath(path.parent)) / path.name
 
 
-def read(source: Source, max_bytes: int) -> bytes:
+def read_image_file(source: ImageFile, max_bytes: int) -> bytes:
     """The file's bytes; never blocks on a pipe and never follows a link put there since.
 
     Raises ``BadImage`` with the cause, or ``ImageTooLarge`` (over ``max_bytes``).

@@ -1,15 +1,14 @@
-"""Bytes of an image in, checked upright RGB out. The bytes may come from anybody.
+"""Decode encoded images, which may come from anybody, to upright 8-bit RGB.
 
-What is read: JPEG, PNG, WebP, BMP, TIFF and still GIF. What varies is made one thing: images are
-turned as their EXIF says; palettes, grey, CMYK and 16 bits become 8-bit RGB; what is transparent is
-laid on white. Colour profiles are not applied, as they are not in the data the models learnt from.
+Read are JPEG, PNG, WebP, BMP, TIFF and still GIF. Images are rotated by their EXIF orientation;
+palettes, grey, CMYK and 16 bits become 8-bit RGB; transparent pixels are laid on white. Colour
+profiles are not applied, as they were not to the data that the models were trained on.
 """
 
 import hashlib
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput
+from secondlook.config.settings import ImageSettings
 from secondlook.core.types import Image, Pixels
+from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput
 
 READABLE = "JPEG, PNG, WebP, BMP, TIFF and still GIF"
 BACKGROUND = (255, 255, 255, 255)
@@ -32,8 +32,8 @@ MAX_SCANS = 100
 """Of a progressive JPEG, which has about ten. Each costs a pass over the whole image, and an
 empty one takes ten bytes: a few megabytes of them would keep a decoder busy for hours."""
 
-# Pillow warns of odd metadata in words taken from the file: a stream of strange images would
-# fill the log, and Python's list of warnings already given. What matters becomes an error below;
+# Pillow warns of odd metadata in words taken from the file: a stream of such images would fill
+# the log, and Python's list of warnings already given. What matters becomes an error below;
 # `catch_warnings` is no choice here, as it is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -70,7 +70,7 @@ _SUFFIXES: dict[_Opener, str] = {
     BmpImageFile: "bmp",
     TiffImageFile: "tif",
 }
-_STRANGERS: tuple[tuple[bytes, int, str], ...] = (
+_OTHER_FORMATS: tuple[tuple[bytes, int, str], ...] = (
     (b"version https://git-lfs", 0, "a Git LFS pointer; fetch the image with `git lfs pull`"),
     (b"ftyphei", 4, "HEIC; convert it to JPEG"),
     (b"ftypmif", 4, "HEIF; convert it to JPEG"),
@@ -83,34 +83,22 @@ _STRANGERS: tuple[tuple[bytes, int, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ImageLimits:
-    """How large an image may be."""
-
-    max_bytes: int = 64 * 2**20
-    """Encoded."""
-    max_pixels: int = 64_000_000
-    """Decoded, width × height; read from the header, before anything is decoded."""
-    max_side: int = 30_000
-    """Pixels along either side."""
+DEFAULT_LIMITS = ImageSettings()
 
 
-DEFAULT_LIMITS = ImageLimits()
-
-
-def decode(data: bytes, name: str = "", limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+def decode(data: bytes, name: str = "", limits: ImageSettings = DEFAULT_LIMITS) -> Image:
     """Decode one image. Thread-safe; most of the time is spent outside Python's lock.
 
     Returns pixels (H, W, 3) uint8 RGB, upright, with the SHA-256 of ``data``. Raises
     ``ImageTooLarge`` for one over ``limits`` and ``BadImage`` for bytes that are empty,
-    truncated, animated or no image; never anything else, whatever the bytes.
+    truncated, animated or not an image; never anything else, whatever the bytes.
     """
     if not data:
         raise BadImage("the image is empty (0 bytes); it may not have been written yet")
-    if len(data) > limits.max_bytes:
+    if len(data) > limits.max_image_bytes:
         raise ImageTooLarge(
-            f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are taken. "
-            "Save it smaller or raise max_image_bytes"
+            f"the image has {len(data):,} bytes; at most {limits.max_image_bytes:,} are allowed. "
+            "Save it smaller or raise --max-image-bytes"
         )
     try:
         pixels = _upright_rgb(_open(data), data, limits)
@@ -136,13 +124,13 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     for signature, place, opener in _FORMATS:
         if data.startswith(signature, place):
             return opener(io.BytesIO(data))
-    for signature, place, what in _STRANGERS:
+    for signature, place, what in _OTHER_FORMATS:
         if data.lstrip()[: place + len(signature)].lower().endswith(signature.lower()):
-            raise BadImage(f"this is {what}. Read are {READABLE}")
-    raise BadImage(f"these {len(data):,} bytes are no image; read are {READABLE}")
+            raise BadImage(f"this is {what}. Supported formats: {READABLE}")
+    raise BadImage(f"these {len(data):,} bytes are not an image; supported formats: {READABLE}")
 
 
-def _upright_rgb(image: ImageFile.ImageFile, data: bytes, limits: ImageLimits) -> Pixels:
+def _upright_rgb(image: ImageFile.ImageFile, data: bytes, limits: ImageSettings) -> Pixels:
     _check_size(*image.size, limits)
     _check_scans(image, data)
     if getattr(image, "is_animated", False):
@@ -155,18 +143,18 @@ def _upright_rgb(image: ImageFile.ImageFile, data: bytes, limits: ImageLimits) -
     return np.array(_turned(_rgb(image), _orientation(image)))
 
 
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+def _check_size(width: int, height: int, limits: ImageSettings) -> None:
     if width < 1 or height < 1:
-        raise BadImage(f"the image is {width}×{height} pixels, so there is nothing to see")
-    if max(width, height) > limits.max_side:
+        raise BadImage(f"the image is {width}×{height} pixels, so it is empty")
+    if max(width, height) > limits.max_image_side:
         raise ImageTooLarge(
-            f"the image is {width}×{height} pixels; a side may have at most {limits.max_side:,}. "
-            "Cut it into tiles, or raise max_image_side"
+            f"the image is {width}×{height} pixels; a side may have at most "
+            f"{limits.max_image_side:,}. Cut it into tiles, or raise --max-image-side"
         )
-    if width * height > limits.max_pixels:
+    if width * height > limits.max_image_pixels:
         raise ImageTooLarge(
             f"the image is {width}×{height}, {width * height:,} pixels; at most "
-            f"{limits.max_pixels:,} are taken. Save it smaller, or raise max_image_pixels"
+            f"{limits.max_image_pixels:,} are allowed. Save it smaller, or raise --max-image-pixels"
         )
 
 
@@ -181,7 +169,7 @@ def _rgb(image: ImageFile.ImageFile) -> PILImage.Image:
     """Any mode that an image may have as 8-bit RGB."""
     if image.mode in ("I", "F") and image.format != "PNG":
         raise BadImage(
-            "the image has 32 bits a channel, whose range of brightness nobody knows; "
+            "the image has 32 bits per channel, and the range of their values is not known; "
             "save it with 8 or 16 bits"
         )
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -219,45 +207,3 @@ def _damaged(cause: Exception) -> BadImage:
     if isinstance(cause, EOFError) or "truncated" in words or "broken" in words:
         return BadImage("the image is truncated: its end is missing. Copy or download it again")
     return BadImage("the image is damaged or truncated and cannot be decoded; save it again")
-
-
-# An image's difference hash: 64 bits that hardly change when it is encoded or scaled again.
-#
-# After Neal Krawetz, "Kind of Like That" (hackerfactor.com, 2013): the image is averaged down to
-# nine columns and eight rows of grey, and a bit says whether a cell is darker than the one to its
-# right. Two images are near duplicates when few of their bits differ.
-
-ROWS, COLUMNS = 8, 9
-ENOUGH = 128
-"""Pixels along the shorter side that are looked at, at least: over 200 a cell average out noise."""
-_GREY = np.array([299, 587, 114], dtype=np.float32) / 1000
-
-
-def perceptual_hash(pixels: Pixels) -> int:
-    """The hash of ``pixels`` (H, W, 3) as a signed 64-bit number; under a millisecond."""
-    return int(np.packbits(_darker(_cells(pixels))).view(">i8")[0])
-
-
-def distance(a: int, b: int) -> int:
-    """How many bits differ, 0 to 64; up to about 4 in near duplicates, about 32 in strangers."""
-    return ((a ^ b) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
-
-
-def _cells(pixels: Pixels) -> NDArray[np.floating]:
-    """(8, 9) mean grey."""
-    height, width, _ = pixels.shape
-    step = max(1, min(height, width) // ENOUGH)
-    seen = pixels[::step, ::step].astype(np.float32) @ _GREY
-    return _averaged(_averaged(seen, ROWS).T, COLUMNS).T
-
-
-def _averaged(grey: NDArray[np.floating], rows: int) -> NDArray[np.floating]:
-    """Mean of ``rows`` bands of equal height; an image with fewer rows repeats some."""
-    edges = np.linspace(0, len(grey), rows + 1).astype(int)
-    starts = np.minimum(edges[:-1], len(grey) - 1)
-    sums = np.add.reduceat(grey, starts, axis=0)
-    return sums / np.maximum(np.diff(np.append(starts, len(grey))), 1)[:, None]
-
-
-def _darker(cells: NDArray[np.floating]) -> NDArray[np.bool_]:
-    return cells[:, :-1] < cells[:, 1:]

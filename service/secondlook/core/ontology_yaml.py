@@ -37,9 +37,9 @@ from typing import Any
 
 import yaml
 
-from secondlook.core.errors import BadOntology, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology, default_question
-from secondlook.core.types import View
+from secondlook_client.errors import BadOntology, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology, default_question
+from secondlook_client.values import View
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 6

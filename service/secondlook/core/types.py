@@ -1,15 +1,26 @@
 """The values that move through the stages: Image → Proposals → Verdict → Decision → Judgement.
 
-All are frozen. Boxes are float32 pixel ``xyxy`` in the original image everywhere inside the
-package; other formats exist only at the borders (``formats``, the wire, model adapters).
+Those that a client sees too (``Verdict``, ``Decision``, ``Judgement``, ``LabelResult``) are in
+``secondlook_client.values``. All are frozen. Boxes are float32 pixel ``xyxy`` in the original image
+everywhere inside the package; other formats exist only at the borders (the wire, model adapters,
+exports).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from secondlook_client.values import (
+    Answer,
+    Judgement,
+    LabelPath,
+    LabelResult,
+    Outcome,
+    Verdict,
+    View,
+)
 
 Boxes = NDArray[np.float32]
 """(N, 4) float32, pixel xyxy, x2 > x1 and y2 > y1."""
@@ -22,36 +33,6 @@ NOT_ASKED = "this question was not asked of this box"
 
 STUDENT = "student:"
 """What the name of a student begins with where a proposer's stands: ``student:NAME@digest``."""
-
-
-class View(StrEnum):
-    """What the verifier is shown of a box."""
-
-    CROP = "crop"
-    """The box with a margin."""
-    CONTEXT = "context"
-    """A wider crop with the box drawn."""
-    IMAGE = "image"
-    """The whole image."""
-
-
-class Outcome(StrEnum):
-    """What became of one box for one class."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    UNSURE = "unsure"
-
-
-class LabelPath(StrEnum):
-    """Who made the labels of one image."""
-
-    TEACHERS = "teachers"
-    """Proposer and verifier alone."""
-    STUDENT = "student"
-    """The student alone: it was certain, and audits agree with it."""
-    AUDIT = "audit"
-    """Proposer and verifier; what the student would have said was compared with it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,64 +90,6 @@ class Ask:
 
     pixels: Pixels
     questions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a verifier model said to one question on one view.
-
-    ``p_yes`` in [0, 1] is the probability of "yes" against "no", or None when there is no
-    verdict: the model abstained (``raw`` holds what it said) or failed (``error`` says why).
-    """
-
-    p_yes: float | None
-    raw: str = ""
-    """The model's first answer token(s), as decoded."""
-    error: str = ""
-    """Why there is no answer at all; empty when the model answered."""
-    exact: bool = True
-    """False when the backend gave no probabilities and ``p_yes`` was parsed from words."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One question answered about one box."""
-
-    question: str
-    view: View
-    answer: Answer
-    model: str
-    """Name and digest of the model that answered."""
-    ms: float
-    """This question's share of the model's time, milliseconds; 0 when it came from the cache."""
-    cached: bool = False
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The outcome for one box and class, and why."""
-
-    outcome: Outcome
-    probability: float
-    """That the label is right, [0, 1], from the scores at hand."""
-    reason: str
-    """One sentence for a person."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One box judged for one class. An accepted judgement is a label."""
-
-    class_name: str
-    box: tuple[float, float, float, float]
-    """Pixel xyxy in the original image."""
-    score: float
-    """The proposer's score for this class, [0, 1]."""
-    verdict: Verdict | None
-    """None when no verifier was in use."""
-    decision: Decision
-    row: int
-    """Of the evidence's proposals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +155,22 @@ class Labelled:
     def proposals(self) -> int:
         """Boxes that the proposer found above the low threshold."""
         return len(self.evidence.proposals)
+
+    @property
+    def result(self) -> LabelResult:
+        """The same without its evidence: what a client gets, and what is reported or exported."""
+        return LabelResult(
+            self.name,
+            self.sha256,
+            self.width,
+            self.height,
+            self.proposals,
+            self.judgements,
+            self.evidence.proposer,
+            self.evidence.verifier,
+            self.timings_ms,
+            self.path,
+        )
 
     def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
         """The judgements with this outcome."""

@@ -1,1 +1,1 @@
-"""Datasets: what a query finds in the store, frozen under a name, and what is made from it."""
+"""Datasets: snapshots of the store, files read and written, and the samples of a training."""

@@ -5,51 +5,56 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from secondlook.datasets.manifest import BoxKind, Entry, Manifest, entries
+from secondlook.core.boxes import Xyxy
+from secondlook.datasets.manifest import Entry, SnapshotManifest, entries
 from secondlook.store.blobs import Blobs
+from secondlook_client.values import BoxKind
 
 
-class Change(StrEnum):
-    """What became of an image."""
+class ChangeKind(StrEnum):
+    """How an image differs between two snapshots."""
 
     ADDED = "added"
     REMOVED = "removed"
     RELABELLED = "relabelled"
     """Its boxes differ."""
     MOVED = "moved"
-    """It stands in another split, with the same boxes."""
+    """It is in another split, with the same boxes."""
 
 
 @dataclass(frozen=True)
-class Changed:
-    """One image that is not as it was."""
+class ImageChange:
+    """One image that differs."""
 
-    change: Change
+    change: ChangeKind
     sha256: str
     name: str
     gained: tuple[str, ...] = ()
-    """What boxes say that they did not say before, e.g. ``dog label``."""
+    """Class and kind of each box that only the new snapshot has, e.g. ``dog label``."""
     lost: tuple[str, ...] = ()
+    """The same for boxes that only the old snapshot has."""
 
 
 @dataclass
-class Difference:
-    """The figures of a comparison. ``add`` each change."""
+class DiffCounts:
+    """The counts of a comparison; ``add`` each change."""
 
-    changes: Counter[Change] = field(default_factory=Counter)
+    changes: Counter[ChangeKind] = field(default_factory=Counter)
     gained: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
-    """Boxes by what they say, in images that both have."""
+    """Boxes by class and kind, on images that both snapshots have."""
 
-    def add(self, changed: Changed) -> None:
-        """Count one image in."""
-        self.changes[changed.change] += 1
-        self.gained.update(changed.gained)
-        self.lost.update(changed.lost)
+    def add(self, change: ImageChange) -> None:
+        """Count one image."""
+        self.changes[change.change] += 1
+        self.gained.update(change.gained)
+        self.lost.update(change.lost)
 
 
-def compare(blobs: Blobs, old: Manifest, new: Manifest) -> Iterator[Changed]:
-    """Every image that differs, by hash; holds a part of each manifest at a time.
+def compare_snapshots(
+    blobs: Blobs, old: SnapshotManifest, new: SnapshotManifest
+) -> Iterator[ImageChange]:
+    """Every image that differs, by hash; holds one part of each manifest at a time.
 
     Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable``.
     """
@@ -59,13 +64,13 @@ def compare(blobs: Blobs, old: Manifest, new: Manifest) -> Iterator[Changed]:
     while a or b:
         if b is None or (a and a.sha256 < b.sha256):
             assert a
-            yield Changed(Change.REMOVED, a.sha256, a.name)
+            yield ImageChange(ChangeKind.REMOVED, a.sha256, a.name)
             _, a = next(before, _END)
         elif a is None or b.sha256 < a.sha256:
-            yield Changed(Change.ADDED, b.sha256, b.name)
+            yield ImageChange(ChangeKind.ADDED, b.sha256, b.name)
             _, b = next(after, _END)
         else:
-            yield from _changed(a, b, old, new)
+            yield from _change(a, b, old, new)
             _, a = next(before, _END)
             _, b = next(after, _END)
 
@@ -73,23 +78,25 @@ def compare(blobs: Blobs, old: Manifest, new: Manifest) -> Iterator[Changed]:
 _END: tuple[int, Entry | None] = (0, None)
 
 
-def _changed(a: Entry, b: Entry, old: Manifest, new: Manifest) -> Iterator[Changed]:
-    before, after = _said(a, old), _said(b, new)
+def _change(
+    a: Entry, b: Entry, old: SnapshotManifest, new: SnapshotManifest
+) -> Iterator[ImageChange]:
+    before, after = _boxes(a, old), _boxes(b, new)
     if before != after:
-        gained, lost = after - before, before - after
-        yield Changed(Change.RELABELLED, b.sha256, b.name, _words(gained), _words(lost))
+        gained, lost = _names(after - before), _names(before - after)
+        yield ImageChange(ChangeKind.RELABELLED, b.sha256, b.name, gained, lost)
     elif a.split != b.split:
-        yield Changed(Change.MOVED, b.sha256, b.name, (), ())
+        yield ImageChange(ChangeKind.MOVED, b.sha256, b.name)
 
 
-Said = Counter[tuple[str, BoxKind, tuple[float, float, float, float]]]
+Boxes = Counter[tuple[str, BoxKind, Xyxy]]
 
 
-def _said(entry: Entry, manifest: Manifest) -> Said:
-    """By class name, as the same class may have another number."""
+def _boxes(entry: Entry, manifest: SnapshotManifest) -> Boxes:
+    """By class name, as the same class may have another index in each manifest."""
     return Counter((manifest.classes[b.class_index], b.kind, b.xyxy) for b in entry.boxes)
 
 
-def _words(said: Said) -> tuple[str, ...]:
-    found = (f"{name} {kind.value.replace('_', ' ')}" for name, kind, _ in said.elements())
+def _names(boxes: Boxes) -> tuple[str, ...]:
+    found = (f"{name} {kind.value.replace('_', ' ')}" for name, kind, _ in boxes.elements())
     return tuple(sorted(found))

@@ -1,43 +1,33 @@
-"""The manifest: what a snapshot is, as text that is the same on every machine.
+"""The manifest: the content of a snapshot, as text that is the same on every machine.
 
-A root blob names the classes, the models and the parts; each part is a blob of JSON lines, one a
-image, ``PART`` images long. Images are sorted by hash, objects by key, and there is neither a
-time nor a number of the database in it, so the root's own hash is a hash of the content.
+A root blob names the classes, the models and the parts; each part is a blob of JSON lines, one an
+image, ``PART`` images long. Images are sorted by hash and keys by name, and there is neither a time
+nor a database id in it, so the root's own hash is a hash of the content.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from secondlook.core.errors import Damaged
-from secondlook.core.types import Labelled, LabelPath
+from secondlook.core.boxes import Xyxy
+from secondlook.core.types import Labelled
 from secondlook.store.blobs import Blobs
+from secondlook_client.errors import Damaged
+from secondlook_client.values import BoxKind, LabelPath
 
 FORMAT = 2
 PART = 1000
-"""Images a part: a few hundred kilobytes, read whole to give any of them."""
-
-
-class BoxKind(StrEnum):
-    """What a box says to whoever trains on it."""
-
-    LABEL = "label"
-    """An object of the class."""
-    IGNORE = "ignore"
-    """Nobody is sure: neither object nor background."""
-    HARD_NEGATIVE = "hard_negative"
-    """Proposed for the class and rejected."""
+"""Images in a part: a few hundred kilobytes, which are read as one."""
 
 
 @dataclass(frozen=True)
-class Box:
+class ManifestBox:
     """A box of an image."""
 
     class_index: int
     """Place in the manifest's classes."""
-    xyxy: tuple[float, float, float, float]
+    xyxy: Xyxy
     """Pixels of the upright image, to a hundredth."""
     kind: BoxKind
     probability: float
@@ -56,9 +46,9 @@ class Entry:
 
     sha256: str
     name: str
-    """Where it came from, for people; never a path."""
+    """The name it came with, for people; never used as a path."""
     format: str
-    """Suffix of such files, without the dot."""
+    """Suffix of its files, without the dot."""
     size: int
     """Bytes."""
     width: int
@@ -66,23 +56,23 @@ class Entry:
     """Pixels, upright."""
     split: str
     group: str
-    """What keeps it on the side of others, 16 hex digits."""
-    boxes: tuple[Box, ...]
+    """Images of one group are all in one split; 16 hex digits."""
+    boxes: tuple[ManifestBox, ...]
     path: LabelPath = LabelPath.TEACHERS
-    """Who labelled it; by the last run that had a say, where there are several."""
+    """Who labelled it, in the last of the runs."""
 
-    def of(self, kind: BoxKind) -> tuple[Box, ...]:
+    def of(self, kind: BoxKind) -> tuple[ManifestBox, ...]:
         """The boxes of this kind."""
         return tuple(box for box in self.boxes if box.kind is kind)
 
     @property
     def verified_empty(self) -> bool:
-        """Looked at twice: nothing there, and nothing in doubt."""
+        """Whether both stages ran and left neither a label nor an unsure box."""
         return all(box.kind is BoxKind.HARD_NEGATIVE for box in self.boxes)
 
 
 @dataclass(frozen=True)
-class Part:
+class ManifestPart:
     """Some consecutive images."""
 
     sha256: str
@@ -91,7 +81,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class SnapshotManifest:
     """The root. Its images are read with ``entries``."""
 
     sha256: str
@@ -99,17 +89,17 @@ class Manifest:
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     models: tuple[str, ...]
-    """Names and digests of every proposer and verifier that had a say."""
-    parts: tuple[Part, ...]
+    """Names and digests of every proposer and verifier that labelled images of it."""
+    parts: tuple[ManifestPart, ...]
 
     def count(self, split: str = "") -> int:
-        """Images of a split; empty: of all."""
+        """Number of images in a split; empty: in all."""
         return sum(
             count for p in self.parts for name, count in p.images.items() if split in ("", name)
         )
 
 
-def load_manifest(blobs: Blobs, sha256: str) -> Manifest:
+def load_manifest(blobs: Blobs, sha256: str) -> SnapshotManifest:
     """The root of a snapshot. Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable``."""
     plain = json.loads(blobs.get(sha256))
     if plain["format"] not in (1, FORMAT):
@@ -118,19 +108,24 @@ def load_manifest(blobs: Blobs, sha256: str) -> Manifest:
             "was it made by a newer secondlook?"
         )
     counts = "images" if plain["format"] == FORMAT else "pictures"
-    parts = tuple(Part(part["sha256"], part[counts]) for part in plain["parts"])
+    parts = tuple(ManifestPart(part["sha256"], part[counts]) for part in plain["parts"])
     classes, splits, models = (tuple(plain[name]) for name in ("classes", "splits", "models"))
-    return Manifest(sha256, classes, splits, models, parts)
+    return SnapshotManifest(sha256, classes, splits, models, parts)
 
 
 def entries(
-    blobs: Blobs, manifest: Manifest, split: str = "", after: int = 0, shard: int = 0, of: int = 1
+    blobs: Blobs,
+    manifest: SnapshotManifest,
+    split: str = "",
+    after: int = 0,
+    shard: int = 0,
+    of: int = 1,
 ) -> Iterator[tuple[int, Entry]]:
     """(place, image) of a split (empty: all) in order, from place ``after`` on.
 
-    The places of a split count from 0; a shard has those that leave ``shard`` when divided by
-    ``of``. Reads one part at a time, and none that has nothing to give. Raises as
-    ``load_manifest``.
+    The places of a split count from 0; shard ``shard`` of ``of`` has those with place % of ==
+    shard. Reads one part at a time and skips those without such images. Raises what
+    ``load_manifest`` raises.
     """
     first = 0
     for part in manifest.parts:
@@ -145,18 +140,18 @@ def entries(
 
 def part_entries(content: bytes) -> Iterator[Entry]:
     """The images of one part."""
-    return (entry_of(json.loads(line)) for line in content.splitlines())
+    return (entry_from_json(json.loads(line)) for line in content.splitlines())
 
 
-def entry_of(plain: Mapping[str, Any]) -> Entry:
-    """Read what ``plain_entry`` made."""
+def entry_from_json(plain: Mapping[str, Any]) -> Entry:
+    """Read what ``entry_to_json`` made."""
     path = LabelPath(plain.get("path", LabelPath.TEACHERS))
     return Entry(**{**plain, "boxes": tuple(_box_of(box) for box in plain["boxes"]), "path": path})
 
 
-def _box_of(plain: Mapping[str, Any]) -> Box:
+def _box_of(plain: Mapping[str, Any]) -> ManifestBox:
     x1, y1, x2, y2 = plain["box"]
-    return Box(
+    return ManifestBox(
         class_index=plain["class"],
         xyxy=(x1, y1, x2, y2),
         kind=BoxKind(plain["kind"]),
@@ -167,8 +162,8 @@ def _box_of(plain: Mapping[str, Any]) -> Box:
     )
 
 
-def plain_entry(entry: Entry) -> dict[str, Any]:
-    """Plain values for JSON."""
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """Values for JSON."""
     boxes = [
         {
             "class": box.class_index,
@@ -181,38 +176,39 @@ def plain_entry(entry: Entry) -> dict[str, Any]:
         }
         for box in entry.boxes
     ]
-    return {**{name: getattr(entry, name) for name in _PLAIN}, "boxes": boxes, **path_of(entry)}
+    fields = {name: getattr(entry, name) for name in _FIELDS}
+    return {**fields, "boxes": boxes, **path_field(entry)}
 
 
-def path_of(labelled: Entry | Labelled) -> dict[str, str]:
-    """What a record says of who labelled it: nothing where the models did, as in older ones."""
-    taught = labelled.path is LabelPath.TEACHERS
-    return {} if taught else {"path": labelled.path.value}
+def path_field(labelled: Entry | Labelled) -> dict[str, str]:
+    """The record's ``path``; left out for the teachers, so that older manifests keep their hash."""
+    by_teachers = labelled.path is LabelPath.TEACHERS
+    return {} if by_teachers else {"path": labelled.path.value}
 
 
-_PLAIN = ("sha256", "name", "format", "size", "width", "height", "split", "group")
+_FIELDS = ("sha256", "name", "format", "size", "width", "height", "split", "group")
 
 
 class ManifestWriter:
-    """Puts a manifest into the blob store, a part at a time."""
+    """Writes a manifest to the blob store, a part at a time."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._lines: list[bytes] = []
         self._images: dict[str, int] = {}
-        self._parts: list[Part] = []
+        self._parts: list[ManifestPart] = []
 
     def add(self, entry: Entry) -> None:
-        """The next image; they come sorted by sha256."""
-        self._lines.append(canonical(plain_entry(entry)) + b"\n")
+        """Add the next image; they come sorted by sha256."""
+        self._lines.append(canonical_json(entry_to_json(entry)) + b"\n")
         self._images[entry.split] = self._images.get(entry.split, 0) + 1
         if len(self._lines) == PART:
             self._put_part()
 
     def finish(
         self, classes: Iterable[str], splits: Iterable[str], models: Iterable[str]
-    ) -> Manifest:
-        """Put what is left and the root. Raises ``StoreUnavailable`` and ``StorageFull``."""
+    ) -> SnapshotManifest:
+        """Write the last part and the root. Raises ``StoreUnavailable`` and ``StorageFull``."""
         if self._lines:
             self._put_part()
         root = {
@@ -222,15 +218,15 @@ class ManifestWriter:
             "models": sorted(models),
             "parts": [{"sha256": p.sha256, "images": dict(p.images)} for p in self._parts],
         }
-        return load_manifest(self._blobs, self._blobs.put(canonical(root)))
+        return load_manifest(self._blobs, self._blobs.put(canonical_json(root)))
 
     def _put_part(self) -> None:
         sha256 = self._blobs.put(b"".join(self._lines))
-        self._parts.append(Part(sha256, self._images))
+        self._parts.append(ManifestPart(sha256, self._images))
         self._lines, self._images = [], {}
 
 
-def canonical(plain: Mapping[str, Any]) -> bytes:
-    """The one way to write these values as JSON: sorted keys, no spaces, ASCII."""
+def canonical_json(plain: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys, no spaces, in ASCII: equal values give equal bytes."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode("ascii")

@@ -1,4 +1,4 @@
-"""Where a training set comes from: a snapshot of a service, a COCO folder or a YOLO folder."""
+"""Open a training set: a snapshot of a service, a COCO file or folder, or a YOLO folder."""
 
 import hashlib
 import json
@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from secondlook.core.errors import InvalidInput, NotFound
 from secondlook.core.ontology_yaml import load_ontology
-from secondlook.datasets.readers.annotations import Parts
+from secondlook.datasets.readers.annotations import ParsedDataset
 from secondlook.datasets.readers.coco import find_coco, read_coco
 from secondlook.datasets.readers.snapshot import read_snapshot
 from secondlook.datasets.readers.yolo import find_yolo, read_yolo
 from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.detector.manifest import MAX_LINE
+from secondlook_client.errors import InvalidInput, NotFound
 
 HELD_OUT = ("val", "valid", "validation", "test")
-"""Parts that a student is measured on, the best first."""
+"""Splits that a student is measured on, the preferred one first."""
 SHARE = 0.2
-"""Held out of a dataset without parts."""
+"""Share that is held out of a dataset without splits."""
 BY_HASH = "a fifth by hash"
-"""What that part is called."""
+"""The name of that split."""
 _SEED = b"secondlook held out 1"
 _NAMED = 5
 """Classes named in a warning."""
@@ -32,30 +32,27 @@ def open_training_set(
     server: str = "",
     split: str = "",
     cache: Path | None = None,
-    told: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrainingSet:
     """The training set at ``source``: a snapshot's name with ``server``, else a file or folder.
 
-    ``split`` is the part to hold out (empty: val, valid, validation or test, the first there is).
-
-    Without parts of its own, a fifth of the images is held out, chosen by a seeded hash of their
-    content: the same images always give the same fifth. ``cache`` is where snapshots are kept
-    (None: the user's own); ``told`` hears how many images of a snapshot are here. Raises
-    ``NotFound``, ``InvalidInput`` with the way out, and a ``ClientError`` of the service.
+    ``split`` is the one to hold out (empty: the first there is of val, valid, validation, test). Of
+    a dataset without splits a fifth is held out, chosen by a seeded hash of the images' content:
+    the same images always give the same fifth. ``cache`` is the folder of downloaded snapshots
+    (None: the user's own); ``progress`` is called with (images downloaded, all images). Raises
+    ``NotFound``, ``InvalidInput`` with the way out, and a ``SecondlookError`` of the service.
     """
-    parts = read_snapshot(source, server, cache, told) if server else _of_path(Path(source))
-    train, held_out, split, warnings = _divided(parts, split)
-    _check_names(parts)
-    _check(parts, train, held_out, split)
-    warnings = (*parts.warnings, *warnings, *_classes_without_box(parts, train, held_out, split))
-    digest = parts.digest or _digest(parts)
-    name = _printable(parts.name)
-    return TrainingSet(
-        name, parts.classes, train, held_out, split, digest, parts.ontology, warnings
-    )
+    data = read_snapshot(source, server, cache, progress) if server else _read_path(Path(source))
+    train, held_out, split, warnings = _divide(data, split)
+    _check_names(data)
+    _check_labels(data, train, held_out, split)
+    warnings = (*data.warnings, *warnings, *_classes_without_box(data, train, held_out, split))
+    digest = data.digest or _digest(data)
+    name = _printable(data.name)
+    return TrainingSet(name, data.classes, train, held_out, split, digest, data.ontology, warnings)
 
 
-def _of_path(path: Path) -> Parts:
+def _read_path(path: Path) -> ParsedDataset:
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         return _with_ontology(read_yolo(path.resolve().parent.name, path), path.parent)
     if path.is_file():
@@ -74,49 +71,49 @@ def _of_path(path: Path) -> Parts:
     if yolo:
         return _with_ontology(read_yolo(name, yolo), path)
     raise InvalidInput(
-        f"{path} holds neither COCO files (annotations/*.json, */_annotations.coco.json, *.json) "
+        f"{path} has neither COCO files (annotations/*.json, */_annotations.coco.json, *.json) "
         "nor a data.yaml; give a folder that does, or a snapshot with --server HOST:PORT"
     )
 
 
-def _with_ontology(parts: Parts, folder: Path) -> Parts:
-    """With the ``ontology.yaml`` beside the data, where it is about the same classes."""
+def _with_ontology(data: ParsedDataset, folder: Path) -> ParsedDataset:
+    """Add the ``ontology.yaml`` beside the data, if it has the same classes."""
     file = folder / "ontology.yaml"
     if not file.is_file():
-        return parts
+        return data
     try:
-        same = set(load_ontology(file).names) == set(parts.classes)
+        same = set(load_ontology(file).names) == set(data.classes)
     except InvalidInput:
         same = False
-    return replace(parts, ontology=file.read_text(encoding="utf-8")) if same else parts
+    return replace(data, ontology=file.read_text(encoding="utf-8")) if same else data
 
 
-Divided = tuple[tuple[Sample, ...], tuple[Sample, ...], str, tuple[str, ...]]
+Division = tuple[tuple[Sample, ...], tuple[Sample, ...], str, tuple[str, ...]]
+"""Training samples, held-out samples, the name of the held-out split, and warnings."""
 
 
-def _divided(parts: Parts, split: str) -> Divided:
-    """What is learnt, what is held out, what that is called, and what to say about it."""
-    filled = {name: samples for name, samples in parts.samples.items() if samples}
-    if not filled or not parts.samples.get("train", True):
-        part = f"part 'train' of '{parts.name}'" if filled else f"'{parts.name}'"
-        raise InvalidInput(f"{part} has no image; label some, or give another dataset")
+def _divide(data: ParsedDataset, split: str) -> Division:
+    filled = {name: samples for name, samples in data.samples.items() if samples}
+    if not filled or not data.samples.get("train", True):
+        empty = f"split 'train' of '{data.name}'" if filled else f"'{data.name}'"
+        raise InvalidInput(f"{empty} has no image; label some, or give another dataset")
     if split and (split not in filled or split == "train"):
         known = ", ".join(name for name in filled if name not in ("", "train")) or "none"
-        raise InvalidInput(f"'{parts.name}' has no part '{split}' to hold out; there is: {known}")
+        raise InvalidInput(f"'{data.name}' has no split '{split}' to hold out; there is: {known}")
     others = [name for name in filled if name != "train"]
-    held = split or next((name for name in HELD_OUT if name in filled), "")
-    if not held and "train" in filled and len(others) == 1:
-        held = others[0]
-    learnt = "train" if "train" in filled else _only(n for n in others if n not in HELD_OUT)
-    if not held or not learnt:
-        return _by_hash(parts, filled)
-    train, held_out = filled[learnt], filled[held]
-    kept_apart = _without(train, held_out)
-    if not kept_apart:
-        return _by_hash(parts, {learnt: train})
-    shared = len(train) - len(kept_apart)
-    told = f"{shared:,} images are in both parts; they are held out and not learnt"
-    return kept_apart, held_out, held, (told,) if shared else ()
+    held_name = split or next((name for name in HELD_OUT if name in filled), "")
+    if not held_name and "train" in filled and len(others) == 1:
+        held_name = others[0]
+    train_name = "train" if "train" in filled else _only(n for n in others if n not in HELD_OUT)
+    if not held_name or not train_name:
+        return _divide_by_hash(data, filled)
+    train, held_out = filled[train_name], filled[held_name]
+    disjoint = _without(train, held_out)
+    if not disjoint:
+        return _divide_by_hash(data, {train_name: train})
+    shared = len(train) - len(disjoint)
+    warning = f"{shared:,} images are in both splits; they are held out and not trained on"
+    return disjoint, held_out, held_name, (warning,) if shared else ()
 
 
 def _only(names: Iterable[str]) -> str:
@@ -125,29 +122,29 @@ def _only(names: Iterable[str]) -> str:
 
 
 def _without(train: Sequence[Sample], held_out: Sequence[Sample]) -> tuple[Sample, ...]:
-    """``train`` less what is held out too: YOLO files often name one list twice."""
+    """``train`` without the held-out images: YOLO files often name one list twice."""
     taken = {sample.path.resolve() for sample in held_out}
     return tuple(sample for sample in train if sample.path.resolve() not in taken)
 
 
-def _by_hash(parts: Parts, filled: Mapping[str, tuple[Sample, ...]]) -> Divided:
+def _divide_by_hash(data: ParsedDataset, filled: Mapping[str, tuple[Sample, ...]]) -> Division:
     if len(filled) > 1:
         raise InvalidInput(
-            f"'{parts.name}' has the parts {', '.join(filled)}; a training needs one called train "
+            f"'{data.name}' has the splits {', '.join(filled)}; a training needs one called train "
             "and one called val"
         )
     samples = [_hashed(sample) for sample in next(iter(filled.values()))]
     draws = {s.group or s.sha256: _draw(s.group or s.sha256) for s in samples}
     if len(draws) < 2 and len(samples) > 1 and samples[0].group:
         raise InvalidInput(
-            f"all {len(samples):,} images of '{parts.name}' are one group, which is never "
+            f"all {len(samples):,} images of '{data.name}' are one group, which is never "
             "divided, so none is left to measure on; freeze one camera's images by time: "
             "`secondlook snapshot create NAME --run RUN --group-by time`"
         )
     if len(draws) < 2:
         raise InvalidInput(
-            f"'{parts.name}' has {len(samples)} image(s) and none unlike them to measure on; a "
-            "training needs 2 different ones at least, and some hundred to be of use"
+            f"'{data.name}' has {len(samples)} image(s), all with the same content, so none can be "
+            "held out; a training needs at least 2 different ones, and some hundred to be of use"
         )
     out = {key for key, draw in draws.items() if draw < SHARE} or {
         min(draws, key=draws.__getitem__)
@@ -156,11 +153,11 @@ def _by_hash(parts: Parts, filled: Mapping[str, tuple[Sample, ...]]) -> Divided:
         out.remove(max(draws, key=draws.__getitem__))
     train = tuple(s for s in samples if (s.group or s.sha256) not in out)
     held_out = tuple(s for s in samples if (s.group or s.sha256) in out)
-    told = (
-        f"no part is set aside to measure on: {len(held_out):,} of {len(samples):,} images, "
-        "chosen by their hash, are held out; images that look alike may fall on both sides"
+    warning = (
+        f"there is no split to measure on: {len(held_out):,} of {len(samples):,} images, chosen by "
+        "their hash, are held out; near duplicates may be on both sides"
     )
-    return train, held_out, BY_HASH, (told,)
+    return train, held_out, BY_HASH, (warning,)
 
 
 def _hashed(sample: Sample) -> Sample:
@@ -175,56 +172,58 @@ def _draw(key: str) -> float:
     return int.from_bytes(hashlib.sha256(_SEED + key.encode()).digest()[:8]) / 2**64
 
 
-def _check_names(parts: Parts) -> None:
-    """By the rule of the student's manifest, which is written only in the end."""
-    for name in parts.classes:
+def _check_names(data: ParsedDataset) -> None:
+    """Check the classes by the rule of the student's manifest, which is written only at the end."""
+    for name in data.classes:
         if not name or len(name) > MAX_LINE or not name.isprintable():
             raise InvalidInput(
-                f"'{parts.name}' has a class {name[:60]!a}; expected names of 1 to {MAX_LINE} "
+                f"'{data.name}' has a class {name[:60]!a}; expected names of 1 to {MAX_LINE} "
                 "printable characters"
             )
 
 
 def _printable(name: str) -> str:
-    """A folder's name for people: any that the disk allows."""
+    """The name of a folder, which may hold any character, for people."""
     return "".join(c if c.isprintable() else "?" for c in name)[:MAX_LINE] or "dataset"
 
 
-def _check(parts: Parts, train: Sequence[Sample], held_out: Sequence[Sample], split: str) -> None:
+def _check_labels(
+    data: ParsedDataset, train: Sequence[Sample], held_out: Sequence[Sample], split: str
+) -> None:
     for what, samples, why in (
-        ("of 'train'", train, "learnt"),
+        ("of 'train'", train, "trained on"),
         (f"of '{split}', which is held out,", held_out, "measured"),
     ):
         if not any(len(sample.boxes) for sample in samples):
             raise InvalidInput(
-                f"no image {what} in '{parts.name}' has a label, so nothing can be {why}; label "
+                f"no image {what} in '{data.name}' has a label, so nothing can be {why}; label "
                 "more images, lower the thresholds, or freeze another snapshot"
             )
 
 
 def _classes_without_box(
-    parts: Parts, train: Sequence[Sample], held_out: Sequence[Sample], split: str
+    data: ParsedDataset, train: Sequence[Sample], held_out: Sequence[Sample], split: str
 ) -> tuple[str, ...]:
-    told = []
+    warnings = []
     for samples, what in (
         (train, "no box to learn from; the student will not find them"),
-        (held_out, f"no box in '{split}'; nothing can be said of them"),
+        (held_out, f"no box in '{split}'; they cannot be measured"),
     ):
         present = {int(number) for sample in samples for number in sample.classes}
-        absent = [name for place, name in enumerate(parts.classes) if place not in present]
+        absent = [name for place, name in enumerate(data.classes) if place not in present]
         if absent:
             more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
-            told.append(f"{', '.join(absent[:_NAMED])}{more}: {what}")
-    return tuple(told)
+            warnings.append(f"{', '.join(absent[:_NAMED])}{more}: {what}")
+    return tuple(warnings)
 
 
-def _digest(parts: Parts) -> str:
-    """Of a folder: classes, and each image's part, name, size and boxes."""
-    total = hashlib.sha256(json.dumps(parts.classes).encode())
-    for part in sorted(parts.samples):
-        for sample in sorted(parts.samples[part], key=lambda sample: sample.name):
+def _digest(data: ParsedDataset) -> str:
+    """The hash of a folder: classes, and each image's split, name, size and boxes."""
+    total = hashlib.sha256(json.dumps(data.classes).encode())
+    for split in sorted(data.samples):
+        for sample in sorted(data.samples[split], key=lambda sample: sample.name):
             size = sample.path.stat().st_size
-            fields = [part, sample.name, sample.width, sample.height, size]
+            fields = [split, sample.name, sample.width, sample.height, size]
             total.update(json.dumps(fields).encode())
             for rows in (sample.boxes, sample.ignore, sample.negatives):
                 total.update(len(rows).to_bytes(4) + rows.tobytes())

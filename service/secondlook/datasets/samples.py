@@ -1,6 +1,6 @@
-"""What a student learns from: images on this disk, with every kind of box that is known of them.
+"""The samples of a training: images on this disk, with their boxes of every kind.
 
-Boxes are float32 pixel xyxy in the upright image, as everywhere; none is without area.
+Boxes are float32 pixel xyxy in the upright image, as everywhere; every box has an area.
 """
 
 from collections.abc import Iterable
@@ -15,36 +15,36 @@ from secondlook.core.types import Boxes
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image and what is known to be on it."""
+    """One image and its boxes."""
 
     path: Path
-    """Of the file; nothing of it is in memory."""
+    """Of the file; its pixels are not in memory."""
     width: int
     height: int
     """Pixels, upright (EXIF orientation applied)."""
     name: str
     """For people; a path relative to the dataset, or what the image came with."""
     sha256: str
-    """Of the file's bytes, 64 hex digits; empty where nobody has computed it."""
+    """Of the file's bytes, 64 hex digits; empty where it has not been computed."""
     boxes: Boxes
     """(N, 4): the objects to find."""
     classes: NDArray[np.int64]
     """(N,): their classes, places in the training set's ``classes``."""
     ignore: Boxes
-    """(I, 4): regions where nobody is sure; nothing is learnt or scored there."""
+    """(I, 4): ignore regions (unsure boxes); nothing is learnt or scored there."""
     ignore_classes: NDArray[np.int64]
-    """(I,): the class that each region speaks of, -1 for every class."""
+    """(I,): the class to be ignored in each region, -1 for every class."""
     negatives: Boxes
     """(K, 4): hard negatives, background that was taken for an object and rejected."""
     negative_classes: NDArray[np.int64]
-    """(K,): the classes that they are not."""
+    """(K,): the classes that they were proposed for."""
     group: str = ""
-    """What must stay on one side of a split; empty: the image stands alone."""
+    """Samples of one group stay in one split; empty: the image is its own group."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """A dataset as a training takes it: two parts that share no group, and what it is."""
+    """A dataset as a training takes it: two splits, of which no group is in both."""
 
     name: str
     """The snapshot's, or the folder's; for people."""
@@ -56,9 +56,9 @@ class TrainingSet:
     """What ``held_out`` is called, e.g. ``val``."""
     digest: str
     """Hash of the content, 64 hex digits: the snapshot's manifest, or of a folder's names, file
-    sizes and boxes. Equal digests mean the same held-out part."""
+    sizes and boxes. Equal digests mean the same held-out images."""
     ontology: str = ""
-    """YAML text of the classes with phrases and questions; empty where nobody knows them."""
+    """YAML text of the classes with phrases and questions; empty where they are not known."""
     warnings: tuple[str, ...] = ()
     """What was left out or looks wrong, a sentence each, for a person."""
 

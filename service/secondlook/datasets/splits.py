@@ -1,9 +1,9 @@
-"""Which images belong together, and on which side of a split a group falls.
+"""Which images form a group, and which split a group falls into.
 
-Two images that show nearly the same, or come from one stream or folder, must not stand on both
-sides of a split: a detector would be tested on what it has learnt by heart. Of one fixed camera
-nothing would be left to test on, so its frames can be cut into blocks instead: what passes the
-camera in one block is mostly gone in the next.
+Two images that show nearly the same, or come from one stream or folder, must not be in different
+splits: a detector would be tested on what it has memorised. With one fixed camera nothing would be
+left to test on, so its frames can be cut into blocks instead: what passes the camera in one block
+is mostly gone in the next.
 """
 
 import hashlib
@@ -17,27 +17,27 @@ from numpy.typing import NDArray
 from secondlook.datasets.query import SplitShare
 
 NEAR = 6
-"""Bits that may differ in near duplicates, of 64. Measured: an image encoded again at quality 40
-or scaled to half or double its size differs in 6 at most, while no two of 128 photographs of
+"""Bits of 64 that may differ between near duplicates. Measured: an image encoded again at quality
+40 or scaled to half or double its size differs in 6 at most, while no two of 128 photographs of
 different things differ in fewer than 12. Sets taken at one place have nearer ones."""
 AT_ONCE = 1_000_000
-"""Pairs compared in one step: some 20 MB."""
+"""Pairs compared in one step, which takes some 20 MB."""
 SHORTEST = 10
 """Images in the first block of a run; each further block has one more than the block before.
 
-200 images make 13 blocks, 10,000 make 133 of up to 142. How many there are must not decide: those
-that come later would move earlier ones to the other side. One length for all is too short for a
-long stream, much of which would stand at an edge, or too long for a short one, which would not have
-a block for every part. Nor does time decide: of a frame the store has the number that its device
-gave, which need not be a time, and when it arrived, late and at once after a broken line."""
+200 images make 13 blocks, 10,000 make 133 of up to 142. The length must not depend on the number of
+images, or those that come later would move earlier ones to another split. One length for all is too
+short for a long stream, with many images at the edges of blocks, or too long for a short one, with
+fewer blocks than splits. Nor can it be a time: of a frame the store has the number that its device
+gave, which need not be a time, and its arrival, which is late and all at once after an outage."""
 _TURN = 0x9E3779B97F4A7C15
-"""2^64 by the golden ratio: of blocks that stand so far apart any 13 that follow one another reach
-every tenth of the range. Drawn by hash, one set of 13 in four would miss a given tenth."""
+"""2^64 divided by the golden ratio: with this distance between blocks, any 13 consecutive ones
+reach every tenth of the range. Placed by hash, one set of 13 in four would miss a given tenth."""
 
 Numbers = NDArray[np.int64]
 
 
-class Forest:
+class UnionFind:
     """Disjoint sets of the numbers 0 to ``count`` - 1."""
 
     def __init__(self, count: int) -> None:
@@ -51,7 +51,7 @@ class Forest:
             apart = a != b
             left, right = left[apart], right[apart]
             low, high = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
-            # Of several that want the same root only the lowest wins; the rest come round again.
+            # Of several with the same root only the lowest is joined; the rest follow next time.
             np.minimum.at(self._parents, high, low)
 
     def roots(self) -> Numbers:
@@ -63,25 +63,25 @@ class Forest:
             self._parents = further
 
 
-def join_near(forest: Forest, members: Numbers, signed: Numbers, near: int = NEAR) -> None:
-    """Put ``members`` together whose hashes differ in at most ``near`` bits.
+def join_near(sets: UnionFind, members: Numbers, signed: Numbers, near: int = NEAR) -> None:
+    """Join the ``members`` whose hashes differ in at most ``near`` bits.
 
-    ``members`` (N,) are numbers of the forest, ``signed`` (N,) their signed 64-bit hashes.
+    ``members`` (N,) are numbers of ``sets``, ``signed`` (N,) their signed 64-bit hashes.
     """
     distinct, first, which = np.unique(signed, return_index=True, return_inverse=True)
-    forest.join(members, members[first[which]])
+    sets.join(members, members[first[which]])
     hashes, members = distinct.view(np.uint64), members[first]
     for band in _bands(hashes, near):
-        roots = forest.roots()[members]
+        roots = sets.roots()[members]
         pairs = _near_pairs(hashes, roots, band, near)
-        for left, right in _gathered(pairs):
-            forest.join(members[left], members[right])
+        for left, right in _batched(pairs):
+            sets.join(members[left], members[right])
 
 
 def _bands(hashes: NDArray[np.uint64], near: int) -> Iterator[NDArray[np.uint64]]:
     """``near`` + 1 bands of the hashes' bits.
 
-    ``near`` differences leave at least one band untouched, so only hashes that agree in a whole
+    ``near`` differing bits leave at least one band equal, so only hashes that agree in a whole
     band need be compared.
     """
     edges = np.linspace(0, 64, near + 2).astype(int)
@@ -104,7 +104,7 @@ def _near_pairs(
 ) -> Iterator[tuple[Numbers, Numbers]]:
     """Places of the pairs that agree in the band and are near.
 
-    Plain images (night, sky) crowd one bucket of every band; once most of a bucket has one root,
+    Uniform images (night, sky) fill one bucket of every band; once most of a bucket has one root,
     only the others are compared.
     """
     for bucket in _buckets(band):
@@ -121,19 +121,19 @@ def _near_pairs(
             yield mine[left][other], bucket[right][other]
 
 
-def _gathered(pairs: Iterable[tuple[Numbers, Numbers]]) -> Iterator[tuple[Numbers, Numbers]]:
-    """The same pairs, many at a time: most buckets have none or a few."""
-    waiting: list[tuple[Numbers, Numbers]] = []
+def _batched(pairs: Iterable[tuple[Numbers, Numbers]]) -> Iterator[tuple[Numbers, Numbers]]:
+    """The same pairs in larger batches: most buckets have none or a few."""
+    pending: list[tuple[Numbers, Numbers]] = []
     count = 0
     for left, right in pairs:
         if len(left):
-            waiting.append((left, right))
+            pending.append((left, right))
             count += len(left)
         if count > AT_ONCE:
-            yield np.concatenate([a for a, _ in waiting]), np.concatenate([b for _, b in waiting])
-            waiting, count = [], 0
-    if waiting:
-        yield np.concatenate([a for a, _ in waiting]), np.concatenate([b for _, b in waiting])
+            yield np.concatenate([a for a, _ in pending]), np.concatenate([b for _, b in pending])
+            pending, count = [], 0
+    if pending:
+        yield np.concatenate([a for a, _ in pending]), np.concatenate([b for _, b in pending])
 
 
 def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -145,7 +145,7 @@ def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def group_id(name: str) -> str:
-    """What a group is called, 16 hex digits; ``name`` is the lowest of its members' names."""
+    """The id of a group, 16 hex digits; ``name`` is the lowest of its members' names."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -162,7 +162,7 @@ def block_of(place: int) -> int:
 
 
 def split_of(group: str, shares: Sequence[SplitShare]) -> str:
-    """The part that a group falls into: the same for the same group and shares, everywhere."""
+    """The split of a group: the same for the same group and shares, on every machine."""
     point = int(group, 16) / 2**64 * sum(share.weight for share in shares)
     for share in shares:
         point -= share.weight

@@ -1,1 +1,1 @@
-"""The embedded default: a drawn world, small models trained on it, and the recipes for both."""
+"""The embedded default: a world of rendered street scenes with exact truth."""

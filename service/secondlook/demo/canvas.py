@@ -1,7 +1,7 @@
-"""Display lists: what a figure is made of, drawn once as colour and once as identity.
+"""Display lists: the primitives of a figure, rasterised once as colour and once as identity.
 
-Every outline ends as a polygon or a stroke in canvas pixels, so that the colour image and the
-identity buffer are rasterised from the same primitives: the truth cannot drift from what is seen.
+Every outline ends as a polygon or a stroke in canvas pixels. The colour image and the identity
+buffer come from the same primitives, so the truth always matches the image.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from secondlook.demo.palette import Colour
 SUPERSAMPLE = 2
 """Canvas pixels along one side of an image pixel."""
 
-# Parts of a figure that the truth tells apart. CLUTTER hides what is behind it, AIR (shadows) hides
+# Parts of a figure that the truth distinguishes. CLUTTER hides what is behind it, SHADOW hides
 # nothing; neither has an identity.
-AIR, CLUTTER, BODY, FACE, GLASSES, HELMET = -2, -1, 0, 1, 2, 3
+SHADOW, CLUTTER, BODY, FACE, GLASSES, HELMET = -2, -1, 0, 1, 2, 3
 PARTS = 4
 
 Point = tuple[float, float]
@@ -30,7 +30,7 @@ _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 
 
 @dataclass(frozen=True)
-class Shape:
+class Primitive:
     """One primitive: a filled polygon, or a stroke when `width` is not 0.
 
     points: (N, 2) float64 canvas pixels; fill: RGB or RGBA; part: one of the part numbers above.
@@ -43,29 +43,29 @@ class Shape:
 
 
 class Pen:
-    """Collects the shapes of one figure, given in the figure's own units.
+    """Collects the primitives of one figure, given in the figure's own units.
 
     The origin is where the figure stands, y points down, and 1.0 is `scale` canvas pixels.
     """
 
     def __init__(
-        self, origin: Point, scale: float, *, flip: bool = False, lean: float = 0.0
+        self, origin: Point, scale: float, *, flip: bool = False, tilt: float = 0.0
     ) -> None:
-        """Stand at `origin` (canvas pixels); `flip` mirrors, `lean` (radians) tilts about it."""
-        self.shapes: list[Shape] = []
-        cos, sin = math.cos(lean) * scale, math.sin(lean) * scale
+        """Start at `origin` (canvas pixels); `flip` mirrors, `tilt` (radians) rotates about it."""
+        self.primitives: list[Primitive] = []
+        cos, sin = math.cos(tilt) * scale, math.sin(tilt) * scale
         sign = -1.0 if flip else 1.0
         self._matrix = np.array([[cos * sign, sin * sign], [-sin, cos]])
         self._origin = np.asarray(origin, dtype=np.float64)
         self._scale = scale
 
     def local(self, at: Point, wide: float, tall: float | None = None) -> Pen:
-        """A pen that draws into the same figure, its origin `at`, its units `wide` and `tall`.
+        """A pen for the same figure, with its origin `at` and the units `wide` and `tall`.
 
         Stroke widths are in units of `wide`; `tall` is `wide` unless given.
         """
         pen = Pen((0.0, 0.0), 1.0)
-        pen.shapes = self.shapes
+        pen.primitives = self.primitives
         pen._matrix = self._matrix * np.array([wide, wide if tall is None else tall])
         pen._origin = self._place([at])[0]
         pen._scale = self._scale * wide
@@ -73,7 +73,7 @@ class Pen:
 
     def polygon(self, points: Iterable[Point] | np.ndarray, fill: Colour, part: int = BODY) -> None:
         """Fill the outline through `points`, (N, 2) in figure units."""
-        self.shapes.append(Shape(self._place(points), fill, part))
+        self.primitives.append(Primitive(self._place(points), fill, part))
 
     def stroke(
         self,
@@ -85,7 +85,7 @@ class Pen:
     ) -> None:
         """Draw an open line, `width` figure units thick and at least `least` canvas pixels."""
         pixels = max(least, round(width * self._scale))
-        self.shapes.append(Shape(self._place(points), fill, part, pixels))
+        self.primitives.append(Primitive(self._place(points), fill, part, pixels))
 
     def ellipse(self, at: Point, radii: Point, fill: Colour, part: int = BODY) -> None:
         """Fill an ellipse with centre `at` and the two radii."""
@@ -136,38 +136,41 @@ def arc(at: Point, radii: Point, start: float, stop: float, count: int = 14) -> 
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii) + np.asarray(at)
 
 
-def extent(shapes: Iterable[Shape]) -> tuple[float, float, float, float]:
+def extent(primitives: Iterable[Primitive]) -> tuple[float, float, float, float]:
     """The xyxy extent in canvas pixels, stroke widths included, not cut by the border.
 
     There must be at least one shape.
     """
-    chosen = list(shapes)
-    points = np.concatenate([shape.points for shape in chosen])
+    chosen = list(primitives)
+    points = np.concatenate([primitive.points for primitive in chosen])
     half = np.repeat(
-        [shape.width / 2 for shape in chosen], [len(shape.points) for shape in chosen]
+        [primitive.width / 2 for primitive in chosen],
+        [len(primitive.points) for primitive in chosen],
     )[:, None]
     low, high = (points - half).min(axis=0), (points + half).max(axis=0)
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def paint(image: Image.Image, shapes: Iterable[Shape]) -> None:
-    """Draw the colours of `shapes` onto an RGB image; a fourth channel in a fill is its opacity."""
+def paint(image: Image.Image, primitives: Iterable[Primitive]) -> None:
+    """Draw `primitives` onto an RGB image; a fourth channel in a fill is its opacity."""
     opaque, glaze = ImageDraw.Draw(image), ImageDraw.Draw(image, "RGBA")
-    for shape in shapes:
-        _draw(glaze if len(shape.fill) == 4 else opaque, shape, shape.fill)
+    for primitive in primitives:
+        _draw(glaze if len(primitive.fill) == 4 else opaque, primitive, primitive.fill)
 
 
-def identify(buffer: Image.Image, shapes: Iterable[Shape], first: int) -> None:
+def paint_identities(buffer: Image.Image, primitives: Iterable[Primitive], first: int) -> None:
     """Draw identities onto an 8-bit buffer: `first` + part for parts, 0 for clutter."""
     draw = ImageDraw.Draw(buffer)
-    for shape in shapes:
-        if shape.part != AIR:
-            _draw(draw, shape, 0 if shape.part == CLUTTER else first + shape.part)
+    for primitive in primitives:
+        if primitive.part != SHADOW:
+            _draw(draw, primitive, 0 if primitive.part == CLUTTER else first + primitive.part)
 
 
-def _draw(draw: ImageDraw.ImageDraw, shape: Shape, fill: Colour | int) -> None:
-    flat = shape.points.ravel().tolist()
-    if shape.width:
-        draw.line(flat, fill=fill, width=shape.width, joint="curve" if shape.width > 2 else None)
+def _draw(draw: ImageDraw.ImageDraw, primitive: Primitive, fill: Colour | int) -> None:
+    flat = primitive.points.ravel().tolist()
+    if primitive.width:
+        draw.line(
+            flat, fill=fill, width=primitive.width, joint="curve" if primitive.width > 2 else None
+        )
     else:
         draw.polygon(flat, fill=fill)

@@ -1,4 +1,4 @@
-"""Drawing of heads: skin, eyes, brows, mouth and hair, with look-alikes of glasses among them."""
+"""Heads: skin, eyes, brows, mouth and hair, some of them easily mistaken for glasses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def hair_colour(rng: np.random.Generator) -> Colour:
 
 
 def long_hair(pen: Pen, head: Head, rng: np.random.Generator) -> None:
-    """Hair that falls behind the head and shoulders; to be drawn before the body."""
+    """Hair that falls behind the head and shoulders; to be added before the body."""
     end = -0.4 + rng.uniform(0.75, 1.15)
     head.pen(pen).rect((-0.58, -0.4, 0.58, end), shade(head.hair, 0.85), BODY, corner=0.35)
 
@@ -89,7 +89,7 @@ def _eyes(local: Pen, head: Head, rng: np.random.Generator) -> None:
 
 
 def _brows(local: Pen, head: Head, rng: np.random.Generator) -> None:
-    """Two brows; a quarter of them heavy enough to be taken for the rim of a frame."""
+    """Two brows; a quarter of them heavy enough to be mistaken for the rim of glasses."""
     heavy = rng.random() < 0.25
     thick = 0.08 if heavy else 0.037
     y, tilt = 0.03 - rng.uniform(0.12, 0.15), rng.uniform(-0.03, 0.03)

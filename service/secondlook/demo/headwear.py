@@ -1,4 +1,4 @@
-"""Drawing of what heads wear: glasses, helmets, hats, masks; and of helmets that nobody wears."""
+"""What heads wear: glasses, helmets, hats, masks; and helmets on the ground."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def worn_helmet(pen: Pen, head: Head, rng: np.random.Generator, colour: str) -> 
 
 
 def loose_helmet(pen: Pen, rng: np.random.Generator, colour: str, half: float) -> None:
-    """A helmet that nobody wears, lying where the pen stands, `half` its half width."""
+    """A helmet on the ground at the pen's origin, `half` its half width."""
     shadow(pen, half)
     paint = tint(rng, colour)
     local = pen.local((0, -half * 0.08), half)
@@ -133,7 +133,7 @@ def glasses(
 
 def _frame_colour(rng: np.random.Generator, behind: Colour, dark: bool) -> Colour:
     frame = (22, 22, 26) if dark and rng.random() < 0.6 else pick(rng, _FRAMES)
-    # A dark frame on dark hair or skin could not be decided by anyone.
+    # A dark frame on dark hair or skin could not be seen.
     if abs(luminance(frame) - luminance(behind)) < 55:
         return (232, 226, 210) if luminance(behind) < 110 else (20, 20, 24)
     return frame

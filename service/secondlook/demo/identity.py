@@ -1,4 +1,4 @@
-"""Identities: which figure every canvas pixel shows, and which figures show enough to be judged."""
+"""Identities: which figure each canvas pixel shows, and which figures are visible enough."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from secondlook.demo.canvas import FACE, GLASSES, HELMET, PARTS, SUPERSAMPLE, extent, identify
+from secondlook.demo.canvas import (
+    FACE,
+    GLASSES,
+    HELMET,
+    PARTS,
+    SUPERSAMPLE,
+    extent,
+    paint_identities,
+)
 from secondlook.demo.staging import Figure, head_inside, share_inside
 
-# A thing that shows less than this is taken out of the scene, so that no truth is a guess.
+# A thing that is less visible than this is removed from the scene: its truth would be a guess.
 _LEAST_VISIBLE = 0.35
 _LEAST_FACE_VISIBLE = 0.75
 _LEAST_WORN_VISIBLE = 0.6
@@ -20,7 +28,7 @@ _LEAST_SIDE = 8.0
 
 
 def first_identity(order: int) -> int:
-    """The identity of part 0 of the figure that is drawn in place `order`; 0 is clutter."""
+    """The identity of part 0 of figure number `order` in the drawing order; 0 is clutter."""
     return 1 + order * PARTS
 
 
@@ -30,21 +38,21 @@ def rasterise(figures: list[Figure], canvas: tuple[int, int]) -> tuple[np.ndarra
     Figure k, farthest first, has the identities first_identity(k) + part.
     """
     buffer = Image.new("L", canvas, 0)
-    drawn = np.zeros(256, dtype=np.int64)
+    unhidden = np.zeros(256, dtype=np.int64)
     for order, figure in enumerate(figures):
         first = first_identity(order)
-        identify(buffer, figure.shapes, first)
+        paint_identities(buffer, figure.primitives, first)
         if figure.noun is not None:
             window = _window(figure, canvas)
             if window is not None:
                 counts = np.bincount(np.asarray(buffer.crop(window)).ravel(), minlength=256)
-                drawn[first : first + PARTS] = counts[first : first + PARTS]
-    return np.asarray(buffer), drawn
+                unhidden[first : first + PARTS] = counts[first : first + PARTS]
+    return np.asarray(buffer), unhidden
 
 
 def _window(figure: Figure, canvas: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """The figure's extent cut to the canvas, in whole pixels; None when it lies outside."""
-    x0, y0, x1, y1 = extent(s for s in figure.shapes if s.part >= 0)
+    x0, y0, x1, y1 = extent(s for s in figure.primitives if s.part >= 0)
     box = (
         max(int(x0) - 2, 0),
         max(int(y0) - 2, 0),
@@ -54,32 +62,37 @@ def _window(figure: Figure, canvas: tuple[int, int]) -> tuple[int, int, int, int
     return box if box[0] < box[2] and box[1] < box[3] else None
 
 
-def decidable(
+def recognisable(
     figures: list[Figure], canvas: tuple[int, int], unit: float
 ) -> tuple[list[Figure], np.ndarray]:
-    """The figures that can be judged, and their identity buffer.
+    """The figures that can be recognised, and their identity buffer.
 
-    Too hidden, too small or too far outside ones go. Taking a figure away only shows more of the
-    others, so one pass is enough.
+    Those too hidden, too small or too far outside are removed. Removing a figure only makes others
+    more visible, so one pass is enough.
     """
-    ids, drawn = rasterise(figures, canvas)
-    seen = np.bincount(ids.ravel(), minlength=256)
+    ids, unhidden = rasterise(figures, canvas)
+    visible = np.bincount(ids.ravel(), minlength=256)
     kept = [
         figure
         for order, figure in enumerate(figures)
-        if figure.noun is None or _judgeable(figure, order, ids, drawn, seen, unit)
+        if figure.noun is None or _is_recognisable(figure, order, ids, unhidden, visible, unit)
     ]
     if len(kept) < len(figures):
         ids, _ = rasterise(kept, canvas)
     return kept, ids
 
 
-def _judgeable(
-    figure: Figure, order: int, ids: np.ndarray, drawn: np.ndarray, seen: np.ndarray, unit: float
+def _is_recognisable(
+    figure: Figure,
+    order: int,
+    ids: np.ndarray,
+    unhidden: np.ndarray,
+    visible: np.ndarray,
+    unit: float,
 ) -> bool:
     first = first_identity(order)
     height, width = ids.shape
-    own, left = drawn[first : first + PARTS], seen[first : first + PARTS]
+    own, left = unhidden[first : first + PARTS], visible[first : first + PARTS]
     if (
         own.sum() == 0
         or left.sum() < _LEAST_VISIBLE * own.sum()

@@ -1,4 +1,4 @@
-"""The same images under other labels: what a student would have learnt without the second look.
+"""The same images with other labels: what a student would learn without verification.
 
 Each function takes the training set of a snapshot and gives one with the same images, classes and
 split, so that nothing but the labels differs between two students.
@@ -11,26 +11,26 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.ontology import Ontology
 from secondlook.core.types import Boxes
 from secondlook.datasets.samples import Sample, TrainingSet
-from secondlook.evaluation.matching import Detection, TrueBox, evaluate
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook.evaluation.matching import ScoredBox, TrueBox, evaluate
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import Judgement, LabelResult, Outcome
 
 THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 """Single thresholds that are tried."""
 NO_BOXES, NO_CLASSES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 
 Named = tuple[str, tuple[float, float, float, float]]
-"""A class and a box, pixel xyxy."""
+"""A class name and a box, pixel xyxy."""
 
 
-def unverified(
+def proposer_labels(
     data: TrainingSet, results: Mapping[str, LabelResult], threshold: float
 ) -> TrainingSet:
-    """Labels are what the proposer alone scored at ``threshold`` or above.
+    """The labels are what the proposer alone scored at ``threshold`` or above.
 
-    ``results``: by hash of the image. There is nothing to ignore and nothing was rejected.
+    ``results``: by hash of the image. There are no ignore regions and no hard negatives.
     """
     return _relabelled(
         data,
@@ -41,29 +41,29 @@ def unverified(
     )
 
 
-def exact(data: TrainingSet, truth: Mapping[str, Sequence[TrueBox]]) -> TrainingSet:
-    """Labels are the truth; by hash of the image."""
+def true_labels(data: TrainingSet, truth: Mapping[str, Sequence[TrueBox]]) -> TrainingSet:
+    """The labels are the truth, by hash of the image."""
     return _relabelled(
         data, {sha256: [(t.class_name, t.box) for t in of] for sha256, of in truth.items()}
     )
 
 
-def careful(
+def confident_labels(
     data: TrainingSet, results: Mapping[str, LabelResult], accept: float, reject: float
 ) -> TrainingSet:
-    """Labels are what was accepted with a probability of ``accept`` or more; what was rejected
-    with one of ``reject`` or less is a hard negative, and all between is a doubt.
+    """The labels are what was accepted with a probability of ``accept`` or more; what was rejected
+    with one of ``reject`` or less is a hard negative, and all between is ignored.
 
     ``results``: by hash of the image.
     """
 
     def outcome(judgement: Judgement) -> Outcome:
-        sure = {
+        confident = {
             Outcome.ACCEPT: judgement.probability >= accept,
             Outcome.REJECT: judgement.probability <= reject,
             Outcome.UNSURE: True,
         }
-        return judgement.outcome if sure[judgement.outcome] else Outcome.UNSURE
+        return judgement.outcome if confident[judgement.outcome] else Outcome.UNSURE
 
     def named(wanted: Outcome) -> Mapping[str, list[Named]]:
         return {
@@ -74,8 +74,8 @@ def careful(
     return _relabelled(data, *map(named, (Outcome.ACCEPT, Outcome.UNSURE, Outcome.REJECT)))
 
 
-def doubts_as_background(data: TrainingSet) -> TrainingSet:
-    """What nobody is sure of is learnt as background, as it is where there are only labels."""
+def ignore_as_background(data: TrainingSet) -> TrainingSet:
+    """Ignore regions are learnt as background, as by a trainer that knows labels only."""
 
     def without(samples: Iterable[Sample]) -> tuple[Sample, ...]:
         return tuple(replace(s, ignore=NO_BOXES, ignore_classes=NO_CLASSES) for s in samples)
@@ -90,14 +90,14 @@ def best_threshold(
 ) -> float:
     """The single threshold whose labels agree best with the truth, by F1 over all classes.
 
-    Nobody who has no truth could choose it: the best that the proposer alone can be used at.
+    It needs the truth, so it is an upper bound for the proposer alone.
     """
 
     def f1(threshold: float) -> float:
         pairs = (
             (
                 [
-                    Detection(j.class_name, j.box, j.score)
+                    ScoredBox(j.class_name, j.box, j.score)
                     for j in result.judgements
                     if j.score >= threshold
                 ],
@@ -113,19 +113,19 @@ def best_threshold(
 def _relabelled(
     data: TrainingSet,
     labels: Mapping[str, Sequence[Named]],
-    doubts: Mapping[str, Sequence[Named]] = MappingProxyType({}),
+    ignored: Mapping[str, Sequence[Named]] = MappingProxyType({}),
     rejected: Mapping[str, Sequence[Named]] = MappingProxyType({}),
 ) -> TrainingSet:
-    places = {name: place for place, name in enumerate(data.classes)}
+    indices = {name: index for index, name in enumerate(data.classes)}
 
     def known(some: Sequence[Named]) -> tuple[Boxes, NDArray[np.int64]]:
-        ours = [(places[name], box) for name, box in some if name in places]
+        ours = [(indices[name], box) for name, box in some if name in indices]
         boxes = np.array([box for _, box in ours], np.float32).reshape(-1, 4)
-        return boxes, np.array([place for place, _ in ours], np.int64)
+        return boxes, np.array([index for index, _ in ours], np.int64)
 
     def of(sample: Sample) -> Sample:
         boxes, classes = known(labels[sample.sha256])
-        ignore, ignore_classes = known(doubts.get(sample.sha256, ()))
+        ignore, ignore_classes = known(ignored.get(sample.sha256, ()))
         negatives, negative_classes = known(rejected.get(sample.sha256, ()))
         return replace(
             sample,

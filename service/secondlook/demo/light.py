@@ -1,4 +1,4 @@
-"""Weather, light and sensor: what happens to a drawn scene before it becomes an image."""
+"""Weather, light and sensor: how a rendered scene becomes a photo-like image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 
 def expose(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """The (H, W, 3) uint8 image of the drawn `image`, at a random hour and in any weather."""
+    """The (H, W, 3) uint8 image of the rendered `image`, at a random hour and in random weather."""
     if rng.random() < 0.12:
         image = _precipitation(image, rng)
     if rng.random() < 0.5:
@@ -35,7 +35,7 @@ class Daylight:
         self._phase = rng.uniform(0, 2 * np.pi)
 
     def expose(self, image: Image.Image, time: float, rng: np.random.Generator) -> np.ndarray:
-        """The (H, W, 3) uint8 image at `time`, in rounds of the drift."""
+        """The (H, W, 3) uint8 image at `time`, in periods of the drift."""
         if self._blur:
             image = image.filter(ImageFilter.GaussianBlur(self._blur))
         drift = 1 + 0.04 * np.sin(2 * np.pi * time + self._phase)

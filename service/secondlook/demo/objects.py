@@ -1,13 +1,13 @@
-"""Drawing of cars, dogs, trees and balls.
+"""Cars, dogs, trees and balls.
 
-Each function draws with a pen that stands on the ground; its unit is the height of a person there.
+Each function takes a pen with its origin on the ground; its unit is the height of a person there.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from secondlook.demo.canvas import AIR, Pen, arc, ellipse
+from secondlook.demo.canvas import SHADOW, Pen, arc, ellipse
 from secondlook.demo.palette import Colour, pick, shade, tint
 
 _COATS = (
@@ -31,8 +31,10 @@ _GLASS = ((150, 186, 208), (96, 118, 136), (60, 74, 90))
 
 
 def shadow(pen: Pen, half_width: float, opacity: int = 70) -> None:
-    """A soft patch on the ground below a figure; it hides nothing."""
-    pen.ellipse((0.02, -0.01), (half_width, half_width * 0.16 + 0.01), (10, 10, 14, opacity), AIR)
+    """A soft shadow on the ground below a figure; it hides nothing."""
+    pen.ellipse(
+        (0.02, -0.01), (half_width, half_width * 0.16 + 0.01), (10, 10, 14, opacity), SHADOW
+    )
 
 
 def car(pen: Pen, rng: np.random.Generator, colour: str, length: float, height: float) -> None:

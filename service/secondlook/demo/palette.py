@@ -1,4 +1,4 @@
-"""Colours: the six that the truth names, and the ways to vary one without leaving its name."""
+"""Colours: the six named ones of the truth, and variations that keep their name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAINTS: dict[str, Colour] = {
 
 
 def tint(rng: np.random.Generator, colour: str) -> Colour:
-    """An RGB variant of a named colour: the name stays certain, the value does not."""
+    """A random RGB variant of a named colour, still clearly of that name."""
     base = np.array(_PAINTS[colour]) * rng.uniform(0.86, 1.06) + rng.uniform(-12, 12, 3)
     return tuple(int(c) for c in np.clip(base, 12, 252))
 

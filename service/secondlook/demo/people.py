@@ -1,4 +1,4 @@
-"""Drawing of people: one unit high, with a cartoon's large head, so that faces keep pixels."""
+"""People: one unit high, with a cartoon's large head, so that faces have enough pixels."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Wear:
         return frozenset(name for name, on in worn.items() if on)
 
 
-def dress(rng: np.random.Generator) -> Wear:
-    """Choose what one person wears.
+def sample_wear(rng: np.random.Generator) -> Wear:
+    """Choose at random what one person wears.
 
     40 % have glasses on the eyes, 16 % pushed up; 25 % a helmet, 17 % a hat; 12 % a mask.
     """
     eyewear = rng.random()
     on_head = 0.4 <= eyewear < 0.56
     top = rng.random()
-    # No helmet goes with pushed-up glasses: the others wear one oftener, to keep a quarter in all.
+    # Nobody with pushed-up glasses wears a helmet: the others do more often, for a quarter in all.
     helmeted = not on_head and top < 0.3
     return Wear(
         glasses=bool(eyewear < 0.4),

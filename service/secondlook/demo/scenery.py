@@ -1,4 +1,4 @@
-"""Streets without things: sky, walls, ground, and the clutter that no ontology names."""
+"""Empty streets: sky, walls, ground, and clutter that belongs to no class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops
 
-from secondlook.demo.canvas import CLUTTER, Pen, Shape, arc, paint
+from secondlook.demo.canvas import CLUTTER, Pen, Primitive, arc, paint
 from secondlook.demo.objects import shadow
 from secondlook.demo.palette import pick, shade
 
@@ -64,7 +64,7 @@ def _ground(rng: np.random.Generator, rows: np.ndarray, top: int) -> None:
             rows[start : start + 4] *= 0.75
 
 
-def _far(rng: np.random.Generator, width: int, horizon: float) -> list[Shape]:
+def _far(rng: np.random.Generator, width: int, horizon: float) -> list[Primitive]:
     """Clouds and what stands along the horizon: houses, a hedge or hills."""
     pen = Pen((0.0, 0.0), 1.0)
     for _ in range(rng.integers(0, 4)):
@@ -97,7 +97,7 @@ def _far(rng: np.random.Generator, width: int, horizon: float) -> list[Shape]:
                 pick(rng, ((130, 150, 140), (110, 140, 110), (150, 156, 170))),
                 CLUTTER,
             )
-    return pen.shapes
+    return pen.primitives
 
 
 def _house(pen: Pen, rng: np.random.Generator, box: tuple[float, float, float, float]) -> None:
@@ -134,7 +134,7 @@ def _hedge(pen: Pen, rng: np.random.Generator, width: int, horizon: float) -> No
         )
 
 
-def _markings(rng: np.random.Generator, width: int, height: int, horizon: float) -> list[Shape]:
+def _markings(rng: np.random.Generator, width: int, height: int, horizon: float) -> list[Primitive]:
     """Joints, dashes and stains on the ground."""
     pen = Pen((0.0, 0.0), 1.0)
     for _ in range(rng.integers(0, 3)):
@@ -150,7 +150,7 @@ def _markings(rng: np.random.Generator, width: int, height: int, horizon: float)
             (30, 30, 30, int(rng.integers(20, 60))),
             CLUTTER,
         )
-    return pen.shapes
+    return pen.primitives
 
 
 def lamp(pen: Pen, rng: np.random.Generator) -> None:

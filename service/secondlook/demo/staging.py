@@ -1,4 +1,4 @@
-"""Who stands where in a scene: things and clutter in depth, the nearer ones lower and larger."""
+"""Where figures stand in a scene: things and clutter in depth, the nearer ones lower and larger."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from secondlook.demo import headwear, objects, scenery
-from secondlook.demo.canvas import FACE, GLASSES, HELMET, SUPERSAMPLE, Pen, Shape, extent
+from secondlook.demo.canvas import FACE, GLASSES, HELMET, SUPERSAMPLE, Pen, Primitive, extent
 from secondlook.demo.palette import COLOURS
-from secondlook.demo.people import Wear, dress, person
+from secondlook.demo.people import Wear, person, sample_wear
 
 _OTHERS = ("car", "tree", "ball", "dog", "helmet")
 _OTHER_SHARES = (0.24, 0.2, 0.25, 0.19, 0.12)
@@ -19,18 +19,18 @@ _ATTEMPTS = 14
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawn thing, or clutter (`noun` None); `ground` is the canvas row that it stands on."""
+    """A thing, or clutter (`noun` None); `ground` is the canvas row that it stands on."""
 
     noun: str | None
     colour: str | None
     wear: Wear
     ground: float
-    shapes: tuple[Shape, ...]
+    primitives: tuple[Primitive, ...]
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place taken: where to stand, the height of a person there, and the boxes to keep clear."""
+    """An occupied place: where it is, the height of a person there, and the boxes to keep clear."""
 
     x: float
     ground: float
@@ -66,7 +66,7 @@ def set_stage(rng: np.random.Generator, width: int, height: int, size: int) -> S
     return Stage(width, height, height * rng.uniform(0.28, 0.48), far, near)
 
 
-def fill(rng: np.random.Generator, stage: Stage) -> list[Figure]:
+def populate(rng: np.random.Generator, stage: Stage) -> list[Figure]:
     """Every figure of a scene, farthest first. About 3 % of scenes hold clutter alone."""
     figures: list[Figure] = []
     spots: list[Spot] = []
@@ -94,20 +94,20 @@ def _add(
     noun: str | None,
     deepest: float,
 ) -> None:
-    found = settle(rng, stage, noun, spots, deepest)
+    found = place(rng, stage, noun, spots, deepest)
     if found is not None:
         spots.append(found[0])
         figures.extend(found[1])
 
 
-def settle(
+def place(
     rng: np.random.Generator,
     stage: Stage,
     noun: str | None,
     taken: Sequence[Spot],
     deepest: float = 1.0,
 ) -> tuple[Spot, list[Figure]] | None:
-    """Find room for one figure among the spots taken and draw it; None after some attempts.
+    """Find room for one figure among the taken spots and build it; None after some attempts.
 
     `noun` None is clutter; `deepest` in (0, 1] is how near it may stand.
     """
@@ -166,12 +166,12 @@ def _covered(
 
 
 def _build(rng: np.random.Generator, spot: Spot, noun: str | None) -> list[Figure]:
-    """Draw the figure for a spot: one, or a bench together with the helmet that lies on it."""
+    """The figure for a spot: one, or a bench together with the helmet that lies on it."""
     flip = bool(rng.random() < 0.5)
-    lean = float(rng.normal(0, 0.04)) if noun in ("person", "tree") else 0.0
-    pen = Pen((spot.x, spot.ground), spot.scale, flip=flip, lean=lean)
+    tilt = float(rng.normal(0, 0.04)) if noun in ("person", "tree") else 0.0
+    pen = Pen((spot.x, spot.ground), spot.scale, flip=flip, tilt=tilt)
     colour = str(rng.choice(COLOURS)) if noun in ("car", "ball", "helmet") else None
-    wear = dress(rng) if noun == "person" else Wear()
+    wear = sample_wear(rng) if noun == "person" else Wear()
     if noun == "helmet" and rng.random() < 0.3:
         return _bench_with_helmet(rng, spot, colour or "")
     if noun == "person":
@@ -190,7 +190,7 @@ def _build(rng: np.random.Generator, spot: Spot, noun: str | None) -> list[Figur
         objects.ball(pen, rng, colour or "", float(rng.uniform(0.1, 0.19)))
     else:
         headwear.loose_helmet(pen, rng, colour or "", float(rng.uniform(0.15, 0.2)))
-    return [Figure(noun, colour, wear, spot.ground, tuple(pen.shapes))]
+    return [Figure(noun, colour, wear, spot.ground, tuple(pen.primitives))]
 
 
 def _bench_with_helmet(rng: np.random.Generator, spot: Spot, colour: str) -> list[Figure]:
@@ -201,18 +201,18 @@ def _bench_with_helmet(rng: np.random.Generator, spot: Spot, colour: str) -> lis
     scenery.bench(seat, rng)
     headwear.loose_helmet(on_top, rng, colour, float(rng.uniform(0.15, 0.2)))
     return [
-        Figure(None, None, Wear(), spot.ground, tuple(seat.shapes)),
-        Figure("helmet", colour, Wear(), spot.ground + 0.01, tuple(on_top.shapes)),
+        Figure(None, None, Wear(), spot.ground, tuple(seat.primitives)),
+        Figure("helmet", colour, Wear(), spot.ground + 0.01, tuple(on_top.primitives)),
     ]
 
 
 def head_inside(figure: Figure, width: int, height: int) -> bool:
     """Whether the face and what it wears lie wholly inside a canvas of `width` by `height`."""
-    x0, y0, x1, y1 = extent(s for s in figure.shapes if s.part in (FACE, GLASSES, HELMET))
+    x0, y0, x1, y1 = extent(s for s in figure.primitives if s.part in (FACE, GLASSES, HELMET))
     return x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height
 
 
 def share_inside(figure: Figure, width: int, height: int) -> float:
     """The share of a figure's extent that lies inside a canvas of `width` by `height`, 0 to 1."""
-    box = extent(s for s in figure.shapes if s.part >= 0)
+    box = extent(s for s in figure.primitives if s.part >= 0)
     return _covered(box, (0.0, 0.0, float(width), float(height)))

@@ -12,38 +12,38 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from secondlook.demo.canvas import SUPERSAMPLE, Shape, paint
-from secondlook.demo.identity import decidable
+from secondlook.demo.canvas import SUPERSAMPLE, Primitive, paint
+from secondlook.demo.identity import recognisable
 from secondlook.demo.light import Daylight
 from secondlook.demo.scenery import backdrop
-from secondlook.demo.staging import Figure, Spot, set_stage, settle
+from secondlook.demo.staging import Figure, Spot, place, set_stage
 from secondlook.demo.world import Scene, truth_of
 
 ASPECT = 4 / 3
 DRIFT_FRAMES = 1500
-"""Frames in one round of the light's drift."""
-_COMERS = ("person", "car", "dog", "ball", "helmet")
+"""Frames in one period of the light's drift."""
+_NOUNS = ("person", "car", "dog", "ball", "helmet")
 _SHARES = (0.52, 0.16, 0.14, 0.12, 0.06)
 _SPEEDS = {"person": (0.8, 2.4), "car": (2.5, 5.0), "dog": (1.2, 3.0)}
 """Canvas pixels a frame, of what moves."""
 _STANDING = 0.35
-"""Share of those that stand for a while instead."""
+"""Share of people, cars and dogs that stand for a while instead of moving."""
 _STAY_FRAMES = 400
-_COME = 0.05
-"""Chance that somebody comes with a frame while there is room."""
+_ARRIVAL = 0.05
+"""Chance per frame that something arrives while there is room."""
 
 
 @dataclass
 class _Resident:
-    """What is in the street for a while."""
+    """Something that is in the street for a while."""
 
     spot: Spot
     figures: list[Figure]
     x: float
-    """Where it is now; its figures are drawn at the spot's."""
+    """Where it is now; its figures are built at the spot's."""
     speed: float
     leaves: int
-    """The frame with which one that stands is gone."""
+    """The frame at which one that stands disappears."""
 
 
 def frames(
@@ -51,7 +51,7 @@ def frames(
 ) -> Iterator[Scene]:
     """Frames 0 to `count` − 1 of the camera `seed`, `size` pixels wide; the sides are 4 to 3.
 
-    With each frame whose number is in `changes` the camera looks at another place. The same
+    At each frame whose number is in `changes` the camera moves to another place. The same
     arguments give the same frames, and a smaller count the first of them. Raises ValueError for a
     size below 64.
     """
@@ -80,32 +80,32 @@ class _Place:
         self._still: list[Spot] = []
         self._fixed: list[Figure] = []
         for noun in ("tree",) * int(rng.integers(1, 3)) + (None,) * int(rng.integers(1, 4)):
-            if found := settle(rng, self._stage, noun, self._still):
+            if found := place(rng, self._stage, noun, self._still):
                 self._still.append(found[0])
                 self._fixed += found[1]
         self._room = int(rng.integers(4, 8))
         self._residents: list[_Resident] = []
         for _ in range(self._room - 1):
-            self._come(frame=0, inside=True)
+            self._add_resident(frame=0, inside=True)
 
     def frame(self, number: int) -> Scene:
         """The next image, as frame `number`."""
         rng = self._rng
-        self._go_on(number)
-        if len(self._residents) < self._room and rng.random() < _COME:
-            self._come(number, inside=False)
+        self._advance(number)
+        if len(self._residents) < self._room and rng.random() < _ARRIVAL:
+            self._add_resident(number, inside=False)
         moved = [_moved(f, r.x - r.spot.x) for r in self._residents for f in r.figures]
         figures = sorted([*self._fixed, *moved], key=lambda figure: figure.ground)
-        figures, ids = decidable(figures, self._canvas, self._size / 320)
+        figures, ids = recognisable(figures, self._canvas, self._size / 320)
         image = self._backdrop.copy()
         for figure in figures:
-            paint(image, figure.shapes)
+            paint(image, figure.primitives)
         time = number / DRIFT_FRAMES
         pixels = self._light.expose(image.reduce(SUPERSAMPLE), time, rng)
         return Scene(pixels, truth_of(figures, ids))
 
-    def _go_on(self, number: int) -> None:
-        """One frame later."""
+    def _advance(self, number: int) -> None:
+        """Move everything by one frame."""
         for resident in self._residents:
             resident.x += resident.speed
         self._residents = [r for r in self._residents if self._is_there(r, number)]
@@ -116,13 +116,13 @@ class _Place:
         half = (resident.spot.box[2] - resident.spot.box[0]) / 2
         return -half < resident.x < self._canvas[0] + half
 
-    def _come(self, frame: int, inside: bool) -> None:
-        """Somebody or something new: anywhere if `inside`, else walkers from beyond the border."""
+    def _add_resident(self, frame: int, inside: bool) -> None:
+        """Add something: anywhere if `inside`; otherwise what moves starts beyond the border."""
         rng = self._rng
-        noun = str(rng.choice(_COMERS, p=_SHARES))
+        noun = str(rng.choice(_NOUNS, p=_SHARES))
         stands = noun not in _SPEEDS or rng.random() < _STANDING
         taken = [*self._still, *(r.spot for r in self._residents if not r.speed)]
-        found = settle(rng, self._stage, noun, taken if stands else [])
+        found = place(rng, self._stage, noun, taken if stands else [])
         if found is None:
             return
         spot, figures = found
@@ -142,5 +142,7 @@ def _moved(figure: Figure, by: float) -> Figure:
     if not by:
         return figure
     shift = np.array([by, 0.0])
-    shapes = tuple(Shape(s.points + shift, s.fill, s.part, s.width) for s in figure.shapes)
-    return replace(figure, shapes=shapes)
+    primitives = tuple(
+        Primitive(s.points + shift, s.fill, s.part, s.width) for s in figure.primitives
+    )
+    return replace(figure, primitives=primitives)

@@ -1,8 +1,8 @@
-"""The demo world: drawn street scenes with exact truth.
+"""The demo world: synthetic street scenes with exact truth.
 
 People wear glasses on the eyes, pushed up on the head, or none; there are helmets, dogs, cars,
-trees and balls in colours, and clutter that no class names. The truth comes from a buffer of
-identities that is drawn with the image.
+trees and balls in colours, and clutter that belongs to no class. The truth comes from a buffer of
+identities that is rendered with the image.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from secondlook.demo.canvas import GLASSES, HELMET, PARTS, SUPERSAMPLE, paint
-from secondlook.demo.identity import decidable, first_identity, visible_box
+from secondlook.demo.identity import first_identity, recognisable, visible_box
 from secondlook.demo.light import expose
 from secondlook.demo.palette import COLOURS
 from secondlook.demo.scenery import backdrop
-from secondlook.demo.staging import Figure, fill, set_stage
+from secondlook.demo.staging import Figure, populate, set_stage
 
 __all__ = [
     "ATTRIBUTES",
@@ -65,7 +65,7 @@ class Scene:
 
 
 class Attribute(NamedTuple):
-    """An attribute class: the noun it narrows, its question, and the rule of its truth."""
+    """An attribute class: the noun it narrows, its question, and its truth."""
 
     noun: str
     question: str
@@ -96,33 +96,33 @@ def classes_of(thing: Thing) -> tuple[str, ...]:
 
 
 def scene(seed: int, index: int, size: int = 320) -> Scene:
-    """Draw scene `index` of the world `seed`; its longest side is `size` pixels.
+    """Render scene `index` of the world `seed`; its longest side is `size` pixels.
 
-    Depends on nothing but the arguments, so scenes may be drawn in any order. The sides are between
-    0.6 and 1.67 to each other. Raises ValueError for a size below 64.
+    Depends on nothing but the arguments, so scenes may be rendered in any order. The ratio of the
+    sides is between 0.6 and 1.67. Raises ValueError for a size below 64.
     """
     if size < 64:
         raise ValueError(f"a scene needs a size of at least 64 pixels, got {size}")
     rng = np.random.default_rng([seed, index])
-    width, height = _shape(rng, size)
+    width, height = _image_size(rng, size)
     canvas = (width * SUPERSAMPLE, height * SUPERSAMPLE)
     stage = set_stage(rng, *canvas, size)
     image = backdrop(rng, *canvas, stage.horizon)
-    figures = fill(rng, stage)
-    figures, ids = decidable(figures, canvas, size / 320)
+    figures = populate(rng, stage)
+    figures, ids = recognisable(figures, canvas, size / 320)
     things = truth_of(figures, ids)
     for figure in figures:
-        paint(image, figure.shapes)
+        paint(image, figure.primitives)
     return Scene(expose(image.reduce(SUPERSAMPLE), rng), things)
 
 
-def _shape(rng: np.random.Generator, size: int) -> tuple[int, int]:
+def _image_size(rng: np.random.Generator, size: int) -> tuple[int, int]:
     ratio = 1.0 if rng.random() < 0.15 else math.exp(rng.uniform(math.log(0.6), math.log(1.67)))
     return (size, round(size / ratio)) if ratio >= 1 else (round(size * ratio), size)
 
 
 def truth_of(figures: list[Figure], ids: np.ndarray) -> tuple[Thing, ...]:
-    """What has a name among `figures`, farthest first, by their (H, W) buffer of identities."""
+    """The things among `figures`, farthest first, by their (H, W) buffer of identities."""
     things: list[Thing] = []
     for order, figure in enumerate(figures):
         if figure.noun is None:
@@ -163,12 +163,12 @@ def write_world(
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for index in range(count):
-        drawn = scene(seed, index, size)
+        rendered = scene(seed, index, size)
         file_name = f"{index:06d}.jpg"
-        Image.fromarray(drawn.image).save(out / "images" / file_name, quality=JPEG_QUALITY)
-        height, width = drawn.image.shape[:2]
+        Image.fromarray(rendered.image).save(out / "images" / file_name, quality=JPEG_QUALITY)
+        height, width = rendered.image.shape[:2]
         images.append({"id": index + 1, "file_name": file_name, "width": width, "height": height})
-        for thing in drawn.things:
+        for thing in rendered.things:
             for name in classes_of(thing):
                 annotations.append(
                     _annotation(len(annotations) + 1, index + 1, number[name], thing.box)
@@ -200,7 +200,7 @@ def _annotation(
 
 def ontology_yaml() -> str:
     """The world's ontology: nouns, and attribute classes with phrase, question and group."""
-    # Propose low and let the second look cut: most things that are found late score little.
+    # A low proposer threshold, as the verification rejects: hard things score low.
     lines = ["defaults: {threshold: 0.1}", "classes:"]
     for noun in NOUNS:
         lines.append(
@@ -211,7 +211,7 @@ def ontology_yaml() -> str:
             f"  {name}:",
             f"    phrases: [{attribute.noun}]",
             f"    question: {attribute.question}",
-            # Chosen on other scenes than the ones that figures are told of.
+            # Chosen on other scenes than those that results are reported on.
             "    threshold: 0.4",
             "    accept: 0.8",
         ]

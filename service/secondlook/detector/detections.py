@@ -1,4 +1,4 @@
-"""What a detector finds on one image."""
+"""The detections of one image."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from secondlook.core.boxes import clip, nms
 from secondlook.core.types import Boxes
 
-MOST = 100
-"""Detections kept of an image: as many as COCO's figures look at."""
-COMPARED = 2 * MOST
-"""With each other, of an image; the best ones."""
-SAME_IOU = 0.7
-"""Beyond it two boxes of one class are one object. A student of the DETR family should predict
-a set, but after minutes of training it still finds every fifth object twice. Between 0.5 and 0.8
+MAX_DETECTIONS = 100
+"""Detections kept of an image: as many as COCO's metrics count."""
+NMS_CANDIDATES = 2 * MAX_DETECTIONS
+"""Detections of an image that are compared with each other: the best ones."""
+NMS_IOU = 0.7
+"""IoU above which two boxes of one class are one object. Students (DETR family) should predict a
+set, but after minutes of training one still finds every fifth object twice. Between 0.5 and 0.8
 mAP and F1 hardly depend on the number (docs/decisions/0017)."""
 
 
@@ -47,28 +47,28 @@ class Detections:
         return Detections(self.boxes[rows], self.scores[rows], self.classes[rows])
 
 
-def detections_of(
+def select_detections(
     scores: NDArray[np.float32], boxes: NDArray[np.float32], width: int, height: int, floor: float
 ) -> Detections:
-    """The detections of one image in what a student says of it.
+    """The detections of one image from a student's output.
 
     ``scores``: (queries, classes) in [0, 1]; ``boxes``: (queries, 4) xyxy relative to the image,
-    whose size ``width`` × ``height`` is in pixels. Kept are the ``MOST`` best pairs of query and
-    class with a score of at least ``floor``, without those that overlap a better one of their class
-    by more than ``SAME_IOU``; equal scores keep the order of the queries.
+    whose size ``width`` × ``height`` is in pixels. Kept are the ``MAX_DETECTIONS`` best pairs of
+    query and class with a score of at least ``floor``, after non-maximum suppression within each
+    class at ``NMS_IOU``; equal scores keep the order of the queries.
     """
     pixel = clip(boxes * np.array([width, height, width, height], np.float32), width, height)
     queries, classes = np.nonzero((scores >= floor) & _has_area(pixel)[:, None])
     found = scores[queries, classes]
-    best = np.argsort(-found, kind="stable")[:COMPARED]
+    best = np.argsort(-found, kind="stable")[:NMS_CANDIDATES]
     every = Detections(
         pixel[queries[best]],
         found[best].astype(np.float32, copy=False),
         classes[best].astype(np.int64, copy=False),
     )
-    return every.take(nms(every.boxes, every.scores, SAME_IOU, every.classes)[:MOST])
+    return every.take(nms(every.boxes, every.scores, NMS_IOU, every.classes)[:MAX_DETECTIONS])
 
 
 def _has_area(boxes: Boxes) -> NDArray[np.bool_]:
-    """(N,) whether both sides are longer than nothing."""
+    """(N,) whether both sides are longer than 0."""
     return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)

@@ -1,4 +1,4 @@
-"""The values of the agent: a frame, what was found in it, and why a frame could not be read."""
+"""Values of the agent: a frame, its detections, and why a frame could not be read."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ class Frame:
     """For people: the file's name, or the moment of a camera's frame."""
     monotonic: float
     """Seconds on a clock that never jumps: when it was taken, or, of a video file, its place in
-    it. Only differences mean anything."""
+    it. Only differences are meaningful."""
     wall: float
     """Seconds since 1970 by the device's clock, which may be wrong."""
     encoded: bytes = b""
-    """The image's own file, where there is one: sent as it is."""
+    """The image's own file, where there is one: uploaded unchanged."""
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A frame that could not be read; the ones after it may be sound."""
+class SkippedFrame:
+    """A frame that could not be read; the next ones may be readable."""
 
     name: str
     reason: str
@@ -38,15 +38,15 @@ class Detection:
 
     class_name: str
     probability: float
-    """That it is right, [0, 1]: the student's score, calibrated on its held-out images."""
+    """P(the detection is right), [0, 1]: the score, calibrated on the student's held-out images."""
     score: float
     """The student's raw score, [0, 1]."""
     box: tuple[float, float, float, float]
     """Pixel xyxy in the frame."""
     certain: bool = True
-    """Whether the score reaches the threshold that the student's training chose for the class."""
+    """Whether the score reaches the student's threshold for the class."""
 
 
 def certain(found: Iterable[Detection]) -> tuple[Detection, ...]:
-    """The detections that count as found; the rest is of use to ``choosing`` only."""
+    """The detections that count as found; the others serve the selection of frames only."""
     return tuple(detection for detection in found if detection.certain)

@@ -1,4 +1,4 @@
-"""What an ONNX file may hold here, checked before onnxruntime sees it.
+"""What an ONNX file may contain, checked before onnxruntime reads it.
 
 The format can name other files of the disk as the place of its weights ("external data"), and can
 hold loops and functions. A student needs none of these, so a file that has any is refused: it reads
@@ -8,7 +8,7 @@ no file of the device, and its running time is what its nodes cost once.
 from functools import cache
 from typing import Any
 
-from secondlook.core.errors import Damaged
+from secondlook_client.errors import Damaged
 
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Tensor": {"external_data": (13, "Skipped"), "data_location": (14, "")},

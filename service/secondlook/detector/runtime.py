@@ -1,4 +1,8 @@
-"""The student in onnxruntime."""
+"""The student in onnxruntime: from images of any size to detections.
+
+Also what decides how it runs: the precision (int8 where this processor is faster with it), the
+threads, and ``stretch``, the one way in which images reach a student.
+"""
 
 import os
 import platform
@@ -13,116 +17,59 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from secondlook.core.errors import BadSetting, Damaged, MissingExtra, NotFound
 from secondlook.core.types import Pixels
 from secondlook.detector import self_test
-from secondlook.detector.detections import Detections, detections_of
+from secondlook.detector.detections import Detections, select_detections
 from secondlook.detector.manifest import (
     FP32,
     INT8,
     SELF_TEST,
-    Manifest,
+    StudentManifest,
     read_manifest,
     read_verified,
 )
 from secondlook.detector.onnx_safety import refuse_unsafe
-
-# Which of a student's models runs: float32, or int8 where that is quicker.
-
-FILES = {"fp32": FP32, "int8": INT8}
-PRECISIONS = ("auto", *FILES)
-_QUICK = {"avx512_vnni", "avx_vnni", "asimddp"}
-"""As Linux names it: products of bytes are summed in one step, on x86 and on ARM."""
-_MOST = 2**16
-"""Bytes that are read about the first processors; the others are alike."""
-
-
-def chosen(asked: str, names: Collection[str]) -> str:
-    """``fp32`` or ``int8``, of a student that has the files ``names``.
-
-    ``auto`` is int8 where this processor is quick at it and there is such a model, or no other.
-    Raises ``BadSetting``.
-    """
-    if asked not in PRECISIONS:
-        raise BadSetting(f"precision {asked!r} is unknown; known are {', '.join(PRECISIONS)}")
-    if asked != "auto":
-        return asked
-    if INT8 in names and (multiplies_bytes() or FP32 not in names):
-        return "int8"
-    return "fp32"
-
-
-def files_needed(asked: str, names: Collection[str]) -> tuple[str, ...]:
-    """Of the files that a student has, those that it runs with, besides its manifest.
-
-    Without an int8 model, which an export may have left out, int8 means fp32.
-    """
-    model = FILES[chosen(asked, names)]
-    return (model if model in names else FP32, SELF_TEST)
-
-
-@cache
-def multiplies_bytes() -> bool:
-    """Whether int8 is quicker than float32 on this processor; False where that is not known."""
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    try:
-        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as file:
-            return not _QUICK.isdisjoint(file.read(_MOST).split())
-    except OSError:
-        return False
-
-
-# From an image of any size to the pixels that a student sees.
-
-
-def stretch(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """The image stretched to ``size`` (width, height), (H, W, 3) uint8, contiguous.
-
-    The one way in which images reach a student: training's evaluation, the parity check and the
-    device share it, since another filter costs a point of mAP. Far larger images are first
-    averaged down by whole factors (``reducing_gap``), which is several times faster than filtering
-    every pixel and hard to tell from it.
-    """
-    width, height = size
-    if pixels.shape[:2] == (height, width):
-        return np.ascontiguousarray(pixels)
-    image = PILImage.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize(size, PILImage.Resampling.BILINEAR, reducing_gap=2.0))
-
+from secondlook_client.errors import BadSetting, Damaged, MissingExtra, NotFound
 
 BATCH = 8
-"""Images a run: larger batches gain nothing on a CPU and take memory."""
+"""Images in one run: larger batches gain nothing on a CPU and take memory."""
 MAX_THREADS = 4
-"""Of one detector, unless more are asked for."""
-LARGE = 6 * 2**20
-"""Bytes of a model from which threads share the work on one image. In a smaller one the steps
-are so short that handing them over costs more than it gains; there each thread has images of
-its own."""
+"""Of one detector, unless more are set."""
+SHARED_THREADS_BYTES = 6 * 2**20
+"""Size of a model from which threads share the work on one image. In a smaller one the steps are so
+short that handing them over costs more than it gains; there each thread has images of its own."""
 INPUT = "images"
 """(B, H, W, 3) uint8 RGB at the manifest's input size; B is free."""
 OLDER_INPUT = "pictures"
-"""What older exports call it."""
+"""The input's name in older exports."""
 OUTPUTS = ("scores", "boxes")
 """(B, Q, C) in [0, 1] and (B, Q, 4) xyxy relative to the image, both float32."""
+FILES = {"fp32": FP32, "int8": INT8}
+PRECISIONS = ("auto", *FILES)
 _CLIP = 1e-6
 """Scores this near to 0 and 1 are taken as that: a logit has no end."""
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}
+"""Linux's names for instructions that sum products of bytes in one step, on x86 and on ARM."""
+_CPUINFO_BYTES = 2**16
+"""Enough for the first processors; the others are alike."""
 
 
 class OnnxDetector:
     """A small detector, ready to run. Thread-safe; calls from several threads run side by side."""
 
-    def __init__(self, model: bytes, manifest: Manifest, precision: str, threads: int = 0) -> None:
-        """``open`` is the usual way; this one checks neither hashes nor the self-test.
+    def __init__(
+        self, model: bytes, manifest: StudentManifest, precision: str, threads: int = 0
+    ) -> None:
+        """Checks neither hashes nor the self-test; ``open`` is the usual way.
 
-        Raises ``Damaged`` for a model that does not keep the contract of ``INPUT`` and
+        Raises ``Damaged`` for a model whose inputs and outputs are not ``INPUT`` and
         ``OUTPUTS``, and ``MissingExtra``.
         """
         self.manifest = manifest
         self.precision = precision
         """``fp32`` or ``int8``."""
         count = threads if threads > 0 else min(available_cpus(), MAX_THREADS)
-        within = count if len(model) >= LARGE else 1
+        within = count if len(model) >= SHARED_THREADS_BYTES else 1
         self._workers = count // within
         self._pool = ThreadPoolExecutor(self._workers, "student") if self._workers > 1 else None
         self._session = _open_session(model, manifest, within)
@@ -131,14 +78,16 @@ class OnnxDetector:
     def open(cls, folder: Path, precision: str = "auto", threads: int = 0) -> "OnnxDetector":
         """Open a student folder, compare its files with their hashes and run its self-test.
 
-        ``precision``: ``fp32``, ``int8`` or ``auto``, the quicker one of those in the folder.
-        ``threads``: that work at once; 0: as many as this process may use, at most
+        ``precision``: ``fp32``, ``int8`` or ``auto``, the faster one of those in the folder.
+        ``threads``: 0 for as many as this process may use, at most
         ``MAX_THREADS``. Raises ``NotFound`` for a folder or a precision that is not there,
         ``Damaged`` for files that are not what the manifest names or a model that fails its
         self-test, ``BadSetting`` and ``MissingExtra``.
         """
         manifest = read_manifest(folder)
-        precision = chosen(precision, [n for n in manifest.files if (folder / n).is_file()])
+        precision = choose_precision(
+            precision, [n for n in manifest.files if (folder / n).is_file()]
+        )
         if FILES[precision] not in manifest.files:
             raise NotFound(
                 f"the student {manifest.name} has no {precision} model (its export left it out); "
@@ -160,8 +109,8 @@ class OnnxDetector:
     def detect(self, images: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
         """Find objects on images of any size, (H, W, 3) uint8 RGB; ``BATCH`` at a time.
 
-        Kept is what scores at least ``floor``, at most 100 an image. Raises ``Damaged`` when the
-        model fails or gives what no detector gives; another model should take its place then.
+        Kept are scores of at least ``floor``, at most 100 an image. Raises ``Damaged`` when the
+        model fails or its output is not that of a detector; use another model then.
         """
         session, pool = self._session, self._pool
         if session is None:
@@ -185,14 +134,14 @@ class OnnxDetector:
         return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
     def close(self) -> None:
-        """Let go of the model's memory. A ``detect`` that is running ends as usual."""
-        self._session = self._pool = None  # a pool that nobody holds ends its threads
+        """Free the model's memory. A ``detect`` that is running ends as usual."""
+        self._session = self._pool = None  # an unreferenced pool ends its threads
 
     def _detect(self, session: Any, images: Sequence[Pixels], floor: float) -> list[Detections]:
         size = self.manifest.input_size
         scores, boxes = self._run(session, np.stack([stretch(pixels, size) for pixels in images]))
         return [
-            detections_of(of_scores, of_boxes, pixels.shape[1], pixels.shape[0], floor)
+            select_detections(of_scores, of_boxes, pixels.shape[1], pixels.shape[0], floor)
             for pixels, of_scores, of_boxes in zip(images, scores, boxes, strict=True)
         ]
 
@@ -212,19 +161,76 @@ class OnnxDetector:
                 f"image(s) and {classes} class(es): it does not belong to its manifest"
             )
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
-            raise Damaged("the model gives numbers that are not finite; use the one before it")
+            raise Damaged("the model gives numbers that are not finite; use the version before it")
         return scores, boxes
 
 
-def _open_session(model: bytes, manifest: Manifest, threads: int) -> Any:
-    """An onnxruntime session of a model that keeps the contract; it reads no file."""
-    runtime = _runtime()
+def stretch(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """The image stretched to ``size`` (width, height), (H, W, 3) uint8, contiguous.
+
+    Training's evaluation, the parity check and the device share it, since another filter costs a
+    point of mAP. Far larger images are first averaged down by whole factors (``reducing_gap``),
+    which is several times faster than filtering every pixel and hard to tell from it.
+    """
+    width, height = size
+    if pixels.shape[:2] == (height, width):
+        return np.ascontiguousarray(pixels)
+    image = PILImage.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize(size, PILImage.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def choose_precision(asked: str, names: Collection[str]) -> str:
+    """``fp32`` or ``int8``, of a student that has the files ``names``.
+
+    ``auto`` is int8 where this processor is fast at it and there is such a model, or no other.
+    Raises ``BadSetting``.
+    """
+    if asked not in PRECISIONS:
+        raise BadSetting(f"precision {asked!r} is unknown; known are {', '.join(PRECISIONS)}")
+    if asked != "auto":
+        return asked
+    if INT8 in names and (has_fast_int8() or FP32 not in names):
+        return "int8"
+    return "fp32"
+
+
+def required_files(asked: str, names: Collection[str]) -> tuple[str, ...]:
+    """Of the files that a student has, those that it runs with, besides its manifest.
+
+    Without an int8 model, which an export may have left out, int8 means fp32.
+    """
+    model = FILES[choose_precision(asked, names)]
+    return (model if model in names else FP32, SELF_TEST)
+
+
+@cache
+def has_fast_int8() -> bool:
+    """Whether int8 is faster than float32 on this processor; False where that is not known."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as file:
+            return not _INT8_FLAGS.isdisjoint(file.read(_CPUINFO_BYTES).split())
+    except OSError:
+        return False
+
+
+def available_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _open_session(model: bytes, manifest: StudentManifest, threads: int) -> Any:
+    """An onnxruntime session of a checked model; it reads no file."""
+    runtime = _import_onnxruntime()
     refuse_unsafe(model)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong is raised; a device's log has no room twice
-    # The bytes were checked as ONNX; onnxruntime would also take its own format by their looks.
+    options.log_severity_level = 4  # errors are raised; a device's log need not hold them twice
+    # The bytes were checked as ONNX; onnxruntime would also detect and take its own format.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # Threads that wait in a loop for more work would take the cores of the camera and the network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -239,14 +245,7 @@ def _open_session(model: bytes, manifest: Manifest, threads: int) -> Any:
     return session
 
 
-def available_cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _check_contract(session: Any, manifest: Manifest) -> None:
+def _check_contract(session: Any, manifest: StudentManifest) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     taken = [value.name for value in inputs]
     given = sorted(value.name for value in outputs)
@@ -263,7 +262,7 @@ def _check_contract(session: Any, manifest: Manifest) -> None:
         )
 
 
-def _runtime() -> Any:
+def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as cause:

@@ -1,7 +1,7 @@
-"""The self-test of a student: an image, and what the model said of it when it was exported.
+"""The self-test of a student: an image, and the detections of the model when it was exported.
 
-A device runs it before it trusts a model. The hashes say that the bytes are right; this says that
-onnxruntime, on this processor, makes of them what it made where they were exported.
+A device runs it before it uses a model. The hashes show that the bytes are right; this shows that
+onnxruntime, on this processor, computes from them what it computed where they were exported.
 """
 
 import io
@@ -14,30 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.core.boxes import iou
-from secondlook.core.errors import Damaged
 from secondlook.core.files import replacing
 from secondlook.core.types import Pixels
-from secondlook.detector.detections import SAME_IOU, Detections
+from secondlook.detector.detections import NMS_IOU, Detections
+from secondlook_client.errors import Damaged
 
-MOST = 8
+MAX_EXPECTED = 8
 """Detections expected of an image: the best ones."""
-LEAST = 0.1
-"""And only from this score on, besides the very best: what is nearly zero is ranked by rounding."""
+MIN_EXPECTED_SCORE = 0.1
+"""Lowest score of an expected detection, besides the best: rounding ranks those near zero."""
 MAX_UNPACKED = 2**25
 """Bytes; the image of the largest input takes half of it."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a detection may be from what was expected of it."""
+    """How far a detection may be from the expected one."""
 
     score: float
     iou: float
 
 
-TOLERANCES = {"fp32": Tolerance(0.02, SAME_IOU), "int8": Tolerance(0.15, 0.6)}
-"""Processors sum in another order, so scores differ in the last digits; where two queries say
-nearly the same, the other one may be kept. int8 differs more: x86 without VNNI adds pairs of
+TOLERANCES = {"fp32": Tolerance(0.02, NMS_IOU), "int8": Tolerance(0.15, 0.6)}
+"""Processors sum in another order, so scores differ in the last digits; where two queries
+nearly agree, the other one may be kept. int8 differs more: x86 without VNNI adds pairs of
 products in 16 bits, which saturate."""
 
 
@@ -47,17 +47,17 @@ class SelfTest:
 
     image: Pixels
     expected: Mapping[str, Detections]
-    """By precision, ``fp32`` or ``int8``; boxes in pixels of ``image``, at most ``MOST``."""
+    """By precision, ``fp32`` or ``int8``; at most ``MAX_EXPECTED``, in pixels of ``image``."""
 
 
 def write_self_test(path: Path, test: SelfTest) -> None:
-    """Write it, compressed, whole or not at all. Raises ``StorageFull``.
+    """Write it, compressed, atomically. Raises ``StorageFull``.
 
-    Of what was found, best first, only what can be expected again is kept.
+    Of the detections, best first, only those that can be expected again are kept.
     """
     arrays: dict[str, NDArray[np.generic]] = {"image": test.image}
     for precision, found in test.expected.items():
-        count = min(MOST, max(1, int((found.scores >= LEAST).sum())))
+        count = min(MAX_EXPECTED, max(1, int((found.scores >= MIN_EXPECTED_SCORE).sum())))
         arrays[f"{precision}_boxes"] = found.boxes[:count]
         arrays[f"{precision}_scores"] = found.scores[:count]
         arrays[f"{precision}_classes"] = found.classes[:count]

@@ -1,5 +1,5 @@
-"""The agent on a device: looks at images with a student, sends back what is worth learning from.
+"""The agent on a device: detects with a student, and sends back the frames worth learning from.
 
-It runs for weeks with nobody near: needs onnxruntime, numpy, Pillow and grpcio, never torch, and
-keeps memory and disk bounded. ``agent`` is the loop that everything else is handed to.
+It runs unattended for weeks: it needs onnxruntime, numpy, Pillow and grpcio, never torch, and its
+memory and disk are bounded. ``agent`` is the loop, ``app`` builds it from settings.
 """

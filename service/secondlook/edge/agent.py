@@ -1,9 +1,9 @@
-"""The loop of the agent: a frame, what is in it, whom that concerns, and whether it is sent.
+"""The agent's loop: read a frame, detect, call the hooks, select, hand over to the sender.
 
-    source ─▶ slot (the model in use) ─▶ hooks ─▶ chooser ─▶ sender (spool, server)
+    FrameSource ─▶ ModelRunner ─▶ hooks ─▶ FrameSelector ─▶ Sender (spool, server)
 
-Nothing in it waits for a network or a full disk (a folder, whose images run nowhere, waits for a
-slow one), and nothing that goes wrong with one frame ends it. Everything is counted.
+Nothing in it waits for a network or a full disk (images of a folder, which are not lost meanwhile,
+wait for a slow one), and nothing that goes wrong with one frame ends it. Everything is counted.
 """
 
 import logging
@@ -12,34 +12,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from secondlook.core.images import perceptual_hash
-from secondlook.detector.frames import Detection, Frame, Skipped, certain
-from secondlook.edge.health import Health, Rate, resident_bytes, tell_systemd
+from secondlook.core.perceptual_hash import perceptual_hash
+from secondlook.detector.frames import Detection, Frame, SkippedFrame, certain
+from secondlook.edge.health import FrameRate, Health, notify_systemd, resident_bytes
 from secondlook.edge.hooks import Hook
-from secondlook.edge.model_trial import Loaded, ModelSlot
-from secondlook.edge.sender import Sent
-from secondlook.edge.sources import Source
-from secondlook.selection.frames import Chooser, Reason
+from secondlook.edge.model_trial import LoadedModel, ModelRunner
+from secondlook.edge.sender import SenderState
+from secondlook.edge.sources import FrameSource
+from secondlook.selection.frames import FrameSelector, SelectionReason
 
 log = logging.getLogger(__name__)
 
 READ_S = 0.5
-"""How long the loop waits for a frame before it looks whether it shall stop."""
+"""How long the loop waits for a frame before it checks whether to stop."""
 DISK_S = 5.0
 """How long images of a folder wait for a slow disk; a camera's are dropped at once."""
 WATCHDOG_S = 2.0
-"""Between two words to systemd's watchdog."""
-TOLD_ANEW_S = 60.0
-"""After which the same trouble is logged again."""
-_NOTHING_SENT = Sent(0, 0, 0, 0, 0, 0, False, "")
+"""Between two notifications of systemd's watchdog."""
+LOG_AGAIN_S = 60.0
+"""After which the same kind of error is logged again."""
+_NOTHING_SENT = SenderState(0, 0, 0, 0, 0, 0, False, "")
 
 
-class Outlet(Protocol):
-    """Where chosen frames go: ``sending.Sender``."""
+class FrameSink(Protocol):
+    """Where selected frames go: ``sender.Sender``."""
 
     @property
-    def state(self) -> Sent:
-        """Where they are."""
+    def state(self) -> SenderState:
+        """What became of them."""
 
     def offer(self, frame: Frame, reason: str, wait_s: float = 0.0) -> bool:
         """Take one, within this time."""
@@ -50,79 +50,79 @@ class Agent:
 
     def __init__(
         self,
-        source: Source,
-        slot: ModelSlot,
+        source: FrameSource,
+        runner: ModelRunner,
         hooks: Sequence[Hook] = (),
-        chooser: Chooser | None = None,
-        outlet: Outlet | None = None,
+        selector: FrameSelector | None = None,
+        sink: FrameSink | None = None,
         *,
-        model_changed: Callable[[Loaded], None] = lambda model: None,
+        on_model: Callable[[LoadedModel], None] = lambda model: None,
         refused_models: Callable[[], Mapping[str, str]] = dict,
         problems: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """Without ``outlet`` nothing is sent. ``model_changed`` hears of each new model in use."""
+        """Without ``sink`` nothing is sent. ``on_model`` is called with each new model in use."""
         self._source = source
-        self._slot = slot
+        self._runner = runner
         self._hooks = hooks
-        self._chooser = chooser
-        self._outlet = outlet
-        self._model_changed = model_changed
+        self._selector = selector
+        self._sink = sink
+        self._on_model = on_model
         self._refused_models = refused_models
         self._problems = problems
-        self._model: Loaded | None = None
+        self._model: LoadedModel | None = None
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
-        self._chosen = Counter({reason.value: 0 for reason in Reason})
-        self._rate = Rate()
+        self._selected = Counter({reason.value: 0 for reason in SelectionReason})
+        self._rate = FrameRate()
         self._ms = 0.0
         self._error, self._error_at = "", 0.0
         self._logged: dict[str, float] = {}
-        self._fed_at = 0.0
+        self._notified_at = 0.0
 
-    def run(self, stopped: Callable[[], bool], most: int = 0) -> None:
-        """Look at frames until ``stopped()``, the end of the source, or ``most`` frames (0: all).
+    def run(self, stopped: Callable[[], bool], max_frames: int = 0) -> None:
+        """Process frames until ``stopped()``, the end of the source, or ``max_frames`` (0: all).
 
-        Raises ``BrokenPipeError`` when nobody reads what is printed any more.
+        Raises ``BrokenPipeError`` when the reader of standard output is gone.
         """
-        tell_systemd("READY=1")
+        notify_systemd("READY=1")
         read = 0
-        while not stopped() and not self._source.ended and (not most or read < most):
-            self._feed_watchdog()
+        while not stopped() and not self._source.ended and (not max_frames or read < max_frames):
+            self._notify_watchdog()
             frame = self._source.read(READ_S)
-            if isinstance(frame, Skipped):
-                self._counts["damaged"] += 1
-                self._trouble("frame", f"{frame.name}: {frame.reason}")
+            if isinstance(frame, SkippedFrame):
+                self._counts["unreadable"] += 1
+                self._record_error("frame", f"{frame.name}: {frame.reason}")
             elif frame is not None:
-                self._one(frame)
+                self._process(frame)
             read += frame is not None
-        tell_systemd("STOPPING=1")
+        notify_systemd("STOPPING=1")
 
     def health(self) -> Health:
-        """How everything is now."""
-        sent = self._outlet.state if self._outlet is not None else _NOTHING_SENT
+        """The present state."""
+        sent = self._sink.state if self._sink is not None else _NOTHING_SENT
         model, counts = self._model, self._counts
         problems = {k: v for k, v in {"sending": sent.problem, **self._problems()}.items() if v}
         return Health(
             uptime_s=round(time.monotonic() - self._began, 1),
-            at=round(time.time(), 1),
+            timestamp=round(time.time(), 1),
             frames=counts["frames"],
-            fps=round(self._rate.a_second, 2),
+            fps=round(self._rate.per_second, 2),
             detect_ms=round(self._ms, 2),
             detections=counts["detections"],
-            damaged=counts["damaged"],
-            overtaken=self._source.overtaken,
-            unseen=counts["unseen"],
+            unreadable=counts["unreadable"],
+            superseded=self._source.superseded,
+            not_processed=counts["not_processed"],
             hook_failures=counts["hook_failures"],
             model=model.detector.manifest.name if model else "",
             model_version=model.version if model else 0,
             model_digest=model.digest if model else "",
-            swaps=self._slot.swaps,
-            went_back=self._slot.went_back,
+            swaps=self._runner.swaps,
+            failed_trials=self._runner.failed_trials,
             refused_models=dict(self._refused_models()),
-            chosen=dict(self._chosen),
-            sent=sent.spooled,
-            spooled=sent.pending,
-            spooled_bytes=sent.pending_bytes,
+            selected=dict(self._selected),
+            spooled=sent.spooled,
+            pending=sent.pending,
+            pending_bytes=sent.pending_bytes,
             acknowledged=sent.acknowledged,
             dropped=sent.dropped,
             refused_frames=sent.refused,
@@ -133,8 +133,8 @@ class Agent:
             rss_bytes=resident_bytes(),
         )
 
-    def _one(self, frame: Frame) -> None:
-        found = self._looked(frame)
+    def _process(self, frame: Frame) -> None:
+        found = self._detect(frame)
         if found is None:
             return
         for hook in self._hooks:
@@ -142,45 +142,45 @@ class Agent:
                 hook(frame, certain(found))
             except BrokenPipeError:
                 raise
-            except Exception as cause:  # the user's code; their log shows it, the loop goes on
+            except Exception as cause:  # the user's code; the log shows it, the loop goes on
                 self._counts["hook_failures"] += 1
-                self._trouble("hook", f"the hook failed: {type(cause).__name__}: {cause}")
-        if self._chooser is not None and self._outlet is not None:
-            reason = self._chooser.choose(found, perceptual_hash(frame.pixels), frame.monotonic)
+                self._record_error("hook", f"the hook failed: {type(cause).__name__}: {cause}")
+        if self._selector is not None and self._sink is not None:
+            reason = self._selector.select(found, perceptual_hash(frame.pixels), frame.monotonic)
             if reason is not None:
-                self._chosen[reason.value] += 1
-                self._outlet.offer(frame, reason.value, 0 if self._source.live else DISK_S)
+                self._selected[reason.value] += 1
+                self._sink.offer(frame, reason.value, 0 if self._source.live else DISK_S)
 
-    def _looked(self, frame: Frame) -> tuple[Detection, ...] | None:
+    def _detect(self, frame: Frame) -> tuple[Detection, ...] | None:
         """What the model finds; None when there is none, or it fails on this frame."""
         try:
-            seen = self._slot.look(frame.pixels)
-        except Exception as cause:  # of a model that has worked: the next frame may be better
-            self._counts["unseen"] += 1
-            self._trouble("model", f"the model failed on {frame.name}: {cause}")
+            detections = self._runner.detect(frame.pixels)
+        except Exception as cause:  # of a model that has worked: the next frame may be fine
+            self._counts["not_processed"] += 1
+            self._record_error("model", f"the model failed on {frame.name}: {cause}")
             return None
-        if self._slot.current is not None and self._slot.current is not self._model:
-            self._model = self._slot.current
-            self._model_changed(self._model)
-        if seen is None:
-            self._counts["unseen"] += 1
+        if self._runner.current is not None and self._runner.current is not self._model:
+            self._model = self._runner.current
+            self._on_model(self._model)
+        if detections is None:
+            self._counts["not_processed"] += 1
             return None
         self._rate.count()
         self._counts["frames"] += 1
-        self._counts["detections"] += sum(d.certain for d in seen.found)
-        self._ms = seen.ms if not self._ms else 0.95 * self._ms + 0.05 * seen.ms
-        return seen.found
+        self._counts["detections"] += sum(d.certain for d in detections.found)
+        self._ms = detections.ms if not self._ms else 0.95 * self._ms + 0.05 * detections.ms
+        return detections.found
 
-    def _trouble(self, kind: str, told: str) -> None:
+    def _record_error(self, kind: str, message: str) -> None:
         """Remember the last error; log each kind at most once a minute."""
-        self._error, self._error_at = told, time.time()
+        self._error, self._error_at = message, time.time()
         now = time.monotonic()
-        if now - self._logged.get(kind, -TOLD_ANEW_S) >= TOLD_ANEW_S:
+        if now - self._logged.get(kind, -LOG_AGAIN_S) >= LOG_AGAIN_S:
             self._logged[kind] = now
-            log.warning("%s", told)
+            log.warning("%s", message)
 
-    def _feed_watchdog(self) -> None:
+    def _notify_watchdog(self) -> None:
         now = time.monotonic()
-        if now - self._fed_at >= WATCHDOG_S:
-            self._fed_at = now
-            tell_systemd("WATCHDOG=1")
+        if now - self._notified_at >= WATCHDOG_S:
+            self._notified_at = now
+            notify_systemd("WATCHDOG=1")

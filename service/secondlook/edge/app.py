@@ -8,25 +8,107 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from secondlook.core.errors import BadOntology, BadSetting, MissingExtra, NotFound, SecondlookError
-from secondlook.core.ontology import Ontology
 from secondlook.detector.manifest import INT8, read_manifest
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.edge.agent import Agent
-from secondlook.edge.health import Health, HealthFile, HealthPort
+from secondlook.edge.health import Health, HealthFile, HealthServer
 from secondlook.edge.hooks import Hook
-from secondlook.edge.model_cache import Shelf
-from secondlook.edge.model_trial import Loaded, ModelSlot
-from secondlook.edge.model_updater import Updates, UpdateSettings
-from secondlook.edge.sender import Sender, teaching
+from secondlook.edge.model_cache import ModelCache
+from secondlook.edge.model_trial import LoadedModel, ModelRunner, TrialListener
+from secondlook.edge.model_updater import ModelUpdater
+from secondlook.edge.sender import CaptureTarget, Sender, student_target
 from secondlook.edge.settings import EdgeSettings
 from secondlook.edge.sources import open_source
-from secondlook.selection.frames import Chooser, read_budget, write_budget
-from secondlook_client import Client, ClientError, RetryPolicy, SpoolLimits
-
-# Opening a student on a device.
+from secondlook.selection.frames import FrameSelector, read_budget, write_budget
+from secondlook_client import Client, RetryPolicy, SpoolLimits
+from secondlook_client.errors import (
+    BadOntology,
+    BadSetting,
+    MissingExtra,
+    NotFound,
+    SecondlookError,
+)
+from secondlook_client.ontology import Ontology
 
 log = logging.getLogger(__name__)
+
+RETRY = RetryPolicy(first_s=0.2, longest_s=10.0, unavailable_s=5.0)
+"""Each call is retried for seconds only: the agent asks again at the next poll, for weeks."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunningAgent:
+    """An agent with its sender and health port."""
+
+    agent: Agent
+    sender: Sender | None
+    health_port: int | None
+    """Where its health is served, if it is."""
+
+
+def run_agent(
+    settings: EdgeSettings,
+    hooks: Sequence[Hook],
+    stopped: Callable[[], bool],
+    *,
+    ontology: Ontology | None = None,
+    max_frames: int = 0,
+    ready: Callable[[RunningAgent], None] = lambda running: None,
+) -> Health:
+    """Run until ``stopped()``, the end of the source or ``max_frames``; its health at the end.
+
+    After the last frame of a source it waits a while until the server has all selected frames.
+    Raises as ``running_agent``.
+    """
+    with running_agent(settings, hooks, ontology) as running:
+        ready(running)
+        running.agent.run(stopped, max_frames)
+        if running.sender is not None:
+            running.sender.flush(settings.flush_s, stopped)
+        return running.agent.health()
+
+
+@contextmanager
+def running_agent(
+    settings: EdgeSettings, hooks: Sequence[Hook] = (), ontology: Ontology | None = None
+) -> Iterator[RunningAgent]:
+    """An agent that is ready for ``run``; everything is closed at the end.
+
+    ``ontology``: classes to label instead of the student's. Raises ``BadSetting``, ``NotFound``
+    where there is no model or no source, ``MissingExtra`` and ``SpoolUnusable``: what cannot
+    start. Later problems are reported in the health only.
+    """
+    _check(settings)
+    with ExitStack() as stack:
+        client = None
+        if settings.server:
+            client = stack.enter_context(Client(settings.server, retry=RETRY))
+        models = _Models(settings, client)
+        stack.callback(models.close)
+        models.offer_first()
+        source = open_source(
+            settings.source,
+            fps=settings.fps,
+            follow=settings.follow,
+            frame_interval_s=settings.frame_interval_s,
+        )
+        stack.callback(source.close)
+        target = _TargetSwitch(settings.stream or socket.gethostname(), ontology)
+        selector = None
+        if client is not None:
+            selector, target.sender = _open_sender(settings, client, target, stack)
+        agent = Agent(
+            source,
+            models.runner,
+            hooks,
+            selector,
+            target.sender,
+            on_model=target.model_changed,
+            refused_models=models.refused,
+            problems=lambda: {"models": models.problem, "classes": target.problem},
+        )
+        models.follow_server()
+        yield RunningAgent(agent, target.sender, _publish_health(settings, agent, stack))
 
 
 def open_student(folder: Path, precision: str = "auto", threads: int = 0) -> OnnxDetector:
@@ -40,218 +122,137 @@ def open_student(folder: Path, precision: str = "auto", threads: int = 0) -> Onn
     return OnnxDetector.open(folder, precision, threads)
 
 
-RETRY = RetryPolicy(first_s=0.2, longest_s=10.0, unavailable_s=5.0)
-"""A device tries for weeks; what is given up after seconds comes again at its next turn."""
-
-
-@dataclass(frozen=True, eq=False)
-class Running:
-    """An agent with everything around it."""
-
-    agent: Agent
-    sender: Sender | None
-    health_port: int | None
-    """Where it answers, when it was asked to."""
-
-
-@contextmanager
-def running(
-    settings: EdgeSettings, hooks: Sequence[Hook] = (), ontology: Ontology | None = None
-) -> Iterator[Running]:
-    """An agent that is ready to ``run``; everything is closed at the end.
-
-    ``ontology``: classes to label instead of the student's. Raises ``BadSetting``, ``NotFound``
-    where there is no model or no source, ``MissingExtra`` and ``SpoolUnusable``: what cannot
-    begin. Later troubles are told in the health only.
-    """
-    _check(settings)
-    with ExitStack() as closing:
-        client = None
-        if settings.server:
-            client = closing.enter_context(Client(settings.server, retry=RETRY))
-        models = _Models(settings, client)
-        closing.callback(models.close)
-        models.begin()
-        source = open_source(
-            settings.source, fps=settings.fps, follow=settings.follow, every_s=settings.every_s
-        )
-        closing.callback(source.close)
-        classes = _Classes(settings.stream or socket.gethostname(), ontology)
-        chooser = None
-        if client is not None:
-            chooser, classes.sender = _sending(settings, client, classes, closing)
-        agent = Agent(
-            source,
-            models.slot,
-            hooks,
-            chooser,
-            classes.sender,
-            model_changed=classes.model_changed,
-            refused_models=models.refused,
-            problems=lambda: {"models": models.problem, "classes": classes.problem},
-        )
-        models.watch()
-        yield Running(agent, classes.sender, _told(settings, agent, closing))
-
-
-def run(
-    settings: EdgeSettings,
-    hooks: Sequence[Hook],
-    stopped: Callable[[], bool],
-    *,
-    ontology: Ontology | None = None,
-    most: int = 0,
-    ready: Callable[[Running], None] = lambda running: None,
-) -> Health:
-    """Run until ``stopped()``, the end of the source or ``most`` frames; how it was at the end.
-
-    After the last frame of a source it waits a while until the server has all that was chosen.
-    Raises as ``running``.
-    """
-    with running(settings, hooks, ontology) as everything:
-        ready(everything)
-        everything.agent.run(stopped, most)
-        if everything.sender is not None:
-            everything.sender.flush(settings.flush_s, stopped)
-        return everything.agent.health()
-
-
 def _check(settings: EdgeSettings) -> None:
     if not settings.source:
         raise BadSetting("say where frames come from: --source FOLDER, FILE, /dev/video0 or URL")
     if not settings.student and not (settings.server and settings.model):
         raise BadSetting(
-            "say which model looks at them: --student FOLDER, or --server HOST:PORT with --model "
-            "NAME"
+            "say which model to run: --student FOLDER, or --server HOST:PORT with --model NAME"
         )
 
 
 class _Models:
-    """The slot, and what fills it."""
+    """The model runner, and where its models come from."""
 
     def __init__(self, settings: EdgeSettings, client: Client | None) -> None:
         self._settings = settings
         self._client = client
         self._open = partial(open_student, precision=settings.precision, threads=settings.threads)
-        self._shelf: Shelf | None = None
-        self._updates: Updates | None = None
-        heard: Updates | _ByHand = _ByHand()
+        self._cache: ModelCache | None = None
+        self._updater: ModelUpdater | None = None
+        listener: TrialListener = _LogTrials()
         if settings.model:
-            self._shelf = Shelf(Path(settings.models), settings.model, settings.keep_models)
-            asked = UpdateSettings(settings.model, settings.poll_s, settings.precision)
-            heard = self._updates = Updates(
-                asked,
+            self._cache = ModelCache(Path(settings.models), settings.model, settings.keep_models)
+            listener = self._updater = ModelUpdater(
+                settings,
                 client.models if client is not None else None,
-                self._shelf,
+                self._cache,
                 self._open,
-                lambda model: self.slot.offer(model),
+                lambda model: self.runner.offer(model),
             )
-        self.slot = ModelSlot(heard, slower=settings.slower, floor=settings.floor)
+        self.runner = ModelRunner(
+            listener, max_slowdown=settings.max_slowdown, score_floor=settings.score_floor
+        )
 
-    def begin(self) -> None:
+    def offer_first(self) -> None:
         """Offer a first model: the last good one, the folder given by hand, or the server's."""
-        settings, updates = self._settings, self._updates
-        if updates is not None and updates.offer_last_good():
+        settings, updater = self._settings, self._updater
+        if updater is not None and updater.offer_last_good():
             return
         if settings.student:
             detector = self._open(Path(settings.student))
-            self.slot.offer(Loaded(0, detector.manifest.digest, detector, proven=True))
+            self.runner.offer(LoadedModel(0, detector.manifest.digest, detector, proven=True))
             return
-        assert updates is not None
-        if settings.wait:
-            log.warning("there is no model yet; the server's is waited for")
+        assert updater is not None
+        if settings.wait_for_model:
+            log.warning("there is no model yet; waiting for the server's")
             return
         why = f"the server has promoted no version of '{settings.model}'"
         try:
-            if updates.poll():
+            if updater.poll():
                 return
         except MissingExtra:
             raise
-        except (ClientError, SecondlookError) as cause:
+        except SecondlookError as cause:
             why = str(cause)
         refused = "; ".join(self.refused().values())
         raise NotFound(
             f"there is no model to begin with: {f'refused: {refused}' if refused else why}. Give "
             "one with --student FOLDER, promote one with `secondlook models promote`, or wait for "
-            "it with --wait"
+            "it with --wait-for-model"
         )
 
-    def watch(self) -> None:
-        """From now on, look for newer models in the background."""
-        if self._updates is not None and self._client is not None:
-            self._updates.start()
+    def follow_server(self) -> None:
+        """Look for other models in the background from now on."""
+        if self._updater is not None and self._client is not None:
+            self._updater.start()
 
     def refused(self) -> Mapping[str, str]:
-        return self._shelf.refused if self._shelf is not None else {}
+        return self._cache.refused if self._cache is not None else {}
 
     @property
     def problem(self) -> str:
-        return self._updates.problem if self._updates is not None else ""
+        return self._updater.problem if self._updater is not None else ""
 
     def close(self) -> None:
-        if self._updates is not None:
-            self._updates.close()
-        self.slot.close()
+        if self._updater is not None:
+            self._updater.close()
+        self.runner.close()
 
 
-class _ByHand:
-    """Hears of a model that nobody keeps up to date."""
+class _LogTrials(TrialListener):
+    """For a student given by hand, which nothing updates."""
 
-    def survived(self, model: Loaded) -> None:
-        pass
-
-    def kept(self, model: Loaded) -> None:
+    def accepted(self, model: LoadedModel) -> None:
         log.info("the student %s is in use", model.detector.manifest.name)
 
-    def refused(self, model: Loaded, why: str) -> None:
+    def refused(self, model: LoadedModel, why: str) -> None:
         log.error("the student %s is refused: %s", model.detector.manifest.name, why)
 
 
-class _Classes:
-    """Tells the sender what frames are for when another model has come."""
+class _TargetSwitch:
+    """Sends frames to the stream of the classes of the model in use, or of the user's classes."""
 
-    def __init__(self, stream: str, given: Ontology | None) -> None:
-        self.stream = stream
-        self.given = given
+    def __init__(self, stream: str, ontology: Ontology | None) -> None:
+        self._stream = stream
+        self.fixed = CaptureTarget(stream, ontology.classes) if ontology is not None else None
         self.sender: Sender | None = None
         self.problem = ""
 
-    def model_changed(self, model: Loaded) -> None:
-        if self.sender is None or self.given is not None:
+    def model_changed(self, model: LoadedModel) -> None:
+        if self.sender is None or self.fixed is not None:
             return
         try:
-            self.sender.teach(teaching(self.stream, None, model.detector.manifest))
+            self.sender.set_target(student_target(self._stream, model.detector.manifest))
             self.problem = ""
         except BadOntology as cause:
-            self.problem = f"{cause}; give classes of your own with --ontology"
+            self.problem = f"{cause}; give your own classes with --ontology"
             log.error("%s", self.problem)
 
 
-def _sending(
-    settings: EdgeSettings, client: Client, classes: _Classes, closing: ExitStack
-) -> tuple[Chooser, Sender]:
+def _open_sender(
+    settings: EdgeSettings, client: Client, target: _TargetSwitch, stack: ExitStack
+) -> tuple[FrameSelector, Sender]:
     spool = Path(settings.spool)
-    chooser = Chooser(settings.choosing(), settings.seed, read_budget(spool))
+    selector = FrameSelector(settings.selection, settings.seed, read_budget(spool))
 
     def keep_budget() -> None:
-        write_budget(spool, chooser.left)
+        write_budget(spool, selector.tokens)
 
     limits = SpoolLimits(settings.spool_mb * 2**20, settings.when_full, settings.sync)
-    given = classes.given
-    fixed = teaching(classes.stream, given, None) if given is not None else None
-    sender = Sender(client, spool, limits, fixed, keep_budget)
-    closing.callback(keep_budget)
-    closing.callback(sender.close)
-    return chooser, sender
+    sender = Sender(client, spool, limits, target.fixed, keep_budget)
+    stack.callback(keep_budget)
+    stack.callback(sender.close)
+    return selector, sender
 
 
-def _told(settings: EdgeSettings, agent: Agent, closing: ExitStack) -> int | None:
-    """Begin to say how the agent is; the port, when there is one."""
-    if settings.health:
-        file = HealthFile(Path(settings.health), agent.health, settings.health_s)
-        closing.callback(file.close)
+def _publish_health(settings: EdgeSettings, agent: Agent, stack: ExitStack) -> int | None:
+    """Write the health file and serve the health port, as the settings say; the port, if any."""
+    if settings.health_file:
+        file = HealthFile(Path(settings.health_file), agent.health, settings.health_interval_s)
+        stack.callback(file.close)
     if settings.health_port is None:
         return None
-    endpoint = HealthPort(settings.health_host, settings.health_port, agent.health)
-    closing.callback(endpoint.close)
-    return endpoint.port
+    server = HealthServer(settings.health_host, settings.health_port, agent.health)
+    stack.callback(server.close)
+    return server.port

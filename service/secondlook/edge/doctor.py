@@ -1,45 +1,39 @@
-"""Trying things before they run for weeks: one image, and everything that ``run`` will need."""
+"""Checks before the agent runs unattended: one image, and everything that ``run`` needs."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from secondlook.core.errors import InvalidInput, NotFound, SecondlookError
 from secondlook.core.images import decode
-from secondlook.core.ontology import Ontology
-from secondlook.detector.frames import Frame, Skipped
+from secondlook.detector.frames import Frame, SkippedFrame
 from secondlook.edge.app import open_student
-from secondlook.edge.hooks import line_of, load_hook
-from secondlook.edge.model_trial import Loaded, ModelSlot, Seen
+from secondlook.edge.hooks import json_line, load_hook
+from secondlook.edge.model_trial import FrameDetections, LoadedModel, ModelRunner, TrialListener
 from secondlook.edge.settings import EdgeSettings
 from secondlook.edge.sources import open_source
-from secondlook_client import Client, ClientError, RetryPolicy
+from secondlook_client import Client, RetryPolicy
+from secondlook_client.errors import InvalidInput, NotFound, SecondlookError
+from secondlook_client.ontology import Ontology
 
 FIRST_FRAME_S = 10.0
-ANSWER_S = 5.0
+SERVER_S = 5.0
 
 
-class _Heard:
-    def survived(self, model: Loaded) -> None:
-        pass
-
-    def kept(self, model: Loaded) -> None:
-        pass
-
-    def refused(self, model: Loaded, why: str) -> None:
+class _RaiseRefusal(TrialListener):
+    def refused(self, model: LoadedModel, why: str) -> None:
         raise InvalidInput(f"the student cannot be used: {why}")
 
 
-def look_at(
+def detect_on(
     student: Path, images: Sequence[Path], precision: str = "auto", threads: int = 0
-) -> Iterator[tuple[Frame, Seen]]:
+) -> Iterator[tuple[Frame, FrameDetections]]:
     """What a student folder finds on each image, also below its thresholds.
 
     Raises ``NotFound``, ``BadImage`` and what opening a student raises.
     """
     detector = open_student(student, precision, threads)
-    slot = ModelSlot(_Heard())
-    slot.offer(Loaded(0, detector.manifest.digest, detector, proven=True))
+    runner = ModelRunner(_RaiseRefusal())
+    runner.offer(LoadedModel(0, detector.manifest.digest, detector, proven=True))
     try:
         for path in images:
             try:
@@ -47,47 +41,47 @@ def look_at(
             except OSError as cause:
                 raise NotFound(f"'{path}' cannot be read ({cause.strerror})") from cause
             frame = Frame(decode(data, path.name).pixels, path.name, 0.0, 0.0, data)
-            seen = slot.look(frame.pixels)
-            assert seen is not None
-            yield frame, seen
+            detections = runner.detect(frame.pixels)
+            assert detections is not None
+            yield frame, detections
     finally:
-        slot.close()
+        runner.close()
 
 
-def told(frame: Frame, seen: Seen, as_json: bool) -> str:
-    """The detections of one image for a person, or as ``run`` prints them."""
-    found = [d for d in seen.found if d.certain]
+def format_detections(frame: Frame, detections: FrameDetections, as_json: bool) -> str:
+    """The detections of one image as text, or as the JSON line that ``run`` prints."""
+    found = [d for d in detections.found if d.certain]
     if as_json:
-        return line_of(frame, found)
-    head = f"{frame.name}: {len(found)} found in {seen.ms:.0f} ms"
+        return json_line(frame, found)
+    head = f"{frame.name}: {len(found)} found in {detections.ms:.0f} ms"
     rows = [
         f"  {d.class_name:24} {d.probability:5.0%}  " + " ".join(f"{side:.0f}" for side in d.box)
         for d in found
     ]
-    below = len(seen.found) - len(found)
+    below = len(detections.found) - len(found)
     rest = [f"  and {below} below the thresholds"] if below else []
     return "\n".join([head, *rows, *rest])
 
 
-def checks(settings: EdgeSettings, ontology: Ontology | None) -> Iterator[tuple[str, str]]:
-    """(what was tried, why it does not work) for everything asked for; empty where it works."""
-    yield "source", _why(lambda: _one_frame(settings))
+def run_checks(settings: EdgeSettings, ontology: Ontology | None) -> Iterator[tuple[str, str]]:
+    """(what was checked, its problem) for everything in the settings; empty where it works."""
+    yield "source", _problem(lambda: _one_frame(settings))
     if settings.student:
-        yield "student", _why(lambda: open_student(Path(settings.student)).close())
+        yield "student", _problem(lambda: open_student(Path(settings.student)).close())
     if settings.hook:
-        yield "hook", _why(lambda: load_hook(settings.hook))
+        yield "hook", _problem(lambda: load_hook(settings.hook))
     if settings.server:
-        yield f"server {settings.server}", _why(lambda: _server(settings))
-        yield "spool", _why(lambda: _writable(Path(settings.spool)))
+        yield f"server {settings.server}", _problem(lambda: _server(settings))
+        yield "spool", _problem(lambda: _writable(Path(settings.spool)))
     if settings.server and settings.model:
-        yield f"model {settings.model}", _why(lambda: _model(settings))
-        yield "models folder", _why(lambda: _writable(Path(settings.models)))
+        yield f"model {settings.model}", _problem(lambda: _model(settings))
+        yield "models folder", _problem(lambda: _writable(Path(settings.models)))
 
 
-def _why(attempt: Callable[[], object]) -> str:
+def _problem(attempt: Callable[[], object]) -> str:
     try:
         attempt()
-    except (SecondlookError, ClientError, OSError) as cause:
+    except (SecondlookError, OSError) as cause:
         return str(cause)
     return ""
 
@@ -98,10 +92,10 @@ def _one_frame(settings: EdgeSettings) -> None:
         frame = source.read(FIRST_FRAME_S)
     finally:
         source.close()
-    if isinstance(frame, Skipped):
+    if isinstance(frame, SkippedFrame):
         raise InvalidInput(f"{frame.name}: {frame.reason}")
     if frame is None and not settings.follow:
-        raise InvalidInput(f"no frame within {FIRST_FRAME_S:g} s; is the camera on?")
+        raise InvalidInput(f"no frame within {FIRST_FRAME_S:g} s; check that the camera is on")
 
 
 def _client(settings: EdgeSettings) -> Client:
@@ -110,7 +104,7 @@ def _client(settings: EdgeSettings) -> Client:
 
 def _server(settings: EdgeSettings) -> None:
     with _client(settings) as client:
-        client.info(timeout_s=ANSWER_S)
+        client.info(timeout_s=SERVER_S)
 
 
 def _model(settings: EdgeSettings) -> None:

@@ -1,6 +1,6 @@
-"""What the agent says of itself: a file, a port for Prometheus, and a word to systemd.
+"""The agent's health: a JSON file, a port for Prometheus, and notifications to systemd.
 
-All of it is made from one flat ``Health`` value, so nothing here grows with the days.
+All of it is made from one flat ``Health`` value, so nothing here grows with time.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from secondlook.core.errors import BadSetting, SecondlookError
 from secondlook.core.files import replacing
+from secondlook_client.errors import BadSetting, SecondlookError
 
 log = logging.getLogger(__name__)
 
@@ -26,40 +26,40 @@ REQUEST_S = 5.0
 
 @dataclass(frozen=True)
 class Health:
-    """How the agent is, at one moment. Counts are since its start."""
+    """The agent's state at one moment. Counts are since its start."""
 
     uptime_s: float = 0.0
-    at: float = 0.0
+    timestamp: float = 0.0
     """Seconds since 1970 by the device's clock."""
     frames: int = 0
-    """Looked at by a model."""
+    """Processed by a model."""
     fps: float = 0.0
-    """Of the last seconds."""
+    """Over the last seconds."""
     detect_ms: float = 0.0
-    """The model's time for a frame, of late."""
+    """The model's time per frame, a moving average."""
     detections: int = 0
-    damaged: int = 0
+    unreadable: int = 0
     """Frames of the source that could not be read."""
-    overtaken: int = 0
-    """Frames of a camera that a newer one replaced."""
-    unseen: int = 0
-    """Frames that no model looked at: there was none, or it failed."""
+    superseded: int = 0
+    """Frames of a camera that a newer one replaced before they were processed."""
+    not_processed: int = 0
+    """Frames without detections because there was no model, or it failed."""
     hook_failures: int = 0
     model: str = ""
     model_version: int = 0
     """0: a folder given by hand, or none yet."""
     model_digest: str = ""
     swaps: int = 0
-    went_back: int = 0
+    failed_trials: int = 0
     refused_models: Mapping[str, str] = field(default_factory=dict)
-    """Why, by digest."""
-    chosen: Mapping[str, int] = field(default_factory=dict)
+    """Reason by digest."""
+    selected: Mapping[str, int] = field(default_factory=dict)
     """Frames by reason."""
-    sent: int = 0
-    """Put into the spool."""
     spooled: int = 0
+    """Selected frames put into the spool."""
+    pending: int = 0
     """In the spool now, not acknowledged yet."""
-    spooled_bytes: int = 0
+    pending_bytes: int = 0
     acknowledged: int = 0
     dropped: int = 0
     refused_frames: int = 0
@@ -67,32 +67,32 @@ class Health:
     last_error: str = ""
     last_error_at: float = 0.0
     problems: Mapping[str, str] = field(default_factory=dict)
-    """What does not work at this moment: ``sending``, ``models``, ``source``."""
+    """What does not work at this moment: ``sending``, ``models``, ``classes``."""
     rss_bytes: int = 0
 
 
 def write_health(path: Path, health: Health) -> None:
-    """Replace the file. Raises ``OSError`` and ``SecondlookError``, as a full disk gives them."""
+    """Replace the file. Raises ``OSError`` and ``SecondlookError``, as on a full disk."""
     with replacing(path) as part:
         part.write_text(json.dumps(asdict(health), indent=1) + "\n", encoding="utf-8")
 
 
 def prometheus(health: Health) -> str:
-    """The figures in Prometheus's text format; what is text stays in the health file."""
+    """The numbers in Prometheus's text format; texts are in the health file only."""
     lines = []
     for name, value in asdict(health).items():
         if isinstance(value, bool | int | float):
             lines.append(f"secondlook_edge_{name} {float(value):.10g}")
     lines += [
-        f'secondlook_edge_chosen{{reason="{reason}"}} {count}'
-        for reason, count in sorted(health.chosen.items())
+        f'secondlook_edge_selected{{reason="{reason}"}} {count}'
+        for reason, count in sorted(health.selected.items())
     ]
     lines.append(f"secondlook_edge_refused_models {len(health.refused_models)}")
     return "\n".join(lines) + "\n"
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in use now; 0 where the system does not say."""
+    """Resident memory of this process; 0 where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -100,23 +100,23 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def tell_systemd(word: str) -> None:
-    """``READY=1``, ``WATCHDOG=1`` or ``STOPPING=1``; nothing where systemd did not ask for it."""
+def notify_systemd(state: str) -> None:
+    """Send ``READY=1``, ``WATCHDOG=1`` or ``STOPPING=1``, where systemd asks for that."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    if address.startswith("@"):  # Linux's abstract names
+    if address.startswith("@"):  # an abstract socket of Linux
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
         out.setblocking(False)
-        out.sendto(word.encode(), address)
+        out.sendto(state.encode(), address)
 
 
-class HealthPort:
-    """``/metrics`` for Prometheus and ``/health`` as JSON, by a thread of its own."""
+class HealthServer:
+    """Serves ``/metrics`` for Prometheus and ``/health`` as JSON from a thread of its own."""
 
     def __init__(self, host: str, port: int, health: Callable[[], Health]) -> None:
-        """``health`` is asked at each request. Raises ``BadSetting`` when the port is not free."""
+        """``health`` is called at each request. Raises ``BadSetting`` when the port is not free."""
         handler = _handler(health)
         try:
             self._httpd = HTTPServer((host, port), handler)
@@ -127,7 +127,7 @@ class HealthPort:
             ) from cause
         self.port: int = self._httpd.server_port
         threading.Thread(
-            target=self._httpd.serve_forever, name="health-port", daemon=True, args=(0.2,)
+            target=self._httpd.serve_forever, name="health-server", daemon=True, args=(0.2,)
         ).start()
 
     def close(self) -> None:
@@ -167,12 +167,12 @@ class HealthFile:
         self._health = health
         self._every_s = every_s
         self._ended = threading.Event()
-        self._told = ""
+        self._problem = ""
         self._thread = threading.Thread(target=self._run, name="health-file", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write it a last time."""
+        """Write it a last time, and stop."""
         self._ended.set()
         self._thread.join(REQUEST_S)
 
@@ -181,17 +181,17 @@ class HealthFile:
             ended = self._ended.wait(self._every_s)
             try:
                 write_health(self._path, self._health())
-                self._told = ""
+                self._problem = ""
             except (OSError, SecondlookError) as cause:
-                if str(cause) != self._told:
+                if str(cause) != self._problem:
                     log.warning("the health file cannot be written: %s", cause)
-                self._told = str(cause)
+                self._problem = str(cause)
             if ended:
                 return
 
 
-class Rate:
-    """How many a second of late: the mean of a window that starts anew every ten seconds."""
+class FrameRate:
+    """Recent frames per second: the mean over a window that restarts every ten seconds."""
 
     WINDOW_S = 10.0
 
@@ -200,7 +200,7 @@ class Rate:
         self._since, self._count, self._last = clock(), 0, 0.0
 
     def count(self) -> None:
-        """One more."""
+        """Count one frame."""
         self._count += 1
         passed = self._clock() - self._since
         if passed >= self.WINDOW_S:
@@ -208,8 +208,8 @@ class Rate:
             self._since, self._count = self._clock(), 0
 
     @property
-    def a_second(self) -> float:
-        """Of the window before, or of this one where that is all there is."""
+    def per_second(self) -> float:
+        """Over the last whole window, or the present one where there is no other."""
         passed = self._clock() - self._since
         if passed >= 2 * self.WINDOW_S or not self._last:
             return self._count / passed if passed > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What happens with detections on the device: a function of the user's, or lines of JSON."""
+"""What happens with detections on the device: a function of the user, or lines of JSON."""
 
 import importlib
 import json
@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from secondlook.core.errors import NotFound
 from secondlook.detector.frames import Detection, Frame
+from secondlook_client.errors import NotFound
 
 Hook = Callable[[Frame, Sequence[Detection]], object]
-"""Called for each frame in the camera's loop, so it should be quick: frames wait for it."""
+"""Called for each frame in the agent's loop, so it must be fast: frames wait for it."""
 
 
 def load_hook(place: str) -> Hook:
-    """The function at ``package.module:function``, from the path or the working folder.
+    """The function ``package.module:function``, from the Python path or the working folder.
 
-    Raises ``NotFound`` with what is missing.
+    Raises ``NotFound``.
     """
     module_name, _, name = place.partition(":")
     here = str(Path.cwd())
@@ -27,25 +27,25 @@ def load_hook(place: str) -> Hook:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as cause:
         raise NotFound(
-            f"there is no hook '{place}' ({cause}); give it as package.module:function"
+            f"the hook '{place}' cannot be imported ({cause}); give it as package.module:function"
         ) from cause
     if not callable(found):
-        raise NotFound(f"'{place}' is no function")
+        raise NotFound(f"the hook '{place}' is not a function; give it as package.module:function")
     hook: Hook = found
     return hook
 
 
-def printing(out: TextIO) -> Hook:
-    """A hook that writes a line of JSON for each frame; raises ``BrokenPipeError`` as files do."""
+def json_lines_hook(out: TextIO) -> Hook:
+    """A hook that writes one line of JSON per frame. Raises ``BrokenPipeError``."""
 
     def write(frame: Frame, found: Sequence[Detection]) -> None:
-        out.write(line_of(frame, found) + "\n")
+        out.write(json_line(frame, found) + "\n")
         out.flush()
 
     return write
 
 
-def line_of(frame: Frame, found: Sequence[Detection]) -> str:
+def json_line(frame: Frame, found: Sequence[Detection]) -> str:
     """``{"frame", "at", "size", "detections": [{"class", "probability", "score", "box"}]}``."""
     height, width = frame.pixels.shape[:2]
     return json.dumps(

@@ -1,10 +1,10 @@
-"""The models on the device's disk, and what became of them.
+"""The models on the device's disk, and which of them have worked.
 
     MODELS/3/…            the folder of version 3, as it was downloaded
     MODELS/state.json     which versions have worked, which one is being tried, which are refused
 
-The state outlives a kill at any moment. A model that ended the process itself while it was tried
-is found out by the count of tries that never came to an end.
+The state survives a kill at any moment. A model that crashes the process during its trial is
+recognised by the count of trials that never ended.
 """
 
 import json
@@ -15,37 +15,37 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from secondlook.core.errors import BadSetting, SecondlookError
 from secondlook.core.files import remove, replacing
+from secondlook_client.errors import BadSetting, SecondlookError
 
 log = logging.getLogger(__name__)
 
 MAX_REFUSED = 64
 """Refused models remembered; the oldest are forgotten first."""
 MAX_TRIES = 5
-"""Lives of the agent that may end before a new model has seen a frame; then it is the cause."""
+"""Starts of the agent that may end before a new model has run on a frame; then it is the cause."""
 _MAX_STATE = 2**20
 
 
 @dataclass(frozen=True)
-class ShelfState:
-    """What is remembered of models; versions are text, as JSON has it."""
+class CacheState:
+    """What ``state.json`` holds; versions are text, as JSON has it."""
 
     name: str = ""
-    """The model's name on the server; another one starts anew."""
+    """The model's name on the server; another name starts with an empty cache."""
     good: Mapping[str, str] = field(default_factory=dict)
-    """Digest by version, the last one that was taken into use at the end."""
+    """Digest by version, the last used at the end."""
     tries: Mapping[str, int] = field(default_factory=dict)
-    """Tries without an end, by digest."""
+    """Trials that have not ended, by digest."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Why, by digest."""
+    """Reason by digest."""
 
 
-class Shelf:
-    """Models of one name. All that writes is for one thread of one process."""
+class ModelCache:
+    """Models of one name. All methods that write are for one thread of one process."""
 
     def __init__(self, folder: Path, name: str, keep: int = 3) -> None:
-        """``keep``: versions on the disk, at least 2, so that there is one to go back to."""
+        """``keep``: versions kept on the disk, at least 2, so that there is one to go back to."""
         if keep < 2:
             raise BadSetting(f"expected at least 2 versions to be kept, got {keep}")
         self._folder = folder
@@ -54,21 +54,21 @@ class Shelf:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as cause:
             raise BadSetting(
-                f"the folder for models '{folder}' cannot be made ({cause.strerror}); give "
+                f"the folder for models '{folder}' cannot be created ({cause.strerror}); give "
                 "another one with --models"
             ) from cause
         found = _read(folder / "state.json")
         if found.name != name:
             if found.name:
-                log.warning("%s held models of '%s'; they make room", folder, found.name)
+                log.warning("%s held models of '%s'; they are removed", folder, found.name)
                 for version in found.good:
                     remove(self.path(int(version)))
-            found = ShelfState(name)
+            found = CacheState(name)
         self._state = found
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Why, by digest."""
+        """Reason by digest."""
         return self._state.refused
 
     @property
@@ -85,10 +85,10 @@ class Shelf:
         """Whether this model has worked here."""
         return digest in self._state.good.values()
 
-    def tried(self, digest: str) -> bool:
-        """Note that a model is about to be tried; False when it must not be.
+    def begin_trial(self, digest: str) -> bool:
+        """Record that a model is about to be tried; False when it must not be.
 
-        That is one that was refused, or that has been the end of the agent too often.
+        That is one that was refused, or during whose trials the agent has ended too often.
         """
         if digest in self._state.refused:
             return False
@@ -99,20 +99,20 @@ class Shelf:
         self._write(replace(self._state, tries={digest: tries + 1}))
         return True
 
-    def untried(self, digest: str) -> None:
-        """The model has lived through a frame, or was given up for a reason that is not its own."""
+    def end_trial(self, digest: str) -> None:
+        """The model has run on a frame, or its trial was given up for another reason."""
         left = {d: count for d, count in self._state.tries.items() if d != digest}
         self._write(replace(self._state, tries=left))
 
-    def keep(self, version: int, digest: str) -> None:
-        """The model works: it is the one to begin with. Where it is new, older ones make room."""
+    def mark_good(self, version: int, digest: str) -> None:
+        """The model works: the next start begins with it. Where it is new, old ones are removed."""
         if self.good[:1] == [(version, digest)]:
             return
         rest = {v: d for v, d in self._state.good.items() if v != str(version)}
-        kept = dict([*rest.items(), (str(version), digest)][-self._keep :])
+        good = dict([*rest.items(), (str(version), digest)][-self._keep :])
         tries = {d: count for d, count in self._state.tries.items() if d != digest}
-        self._write(replace(self._state, good=kept, tries=tries))
-        self._make_room()
+        self._write(replace(self._state, good=good, tries=tries))
+        self._remove_others()
 
     def refuse(self, digest: str, why: str) -> None:
         """Never try this model again."""
@@ -121,16 +121,16 @@ class Shelf:
         good = {v: d for v, d in self._state.good.items() if d != digest}
         tries = {d: count for d, count in self._state.tries.items() if d != digest}
         self._write(replace(self._state, good=good, tries=tries, refused=refused))
-        self._make_room()
+        self._remove_others()
 
     def discard(self, version: int) -> None:
-        """Remove what the disk has damaged; the same model may be fetched again."""
+        """Remove a damaged copy; the same model may be downloaded again."""
         good = {v: d for v, d in self._state.good.items() if v != str(version)}
         self._write(replace(self._state, good=good))
         remove(self.path(version))
 
-    def _make_room(self) -> None:
-        """Remove all versions but the good ones, and what is left of broken downloads."""
+    def _remove_others(self) -> None:
+        """Remove all versions but the good ones, and incomplete downloads."""
         for path in self._folder.iterdir():
             version = path.name.lstrip(".").partition(".")[0]
             if version.isdecimal() and path.name not in self._state.good:
@@ -139,8 +139,8 @@ class Shelf:
                 except OSError as cause:
                     log.warning("%s cannot be removed: %s", path, cause.strerror)
 
-    def _write(self, state: ShelfState) -> None:
-        """In memory in any case; a full disk may forget it at the next start."""
+    def _write(self, state: CacheState) -> None:
+        """In memory in any case; on a full disk it is lost at the next start."""
         self._state = state
         try:
             with (
@@ -151,11 +151,11 @@ class Shelf:
                 file.flush()
                 os.fsync(file.fileno())  # a power cut leaves the old state or the new one
         except (OSError, SecondlookError) as cause:
-            log.warning("what became of the models is not remembered: %s", cause)
+            log.warning("the state of the models cannot be written: %s", cause)
 
 
-def _read(path: Path) -> ShelfState:
-    """The state; an empty one where the file is missing or a power cut has left nonsense."""
+def _read(path: Path) -> CacheState:
+    """The state; an empty one where the file is missing or damaged, as by a power cut."""
     try:
         with path.open("rb") as file:
             plain: Any = json.loads(file.read(_MAX_STATE))
@@ -165,10 +165,10 @@ def _read(path: Path) -> ShelfState:
         sound = sound and all(version.isdecimal() for version in good)
         sound = sound and all(isinstance(count, int) for count in tries.values())
     except FileNotFoundError:
-        return ShelfState()
+        return CacheState()
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         sound = False
     if not sound:
-        log.warning("%s is damaged; the models on this disk are fetched again", path)
-        return ShelfState()
-    return ShelfState(plain["name"], good, tries, refused)
+        log.warning("%s is damaged; the models on this disk are downloaded again", path)
+        return CacheState()
+    return CacheState(plain["name"], good, tries, refused)

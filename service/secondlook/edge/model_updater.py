@@ -1,8 +1,9 @@
-"""Newer models, or older ones where the server went back: fetched, checked and offered.
+"""Keeps a device's model that of the server: newer ones, or older ones after a roll-back.
 
-A thread asks the server every so often which version is current. Another one than that in use is
-downloaded, compared with its hashes, opened (which runs its self-test) and offered to the slot;
-the slot says how its trial ended. What does not pass is refused by its digest, for good.
+A thread asks the server now and then which version is promoted. When that is not the one in use, it
+is downloaded, compared with its hashes, opened (which runs its self-test) and offered to the
+``ModelRunner``, which reports how its trial ended. What does not pass is refused by its digest, for
+good.
 """
 
 import logging
@@ -11,16 +12,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from secondlook.core.errors import Damaged, InvalidInput, MissingExtra, NotFound, SecondlookError
 from secondlook.detector.manifest import read_manifest, verify_files
-from secondlook.detector.runtime import files_needed
-from secondlook.edge.model_cache import Shelf
-from secondlook.edge.model_trial import Detector, Loaded
-from secondlook_client import errors as wire
+from secondlook.detector.runtime import required_files
+from secondlook.edge.model_cache import ModelCache
+from secondlook.edge.model_trial import Detector, LoadedModel, TrialListener
+from secondlook.edge.settings import EdgeSettings
+from secondlook_client.errors import Damaged, MissingExtra, NotFound, SecondlookError
 
 log = logging.getLogger(__name__)
 
@@ -29,111 +29,97 @@ MAX_DAMAGED = 3
 """Downloads of one model that did not match its hashes, before it is refused."""
 
 
-class Version(Protocol):
-    """A version as the server names it: ``secondlook_client.models.ModelVersion``."""
+class RemoteVersion(Protocol):
+    """A version on the server: ``secondlook_client.models.ModelVersion``."""
 
     @property
     def version(self) -> int:
-        """From 1 up."""
+        """From 1."""
 
     @property
     def digest(self) -> str:
-        """Of its manifest."""
+        """SHA-256 of its manifest."""
 
     @property
     def files(self) -> Mapping[str, Any]:
-        """By plain name."""
+        """By file name."""
 
 
-class Registry(Protocol):
+class ModelRegistry(Protocol):
     """What ``secondlook_client.models.Models`` does."""
 
     def current(self, name: str) -> Any:
-        """The promoted ``Version``, or None."""
+        """The promoted ``RemoteVersion``, or None."""
 
     def download(self, name: str, version: int, folder: Path, files: Sequence[str]) -> Any:
-        """Fetch these files into ``folder``, which appears whole or not at all."""
+        """Download these files into ``folder``, which appears whole or not at all."""
 
 
-@dataclass(frozen=True)
-class UpdateSettings:
-    """What is asked for, and how often."""
-
-    name: str
-    """Of the model on the server."""
-    every_s: float = 60.0
-    """Between two questions; half as much to half as much again, so that devices spread."""
-    precision: str = "auto"
-    """``fp32``, ``int8`` or ``auto``, the one that is quicker here."""
-
-
-class Updates:
-    """The models of one name. ``kept`` and ``refused`` are for the slot, from its thread."""
+class ModelUpdater(TrialListener):
+    """Follows the promotions of one model. The runner calls the listener's methods."""
 
     def __init__(
         self,
-        settings: UpdateSettings,
-        registry: Registry | None,
-        shelf: Shelf,
+        settings: EdgeSettings,
+        registry: ModelRegistry | None,
+        cache: ModelCache,
         open_model: Callable[[Path], Detector],
-        offer: Callable[[Loaded], None],
-        draw: Callable[[], float] = random.random,
+        offer: Callable[[LoadedModel], None],
     ) -> None:
-        """``registry`` None: no server, only what is on the disk. ``offer`` is the slot's."""
+        """``registry`` None: no server, only what is on the disk. ``offer`` is the runner's."""
         self._settings = settings
         self._registry = registry
-        self._shelf = shelf
+        self._cache = cache
         self._open = open_model
         self._offer = offer
-        self._draw = draw
-        self._told: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._in_use: Loaded | None = None
-        self._tried: Loaded | None = None
+        self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._in_use: LoadedModel | None = None
+        self._on_trial: LoadedModel | None = None
         self._damaged: dict[str, int] = {}
         self.problem = ""
-        """Why there is no news of models at present, for the health file."""
+        """Why models cannot be updated at present, for the health file."""
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="updates", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="model-updater", daemon=True)
 
     def start(self) -> None:
-        """From now on, ask the server in the background."""
+        """Ask the server in the background from now on."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ask no more; a download that is under way is left to its daemon thread."""
+        """Stop asking; a download in progress is left to its daemon thread."""
         self._closed = True
-        self._told.put(None)
+        self._events.put(None)
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             return
-        self._hear()
-        if self._tried is not None:
-            self._shelf.untried(self._tried.digest)
+        self._handle_events()
+        if self._on_trial is not None:
+            self._cache.end_trial(self._on_trial.digest)
 
-    def survived(self, model: Loaded) -> None:
-        """``model`` did not end the process with its first frame."""
-        self._told.put(lambda: self._shelf.untried(model.digest))
+    def survived(self, model: LoadedModel) -> None:
+        """The process has survived the first frame of ``model``."""
+        self._events.put(lambda: self._cache.end_trial(model.digest))
 
-    def kept(self, model: Loaded) -> None:
-        """The slot uses ``model`` from now on."""
-        self._told.put(lambda: self._has_kept(model))
+    def accepted(self, model: LoadedModel) -> None:
+        """The runner uses ``model`` from now on."""
+        self._events.put(lambda: self._record_accepted(model))
 
-    def refused(self, model: Loaded, why: str) -> None:
-        """The slot has gone back from ``model``."""
-        self._told.put(lambda: self._has_refused(model, why))
+    def refused(self, model: LoadedModel, why: str) -> None:
+        """``model`` has lost its trial."""
+        self._events.put(lambda: self._record_refused(model, why))
 
     def offer_last_good(self) -> bool:
         """Offer the model that worked last, if any is left on the disk. Waits for the self-test."""
-        for version, digest in self._shelf.good:
-            folder = self._shelf.path(version)
+        for version, digest in self._cache.good:
+            folder = self._cache.path(version)
             try:
                 model = self._opened(folder, version, digest, proven=True)
             except MissingExtra:
                 raise
-            except Exception as cause:  # a disk of years gives anything
+            except Exception as cause:  # an old disk may return anything
                 log.warning("version %d on this disk cannot be used: %s", version, cause)
-                self._shelf.discard(version)
+                self._cache.discard(version)
                 continue
             self._give(model)
             return True
@@ -142,52 +128,52 @@ class Updates:
     def poll(self) -> bool:
         """Ask once; True when a model was offered.
 
-        Raises ``ClientError`` when the server cannot be asked, and ``SecondlookError`` or
-        ``OSError`` when the model cannot be had at present.
+        Raises ``SecondlookError`` when the server cannot be asked, and that or ``OSError`` when the
+        model cannot be downloaded or opened at present.
         """
-        self._hear()
+        self._handle_events()
         if self._registry is None:
             return False
-        wanted = self._registry.current(self._settings.name)
-        if wanted is None or not self._is_news(wanted):
+        wanted = self._registry.current(self._settings.model)
+        if wanted is None or not self._is_new(wanted):
             return False
-        folder = self._fetched(self._registry, wanted)
-        if folder is None or not self._shelf.tried(wanted.digest):
+        folder = self._download(self._registry, wanted)
+        if folder is None or not self._cache.begin_trial(wanted.digest):
             return False
         try:
-            proven = self._shelf.is_good(wanted.digest)
+            proven = self._cache.is_good(wanted.digest)
             model = self._opened(folder, wanted.version, wanted.digest, proven)
         except (OSError, MemoryError, MissingExtra):
-            self._shelf.untried(wanted.digest)  # no fault of the model
+            self._cache.end_trial(wanted.digest)  # no fault of the model
             raise
-        except Exception as cause:  # what onnxruntime raises on a stranger's file is anything
+        except Exception as cause:  # onnxruntime may raise anything on an unknown file
             self._refuse(wanted.version, wanted.digest, str(cause))
             return False
         self._give(model)
         return True
 
-    def _is_news(self, wanted: Version) -> bool:
-        known = self._tried or self._in_use
+    def _is_new(self, wanted: RemoteVersion) -> bool:
+        known = self._on_trial or self._in_use
         if known is not None and known.digest == wanted.digest:
             return False
-        return wanted.digest not in self._shelf.refused
+        return wanted.digest not in self._cache.refused
 
-    def _fetched(self, registry: Registry, wanted: Version) -> Path | None:
-        """Its folder, checked by hash; None when it was refused for what the server gives."""
-        folder = self._shelf.path(wanted.version)
-        files = files_needed(self._settings.precision, wanted.files)
+    def _download(self, registry: ModelRegistry, wanted: RemoteVersion) -> Path | None:
+        """Its folder, checked by hash; None when it was refused because it always comes damaged."""
+        folder = self._cache.path(wanted.version)
+        files = required_files(self._settings.precision, wanted.files)
         if folder.is_dir():
             try:
                 _check(folder, wanted.digest, files)
                 return folder
-            except (Damaged, NotFound):  # half of it is gone, or it is of another server
-                self._shelf.discard(wanted.version)
-        log.info("version %d of %s is fetched", wanted.version, self._settings.name)
+            except Damaged:  # incomplete, or of another server
+                self._cache.discard(wanted.version)
+        log.info("downloading version %d of %s", wanted.version, self._settings.model)
         try:
-            registry.download(self._settings.name, wanted.version, folder, files)
+            registry.download(self._settings.model, wanted.version, folder, files)
             _check(folder, wanted.digest, files)
-        except (Damaged, NotFound, InvalidInput, wire.Damaged) as cause:
-            self._shelf.discard(wanted.version)
+        except Damaged as cause:
+            self._cache.discard(wanted.version)
             count = self._damaged.get(wanted.digest, 0) + 1
             self._damaged = {wanted.digest: count}
             if count < MAX_DAMAGED:
@@ -196,70 +182,73 @@ class Updates:
             return None
         return folder
 
-    def _opened(self, folder: Path, version: int, digest: str, proven: bool) -> Loaded:
-        return Loaded(version, digest, self._open(folder), proven)
+    def _opened(self, folder: Path, version: int, digest: str, proven: bool) -> LoadedModel:
+        return LoadedModel(version, digest, self._open(folder), proven)
 
-    def _give(self, model: Loaded) -> None:
-        self._tried = model
+    def _give(self, model: LoadedModel) -> None:
+        self._on_trial = model
         self._offer(model)
 
     def _refuse(self, version: int, digest: str, why: str) -> None:
-        log.error("version %d of %s is refused: %s", version, self._settings.name, why)
-        self._shelf.refuse(digest, why)
+        log.error("version %d of %s is refused: %s", version, self._settings.model, why)
+        self._cache.refuse(digest, why)
 
-    def _has_kept(self, model: Loaded) -> None:
-        self._in_use, self._tried = model, None
+    def _record_accepted(self, model: LoadedModel) -> None:
+        self._in_use, self._on_trial = model, None
         if model.version:
-            self._shelf.keep(model.version, model.digest)
-        log.info("version %d of %s is in use", model.version, self._settings.name)
+            self._cache.mark_good(model.version, model.digest)
+        log.info("version %d of %s is in use", model.version, self._settings.model)
 
-    def _has_refused(self, model: Loaded, why: str) -> None:
-        self._tried = None
+    def _record_refused(self, model: LoadedModel, why: str) -> None:
+        self._on_trial = None
         self._refuse(model.version, model.digest, why)
         if self._in_use is None and not self._closed:
             self.offer_last_good()
 
-    def _hear(self) -> None:
-        """Do what the slot told, in this thread: only one writes to the shelf."""
+    def _handle_events(self) -> None:
+        """Record what the runner reported, in this thread: only one writes to the cache."""
         while True:
             try:
-                told = self._told.get_nowait()
+                event = self._events.get_nowait()
             except queue.Empty:
                 return
-            if told is not None:
-                told()
+            if event is not None:
+                event()
 
     def _run(self) -> None:
         while not self._closed:
             try:
                 self.poll()
                 self.problem = ""
-            except Exception as cause:  # weeks: whatever it is, the next time may be better
-                self._note(cause)
-            self._rest(self._settings.every_s * (0.5 + self._draw()))
+            except Exception as cause:  # it runs for weeks: the next attempt may succeed
+                self._report_problem(cause)
+            self._wait(self._settings.poll_s * (0.5 + random.random()))  # devices spread
 
-    def _note(self, cause: Exception) -> None:
-        ours = isinstance(cause, SecondlookError | wire.ClientError)
-        told = str(cause) if ours else f"{type(cause).__name__}: {cause}"
-        if told != self.problem:
-            log.warning("no news of models: %s", told)
-        self.problem = told
+    def _report_problem(self, cause: Exception) -> None:
+        expected = isinstance(cause, SecondlookError)
+        problem = str(cause) if expected else f"{type(cause).__name__}: {cause}"
+        if problem != self.problem:
+            log.warning("models cannot be updated: %s", problem)
+        self.problem = problem
 
-    def _rest(self, seconds: float) -> None:
-        """Wait for the next question, but hear the slot at once."""
+    def _wait(self, seconds: float) -> None:
+        """Wait until the next poll, but handle events at once."""
         ends = time.monotonic() + seconds
         while not self._closed and (left := ends - time.monotonic()) > 0:
             try:
-                told = self._told.get(timeout=left)
+                event = self._events.get(timeout=left)
             except queue.Empty:
                 return
-            if told is not None:
-                told()
+            if event is not None:
+                event()
 
 
 def _check(folder: Path, digest: str, files: Sequence[str]) -> None:
-    """Raises ``Damaged`` when these files of the model of that digest are not there, whole."""
-    manifest = read_manifest(folder)
-    if manifest.digest != digest:
-        raise Damaged("what was downloaded is another model than the server names")
-    verify_files(folder, manifest, files)
+    """Raises ``Damaged`` unless the folder holds these files of the model with that digest."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest.digest != digest:
+            raise Damaged("the student that was downloaded is not the one that the server names")
+        verify_files(folder, manifest, files)
+    except NotFound as missing:
+        raise Damaged(str(missing)) from missing

@@ -1,8 +1,11 @@
-"""Chosen frames on their way: encoded, into the spool on disk, and from there to the server.
+"""Selected frames on their way: encoded, into the spool on disk, and from there to the server.
 
-A camera's loop only puts a frame into a short queue. A thread writes it to the spool, which may
-wait for a slow disk; another one, of the captured stream, sends what is there whenever the line
-allows. What the spool has no room for is dropped and counted, never waited for.
+The camera's loop only puts a frame into a short queue. One thread writes it to the spool, which may
+wait for a slow disk; another one, of the captured stream, sends what is there whenever the
+connection allows. What the spool has no room for is dropped and counted, never waited for.
+
+Frames go to a captured stream, which keeps the classes that it labels for ever: when a model with
+other classes comes into use, another stream follows.
 """
 
 import contextlib
@@ -17,64 +20,54 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from secondlook.core.ontology import ClassSpec, Ontology, for_client
 from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.detector.frames import Frame
-from secondlook.detector.manifest import Manifest
-from secondlook_client import CaptureState, CaptureStream, Client, ClientError, SpoolLimits
-from secondlook_client import ClassSpec as ClientClass
+from secondlook.detector.manifest import StudentManifest
+from secondlook_client import CaptureState, CaptureStream, Client, SecondlookError, SpoolLimits
+from secondlook_client.ontology import ClassSpec, Ontology
 
-# What the server is asked to label on the frames sent: the classes of the student, or others.
+log = logging.getLogger(__name__)
+
+QUEUE_SIZE = 4
+"""Selected frames not in the spool yet, at most: decoded, so tens of megabytes each."""
+JPEG_QUALITY = 90
+"""Of a camera's frame."""
+MAX_NAME = 300
+"""Characters of a frame's name; the server takes no more than some thousand."""
+CLOSE_S = 5.0
+SWITCH_S = 10.0
+"""For frames being sent when the classes change."""
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """A captured stream and the classes that it is for; a stream keeps its classes for ever."""
+class CaptureTarget:
+    """A captured stream and the classes that it labels."""
 
     stream_id: str
-    classes: tuple[ClientClass, ...]
+    classes: tuple[ClassSpec, ...]
 
 
-def teaching(stream: str, given: Ontology | None, manifest: Manifest | None) -> Teaching:
-    """Where frames go that were chosen with this student.
+def student_target(stream: str, manifest: StudentManifest) -> CaptureTarget:
+    """A stream for the classes of a student, with their digest at the end of its name.
 
-    ``given`` classes go to the stream as it was named. The student's own go to one with the
-    classes' digest in its name, since a later student may have others. Raises ``BadOntology`` for
-    a manifest whose classes cannot be asked for, and ``ValueError`` when there are none at all.
+    Raises ``BadOntology`` for a manifest whose classes cannot be labelled.
     """
-    if given is not None:
-        return Teaching(stream, for_client(given))
-    if manifest is None:
-        raise ValueError("neither classes nor a student that has some")
     ontology = (
         ontology_from_yaml(manifest.ontology, "the student's classes")
         if manifest.ontology
         else Ontology(tuple(ClassSpec(name) for name in manifest.classes))
     )
-    return Teaching(f"{stream}-{ontology.digest[:8]}", for_client(ontology))
-
-
-log = logging.getLogger(__name__)
-
-WAITING = 4
-"""Chosen frames that are not in the spool yet, at most: decoded, so tens of megabytes each."""
-QUALITY = 90
-"""Of the JPEG of a camera's frame."""
-MAX_NAME = 300
-"""Characters of a frame's name; the server takes no more than some thousand."""
-CLOSE_S = 5.0
-ARRIVE_S = 10.0
-"""For frames on their way when the classes change."""
+    return CaptureTarget(f"{stream}-{ontology.digest[:8]}", ontology.classes)
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What became of the chosen frames since the start."""
+class SenderState:
+    """What became of the selected frames since the start."""
 
     spooled: int
     acknowledged: int
     dropped: int
-    """For want of room in the spool or the queue, or because the disk refused."""
+    """For lack of room in the spool or the queue, or because the disk failed."""
     refused: int
     """Given up because the server will never take them."""
     pending: int
@@ -82,7 +75,7 @@ class Sent:
     pending_bytes: int
     connected: bool
     problem: str
-    """Why nothing moves at present; empty when it does."""
+    """Why nothing is sent at present; empty when frames are sent."""
 
 
 class Sender:
@@ -93,10 +86,10 @@ class Sender:
         client: Client,
         spool: Path,
         limits: SpoolLimits,
-        teaching: Teaching | None,
+        target: CaptureTarget | None,
         after_each: Callable[[], None] = lambda: None,
     ) -> None:
-        """``teaching`` None: nothing is sent until ``teach`` says what frames are for.
+        """``target`` None: frames are dropped until ``set_target``.
 
         ``after_each`` is called from the thread when a frame is in the spool. Raises
         ``SpoolUnusable``.
@@ -105,46 +98,46 @@ class Sender:
         self._client = client
         self._spool = spool
         self._limits = limits
-        self._teaching = teaching
-        self._capture = self._opened(teaching) if teaching is not None else None
-        self._used = teaching
+        self._target = target
+        self._capture = self._open(target) if target is not None else None
+        self._opened_target = target
         self._before = CaptureState(0, 0, 0, 0, 0, False, None)
         """Counts of the streams before the present one."""
-        self._queue: queue.Queue[tuple[Frame, str] | None] = queue.Queue(WAITING)
-        self._spooled = self._lost = 0
+        self._queue: queue.Queue[tuple[Frame, str] | None] = queue.Queue(QUEUE_SIZE)
+        self._spooled = self._dropped = 0
         self._problem = ""
-        self._swapping = threading.Lock()
+        self._switching = threading.Lock()
         """So that no frame is counted twice, or never, while one stream follows another."""
         self._thread = threading.Thread(target=self._run, name="spooling", daemon=True)
         self._thread.start()
 
     def offer(self, frame: Frame, reason: str, wait_s: float = 0.0) -> bool:
-        """Take a frame on its way; False when the disk is behind, and the frame is dropped.
+        """Queue a frame for the spool; False when the disk is too slow, and the frame is dropped.
 
-        ``wait_s``: how long the disk may take to catch up; a camera has no time at all.
+        ``wait_s``: how long the disk may take to catch up; a camera's loop cannot wait at all.
         """
         try:
             self._queue.put((frame, reason), wait_s > 0, wait_s)
         except queue.Full:
-            self._lost += 1
+            self._dropped += 1
             return False
         return True
 
-    def teach(self, teaching: Teaching) -> None:
-        """Frames offered from now on are for these classes."""
-        self._teaching = teaching
+    def set_target(self, target: CaptureTarget) -> None:
+        """Frames offered from now on go there."""
+        self._target = target
 
     @property
-    def state(self) -> Sent:
+    def state(self) -> SenderState:
         """Where the frames are now."""
-        with self._swapping:
+        with self._switching:
             now = self._before
             if self._capture is not None:
-                now = _added(now, self._capture.state)
-        return Sent(
+                now = _sum(now, self._capture.state)
+        return SenderState(
             spooled=self._spooled,
             acknowledged=now.stored,
-            dropped=self._lost + now.dropped,
+            dropped=self._dropped + now.dropped,
             refused=now.refused,
             pending=now.pending,
             pending_bytes=now.pending_bytes,
@@ -153,9 +146,9 @@ class Sender:
         )
 
     def flush(self, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until the server has everything offered so far; False when time was over first.
+        """Wait until the server has everything offered so far; False when time is over first.
 
-        In any case it waits for the disk: what was offered is in the spool then.
+        It waits for the disk in any case: what was offered is in the spool then.
         """
         began = time.monotonic()
         while (writing := self._queue.unfinished_tasks) or self.state.pending:
@@ -166,26 +159,26 @@ class Sender:
         return True
 
     def close(self) -> None:
-        """Write what is in the queue and hang up; what is in the spool stays there."""
+        """Write what is in the queue and disconnect; what is in the spool stays there."""
         try:
             self._queue.put(None, timeout=CLOSE_S)
         except queue.Full:
-            log.warning("the disk does not answer; frames that were not in the spool are lost")
+            log.warning("the disk does not respond; frames not yet in the spool are lost")
         self._thread.join(CLOSE_S)
         if self._capture is not None:
             self._capture.close()
 
-    def _opened(self, teaching: Teaching) -> CaptureStream:
+    def _open(self, target: CaptureTarget) -> CaptureStream:
         return self._client.capture(
-            teaching.stream_id, spool=self._spool, classes=teaching.classes, limits=self._limits
+            target.stream_id, spool=self._spool, classes=target.classes, limits=self._limits
         )
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             try:
                 self._spool_one(*item)
-            except (ClientError, OSError, ValueError) as cause:
-                self._lost += 1
+            except (SecondlookError, OSError, ValueError) as cause:
+                self._dropped += 1
                 if str(cause) != self._problem:
                     log.warning("a frame is dropped: %s", cause)
                 self._problem = str(cause)
@@ -196,36 +189,36 @@ class Sender:
     def _spool_one(self, frame: Frame, reason: str) -> None:
         capture = self._stream()
         if capture is None:
-            self._lost += 1
+            self._dropped += 1
             return
-        # The reason leads the name: it is all that the protocol carries beside the image.
-        name = f"{reason}/{frame.name}"[:MAX_NAME]
-        if capture.send(frame.encoded or jpeg(frame), name=_sendable(name)) is not None:
+        # The name begins with the reason: the protocol carries nothing else beside the image.
+        name = f"{reason}/{frame.name}"[:MAX_NAME].encode("utf-8", "replace").decode()
+        if capture.send(frame.encoded or jpeg(frame), name=name) is not None:
             self._spooled += 1
             self._after_each()
         self._problem = ""
 
     def _stream(self) -> CaptureStream | None:
-        """The stream of the present classes; another one when they have changed.
+        """The stream of the present target; another one when that has changed.
 
-        The spool is the same: what waits in it goes out with the new stream. What is on its way
-        gets a moment to arrive, as it would be stored in both.
+        The spool is the same: what waits in it is sent on the new stream. What is being sent gets
+        a moment to arrive, as it would be stored in both.
         """
-        wanted = self._teaching
-        if wanted is not None and wanted != self._used:
+        target = self._target
+        if target is not None and target != self._opened_target:
             if self._capture is not None:
-                with contextlib.suppress(ClientError):
-                    self._capture.flush(ARRIVE_S if self._capture.state.connected else 0.0)
+                with contextlib.suppress(SecondlookError):
+                    self._capture.flush(SWITCH_S if self._capture.state.connected else 0.0)
                 self._capture.close()
-                with self._swapping:
-                    self._before = _added(self._before, self._capture.state)
+                with self._switching:
+                    self._before = _sum(self._before, self._capture.state)
                     self._capture = None
-            self._capture, self._used = self._opened(wanted), wanted
+            self._capture, self._opened_target = self._open(target), target
         return self._capture
 
 
-def _added(before: CaptureState, last: CaptureState) -> CaptureState:
-    """The counts of two streams, one after the other, and where the later one stands."""
+def _sum(before: CaptureState, last: CaptureState) -> CaptureState:
+    """The counts of two successive streams, with the state of the later one."""
     return replace(
         last,
         stored=before.stored + last.stored,
@@ -235,11 +228,7 @@ def _added(before: CaptureState, last: CaptureState) -> CaptureState:
 
 
 def jpeg(frame: Frame) -> bytes:
-    """The frame as a JPEG of ``QUALITY``."""
+    """The frame as a JPEG of ``JPEG_QUALITY``."""
     out = io.BytesIO()
-    PILImage.fromarray(frame.pixels).save(out, "JPEG", quality=QUALITY)
+    PILImage.fromarray(frame.pixels).save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()
-
-
-def _sendable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()

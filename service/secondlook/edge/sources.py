@@ -1,7 +1,9 @@
-"""Where frames come from: a folder of images here; video files and cameras in ``video``.
+"""Where frames come from: a folder of images, a video file or a camera.
 
 A source is asked for one frame at a time and never waits longer than it is told to, so that the
-loop can do its other duties beside a camera that has gone silent.
+agent's loop can do its other work while a camera gives nothing. Video goes through PyAV (the extra
+``video``): a file is read frame by frame, and its clock is the position in it; a camera is read by
+a thread that keeps the newest frame only, and reopens it whenever it fails.
 """
 
 import contextlib
@@ -19,35 +21,45 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from secondlook.core.errors import InvalidInput, MissingExtra, NotFound, SecondlookError
-from secondlook.core.images import DEFAULT_LIMITS, ImageLimits, decode
-from secondlook.detector.frames import Frame, Skipped
+from secondlook.config.settings import ImageSettings
+from secondlook.core.images import DEFAULT_LIMITS, decode
+from secondlook.detector.frames import Frame, SkippedFrame
+from secondlook_client.errors import InvalidInput, MissingExtra, NotFound, SecondlookError
+
+log = logging.getLogger(__name__)
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-LOOK_AGAIN_S = 0.5
-"""Between two looks into a folder that is followed."""
-MAX_IMAGES = 1_000_000
+RESCAN_S = 0.5
+"""Between two scans of a folder that is followed."""
+MAX_FILES = 1_000_000
 """Files of a folder; their names are held in memory."""
-_MOMENT_S = 0.02
+CAMERA_TIMEOUT_S = 10.0
+"""A camera that gives nothing for so long is reopened."""
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
+"""Wait before a camera is reopened: doubled after each failure."""
+MAX_DAMAGED = 500
+"""Damaged packets in a row after which the rest of a file is given up."""
+INSTALL = 'pip install "secondlook[edge,video]"'
+_SLEEP_S = 0.02
 
 
-class Source(Protocol):
-    """Frames, one after the other. Not thread-safe."""
+class FrameSource(Protocol):
+    """Gives frames one after the other. Not thread-safe."""
 
     live: bool
-    """Whether frames are lost while nobody reads, as those of a camera are."""
-    overtaken: int
-    """Frames of a camera that a newer one replaced before anybody looked."""
+    """Whether frames that are not read in time are lost, as those of a camera."""
+    superseded: int
+    """Frames of a camera that a newer one replaced before they were read."""
 
     @property
     def ended(self) -> bool:
-        """Whether no frame will ever come again."""
+        """Whether no frame will come any more."""
 
-    def read(self, timeout_s: float) -> Frame | Skipped | None:
-        """The next frame; None when there was none in time, or the source has ended."""
+    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+        """The next frame; None when there is none in time, or the source has ended."""
 
     def close(self) -> None:
-        """Let go of the camera or file."""
+        """Release the camera or file."""
 
 
 def open_source(
@@ -55,23 +67,22 @@ def open_source(
     *,
     fps: float = 0.0,
     follow: bool = False,
-    every_s: float = 0.0,
-    limits: ImageLimits = DEFAULT_LIMITS,
-) -> Source:
+    frame_interval_s: float = 0.0,
+    limits: ImageSettings = DEFAULT_LIMITS,
+) -> FrameSource:
     """The source that ``where`` names: a folder, a video file, ``/dev/video0`` or a URL.
 
-    ``fps`` caps the frames a second (0: all of them); ``follow`` waits for new images in a
-    folder; ``every_s`` are the seconds between two images of a folder, where they were taken
-    slower than they are read (0: the clock). Raises ``NotFound``, ``InvalidInput`` and, for
-    video without PyAV, ``MissingExtra``.
+    ``fps`` limits the frames per second (0: no limit); ``follow`` waits for new images in a
+    folder; ``frame_interval_s`` is the time between two images of a folder when they were taken
+    (0: they are taken as they are read). Raises ``NotFound``, ``InvalidInput`` and, for video
+    without PyAV, ``MissingExtra``.
     """
     if "://" not in where:
         mode = _mode(Path(where))
         if stat.S_ISDIR(mode):
-            return FolderSource(Path(where), fps, follow, every_s, limits)
+            return FolderSource(Path(where), fps, follow, frame_interval_s, limits)
         if stat.S_ISREG(mode):
             return FileSource(Path(where), fps, limits)
-
     return CameraSource(camera_opener(where), fps, limits)
 
 
@@ -79,7 +90,7 @@ def _mode(path: Path) -> int:
     try:
         return path.stat().st_mode
     except (OSError, ValueError) as cause:
-        why = getattr(cause, "strerror", None) or "no path"
+        why = getattr(cause, "strerror", None) or "not a path"
         raise NotFound(
             f"'{path}' cannot be read ({why}); give a folder of images, a video file, a camera "
             "such as /dev/video0, or rtsp://…"
@@ -89,68 +100,68 @@ def _mode(path: Path) -> int:
 class FolderSource:
     """The images of a folder in the order of their names; with ``follow`` also those to come.
 
-    A file that is still being written when it is looked at is skipped as damaged, and read anew
-    once it has changed. Only what lies in the folder now is remembered.
+    A file that is still being written when it is read is skipped as damaged, and read again once
+    it has changed. Memory is bounded by what is in the folder now.
     """
 
     live = False
-    overtaken = 0
+    superseded = 0
 
     def __init__(
-        self, folder: Path, fps: float, follow: bool, every_s: float, limits: ImageLimits
+        self, folder: Path, fps: float, follow: bool, frame_interval_s: float, limits: ImageSettings
     ) -> None:
         self._folder = folder
         self._follow = follow
-        self._every_s = every_s
+        self._frame_interval_s = frame_interval_s
         self._limits = limits
-        self._pace = Pace(fps)
-        self._seen: dict[str, int] = {}
-        """When each file in the folder was last changed, as of the last look."""
+        self._limiter = FpsLimiter(fps)
+        self._changed_ns: dict[str, int] = {}
+        """When each file in the folder was last changed, as of the last scan."""
         self._waiting: deque[str] = deque()
         self._read = 0
-        self._look_at = 0.0
-        self._look()
+        self._scan_at = 0.0
+        self._scan()
         if not follow and not self._waiting:
-            raise NotFound(f"no image in '{folder}'; known are {', '.join(sorted(IMAGES))}")
+            raise NotFound(f"no image in '{folder}'; images end in {', '.join(sorted(IMAGES))}")
 
     @property
     def ended(self) -> bool:
         """A folder that is followed never ends."""
         return not self._follow and not self._waiting
 
-    def read(self, timeout_s: float) -> Frame | Skipped | None:
-        """See ``Source``."""
+    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+        """See ``FrameSource``."""
         ends = time.monotonic() + timeout_s
         while not self._waiting:
             now = time.monotonic()
             if self.ended or now >= ends:
                 return None
-            if now >= self._look_at:
-                self._look()
+            if now >= self._scan_at:
+                self._scan()
             else:
-                time.sleep(min(_MOMENT_S, ends - now))
-        if not self._pace.wait(ends):
+                time.sleep(min(_SLEEP_S, ends - now))
+        if not self._limiter.wait(ends):
             return None
         return self._decode(self._folder / self._waiting.popleft())
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is held open."""
 
-    def _decode(self, path: Path) -> Frame | Skipped:
+    def _decode(self, path: Path) -> Frame | SkippedFrame:
         self._read += 1
-        taken = self._read * self._every_s if self._every_s else time.monotonic()
+        taken = self._read * self._frame_interval_s if self._frame_interval_s else time.monotonic()
         try:
             data = _bytes_of(path, self._limits)
             pixels = decode(data, path.name, self._limits).pixels
         except OSError as cause:
-            return Skipped(path.name, f"it cannot be read ({cause.strerror})")
+            return SkippedFrame(path.name, f"cannot be read ({cause.strerror})")
         except SecondlookError as cause:
-            return Skipped(path.name, str(cause))
+            return SkippedFrame(path.name, str(cause))
         return Frame(pixels, path.name, taken, time.time(), data)
 
-    def _look(self) -> None:
-        """Find files that are new or have changed; forget those that are gone."""
-        self._look_at = time.monotonic() + LOOK_AGAIN_S
+    def _scan(self) -> None:
+        """Find files that are new or have changed; forget removed ones."""
+        self._scan_at = time.monotonic() + RESCAN_S
         try:
             found = dict(self._files())
         except OSError as cause:
@@ -158,39 +169,39 @@ class FolderSource:
                 raise InvalidInput(
                     f"'{self._folder}' cannot be read ({cause.strerror}); check its permissions"
                 ) from cause
-            return  # it may be a stick that comes back
-        fresh = sorted(name for name, at in found.items() if self._seen.get(name) != at)
-        self._seen = found
+            return  # a removable disk may come back
+        fresh = sorted(name for name, at in found.items() if self._changed_ns.get(name) != at)
+        self._changed_ns = found
         self._waiting.extend(fresh)
 
     def _files(self) -> Iterator[tuple[str, int]]:
         with os.scandir(self._folder) as entries:
             for count, entry in enumerate(entries):
-                if count >= MAX_IMAGES:
+                if count >= MAX_FILES:
                     raise InvalidInput(
-                        f"'{self._folder}' holds more than {MAX_IMAGES:,} files; split it up"
+                        f"'{self._folder}' holds more than {MAX_FILES:,} files; split it up"
                     )
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # a million times
                 if suffix in IMAGES and not entry.name.startswith(".") and entry.is_file():
                     yield entry.name, entry.stat().st_ctime_ns
 
 
-def _bytes_of(path: Path, limits: ImageLimits) -> bytes:
-    """No more of the file than tells that it is too large."""
+def _bytes_of(path: Path, limits: ImageSettings) -> bytes:
+    """The file, or as much of it as shows that it is too large."""
     with path.open("rb") as file:
-        return file.read(limits.max_bytes + 1)
+        return file.read(limits.max_image_bytes + 1)
 
 
-class Pace:
-    """At most so many a second."""
+class FpsLimiter:
+    """Waits so that there are at most so many frames per second."""
 
     def __init__(self, fps: float) -> None:
-        """0 for as many as there are."""
+        """``fps`` 0: no limit."""
         self._gap_s = 1 / fps if fps > 0 else 0.0
         self._next = 0.0
 
     def wait(self, ends: float) -> bool:
-        """Wait for the next turn; False when that is after ``ends`` (monotonic seconds)."""
+        """Wait until the next frame is due; False when that is after ``ends`` (monotonic)."""
         now = time.monotonic()
         if self._next > ends:
             time.sleep(max(ends - now, 0.0))
@@ -201,21 +212,6 @@ class Pace:
         return True
 
 
-# Video files and cameras through PyAV (the extra ``video``).
-#
-# A file is read frame by frame, and its clock is the place in the film. A camera is read by a
-# thread that keeps the newest frame only; when it goes away it is opened again, for ever.
-
-log = logging.getLogger(__name__)
-
-PATIENCE_S = 10.0
-"""A camera that gives nothing for so long is opened again."""
-FIRST_REST_S, LONGEST_REST_S = 0.5, 30.0
-MAX_DAMAGED = 500
-"""Damaged packets in a row after which the rest of a file is given up."""
-INSTALL = 'pip install "secondlook[edge,video]"'
-
-
 def _av() -> Any:
     try:
         import av
@@ -224,17 +220,17 @@ def _av() -> Any:
             f"video files and cameras need PyAV; install it with {INSTALL}, or give a folder of "
             "images"
         ) from missing
-    av.logging.set_level(None)  # ffmpeg's own words on stderr; failures are told as ours
+    av.logging.set_level(None)  # ffmpeg writes to stderr; failures are reported as our errors
     return av
 
 
 class FileSource:
-    """The frames of a video file in order; with ``fps`` only so many of each second of film."""
+    """The frames of a video file in order; with ``fps`` only so many of each second of video."""
 
     live = False
-    overtaken = 0
+    superseded = 0
 
-    def __init__(self, path: Path, fps: float, limits: ImageLimits) -> None:
+    def __init__(self, path: Path, fps: float, limits: ImageSettings) -> None:
         av = _av()
         self._name = path.name
         self._gap_s = 1 / fps if fps > 0 else 0.0
@@ -245,7 +241,7 @@ class FileSource:
             _check_size(self._stream.codec_context, limits)
         except (av.error.FFmpegError, OSError) as cause:
             raise InvalidInput(
-                f"'{path}' is no video that can be read ({cause.strerror}); give a folder of "
+                f"'{path}' is not a video that can be read ({cause.strerror}); give a folder of "
                 "images or a video file"
             ) from cause
         self._frames = self._decoded(av)
@@ -256,8 +252,8 @@ class FileSource:
         """After the last frame was asked for."""
         return self._ended
 
-    def read(self, timeout_s: float) -> Frame | Skipped | None:
-        """See ``Source``; a file never lets wait."""
+    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+        """See ``FrameSource``; a file never has to wait."""
         found = next(self._frames, None)
         self._ended = found is None
         return found
@@ -267,7 +263,7 @@ class FileSource:
         self._frames.close()
         self._container.close()
 
-    def _decoded(self, av: Any) -> Generator[Frame | Skipped, None, None]:
+    def _decoded(self, av: Any) -> Generator[Frame | SkippedFrame, None, None]:
         """Packet by packet: one that is damaged costs its own frames, not the rest."""
         due, damaged = float("-inf"), 0
         packets = self._container.demux(self._stream)
@@ -277,7 +273,7 @@ class FileSource:
                 frames = packet.decode() if packet is not None else []
             except (av.error.FFmpegError, OSError) as cause:
                 damaged += 1
-                yield Skipped(f"{self._name}#packet {number}", f"damaged ({cause.strerror})")
+                yield SkippedFrame(f"{self._name}#packet {number}", f"damaged ({cause.strerror})")
                 if damaged >= MAX_DAMAGED:
                     return
                 continue
@@ -293,60 +289,60 @@ class FileSource:
 
 
 class CameraSource:
-    """The newest frame of something that does not wait for us."""
+    """The newest frame of a device or network stream."""
 
     live = True
 
     def __init__(
-        self, opener: Callable[[], Any], fps: float, limits: ImageLimits, first_s: float = 10.0
+        self, opener: Callable[[], Any], fps: float, limits: ImageSettings, first_s: float = 10.0
     ) -> None:
-        """``opener`` gives an open container. Waits ``first_s`` for a first frame, no longer: a
+        """``opener`` returns an open container. Waits at most ``first_s`` for a first frame: a
         camera that is off now may be on in an hour."""
         self._av = _av()
         self._opener = opener
         self._gap_s = 1 / fps if fps > 0 else 0.0
         self._limits = limits
         self._changed = threading.Condition()
-        self._newest: Frame | Skipped | None = None
-        self.overtaken = 0
+        self._newest: Frame | SkippedFrame | None = None
+        self.superseded = 0
         self.ended = False
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="camera", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._thread.start()
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None, first_s)
 
-    def read(self, timeout_s: float) -> Frame | Skipped | None:
-        """See ``Source``."""
+    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+        """See ``FrameSource``."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None, timeout_s)
             newest, self._newest = self._newest, None
             return newest
 
     def close(self) -> None:
-        """Hang up; a camera that hangs is left to its daemon thread."""
+        """Disconnect; a camera that hangs is left to its daemon thread."""
         self._closed.set()
         self._thread.join(2.0)
 
-    def _watch(self) -> None:
-        rest_s = FIRST_REST_S
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
         while not self._closed.is_set():
             began = time.monotonic()
             try:
                 with self._opener() as container:
-                    self._follow(container)
+                    self._read(container)
                 why = "it ended"
-            except Exception as cause:  # whatever it was: nobody is near to start this again
+            except Exception as cause:  # whatever it is: the device runs unattended
                 why = getattr(cause, "strerror", None) or str(cause)
             if self._closed.is_set():
                 return
-            log.warning("the camera gives no frames (%s); it is tried again", why)
-            self._put(Skipped("camera", f"no frames: {why}"))
-            calm = time.monotonic() - began > LONGEST_REST_S
-            rest_s = FIRST_REST_S if calm else min(rest_s * 2, LONGEST_REST_S)
-            self._closed.wait(rest_s)
+            log.warning("the camera gives no frames (%s); trying again", why)
+            self._put(SkippedFrame("camera", f"no frames: {why}"))
+            recovered = time.monotonic() - began > LONGEST_RETRY_S
+            retry_s = FIRST_RETRY_S if recovered else min(retry_s * 2, LONGEST_RETRY_S)
+            self._closed.wait(retry_s)
 
-    def _follow(self, container: Any) -> None:
+    def _read(self, container: Any) -> None:
         stream = _image_stream(container)
         _check_size(stream.codec_context, self._limits)
         due, failures = 0.0, 0
@@ -359,32 +355,32 @@ class CameraSource:
                 failures += 1
                 if failures > MAX_DAMAGED:
                     raise
-                self._put(Skipped(_moment(time.time()), f"damaged ({cause.strerror})"))
+                self._put(SkippedFrame(_timestamp_name(time.time()), f"damaged ({cause.strerror})"))
                 continue
             now = time.monotonic()
             if frames and now >= due:
                 failures, due = 0, now + self._gap_s
-                self._put(_frame(frames[-1], _moment(time.time()), now, self._limits))
+                self._put(_frame(frames[-1], _timestamp_name(time.time()), now, self._limits))
 
-    def _put(self, frame: Frame | Skipped) -> None:
+    def _put(self, frame: Frame | SkippedFrame) -> None:
         with self._changed:
             if isinstance(self._newest, Frame):
-                self.overtaken += 1
-                if isinstance(frame, Skipped):
+                self.superseded += 1
+                if isinstance(frame, SkippedFrame):
                     return
             self._newest = frame
             self._changed.notify_all()
 
 
 def camera_opener(where: str) -> Callable[[], Any]:
-    """What opens the device or URL ``where``, anew each time. Raises ``MissingExtra``."""
+    """A function that opens the device or URL ``where``. Raises ``MissingExtra``."""
     av = _av()
 
     def opened() -> contextlib.AbstractContextManager[Any]:
         form = "v4l2" if where.startswith("/dev/") else None
         options = {"rtsp_transport": "tcp"} if where.startswith("rtsp") else {}
         container: contextlib.AbstractContextManager[Any] = av.open(
-            where, format=form, options=options, timeout=PATIENCE_S
+            where, format=form, options=options, timeout=CAMERA_TIMEOUT_S
         )
         return container
 
@@ -393,30 +389,32 @@ def camera_opener(where: str) -> Callable[[], Any]:
 
 def _image_stream(container: Any) -> Any:
     if not container.streams.video:
-        raise InvalidInput("there are no images in this video, only other streams")
+        raise InvalidInput("the file has no video stream; give a video file or a folder of images")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     return stream
 
 
-def _check_size(codec: Any, limits: ImageLimits) -> None:
+def _check_size(codec: Any, limits: ImageSettings) -> None:
     """Before a frame is decoded; 0 where the header does not say."""
     width, height = codec.width or 0, codec.height or 0
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+    if width * height > limits.max_image_pixels or max(width, height) > limits.max_image_side:
         raise InvalidInput(
-            f"the video is {width}×{height}; at most {limits.max_pixels:,} pixels and "
-            f"{limits.max_side:,} along a side are taken. Make it smaller"
+            f"the video is {width}×{height}; at most {limits.max_image_pixels:,} pixels and "
+            f"{limits.max_image_side:,} along a side are allowed. Scale it down"
         )
 
 
-def _frame(frame: Any, name: str, at: float, limits: ImageLimits) -> Frame | Skipped:
-    if frame.width * frame.height > limits.max_pixels:  # a stream may change its size on the way
-        return Skipped(name, f"{frame.width}×{frame.height} pixels are more than are taken")
+def _frame(frame: Any, name: str, at: float, limits: ImageSettings) -> Frame | SkippedFrame:
+    if frame.width * frame.height > limits.max_image_pixels:  # a stream may change its size
+        return SkippedFrame(
+            name, f"{frame.width}×{frame.height} pixels; allowed: {limits.max_image_pixels:,}"
+        )
     pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
     return Frame(pixels, name, at, time.time())
 
 
-def _moment(wall: float) -> str:
+def _timestamp_name(wall: float) -> str:
     """``20261121T150405.123Z.jpg``: sorts by time where the clock is right."""
     try:
         at = datetime.fromtimestamp(wall, UTC)

@@ -1,8 +1,8 @@
 """From a student's score to the probability that the detection is right.
 
 Platt's method (Platt 1999, with his softened targets): P(right) = sigmoid(slope · logit(score) +
-intercept). A class with few detections is drawn towards the fit of all classes together, and that
-one towards the identity, so that one lucky detection makes nobody certain.
+intercept). A class with few detections is pulled towards the fit of all classes together, and that
+one towards the identity, so that one lucky detection makes no class certain.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.errors import MissingExtra
-from secondlook.evaluation.detector_matching import Judged
+from secondlook.evaluation.matching import JudgedDetections
+from secondlook_client.errors import MissingExtra
 
 FLOOR = 0.05
-"""Lowest score that is looked at: a device reports no less, and the crowd of hopeless detections
-below would decide the fit where nobody uses it."""
-PULL = 2.0
-"""Precision of the prior on both numbers; about twenty detections outweigh it."""
-LEAST_SLOPE = 0.1
+"""Lowest score that is looked at: a device reports no less, and the many hopeless detections below
+would decide the fit where nobody uses it."""
+PRIOR_PRECISION = 2.0
+"""Of the Gaussian prior on slope and intercept; about twenty detections outweigh it."""
+MIN_SLOPE = 0.1
 """A better score never means a lower probability, whatever few examples say."""
-EDGE = 1e-6
+LOGIT_MARGIN = 1e-6
 """Scores are kept this far from 0 and 1 before the logit."""
 BINS = 10
 
@@ -45,7 +45,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far a probability can be taken at its word."""
+    """How far a probability agrees with the share that is right."""
 
     bins: tuple[Bin, ...]
     error: float | None
@@ -58,7 +58,7 @@ def probability(scores: NDArray[np.floating], fit: Fit) -> NDArray[np.float64]:
     return _sigmoid(fit[0] * _logit(scores) + fit[1])
 
 
-def fit_classes(judged: Sequence[Judged]) -> list[Fit]:
+def fit_classes(judged: Sequence[JudgedDetections]) -> list[Fit]:
     """A fit for each class, from its detections that are right or wrong.
 
     Raises ``MissingExtra`` when scipy is not installed.
@@ -66,14 +66,14 @@ def fit_classes(judged: Sequence[Judged]) -> list[Fit]:
     return _fits([_usable(one) for one in judged])
 
 
-def reliability(judged: Sequence[Judged], fits: Sequence[Fit]) -> Reliability:
+def reliability(judged: Sequence[JudgedDetections], fits: Sequence[Fit]) -> Reliability:
     """Of given fits, over the detections of all classes."""
     parts = [_usable(one) for one in judged]
     guesses = [probability(s, fit) for (s, _, _), fit in zip(parts, fits, strict=True)]
     return _reliability(guesses, [right for _, right, _ in parts])
 
 
-def cross_fitted(judged: Sequence[Judged]) -> Reliability:
+def cross_fitted(judged: Sequence[JudgedDetections]) -> Reliability:
     """Of fits that never saw the images they are judged on: each half of the groups is
     calibrated by the other half. What new images can expect."""
     parts = [_usable(one) for one in judged]
@@ -90,7 +90,7 @@ Part = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
 """Scores, whether right, and the fold of some detections."""
 
 
-def _usable(judged: Judged) -> Part:
+def _usable(judged: JudgedDetections) -> Part:
     kept = judged.scores >= FLOOR
     return judged.scores[kept], judged.right[kept], judged.fold[kept]
 
@@ -119,10 +119,10 @@ def _fit(scores: NDArray[np.float64], right: NDArray[np.bool_], prior: Fit) -> F
     def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z, off = numbers[0] * x + numbers[1], numbers - prior
         slack = _sigmoid(z) - target
-        value = np.logaddexp(0, z).sum() - (target * z).sum() + PULL / 2 * (off**2).sum()
-        return float(value), np.array([slack @ x, slack.sum()]) + PULL * off
+        value = np.logaddexp(0, z).sum() - (target * z).sum() + PRIOR_PRECISION / 2 * (off**2).sum()
+        return float(value), np.array([slack @ x, slack.sum()]) + PRIOR_PRECISION * off
 
-    bounds = [(LEAST_SLOPE, None), (None, None)]
+    bounds = [(MIN_SLOPE, None), (None, None)]
     best = minimize(loss, np.array(prior), jac=True, method="L-BFGS-B", bounds=bounds).x
     return float(best[0]), float(best[1])
 
@@ -148,7 +148,7 @@ def _bin(number: int, p: NDArray[np.float64], right: NDArray[np.bool_]) -> Bin:
 
 
 def _logit(scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    inside = np.clip(scores.astype(np.float64), EDGE, 1 - EDGE)
+    inside = np.clip(scores.astype(np.float64), LOGIT_MARGIN, 1 - LOGIT_MARGIN)
     return np.log(inside) - np.log1p(-inside)
 
 

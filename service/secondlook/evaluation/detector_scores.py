@@ -15,12 +15,11 @@ from secondlook.detector.detections import Detections
 from secondlook.evaluation import calibration
 from secondlook.evaluation.average_precision import average_precision
 from secondlook.evaluation.calibration import Fit, Reliability
-from secondlook.evaluation.detector_matching import Judged, judge_classes
-from secondlook.evaluation.matching import Counts
+from secondlook.evaluation.matching import Counts, JudgedDetections, judge_classes
 
-NO_EVIDENCE = 0.5
+DEFAULT_THRESHOLD = 0.5
 """The threshold where no detection at all is right."""
-LEAST = 0.05
+MIN_THRESHOLD = 0.05
 """A threshold is not set lower than this only because nothing lower was found."""
 
 
@@ -70,12 +69,12 @@ def score(samples: Sequence[Sample], found: Sequence[Detections], classes: Seque
     judged = judge_classes(samples, found, len(classes))
     by_class = dict(zip(classes, judged, strict=True))
     fits = calibration.fit_classes(judged)
-    fallback = best_threshold(_pooled(judged)) or NO_EVIDENCE
+    fallback = best_threshold(_pooled(judged)) or DEFAULT_THRESHOLD
     thresholds = {name: best_threshold(one) or fallback for name, one in by_class.items()}
     identity = [calibration.IDENTITY] * len(judged)
     return Scores(
-        map=coco.map,
-        map50=coco.map50,
+        map=coco.map or 0.0,
+        map50=coco.map50 or 0.0,
         map50_per_class=coco.map50_per_class,
         map_per_class=coco.map_per_class,
         curves=coco.curves,
@@ -88,11 +87,11 @@ def score(samples: Sequence[Sample], found: Sequence[Detections], classes: Seque
         boxes=sum(len(sample.boxes) for sample in samples),
         boxes_per_class={name: one.boxes for name, one in by_class.items()},
         ignored=sum(len(sample.ignore) for sample in samples),
-        detections=sum(len(seen.scores) for seen in found),
+        detections=sum(map(len, found)),
     )
 
 
-def best_threshold(judged: Judged) -> float | None:
+def best_threshold(judged: JudgedDetections) -> float | None:
     """The score from which keeping detections gives the best F1; None when none is right.
 
     Halfway down to the next detection that is left out, where there is room: a threshold on the
@@ -105,16 +104,16 @@ def best_threshold(judged: Judged) -> float | None:
     last_of_tie = np.append(judged.scores[:-1] > judged.scores[1:], True)
     best = int(np.argmax(np.where(last_of_tie, f1, -1)))
     kept = judged.scores[best]
-    left_out = judged.scores[best + 1] if best + 1 < len(right) else min(kept, LEAST)
+    left_out = judged.scores[best + 1] if best + 1 < len(right) else min(kept, MIN_THRESHOLD)
     halfway = np.float32((kept + left_out) / 2)  # devices compare float32 scores
     return float(halfway) if left_out < halfway <= kept else float(kept)
 
 
-def _pooled(judged: Sequence[Judged]) -> Judged:
+def _pooled(judged: Sequence[JudgedDetections]) -> JudgedDetections:
     """All classes as if they were one."""
     scores = np.concatenate([np.zeros(0), *(one.scores for one in judged)])
     order = np.argsort(-scores, kind="stable")
     right = np.concatenate([np.zeros(0, dtype=bool), *(one.right for one in judged)])
     fold = np.concatenate([np.zeros(0, dtype=np.int64), *(one.fold for one in judged)])
     boxes = sum(one.boxes for one in judged)
-    return Judged(scores[order], right[order], fold[order], boxes, np.zeros(0))
+    return JudgedDetections(scores[order], right[order], fold[order], boxes, np.zeros(0))

@@ -1,9 +1,11 @@
-"""How good labels are, against the truth: precision and recall by class.
+"""Matching detections to true boxes, and what the matches come to: precision and recall by class.
 
-One arithmetic for ``secondlook demo`` and ``secondlook evaluate``. In each image and class the
-detections, best score first, each take the unmatched true box that they overlap most, if that
-IoU is high enough; one true box is matched at most once. A detection that matches nothing but
-lies in an *ignore* region (COCO's ``iscrowd``) counts neither for nor against.
+One matching for ``secondlook demo`` and ``secondlook evaluate``, for a student's thresholds and
+calibration, and for its report. In each image and class the detections, best score first, each take
+the unmatched true box that they overlap most, if that IoU is high enough; one true box is matched
+at most once. A detection that matches nothing but lies in an *ignore* region (COCO's ``iscrowd``)
+counts neither for nor against. What a detection is matched to depends on better ones alone, so one
+matching of all detections holds at every score threshold.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,19 +14,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core import boxes as box_ops
+from secondlook.core.boxes import Xyxy, iou, share_inside
 from secondlook.core.types import Boxes
+from secondlook.datasets.samples import Sample
+from secondlook.detector.detections import Detections
 
-Box = tuple[float, float, float, float]
+MIN_IOU = 0.5
+"""The usual overlap from which a box is found."""
+
+ClassedBoxes = tuple[Boxes, NDArray[np.int64]]
+"""(N, 4) boxes, pixel xyxy, and the class of each, (N,)."""
 
 
 @dataclass(frozen=True)
-class Detection:
+class ScoredBox:
     """One box that somebody says is there."""
 
     class_name: str
-    box: Box
-    """Pixel xyxy."""
+    box: Xyxy
     score: float = 1.0
     """For the order of matching and for average precision; any finite scale."""
 
@@ -34,9 +41,12 @@ class TrueBox:
     """One box that is there, or a region where anything may be (``ignore``)."""
 
     class_name: str
-    box: Box
-    """Pixel xyxy."""
+    box: Xyxy
     ignore: bool = False
+
+
+ScoredImage = tuple[Sequence[ScoredBox], Sequence[TrueBox]]
+"""What was said of one image, and what is true of it."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,46 @@ class Quality:
         )
 
 
-ScoredImage = tuple[Sequence[Detection], Sequence[TrueBox]]
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """The detections of one image against its true boxes."""
+
+    truth: NDArray[np.int64]
+    """(N,) the true box that each detection is matched to, -1 for none."""
+    ignored: NDArray[np.bool_]
+    """(N,) matched to nothing but in an ignore region: neither right nor wrong."""
+
+    def found(self, boxes: int, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(boxes,) which of the true boxes a ``kept`` (N,) detection is matched to."""
+        reached = np.zeros(boxes, dtype=bool)
+        reached[self.truth[kept & (self.truth >= 0)]] = True
+        return reached
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedDetections:
+    """All detections of one class that are right or wrong (not ignored), best score first."""
+
+    scores: NDArray[np.float64]
+    """(N,) as the student gave them, [0, 1]."""
+    right: NDArray[np.bool_]
+    fold: NDArray[np.int64]
+    """(N,) 0 or 1: which half of the groups the image is in."""
+    boxes: int
+    """True boxes of the class."""
+    ignored: NDArray[np.float64]
+    """Scores of the detections that count neither way."""
+
+    def at(self, threshold: float) -> Counts:
+        """What the detections from ``threshold`` on come to."""
+        kept = self.scores >= threshold
+        right = int(self.right[kept].sum())
+        ignored = int((self.ignored >= threshold).sum())
+        return Counts(right, int(kept.sum()) - right, self.boxes - right, ignored)
 
 
 def evaluate(
-    images: Iterable[ScoredImage], classes: Sequence[str], min_iou: float = 0.5
+    images: Iterable[ScoredImage], classes: Sequence[str], min_iou: float = MIN_IOU
 ) -> Quality:
     """Match every image and add up.
 
@@ -102,58 +147,110 @@ def evaluate(
     """
     if not 0 < min_iou <= 1:
         raise ValueError(f"expected min_iou in (0, 1], got {min_iou}")
-    counts = dict.fromkeys(classes, Counts())
+    places = {name: place for place, name in enumerate(classes)}
+    counts = np.zeros((4, len(places)), dtype=np.int64)
     for detections, truth in images:
-        present = {d.class_name for d in detections} | {t.class_name for t in truth}
-        for name in present & counts.keys():
-            counts[name] += match_class(
-                [d for d in detections if d.class_name == name],
-                [t for t in truth if t.class_name == name],
-                min_iou,
+        scored = [d for d in detections if d.class_name in places]
+        known = [t for t in truth if t.class_name in places]
+        if not scored and not known:
+            continue
+        found, real, regions = (
+            _arrays(boxes, places)
+            for boxes in (
+                scored,
+                [t for t in known if not t.ignore],
+                [t for t in known if t.ignore],
             )
-    return Quality(counts)
+        )
+        matching = match_boxes(found, [d.score for d in scored], real, regions, min_iou)
+        right = np.bincount(found[1][matching.truth >= 0], minlength=len(places))
+        ignored = np.bincount(found[1][matching.ignored], minlength=len(places))
+        counts[0] += right
+        counts[1] += np.bincount(found[1], minlength=len(places)) - right - ignored
+        counts[2] += np.bincount(real[1], minlength=len(places)) - right
+        counts[3] += ignored
+    return Quality({name: Counts(*counts[:, place].tolist()) for name, place in places.items()})
 
 
-def match_class(
-    detections: Sequence[Detection], truth: Sequence[TrueBox], min_iou: float = 0.5
-) -> Counts:
-    """Count one class on one image. Equal scores keep their order."""
-    scores = np.array([d.score for d in detections], dtype=np.float64)
-    matched = match(
-        _stack([d.box for d in detections]),
-        scores,
-        _stack([t.box for t in truth if not t.ignore]),
-        min_iou,
+def judge_classes(
+    samples: Sequence[Sample], found: Sequence[Detections], classes: int
+) -> list[JudgedDetections]:
+    """The detections of each class over all images, ``found[i]`` on ``samples[i]``."""
+    matchings = [match_detections(s, f) for s, f in zip(samples, found, strict=True)]
+    folds = _folds(samples)
+    scores = _concatenated([f.scores for f in found], np.float64)
+    places = _concatenated([f.classes for f in found], np.int64)
+    right = _concatenated([m.truth >= 0 for m in matchings], np.bool_)
+    ignored = _concatenated([m.ignored for m in matchings], np.bool_)
+    fold = np.repeat(folds, [len(f.scores) for f in found]) if found else folds
+    boxes = np.bincount(_concatenated([s.classes for s in samples], np.int64), minlength=classes)
+    best_first = np.argsort(-scores, kind="stable")
+    judged = []
+    for place in range(classes):
+        rows = best_first[(places == place)[best_first]]
+        out = ignored[rows]
+        kept = rows[~out]
+        judged.append(
+            JudgedDetections(
+                scores[kept], right[kept], fold[kept], int(boxes[place]), scores[rows[out]]
+            )
+        )
+    return judged
+
+
+def match_detections(sample: Sample, detections: Detections) -> Matching:
+    """Match what a student found on an image to the image's labels, at IoU ``MIN_IOU``."""
+    return match_boxes(
+        (detections.boxes, detections.classes),
+        detections.scores,
+        (sample.boxes, sample.classes),
+        (sample.ignore, sample.ignore_classes),
     )
-    regions = _stack([t.box for t in truth if t.ignore])
-    lost = _stack([d.box for d in detections])[matched < 0]
-    ignored = int((box_ops.share_inside(lost, regions) >= min_iou).any(axis=1).sum())
-    right = int((matched >= 0).sum())
-    real = sum(not t.ignore for t in truth)
-    return Counts(right, len(detections) - right - ignored, real - right, ignored)
 
 
-def match(
-    boxes: Boxes, scores: NDArray[np.float64], truth: Boxes, min_iou: float
-) -> NDArray[np.intp]:
-    """(N,) index of the true box that each box is matched to, or -1.
+def match_boxes(
+    detections: ClassedBoxes,
+    scores: NDArray[np.floating] | Sequence[float],
+    truth: ClassedBoxes,
+    ignore: ClassedBoxes,
+    min_iou: float = MIN_IOU,
+) -> Matching:
+    """Match the detections of one image, with (N,) ``scores``, to its true boxes.
 
-    ``boxes``: (N, 4), ``truth``: (M, 4), pixel xyxy; greedy, best score first, one to one.
+    The class -1 of an ignore region stands for every class. Equal scores keep their order.
     """
-    matched = np.full(len(boxes), -1, dtype=np.intp)
-    if not len(boxes) or not len(truth):
-        return matched
-    overlaps = box_ops.iou(boxes, truth)
-    for row in np.argsort(-scores, kind="stable"):
+    boxes, classes = detections
+    overlaps = iou(boxes, truth[0])
+    overlaps[classes[:, None] != truth[1]] = -1
+    matched = np.full(len(boxes), -1, dtype=np.int64)
+    best_first = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    near = np.asarray((overlaps >= min_iou).any(axis=1))
+    for row in best_first[near[best_first]]:
         best = int(overlaps[row].argmax())
         if overlaps[row, best] >= min_iou:
             matched[row] = best
             overlaps[:, best] = -1
-    return matched
+    inside = share_inside(boxes, ignore[0]) >= min_iou
+    inside &= (ignore[1] == classes[:, None]) | (ignore[1] < 0)
+    return Matching(matched, (matched < 0) & inside.any(axis=1))
 
 
-def _stack(boxes: Sequence[Box]) -> Boxes:
-    return np.array(boxes, dtype=np.float32).reshape(-1, 4)
+def _arrays(
+    boxes: Sequence[ScoredBox] | Sequence[TrueBox], places: Mapping[str, int]
+) -> ClassedBoxes:
+    corners = np.array([b.box for b in boxes], dtype=np.float32).reshape(-1, 4)
+    return corners, np.array([places[b.class_name] for b in boxes], dtype=np.int64)
+
+
+def _folds(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """(images,) 0 or 1, alternating over the groups: no group is on both sides."""
+    known: dict[str, int] = {}
+    keys = (sample.group or f"image {place}" for place, sample in enumerate(samples))
+    return np.array([known.setdefault(key, len(known)) % 2 for key in keys], dtype=np.int64)
+
+
+def _concatenated(parts: Sequence[NDArray], kind: type) -> NDArray:
+    return np.concatenate([np.zeros(0, kind), *parts]).astype(kind)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -1,16 +1,26 @@
-"""The figures of a run, added up one image at a time."""
+"""The figures of a run, added up one image at a time, and its labels before and after verification.
+
+*Before* takes every candidate that the proposer scored at or above its class's threshold as a
+label, as a user of the proposer alone would. *After* takes the accepted ones. Unsure boxes are no
+labels, so they cost recall and never precision.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from secondlook.core.ontology import Ontology
-from secondlook.evaluation.matching import Detection, Quality, ScoredImage, TrueBox, evaluate
-from secondlook_client.results import LabelPath, LabelResult, Outcome
+from secondlook.evaluation.matching import Quality, ScoredBox, ScoredImage, TrueBox, evaluate
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import LabelPath, LabelResult, Outcome
+
+Results = Callable[[], Iterator[tuple[str, LabelResult]]]
+"""Image names and results, anew at each call."""
+Truth = Mapping[str, Sequence[TrueBox]]
+"""True boxes by image name."""
 
 
 @dataclass
-class Totals:
+class RunStats:
     """What became of all boxes so far. ``add`` each image's result."""
 
     images: int = 0
@@ -57,55 +67,46 @@ class Totals:
         return sum(count[outcome] for count in counted if count)
 
     @classmethod
-    def of(cls, results: Iterable[LabelResult]) -> "Totals":
+    def of(cls, results: Iterable[LabelResult]) -> "RunStats":
         """The figures of all ``results``."""
-        totals = cls()
+        stats = cls()
         for result in results:
-            totals.add(result)
-        return totals
-
-
-# What the second look changes: labels before and after it, against the same truth.
-#
-# *Before* takes every candidate that the proposer scored at or above its class's threshold as a
-# label, as a user of the proposer alone would. *After* takes the accepted ones. Unsure boxes are
-# no labels, so they cost recall and never precision.
-
-Results = Callable[[], Iterator[tuple[str, LabelResult]]]
-Truth = Mapping[str, Sequence[TrueBox]]
-"""True boxes by image name."""
+            stats.add(result)
+        return stats
 
 
 @dataclass(frozen=True)
-class Change:
-    """Quality before and after the second look."""
+class StageComparison:
+    """Quality before and after verification, against the same truth."""
 
     before: Quality
     after: Quality
 
 
-def compare(results: Results, truth: Truth, ontology: Ontology, min_iou: float = 0.5) -> Change:
+def compare_stages(
+    results: Results, truth: Truth, ontology: Ontology, min_iou: float = 0.5
+) -> StageComparison:
     """Judge both stages on every image of ``results``; its name must be in ``truth``."""
     thresholds = {spec.name: spec.threshold for spec in ontology.classes}
 
-    def images(labels: Callable[[LabelResult], list[Detection]]) -> Iterator[ScoredImage]:
+    def images(labels: Callable[[LabelResult], list[ScoredBox]]) -> Iterator[ScoredImage]:
         return ((labels(result), truth[name]) for name, result in results())
 
-    return Change(
-        evaluate(images(lambda r: proposed(r, thresholds)), ontology.names, min_iou),
-        evaluate(images(accepted), ontology.names, min_iou),
+    return StageComparison(
+        evaluate(images(lambda r: _proposed(r, thresholds)), ontology.names, min_iou),
+        evaluate(images(_accepted), ontology.names, min_iou),
     )
 
 
-def proposed(result: LabelResult, thresholds: Mapping[str, float]) -> list[Detection]:
+def _proposed(result: LabelResult, thresholds: Mapping[str, float]) -> list[ScoredBox]:
     """What the proposer alone would have labelled."""
     return [
-        Detection(j.class_name, j.box, j.score)
+        ScoredBox(j.class_name, j.box, j.score)
         for j in result.judgements
         if j.score >= thresholds[j.class_name]
     ]
 
 
-def accepted(result: LabelResult) -> list[Detection]:
+def _accepted(result: LabelResult) -> list[ScoredBox]:
     """What became a label."""
-    return [Detection(j.class_name, j.box, j.probability) for j in result.labels]
+    return [ScoredBox(j.class_name, j.box, j.probability) for j in result.labels]

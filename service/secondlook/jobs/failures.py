@@ -1,9 +1,11 @@
-"""What to do about an image that could not be labelled: it depends on whose fault it is."""
+"""Failures of attempts at an image: what a job does about each, and when it retries."""
 
 import random
+import time
 from enum import Enum
 
-from secondlook.core.errors import (
+from secondlook.store.queue import NewItem
+from secondlook_client.errors import (
     BadImage,
     BadOntology,
     Busy,
@@ -18,74 +20,118 @@ from secondlook.core.errors import (
     StorageFull,
     Unavailable,
 )
-from secondlook.store.queue import NewItem
 
-MAX_TRIES = 3
-"""An image that failed this often for its own reasons is set aside."""
+MAX_ATTEMPTS = 3
+"""At an image that fails for its own reasons; then it counts as failed."""
+LONGEST_PAUSE_S = 30.0
+"""Between two attempts while something that all images need is unavailable."""
 
 
 class Unfinished(BadImage):
-    """A file that may still be being written: what is wrong with it now may be right soon."""
+    """A file that may still be being written, and be readable soon."""
 
-    @property
-    def reason(self) -> str:
-        """That of any image that cannot be read."""
-        return "bad_image"
+    reason = "bad_image"
 
 
 class Replaced(Exception):
-    """The file is not the one that was listed: ``new`` is what stands there now."""
+    """The file is not the one that was listed; ``new`` is the present one."""
 
     def __init__(self, new: NewItem) -> None:
         super().__init__(f"{new.name} was replaced")
         self.new = new
 
 
-class Course(Enum):
-    """How a job goes on after an image failed."""
+class FailureAction(Enum):
+    """What a job does after an attempt failed."""
 
-    ASIDE = "aside"
-    """The image will never do: set it aside."""
-    AGAIN = "again"
-    """It may do later: put it off, and set it aside after ``MAX_TRIES``."""
+    FAIL = "fail"
+    """The image can never be labelled: it fails."""
+    RETRY = "retry"
+    """Retry the image later; it fails after ``MAX_ATTEMPTS``."""
     WAIT = "wait"
-    """Not the image's fault: the job waits until what failed is back."""
+    """Not the image's fault: the job waits until the cause is gone."""
     END = "end"
-    """Every other image would fail in the same way."""
+    """Every other image would fail in the same way: the job fails."""
 
 
-_COURSES: tuple[tuple[type[Exception], Course], ...] = (
-    (Unfinished, Course.AGAIN),
-    (BadOntology, Course.END),
-    (NotSupported, Course.END),
-    (MissingExtra, Course.END),
-    (Busy, Course.WAIT),
-    (Unavailable, Course.WAIT),
-    (StorageFull, Course.WAIT),
-    (DeadlineExceeded, Course.WAIT),
-    (InvalidInput, Course.ASIDE),
-    (NotAllowed, Course.ASIDE),
-    (NotFound, Course.AGAIN),
-    (Damaged, Course.ASIDE),
+_ACTIONS: tuple[tuple[type[Exception], FailureAction], ...] = (
+    (Unfinished, FailureAction.RETRY),
+    (BadOntology, FailureAction.END),
+    (NotSupported, FailureAction.END),
+    (MissingExtra, FailureAction.END),
+    (Busy, FailureAction.WAIT),
+    (Unavailable, FailureAction.WAIT),
+    (StorageFull, FailureAction.WAIT),
+    (DeadlineExceeded, FailureAction.WAIT),
+    (InvalidInput, FailureAction.FAIL),
+    (NotAllowed, FailureAction.FAIL),
+    (NotFound, FailureAction.RETRY),
+    (Damaged, FailureAction.FAIL),
 )
 
 
-def course_of(failure: BaseException) -> Course:
-    """What to do; anything unknown, such as what a model raises, is tried again."""
-    return next((course for kind, course in _COURSES if isinstance(failure, kind)), Course.AGAIN)
+def action_for(failure: BaseException) -> FailureAction:
+    """What to do; anything unknown, such as what a model raises, is retried."""
+    return next(
+        (action for kind, action in _ACTIONS if isinstance(failure, kind)), FailureAction.RETRY
+    )
 
 
-def told(failure: BaseException) -> tuple[str, str]:
-    """(reason, message) of a failure; short and safe, see ``errors``."""
+def describe_failure(failure: BaseException) -> tuple[str, str]:
+    """(stable code, message) of a failure; short and safe to send."""
     if isinstance(failure, SecondlookError):
         return failure.reason, str(failure)
     kind = type(failure).__name__
     return "internal", f"labelling this image failed ({kind}); the server's log has the details"
 
 
-def backoff_s(tried: int, first_s: float = 1.0, longest_s: float = 60.0) -> float:
-    """Seconds before the next try after ``tried`` ones (>= 1): doubling, up to half random.
+def backoff_s(failed: int, first_s: float = 1.0, longest_s: float = 60.0) -> float:
+    """Seconds before the next attempt after ``failed`` ones (>= 1): exponential, with jitter.
 
-    Random, or all that failed at one moment would come back at one moment.
+    Without jitter all that failed at one moment would be retried at one moment.
     """
-    return float(min(longest_s, first_s * 2.0 ** min(tried - 1, 30))) * random.uniform(0.5, 1.0)
+    return float(min(longest_s, first_s * 2.0 ** min(failed - 1, 30))) * random.uniform(0.5, 1.0)
+
+
+class CircuitBreaker:
+    """Stops attempts while something that all images need is unavailable, with growing pauses.
+
+    Opened by the first ``trip`` and closed by ``reset``.
+    """
+
+    def __init__(self) -> None:
+        self.message = ""
+        """What is unavailable and what to do; empty while closed."""
+        self._since = self._until = 0.0
+        self._trips = 0
+
+    def trip(self, message: str) -> None:
+        """Note a failure. Those of attempts that were running together count as one."""
+        now = time.monotonic()
+        self.message = message
+        if now < self._until:
+            return
+        self._since = self._since if self._trips else now
+        self._trips += 1
+        self._until = now + backoff_s(self._trips, first_s=0.25, longest_s=LONGEST_PAUSE_S)
+
+    def reset(self) -> None:
+        """Close: what was unavailable is back."""
+        self.message = ""
+        self._since = self._until = 0.0
+        self._trips = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether something is unavailable."""
+        return self._trips > 0
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it is too early for another attempt."""
+        return time.monotonic() < self._until
+
+    @property
+    def open_s(self) -> float:
+        """Seconds since it opened; 0 while closed."""
+        return time.monotonic() - self._since if self._trips else 0.0

@@ -1,4 +1,4 @@
-"""ImageReader of one job under way: read and decoded in threads, labelled by the engine."""
+"""Images of one job in flight: read and decoded in threads, labelled by the engine."""
 
 import queue
 import threading
@@ -6,19 +6,19 @@ import time
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 
-from secondlook.core.errors import Busy, ShuttingDown
-from secondlook.core.ontology import Ontology
 from secondlook.core.types import Labelled
-from secondlook.jobs.image_source import ImageReader, Prepared
+from secondlook.jobs.image_source import ImageReader
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
 from secondlook.store.images import NewImage
 from secondlook.store.queue import Item
+from secondlook_client.errors import Busy, ShuttingDown
+from secondlook_client.ontology import Ontology
 
 
 @dataclass(frozen=True, eq=False)
-class Done:
-    """What an attempt that came to its end made."""
+class LabelledItem:
+    """The result of a successful attempt."""
 
     labelled: Labelled
     image: NewImage
@@ -27,16 +27,16 @@ class Done:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """One try at one item."""
+    """An ended attempt at one item."""
 
     item: Item
     began: float
     """A ``time.monotonic()`` moment."""
-    outcome: Done | BaseException
+    outcome: LabelledItem | BaseException
 
 
-class Attempts:
-    """Attempts begin and end; ``begin`` and ``ended`` belong to one thread."""
+class InFlight:
+    """Starts attempts and returns them when they end; ``begin`` and ``next`` are for one thread."""
 
     def __init__(
         self,
@@ -53,50 +53,50 @@ class Attempts:
         self._ontology = ontology
         self._source = source
         self._ended: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
-        self._at_work: set[int] = set()
+        self._item_ids: set[int] = set()
         self._stopping = threading.Event()
 
     @property
-    def at_work(self) -> set[int]:
-        """Ids of the items whose attempt has begun and was not given back yet."""
-        return self._at_work
+    def item_ids(self) -> set[int]:
+        """Ids of the items whose attempt has begun and was not returned by ``next`` yet."""
+        return self._item_ids
 
     def begin(self, item: Item) -> None:
-        """Try an item; the attempt is given back by ``ended``, whatever comes of it."""
-        self._at_work.add(item.id)
+        """Begin an attempt at an item; ``next`` returns it when it ends, whatever its outcome."""
+        self._item_ids.add(item.id)
         self._threads.submit(self._try, item, time.monotonic())
 
-    def ended(self, timeout_s: float) -> Attempt | None:
-        """The next attempt that ended; None when none does in ``timeout_s`` (0 does not wait).
+    def next(self, timeout_s: float) -> Attempt | None:
+        """The next attempt that ended; None if none does within ``timeout_s`` (0 does not wait).
 
-        None also after a ``nudge``.
+        None also after a ``wake``.
         """
         try:
             attempt = self._ended.get(timeout=timeout_s) if timeout_s else self._ended.get_nowait()
         except queue.Empty:
             return None
         if attempt is not None:
-            self._at_work.discard(attempt.item.id)
+            self._item_ids.discard(attempt.item.id)
         return attempt
 
-    def nudge(self) -> None:
-        """End a wait in ``ended``; from any thread."""
+    def wake(self) -> None:
+        """End a wait in ``next``; from any thread."""
         self._ended.put(None)
 
     def stop(self) -> None:
-        """Begin nothing more: images that wait for a place in the engine end at once."""
+        """Submit nothing more: attempts that wait for room in the engine end at once."""
         self._stopping.set()
 
     def _try(self, item: Item, began: float) -> None:
         try:
             prepared = self._images.prepare(item)
             future = self._submit(Task(prepared.image, self._ontology, self._source))
-        except BaseException as failure:  # whatever it is, the attempt must be given back
+        except BaseException as failure:  # whatever it is, the attempt must be returned
             self._ended.put(Attempt(item, began, failure))
             return
-        kept = _Kept(prepared)
+        stored, image_hash = prepared.stored, prepared.perceptual_hash  # but not the pixels
         future.add_done_callback(
-            lambda ended: self._ended.put(Attempt(item, began, kept.outcome(ended)))
+            lambda ended: self._ended.put(Attempt(item, began, _outcome(ended, stored, image_hash)))
         )
 
     def _submit(self, task: Task) -> "Future[Labelled]":
@@ -108,15 +108,11 @@ class Attempts:
         raise ShuttingDown("the server is shutting down; the image stays in the queue")
 
 
-class _Kept:
-    """What is needed of a prepared image after it was labelled: all but its pixels."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self._image, self._perceptual_hash = prepared.stored, prepared.perceptual_hash
-
-    def outcome(self, ended: "Future[Labelled]") -> Done | BaseException:
-        if ended.cancelled():
-            return CancelledError()
-        if failure := ended.exception():
-            return failure
-        return Done(ended.result(), self._image, self._perceptual_hash)
+def _outcome(
+    ended: "Future[Labelled]", stored: NewImage, image_hash: int
+) -> LabelledItem | BaseException:
+    if ended.cancelled():
+        return CancelledError()
+    if failure := ended.exception():
+        return failure
+    return LabelledItem(ended.result(), stored, image_hash)

@@ -1,7 +1,7 @@
-"""The server's side of the queue: takes jobs that wait, works on them, and keeps hold of them.
+"""The server's side of the job queue: claims jobs, runs a worker for each, renews the leases.
 
 Several servers may share one store: each job is worked on by one of them, and when that one dies
-another takes its jobs over as soon as the leases have run out.
+another takes over its jobs as soon as the leases have expired.
 """
 
 import logging
@@ -14,28 +14,29 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-from secondlook.core.errors import StorageFull, Unavailable
-from secondlook.core.images import DEFAULT_LIMITS, ImageLimits
-from secondlook.jobs.worker import Worker, Workshop
+from secondlook.config.settings import ImageSettings
+from secondlook.core.images import DEFAULT_LIMITS
+from secondlook.jobs.worker import Worker, WorkerContext
 from secondlook.labeling.engine import Engine
 from secondlook.store import Store
+from secondlook_client.errors import StorageFull, Unavailable
 
 log = logging.getLogger(__name__)
 
 MAX_JOBS = 64
-"""Worked on at one time; the others wait."""
-LOOK_EVERY_S = 0.5
-"""How soon a job to which another process gave something to do is noticed."""
-NOT_SOONER_S = 0.05
-"""Between two looks, however much is written."""
+"""Worked on at the same time; the others wait."""
+POLL_S = 0.5
+"""Between two polls: how soon changes by other processes are noticed."""
+MIN_POLL_S = 0.05
+"""Between two polls, however much is written."""
 LEASE_S = 15.0
-"""A server that was not heard of for this long is taken for dead."""
+"""A server that did not renew its leases for this long is presumed dead."""
 PAUSE_S = 2.0
-"""Before another look at a database that failed."""
+"""Before another poll of a database that failed."""
 
 
 def server_name() -> str:
-    """A name for this server that no other has, at most 42 characters."""
+    """A unique name for this server, at most 42 characters."""
     return f"{socket.gethostname()[:24]}-{os.getpid()}-{uuid4().hex[:8]}"
 
 
@@ -46,7 +47,7 @@ class JobRunner:
         self,
         store: Store,
         engine: Engine,
-        limits: ImageLimits = DEFAULT_LIMITS,
+        limits: ImageSettings = DEFAULT_LIMITS,
         roots: Sequence[Path] = (),
         *,
         owner: str = "",
@@ -56,13 +57,13 @@ class JobRunner:
     ) -> None:
         """``roots`` are the folders that may be read; ``owner`` is this server's name.
 
-        ``in_flight`` images at most are under way, of all jobs together; of each job at least
-        one. ``threads`` read and decode images.
+        ``in_flight`` is the maximum of images in flight, of all jobs together; each job may
+        have one. ``threads`` read and decode images.
         """
         self._store = store
         self._in_flight = in_flight
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="job-image")
-        self._shop = Workshop(
+        self._context = WorkerContext(
             store,
             engine,
             self._threads,
@@ -81,20 +82,20 @@ class JobRunner:
 
     @property
     def owner(self) -> str:
-        """What this server's names in leases begin with."""
+        """Prefix of this server's names in leases."""
         return self._owner
 
     def start(self) -> None:
-        """Begin to take jobs."""
+        """Start claiming jobs."""
         self._thread.start()
 
     def waits_for(self, run_id: int) -> str:
-        """What keeps a job from going on, also while the database cannot be told; or empty."""
+        """What a job waits for, known even while the database is unavailable; or empty."""
         found = self._workers.get(run_id)
         return found[0].waits_for() if found else ""
 
     def close(self) -> None:
-        """Take nothing new, finish and keep the images under way, and give the jobs back.
+        """Claim nothing new, finish and store the images in flight, and release the jobs.
 
         Call it while the engine still runs.
         """
@@ -109,53 +110,53 @@ class JobRunner:
         self._threads.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
-        with self._store.database.written.heard_by(self._wake.set):
+        with self._store.database.changes.subscribed(self._wake.set):
             while not self._stopping.is_set():
                 self._wake.clear()
-                if self._has_looked():
-                    self._stopping.wait(NOT_SOONER_S)
-                    self._wake.wait(LOOK_EVERY_S)
+                if self._polled():
+                    self._stopping.wait(MIN_POLL_S)
+                    self._wake.wait(POLL_S)
                 else:
                     self._stopping.wait(PAUSE_S)
 
-    def _has_looked(self) -> bool:
+    def _polled(self) -> bool:
         try:
-            self._look()
+            self._poll()
         except (Unavailable, StorageFull) as failure:
-            log.warning("looking for jobs failed: %s", failure)
+            log.warning("polling for jobs failed: %s", failure)
         except Exception:
-            log.exception("looking for jobs failed")
+            log.exception("polling for jobs failed")
         else:
             return True
         return False
 
-    def _look(self) -> None:
-        """Let go of workers that ended, keep the leases, take what waits."""
+    def _poll(self) -> None:
+        """Forget workers that ended, renew the leases, claim jobs."""
         for run_id, (worker, thread) in list(self._workers.items()):
             if thread.is_alive():
-                worker.look()
+                worker.wake()
             else:
                 del self._workers[run_id]
         if time.monotonic() >= self._renew_at:
             self._renew()
-            self._renew_at = time.monotonic() + self._shop.lease_s / 3
+            self._renew_at = time.monotonic() + self._context.lease_s / 3
         while len(self._workers) < MAX_JOBS and not self._stopping.is_set():
-            # A name for each lease: a worker that lost its job must not pass for the next one.
+            # A name for each lease: a worker that lost its job must not be mistaken for the next.
             self._claims += 1
             name = f"{self._owner}-{self._claims}"
-            job = self._store.queue.claim(name, self._shop.lease_s, skip=self._workers)
+            job = self._store.queue.claim(name, self._context.lease_s, skip=self._workers)
             if job is None:
                 break
-            worker = Worker(self._shop, job)
+            worker = Worker(self._context, job)
             thread = threading.Thread(target=worker.run, name=f"job-{job.run_id}", daemon=True)
             self._workers[job.run_id] = worker, thread
             thread.start()
 
     def _renew(self) -> None:
         for run_id, (worker, thread) in list(self._workers.items()):
-            held = self._store.queue.renew(run_id, worker.job.owner, self._shop.lease_s)
-            if not held and thread.is_alive():
-                worker.lose()
+            renewed = self._store.queue.renew(run_id, worker.job.owner, self._context.lease_s)
+            if not renewed and thread.is_alive():
+                worker.abandon()
 
     def _share(self) -> int:
         busy = sum(not worker.idle for worker, _ in list(self._workers.values()))

@@ -1,8 +1,8 @@
-"""One job at work: its images go out as attempts and come back as outcomes, until none is left.
+"""Works on one job: its images are attempted and their outcomes written, until none is left.
 
-When something that all images need is away, the job says what it waits for and looks again by
-itself, with one image at first. Results wait in memory while the database is away; there are
-never more of them than fit into one transaction and the attempts under way.
+While something that all images need is unavailable, the job says what it waits for and probes with
+one image at a time. Results wait in memory while the database is unavailable; there are never more
+of them than fit into one transaction, and the attempts in flight.
 """
 
 import logging
@@ -16,7 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from secondlook.core.errors import (
+from secondlook.config.settings import ImageSettings
+from secondlook.jobs.failure_policy import FailurePolicy
+from secondlook.jobs.failures import CircuitBreaker, backoff_s
+from secondlook.jobs.image_source import ImageReader, allowed_folder, list_folder
+from secondlook.jobs.in_flight import InFlight
+from secondlook.jobs.result_writer import BATCH, ResultWriter
+from secondlook.labeling.engine import Engine
+from secondlook.store import Store
+from secondlook.store.queue import Item, JobRow, NewItem
+from secondlook_client.errors import (
     BadOntology,
     LostLease,
     MissingExtra,
@@ -26,87 +35,81 @@ from secondlook.core.errors import (
     StorageFull,
     Unavailable,
 )
-from secondlook.core.images import ImageLimits
-from secondlook.jobs.failure_policy import Outage, Triage
-from secondlook.jobs.failures import backoff_s
-from secondlook.jobs.image_source import ImageReader, allowed, list_folder
-from secondlook.jobs.in_flight import Attempts
-from secondlook.jobs.result_writer import FULL, Commits
-from secondlook.labeling.engine import Engine
-from secondlook.store import Store
-from secondlook.store.queue import Item, Job, JobState, NewItem
+from secondlook_client.values import JobState
 
 log = logging.getLogger(__name__)
 
 PAGE = 128
 """Items fetched at a time."""
 POLL_S = 0.25
-"""Between two looks at what changes without a word: the time, and what other servers write."""
+"""Between two polls for what is not notified: due retries, and what other servers write."""
 LINGER_S = 2.0
-"""An open job with nothing to do is let go after this long."""
-NOT_HERE_S = 5.0
-"""Before another look at a job whose folder this server cannot read."""
-BROKEN_S = 30.0
-"""Before another try at a job that failed in a way nobody thought of."""
+"""An open job with nothing to do is released after this long."""
+UNREADABLE_PAUSE_S = 5.0
+"""Before a job whose folder this server cannot read is claimed again."""
+ERROR_PAUSE_S = 30.0
+"""Before a job that failed unexpectedly is claimed again."""
 GRACE_S = 20.0
-"""For images under way when the server stops."""
-STORE_FAILS = (Unavailable, StorageFull)
+"""For images in flight when the server stops."""
+STORE_ERRORS = (Unavailable, StorageFull)
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
-    """What all jobs of one server share."""
+class WorkerContext:
+    """What the workers of one server share."""
 
     store: Store
     engine: Engine
     threads: Executor
     """They read and decode images."""
-    limits: ImageLimits
+    limits: ImageSettings
     roots: Sequence[Path]
     """Folders that may be read."""
     lease_s: float
     share: Callable[[], int]
-    """How many images one job may have under way at present."""
+    """How many images one job may have in flight at present."""
 
 
 class Worker:
     """Works on one claimed job; ``run`` is its thread."""
 
-    def __init__(self, shop: Workshop, job: Job) -> None:
+    def __init__(self, context: WorkerContext, job: JobRow) -> None:
         self.job = job
         self.idle = False
         """True while there is nothing to do."""
-        self._shop = shop
-        self._queue = shop.store.queue
-        self._halt = threading.Event()
+        self._context = context
+        self._queue = context.store.queue
+        self._stopping = threading.Event()
         self._lost = False
-        self._writes = Outage()
-        self._listing = ""
+        """Another server has the job, or it was cancelled."""
+        self._database = CircuitBreaker()
+        self._listing_error = ""
         """What the listing of the folder waits for."""
-        self._said = job.message
+        self._message = job.message
+        """As it was written last."""
         self._ready: deque[Item] = deque()
-        self._nudge: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = lambda: None
         """Ends a wait for attempts."""
         self._idle_since = time.monotonic()
-        self._fetch_at = self._look_at = 0.0
+        self._fetch_at = self._check_at = 0.0
 
     def stop(self) -> None:
-        """Begin nothing more, finish what is under way, and give the job back."""
-        self._halt.set()
-        self._nudge()
+        """Begin nothing more, finish what is in flight, and release the job."""
+        self._stopping.set()
+        self._wake()
 
-    def lose(self) -> None:
-        """The job is another's, or was cancelled: drop everything."""
+    def abandon(self) -> None:
+        """Drop everything: another server has the job, or it was cancelled."""
         self._lost = True
         self.stop()
 
-    def look(self) -> None:
-        """There may be something new to do; from any thread."""
+    def wake(self) -> None:
+        """Check for new work now; from any thread."""
         if not self._ready:
-            self._fetch_at = self._look_at = 0.0
-            self._nudge()
+            self._fetch_at = self._check_at = 0.0
+            self._wake()
 
     def run(self) -> None:
         """Work until the job ends, is lost, or ``stop`` is called; never raises."""
@@ -114,62 +117,62 @@ class Worker:
         try:
             self._work()
         except LostLease:
-            log.info("job '%s' is not this server's any more", self.job.name)
+            log.info("job '%s' is no longer leased by this server", self.job.name)
             self._lost = True
-        except (NotAllowed, NotFound) as failure:  # of the folder: another server may have it
-            self._say(str(failure))
-            pause_s = NOT_HERE_S
+        except (NotAllowed, NotFound) as failure:  # the folder: another server may read it
+            self._set_message(str(failure))
+            pause_s = UNREADABLE_PAUSE_S
         except (BadOntology, NotSupported, MissingExtra) as failure:
-            with suppress(*STORE_FAILS):
+            with suppress(*STORE_ERRORS):
                 self._finish(JobState.FAILED, str(failure))
-        except STORE_FAILS as failure:  # before there was anything to hold on to
-            log.warning("job '%s' waits: %s", self.job.name, failure)
-            pause_s = NOT_HERE_S
+        except STORE_ERRORS as failure:  # before there was anything to lose
+            log.warning("job '%s' is waiting: %s", self.job.name, failure)
+            pause_s = UNREADABLE_PAUSE_S
         except Exception:
-            log.exception("job '%s' failed; it is tried again", self.job.name)
-            self._say("something failed on the server; its log has the details")
-            pause_s = BROKEN_S
+            log.exception("job '%s' failed; it will be retried", self.job.name)
+            self._set_message("something failed on the server; its log has the details")
+            pause_s = ERROR_PAUSE_S
         finally:
-            self._halt.set()
+            self._stopping.set()
             self._release(pause_s)
 
     def _work(self) -> None:
-        shop, job = self._shop, self.job
-        root = allowed(job.root, shop.roots) if job.root else None
-        self._commits = Commits(shop.store, job.name, job.owner)
-        self._triage = Triage(self._commits, self._ready.append, self._replace)
-        self._attempts = Attempts(
-            shop.engine,
-            shop.threads,
-            ImageReader(shop.store.blobs, root, shop.limits),
-            self._commits.ontology,
+        context, job = self._context, self.job
+        root = allowed_folder(job.root, context.roots) if job.root else None
+        self._results = ResultWriter(context.store, job.name, job.owner)
+        self._policy = FailurePolicy(self._results, self._ready.append, self._replace)
+        self._in_flight = InFlight(
+            context.engine,
+            context.threads,
+            ImageReader(context.store.blobs, root, context.limits),
+            self._results.ontology,
             f"job:{job.name}",
         )
-        self._nudge = self._attempts.nudge
+        self._wake = self._in_flight.wake
         lister = threading.Thread(target=self._list, args=(root,), name=f"list-{job.run_id}")
         if job.state is JobState.LISTING:
             lister.start()
         try:
-            while not self._halt.is_set():
+            while not self._stopping.is_set():
                 self._fill()
                 self._collect(POLL_S)
                 self._fill()  # before a commit, during which the models would have nothing to do
-                self._commit()
-                self._tell()
+                self._write()
+                self._update_message()
                 if self._is_over():
                     return
             self._drain()
         finally:
-            self._halt.set()
-            self._attempts.stop()
+            self._stopping.set()
+            self._in_flight.stop()
             if lister.ident:
                 lister.join()
 
     def waits_for(self) -> str:
-        """What keeps the job from going on; empty when nothing does."""
-        if not hasattr(self, "_triage"):
-            return self._said
-        return self._writes.message or self._triage.outage.message or self._listing
+        """What the job waits for; or empty."""
+        if not hasattr(self, "_policy"):
+            return self._message
+        return self._database.message or self._policy.breaker.message or self._listing_error
 
     def _fill(self) -> None:
         """Begin as many attempts as there is room for."""
@@ -177,73 +180,73 @@ class Worker:
         if room > 0 and not self._ready:
             self._fetch()
         while self._ready and room > 0:
-            self._attempts.begin(self._ready.popleft())
+            self._in_flight.begin(self._ready.popleft())
             room -= 1
 
     def _room(self) -> int:
-        outage = self._triage.outage
-        if len(self._commits) >= FULL or outage.holds:
+        breaker = self._policy.breaker
+        if len(self._results) >= BATCH or breaker.pausing:
             return 0
-        return (1 if outage.on else self._shop.share()) - len(self._attempts.at_work)
+        return (1 if breaker.open else self._context.share()) - len(self._in_flight.item_ids)
 
     def _fetch(self) -> None:
-        if self._writes.holds or time.monotonic() < self._fetch_at:
+        if self._database.pausing or time.monotonic() < self._fetch_at:
             return
-        mine = self._attempts.at_work | self._commits.pending
-        found = self._outlast(lambda: self._queue.next(self.job.run_id, PAGE, skip=mine))
+        busy = self._in_flight.item_ids | self._results.pending
+        found = self._if_available(lambda: self._queue.next(self.job.run_id, PAGE, skip=busy))
         self._ready.extend(found or ())
         if not self._ready:
             self._fetch_at = time.monotonic() + POLL_S
 
     def _collect(self, timeout_s: float) -> None:
-        while attempt := self._attempts.ended(timeout_s):
-            self._triage.take(attempt)
+        while attempt := self._in_flight.next(timeout_s):
+            self._policy.handle(attempt)
             timeout_s = 0.0
 
-    def _commit(self) -> None:
-        if self._writes.holds or not self._commits:
+    def _write(self) -> None:
+        if self._database.pausing or not self._results:
             return
-        if self._commits.due() or not self._attempts.at_work:
-            self._outlast(self._commits.write)
+        if self._results.due() or not self._in_flight.item_ids:
+            self._if_available(self._results.write)
 
-    def _outlast(self, step: Callable[[], Result]) -> Result | None:
-        """Take a step; None when the database fails, which is waited for: nothing is lost by it."""
+    def _if_available(self, step: Callable[[], Result]) -> Result | None:
+        """Run a step; None when the database is unavailable: the step is repeated later."""
         try:
             result = step()
-        except STORE_FAILS as failure:
-            self._writes.hit(str(failure))
+        except STORE_ERRORS as failure:
+            self._database.trip(str(failure))
             return None
-        if not self._commits:  # with something to write it is over when that is written
-            self._writes.over()
+        if not self._results:  # with something to write the outage ends when that is written
+            self._database.reset()
         return result
 
     def _replace(self, item: Item, new: NewItem) -> None:
-        held = self._outlast(lambda: self._queue.replace(item, self.job.owner, new))
-        if held is None:
+        replaced = self._if_available(lambda: self._queue.replace(item, self.job.owner, new))
+        if replaced is None:
             self._ready.append(item)
-        elif held:
-            now = replace(item, key=new.key, size=new.size, changed_ns=new.changed_ns)
-            self._ready.appendleft(now)
+        elif replaced:
+            present = replace(item, key=new.key, size=new.size, mtime_ns=new.mtime_ns)
+            self._ready.appendleft(present)
         else:
             message = "the file was replaced by another one, which is an image of its own"
-            self._commits.aside(item, "replaced", message)
+            self._results.failed(item, "replaced", message)
 
     def _is_over(self) -> bool:
         """Whether the job has ended, or has nothing to do for a while."""
         now = time.monotonic()
-        if self._ready or self._attempts.at_work or self._commits:
+        if self._ready or self._in_flight.item_ids or self._results:
             self.idle, self._idle_since = False, now
             return False
         self.idle = True
-        if now < self._look_at or self._writes.holds:
+        if now < self._check_at or self._database.pausing:
             return False
-        self._look_at = now + POLL_S
-        return bool(self._outlast(self._has_ended))
+        self._check_at = now + POLL_S
+        return bool(self._if_available(self._has_ended))
 
     def _has_ended(self) -> bool:
         job = self._queue.get(self.job.name)
         if job.owner != self.job.owner:
-            raise LostLease(f"job '{job.name}' is not this server's any more")
+            raise LostLease(f"job '{job.name}' is no longer leased by this server")
         if job.waiting or job.state is JobState.LISTING:
             return False
         if job.closed:
@@ -251,42 +254,44 @@ class Worker:
         return time.monotonic() - self._idle_since > LINGER_S
 
     def _drain(self) -> None:
-        """Let what is under way come to its end, as far as there is time."""
-        self._attempts.stop()
+        """Wait for the attempts in flight, as far as there is time, and write their outcomes."""
+        self._in_flight.stop()
         ends = time.monotonic() + GRACE_S
-        while self._attempts.at_work and not self._lost and time.monotonic() < ends:
+        while self._in_flight.item_ids and not self._lost and time.monotonic() < ends:
             self._collect(POLL_S)
         if not self._lost:
-            self._outlast(self._commits.write)
+            self._if_available(self._results.write)
 
     def _list(self, root: Path) -> None:
-        tried = 0
-        while not self._halt.wait(backoff_s(tried, longest_s=30.0) if tried else 0.0):
+        failed = 0
+        while not self._stopping.wait(backoff_s(failed, longest_s=30.0) if failed else 0.0):
             try:
-                list_folder(self._queue, self.job.run_id, root, self._halt.wait)
-                self._listing = ""
+                list_folder(self._queue, self.job.run_id, root, self._stopping.wait)
+                self._listing_error = ""
                 return
             except Unavailable as failure:
-                self._listing = str(failure)
+                self._listing_error = str(failure)
             except Exception:
                 log.exception("listing the folder of job '%s' failed", self.job.name)
-                self._listing = "the folder cannot be listed; the server's log has the details"
-            tried += 1
+                self._listing_error = (
+                    "the folder cannot be listed; the server's log has the details"
+                )
+            failed += 1
 
     def _finish(self, state: JobState, message: str = "") -> bool:
         return self._queue.finish(self.job.run_id, self.job.owner, state, message)
 
-    def _tell(self) -> None:
+    def _update_message(self) -> None:
         message = self.waits_for()
-        if message != self._said:
-            self._say(message)
+        if message != self._message:
+            self._set_message(message)
 
-    def _say(self, message: str) -> None:
-        with suppress(*STORE_FAILS):
-            self._queue.renew(self.job.run_id, self.job.owner, self._shop.lease_s, message)
-            self._said = message
+    def _set_message(self, message: str) -> None:
+        with suppress(*STORE_ERRORS):
+            self._queue.renew(self.job.run_id, self.job.owner, self._context.lease_s, message)
+            self._message = message
 
     def _release(self, pause_s: float) -> None:
         if not self._lost:
-            with suppress(*STORE_FAILS):  # then the lease ends by itself
+            with suppress(*STORE_ERRORS):  # then the lease expires
                 self._queue.release(self.job.run_id, self.job.owner, pause_s)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
 
 log = logging.getLogger(__name__)
 

@@ -2,17 +2,10 @@
 
 from collections.abc import Sequence
 
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import (
-    Decision,
-    Evidence,
-    Judgement,
-    LabelPath,
-    Outcome,
-    Proposals,
-    Verdict,
-)
+from secondlook.core.types import Evidence, Proposals
 from secondlook.labeling.proposer import Candidate, candidates, student_candidates
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Decision, Judgement, LabelPath, Outcome, Verdict
 
 
 def decide(
@@ -160,23 +153,23 @@ def _hear_the_others(index: int, alone: list[Decision], specs: Sequence[ClassSpe
 # groups or classes, and gives exactly what the pipeline gave.
 
 
-def judge(evidence: Evidence, ontology: Ontology, max_iou: float) -> tuple[Judgement, ...]:
+def judge(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
     """Every judgement that the evidence allows, candidate by candidate.
 
-    ``evidence.proposals`` has one column a class of ``ontology``. ``max_iou`` in [0, 1] is for
+    ``evidence.proposals`` has one column a class of ``ontology``. ``nms_iou`` in [0, 1] is for
     the suppression inside contrast groups. A question that would have to be asked and was not is
     no verdict, so its box is unsure. A student's evidence is judged by the probabilities in it.
     """
     if evidence.path is LabelPath.STUDENT:
-        return _judge_student(evidence, ontology, max_iou)
-    found = candidates(evidence.proposals, ontology, max_iou)
+        return _judge_student(evidence, ontology, nms_iou)
+    found = candidates(evidence.proposals, ontology, nms_iou)
     return judge_candidates(evidence, ontology, found)
 
 
-def _judge_student(evidence: Evidence, ontology: Ontology, max_iou: float) -> tuple[Judgement, ...]:
+def _judge_student(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
     """A student's own limits and words: see ``decide.decide_for_student``."""
     judgements: list[Judgement] = []
-    for candidate in student_candidates(evidence.proposals, ontology, max_iou):
+    for candidate in student_candidates(evidence.proposals, ontology, nms_iou):
         specs = [ontology.classes[index] for index in candidate.classes]
         said = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
         box = box_of(evidence.proposals, candidate.row)

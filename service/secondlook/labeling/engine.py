@@ -1,7 +1,7 @@
 """The pipeline behind two batching queues: what the server and every long run share.
 
 Stage one of the next batch runs while stage two of the last one does, and images of all
-callers meet in the same batches. At most ``max_images`` are inside at any moment; one more is
+callers meet in the same batches. At most ``max_in_flight`` are inside at any moment; one more is
 refused at once with a retry hint, so memory and delay stay bounded whatever arrives.
 """
 
@@ -12,24 +12,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from secondlook.core.errors import Busy
+from secondlook.config.settings import BatchingSettings
 from secondlook.core.types import Labelled
 from secondlook.labeling.batcher import Batcher
-from secondlook.labeling.pipeline import Pipeline, Proposed, Task, settings_of
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """Batch sizes and bounds."""
-
-    propose_batch: int = 8
-    """Images in one call of the proposer."""
-    verify_batch: int = 8
-    """Images whose boxes go to the verifier in one call."""
-    max_wait_s: float = 0.005
-    """How long the first image of a batch waits for company."""
-    max_images: int = 64
-    """Images inside at one time, waiting or at work."""
+from secondlook.labeling.pipeline import Pipeline, Proposed, Task
+from secondlook_client.errors import Busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,28 +50,28 @@ class Engine:
     def __init__(
         self,
         pipeline: Pipeline,
-        limits: EngineLimits | None = None,
+        batching: BatchingSettings | None = None,
         observe: Callable[[str, int, float], None] | None = None,
     ) -> None:
         """``observe(stage, batch size, seconds)`` is called after each batch, for metrics."""
         self.pipeline = pipeline
-        self.limits = limits or EngineLimits()
+        self.batching = batching or BatchingSettings()
         self._inside = 0
         self._lock = threading.Lock()
-        wait, room = self.limits.max_wait_s, self.limits.max_images
+        window_s, room = self.batching.batching_window_ms / 1000, self.batching.max_in_flight
         self._propose: Batcher[Task, Proposed] = Batcher(
             "propose",
             pipeline.propose,
-            max_batch=self.limits.propose_batch,
-            max_wait_s=wait,
+            max_batch=self.batching.propose_batch,
+            max_wait_s=window_s,
             max_queue=room,
             observe=observe,
         )
         self._judge: Batcher[Proposed, Labelled] = Batcher(
             "verify",
             pipeline.judge,
-            max_batch=self.limits.verify_batch,
-            max_wait_s=wait,
+            max_batch=self.batching.verify_batch,
+            max_wait_s=window_s,
             max_queue=room,
             observe=observe,
         )
@@ -115,9 +102,9 @@ class Engine:
         return self._inside
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def recorded_settings(self) -> dict[str, Any]:
         """What shapes results besides models and classes; kept with each run."""
-        return settings_of(self.pipeline.limits)
+        return self.pipeline.settings.recorded()
 
     @property
     def student(self) -> str:
@@ -126,7 +113,7 @@ class Engine:
 
     def _enter(self) -> None:
         with self._lock:
-            if self._inside >= self.limits.max_images:
+            if self._inside >= self.batching.max_in_flight:
                 raise Busy(
                     f"{self._inside} images are being worked on already; "
                     "try again in a moment or send fewer at a time",

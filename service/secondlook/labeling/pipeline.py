@@ -6,31 +6,15 @@ that images of many clients share batches.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from secondlook.core.ontology import Ontology
-from secondlook.core.types import Evidence, Image, Labelled, Proposals, Verdict, View
+from secondlook.config.settings import PipelineSettings
+from secondlook.core.types import Evidence, Image, Labelled, Proposals
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
 from secondlook.labeling.decisions import box_of, judge_candidates
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much one image may cost, and how low its scores are kept."""
-
-    floor: float = 0.1
-    """Proposer scores below this are not kept, [0, 1]."""
-    max_boxes: int = 100
-    """Boxes kept an image, best first."""
-    max_iou: float = 0.6
-    """Two boxes of one contrast group that overlap more are one object."""
-
-
-def settings_of(limits: Limits) -> dict[str, Any]:
-    """What shapes a run's results, besides its models and classes; plain, to be kept with it."""
-    return asdict(limits)
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import Verdict, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +46,12 @@ class Pipeline:
         self,
         proposer: propose.Proposer,
         verifier: verify.Verifier | None,
-        limits: Limits | None = None,
-        cache: verify.VerdictCache | None = None,
+        settings: PipelineSettings | None = None,
     ) -> None:
         self.proposer = proposer
         self.verifier = verifier
-        self.limits = limits or Limits()
-        self.cache = cache or verify.VerdictCache()
+        self.settings = settings or PipelineSettings()
+        self.cache = verify.VerdictCache(self.settings.verdict_cache_size)
 
     def label(self, tasks: Sequence[Task]) -> list[Labelled]:
         """Both stages on a batch, in order."""
@@ -86,16 +69,16 @@ class Pipeline:
         return [done[index] for index in range(len(tasks))]
 
     def _propose_together(self, tasks: list[Task]) -> list[Proposed]:
-        limits = self.limits
+        settings = self.settings
         started = time.perf_counter()
         raw = self.proposer.propose(
-            [task.image for task in tasks], tasks[0].ontology.phrases, limits.floor
+            [task.image for task in tasks], tasks[0].ontology.phrases, settings.score_floor
         )
         ms = (time.perf_counter() - started) * 1000 / len(tasks)
         proposed = []
         for task, phrases in zip(tasks, raw, strict=True):
-            proposals = propose.by_class(phrases, task.image, task.ontology, limits.max_boxes)
-            kept = propose.candidates(proposals, task.ontology, limits.max_iou)
+            proposals = propose.by_class(phrases, task.image, task.ontology, settings.max_boxes)
+            kept = propose.candidates(proposals, task.ontology, settings.nms_iou)
             proposed.append(Proposed(task, proposals, tuple(kept), ms))
         return proposed
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.core import boxes as box_ops
-from secondlook.core.ontology import Ontology, normal
 from secondlook.core.types import Image, Proposals
+from secondlook_client.ontology import Ontology, normal
 
 
 @runtime_checkable
@@ -59,7 +59,7 @@ def by_class(phrases: Proposals, image: Image, ontology: Ontology, max_boxes: in
     return _tidy(_fold(phrases, _phrase_columns(ontology)), image, max_boxes)
 
 
-def candidates(proposals: Proposals, ontology: Ontology, max_iou: float) -> list[Candidate]:
+def candidates(proposals: Proposals, ontology: Ontology, nms_iou: float) -> list[Candidate]:
     """Boxes worth judging, after class-agnostic suppression inside each contrast group.
 
     Grounding DINO has no suppression of its own and often gives one object under two phrases.
@@ -68,21 +68,21 @@ def candidates(proposals: Proposals, ontology: Ontology, max_iou: float) -> list
     judged, because a verifier that is asked only one side of a contrast tends to say yes.
     """
     thresholds = np.array([spec.threshold for spec in ontology.classes], dtype=np.float32)
-    return candidates_above(proposals, ontology, proposals.scores >= thresholds, max_iou)
+    return candidates_above(proposals, ontology, proposals.scores >= thresholds, nms_iou)
 
 
-def student_candidates(proposals: Proposals, ontology: Ontology, max_iou: float) -> list[Candidate]:
+def student_candidates(proposals: Proposals, ontology: Ontology, nms_iou: float) -> list[Candidate]:
     """``candidates`` of a student, whose scores are probabilities that a box is right.
 
     Thresholds are on a proposer's scale, so here a box is a candidate when one side of the group
     is above its ``reject``: the others are ruled out already.
     """
     limits = np.array([spec.reject for spec in ontology.classes], dtype=np.float64)
-    return candidates_above(proposals, ontology, proposals.scores > limits, max_iou)
+    return candidates_above(proposals, ontology, proposals.scores > limits, nms_iou)
 
 
 def candidates_above(
-    proposals: Proposals, ontology: Ontology, above: NDArray[np.bool_], max_iou: float
+    proposals: Proposals, ontology: Ontology, above: NDArray[np.bool_], nms_iou: float
 ) -> list[Candidate]:
     """``candidates`` where ``above``, (N, classes), says which box is worth judging for a class."""
     picked: list[Candidate] = []
@@ -90,7 +90,7 @@ def candidates_above(
         columns = list(members)
         rows = np.flatnonzero(above[:, columns].any(axis=1))
         best = proposals.scores[np.ix_(rows, np.array(columns))].max(axis=1, initial=0)
-        for kept in box_ops.nms(proposals.boxes[rows], best, max_iou):
+        for kept in box_ops.nms(proposals.boxes[rows], best, nms_iou):
             picked.append(Candidate(int(rows[kept]), members))
     return picked
 

@@ -14,8 +14,9 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from secondlook.core.boxes import padded_window
-from secondlook.core.errors import SecondlookError
-from secondlook.core.types import Answer, Ask, Image, Pixels, Verdict, View
+from secondlook.core.types import Ask, Image, Pixels
+from secondlook_client.errors import SecondlookError
+from secondlook_client.values import Answer, Verdict, View
 
 # What a verifier is shown of a box: the crop, the crop in its context, or the whole image.
 
@@ -106,7 +107,7 @@ class VerdictCache:
     kept: a backend that was down is asked again.
     """
 
-    def __init__(self, size: int = 20_000) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
         self._answers: OrderedDict[tuple[bytes, str, str], Answer] = OrderedDict()
         self._lock = Lock()

@@ -1,10 +1,19 @@
-"""Multi-scale deformable attention (arXiv 2010.04159) that is quick on a CPU.
+"""Faster parts for models that run on a CPU, each with the same outputs but for rounding.
 
-transformers samples with ``grid_sample``, a heads-by-channels image at a time, and then
-weighs and sums what it sampled; on a CPU a third of Grounding DINO's time goes there. The same
-sum is a weighted bag of rows: four corners a point, each with its bilinear weight times its
-attention. ``embedding_bag`` computes it in one pass over memory, without the samples in between.
-What leads there is arranged in long rows too, because tensors whose last side is 2 or 4 are slow.
+- ``replace_deformable_attention``: multi-scale deformable attention (arXiv 2010.04159) in one pass
+  over memory. transformers samples with ``grid_sample``, a heads-by-channels image at a time, and
+  then weighs and sums the samples; a third of Grounding DINO's time goes there. The same sum is a
+  weighted bag of rows: four corners a point, each with its bilinear weight times its attention,
+  which ``embedding_bag`` computes without storing the samples. The steps before it work on long
+  rows too, because tensors whose last side is 2 or 4 are slow.
+- ``use_sdpa``: Grounding DINO's attention between image and caption by PyTorch's fused attention.
+  transformers writes out the scores of every cell and token and passes over them again and again:
+  shifts, clamps, masks, two softmaxes. Shifting and clamping guard the softmax against overflow,
+  which the fused one does by itself.
+- ``fuse_conv_bn``: the batch norm of a trained model multiplies and adds a constant a channel,
+  which the weights of the convolution before it can do at no cost.
+- ``use_channels_last``: pooling is up to 13 times as fast in bfloat16 in that layout, and a
+  convolution needs no re-ordering.
 """
 
 from collections import Counter
@@ -25,16 +34,21 @@ Shapes = tuple[tuple[int, int], ...]
 def replace_deformable_attention(model: nn.Module) -> int:
     """Put ``DeformableAttention`` in place of every one of transformers' in ``model``.
 
-    Returns how many were replaced. The outputs stay the same but for rounding.
+    Returns how many were replaced.
     """
+    return replace_modules(model, "MultiscaleDeformableAttention", DeformableAttention)
+
+
+def replace_modules(model: nn.Module, suffix: str, make: Callable[[Any], nn.Module]) -> int:
+    """Replace every module whose class name ends in ``suffix``; returns how many there were."""
     found = [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child).__name__.endswith("MultiscaleDeformableAttention")
+        if type(child).__name__.endswith(suffix)
     ]
     for parent, name, child in found:
-        setattr(parent, name, DeformableAttention(child))
+        setattr(parent, name, make(child))
     return len(found)
 
 
@@ -49,7 +63,7 @@ class DeformableAttention(nn.Module):
         self.heads, self.points = original.n_heads, original.n_points
         self.value_proj = original.value_proj
         self.output_proj = original.output_proj
-        self.sampling = _joined(original.sampling_offsets, original.attention_weights)
+        self.sampling = _joint_projection(original.sampling_offsets, original.attention_weights)
 
     def forward(
         self,
@@ -73,13 +87,13 @@ class DeformableAttention(nn.Module):
         if attention_mask is not None:
             value = value.masked_fill(~attention_mask[..., None], 0.0)
         grid = _grid(tuple(spatial_shapes_list), self.heads, self.points)
-        wanted = self.sampling(hidden_states).float().view(batch * queries, 3, -1)
-        attention = wanted[:, 2].reshape(batch * queries * self.heads, -1).softmax(-1)
-        x, y = _places(wanted, reference_points.float().flatten(0, 1), grid)
+        joint = self.sampling(hidden_states).float().view(batch * queries, 3, -1)
+        attention = joint[:, 2].reshape(batch * queries * self.heads, -1).softmax(-1)
+        x, y = _sampling_points(joint, reference_points.float().flatten(0, 1), grid)
         rows, weights = _corners(x, y, attention.view(batch * queries, -1), grid, batch)
         sampled = F.embedding_bag(
             rows.view(batch * queries * self.heads, -1),
-            _framed(value, grid),
+            _pad_levels(value, grid),
             per_sample_weights=weights.view(batch * queries * self.heads, -1).to(value.dtype),
             mode="sum",
         )
@@ -108,8 +122,8 @@ class _Grid:
 @lru_cache(maxsize=64)
 def _grid(shapes: Shapes, heads: int, points: int) -> _Grid:
     heights, widths = torch.tensor(shapes, dtype=torch.int32).T
-    rooms = (heights + 3) * (widths + 3)
-    starts = rooms.cumsum(0, dtype=torch.int32) - rooms
+    cells = (heights + 3) * (widths + 3)
+    starts = cells.cumsum(0, dtype=torch.int32) - cells
 
     def by_sample(by_level: Tensor) -> Tensor:
         return by_level.repeat_interleave(points).tile(heads)
@@ -126,20 +140,20 @@ def _grid(shapes: Shapes, heads: int, points: int) -> _Grid:
         (by_sample(widths + 1).float(), by_sample(heights + 1).float()),
         by_sample((widths + 3) * heads),
         by_sample(starts * heads) + own_head,
-        int(rooms.sum()) * heads,
+        int(cells.sum()) * heads,
     )
 
 
-def _places(wanted: Tensor, reference: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
+def _sampling_points(joint: Tensor, reference: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
     """Where to sample, across and down, (B · Q, K): in cells of the frame of its level.
 
-    ``wanted`` (B · Q, 3, K) holds the offsets, in cells or, for reference boxes, in shares of
+    ``joint`` (B · Q, 3, K) holds the offsets, in cells or, for reference boxes, in shares of
     half the box; ``reference`` is (B · Q, levels, 2 or 4). The centre of the first cell of the
     image is 1 in the frame.
     """
     found = []
     for axis, spread in enumerate(grid.spread):
-        offset = wanted[:, axis]
+        offset = joint[:, axis]
         if reference.shape[-1] == 4:
             offset = offset * (reference[..., 2 + axis] @ (spread * (0.5 / grid.points)))
         place = torch.addmm(offset, reference[..., axis], spread)
@@ -169,7 +183,7 @@ def _corners(
     )
 
 
-def _framed(value: Tensor, grid: _Grid) -> Tensor:
+def _pad_levels(value: Tensor, grid: _Grid) -> Tensor:
     """Values as rows (B · cells · heads, channels of a head), each level in a frame of zeros.
 
     One cell wide before and two behind: a point is then sampled outside as it is inside, and
@@ -188,7 +202,7 @@ def _framed(value: Tensor, grid: _Grid) -> Tensor:
     return framed.view(batch * grid.rows, channels // grid.heads)
 
 
-def _joined(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
+def _joint_projection(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
     """One layer for both, with the offsets across first, then those down, then the attention."""
     joined = nn.Linear(offsets.in_features, offsets.out_features + attention.out_features)
     with torch.no_grad():
@@ -199,27 +213,12 @@ def _joined(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
     return joined.to(offsets.weight.device, offsets.weight.dtype).requires_grad_(False)
 
 
-# The attention between image and caption in Grounding DINO, without its passes over memory.
-#
-# transformers writes out the scores of every cell and token and goes over them again and again:
-# shifts, clamps, masks, two softmaxes. PyTorch's fused attention never holds them. Shifting and
-# clamping guard the softmax against overflow, which the fused one does by itself.
-
-
 def use_sdpa(model: nn.Module) -> int:
     """Put ``FusionAttention`` in place of every one of transformers' in ``model``.
 
-    Returns how many were replaced. The outputs stay the same but for rounding.
+    Returns how many were replaced.
     """
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child).__name__.endswith("GroundingDinoBiMultiHeadAttention")
-    ]
-    for parent, name, child in found:
-        setattr(parent, name, FusionAttention(child))
-    return len(found)
+    return replace_modules(model, "GroundingDinoBiMultiHeadAttention", FusionAttention)
 
 
 class FusionAttention(nn.Module):
@@ -242,8 +241,8 @@ class FusionAttention(nn.Module):
     ) -> tuple[tuple[Tensor, None], tuple[Tensor, None]]:
         """As the original's: (B, S, C) cells, (B, T, C) tokens, masks that are True for padding.
 
-        Returns what the cells learn from the tokens and the other way round, in these shapes, and
-        None for the weights of each, which are not kept.
+        Returns what the cells take from the tokens and the tokens from the cells, in these shapes,
+        and None for the weights of each, which are not kept.
         """
         cells = self._split(self.vision_proj, vision_features)
         tokens = self._split(self.text_proj, text_features)
@@ -261,40 +260,32 @@ class FusionAttention(nn.Module):
     def _attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None
     ) -> Tensor:
-        seen = None if padding is None else ~padding[:, None, None, :]
-        found = F.scaled_dot_product_attention(queries, keys, values, seen, scale=self.scale)
+        attended = None if padding is None else ~padding[:, None, None, :]
+        found = F.scaled_dot_product_attention(queries, keys, values, attended, scale=self.scale)
         return found.transpose(1, 2).flatten(2)
 
 
-# Convolutions that are quick on a CPU: the norm behind each folded in, channels last.
-#
-# A batch norm of a trained model multiplies and adds a constant a channel, which the weights of
-# the convolution before it can do at no cost. In channels-last layout, pooling is up to 13 times
-# as quick in bfloat16, and a convolution needs no re-ordering.
-
-
 def fuse_conv_bn(model: nn.Module, run: Callable[[], object]) -> int:
-    """Fold norms into the convolutions before them and lay all convolutions out channels last.
+    """Fuse batch norms into the convolutions before them; returns how many were fused.
 
-    ``run`` calls the model, in evaluation mode, on any input of its kind: a norm is folded when
-    that shows it to take exactly what one convolution gives. Nobody else may read what lies
-    between the two. Returns how many were folded. The outputs stay the same but for rounding.
+    ``run`` calls the model, in evaluation mode, on any input of its kind: a norm is fused when
+    that shows it to take exactly what one convolution gives. Nothing else may read the result of
+    the convolution.
     """
-    pairs = _seen(model, run)
+    pairs = _conv_bn_pairs(model, run)
     for convolution, norm in pairs:
-        _fold(convolution, norm)
-    folded = {norm for _, norm in pairs}
+        _fuse_pair(convolution, norm)
+    fused = {norm for _, norm in pairs}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if child in folded:
+            if child in fused:
                 setattr(parent, name, nn.Identity())
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
     return len(pairs)
 
 
-def _seen(model: nn.Module, run: Callable[[], object]) -> list[tuple[nn.Conv2d, nn.Module]]:
+def _conv_bn_pairs(
+    model: nn.Module, run: Callable[[], object]
+) -> list[tuple[nn.Conv2d, nn.Module]]:
     """Pairs of a convolution and a norm that in ``run`` are only ever called one on the other."""
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds outputs, so that no id is used twice
     calls: Counter[nn.Module] = Counter()
@@ -336,8 +327,8 @@ def _is_frozen_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("FrozenBatchNorm2d")
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
-    """The norm itself, asked for 0 and 1 in every channel, tells what it adds and multiplies."""
+def _fuse_pair(convolution: nn.Conv2d, norm: nn.Module) -> None:
+    """The norm applied to 0 and to 1 in every channel shows what it adds and multiplies."""
     weight = convolution.weight
     exact = deepcopy(norm).double()
     with torch.no_grad():
@@ -349,3 +340,10 @@ def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
         folded = weight.double() * scale.view(-1, 1, 1, 1)
         convolution.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
         convolution.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Lay the weights of all 2D convolutions out channels last; their outputs follow."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.verifier import Verifier
 from secondlook.models import grounding_dino, vlm
@@ -18,13 +18,13 @@ from secondlook.models import grounding_dino, vlm
 EMBEDDED = Path(__file__).parent / "weights"
 
 
-def load_proposer(argument: str, options: ModelOptions) -> Proposer:
+def load_proposer(argument: str, options: ModelSettings) -> Proposer:
     """The embedded Grounding DINO; ``argument`` is not used."""
     # Canvases in steps of 32 pixels, as in its training: more shapes of images share a batch.
     return grounding_dino.load(f"{EMBEDDED / 'proposer'}?pad=32", options)
 
 
-def load_verifier(argument: str, options: ModelOptions) -> Verifier:
+def load_verifier(argument: str, options: ModelSettings) -> Verifier:
     """The embedded yes/no vision-language model; ``argument`` is not used.
 
     Runs in bfloat16 where the processor multiplies it natively: 1.7 times as fast, and P(yes) on

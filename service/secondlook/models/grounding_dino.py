@@ -1,17 +1,23 @@
 """Stage one on transformers' Grounding DINO and MM Grounding DINO (arXiv 2303.05499, 2401.02361).
 
-Images that share a caption and a canvas go through the model together. A class is scored from
-the token span of its phrase in the logits, read directly: the processor's post-processing gives
-decoded words instead, whose names changed between releases.
+Captions: ``[CLS] phrase . phrase . [SEP]`` as token ids, built from the ids of each phrase, so that
+the token span of every phrase is known exactly. A class is scored from that span in the logits,
+read directly: matching decoded words instead, as the processor's post-processing does, turns "man"
+into "woman" and "cat dog" into nothing, and its names changed between releases.
+
+Pixels: value for value what the model's own image processor gives, and nothing else (its guessing
+of formats and its annotations take time that a small model would notice). The shape in which an
+image enters depends on that image alone, never on the others of its batch: normalisation layers
+and attention windows see the padding. So a batch gives the same boxes as one image at a time.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -24,27 +30,28 @@ from transformers import (
     AutoTokenizer,
 )
 
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.core import boxes as box_ops
-from secondlook.core.errors import BadOntology, BadSetting
 from secondlook.core.types import Image, Pixels, Proposals
 from secondlook.models import cpu_speedups, loading
-from secondlook.models.loading import Placement, place
+from secondlook.models.loading import Placement, choose_placement
+from secondlook_client.errors import BadOntology, BadSetting
 
-# Phrases packed into the captions that Grounding DINO reads. No torch, no tokenizer of its own.
-#
-# A caption is ``[CLS] phrase . phrase . [SEP]`` as token ids. It is built from the ids of each
-# phrase, so the span of every phrase inside it is known exactly. A class is scored from that span;
-# matching decoded words instead turns "man" into "woman" and "cat dog" into nothing.
-
+MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
 MAX_TOKENS = 256
 """Tokens of the longest caption that the published checkpoints read, ``[CLS]`` and ``[SEP]``
 included."""
+_PIXELS_PER_PASS = {"cpu": 2**19}
+"""Pixels in one pass of the model. A CPU gains nothing from more, and memory grows with them."""
+_PIXELS_PER_PASS_ON_GPU = 2**24
+_BICUBIC = 3
+Shape = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Ids of the tokens that give a caption its form; the defaults are BERT's.
+class SpecialTokens:
+    """Ids of the tokens around the phrases of a caption; the defaults are BERT's.
 
     Both Grounding DINO classes of transformers compare ids with these very numbers to tell
     phrases apart, so a vocabulary that numbers them otherwise is silently misread by the model.
@@ -64,87 +71,9 @@ class Caption:
 
     ids: tuple[int, ...]
     phrases: tuple[int, ...]
-    """Indices into the phrases that were packed, in order."""
+    """Indices into the packed phrases, in order."""
     spans: tuple[tuple[int, int], ...]
     """For each phrase the positions in ``ids`` of its first token and after its last."""
-
-
-def pack(
-    phrases: Sequence[str],
-    tokenise: Callable[[str], Sequence[int]],
-    *,
-    max_tokens: int = MAX_TOKENS,
-    max_phrases: int | None = None,
-    marks: Marks | None = None,
-) -> tuple[Caption, ...]:
-    """Pack whole phrases, in order, into as few captions as first-fit in order gives.
-
-    ``tokenise`` gives the ids of one phrase without any mark. ``max_phrases`` (≥ 1) limits how
-    many phrases share a caption: a phrase alone is found more often than in company
-    (https://github.com/IDEA-Research/GroundingDINO/issues/141), at the price of one pass of the
-    model for each caption. Raises ``BadOntology`` for a phrase that does not fit a caption by
-    itself, comes to no token, or holds one of the marks.
-    """
-    marks = marks or Marks()
-    captions: list[Caption] = []
-    waiting: list[tuple[int, tuple[int, ...]]] = []
-    used = 2
-    for index, phrase in enumerate(phrases):
-        ids = _checked(phrase, tuple(tokenise(phrase)), max_tokens, marks)
-        full = max_phrases is not None and len(waiting) >= max_phrases
-        if waiting and (full or used + len(ids) + 1 > max_tokens):
-            captions.append(_write(waiting, marks))
-            waiting, used = [], 2
-        waiting.append((index, ids))
-        used += len(ids) + 1
-    if waiting:
-        captions.append(_write(waiting, marks))
-    return tuple(captions)
-
-
-def _checked(phrase: str, ids: tuple[int, ...], max_tokens: int, marks: Marks) -> tuple[int, ...]:
-    allowed = max_tokens - 3
-    if not ids:
-        raise BadOntology(
-            f"phrase {phrase!r} comes to no token in this proposer's vocabulary; give it words"
-        )
-    if len(ids) > allowed:
-        raise BadOntology(
-            f"phrase '{_short(phrase)}' comes to {len(ids)} tokens, at most {allowed} fit in a "
-            "caption of this proposer; shorten it"
-        )
-    if {marks.start, marks.end, marks.stop, marks.question}.intersection(ids):
-        raise BadOntology(
-            f"phrase '{_short(phrase)}' holds a mark that ends a phrase in the proposer's caption "
-            "(such as '.', '?' or '[SEP]'); leave it out"
-        )
-    return ids
-
-
-def _short(phrase: str, limit: int = 60) -> str:
-    return phrase if len(phrase) <= limit else f"{phrase[:limit]}…"
-
-
-def _write(members: list[tuple[int, tuple[int, ...]]], marks: Marks) -> Caption:
-    ids = [marks.start]
-    spans = []
-    for _, phrase in members:
-        spans.append((len(ids), len(ids) + len(phrase)))
-        ids += [*phrase, marks.stop]
-    return Caption((*ids, marks.end), tuple(index for index, _ in members), tuple(spans))
-
-
-# Images into the pixel tensors of a DETR-like model, by its own image processor's settings.
-#
-# Does what transformers' processor does, value for value, and nothing else: no format guessing and
-# no annotations, whose cost a small model would feel. The shape in which an image enters depends
-# on that image alone, never on its company; that is what makes a batch give the same boxes as
-# one image at a time, because normalisation layers and windows see the padding.
-
-_BICUBIC = 3
-
-Shape = tuple[int, int]
-"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -195,17 +124,341 @@ class PixelSettings:
         return height, width
 
 
-def settings_of(processor: Any, **more: int) -> PixelSettings:
-    """Read the settings of a transformers image processor; ``more`` sets what it does not know.
+@dataclass(frozen=True)
+class SpecSettings:
+    """What a spec sets, as in ``transformers:ORG/NAME?max_phrases=1&pad=32``.
 
-    Raises ``BadSetting`` for a way of resizing that is none of Grounding DINO's.
+    The defaults give what the authors' own code gives.
+    """
+
+    max_phrases: int | None = None
+    """Phrases in one caption at most; None packs as many as fit. 1 finds most and costs a pass of
+    the model for each phrase."""
+    pad: int = 1
+    """Images are padded to a multiple of this many pixels. 1 pads nothing: scores equal those
+    of the original code, but only images of one resized shape share a batch."""
+    tokenizer: str | None = None
+    """Folder of BERT's tokenizer, for checkpoints that come without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class _CaptionTensors:
+    """One caption as tensors on the model's device."""
+
+    ids: torch.Tensor
+    """(1, T) int64."""
+    spans: torch.Tensor
+    """(phrases, longest span) int64: positions of each phrase's tokens, the last one repeated."""
+    columns: NDArray[np.intp]
+    """(phrases,): where their scores belong among all phrases asked for."""
+
+
+class GroundingDinoProposer:
+    """Boxes from words. Thread-safe: the model is only read.
+
+    The result for an image does not depend on the others of its batch: it enters in a shape of
+    its own, and only images of that shape and the same caption share a batch.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        pixels: PixelSettings,
+        *,
+        name: str,
+        digest: str,
+        placement: Placement,
+        batch: int = ModelSettings.model_batch,
+        max_phrases: int | None = None,
+    ) -> None:
+        """``model`` is an ``…GroundingDinoForObjectDetection``, ``tokenizer`` its BERT tokenizer.
+
+        The model is changed in place: parts of it are replaced by faster ones with the same
+        outputs. ``max_phrases`` limits the phrases of a caption, see ``pack_captions``. Raises
+        ``BadSetting`` when the tokenizer numbers the special tokens otherwise than the model,
+        which would then silently misread every caption.
+        """
+        self.name = name
+        self.digest = digest
+        self._model = _prepare_for_device(model, placement.device)
+        self._tokenizer = tokenizer
+        self._pixels = pixels
+        self._placement = placement
+        self._batch = batch
+        self._max_phrases = max_phrases
+        self._tokenizing = Lock()
+        self._captions = lru_cache(maxsize=64)(self._caption_tensors)
+        _check_special_tokens(tokenizer)
+
+    def propose(
+        self, images: Sequence[Image], phrases: Sequence[str], floor: float
+    ) -> list[Proposals]:
+        """See ``propose.Proposer``. Boxes of several captions stand one after the other."""
+        captions = self._captions(tuple(phrases))
+        found: dict[int, list[Proposals]] = {row: [] for row in range(len(images))}
+        for rows in self._batches(images):
+            members = [images[row] for row in rows]
+            pixels, mask = preprocess(members, self._pixels, self._placement.device)
+            for caption in captions:
+                boxes, scores = self._forward(pixels, mask, caption)
+                for row, near, seen in zip(rows, boxes, scores, strict=True):
+                    kept = seen.max(axis=1) >= floor
+                    wide = np.zeros((int(kept.sum()), len(phrases)), dtype=np.float32)
+                    wide[:, caption.columns] = seen[kept]
+                    size = images[row].width, images[row].height
+                    found[row].append(Proposals(box_ops.from_cxcywh(near[kept], *size), wide))
+        return [_concatenate(parts, len(phrases)) for parts in found.values()]
+
+    def _batches(self, images: Sequence[Image]) -> Iterator[list[int]]:
+        """Rows of images that share a batch: one canvas, bounded in number."""
+        by_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, image in enumerate(images):
+            resized = self._pixels.resized(image.height, image.width)
+            by_canvas[self._pixels.canvas(resized)].append(row)
+        room = _PIXELS_PER_PASS.get(self._placement.device.type, _PIXELS_PER_PASS_ON_GPU)
+        for (height, width), rows in by_canvas.items():
+            size = max(1, min(self._batch, room // (height * width)))
+            yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+    @torch.inference_mode()
+    def _forward(
+        self, pixels: torch.Tensor, mask: torch.Tensor, caption: _CaptionTensors
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Relative boxes (B, Q, 4) as centre and size, and scores (B, Q, phrases)."""
+        ids = caption.ids.expand(len(pixels), -1)
+        with self._placement.autocast():
+            output = self._model(
+                pixel_values=pixels,
+                pixel_mask=mask,
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                token_type_ids=torch.zeros_like(ids),
+            )
+        scores = output.logits[..., caption.spans].amax(dim=-1).float().sigmoid()
+        both = torch.cat([output.pred_boxes.float(), scores], dim=-1).cpu().numpy()
+        return both[..., :4], both[..., 4:]
+
+    def _caption_tensors(self, phrases: tuple[str, ...]) -> tuple[_CaptionTensors, ...]:
+        captions = pack_captions(
+            phrases,
+            self._tokenise,
+            max_tokens=self._model.config.max_text_len,
+            max_phrases=self._max_phrases,
+        )
+        return tuple(_to_tensors(caption, self._placement.device) for caption in captions)
+
+    def _tokenise(self, phrase: str) -> list[int]:
+        with self._tokenizing:  # a fast tokenizer panics when two threads set it up at once
+            return self._tokenizer(phrase, add_special_tokens=False)["input_ids"]
+
+
+def load(argument: str, options: ModelSettings) -> GroundingDinoProposer:
+    """A checkpoint by folder or hub id, safetensors only, with ``?max_phrases=…&pad=…`` if wanted.
+
+    Raises ``NotFound`` when it cannot be had and ``BadSetting`` when it is no Grounding DINO.
+    """
+    where, settings = parse_spec(argument)
+    folder = loading.checkpoint_folder(where, remote_code=options.trust_remote_code)
+    name = where.rstrip("/").rpartition("/")[2] or where
+    placement = choose_placement(options)
+    own = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
+    config = AutoConfig.from_pretrained(folder, **own)
+    if config.model_type not in MODEL_TYPES:
+        raise BadSetting(
+            f"'{name}' is a '{config.model_type}' model; expected one of {', '.join(MODEL_TYPES)}. "
+            "Other detectors plug in as a proposer of their own (package.module:attribute)"
+        )
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(
+        folder, use_safetensors=True, dtype=torch.float32, **own
+    )
+    processor = AutoImageProcessor.from_pretrained(folder, **own)
+    return GroundingDinoProposer(
+        model,
+        AutoTokenizer.from_pretrained(folder, **own),
+        read_pixel_settings(
+            processor,
+            multiple=settings.pad,
+            least_cells=config.num_queries,
+            cell=finest_stride(model),
+        ),
+        name=name,
+        digest=loading.digest_of_folder(folder),
+        placement=placement,
+        batch=options.model_batch,
+        max_phrases=settings.max_phrases,
+    )
+
+
+def parse_spec(argument: str, *, tokenizer: bool = False) -> tuple[str, SpecSettings]:
+    """``where?key=value&…`` as ``where`` and its settings; ``tokenizer`` allows that one too.
+
+    Raises ``BadSetting`` for a setting that is unknown, out of range, or given twice.
+    """
+    where, _, query = argument.partition("?")
+    allowed = ("max_phrases", "pad", "tokenizer")[: 3 if tokenizer else 2]
+    found: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in allowed or key in found:
+            raise BadSetting(
+                f"setting '{key}' in '{argument}' is given twice or unknown; "
+                f"known here: {', '.join(allowed)}"
+            )
+        found[key] = value
+    max_phrases = _whole_number(found, "max_phrases", 1, 256)
+    pad = _whole_number(found, "pad", 1, 4096) or 1
+    return where, SpecSettings(max_phrases, pad, found.get("tokenizer"))
+
+
+def _whole_number(settings: Mapping[str, str], key: str, low: int, high: int) -> int | None:
+    text = settings.get(key)
+    if text is None:
+        return None
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise BadSetting(f"expected {key} from {low} to {high}, got '{text}'")
+    return int(text)
+
+
+def finest_stride(model: Any) -> int:
+    """Pixels a side of one cell of the model's finest feature map.
+
+    The model takes its ``num_queries`` best cells and fails when there are fewer, as on a long and
+    thin image; the canvas is made large enough with this number.
+    """
+    return 64 // _features_of_64(model)[0].shape[-1]
+
+
+def _features_of_64(model: Any) -> tuple[torch.Tensor, ...]:
+    """The backbone's feature maps of a blank square of 64 pixels."""
+    with torch.inference_mode():
+        blank = torch.zeros(1, 3, 64, 64, device=model.device)
+        return tuple(model.model.backbone.conv_encoder.model(blank).feature_maps)
+
+
+def _prepare_for_device(model: Any, device: torch.device) -> Any:
+    """The model on the device, in the form that runs fastest there."""
+    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    if device.type == "cpu":
+        cpu_speedups.replace_deformable_attention(model)
+        cpu_speedups.use_sdpa(model)
+        cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
+        cpu_speedups.use_channels_last(model)
+    return model
+
+
+def _check_special_tokens(tokenizer: Any) -> None:
+    ids = SpecialTokens()
+    expected = {"[CLS]": ids.start, "[SEP]": ids.end, ".": ids.stop, "?": ids.question}
+    got = {token: tokenizer.convert_tokens_to_ids(token) for token in expected}
+    if got != expected:
+        raise BadSetting(
+            f"the tokenizer numbers {got}, the model expects {expected} (BERT's own numbers); "
+            "give the checkpoint the tokenizer it was trained with"
+        )
+
+
+def _to_tensors(caption: Caption, device: torch.device) -> _CaptionTensors:
+    longest = max(stop - start for start, stop in caption.spans)
+    spans = [
+        [min(start + offset, stop - 1) for offset in range(longest)]
+        for start, stop in caption.spans
+    ]
+    return _CaptionTensors(
+        torch.tensor([caption.ids], device=device),
+        torch.tensor(spans, device=device),
+        np.asarray(caption.phrases, dtype=np.intp),
+    )
+
+
+def _concatenate(parts: list[Proposals], columns: int) -> Proposals:
+    if len(parts) == 1:
+        return parts[0]
+    empty = Proposals(np.zeros((0, 4), np.float32), np.zeros((0, columns), np.float32))
+    every = [empty, *parts]
+    return Proposals(
+        np.concatenate([part.boxes for part in every]),
+        np.concatenate([part.scores for part in every]),
+    )
+
+
+def pack_captions(
+    phrases: Sequence[str],
+    tokenise: Callable[[str], Sequence[int]],
+    *,
+    max_tokens: int = MAX_TOKENS,
+    max_phrases: int | None = None,
+    special: SpecialTokens | None = None,
+) -> tuple[Caption, ...]:
+    """Pack whole phrases, in order, into as few captions as first-fit in order gives.
+
+    ``tokenise`` gives the ids of one phrase without special tokens. ``max_phrases`` (≥ 1) limits
+    how many phrases share a caption: a phrase alone is found more often than among others
+    (https://github.com/IDEA-Research/GroundingDINO/issues/141), at the price of one pass of the
+    model for each caption. Raises ``BadOntology`` for a phrase that does not fit a caption by
+    itself, has no token, or holds one of the special tokens.
+    """
+    special = special or SpecialTokens()
+    captions: list[Caption] = []
+    waiting: list[tuple[int, tuple[int, ...]]] = []
+    used = 2
+    for index, phrase in enumerate(phrases):
+        ids = _checked(phrase, tuple(tokenise(phrase)), max_tokens, special)
+        full = max_phrases is not None and len(waiting) >= max_phrases
+        if waiting and (full or used + len(ids) + 1 > max_tokens):
+            captions.append(_write(waiting, special))
+            waiting, used = [], 2
+        waiting.append((index, ids))
+        used += len(ids) + 1
+    if waiting:
+        captions.append(_write(waiting, special))
+    return tuple(captions)
+
+
+def _checked(
+    phrase: str, ids: tuple[int, ...], max_tokens: int, special: SpecialTokens
+) -> tuple[int, ...]:
+    allowed = max_tokens - 3
+    if not ids:
+        raise BadOntology(
+            f"phrase {phrase!r} has no token in this proposer's vocabulary; give it words"
+        )
+    if len(ids) > allowed:
+        raise BadOntology(
+            f"phrase '{_short(phrase)}' has {len(ids)} tokens, at most {allowed} fit in a "
+            "caption of this proposer; shorten it"
+        )
+    if {special.start, special.end, special.stop, special.question}.intersection(ids):
+        raise BadOntology(
+            f"phrase '{_short(phrase)}' holds a token that ends a phrase in the proposer's caption "
+            "(such as '.', '?' or '[SEP]'); leave it out"
+        )
+    return ids
+
+
+def _short(phrase: str, limit: int = 60) -> str:
+    return phrase if len(phrase) <= limit else f"{phrase[:limit]}…"
+
+
+def _write(members: list[tuple[int, tuple[int, ...]]], special: SpecialTokens) -> Caption:
+    ids = [special.start]
+    spans = []
+    for _, phrase in members:
+        spans.append((len(ids), len(ids) + len(phrase)))
+        ids += [*phrase, special.stop]
+    return Caption((*ids, special.end), tuple(index for index, _ in members), tuple(spans))
+
+
+def read_pixel_settings(processor: Any, **more: int) -> PixelSettings:
+    """The settings of a transformers image processor; ``more`` sets the fields that it lacks.
+
+    Raises ``BadSetting`` for another way of resizing than Grounding DINO's.
     """
     size = _entries(processor.size)
     if "shortest_edge" not in size or "longest_edge" not in size:
         raise BadSetting(
             "the checkpoint's image processor resizes by "
             f"{size}; expected shortest_edge and longest_edge, "
-            "as every Grounding DINO has; mend its preprocessor_config.json"
+            "as every Grounding DINO has; correct its preprocessor_config.json"
         )
     pad = _entries(processor.pad_size)
     scale = 1 / processor.rescale_factor if processor.do_rescale else 1.0
@@ -221,12 +474,12 @@ def settings_of(processor: Any, **more: int) -> PixelSettings:
     )
 
 
-def prepare(
+def preprocess(
     images: Sequence[Image], settings: PixelSettings, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images of one canvas as the model's input.
 
-    Returns pixel values (B, 3, H, W) float32 in channels-last layout, which is the layout both
+    Returns pixel values (B, 3, H, W) float32 in channels-last layout, the layout both
     of decoded images and of fast convolutions, and the mask (B, H, W) int64: 1 for image,
     0 for padding. Padding is 0 after normalisation.
     """
@@ -258,225 +511,3 @@ def _entries(size: Any) -> dict[str, int]:
         return {}
     found = size if isinstance(size, Mapping) else vars(size)
     return {name: int(value) for name, value in found.items() if value}
-
-
-MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
-_PIXELS_AT_ONCE = {"cpu": 2**19}
-"""Pixels in one pass of the model. A CPU gains nothing from more, and memory grows with them."""
-_PIXELS_AT_ONCE_ELSEWHERE = 2**24
-
-
-@dataclass(frozen=True, eq=False)
-class _Prompt:
-    """One caption as tensors on the model's device."""
-
-    ids: torch.Tensor
-    """(1, T) int64."""
-    spans: torch.Tensor
-    """(phrases, longest span) int64: positions of each phrase's tokens, the last one repeated."""
-    columns: NDArray[np.intp]
-    """(phrases,): where their scores belong among all phrases asked for."""
-
-
-class GroundingDinoProposer:
-    """Boxes from words. Thread-safe: the model is only read.
-
-    The result for an image does not depend on its company: it enters in a shape of its own, and
-    only images of that shape and the same caption share a batch.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        pixels: PixelSettings,
-        *,
-        name: str,
-        digest: str,
-        placement: Placement,
-        batch: int = 32,
-        together: int | None = None,
-    ) -> None:
-        """``model`` is an ``…GroundingDinoForObjectDetection``, ``tokenizer`` its BERT tokenizer.
-
-        The model is taken over: parts of it are replaced by quicker ones with the same outputs.
-        Raises ``BadSetting`` when the tokenizer numbers the marks of a caption otherwise than
-        the model, which would misread every caption without a word.
-        """
-        self.name = name
-        self.digest = digest
-        self._model = _ready(model, placement.device)
-        self._tokenizer = tokenizer
-        self._pixels = pixels
-        self._placement = placement
-        self._batch = batch
-        self._together = together
-        self._tokenizing = Lock()
-        self._prompts = lru_cache(maxsize=64)(self._write_prompts)
-        _check_marks(tokenizer)
-
-    def propose(
-        self, images: Sequence[Image], phrases: Sequence[str], floor: float
-    ) -> list[Proposals]:
-        """See ``propose.Proposer``. Boxes of several captions stand one after the other."""
-        prompts = self._prompts(tuple(phrases))
-        found: dict[int, list[Proposals]] = {row: [] for row in range(len(images))}
-        for rows in self._batches(images):
-            members = [images[row] for row in rows]
-            pixels, mask = prepare(members, self._pixels, self._placement.device)
-            for prompt in prompts:
-                boxes, scores = self._ask(pixels, mask, prompt)
-                for row, near, seen in zip(rows, boxes, scores, strict=True):
-                    kept = seen.max(axis=1) >= floor
-                    wide = np.zeros((int(kept.sum()), len(phrases)), dtype=np.float32)
-                    wide[:, prompt.columns] = seen[kept]
-                    size = images[row].width, images[row].height
-                    found[row].append(Proposals(box_ops.from_cxcywh(near[kept], *size), wide))
-        return [_joined(parts, len(phrases)) for parts in found.values()]
-
-    def _batches(self, images: Sequence[Image]) -> Iterator[list[int]]:
-        """Rows of images that enter the model together: one canvas, bounded in number."""
-        by_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for row, image in enumerate(images):
-            resized = self._pixels.resized(image.height, image.width)
-            by_canvas[self._pixels.canvas(resized)].append(row)
-        room = _PIXELS_AT_ONCE.get(self._placement.device.type, _PIXELS_AT_ONCE_ELSEWHERE)
-        for (height, width), rows in by_canvas.items():
-            size = max(1, min(self._batch, room // (height * width)))
-            yield from (rows[start : start + size] for start in range(0, len(rows), size))
-
-    @torch.inference_mode()
-    def _ask(
-        self, pixels: torch.Tensor, mask: torch.Tensor, prompt: _Prompt
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Relative boxes (B, Q, 4) as centre and size, and scores (B, Q, phrases)."""
-        ids = prompt.ids.expand(len(pixels), -1)
-        with self._placement.autocast():
-            output = self._model(
-                pixel_values=pixels,
-                pixel_mask=mask,
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                token_type_ids=torch.zeros_like(ids),
-            )
-        scores = output.logits[..., prompt.spans].amax(dim=-1).float().sigmoid()
-        together = torch.cat([output.pred_boxes.float(), scores], dim=-1).cpu().numpy()
-        return together[..., :4], together[..., 4:]
-
-    def _write_prompts(self, phrases: tuple[str, ...]) -> tuple[_Prompt, ...]:
-        captions = pack(
-            phrases,
-            self._tokenise,
-            max_tokens=self._model.config.max_text_len,
-            max_phrases=self._together,
-        )
-        return tuple(_prompt(caption, self._placement.device) for caption in captions)
-
-    def _tokenise(self, phrase: str) -> list[int]:
-        with self._tokenizing:  # a fast tokenizer panics when two threads set it up at once
-            return self._tokenizer(phrase, add_special_tokens=False)["input_ids"]
-
-
-def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
-    """A checkpoint by folder or hub id, with ``?together=…&pad=…`` where wanted.
-
-    Raises ``NotFound`` when it cannot be had and ``BadSetting`` when it is no Grounding DINO.
-    """
-    where, settings = loading.split(argument, ("together", "pad"))
-    folder = loading.folder_of(where, remote_code=options.trust_remote_code)
-    name = where.rstrip("/").rpartition("/")[2] or where
-    return load_folder(folder, options, name=name, prompting=loading.prompting(settings))
-
-
-def load_folder(
-    folder: Path, options: ModelOptions, *, name: str, prompting: loading.Prompting
-) -> GroundingDinoProposer:
-    """A checkpoint in a local folder, safetensors only."""
-    placement = place(options)
-    own = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, **own)
-    if config.model_type not in MODEL_TYPES:
-        raise BadSetting(
-            f"'{name}' is a '{config.model_type}' model; expected one of {', '.join(MODEL_TYPES)}. "
-            "Other detectors plug in as a proposer of their own (package.module:attribute)"
-        )
-    model = AutoModelForZeroShotObjectDetection.from_pretrained(
-        folder, use_safetensors=True, dtype=torch.float32, **own
-    )
-    processor = AutoImageProcessor.from_pretrained(folder, **own)
-    return GroundingDinoProposer(
-        model,
-        AutoTokenizer.from_pretrained(folder, **own),
-        settings_of(
-            processor,
-            multiple=prompting.pad,
-            least_cells=config.num_queries,
-            cell=finest_cell(model),
-        ),
-        name=name,
-        digest=loading.digest_of_folder(folder),
-        placement=placement,
-        batch=options.batch,
-        together=prompting.together,
-    )
-
-
-def finest_cell(model: Any) -> int:
-    """Pixels a side of one cell of the model's finest feature map.
-
-    The model takes its ``num_queries`` best cells and fails when there are fewer, which a long
-    and thin image would bring about; the canvas is made large enough with this number.
-    """
-    return 64 // _features_of_64(model)[0].shape[-1]
-
-
-def _features_of_64(model: Any) -> tuple[torch.Tensor, ...]:
-    """The backbone's feature maps of a blank square of 64 pixels."""
-    with torch.inference_mode():
-        blank = torch.zeros(1, 3, 64, 64, device=model.device)
-        return tuple(model.model.backbone.conv_encoder.model(blank).feature_maps)
-
-
-def _ready(model: Any, device: torch.device) -> Any:
-    """The model in the form in which it runs fastest on the device."""
-    model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    if device.type == "cpu":
-        cpu_speedups.replace_deformable_attention(model)
-        cpu_speedups.use_sdpa(model)
-        cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
-    return model
-
-
-def _check_marks(tokenizer: Any) -> None:
-    marks = Marks()
-    expected = {"[CLS]": marks.start, "[SEP]": marks.end, ".": marks.stop, "?": marks.question}
-    got = {token: tokenizer.convert_tokens_to_ids(token) for token in expected}
-    if got != expected:
-        raise BadSetting(
-            f"the tokenizer numbers {got}, the model expects {expected} (BERT's own numbers); "
-            "give the checkpoint the tokenizer it was trained with"
-        )
-
-
-def _prompt(caption: Caption, device: torch.device) -> _Prompt:
-    longest = max(stop - start for start, stop in caption.spans)
-    spans = [
-        [min(start + offset, stop - 1) for offset in range(longest)]
-        for start, stop in caption.spans
-    ]
-    return _Prompt(
-        torch.tensor([caption.ids], device=device),
-        torch.tensor(spans, device=device),
-        np.asarray(caption.phrases, dtype=np.intp),
-    )
-
-
-def _joined(parts: list[Proposals], columns: int) -> Proposals:
-    if len(parts) == 1:
-        return parts[0]
-    empty = Proposals(np.zeros((0, 4), np.float32), np.zeros((0, columns), np.float32))
-    together = [empty, *parts]
-    return Proposals(
-        np.concatenate([part.boxes for part in together]),
-        np.concatenate([part.scores for part in together]),
-    )

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import BatchEncoding, BertConfig, BertModel
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import MissingExtra, NotFound
+from secondlook.config.settings import ModelSettings
 from secondlook.models import loading, original_checkpoint
-from secondlook.models.grounding_dino import GroundingDinoProposer
-from secondlook.models.loading import place
+from secondlook.models.grounding_dino import GroundingDinoProposer, parse_spec
+from secondlook.models.loading import choose_placement
 from secondlook.models.original_checkpoint import translate
+from secondlook_client.errors import MissingExtra, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +31,26 @@ CONFIGS = {96: "GroundingDINO_SwinT_OGC.py", 128: "GroundingDINO_SwinB_cfg.py"}
 _BUILDING = Lock()
 
 
-def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
-    """``groundingdino-py:FILE.pth``, with ``?tokenizer=FOLDER&together=…&pad=…`` where wanted.
+def load(argument: str, options: ModelSettings) -> GroundingDinoProposer:
+    """``groundingdino-py:FILE.pth``, with ``?tokenizer=FOLDER&max_phrases=…&pad=…`` where wanted.
 
     Raises ``MissingExtra`` when the package is not installed, ``NotFound`` as ``idea:`` does.
     """
     _check_installed()
-    where, settings = loading.split(argument, ("together", "pad", "tokenizer"))
+    where, settings = parse_spec(argument, tokenizer=True)
     path = Path(where).expanduser()
-    prompting = loading.prompting(settings)
-    weights = original_checkpoint.read(path)
-    tokenizer = original_checkpoint.tokenizer_for(path, settings.get("tokenizer"))
+    weights = original_checkpoint.read_weights(path)
+    tokenizer = original_checkpoint.tokenizer_for(path, settings.tokenizer)
     network = Network(build(weights, tokenizer, path.name))
     return GroundingDinoProposer(
         network,
         tokenizer,
-        original_checkpoint.pixels(network.config.num_queries, prompting.pad),
+        original_checkpoint.pixel_settings(network.config.num_queries, settings.pad),
         name=f"groundingdino-py-{path.stem}",
         digest=loading.digest_of([path]),
-        placement=place(options),
-        batch=options.batch,
-        together=prompting.together,
+        placement=choose_placement(options),
+        batch=options.model_batch,
+        max_phrases=settings.max_phrases,
     )
 
 

@@ -1,27 +1,31 @@
-"""Checkpoints: where they lie, what they hash to, and what to say when they are not there."""
+"""Loading a checkpoint: where its files are, what they hash to, and on which device it runs."""
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, NotFound
+from secondlook.config.settings import ModelSettings
+from secondlook_client.errors import BadSetting, NotFound
 
-WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+FETCHED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """What is fetched of a hub repository: no pickles, which can run code when they are loaded."""
 WEIGHTS = "*.safetensors"
 _HASHED = (WEIGHTS, "config.json", "preprocessor_config.json", "processor_config.json")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MAX_CACHED_KERNELS = 128
+"""Kernels that PyTorch's CPU library (oneDNN) keeps, one for each shape of each layer. With its
+own 1,024 they held 160 MB more after 400 images of many shapes, and batches were no faster."""
 
 
-def folder_of(argument: str, *, remote_code: bool = False) -> Path:
+def checkpoint_folder(argument: str, *, remote_code: bool = False) -> Path:
     """The folder of a checkpoint: a local path, or a hub id that is fetched or already cached.
 
     ``remote_code`` fetches the repository's Python files too. Raises ``NotFound``, which says
@@ -39,7 +43,7 @@ def folder_of(argument: str, *, remote_code: bool = False) -> Path:
     return folder
 
 
-def tokenizer_folder_of(name: str) -> Path:
+def tokenizer_folder(name: str) -> Path:
     """The folder of a hub repository's tokenizer, fetched or cached; ``NotFound`` otherwise."""
     return _snapshot(name, ["tokenizer*.json", "vocab.txt", "special_tokens_map.json"])
 
@@ -55,12 +59,12 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def digest_of_folder(folder: Path) -> str:
-    """Digest of a checkpoint: its weights and the settings that change what they answer."""
+    """Digest of a checkpoint: its weights and the configuration that changes its answers."""
     return digest_of(path for pattern in _HASHED for path in folder.glob(pattern))
 
 
 def _from_hub(name: str, remote_code: bool) -> Path:
-    return _snapshot(name, [*WANTED, "*.py"] if remote_code else list(WANTED))
+    return _snapshot(name, [*FETCHED_FILES, "*.py"] if remote_code else list(FETCHED_FILES))
 
 
 def _snapshot(name: str, patterns: list[str]) -> Path:
@@ -80,64 +84,6 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
         ) from cause
 
 
-# The part of a plug-in spec after its name: where a model lies, and a few settings of its own.
-#
-# ``transformers:IDEA-Research/grounding-dino-tiny?together=1&pad=32`` reads like a URL's query.
-
-
-@dataclass(frozen=True)
-class Prompting:
-    """How a Grounding DINO is asked; the defaults give what its authors' own code gives."""
-
-    together: int | None = None
-    """Phrases that share a caption at most; None packs as many as fit. 1 finds most and costs a
-    pass of the model for each phrase."""
-    pad: int = 1
-    """Images are padded to a multiple of this many pixels. 1 pads nothing: scores equal those
-    of the original code, but only images of one resized shape share a batch."""
-
-
-def split(argument: str, allowed: Collection[str] = ()) -> tuple[str, dict[str, str]]:
-    """``where?key=value&…`` as ``where`` and its settings.
-
-    Raises ``BadSetting`` for a setting that is not among ``allowed``, or is given twice.
-    """
-    where, _, query = argument.partition("?")
-    found: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in allowed or key in found:
-            raise BadSetting(
-                f"setting '{key}' in '{argument}' is given twice or unknown; "
-                f"known here: {', '.join(sorted(allowed)) or 'none'}"
-            )
-        found[key] = value
-    return where, found
-
-
-def prompting(settings: dict[str, str]) -> Prompting:
-    """``together`` and ``pad`` out of the settings of a spec; ``BadSetting`` when out of range."""
-    together = _whole(settings, "together", 1, 256)
-    return Prompting(together, _whole(settings, "pad", 1, 4096) or 1)
-
-
-def _whole(settings: dict[str, str], key: str, low: int, high: int) -> int | None:
-    text = settings.get(key)
-    if text is None:
-        return None
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise BadSetting(f"expected {key} from {low} to {high}, got '{text}'")
-    return int(text)
-
-
-# Where a model runs and in which precision.
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-PRIMITIVES = 128
-"""Kernels that PyTorch's CPU library (oneDNN) keeps, one for each shape of each layer. With its
-own 1,024 they held 160 MB more after 400 images of many shapes, and batches were no quicker."""
-
-
 @dataclass(frozen=True)
 class Placement:
     """A device and the type in which matrix products are computed there."""
@@ -152,16 +98,16 @@ class Placement:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def place(options: ModelOptions) -> Placement:
-    """The placement that the options ask for.
+def choose_placement(options: ModelSettings) -> Placement:
+    """The placement that the settings ask for.
 
     ``auto`` takes the first CUDA device, then Apple's, then the CPU, and float32: scores then do
     not depend on the machine. Call it before a model first runs: it also bounds what the CPU
     library keeps, unless ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` is set, which is read only once.
     Raises ``BadSetting`` for a device that this machine lacks.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES))
-    name = _best_device() if options.device == "auto" else options.device
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_CACHED_KERNELS))
+    name = _devices()[-1] if options.device == "auto" else options.device
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -171,10 +117,6 @@ def place(options: ModelOptions) -> Placement:
             f"{', '.join(_devices())} (or 'auto')"
         ) from cause
     return Placement(device, _DTYPES.get(options.dtype, torch.float32))
-
-
-def _best_device() -> str:
-    return _devices()[-1]
 
 
 def _devices() -> list[str]:

@@ -5,7 +5,7 @@ package runs Moondream 2 and 3, Qwen 3.5 and Gemma 4 on NVIDIA and Apple hardwar
 models, on the CPU, without remote code. It fetches weights from a hub on first use, and, by its
 own account, reports usage counts (no images) to its vendor while it runs.
 
-It gives words and no probabilities, so answers have ``exact`` False. Its prefix cache shares the
+It gives text and no probabilities, so answers have ``exact`` False. Its prefix cache shares the
 encoding of an image between questions that follow each other.
 """
 
@@ -18,11 +18,12 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import MissingExtra, NotFound, Unavailable
-from secondlook.core.types import Answer, Ask
-from secondlook.models.remote import FEW_TOKENS, MIN_SIDE, self_test
-from secondlook.models.yes_no import closed, from_words
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Ask
+from secondlook.models.remote import MAX_NEW_TOKENS, MIN_SIDE, self_test
+from secondlook.models.yes_no import answer_from_text, closed_question
+from secondlook_client.errors import MissingExtra, NotFound, Unavailable
+from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +56,17 @@ class MoondreamVerifier:
         try:
             reply = self._client.query(
                 image=view,
-                question=closed(question),
-                settings={"temperature": 0.0, "max_tokens": FEW_TOKENS},
+                question=closed_question(question),
+                settings={"temperature": 0.0, "max_tokens": MAX_NEW_TOKENS},
             )
-            return from_words(str(reply["answer"]))
+            return answer_from_text(str(reply["answer"]))
         except Exception as failure:  # the package documents none of its errors
             log.exception("%s failed on a question", self.name)
             return Answer(None, error=f"Moondream failed ({type(failure).__name__}); see the log")
 
 
-def load(argument: str, options: ModelOptions) -> MoondreamVerifier:
-    """A verifier from one of the package's model names; tested once with a drawn image.
+def load(argument: str, options: ModelSettings) -> MoondreamVerifier:
+    """A verifier from one of the package's model names; tested once with a synthetic image.
 
     Raises ``MissingExtra`` without the package, ``NotFound`` for a model that it does not know,
     ``Unavailable`` when it cannot start the model here.
@@ -81,14 +82,14 @@ def load(argument: str, options: ModelOptions) -> MoondreamVerifier:
     if model.split("@")[0] not in known and model.rpartition("/")[0] not in known:
         raise NotFound(f"the moondream package has no model '{model}'; it has: {', '.join(known)}")
     verifier = MoondreamVerifier(
-        _start(moondream, model, options), model, _digest(model), options.concurrency
+        _start(moondream, model, options), model, _digest(model), options.backend_concurrency
     )
     for problem in self_test(verifier.answer, model):
         log.warning(problem)
     return verifier
 
 
-def _start(moondream: Any, model: str, options: ModelOptions) -> Any:
+def _start(moondream: Any, model: str, options: ModelSettings) -> Any:
     placed = {} if options.device == "auto" else {"device": options.device}
     try:
         return moondream.vl(local=True, model=model, **placed)

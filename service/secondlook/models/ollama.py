@@ -1,7 +1,7 @@
 """Stage two by Ollama's native API, through the ``ollama`` package (extra ``ollama``).
 
 Spec: ``ollama:MODEL`` or ``ollama:MODEL@http://host:11434``. P(yes) comes from the first token's
-``top_logprobs``, which Ollama has given since 0.12.11; an older one is read by its words, and the
+``top_logprobs``, which Ollama has given since 0.12.11; an older one is read from its text, and the
 answer says so (``exact`` False).
 
 Concurrency: Ollama works on ``OLLAMA_NUM_PARALLEL`` requests (1 by default, and several vision
@@ -15,21 +15,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, MissingExtra, NotFound, Unavailable
-from secondlook.core.types import Answer, Ask
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Ask
 from secondlook.models.remote import (
-    FEW_TOKENS,
+    MAX_NEW_TOKENS,
     MIN_SIDE,
-    TOP_TOKENS,
+    TOP_LOGPROBS,
     FailedError,
-    Patience,
+    QueryPool,
     RefusedError,
-    RemoteAsker,
+    RetryLimits,
     UnreachableError,
     self_test,
 )
-from secondlook.models.yes_no import answer_position, closed, from_top, from_words
+from secondlook.models.yes_no import (
+    answer_from_logprobs,
+    answer_from_text,
+    answer_position,
+    closed_question,
+)
+from secondlook_client.errors import BadSetting, MissingExtra, NotFound, Unavailable
+from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +50,18 @@ class OllamaVerifier:
 
     min_side = MIN_SIDE
 
-    def __init__(self, client: Any, model: str, digest: str, options: ModelOptions) -> None:
-        """``client`` is an ``ollama.Client`` made with ``options.timeout_s`` as its time limit."""
+    def __init__(self, client: Any, model: str, digest: str, options: ModelSettings) -> None:
+        """``client`` is an ``ollama.Client`` whose time limit is ``options.backend_timeout_s``."""
         self.name = model
         self.digest = digest
         self._client = client
         self._warned = False
-        patience = Patience(options.timeout_s)
-        self._asker = RemoteAsker(self._ask, patience, options.concurrency, f"Ollama ({model})")
+        limits = RetryLimits(options.backend_timeout_s)
+        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"Ollama ({model})")
 
     def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
         """See ``Verifier.answer``; never raises."""
-        return self._asker.answer(asks)
+        return self._pool.answer(asks)
 
     def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         """One try. The client's time limit is fixed, so ``left_s`` cannot be passed on."""
@@ -71,18 +77,18 @@ class OllamaVerifier:
         except ConnectionError as down:
             raise UnreachableError("Ollama cannot be reached") from down
         except (httpx.HTTPError, ValueError, TypeError, AttributeError) as garbled:
-            raise FailedError("Ollama sent a reply that is cut off or not its own") from garbled
+            raise FailedError("Ollama sent a reply that is cut off or malformed") from garbled
         return self._read(reply)
 
     def _chat(self, image: bytes, question: str) -> Any:
         return self._client.chat(
             model=self.name,
-            messages=[{"role": "user", "content": closed(question), "images": [image]}],
+            messages=[{"role": "user", "content": closed_question(question), "images": [image]}],
             stream=False,
             think=False,
             logprobs=True,
-            top_logprobs=TOP_TOKENS,
-            options={"temperature": 0, "num_predict": FEW_TOKENS},
+            top_logprobs=TOP_LOGPROBS,
+            options={"temperature": 0, "num_predict": MAX_NEW_TOKENS},
         )
 
     def _read(self, reply: Any) -> Answer:
@@ -90,19 +96,19 @@ class OllamaVerifier:
         first = answer_position([place.token for place in places])
         if first is not None and places[first].top_logprobs:
             top = [(one.token, one.logprob) for one in places[first].top_logprobs]
-            return from_top(top, raw=places[first].token)
+            return answer_from_logprobs(top, raw=places[first].token)
         if reply.message.content and not self._warned:
             self._warned = True
             log.warning(
                 "%s gives no probabilities (Ollama has them since 0.12.11, its cloud does not); "
-                "answers are read by their words",
+                "answers are read from their text",
                 self.name,
             )
-        return from_words(reply.message.content or "")
+        return answer_from_text(reply.message.content or "")
 
 
 def _refusal(status: int, model: str) -> Exception:
-    """What an HTTP status means for a question: another try, or the end of it."""
+    """What an HTTP status means for a question: another try, or none."""
     if status == 404:
         return RefusedError(f"Ollama no longer has the model '{model}'")
     if status == 429 or status >= 500:
@@ -110,11 +116,11 @@ def _refusal(status: int, model: str) -> Exception:
     return RefusedError(f"Ollama refused the question with status {status}")
 
 
-def load(argument: str, options: ModelOptions) -> OllamaVerifier:
-    """A verifier from ``MODEL`` or ``MODEL@http://host:port``; tested once with a drawn image.
+def load(argument: str, options: ModelSettings) -> OllamaVerifier:
+    """A verifier from ``MODEL`` or ``MODEL@http://host:port``; tested once with a synthetic image.
 
     Raises ``MissingExtra`` without the package, ``Unavailable`` when no server answers,
-    ``NotFound`` when it lacks the model, ``BadSetting`` when the model cannot see.
+    ``NotFound`` when it lacks the model, ``BadSetting`` when the model takes no images.
     """
     try:
         import ollama
@@ -126,12 +132,12 @@ def load(argument: str, options: ModelOptions) -> OllamaVerifier:
     if not named:
         raise BadSetting("expected ollama:MODEL or ollama:MODEL@http://host:11434, no model given")
     model, host = named["model"], named["host"]
-    client = ollama.Client(host=host, timeout=options.timeout_s)
+    client = ollama.Client(host=host, timeout=options.backend_timeout_s)
     digest = _digest(client, model, host or "the default address")
-    _check_sight(client, model)
-    unhurried = replace(options, timeout_s=max(LOAD_S, options.timeout_s))
-    first = ollama.Client(host=host, timeout=unhurried.timeout_s)
-    for problem in self_test(OllamaVerifier(first, model, digest, unhurried).answer, model):
+    _check_takes_images(client, model)
+    patient = replace(options, backend_timeout_s=max(LOAD_S, options.backend_timeout_s))
+    first = ollama.Client(host=host, timeout=patient.backend_timeout_s)
+    for problem in self_test(OllamaVerifier(first, model, digest, patient).answer, model):
         log.warning(problem)
     return OllamaVerifier(client, model, digest, options)
 
@@ -158,8 +164,8 @@ def _digest(client: Any, model: str, where: str) -> str:
     return listed[full].removeprefix("sha256:")[:12]
 
 
-def _check_sight(client: Any, model: str) -> None:
-    """Servers say what a model can do since 0.6.4; older ones say nothing, and are believed."""
+def _check_takes_images(client: Any, model: str) -> None:
+    """Servers list a model's capabilities since 0.6.4; with older ones nothing is checked."""
     import httpx
     from ollama import ResponseError
 
@@ -169,6 +175,6 @@ def _check_sight(client: Any, model: str) -> None:
         return
     if able and "vision" not in able:
         raise BadSetting(
-            f"the model '{model}' cannot see images (it can do: {', '.join(able)}); "
+            f"the model '{model}' takes no images (it can do: {', '.join(able)}); "
             "use one with vision, for example ollama:moondream"
         )

@@ -1,7 +1,7 @@
 """Stage two by any server that speaks OpenAI's chat completions: vLLM, llama.cpp, LM Studio.
 
 Spec: ``openai:MODEL@http://host:port/v1``. P(yes) comes from ``top_logprobs`` of the first token;
-a server that gives none is read by its words, and the answer says so (``exact`` False). A key, if
+a server that gives none is read from its text, and the answer says so (``exact`` False). A key, if
 the server wants one, is read from SECONDLOOK_OPENAI_API_KEY and sent to that host only.
 """
 
@@ -14,26 +14,32 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, MissingExtra, NotFound, Unavailable
-from secondlook.core.types import Answer, Ask
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Ask
 from secondlook.models.remote import (
-    FEW_TOKENS,
+    MAX_NEW_TOKENS,
     MIN_SIDE,
-    TOP_TOKENS,
+    TOP_LOGPROBS,
     FailedError,
-    Patience,
+    QueryPool,
     RefusedError,
-    RemoteAsker,
+    RetryLimits,
     UnreachableError,
     self_test,
 )
-from secondlook.models.yes_no import answer_position, closed, from_top, from_words
+from secondlook.models.yes_no import (
+    answer_from_logprobs,
+    answer_from_text,
+    answer_position,
+    closed_question,
+)
+from secondlook_client.errors import BadSetting, MissingExtra, NotFound, Unavailable
+from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "SECONDLOOK_OPENAI_API_KEY"
-FEWER_TOP_TOKENS = (TOP_TOKENS, 5, 0)
+TOP_LOGPROBS_FALLBACKS = (TOP_LOGPROBS, 5, 0)
 """How many likeliest tokens to ask for, next when a server refuses: llama.cpp and vLLM take 20 as
 they come, some gateways 5, some know no probabilities at all."""
 
@@ -45,25 +51,25 @@ class OpenAIVerifier:
 
     min_side = MIN_SIDE
 
-    def __init__(self, client: Any, model: str, digest: str, options: ModelOptions) -> None:
+    def __init__(self, client: Any, model: str, digest: str, options: ModelSettings) -> None:
         """``client`` is an ``httpx.Client`` whose base URL ends in ``/v1``."""
         self.name = model
         self.digest = digest
         self._client = client
         self._top = 0
         self._warned = False
-        patience = Patience(options.timeout_s)
-        self._asker = RemoteAsker(self._ask, patience, options.concurrency, f"server ({model})")
+        limits = RetryLimits(options.backend_timeout_s)
+        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"server ({model})")
 
     def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
         """See ``Verifier.answer``; never raises."""
-        return self._asker.answer(asks)
+        return self._pool.answer(asks)
 
     def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         import httpx
 
         level = self._top
-        body = self._body(image, question, FEWER_TOP_TOKENS[level])
+        body = self._body(image, question, TOP_LOGPROBS_FALLBACKS[level])
         try:
             reply = self._client.post("chat/completions", json=body, timeout=left_s)
         except (httpx.ConnectError, httpx.TimeoutException) as down:
@@ -74,7 +80,7 @@ class OpenAIVerifier:
             raise FailedError("the model server broke off its reply") from cut
         if reply.status_code == 400 and "logprobs" in reply.text and body.get("logprobs"):
             self._top = max(self._top, level + 1)
-            raise FailedError("the model server wants to give fewer probabilities")
+            raise FailedError("the model server gives fewer probabilities")
         if reply.status_code != 200:
             raise _refusal(reply.status_code, reply.headers)
         try:
@@ -87,12 +93,12 @@ class OpenAIVerifier:
         url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": url}},
-            {"type": "text", "text": closed(question)},
+            {"type": "text", "text": closed_question(question)},
         ]
         return {
             "model": self.name,
             "messages": [{"role": "user", "content": content}],
-            "max_tokens": FEW_TOKENS,
+            "max_tokens": MAX_NEW_TOKENS,
             "temperature": 0,
             **({"logprobs": True, "top_logprobs": top} if top else {}),
         }
@@ -105,15 +111,15 @@ class OpenAIVerifier:
             top = [
                 (str(one["token"]), float(one["logprob"])) for one in places[first]["top_logprobs"]
             ]
-            return from_top(top, raw=places[first]["token"])
+            return answer_from_logprobs(top, raw=places[first]["token"])
         if words and not self._warned:
             self._warned = True
-            log.warning("%s gives no probabilities; answers are read by their words", self.name)
-        return from_words(words)
+            log.warning("%s gives no probabilities; answers are read from their text", self.name)
+        return answer_from_text(words)
 
 
 def _refusal(status: int, headers: Mapping[str, str]) -> Exception:
-    """What an HTTP status means for a question: another try, or the end of it."""
+    """What an HTTP status means for a question: another try, or none."""
     if status in (408, 425, 429) or status >= 500:
         after = headers.get("retry-after", "")
         wait_s = float(after) if after.isdigit() else 0.0  # it may also be a date: not worth it
@@ -123,8 +129,8 @@ def _refusal(status: int, headers: Mapping[str, str]) -> Exception:
     return RefusedError(f"the model server refused the question with status {status}")
 
 
-def load(argument: str, options: ModelOptions) -> OpenAIVerifier:
-    """A verifier from ``MODEL@http://host:port/v1``; tested once with a drawn image.
+def load(argument: str, options: ModelSettings) -> OpenAIVerifier:
+    """A verifier from ``MODEL@http://host:port/v1``; tested once with a synthetic image.
 
     Raises ``MissingExtra`` without httpx, ``BadSetting`` for another spec or a wrong key,
     ``Unavailable`` when no server answers, ``NotFound`` when it does not serve the model.
@@ -145,7 +151,7 @@ def load(argument: str, options: ModelOptions) -> OpenAIVerifier:
     client = httpx.Client(
         base_url=named["url"].rstrip("/") + "/",
         headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=options.timeout_s,
+        timeout=options.backend_timeout_s,
     )
     digest = _digest(_served(client, named["model"], named["url"]), named["model"])
     verifier = OpenAIVerifier(client, named["model"], digest, options)
@@ -161,13 +167,15 @@ def _served(client: Any, model: str, url: str) -> Mapping[str, Any]:
     try:
         reply = client.get("models")
     except httpx.HTTPError as down:
-        raise Unavailable(f"no server answers at {url}; start it, or mend the address") from down
+        raise Unavailable(f"no server answers at {url}; start it, or correct the address") from down
     if reply.status_code in (401, 403):
         raise BadSetting(f"the server at {url} wants a key; set {KEY_VARIABLE}")
     try:
         listed = {str(one["id"]): one for one in reply.json()["data"]}
     except (ValueError, LookupError, TypeError):
-        log.warning("%s does not say which models it serves; '%s' is taken on trust", url, model)
+        log.warning(
+            "%s does not say which models it serves; '%s' is assumed to be one of them", url, model
+        )
         return {}
     if model not in listed:
         has = ", ".join(sorted(listed)) or "none"
@@ -176,12 +184,12 @@ def _served(client: Any, model: str, url: str) -> Mapping[str, Any]:
 
 
 def _digest(described: Mapping[str, Any], model: str) -> str:
-    """Hash of what the server tells about the model: these servers have no hash of the weights.
+    """Hash of what the server says of the model: these servers have no hash of the weights.
 
     Times and permissions are left out, which change at every start.
     """
     kept = {
         name: value for name, value in described.items() if name not in ("created", "permission")
     }
-    told = json.dumps([model, kept], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    text = json.dumps([model, kept], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,8 +1,9 @@
 """Grounding DINO's original ``.pth`` checkpoints, run by transformers' class.
 
 The two published ones (``groundingdino_swint_ogc``, ``groundingdino_swinb_cogcoor``) and any
-fine-tuned from them. The file is read with ``weights_only``, its names are translated, and the
-sizes of the model are read off the shapes.
+fine-tuned from them. The file is read with ``weights_only``, its names are translated into those on
+disk of the checkpoints that transformers publishes, which every release of it reads, and the sizes
+of the model are inferred from the shapes.
 """
 
 import logging
@@ -23,21 +24,33 @@ from transformers import (
     SwinConfig,
 )
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import NotFound
+from secondlook.config.settings import ModelSettings
 from secondlook.models import loading
-from secondlook.models.grounding_dino import GroundingDinoProposer, PixelSettings, settings_of
-from secondlook.models.loading import place
+from secondlook.models.grounding_dino import (
+    GroundingDinoProposer,
+    PixelSettings,
+    parse_spec,
+    read_pixel_settings,
+)
+from secondlook.models.loading import choose_placement
+from secondlook_client.errors import NotFound
 
-# What the parts of a Grounding DINO are called in its authors' checkpoints, and in transformers'.
-#
-# The names on transformers' side are those on disk of the checkpoints it publishes, which every
-# release of it reads. ``#`` stands for a layer's number. A part's name is followed by the same
-# rest (``.weight``, ``.layers.0.bias`` …) on both sides.
+log = logging.getLogger(__name__)
+
+HEADS = 8
+"""Attention heads of encoder and decoder: the one size that no shape shows."""
+BERT_HEAD = 64
+"""Channels of one head of BERT."""
+TOKENIZER = "google-bert/bert-base-uncased"
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_UNUSED_NORM = "model.backbone.conv_encoder.model.swin.layernorm."
+"""A norm of transformers' Swin behind the features that the detector takes from it."""
+
+Weights = Mapping[str, torch.Tensor]
 
 _SWIN = "model.backbone.conv_encoder.model."
 
-SCOPES: dict[tuple[str, str], dict[str, str]] = {
+NAME_MAP: dict[tuple[str, str], dict[str, str]] = {
     ("", ""): {
         "bert": "model.text_backbone",
         "feat_map": "model.text_projection",
@@ -109,113 +122,57 @@ SCOPES: dict[tuple[str, str], dict[str, str]] = {
         "mlp.fc2": "output.dense",
     },
 }
+"""The authors' names and transformers', by the prefixes of both. ``#`` stands for a layer's number;
+a name is followed by the same rest (``.weight``, ``.layers.0.bias`` …) on both sides."""
 
-UNUSED = re.compile(
+UNUSED_NAMES = re.compile(
     r"bert\.pooler\.|bert\.embeddings\.position_ids$|.*relative_position_index$"
     r"|transformer\.decoder\.(bbox|class)_embed\."
 )
-"""What the original keeps and transformers makes anew, does without, or holds once only."""
+"""What the original stores and transformers computes, does without, or stores only once."""
 
-_FUSED = re.compile(r"(in_proj_|qkv\.)(weight|bias)$")
+_FUSED_QKV = re.compile(r"(in_proj_|qkv\.)(weight|bias)$")
 """Query, key and value in one matrix there; three here."""
 
 
-def translate(
-    weights: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Weights under transformers' names, and the names that were not understood."""
-    found: dict[str, torch.Tensor] = {}
-    unknown = []
-    for given, value in weights.items():
-        name = given.removeprefix("module.")
-        if UNUSED.match(name):
-            continue
-        renamed = rename(name)
-        if renamed is None:
-            unknown.append(name)
-        else:
-            found.update(_parted(renamed, value))
-    return found, tuple(unknown)
-
-
-def rename(name: str) -> str | None:
-    """One parameter's name in transformers, still fused where the original fuses; None: unknown."""
-    for pattern, template in _patterns():
-        if match := pattern.match(name):
-            return match.expand(template) + name[match.end() :]
-    return None
-
-
-@cache
-def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    pairs = []
-    for (theirs, ours), parts in SCOPES.items():
-        for part, renamed in parts.items():
-            pattern = re.escape(theirs + part).replace(r"\#", r"(\d+)")
-            template = ours + renamed
-            for number in range(1, 1 + template.count("#")):
-                template = template.replace("#", rf"\{number}", 1)
-            pairs.append((re.compile(rf"{pattern}(?=\.|$)"), template))
-    return tuple(pairs)
-
-
-def _parted(name: str, value: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    fused = _FUSED.search(name)
-    if fused is None:
-        yield name, value
-        return
-    for role, part in zip(("query", "key", "value"), value.chunk(3), strict=True):
-        yield f"{name[: fused.start()]}{role}.{fused[2]}", part
-
-
-log = logging.getLogger(__name__)
-
-HEADS = 8
-"""Attention heads of encoder and decoder: the one size that no shape tells."""
-BERT_HEAD = 64
-"""Channels of one head of BERT."""
-TOKENIZER = "google-bert/bert-base-uncased"
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-_NEVER_RUN = "model.backbone.conv_encoder.model.swin.layernorm."
-"""A norm of transformers' Swin that stands behind what the detector takes from it."""
-
-Weights = Mapping[str, torch.Tensor]
-
-
-def load(argument: str, options: ModelOptions) -> GroundingDinoProposer:
-    """``idea:FILE.pth``, with ``?tokenizer=FOLDER&together=…&pad=…`` where wanted.
+def load(argument: str, options: ModelSettings) -> GroundingDinoProposer:
+    """``idea:FILE.pth``, with ``?tokenizer=FOLDER&max_phrases=…&pad=…`` where wanted.
 
     BERT's tokenizer is taken from that folder, from beside the file, or from the hub (or its
     cache). Raises ``NotFound`` when the file or the tokenizer is missing, or the file holds
     something else.
     """
-    where, settings = loading.split(argument, ("together", "pad", "tokenizer"))
+    where, settings = parse_spec(argument, tokenizer=True)
     path = Path(where).expanduser()
-    _check_there(path)
-    prompting = loading.prompting(settings)
-    tokenizer = tokenizer_for(path, settings.get("tokenizer"))
-    model = model_from(read(path), path.name)
+    weights = read_weights(path)
+    tokenizer = tokenizer_for(path, settings.tokenizer)
+    model = build_model(weights, path.name)
     return GroundingDinoProposer(
         model,
         tokenizer,
-        pixels(model.config.num_queries, prompting.pad),
+        pixel_settings(model.config.num_queries, settings.pad),
         name=path.stem,
         digest=loading.digest_of([path]),
-        placement=place(options),
-        batch=options.batch,
-        together=prompting.together,
+        placement=choose_placement(options),
+        batch=options.model_batch,
+        max_phrases=settings.max_phrases,
     )
 
 
-def pixels(queries: int, multiple: int) -> PixelSettings:
-    """How the authors' code brings images in: 800 pixels on the shorter side, 1333 at most."""
+def pixel_settings(queries: int, multiple: int) -> PixelSettings:
+    """As the authors' code resizes images: 800 pixels on the shorter side, 1333 at most."""
     processor = GroundingDinoImageProcessor()
-    return settings_of(processor, multiple=multiple, least_cells=queries, cell=8)
+    return read_pixel_settings(processor, multiple=multiple, least_cells=queries, cell=8)
 
 
-def read(path: Path) -> Weights:
+def read_weights(path: Path) -> Weights:
     """The weights of a ``.pth`` file; nothing in it is executed."""
-    _check_there(path)
+    if not path.is_file():
+        raise NotFound(
+            f"no checkpoint '{path.name}' there; download groundingdino_swint_ogc.pth or "
+            "groundingdino_swinb_cogcoor.pth from the releases of IDEA-Research/GroundingDINO "
+            "and give its path as idea:PATH"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as cause:
@@ -229,20 +186,11 @@ def read(path: Path) -> Weights:
     return weights
 
 
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise NotFound(
-            f"no checkpoint '{path.name}' there; download groundingdino_swint_ogc.pth or "
-            "groundingdino_swinb_cogcoor.pth from the releases of IDEA-Research/GroundingDINO "
-            "and give its path as idea:PATH"
-        )
-
-
-def model_from(weights: Weights, name: str) -> GroundingDinoForObjectDetection:
+def build_model(weights: Weights, name: str) -> GroundingDinoForObjectDetection:
     """transformers' model with these weights. Raises ``NotFound`` when parts are missing."""
     translated, unknown = translate(weights)
     if unknown:
-        log.warning("%s: %d weights are not understood, e.g. %s", name, len(unknown), unknown[0])
+        log.warning("%s: %d weights have unknown names, e.g. %s", name, len(unknown), unknown[0])
     try:
         config = config_of(translated)
     except KeyError as cause:
@@ -252,18 +200,18 @@ def model_from(weights: Weights, name: str) -> GroundingDinoForObjectDetection:
     model, report = GroundingDinoForObjectDetection.from_pretrained(
         None, config=config, state_dict=translated, output_loading_info=True, dtype=torch.float32
     )
-    missing = [key for key in report["missing_keys"] if _NEVER_RUN not in key]
+    missing = [key for key in report["missing_keys"] if _UNUSED_NORM not in key]
     if missing or report["mismatched_keys"]:
         odd = sorted([*missing, *map(str, report["mismatched_keys"])])
         raise NotFound(
             f"'{name}' lacks {len(odd)} weights of a Grounding DINO with a Swin backbone, e.g. "
-            f"'{odd[0]}'; only that architecture is known here"
+            f"'{odd[0]}'; only that architecture is supported"
         )
     return model
 
 
 def config_of(weights: Weights) -> GroundingDinoConfig:
-    """The sizes of a model, read off the shapes of its translated weights.
+    """The sizes of a model, inferred from the shapes of its translated weights.
 
     Raises ``KeyError`` with the name of a weight that every Grounding DINO has and this lacks.
     """
@@ -287,7 +235,7 @@ def config_of(weights: Weights) -> GroundingDinoConfig:
         // heads_and_levels,
         decoder_n_points=len(weights[f"{decoder}.encoder_attn.sampling_offsets.bias"])
         // heads_and_levels,
-        decoder_bbox_embed_share=_boxes_share(weights),
+        decoder_bbox_embed_share=_shares_box_head(weights),
     )
 
 
@@ -301,7 +249,7 @@ def _swin_config(weights: Weights) -> SwinConfig:
         ]
         for stage in range(stages)
     ]
-    offsets = len(tables[0])  # (2 · window − 1)²
+    offsets = len(tables[0])  # (2 * window - 1) squared
     return SwinConfig(
         embed_dim=len(weights[f"{root}embeddings.norm.weight"]),
         depths=[_count(weights, rf"{layers}{stage}\.blocks\.(\d+)\.") for stage in range(stages)],
@@ -333,17 +281,65 @@ def _count(weights: Weights, pattern: str) -> int:
     return max(numbers) + 1
 
 
-def _boxes_share(weights: Weights) -> bool:
+def _shares_box_head(weights: Weights) -> bool:
     """Whether all decoder layers have one box head, as in the published checkpoints."""
     first = weights["bbox_embed.0.layers.0.weight"]
     other = weights.get("bbox_embed.1.layers.0.weight", first)
     return torch.equal(first, other)
 
 
+def translate(
+    weights: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Weights under transformers' names, and the names that are unknown."""
+    found: dict[str, torch.Tensor] = {}
+    unknown = []
+    for given, value in weights.items():
+        name = given.removeprefix("module.")
+        if UNUSED_NAMES.match(name):
+            continue
+        renamed = rename(name)
+        if renamed is None:
+            unknown.append(name)
+        else:
+            found.update(_split_qkv(renamed, value))
+    return found, tuple(unknown)
+
+
+def rename(name: str) -> str | None:
+    """One parameter's name in transformers, still fused where the original fuses; None: unknown."""
+    for pattern, template in _patterns():
+        if match := pattern.match(name):
+            return match.expand(template) + name[match.end() :]
+    return None
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
+    pairs = []
+    for (theirs, ours), parts in NAME_MAP.items():
+        for part, renamed in parts.items():
+            pattern = re.escape(theirs + part).replace(r"\#", r"(\d+)")
+            template = ours + renamed
+            for number in range(1, 1 + template.count("#")):
+                template = template.replace("#", rf"\{number}", 1)
+            pairs.append((re.compile(rf"{pattern}(?=\.|$)"), template))
+    return tuple(pairs)
+
+
+def _split_qkv(name: str, value: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    fused = _FUSED_QKV.search(name)
+    if fused is None:
+        yield name, value
+        return
+    for role, part in zip(("query", "key", "value"), value.chunk(3), strict=True):
+        yield f"{name[: fused.start()]}{role}.{fused[2]}", part
+
+
 def tokenizer_for(checkpoint: Path, folder: str | None) -> Any:
     """BERT's uncased tokenizer: from ``folder``, from beside the checkpoint, or from the hub.
 
-    Raises ``NotFound`` that says where it was sought.
+    Raises ``NotFound``, which says where it was looked for.
     """
     beside = checkpoint.parent
     if folder is not None:
@@ -362,10 +358,10 @@ def tokenizer_for(checkpoint: Path, folder: str | None) -> Any:
 
 def _tokenizer_from_hub(checkpoint: Path) -> Path:
     try:
-        return loading.tokenizer_folder_of(TOKENIZER)
+        return loading.tokenizer_folder(TOKENIZER)
     except NotFound as cause:
         raise NotFound(
             f"'{checkpoint.name}' needs BERT's tokenizer, and {TOKENIZER} is neither cached here "
-            "nor to be had from the hub now; put its vocab.txt beside the checkpoint, or give "
-            "its folder: idea:FILE.pth?tokenizer=FOLDER"
+            "nor can it be fetched from the hub now; put its vocab.txt beside the checkpoint, or "
+            "give its folder: idea:FILE.pth?tokenizer=FOLDER"
         ) from cause

@@ -1,4 +1,4 @@
-"""Proposers and verifiers by name: the package's own adapters and those of other people alike.
+"""Proposers and verifiers by name: the package's own adapters and third-party plug-ins alike.
 
 A spec is one of
 
@@ -6,9 +6,9 @@ A spec is one of
     package.module:attribute   an import path, for a plug-in that is not packaged
     package.module:attribute:argument
     folder, org/name           a checkpoint for the ``transformers`` adapter
-    none                       for a verifier: no second look
+    none                       for a verifier: no verification
 
-and leads to a factory ``load(argument: str, options: ModelOptions)`` that returns the model.
+and leads to a factory ``load(argument: str, options: ModelSettings)`` that returns the model.
 """
 
 import importlib
@@ -20,16 +20,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, MissingExtra, NotFound
+from secondlook.config.settings import ModelSettings
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.verifier import Verifier
+from secondlook_client.errors import BadSetting, MissingExtra, NotFound
 
 PROPOSERS = "secondlook.proposers"
 VERIFIERS = "secondlook.verifiers"
 NONE = "none"
 
-Factory = Callable[[str, ModelOptions], Any]
+Factory = Callable[[str, ModelSettings], Any]
 
 _EXTRAS = {
     "torch": "serve",
@@ -51,7 +51,7 @@ _PARTS: dict[str, dict[str, type | None]] = {
 """What a model must have, with the type; None for a method."""
 
 
-def load_proposer(spec: str, options: ModelOptions) -> Proposer:
+def load_proposer(spec: str, options: ModelSettings) -> Proposer:
     """The proposer that ``spec`` names.
 
     Raises ``NotFound`` for an unknown name or missing checkpoint, ``MissingExtra`` when a package
@@ -61,7 +61,7 @@ def load_proposer(spec: str, options: ModelOptions) -> Proposer:
     return model
 
 
-def load_verifier(spec: str, options: ModelOptions) -> Verifier | None:
+def load_verifier(spec: str, options: ModelSettings) -> Verifier | None:
     """The verifier that ``spec`` names, or None for ``none``; raises as ``load_proposer`` does."""
     if spec.strip() == NONE:
         return None
@@ -74,7 +74,7 @@ def available(group: str) -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
-def _load(group: str, spec: str, options: ModelOptions) -> Any:
+def _load(group: str, spec: str, options: ModelSettings) -> Any:
     try:
         factory, argument = _resolve(group, spec.strip())
         _check_factory(group, spec, factory)
@@ -123,7 +123,7 @@ def _attribute(module: str, attribute: str) -> Factory:
     if not callable(factory):
         raise BadSetting(
             f"'{module}:{attribute}' cannot be called; expected a function or class "
-            "that takes (argument: str, options: ModelOptions)"
+            "that takes (argument: str, options: ModelSettings)"
         )
     return factory
 
@@ -141,11 +141,11 @@ def _check_factory(group: str, spec: str, factory: Factory) -> None:
     except ValueError:  # some compiled functions have none to look at
         return
     try:
-        signature.bind("", ModelOptions())
+        signature.bind("", ModelSettings())
     except TypeError as cause:
         raise BadSetting(
             f"{_word(group)} '{spec}' leads to a factory that takes {signature}; "
-            "expected (argument: str, options: ModelOptions)"
+            "expected (argument: str, options: ModelSettings)"
         ) from cause
 
 
@@ -162,7 +162,7 @@ def _missing(spec: str, cause: ImportError) -> MissingExtra:
 
 
 def _check(group: str, spec: str, model: object) -> None:
-    """Say what a plug-in lacks when it is loaded, not in the middle of a run."""
+    """Report what a plug-in lacks when it is loaded, not in the middle of a run."""
     wrong = [
         f"{part} ({kind.__name__ if kind else 'a method'})"
         for part, kind in _PARTS[group].items()
@@ -171,7 +171,7 @@ def _check(group: str, spec: str, model: object) -> None:
     if wrong:
         raise BadSetting(
             f"{_word(group)} '{spec}' gave a {type(model).__name__} without a usable "
-            f"{', '.join(wrong)}; see the protocol in secondlook.{_module(group)}"
+            f"{', '.join(wrong)}; see the protocol in secondlook.labeling.{_word(group)}"
         )
 
 
@@ -184,7 +184,3 @@ def _has(model: object, part: str, kind: type | None) -> bool:
 
 def _word(group: str) -> str:
     return "proposer" if group == PROPOSERS else "verifier"
-
-
-def _module(group: str) -> str:
-    return "propose" if group == PROPOSERS else "verify"

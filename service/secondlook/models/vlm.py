@@ -12,22 +12,23 @@ from typing import Any
 
 import torch
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, NotFound
-from secondlook.core.types import Answer, Ask, Pixels
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Ask, Pixels
 from secondlook.models import vlm_inputs
-from secondlook.models.cpu_speedups import fuse_conv_bn
-from secondlook.models.loading import WEIGHTS, digest_of, folder_of, place
-from secondlook.models.vlm_inputs import Group, Prompts, drawn
-from secondlook.models.vlm_prefix_cache import Pass, choose, plain
-from secondlook.models.yes_no import FLOOR, answer_tokens, weigh
+from secondlook.models.cpu_speedups import fuse_conv_bn, use_channels_last
+from secondlook.models.loading import WEIGHTS, checkpoint_folder, choose_placement, digest_of
+from secondlook.models.vlm_inputs import PromptEncoder, ViewBatch, synthetic_image
+from secondlook.models.vlm_prefix_cache import Pass, choose_pass, plain
+from secondlook.models.yes_no import MIN_ANSWER_MASS, answer_from_probabilities, answer_tokens
+from secondlook_client.errors import BadSetting, NotFound
+from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
 
-QUESTIONS_A_VIEW = 4
+QUESTIONS_PER_VIEW = 4
 """A batch holds at most this many times ``batch`` questions, as each needs memory of its own."""
 
-DESCRIBING = (
+DIGESTED_FILES = (
     WEIGHTS,
     "config.json",
     "preprocessor_config.json",
@@ -35,9 +36,9 @@ DESCRIBING = (
     "tokenizer.json",
     "chat_template.*",
 )
-"""What changes a model's answers, and so its digest. A report of its training does not."""
+"""What changes a model's answers, and so its digest; a training report does not."""
 
-SELF_TEST = ("Is this a cat?", "Is this a red dog in a small tree?", "Is it a car?")
+PROBE_QUESTIONS = ("Is this a cat?", "Is this a red dog in a small tree?", "Is it a car?")
 
 
 class TransformersVerifier:
@@ -54,13 +55,14 @@ class TransformersVerifier:
         *,
         name: str,
         digest: str,
-        batch: int = 32,
-        floor: float = FLOOR,
+        batch: int = ModelSettings.model_batch,
+        min_mass: float = MIN_ANSWER_MASS,
     ) -> None:
         """``model`` is in evaluation mode on its device; ``batch`` is views in one pass.
 
-        The model is taken over: on a CPU its convolutions are made quicker, with the same outputs.
-        ``floor`` is the probability that yes and no together must have, else the model abstains.
+        The model is changed in place: on a CPU its convolutions are made faster, with the same
+        outputs.
+        ``min_mass`` is the probability that yes and no together must have, else the model abstains.
         Raises ``BadSetting`` when the checkpoint cannot be asked closed questions.
         """
         self.name = name
@@ -68,18 +70,18 @@ class TransformersVerifier:
         self._model = model
         self._dtype = model.dtype  # the property looks through the weights at each call
         self._batch = batch
-        self._floor = floor
+        self._min_mass = min_mass
         self._lock = Lock()
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._decoded: dict[int, str] = {}
-        self._prompts = Prompts(processor, _image_token_id(model), model.device)
+        self._prompts = PromptEncoder(processor, _image_token_id(model), model.device)
         tokens = answer_tokens(self._tokenizer.get_vocab(), self._first_pieces())
         self._yes = torch.tensor(tokens.yes, device=model.device)
         self._no = torch.tensor(tokens.no, device=model.device)
         with torch.inference_mode():
             self._pixels = self._plan_pixels(getattr(processor, "image_processor", None))
         self._pass = self._choose_pass()
-        # A fixed image size is reached by the processor's own resize; others want some substance.
+        # With a fixed image size the processor enlarges small views; others need some pixels.
         self.min_side = 1 if self._pixels else 32
 
     def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
@@ -90,10 +92,10 @@ class TransformersVerifier:
         return answered
 
     def _chunks(self, asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
-        """At most ``batch`` views and ``QUESTIONS_A_VIEW`` times as many questions, or one view."""
+        """At most ``batch`` views and ``batch * QUESTIONS_PER_VIEW`` questions, or one view."""
         first, questions = 0, 0
         for index, ask in enumerate(asks):
-            full = questions + len(ask.questions) > self._batch * QUESTIONS_A_VIEW
+            full = questions + len(ask.questions) > self._batch * QUESTIONS_PER_VIEW
             if index > first and (full or index - first >= self._batch):
                 yield asks[first:index]
                 first, questions = index, 0
@@ -120,34 +122,36 @@ class TransformersVerifier:
         return [tuple(next(flat) for _ in ask.questions) for ask in asks]
 
     def _ask_all(self, asks: Sequence[Ask]) -> list[Answer]:
-        """Every answer, view by view; no ask is without a question."""
+        """Every answer, view by view; every ask has a question."""
         if not asks:
             return []
         found: dict[int, list[Answer]] = {}
-        for group in self._groups([ask.pixels for ask in asks]):
-            tails = [[self._prompts.tail(q) for q in asks[row].questions] for row in group.rows]
-            answers = iter(self._read(self._pass(self._model, group, tails)))
+        for group in self._view_batches([ask.pixels for ask in asks]):
+            suffixes = [
+                [self._prompts.suffix(q) for q in asks[row].questions] for row in group.rows
+            ]
+            answers = iter(self._read(self._pass(self._model, group, suffixes)))
             for row in group.rows:
                 found[row] = [next(answers) for _ in asks[row].questions]
         return [answer for row in range(len(asks)) for answer in found[row]]
 
-    def _groups(self, views: Sequence[Pixels]) -> list[Group]:
+    def _view_batches(self, views: Sequence[Pixels]) -> list[ViewBatch]:
         if self._pixels is None:
-            return [self._to_model(group) for group in self._prompts.groups(views)]
+            return [self._to_model(group) for group in self._prompts.batches(views)]
         pixels = self._pixels(views).reshape(len(views), *self._pixel_shape)
         constant = {
             name: value.expand(len(views), *value.shape[1:]) for name, value in self._masks.items()
         }
         images = {"pixel_values": pixels.to(self._model.device), **constant}
-        return [self._to_model(Group(tuple(range(len(views))), self._head, images))]
+        return [self._to_model(ViewBatch(tuple(range(len(views))), self._prefix, images))]
 
-    def _to_model(self, group: Group) -> Group:
+    def _to_model(self, group: ViewBatch) -> ViewBatch:
         """Images in the model's own precision."""
         images = {
             name: value.to(self._dtype) if value.is_floating_point() else value
             for name, value in group.images.items()
         }
-        return Group(group.rows, group.head, images)
+        return ViewBatch(group.rows, group.prefix, images)
 
     def _read(self, logits: torch.Tensor) -> list[Answer]:
         """(questions, vocabulary) logits to answers."""
@@ -155,7 +159,10 @@ class TransformersVerifier:
         yes = likely[:, self._yes].sum(dim=-1)
         no = likely[:, self._no].sum(dim=-1)
         rows = zip(yes.tolist(), no.tolist(), likely.argmax(dim=-1).tolist(), strict=True)
-        return [weigh(p, q, self._decode(first), self._floor) for p, q, first in rows]
+        return [
+            answer_from_probabilities(p, q, self._decode(first), self._min_mass)
+            for p, q, first in rows
+        ]
 
     def _decode(self, token: int) -> str:
         if token not in self._decoded:
@@ -167,34 +174,35 @@ class TransformersVerifier:
         return pieces[0][0], pieces[1][0]
 
     def _plan_pixels(self, image_processor: Any) -> vlm_inputs.PixelPlan | None:
-        """The quick way to pixels, when it gives what the processor gives on three images."""
-        planned = vlm_inputs.plan(image_processor)
-        head, images = self._prompts.template()
+        """The fast way to pixels, when it gives what the processor gives on three images."""
+        planned = vlm_inputs.plan_pixels(image_processor)
+        expected, images = self._prompts.template()
         if planned is None or "pixel_values" not in images:
             return None
         for size in ((40, 90), (150, 61), (64, 64)):
-            probe = drawn(*size, seed=size[0])
-            own_head, own = self._prompts.view(probe)
-            same = torch.equal(own_head["input_ids"], head["input_ids"])
+            probe = synthetic_image(*size, seed=size[0])
+            prefix, own = self._prompts.view(probe)
+            same = torch.equal(prefix["input_ids"], expected["input_ids"])
             if not (same and vlm_inputs.agrees(planned, [probe], own["pixel_values"])):
                 log.info("%s: images go through the processor one by one", self.name)
                 return None
-        self._head = head
+        self._prefix = expected
         self._pixel_shape = images["pixel_values"].shape[1:]
         self._masks = {name: value for name, value in images.items() if name != "pixel_values"}
         return planned
 
     def _choose_pass(self) -> Pass:
-        """Make the model quick on a CPU, and find what its questions can share."""
-        views = [drawn(48, 64, seed=1), drawn(48, 64, seed=2)]
+        """Make the model fast on a CPU, and find what its questions can share."""
+        views = [synthetic_image(48, 64, seed=1), synthetic_image(48, 64, seed=2)]
         with torch.inference_mode():
-            group = self._groups(views)[0]
-        tails = [self._prompts.tail(question) for question in SELF_TEST]
-        asked = [tails, tails[:2]][: len(group.rows)]
+            group = self._view_batches(views)[0]
+        suffixes = [self._prompts.suffix(question) for question in PROBE_QUESTIONS]
+        asked = [suffixes, suffixes[:2]][: len(group.rows)]
         if self._model.device.type == "cpu":
             fuse_conv_bn(self._model, lambda: plain(self._model, group, asked))
+            use_channels_last(self._model)
         with torch.inference_mode():
-            return choose(self._model, group, asked, self.name)
+            return choose_pass(self._model, group, asked, self.name)
 
 
 def _image_token_id(model: Any) -> int:
@@ -203,12 +211,12 @@ def _image_token_id(model: Any) -> int:
         if found is not None:
             return int(found)
     raise BadSetting(
-        f"{type(model).__name__} does not mark where an image stands in its prompt; "
+        f"{type(model).__name__} does not mark the place of an image in its prompt; "
         "use a checkpoint of another family (SmolVLM, Qwen-VL, Gemma 3, LLaVA, ...)"
     )
 
 
-def load(argument: str, options: ModelOptions) -> TransformersVerifier:
+def load(argument: str, options: ModelSettings) -> TransformersVerifier:
     """A verifier from a checkpoint's folder or hub id ("organisation/name").
 
     Weights are loaded from safetensors only. Raises ``NotFound`` for a missing checkpoint and
@@ -220,12 +228,12 @@ def load(argument: str, options: ModelOptions) -> TransformersVerifier:
             "no checkpoint was named; give a folder or a hub id, "
             "for example transformers:HuggingFaceTB/SmolVLM-256M-Instruct"
         )
-    folder = folder_of(argument, remote_code=options.trust_remote_code)
+    folder = checkpoint_folder(argument, remote_code=options.trust_remote_code)
     _refuse_own_code(folder, options.trust_remote_code)
-    digest = digest_of(path for pattern in DESCRIBING for path in folder.glob(pattern))
+    digest = digest_of(path for pattern in DIGESTED_FILES for path in folder.glob(pattern))
     model, processor = _load(folder, argument, options)
     verifier = TransformersVerifier(
-        model, processor, name=_name(argument), digest=digest, batch=options.batch
+        model, processor, name=_name(argument), digest=digest, batch=options.model_batch
     )
     log.info("loaded %s@%s in %.1f s", verifier.name, digest, time.perf_counter() - started)
     return verifier
@@ -239,10 +247,10 @@ def _refuse_own_code(folder: Path, allowed: bool) -> None:
         )
 
 
-def _load(folder: Path, argument: str, options: ModelOptions) -> tuple[Any, Any]:
+def _load(folder: Path, argument: str, options: ModelSettings) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    placement = place(options)
+    placement = choose_placement(options)
     dtype = placement.dtype
     if options.dtype == "auto" and placement.device.type == "cuda":
         dtype = torch.bfloat16  # what these models are trained and published in

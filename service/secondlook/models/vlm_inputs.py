@@ -1,7 +1,11 @@
-"""What a transformers vision-language model is fed: views, questions, and how they join.
+"""The inputs of a transformers vision-language model: prompts and pixels.
 
 A prompt is cut behind its last image token. Everything before depends on the view alone (the
-*head*), everything after on the question alone (the *tail*), so that each is made once.
+*prefix*), everything after on the question alone (the *suffix*), so that each is made once.
+
+A processor resizes, rescales and normalises image by image with checks around each step, which for
+a small model takes longer than the model. ``plan_pixels`` reads those steps off the processors of
+two families, for a whole batch at once; the plan is compared with the processor before it is used.
 """
 
 from collections.abc import Hashable, Sequence
@@ -13,12 +17,26 @@ import torch
 from PIL import Image as PILImage
 from torchvision.transforms import InterpolationMode, v2
 
-from secondlook.core.errors import BadSetting
 from secondlook.core.types import Pixels
-from secondlook.models.yes_no import closed
+from secondlook.models.yes_no import closed_question
+from secondlook_client.errors import BadSetting
 
-MAX_TAILS = 4096
-"""Questions whose tokens are kept; a run asks a few dozen."""
+MAX_CACHED_QUESTIONS = 4096
+"""Questions whose tokens are cached; a run asks a few dozen."""
+
+MAX_EDGE = 4096
+"""Beyond it the SmolVLM family scales down once more; such checkpoints go through the processor."""
+
+TOLERANCE = 1.5 / 255
+"""Largest difference from the processor's own values, as a share of full brightness. The same
+resize is used, so that only the last rounding may differ."""
+
+_FILTERS = {
+    1: InterpolationMode.LANCZOS,
+    2: InterpolationMode.BILINEAR,
+    3: InterpolationMode.BICUBIC,
+}
+"""By Pillow's numbers, in which checkpoints name them."""
 
 Tokens = dict[str, torch.Tensor]
 """Aligned vectors over the tokens of a prompt: ``input_ids``, and token types where a model has
@@ -26,22 +44,22 @@ them. Long integers."""
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Views whose heads are equal but for the pixels, so that they fit one batch unpadded."""
+class ViewBatch:
+    """Views whose prefixes differ in pixels only, so that they fit one batch unpadded."""
 
     rows: tuple[int, ...]
     """Which of the views asked about these are."""
-    head: Tokens
-    """(head length,) each; the same for all views of the group."""
+    prefix: Tokens
+    """(prefix length,) each; the same for all views of the batch."""
     images: dict[str, torch.Tensor]
     """Pixels, masks and grids; each tensor's first axis is a whole multiple of ``len(rows)``."""
 
     def images_of(self, views: torch.Tensor) -> dict[str, torch.Tensor]:
         """The image tensors of ``views``, (R,) long positions in ``rows``, repeats allowed."""
-        return {name: pick(tensor, len(self.rows), views) for name, tensor in self.images.items()}
+        return {name: _pick(tensor, len(self.rows), views) for name, tensor in self.images.items()}
 
 
-def pick(tensor: torch.Tensor, views: int, wanted: torch.Tensor) -> torch.Tensor:
+def _pick(tensor: torch.Tensor, views: int, wanted: torch.Tensor) -> torch.Tensor:
     """The parts of ``tensor`` that belong to the views ``wanted``, when it holds ``views``.
 
     Models with a free image size flatten the patches of all images into one axis.
@@ -49,8 +67,8 @@ def pick(tensor: torch.Tensor, views: int, wanted: torch.Tensor) -> torch.Tensor
     return tensor.unflatten(0, (views, -1))[wanted].flatten(0, 1)
 
 
-class Prompts:
-    """The text side of a processor, and its image side where it has to be asked for each view."""
+class PromptEncoder:
+    """Turns questions and views into a model's inputs, by its own processor."""
 
     def __init__(self, processor: Any, image_token_id: int, device: torch.device) -> None:
         """Raises ``BadSetting`` when the checkpoint's template puts the question first."""
@@ -58,8 +76,8 @@ class Prompts:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._image_token_id = image_token_id
         self._device = device
-        self._tails: dict[str, Tokens] = {}
-        self._probe = PILImage.fromarray(drawn(64, 64, seed=0))
+        self._suffixes: dict[str, Tokens] = {}
+        self._probe = PILImage.fromarray(synthetic_image(64, 64, seed=0))
         first = self._cut(self._encode(self._probe, "Is this a cat?"))[0]
         second = self._cut(self._encode(self._probe, "Is this a red dog in a small tree?"))[0]
         if not torch.equal(first["input_ids"], second["input_ids"]):
@@ -70,7 +88,7 @@ class Prompts:
 
     def text(self, question: str) -> str:
         """The prompt of a question, with one placeholder for the image."""
-        asked = closed(question)
+        asked = closed_question(question)
         template = getattr(self._processor, "chat_template", None)
         if not (template or getattr(self._tokenizer, "chat_template", None)):
             return f"{getattr(self._processor, 'image_token', '')}{asked}"
@@ -78,34 +96,34 @@ class Prompts:
         message = [{"role": "user", "content": content}]
         return str(self._processor.apply_chat_template(message, add_generation_prompt=True))
 
-    def tail(self, question: str) -> Tokens:
+    def suffix(self, question: str) -> Tokens:
         """The tokens after the last image token, as the processor itself makes them."""
-        known = self._tails.get(question)
+        known = self._suffixes.get(question)
         if known is None:
             known = self._cut(self._encode(self._probe, question))[1]
-            if len(self._tails) >= MAX_TAILS:
-                self._tails.clear()
-            self._tails[question] = known
+            if len(self._suffixes) >= MAX_CACHED_QUESTIONS:
+                self._suffixes.clear()
+            self._suffixes[question] = known
         return known
 
     def template(self) -> tuple[Tokens, dict[str, torch.Tensor]]:
-        """Head and image tensors of one probe image: the shapes that the model expects."""
+        """Prefix and image tensors of a probe image: the shapes that the model expects."""
         encoded = self._encode(self._probe, "Is this a cat?")
         return self._cut(encoded)[0], _images(encoded)
 
     def view(self, pixels: Pixels) -> tuple[Tokens, dict[str, torch.Tensor]]:
-        """Head and image tensors of one view, by the processor."""
+        """Prefix and image tensors of one view, by the processor."""
         encoded = self._encode(PILImage.fromarray(pixels), "Is this a cat?")
         return self._cut(encoded)[0], _images(encoded)
 
-    def groups(self, views: Sequence[Pixels]) -> list[Group]:
+    def batches(self, views: Sequence[Pixels]) -> list[ViewBatch]:
         """Every view through the processor, those that fit one batch together."""
-        together: dict[Hashable, list[int]] = {}
+        by_shape: dict[Hashable, list[int]] = {}
         made = [self.view(pixels) for pixels in views]
-        for row, (head, images) in enumerate(made):
-            together.setdefault(_key(head, images), []).append(row)
+        for row, (prefix, images) in enumerate(made):
+            by_shape.setdefault(_batch_key(prefix, images), []).append(row)
         return [
-            Group(
+            ViewBatch(
                 tuple(rows),
                 made[rows[0]][0],
                 {
@@ -113,7 +131,7 @@ class Prompts:
                     for name in made[rows[0]][1]
                 },
             )
-            for rows in together.values()
+            for rows in by_shape.values()
         ]
 
     def _encode(self, image: PILImage.Image, question: str) -> dict[str, torch.Tensor]:
@@ -147,14 +165,14 @@ class Prompts:
 
 
 def _images(encoded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Whatever is not about the text: nothing of it has the shape of the token ids."""
+    """The tensors that are not about the text: none has the shape of the token ids."""
     text = encoded["input_ids"].shape
     return {name: value for name, value in encoded.items() if value.shape != text}
 
 
-def _key(head: Tokens, images: dict[str, torch.Tensor]) -> Hashable:
+def _batch_key(prefix: Tokens, images: dict[str, torch.Tensor]) -> Hashable:
     """Equal for views that fit one batch: same tokens, same shapes, same grids."""
-    ids = tuple(head["input_ids"].tolist())
+    ids = tuple(prefix["input_ids"].tolist())
     shapes = tuple((name, tuple(value.shape)) for name, value in sorted(images.items()))
     grids = tuple(
         tuple(value.flatten().tolist())
@@ -164,34 +182,13 @@ def _key(head: Tokens, images: dict[str, torch.Tensor]) -> Hashable:
     return ids, shapes, grids
 
 
-def drawn(height: int, width: int, seed: int) -> Pixels:
-    """A drawn image, (height, width, 3) uint8, for self-tests: a disc on coloured slopes."""
+def synthetic_image(height: int, width: int, seed: int) -> Pixels:
+    """A disc on colour gradients, (height, width, 3) uint8, for self-tests."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    slopes = np.stack([x / width, y / height, (x + y) / (width + height)], axis=-1) * 200
+    gradient = np.stack([x / width, y / height, (x + y) / (width + height)], axis=-1) * 200
     inside = (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(height, width) / 3) ** 2
-    slopes[inside] = np.random.default_rng(seed).integers(0, 255, 3)
-    return slopes.astype(np.uint8)
-
-
-# A processor's image arithmetic done for a whole batch at once, where it is plain enough.
-#
-# Resize, rescale, normalize: a processor does these image by image with checks around each,
-# which for a small model costs more than the model. ``plan`` knows two families and gives up on
-# anything else; what it plans is compared with the processor itself before it is used.
-
-MAX_EDGE = 4096
-"""Beyond it the SmolVLM family scales down once more; such checkpoints go through the processor."""
-
-TOLERANCE = 1.5 / 255
-"""Largest difference from the processor's own values, as a share of full brightness. The same
-resize is used, so that only the last rounding may differ."""
-
-_FILTERS = {
-    1: InterpolationMode.LANCZOS,
-    2: InterpolationMode.BILINEAR,
-    3: InterpolationMode.BICUBIC,
-}
-"""By Pillow's numbers, in which checkpoints name them."""
+    gradient[inside] = np.random.default_rng(seed).integers(0, 255, 3)
+    return gradient.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ def _longest_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
     return edge, max(short + short % 2, 1)
 
 
-def plan(image_processor: Any) -> PixelPlan | None:
+def plan_pixels(image_processor: Any) -> PixelPlan | None:
     """The plan of a transformers image processor, or None when it does more than a plan can."""
     if not getattr(image_processor, "do_resize", False) or _does_more(image_processor):
         return None

@@ -1,4 +1,4 @@
-"""Yes or no, from what a model gives: the first token's probabilities, or only words.
+"""Yes or no, from a model's output: the probabilities of the first token, or only its text.
 
 P(yes) is the probability of every spelling of "yes" against every spelling of "no" as the first
 token of the answer, as in VQAScore (arXiv 2404.01291) and the evaluations of Moondream.
@@ -9,27 +9,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from secondlook.core.errors import BadSetting
-from secondlook.core.types import Answer
+from secondlook_client.errors import BadSetting
+from secondlook_client.values import Answer
 
-FLOOR = 0.1
+MIN_ANSWER_MASS = 0.1
 """A model that gives "yes" and "no" together less than this is not answering the question: one
 that follows it gives them above 0.9, and one that starts to think, or to describe, nearly 0."""
 
-SPOKEN_YES = 0.9
-"""P(yes) of a spoken "yes". A word says only that P(yes) is above one half, so it passes the usual
-thresholds (0.6) and not one that asks for near-certainty: there the box is unsure."""
+TEXT_YES_PROBABILITY = 0.9
+"""P(yes) of an answer that is only the text "yes". It shows no more than that P(yes) is above one
+half, so it passes the usual thresholds (0.6) and not one that asks for near-certainty: there the
+box is unsure."""
 
 _SPACE_MARKS = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n", "\u0109": "\t"})
 """How sentencepiece ("▁") and byte-level vocabularies ("Ġ", "Ċ", "ĉ") write white space."""
 
-_SPOKEN = re.compile(r"\W*(?:answer\W+)?(yes|no)\b", re.IGNORECASE)
+_TEXT_ANSWER = re.compile(r"\W*(?:answer\W+)?(yes|no)\b", re.IGNORECASE)
 _YES_WORD = re.compile(r"\byes\b", re.IGNORECASE)
 _NO_WORD = re.compile(r"\bno\b", re.IGNORECASE)
 
 
-def closed(question: str) -> str:
-    """The question as a model is asked it: with the request for one word."""
+def closed_question(question: str) -> str:
+    """The question as it is put to a model: with the request for one word."""
     return f"{question} Answer yes or no."
 
 
@@ -70,19 +71,21 @@ def spelling(token: str) -> str:
     return token.translate(_SPACE_MARKS).strip().lower()
 
 
-def weigh(yes: float, no: float, raw: str, floor: float = FLOOR) -> Answer:
+def answer_from_probabilities(
+    yes: float, no: float, raw: str, min_mass: float = MIN_ANSWER_MASS
+) -> Answer:
     """The answer when ``yes`` and ``no`` are the probabilities of the two, each in [0, 1].
 
-    An abstention (``p_yes`` None) when together they do not reach ``floor``. ``raw`` is the
+    An abstention (``p_yes`` None) when together they do not reach ``min_mass``. ``raw`` is the
     model's likeliest first token.
     """
     total = yes + no
-    if not math.isfinite(total) or total < floor or total <= 0:
+    if not math.isfinite(total) or total < min_mass or total <= 0:
         return Answer(None, raw=raw)
     return Answer(min(max(yes / total, 0.0), 1.0), raw=raw)
 
 
-def from_top(top: Iterable[tuple[str, float]], raw: str) -> Answer:
+def answer_from_logprobs(top: Iterable[tuple[str, float]], raw: str) -> Answer:
     """The answer from the likeliest first tokens, as (text, natural log of its probability).
 
     A side that is not among them counts as 0: it is less likely than each one listed.
@@ -92,7 +95,7 @@ def from_top(top: Iterable[tuple[str, float]], raw: str) -> Answer:
         word = spelling(token)
         if word in mass:
             mass[word] += math.exp(min(logprob, 0.0))
-    return weigh(mass["yes"], mass["no"], raw)
+    return answer_from_probabilities(mass["yes"], mass["no"], raw)
 
 
 def answer_position(tokens: Sequence[str]) -> int | None:
@@ -103,16 +106,16 @@ def answer_position(tokens: Sequence[str]) -> int | None:
     return next((i for i, token in enumerate(tokens) if spelling(token)), None)
 
 
-def from_words(text: str) -> Answer:
-    """The answer from words alone (``exact`` False), for backends without probabilities.
+def answer_from_text(text: str) -> Answer:
+    """The answer from text alone (``exact`` False), for backends without probabilities.
 
     "Yes, it is." is a yes. An answer that does not begin with either word, or holds both, is an
     abstention: "It is not", "maybe", "yes or no", nothing at all.
     """
     text = text.strip()
     raw = text[:80]
-    spoken = _SPOKEN.match(text)
-    if not spoken or (_YES_WORD.search(text) and _NO_WORD.search(text)):
+    answer = _TEXT_ANSWER.match(text)
+    if not answer or (_YES_WORD.search(text) and _NO_WORD.search(text)):
         return Answer(None, raw=raw, exact=False)
-    p_yes = SPOKEN_YES if spoken[1].lower() == "yes" else 1 - SPOKEN_YES
+    p_yes = TEXT_YES_PROBABILITY if answer[1].lower() == "yes" else 1 - TEXT_YES_PROBABILITY
     return Answer(round(p_yes, 6), raw=raw, exact=False)

@@ -1,4 +1,4 @@
-"""Students of a store at work in this process."""
+"""The promoted version of a model, opened from the store and followed as others are promoted."""
 
 import logging
 import tempfile
@@ -7,21 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from secondlook.core.errors import NotFound
 from secondlook.detector.manifest import FILE_NAME, FP32, SELF_TEST
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
-from secondlook.store.model_versions import Student
+from secondlook.store.model_versions import StudentVersion
+from secondlook_client.errors import NotFound
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 5.0
-"""Between looks at which version is promoted."""
+POLL_S = 5.0
+"""Between two checks of which version is promoted."""
 
 
-def opened(blobs: Blobs, student: Student, threads: int = 0) -> OnnxDetector:
-    """The student, running; its files are on the disk only while it is opened.
+def open_version(blobs: Blobs, student: StudentVersion, threads: int = 0) -> OnnxDetector:
+    """Open the student; its files are on the disk only meanwhile.
 
     Raises what ``OnnxDetector.open`` and the blob store raise.
     """
@@ -33,31 +33,31 @@ def opened(blobs: Blobs, student: Student, threads: int = 0) -> OnnxDetector:
         return OnnxDetector.open(folder, "fp32", threads)
 
 
-class Promoted:
-    """Hands over the promoted version of a model, now and whenever that is another one; a context.
+class PromotionWatcher:
+    """A context that hands over the promoted version of a model, now and after each promotion.
 
-    The first look is taken on entering. What cannot be opened is told in the log, and the version
-    before stays; it is tried again only once another one is promoted.
+    It is opened for the first time on entering. A version that cannot be opened is logged, and the
+    previous one stays in use; it is tried again only once another one has been promoted.
     """
 
     def __init__(
         self,
         store: Store,
         name: str,
-        adopt: Callable[[OnnxDetector], None],
+        use: Callable[[OnnxDetector], None],
         threads: int = 0,
-        every_s: float = EVERY_S,
+        every_s: float = POLL_S,
     ) -> None:
-        """``adopt`` takes each version before the one before it is closed."""
-        self._store, self._name, self._adopt = store, name, adopt
+        """``use`` takes each version, before the previous one is closed."""
+        self._store, self._name, self._use = store, name, use
         self._threads, self._every_s = threads, every_s
         self._digest = ""
         self._detector: OnnxDetector | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="promoted", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="promotion-watcher", daemon=True)
 
-    def __enter__(self) -> "Promoted":
-        self._look()
+    def __enter__(self) -> "PromotionWatcher":
+        self._check()
         if not self._digest:
             log.warning(
                 "no version of '%s' is promoted yet; until one is, the models label everything",
@@ -72,43 +72,43 @@ class Promoted:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
         if self._detector:
             self._detector.close()
 
     def _follow(self) -> None:
-        while not self._over.wait(self._every_s):
-            self._look()
+        while not self._stopped.wait(self._every_s):
+            self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
-            current = self._store.students.get(self._name)
+            current = self._store.model_versions.get(self._name)
         except NotFound:
             return
         except Exception:  # a database that is away for a while
-            log.exception("which version of '%s' is promoted cannot be told now", self._name)
+            log.exception("the promoted version of '%s' cannot be read now", self._name)
             return
         if current.digest != self._digest:
             self._digest = current.digest
-            self._take(current)
+            self._switch_to(current)
 
-    def _take(self, student: Student) -> None:
-        what = f"version {student.version} of '{self._name}'"
+    def _switch_to(self, student: StudentVersion) -> None:
+        version = f"version {student.version} of '{self._name}'"
         try:
-            detector = self._adopted(student)
-        except Exception as cause:  # whatever it is, the version before goes on
-            log.error("%s cannot be used: %s", what, cause)
+            detector = self._opened(student)
+        except Exception as cause:  # whatever it is, the previous version goes on
+            log.error("%s cannot be used: %s", version, cause)
             return
         before, self._detector = self._detector, detector
         if before:
             before.close()
-        log.info("%s labels what it is certain of", what)
+        log.info("%s is in use", version)
 
-    def _adopted(self, student: Student) -> OnnxDetector:
-        detector = opened(self._store.blobs, student, self._threads)
+    def _opened(self, student: StudentVersion) -> OnnxDetector:
+        detector = open_version(self._store.blobs, student, self._threads)
         try:
-            self._adopt(detector)
+            self._use(detector)
         except BaseException:
             detector.close()
             raise

@@ -1,8 +1,9 @@
-"""Is a student as good as the one that devices run? Both are run on the same held-out images.
+"""Promotion of a student: only when it is as good as the version that devices run.
 
-The images are those of a snapshot, in its own order, which is by hash: the first ``MAX_IMAGES``
-are a fair draw and always the same ones. Groups fall into the parts of a split by hash too, so what
-one snapshot held out a later one of the same runs has not trained on.
+Both are run on the same held-out images of a snapshot, in its own order, which is by hash: the
+first ``MAX_IMAGES`` are a random sample and always the same ones. Groups are assigned to the parts
+of a split by hash too, so a later snapshot of the same runs does not train on what an earlier one
+held out.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,31 +15,38 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.errors import Busy, Cancelled, InvalidInput, NotBetter, NotFound
 from secondlook.core.images import decode
-from secondlook.datasets.manifest import Box, BoxKind, Entry, Manifest, entries, load_manifest
+from secondlook.datasets.manifest import (
+    Entry,
+    ManifestBox,
+    SnapshotManifest,
+    entries,
+    load_manifest,
+)
 from secondlook.datasets.samples import Sample, boxes_array, class_array
 from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import parse_manifest
 from secondlook.evaluation.average_precision import average_precision
-from secondlook.registry.active_model import opened
+from secondlook.registry.active_model import open_version
 from secondlook.store import Store
-from secondlook.store.model_versions import Student
-from secondlook.store.snapshots import Snapshot
+from secondlook.store.model_versions import StudentVersion
+from secondlook.store.snapshots import SnapshotRow
+from secondlook_client.errors import Busy, Cancelled, InvalidInput, NotBetter, NotFound
+from secondlook_client.values import BoxKind
 
 ALLOWED_LOSS = 0.005
-"""Of mAP50: half a point is what two trainings of the same data differ by."""
+"""Of mAP50: two trainings on the same data differ by half a point."""
 MAX_IMAGES = 2000
-"""Compared on; minutes on one core."""
+"""Images compared on; minutes on one core."""
 THREADS = 1
-"""Of each model: the server labels meanwhile."""
+"""CPU threads of each model: the server labels meanwhile."""
 TRIES = 3
-"""For a promotion while others promote too."""
+"""Attempts at a promotion while others promote too."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What two versions made of the same images."""
+class StudentComparison:
+    """mAP50 of two versions on the same images."""
 
     snapshot: str
     """Its name."""
@@ -63,7 +71,7 @@ class Comparison:
         )
 
 
-def _going_on() -> bool:
+def _never() -> bool:
     return False
 
 
@@ -74,17 +82,17 @@ def promote(
     *,
     force: bool = False,
     on_snapshot: str = "",
-    stopped: Callable[[], bool] = _going_on,
-) -> tuple[Student, Comparison | None]:
-    """Make a version current, unless it finds less than the one that is; what was compared.
+    stopped: Callable[[], bool] = _never,
+) -> tuple[StudentVersion, StudentComparison | None]:
+    """Make a version current, unless it is worse than the present one; returns the comparison.
 
-    The first one of a name only has to run and pass its self-test; with ``force`` nothing is run.
+    The first version of a name only has to pass its self-test; with ``force`` nothing is run.
     Raises ``NotBetter``, ``NotFound``, ``Damaged`` for a student that does not run,
-    ``InvalidInput`` for a snapshot that cannot tell them apart, ``MissingExtra``, ``Busy``,
+    ``InvalidInput`` for a snapshot on which they cannot be compared, ``MissingExtra``, ``Busy``,
     ``Cancelled`` once ``stopped``, and what the store raises.
     """
     for _ in range(TRIES):
-        candidate = store.students.get(name, version)
+        candidate = store.model_versions.get(name, version)
         if candidate.current:
             return candidate, None
         current = _current(store, name)
@@ -92,28 +100,30 @@ def promote(
         if force:
             reason = "promoted by force"
         elif current is None:
-            with closing(opened(store.blobs, candidate, THREADS)):
+            with closing(open_version(store.blobs, candidate, THREADS)):
                 reason = "the first one"
         else:
             comparison = compare(store, candidate, current, on_snapshot, stopped)
             reason = str(comparison)
             if not comparison.good_enough:
                 raise NotBetter(
-                    f"version {version} of '{name}' finds less: {reason}; train it longer or on "
+                    f"version {version} of '{name}' is worse: {reason}; train it longer or on "
                     "more images, or promote it with --force"
                 )
-        if store.students.promote(name, version, reason, current.version if current else None):
-            return store.students.get(name, version), comparison
+        if store.model_versions.promote(
+            name, version, reason, current.version if current else None
+        ):
+            return store.model_versions.get(name, version), comparison
     raise Busy(f"others promote versions of '{name}' at the same time; try again in a moment")
 
 
 def compare(
     store: Store,
-    candidate: Student,
-    current: Student,
+    candidate: StudentVersion,
+    current: StudentVersion,
     on_snapshot: str = "",
-    stopped: Callable[[], bool] = _going_on,
-) -> Comparison:
+    stopped: Callable[[], bool] = _never,
+) -> StudentComparison:
     """Run both on the held-out images of a snapshot (its name; empty: the current version's).
 
     Raises as ``promote``.
@@ -124,38 +134,38 @@ def compare(
     split = _split(manifest, snapshot, [parse_manifest(s.manifest).split for s in students])
     with ExitStack() as stack:
         detectors = [
-            stack.enter_context(closing(opened(store.blobs, student, THREADS)))
+            stack.enter_context(closing(open_version(store.blobs, student, THREADS)))
             for student in students
         ]
         classes = detectors[0].manifest.classes
-        places = [_places(detector.manifest.classes, classes) for detector in detectors]
-        truth = _places(manifest.classes, classes)
+        mappings = [_class_indices(detector.manifest.classes, classes) for detector in detectors]
+        truth = _class_indices(manifest.classes, classes)
         samples: list[Sample] = []
         found: list[list[Detections]] = [[], []]
         for _, entry in islice(entries(store.blobs, manifest, split), MAX_IMAGES):
             if stopped():
-                raise Cancelled("the comparison was given up before its end")
+                raise Cancelled("the comparison was cancelled; ask for the promotion again")
             pixels = decode(store.blobs.get(entry.sha256), entry.name).pixels
             samples.append(_sample(entry, truth))
-            for detector, place, of_student in zip(detectors, places, found, strict=True):
-                of_student.append(_mapped(detector.detect([pixels])[0], place))
+            for detector, mapping, of_student in zip(detectors, mappings, found, strict=True):
+                of_student.append(_mapped(detector.detect([pixels])[0], mapping))
     if not any(len(sample.boxes) for sample in samples):
         raise InvalidInput(
             f"split '{split}' of snapshot '{snapshot.name}' shows none of the classes of version "
             f"{current.version} ({', '.join(classes[:5])}); compare on another --on-snapshot"
         )
-    before, after = (average_precision(samples, of, classes).map50 for of in found)
-    return Comparison(snapshot.name, split, len(samples), current.version, before, after)
+    before, after = (average_precision(samples, of, classes).map50 or 0.0 for of in found)
+    return StudentComparison(snapshot.name, split, len(samples), current.version, before, after)
 
 
-def _current(store: Store, name: str) -> Student | None:
+def _current(store: Store, name: str) -> StudentVersion | None:
     try:
-        return store.students.get(name)
+        return store.model_versions.get(name)
     except NotFound:
         return None
 
 
-def _snapshot(store: Store, current: Student, named: str) -> Snapshot:
+def _snapshot(store: Store, current: StudentVersion, named: str) -> SnapshotRow:
     if named:
         return store.snapshots.get(named)
     found = store.snapshots.with_manifest(current.snapshot) if current.snapshot else None
@@ -168,8 +178,8 @@ def _snapshot(store: Store, current: Student, named: str) -> Snapshot:
     return found
 
 
-def _split(manifest: Manifest, snapshot: Snapshot, wanted: Sequence[str]) -> str:
-    """The current version's held-out part; in a snapshot without one, the candidate's."""
+def _split(manifest: SnapshotManifest, snapshot: SnapshotRow, wanted: Sequence[str]) -> str:
+    """The current version's held-out split; in a snapshot without it, the candidate's."""
     for split in wanted:
         if split and manifest.count(split):
             return split
@@ -179,21 +189,21 @@ def _split(manifest: Manifest, snapshot: Snapshot, wanted: Sequence[str]) -> str
     )
 
 
-def _places(classes: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
-    """(len(classes),) where each is among ``wanted``; -1 where it is not."""
+def _class_indices(classes: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
+    """(len(classes),) the index of each in ``wanted``; -1 where it is not there."""
     return class_array([wanted.index(name) if name in wanted else -1 for name in classes])
 
 
-def _mapped(found: Detections, places: NDArray[np.int64]) -> Detections:
-    """The detections with other class indices; those of classes that nobody asked for are gone."""
-    classes = places[found.classes]
+def _mapped(found: Detections, indices: NDArray[np.int64]) -> Detections:
+    """The detections with other class indices, without those of unknown classes."""
+    classes = indices[found.classes]
     kept = classes >= 0
     return Detections(found.boxes[kept], found.scores[kept], classes[kept])
 
 
-def _sample(entry: Entry, places: NDArray[np.int64]) -> Sample:
-    def of(kind: BoxKind) -> list[Box]:
-        return [box for box in entry.of(kind) if places[box.class_index] >= 0]
+def _sample(entry: Entry, indices: NDArray[np.int64]) -> Sample:
+    def of(kind: BoxKind) -> list[ManifestBox]:
+        return [box for box in entry.of(kind) if indices[box.class_index] >= 0]
 
     labels, ignore = of(BoxKind.LABEL), of(BoxKind.IGNORE)
     return Sample(
@@ -203,9 +213,9 @@ def _sample(entry: Entry, places: NDArray[np.int64]) -> Sample:
         name=entry.name,
         sha256=entry.sha256,
         boxes=boxes_array(box.xyxy for box in labels),
-        classes=class_array(places[box.class_index] for box in labels),
+        classes=class_array(indices[box.class_index] for box in labels),
         ignore=boxes_array(box.xyxy for box in ignore),
-        ignore_classes=class_array(places[box.class_index] for box in ignore),
+        ignore_classes=class_array(indices[box.class_index] for box in ignore),
         negatives=boxes_array([]),
         negative_classes=class_array([]),
         group=entry.group,

@@ -1,4 +1,4 @@
-"""The report's diagrams, drawn as SVG. Colours and strokes are classes of ``training.css``."""
+"""The report's diagrams, drawn as SVG. Colours and strokes are classes of ``report.css``."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from secondlook.evaluation.calibration import Bin
 
-MOST_POINTS = 240
+MAX_POINTS = 240
 """Of a curve; more would not be seen."""
 
 Point = tuple[float, float]
@@ -78,10 +79,11 @@ class Axes:
         parts.append(_text(middle, self.height - 3, names[0], "middle", "name"))
         return "".join(parts) + self._named_up(names[1])
 
-    def image(self, told: str, *parts: str) -> str:
+    def image(self, told: str, *parts: str) -> Markup:
         """The whole diagram; ``told`` says in words what it shows."""
         size = f'viewBox="0 0 {self.width} {self.height}"'
-        return f'<svg {size} role="img" aria-label="{escape(told)}">{"".join(parts)}</svg>'
+        label = f'role="img" aria-label="{escape(told)}"'
+        return Markup(f"<svg {size} {label}>{''.join(parts)}</svg>")
 
     def _named_up(self, name: str) -> str:
         if not name:
@@ -97,7 +99,7 @@ class Axes:
 
 def precision_recall(
     curve: NDArray[np.float64], at: tuple[float | None, float | None], told: str
-) -> str:
+) -> Markup:
     """A class's precision over recall, (101,); ``at`` is its precision and recall at the
     threshold."""
     axes = Axes(220, 168, (0, 1), (0, 1))
@@ -114,7 +116,7 @@ def precision_recall(
     return axes.image(told, *parts)
 
 
-def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> str:
+def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> Markup:
     """Share that is right over the probability that was given, before and after calibration."""
     axes = Axes(360, 330, (0, 1), (0, 1), left=40, bottom=34)
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
@@ -131,7 +133,7 @@ def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> str
     return axes.image(told, *parts)
 
 
-def histogram(calibrated: Sequence[Bin], told: str) -> str:
+def histogram(calibrated: Sequence[Bin], told: str) -> Markup:
     """How many detections were given each probability."""
     most = max((b.count for b in calibrated), default=0) or 1
     axes = Axes(360, 96, (0, 1), (0, most), left=40, bottom=34)
@@ -141,7 +143,9 @@ def histogram(calibrated: Sequence[Bin], told: str) -> str:
     return axes.image(told, axes.grid(ticks, (0, most), names), *bars)
 
 
-def training(points: Sequence[Point], name: str, kind: str, told: str, share: bool = False) -> str:
+def training(
+    points: Sequence[Point], name: str, kind: str, told: str, share: bool = False
+) -> Markup:
     """A figure over the steps of the training; ``share``: it lies in [0, 1]."""
     drawn = thinned(points)
     last = max((x for x, _ in drawn), default=1)
@@ -180,7 +184,7 @@ def _without_straight(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+def thinned(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     """At most ``most``, each the mean of its neighbours."""
     if len(points) <= most:
         return list(points)

@@ -1,1 +1,1 @@
-"""What was kept, used again: decided anew, compared, explained, and asked once more."""
+"""Stored results, used again: redecide a run, compare two runs, explain a label."""

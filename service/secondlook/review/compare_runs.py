@@ -1,4 +1,4 @@
-"""Two runs over the same images: which labels one has and the other has not."""
+"""Two runs over the same images: which labels only one of them has."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,43 +7,42 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secondlook.core import boxes as box_ops
-from secondlook.core.types import Judgement, Outcome
 from secondlook.store import Store
-from secondlook.store.bulk import images_missing, pairs
-from secondlook.store.results import Result
+from secondlook.store.results import Result, images_missing, result_pairs
 from secondlook.store.runs import Run
+from secondlook_client.values import Judgement, Outcome
 
 SAME_BOX = 0.5
 """IoU from which two boxes of one class are the same label."""
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A label that one of the runs has alone."""
+class LabelDifference:
+    """A label that only one of the runs has."""
 
-    there: Judgement
-    """As the run has it that has the label."""
+    label: Judgement
+    """In the run that has it."""
     place: int
     """Of that judgement in its result."""
     other: Judgement | None
-    """What the other run made of the same box and class; None when it did not judge it."""
+    """The other run's judgement of the same box and class; None when it did not judge it."""
 
 
 @dataclass(frozen=True)
-class Change:
+class ImageDifference:
     """What differs on one image."""
 
     before: Result
     after: Result
-    gained: tuple[Moved, ...]
-    """Labels of ``after`` alone."""
-    lost: tuple[Moved, ...]
-    """Labels of ``before`` alone."""
+    gained: tuple[LabelDifference, ...]
+    """Labels that only ``after`` has."""
+    lost: tuple[LabelDifference, ...]
+    """Labels that only ``before`` has."""
 
 
 @dataclass
-class Comparison:
-    """The figures; complete once ``changes`` was read to its end."""
+class RunComparison:
+    """The counts; complete once all differences have been read."""
 
     before: Run
     after: Run
@@ -63,57 +62,60 @@ class Comparison:
         names = self.before.ontology.names + self.after.ontology.names
         return tuple(dict.fromkeys(names))
 
+    def add(self, difference: ImageDifference) -> None:
+        """Count one image that has a result in both runs."""
+        self.images += 1
+        lost = [lost.label.class_name for lost in difference.lost]
+        self.gained.update(gained.label.class_name for gained in difference.gained)
+        self.lost.update(lost)
+        self.kept.update(j.class_name for j in difference.before.labelled.of(Outcome.ACCEPT))
+        self.kept.subtract(lost)
 
-def compare(store: Store, before: str, after: str) -> tuple[Comparison, Iterator[Change]]:
-    """The figures, which grow while the changes are read, image by image.
 
-    What a person said stands in both runs, so it never counts. Raises ``NotFound``.
+def compare_runs(
+    store: Store, before: str, after: str
+) -> tuple[RunComparison, Iterator[ImageDifference]]:
+    """The counts, which grow while the differences are read, image by image.
+
+    Reviews count in both runs, so they never make a difference. Raises ``NotFound``.
     """
-    found = Comparison(store.records.run(before), store.records.run(after))
-    return found, _changes(store, found)
+    comparison = RunComparison(store.results.run(before), store.results.run(after))
+    return comparison, _differences(store, comparison)
 
 
-def _changes(store: Store, found: Comparison) -> Iterator[Change]:
+def _differences(store: Store, comparison: RunComparison) -> Iterator[ImageDifference]:
     cursor = 0
     while True:
         with store.database.reading() as connection:
-            page = pairs(connection, found.before, found.after, cursor)
+            page = result_pairs(connection, comparison.before, comparison.after, cursor)
         if not page:
             break
         for before, after in page:
             if after is None:
-                found.only_before += 1
+                comparison.only_before += 1
                 continue
-            found.images += 1
-            change = changed(before, after)
-            _count(found, change)
-            if change.gained or change.lost:
-                yield change
+            difference = image_difference(before, after)
+            comparison.add(difference)
+            if difference.gained or difference.lost:
+                yield difference
         cursor = page[-1][0].cursor
     with store.database.reading() as connection:
-        found.only_after = images_missing(connection, found.before, found.after)
+        comparison.only_after = images_missing(connection, comparison.before, comparison.after)
 
 
-def changed(before: Result, after: Result) -> Change:
-    """What differs on one image; labels of one class are matched by overlap, the best first."""
-    theirs, ours = before.labelled.judgements, after.labelled.judgements
-    old, new = _accepted(theirs), _accepted(ours)
-    matched = _matched([theirs[i] for i in old], [ours[i] for i in new])
-    lost = [place for at, place in enumerate(old) if at not in matched]
-    gained = [place for at, place in enumerate(new) if at not in matched.values()]
-    return Change(
+def image_difference(before: Result, after: Result) -> ImageDifference:
+    """What differs on one image; labels of one class are matched by IoU, the highest first."""
+    old, new = before.labelled.judgements, after.labelled.judgements
+    old_labels, new_labels = _accepted(old), _accepted(new)
+    matched = _matched([old[i] for i in old_labels], [new[i] for i in new_labels])
+    lost = [place for at, place in enumerate(old_labels) if at not in matched]
+    gained = [place for at, place in enumerate(new_labels) if at not in matched.values()]
+    return ImageDifference(
         before,
         after,
-        tuple(Moved(ours[place], place, _nearest(ours[place], theirs)) for place in gained),
-        tuple(Moved(theirs[place], place, _nearest(theirs[place], ours)) for place in lost),
+        tuple(LabelDifference(new[i], i, _same_box(new[i], old)) for i in gained),
+        tuple(LabelDifference(old[i], i, _same_box(old[i], new)) for i in lost),
     )
-
-
-def _count(found: Comparison, change: Change) -> None:
-    found.gained.update(moved.there.class_name for moved in change.gained)
-    found.lost.update(moved.there.class_name for moved in change.lost)
-    found.kept.update(j.class_name for j in change.before.labelled.of(Outcome.ACCEPT))
-    found.kept.subtract(moved.there.class_name for moved in change.lost)
 
 
 def _accepted(judgements: Sequence[Judgement]) -> list[int]:
@@ -121,7 +123,7 @@ def _accepted(judgements: Sequence[Judgement]) -> list[int]:
 
 
 def _matched(old: Sequence[Judgement], new: Sequence[Judgement]) -> dict[int, int]:
-    """For places in ``old`` those in ``new``, one to one."""
+    """Places in ``old`` to places in ``new``, one to one."""
     overlaps = _overlaps(old, new)
     found: dict[int, int] = {}
     for at in np.argsort(-overlaps, axis=None, kind="stable").tolist():
@@ -133,7 +135,8 @@ def _matched(old: Sequence[Judgement], new: Sequence[Judgement]) -> dict[int, in
     return found
 
 
-def _nearest(judgement: Judgement, others: Sequence[Judgement]) -> Judgement | None:
+def _same_box(judgement: Judgement, others: Sequence[Judgement]) -> Judgement | None:
+    """The judgement of the same class whose box overlaps most; None where none does enough."""
     overlaps = _overlaps([judgement], others)[0]
     if not len(overlaps) or overlaps.max() < SAME_BOX:
         return None

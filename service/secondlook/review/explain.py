@@ -1,70 +1,72 @@
-"""Why one label is what it is, and whether the models would say it again."""
+"""Explain one label: everything it came from, and whether the models give it again."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from secondlook.core import boxes as box_ops
+from secondlook.config.settings import ImageSettings
+from secondlook.core.boxes import Xyxy, iou
 from secondlook.core.class_mapping import columns_for
-from secondlook.core.images import ImageLimits, decode
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Judgement, Labelled, Verdict
+from secondlook.core.images import decode
+from secondlook.core.types import Boxes
+from secondlook.datasets.samples import boxes_array
 from secondlook.labeling.decisions import judge
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.store import Store
 from secondlook.store.corrections import ADDED
-from secondlook.store.results import Label
+from secondlook.store.results import LabelProvenance
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Judgement, Verdict
 
 SAME_BOX = 0.5
-"""IoU from which a box found again is the same box."""
+"""IoU from which two boxes are the same box."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """One class of the run, as it looks at the label's box."""
+class ClassEvidence:
+    """What the run has of one class for the label's box."""
 
     spec: ClassSpec
     """With the thresholds in force."""
     score: float
-    """The proposer's."""
+    """The proposer's, [0, 1]."""
     verdict: Verdict | None
     """None when no verifier was in use, or this class was not judged for this box."""
     judgement: Judgement | None
     """None when this class was not judged for this box."""
-    contrast: bool
-    """Whether it is the label's own class or stands in its contrast group."""
+    same_group: bool
+    """Whether it is the label's own class or in its contrast group."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A label and what every class of its run says of the same box."""
+    """A label, and the evidence of every class of its run for the same box."""
 
-    label: Label
-    sides: tuple[Side, ...]
+    label: LabelProvenance
+    classes: tuple[ClassEvidence, ...]
     """In the order of the ontology; empty for a box that a person added."""
 
 
 @dataclass(frozen=True)
-class Again:
-    """The same label, made once more by the models at hand."""
+class Rerun:
+    """The same label, computed again by the models at hand."""
 
     proposer: str
     verifier: str
-    """Name and digest of the models that ran now."""
+    """Names and digests of the models that ran now."""
     same_models: bool
+    """Whether they are the run's own."""
     overlap: float
-    """IoU of the label's box with the nearest one found now; 0 when there is none."""
+    """IoU of the label's box with the closest box found now; 0 when there is none."""
     score: float | None
-    """The proposer's for that box and the label's class; None when there is no such box."""
+    """The proposer's for that box and the label's class; None without such a box."""
     judgement: Judgement | None
-    """What is decided now; None when the box is not found or its class not judged."""
-    same: bool
-    """Whether the outcome is what the run decided."""
+    """The judgement now; None when the box is not found or its class not judged."""
+    same_outcome: bool
+    """Whether the outcome is the one that the run decided."""
 
 
 def explain(store: Store, label_id: str) -> Explanation:
     """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
-    label = store.records.label(label_id)
+    label = store.results.label(label_id)
     row, ontology = label.judgement.row, label.run.ontology
     if row == ADDED:
         return Explanation(label, ())
@@ -74,7 +76,7 @@ def explain(store: Store, label_id: str) -> Explanation:
     return Explanation(
         label,
         tuple(
-            Side(
+            ClassEvidence(
                 spec,
                 float(labelled.evidence.proposals.scores[row, place]),
                 judged[spec.name].verdict if spec.name in judged else None,
@@ -86,30 +88,34 @@ def explain(store: Store, label_id: str) -> Explanation:
     )
 
 
-def ask_again(store: Store, label: Label, pipeline: Pipeline, limits: ImageLimits) -> Again:
+def rerun_models(
+    store: Store, label: LabelProvenance, pipeline: Pipeline, limits: ImageSettings
+) -> Rerun:
     """Run both models on the label's image and decide by its run's rules.
 
     Raises ``NotFound`` and ``Damaged`` for an image that is gone, and what the models raise.
     """
-    sha256 = label.result.labelled.sha256
-    image = decode(store.blobs.get(sha256), label.result.labelled.name, limits)
-    (found,) = pipeline.label([Task(image, label.asked_by.ontology)])
-    columns = columns_for(label.run.ontology, label.asked_by.ontology)
-    evidence = columns.seen(found.evidence)
-    row, overlap = _nearest(found, label.judgement.box)
-    class_name = label.judgement.class_name
-    judgements = judge(evidence, label.run.ontology, label.run.max_iou)
-    now = _judged(judgements, label.judgement.box, class_name)
-    kept, before = label.result.labelled.evidence, label.decided
-    place = label.run.ontology.names.index(class_name)
-    return Again(
-        found.evidence.proposer,
-        found.evidence.verifier,
-        (kept.proposer, kept.verifier) == (found.evidence.proposer, found.evidence.verifier),
-        overlap,
-        None if row is None else float(evidence.proposals.scores[row, place]),
-        now,
-        now is not None and before is not None and now.decision.outcome is before.decision.outcome,
+    run, before, class_name = label.run, label.result.labelled, label.judgement.class_name
+    image = decode(store.blobs.get(before.sha256), before.name, limits)
+    (found,) = pipeline.label([Task(image, label.evidence_run.ontology)])
+    evidence = columns_for(run.ontology, label.evidence_run.ontology).seen(found.evidence)
+    row, overlap = _closest(evidence.proposals.boxes, label.judgement.box)
+    of_class = [
+        judgement
+        for judgement in judge(evidence, run.ontology, run.nms_iou)
+        if judgement.class_name == class_name
+    ]
+    place, _ = _closest(boxes_array(j.box for j in of_class), label.judgement.box)
+    now = None if place is None else of_class[place]
+    scores = evidence.proposals.scores[:, run.ontology.names.index(class_name)]
+    models = (found.evidence.proposer, found.evidence.verifier)
+    return Rerun(
+        *models,
+        same_models=models == (before.evidence.proposer, before.evidence.verifier),
+        overlap=overlap,
+        score=None if row is None else float(scores[row]),
+        judgement=now,
+        same_outcome=bool(now and label.decided and now.outcome is label.decided.outcome),
     )
 
 
@@ -118,21 +124,9 @@ def _group(ontology: Ontology, class_name: str) -> tuple[int, ...]:
     return next(members for members in ontology.groups.values() if place in members)
 
 
-def _nearest(found: Labelled, box: tuple[float, float, float, float]) -> tuple[int | None, float]:
-    """The row of the box that overlaps most, and its IoU; (None, 0) where none does enough."""
-    overlaps = box_ops.iou(found.evidence.proposals.boxes, np.array([box], dtype=np.float32))
+def _closest(boxes: Boxes, box: Xyxy) -> tuple[int | None, float]:
+    """The place of the box that overlaps most, and its IoU; (None, 0) where none does enough."""
+    overlaps = iou(boxes, boxes_array([box]))
     if not len(overlaps) or overlaps.max() < SAME_BOX:
         return None, 0.0
     return int(overlaps.argmax()), float(overlaps.max())
-
-
-def _judged(
-    judgements: tuple[Judgement, ...], box: tuple[float, float, float, float], class_name: str
-) -> Judgement | None:
-    of_class = [j for j in judgements if j.class_name == class_name]
-    if not of_class:
-        return None
-    theirs = np.array([j.box for j in of_class], dtype=np.float32)
-    overlaps = box_ops.iou(theirs, np.array([box], dtype=np.float32))[:, 0]
-    best = int(overlaps.argmax())
-    return of_class[best] if overlaps[best] >= SAME_BOX else None

@@ -1,61 +1,61 @@
-"""Kept results as the gallery shows them."""
+"""HTML pages of stored results: the differences of two runs, and one label explained."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from secondlook.core.errors import BadImage, SecondlookError
-from secondlook.core.images import ImageLimits, decode
-from secondlook.core.types import Judgement, Pixels
-from secondlook.evaluation.run_stats import Totals
+from secondlook.core.drawing import GalleryImage
+from secondlook.core.images import ImageSettings, decode
+from secondlook.core.types import Pixels
+from secondlook.evaluation.run_stats import RunStats
 from secondlook.reports import gallery
-from secondlook.review.compare_runs import Change, Comparison, Moved
+from secondlook.review.compare_runs import ImageDifference, LabelDifference, RunComparison
 from secondlook.review.explain import Explanation
 from secondlook.store.blobs import Blobs
 from secondlook.store.results import Result
-from secondlook_client import results
-from secondlook_client.results import LabelResult, Outcome
+from secondlook_client.errors import BadImage, SecondlookError
+from secondlook_client.values import Decision, Judgement, LabelResult, Outcome
 
 GAINED_OR_LOST = {Outcome.ACCEPT: "gained", Outcome.REJECT: "lost"}
 
 
 def write_comparison(
     path: Path,
-    comparison: Comparison,
-    changes: Iterable[Change],
+    comparison: RunComparison,
+    differences: Iterable[ImageDifference],
     blobs: Blobs,
     shown: int,
-    limits: ImageLimits,
+    limits: ImageSettings,
 ) -> Path:
-    """Read all ``changes`` and write a page with the ``shown`` images that changed most."""
-    totals = Totals()
+    """Read all ``differences`` and write a page with the ``shown`` images that have most."""
+    stats = RunStats()
     title = f"{comparison.before.name} → {comparison.after.name}"
 
-    def counted() -> Iterable[tuple[str, LabelResult]]:
-        for change in changes:
-            result = _as_change(comparison, change)
-            totals.add(result)
+    def results() -> Iterable[tuple[str, LabelResult]]:
+        for difference in differences:
+            result = _gained_and_lost(comparison, difference)
+            stats.add(result)
             yield result.name, result
 
-    most = gallery.pick(counted(), shown, key=lambda result: -len(result.judgements))
+    most = gallery.pick(results(), shown, key=lambda result: -len(result.judgements))
     load = _loader(blobs, {image.name: image.result.sha256 for image in most}, limits)
-    return gallery.write(path, title, totals, most, load, GAINED_OR_LOST)
+    return gallery.write(path, title, stats, most, load, GAINED_OR_LOST)
 
 
 def write_explanation(
-    path: Path, explanation: Explanation, blobs: Blobs, limits: ImageLimits
+    path: Path, explanation: Explanation, blobs: Blobs, limits: ImageSettings
 ) -> Path:
-    """A page with the image and everything that was judged of the label's box."""
-    result = explanation.label.result
+    """A page with the image and every judgement of the label's box."""
+    stored = explanation.label.result
     box = explanation.label.judgement.box
-    shown = _view(result, [j for j in result.labelled.judgements if j.box == box])
-    name = shown.name or result.labelled.sha256
-    load = _loader(blobs, {name: shown.sha256}, limits)
-    title = f"{explanation.label.judgement.class_name} in {name}"
-    return gallery.write(path, title, Totals.of([shown]), [gallery.Shown(name, shown)], load)
+    result = _label_result(stored, [j for j in stored.labelled.judgements if j.box == box])
+    load = _loader(blobs, {result.name: result.sha256}, limits)
+    title = f"{explanation.label.judgement.class_name} in {result.name}"
+    shown = [GalleryImage(result.name, result)]
+    return gallery.write(path, title, RunStats.of([result]), shown, load)
 
 
-def _loader(blobs: Blobs, sha256s: Mapping[str, str], limits: ImageLimits) -> gallery.Load:
+def _loader(blobs: Blobs, sha256s: Mapping[str, str], limits: ImageSettings) -> gallery.Load:
     def load(name: str) -> Pixels:
         try:
             return decode(blobs.get(sha256s[name]), name, limits).pixels
@@ -65,71 +65,32 @@ def _loader(blobs: Blobs, sha256s: Mapping[str, str], limits: ImageLimits) -> ga
     return load
 
 
-def _as_change(comparison: Comparison, change: Change) -> LabelResult:
-    """Gained labels as accepted boxes, lost ones as rejected, each with what the other run said."""
+def _gained_and_lost(comparison: RunComparison, difference: ImageDifference) -> LabelResult:
+    """Gained labels as accepted boxes and lost ones as rejected, with the reasons of both runs."""
     before, after = comparison.before.name, comparison.after.name
-    judgements = [
-        _moved(m, Outcome.ACCEPT, change.after.label_id(m.place), after, before)
-        for m in change.gained
+    gained = [
+        _judgement(label, Outcome.ACCEPT, difference.after, after, before)
+        for label in difference.gained
     ]
-    judgements += [
-        _moved(m, Outcome.REJECT, change.before.label_id(m.place), before, after)
-        for m in change.lost
+    lost = [
+        _judgement(label, Outcome.REJECT, difference.before, before, after)
+        for label in difference.lost
     ]
-    return replace(_view(change.after, ()), judgements=tuple(judgements))
+    return _label_result(difference.after, gained + lost)
 
 
-def _moved(
-    moved: Moved, outcome: Outcome, label_id: str, run: str, other: str
-) -> results.Judgement:
-    """``label_id`` is there for `secondlook explain`."""
-    there = f"{run}, label {label_id}: {moved.there.decision.reason}"
-    if moved.other is None:
-        elsewhere = f"{other}: not judged"
-    else:
-        decision = moved.other.decision
-        elsewhere = f"{other}: {decision.outcome.value}, {decision.reason}"
-    return _judgement(moved.there, outcome, f"{there}; {elsewhere}")
+def _judgement(
+    difference: LabelDifference, outcome: Outcome, result: Result, run: str, other_run: str
+) -> Judgement:
+    """The reason names the label's id for ``secondlook explain``."""
+    label, other = difference.label, difference.other
+    of_other = f"{other.outcome}, {other.reason}" if other else "not judged"
+    label_id = result.label_id(difference.place)
+    reason = f"{run}, label {label_id}: {label.reason}; {other_run}: {of_other}"
+    return replace(label, decision=Decision(outcome, label.probability, reason))
 
 
-def _view(result: Result, judgements: Iterable[Judgement]) -> LabelResult:
+def _label_result(result: Result, judgements: Iterable[Judgement]) -> LabelResult:
     labelled = result.labelled
-    return LabelResult(
-        name=labelled.name or labelled.sha256,
-        sha256=labelled.sha256,
-        width=labelled.width,
-        height=labelled.height,
-        proposals=labelled.proposals,
-        judgements=tuple(
-            _judgement(j, Outcome(j.decision.outcome.value), j.decision.reason) for j in judgements
-        ),
-        proposer=labelled.evidence.proposer,
-        verifier=labelled.evidence.verifier,
-        path=results.LabelPath(labelled.path.value),
-    )
-
-
-def _judgement(judgement: Judgement, outcome: Outcome, reason: str) -> results.Judgement:
-    told = results.Judgement(
-        judgement.class_name,
-        judgement.box,
-        judgement.score,
-        outcome,
-        judgement.decision.probability,
-        reason,
-    )
-    verdict = judgement.verdict
-    if verdict is None:
-        return told
-    return replace(
-        told,
-        question=verdict.question,
-        view=verdict.view.value,
-        p_yes=verdict.answer.p_yes,
-        raw_answer=verdict.answer.raw,
-        error=verdict.answer.error,
-        exact=verdict.answer.exact,
-        verifier=verdict.model,
-        verify_ms=verdict.ms,
-        cached=verdict.cached,
-    )
+    name = labelled.name or labelled.sha256
+    return replace(labelled.result, name=name, judgements=tuple(judgements))

@@ -1,62 +1,44 @@
 """Wire messages to values and back; whatever a message may hold is checked here, once."""
 
 import json
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 
-from secondlook.core.errors import BadOntology, BadRequest, Damaged, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Judgement, Labelled, LabelPath, Outcome, Verdict, View
-from secondlook.datasets.manifest import Box, BoxKind, Entry, Manifest
-from secondlook.datasets.query import DEFAULT_SPLIT, GroupBy, Query, SplitShare, query_of
+from secondlook.datasets.manifest import Entry, ManifestBox, SnapshotManifest
+from secondlook.datasets.query import DEFAULT_SPLIT, Query, SplitShare, query_of
 from secondlook.datasets.snapshot import NAME
 from secondlook.detector.manifest import (
+    DEFAULT_SIZE,
     MAX_TEXT,
     STUDENT_SIZES,
-    USUAL_SIZE,
+    StudentManifest,
     parse_manifest,
 )
-from secondlook.detector.manifest import Manifest as StudentManifest
-from secondlook.registry.promotion import Comparison
-from secondlook.store.model_versions import Student
-from secondlook.store.queue import Failure, Job, JobState
-from secondlook.store.results import Result, Stretch
-from secondlook.store.snapshots import Snapshot
-from secondlook.store.training_jobs import Training, TrainingOrder, TrainingState
+from secondlook.registry.promotion import StudentComparison
+from secondlook.store.model_versions import StudentVersion
+from secondlook.store.queue import FailedItem, JobRow
+from secondlook.store.results import Result, TimeBucket
+from secondlook.store.snapshots import SnapshotRow
+from secondlook.store.training_jobs import TrainingRow, TrainingSpec
+from secondlook_client import wire
+from secondlook_client.errors import BadOntology, BadRequest, Damaged, NotFound
+from secondlook_client.images import sendable
+from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import datasets_pb2 as datasets_pb
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as labeling_pb
 from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
+from secondlook_client.values import (
+    GroupBy,
+    JobKind,
+    LabelPath,
+)
 
 MAX_NAME = 4096
 """Characters of an image's name."""
-
-_VIEWS = {
-    labeling_pb.VIEW_UNSPECIFIED: View.CROP,
-    labeling_pb.VIEW_CROP: View.CROP,
-    labeling_pb.VIEW_CONTEXT: View.CONTEXT,
-    labeling_pb.VIEW_IMAGE: View.IMAGE,
-}
-_VIEW_NUMBERS = {
-    View.CROP: labeling_pb.VIEW_CROP,
-    View.CONTEXT: labeling_pb.VIEW_CONTEXT,
-    View.IMAGE: labeling_pb.VIEW_IMAGE,
-}
-_OUTCOMES = {
-    Outcome.ACCEPT: labeling_pb.OUTCOME_ACCEPT,
-    Outcome.REJECT: labeling_pb.OUTCOME_REJECT,
-    Outcome.UNSURE: labeling_pb.OUTCOME_UNSURE,
-}
-
-_PATHS = {
-    LabelPath.TEACHERS: labeling_pb.LABEL_PATH_TEACHERS,
-    LabelPath.STUDENT: labeling_pb.LABEL_PATH_STUDENT,
-    LabelPath.AUDIT: labeling_pb.LABEL_PATH_AUDIT,
-}
 
 
 class Ontologies:
@@ -81,56 +63,11 @@ class Ontologies:
             return self._default
         key = request.ontology.SerializeToString(deterministic=True)
         if key not in self._built:
-            self._built[key] = ontology_value(request.ontology)
+            self._built[key] = Ontology(wire.class_specs(request.ontology))
         self._built.move_to_end(key)
         while len(self._built) > self._size:
             self._built.popitem(last=False)
         return self._built[key]
-
-
-def ontology_value(message: labeling_pb.Ontology) -> Ontology:
-    """The checked value. Raises ``BadOntology``."""
-    return Ontology(tuple(_class_value(spec) for spec in message.classes))
-
-
-def _class_value(message: labeling_pb.ClassSpec) -> ClassSpec:
-    if message.view not in _VIEWS:
-        raise BadOntology(
-            f"class '{message.name}': expected view crop, context or image, "
-            f"got number {message.view}; is the client newer than the server?"
-        )
-    given = {
-        field: getattr(message, field)
-        for field in ("threshold", "accept", "reject")
-        if message.HasField(field)
-    }
-    return ClassSpec(
-        message.name,
-        tuple(message.phrases),
-        message.question,
-        _VIEWS[message.view],
-        message.group,
-        **given,
-    )
-
-
-def ontology_message(ontology: Ontology) -> labeling_pb.Ontology:
-    """The message that ``ontology_value`` reads back as an equal value."""
-    return labeling_pb.Ontology(
-        classes=[
-            labeling_pb.ClassSpec(
-                name=spec.name,
-                phrases=spec.phrases,
-                question=spec.question,
-                view=_VIEW_NUMBERS[spec.view],
-                group=spec.group,
-                threshold=spec.threshold,
-                accept=spec.accept,
-                reject=spec.reject,
-            )
-            for spec in ontology.classes
-        ]
-    )
 
 
 def checked_name(name: str) -> str:
@@ -159,87 +96,24 @@ def wants_all(detail: labeling_pb.Detail.ValueType) -> bool:
     return detail != labeling_pb.DETAIL_LABELS
 
 
-def labelled_message(labelled: Labelled, every: bool) -> labeling_pb.Labelled:
-    """The answer for one image; only its labels unless ``every`` judgement is wanted."""
-    judgements = labelled.judgements if every else labelled.of(Outcome.ACCEPT)
-    return labeling_pb.Labelled(
-        name=labelled.name,
-        sha256=labelled.sha256,
-        width=labelled.width,
-        height=labelled.height,
-        proposals=labelled.proposals,
-        judgements=[_judgement_message(judgement) for judgement in judgements],
-        proposer=labelled.evidence.proposer,
-        verifier=labelled.evidence.verifier,
-        timings_ms=labelled.timings_ms,
-        path=_PATHS[labelled.path],
-    )
-
-
-def _judgement_message(judgement: Judgement) -> labeling_pb.Judgement:
-    x1, y1, x2, y2 = judgement.box
-    verdict = judgement.verdict
-    return labeling_pb.Judgement(
-        class_name=judgement.class_name,
-        box=labeling_pb.Box(x1=x1, y1=y1, x2=x2, y2=y2),
-        score=judgement.score,
-        verdict=_verdict_message(verdict) if verdict is not None else None,
-        outcome=_OUTCOMES[judgement.decision.outcome],
-        probability=judgement.decision.probability,
-        reason=judgement.decision.reason,
-    )
-
-
-def _verdict_message(verdict: Verdict) -> labeling_pb.Verdict:
-    return labeling_pb.Verdict(
-        question=verdict.question,
-        view=_VIEW_NUMBERS[verdict.view],
-        p_yes=verdict.answer.p_yes,
-        raw_answer=verdict.answer.raw,
-        error=verdict.answer.error,
-        exact=verdict.answer.exact,
-        model=verdict.model,
-        ms=verdict.ms,
-        cached=verdict.cached,
-    )
-
-
 # Jobs as messages, and what a message may say of one: checked here, once.
 
 MAX_JOB_NAME = 200
 """Characters of a job's name."""
 
-_JOB_KINDS = {
-    "folder": jobs_pb.JOB_KIND_FOLDER,
-    "upload": jobs_pb.JOB_KIND_UPLOAD,
-    "capture": jobs_pb.JOB_KIND_CAPTURE,
-}
-_JOB_STATES = {
-    JobState.LISTING: jobs_pb.JOB_STATE_LISTING,
-    JobState.RUNNING: jobs_pb.JOB_STATE_RUNNING,
-    JobState.DONE: jobs_pb.JOB_STATE_DONE,
-    JobState.CANCELLED: jobs_pb.JOB_STATE_CANCELLED,
-    JobState.FAILED: jobs_pb.JOB_STATE_FAILED,
-}
-
 
 def job_message(
-    job: Job, ontology: Ontology | None = None, paths: Sequence[Stretch] = ()
+    job: JobRow, ontology: Ontology | None = None, paths: Sequence[TimeBucket] = ()
 ) -> jobs_pb.Job:
     """A job as it stands; with its classes, and who labelled it, where they are given."""
-    return jobs_pb.Job(
-        name=job.name,
-        kind=_JOB_KINDS.get(job.kind, jobs_pb.JOB_KIND_UNSPECIFIED),
-        state=_JOB_STATES[job.state],
+    return wire.write(
+        jobs_pb.Job,
+        job,
+        kind=wire.JOB_KINDS.number.get(JobKind(job.kind)),
+        state=wire.JOB_STATES.number[job.state],
         folder=job.root,
-        total=job.total,
-        done=job.done,
-        failed=job.failed,
-        message=job.message,
         open=not job.closed,
-        created_at=job.created_at,
-        changed_at=job.changed_at,
-        ontology=ontology_message(ontology) if ontology else None,
+        ontology=wire.ontology_message(ontology.classes) if ontology else None,
         paths=[
             jobs_pb.PathCounts(
                 begin=part.begin,
@@ -253,19 +127,13 @@ def job_message(
 
 def result_message(result: Result, every: bool) -> jobs_pb.JobResult:
     """One result; only its labels unless ``every`` judgement is wanted."""
-    labelled = labelled_message(result.labelled, every)
-    return jobs_pb.JobResult(cursor=result.cursor, key=result.key, labelled=labelled)
+    labelled = wire.labelled_message(result.labelled.result, every)
+    return wire.write(jobs_pb.JobResult, result, labelled=labelled)
 
 
-def failure_message(failure: Failure) -> jobs_pb.JobFailure:
+def failure_message(failure: FailedItem) -> jobs_pb.JobFailure:
     """One image that was set aside."""
-    return jobs_pb.JobFailure(
-        key=failure.key,
-        name=failure.name,
-        reason=failure.reason,
-        message=failure.message,
-        tries=failure.tries,
-    )
+    return wire.write(jobs_pb.JobFailure, failure)
 
 
 def checked_job_name(name: str) -> str:
@@ -283,25 +151,6 @@ def key_of(name: str, content: bytes) -> int:
     return int.from_bytes(blake2b(named, digest_size=8).digest(), "big", signed=True)
 
 
-class Pace:
-    """How fast a job gets on, by what it did in the last while."""
-
-    WINDOW_S = 30.0
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def per_second(self, settled: int) -> float:
-        """Images a second, now that ``settled`` are done or set aside; 0 while unknown."""
-        now = self._clock()
-        self._seen.append((now, settled))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - self.WINDOW_S:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        return max(settled - before, 0) / (now - then) if now > then else 0.0
-
-
 # Students and trainings as messages, and what a message may say of them: checked here, once.
 
 MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
@@ -312,14 +161,6 @@ MAX_PAGE, SOME = 200, 50
 LARGEST_ID = 2**63 - 1
 LARGE_PAGE = 4 * 2**20
 """Bytes from which on a page has no more versions: manifests may be long."""
-
-_TRAINING_STATES = {
-    TrainingState.QUEUED: models_pb.TRAINING_STATE_QUEUED,
-    TrainingState.RUNNING: models_pb.TRAINING_STATE_RUNNING,
-    TrainingState.DONE: models_pb.TRAINING_STATE_DONE,
-    TrainingState.FAILED: models_pb.TRAINING_STATE_FAILED,
-    TrainingState.CANCELLED: models_pb.TRAINING_STATE_CANCELLED,
-}
 
 
 def checked_model_name(name: str) -> str:
@@ -372,12 +213,12 @@ def _check_report(text: str) -> None:
         raise BadRequest("the report is no JSON object; send report.json as it is, or none")
 
 
-def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int]) -> TrainingOrder:
+def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int]) -> TrainingSpec:
     """What shall be trained; ``splits`` are the images of the snapshot's parts.
 
     Raises ``BadRequest``.
     """
-    size = request.size or USUAL_SIZE
+    size = request.size or DEFAULT_SIZE
     if size not in STUDENT_SIZES:
         raise BadRequest(f"expected a size of {', '.join(STUDENT_SIZES)}, got '{size:.40}'")
     if request.steps > MAX_STEPS:
@@ -392,7 +233,7 @@ def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int
             "the snapshot has one split only, and a student is measured on images that it has "
             "not learnt from; make a snapshot with --split train=0.8 --split val=0.2"
         )
-    return TrainingOrder(
+    return TrainingSpec(
         model=checked_model_name(request.model),
         snapshot=request.snapshot,
         split=request.split,
@@ -402,15 +243,6 @@ def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int
     )
 
 
-def checked_page(size: int, token: str, call: str) -> tuple[int, int | None]:
-    """Rows of a page and where it begins. Raises ``BadRequest``."""
-    if size > MAX_PAGE:
-        raise BadRequest(f"expected page_size up to {MAX_PAGE}, got {size}")
-    if token and not (token.isdecimal() and len(token) <= 18):
-        raise BadRequest(f"'{token:.40}' is no page_token that {call} has given")
-    return size or SOME, int(token) if token else None
-
-
 def checked_id(number: int) -> int:
     """A training's number that a database can hold. Raises ``BadRequest``."""
     if number > LARGEST_ID:
@@ -418,25 +250,18 @@ def checked_id(number: int) -> int:
     return number
 
 
-def model_message(student: Student) -> models_pb.ModelVersion:
+def model_message(student: StudentVersion) -> models_pb.ModelVersion:
     """A version; with its report where it was read."""
-    return models_pb.ModelVersion(
-        name=student.name,
-        version=student.version,
-        digest=student.digest,
+    return wire.write(
+        models_pb.ModelVersion,
+        student,
         manifest_json=student.manifest,
         report_json=student.report,
-        created_at=student.created_at,
-        current=student.current,
-        files={
-            name: models_pb.ModelFile(sha256=file.sha256, size=file.size)
-            for name, file in student.files.items()
-        },
-        promotion=student.promotion,
+        files={name: wire.write(models_pb.ModelFile, f) for name, f in student.files.items()},
     )
 
 
-def model_page(found: Sequence[Student], most: int) -> models_pb.ListModelsResponse:
+def model_page(found: Sequence[StudentVersion], most: int) -> models_pb.ListModelsResponse:
     """A page of at most ``most`` versions of those, and where the next begins if there are more."""
     response, size = models_pb.ListModelsResponse(), 0
     for place, student in enumerate(found):
@@ -448,57 +273,32 @@ def model_page(found: Sequence[Student], most: int) -> models_pb.ListModelsRespo
     return response
 
 
-def comparison_message(comparison: Comparison | None) -> models_pb.ModelComparison | None:
+def comparison_message(comparison: StudentComparison | None) -> models_pb.ModelComparison | None:
     """What two versions made of the same images; None where nothing was compared."""
-    if comparison is None:
-        return None
-    return models_pb.ModelComparison(
-        snapshot=comparison.snapshot,
-        split=comparison.split,
-        images=comparison.images,
-        current_version=comparison.current_version,
-        current_map50=comparison.current_map50,
-        candidate_map50=comparison.candidate_map50,
-    )
+    return wire.write(models_pb.ModelComparison, comparison) if comparison else None
 
 
-def training_message(training: Training) -> models_pb.Training:
+def training_message(training: TrainingRow) -> models_pb.Training:
     """A training as it stands."""
-    order, progress = training.order, training.progress
-    return models_pb.Training(
-        id=training.id,
-        model=order.model,
-        snapshot=order.snapshot,
-        split=order.split,
-        size=order.size,
-        state=_TRAINING_STATES[training.state],
+    progress = training.progress
+    return wire.write(
+        models_pb.Training,
+        training,
+        model=training.spec.model,
+        snapshot=training.spec.snapshot,
+        split=training.spec.split,
+        size=training.spec.size,
+        state=wire.TRAINING_STATES.number[training.state],
         step=progress.get("step", 0),
         of=progress.get("of", 0),
         loss=progress.get("loss"),
         map50=progress.get("map50"),
         phase=progress.get("phase", ""),
-        message=training.message,
-        version=training.version,
-        created_at=training.created_at,
-        changed_at=training.changed_at,
     )
 
 
 # Messages of datasets to values and back.
 
-_BOX_KINDS = {
-    BoxKind.LABEL: datasets_pb.BOX_KIND_LABEL,
-    BoxKind.IGNORE: datasets_pb.BOX_KIND_IGNORE,
-    BoxKind.HARD_NEGATIVE: datasets_pb.BOX_KIND_HARD_NEGATIVE,
-}
-_GROUPS = {
-    datasets_pb.GROUP_BY_UNSPECIFIED: GroupBy.AUTO,
-    datasets_pb.GROUP_BY_AUTO: GroupBy.AUTO,
-    datasets_pb.GROUP_BY_FOLDER: GroupBy.FOLDER,
-    datasets_pb.GROUP_BY_SIMILARITY: GroupBy.SIMILARITY,
-    datasets_pb.GROUP_BY_TIME: GroupBy.TIME,
-}
-_GROUP_NUMBERS = {value: number for number, value in _GROUPS.items()}
 PREFIX = 16
 """Hex digits of a manifest's hash that a cursor begins with."""
 
@@ -514,12 +314,12 @@ class Slice:
     after: int
     """Place, among the images of the split, from which on they are sent."""
 
-    def cursor(self, manifest: Manifest, place: int) -> str:
+    def cursor(self, manifest: SnapshotManifest, place: int) -> str:
         """What a client asks with to go on behind the image at ``place``."""
         return f"{manifest.sha256[:PREFIX]}.{self.split}.{self.shard}.{self.shards}.{place}"
 
 
-def slice_of(request: datasets_pb.PullRequest, manifest: Manifest) -> Slice:
+def slice_of(request: datasets_pb.PullRequest, manifest: SnapshotManifest) -> Slice:
     """The checked slice. Raises ``BadRequest``."""
     shards = request.shards or 1
     if request.shard >= shards:
@@ -537,7 +337,7 @@ def slice_of(request: datasets_pb.PullRequest, manifest: Manifest) -> Slice:
     return Slice(request.split, request.shard, shards, _place(request.cursor, whole, manifest) + 1)
 
 
-def _place(cursor: str, whole: Slice, manifest: Manifest) -> int:
+def _place(cursor: str, whole: Slice, manifest: SnapshotManifest) -> int:
     """Of the image that the cursor came with."""
     parts = cursor.split(".")
     if len(parts) != 5 or not parts[4].isdecimal() or len(parts[4]) > 18:
@@ -558,88 +358,64 @@ def _place(cursor: str, whole: Slice, manifest: Manifest) -> int:
 
 def query_value(message: datasets_pb.SnapshotQuery) -> Query:
     """The checked query. Raises ``InvalidInput``."""
-    if message.group_by not in _GROUPS:
+    group_by = wire.GROUPS.member.get(message.group_by or datasets_pb.GROUP_BY_AUTO)
+    if group_by is None:
         raise BadRequest(
             f"expected group_by {', '.join(GroupBy)}, got number {message.group_by}; is the client "
             "newer than the server?"
         )
     split = tuple(SplitShare(share.name, share.weight) for share in message.split)
-    return Query(
+    return wire.read(
+        Query,
+        message,
         runs=tuple(message.runs),
-        ontology=message.ontology,
         classes=tuple(message.classes),
-        since=message.since if message.HasField("since") else None,
-        until=message.until if message.HasField("until") else None,
-        min_probability=message.min_probability,
         empties=not message.without_empties,
         ignore=not message.without_ignore,
-        hard_negatives=message.hard_negatives,
         split=split or DEFAULT_SPLIT,
-        group_by=_GROUPS[message.group_by],
+        group_by=group_by,
     )
 
 
 def query_message(query: Query) -> datasets_pb.SnapshotQuery:
     """The message that ``query_value`` reads back as an equal value."""
-    return datasets_pb.SnapshotQuery(
-        runs=query.runs,
-        ontology=query.ontology,
-        classes=query.classes,
-        since=query.since,
-        until=query.until,
-        min_probability=query.min_probability,
+    return wire.write(
+        datasets_pb.SnapshotQuery,
+        query,
         without_empties=not query.empties,
         without_ignore=not query.ignore,
-        hard_negatives=query.hard_negatives,
-        split=[
-            datasets_pb.SplitShare(name=share.name, weight=share.weight) for share in query.split
-        ],
-        group_by=_GROUP_NUMBERS[query.group_by],
+        split=[wire.write(datasets_pb.SplitShare, share) for share in query.split],
+        group_by=wire.GROUPS.number[query.group_by],
     )
 
 
-def snapshot_message(snapshot: Snapshot) -> datasets_pb.Snapshot:
+def snapshot_message(snapshot: SnapshotRow) -> datasets_pb.Snapshot:
     """A snapshot without its images."""
     splits = snapshot.statistics["splits"]
-    return datasets_pb.Snapshot(
-        name=snapshot.name,
-        manifest=snapshot.manifest,
+    return wire.write(
+        datasets_pb.Snapshot,
+        snapshot,
         classes=snapshot.statistics["classes"],
         splits={name: counts["images"] for name, counts in splits.items()},
         statistics_json=json.dumps(snapshot.statistics, sort_keys=True),
         query=query_message(query_of(snapshot.query)),
-        created_at=snapshot.created_at,
     )
 
 
 def image_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.SnapshotImage:
     """One image; ``content`` is empty where only its labels are wanted."""
-    return datasets_pb.SnapshotImage(
-        sha256=entry.sha256,
-        # A file's name may hold bytes that are no text.
-        name=entry.name.encode("utf-8", "replace").decode(),
-        format=entry.format,
-        width=entry.width,
-        height=entry.height,
-        split=entry.split,
-        group=entry.group,
+    return wire.write(
+        datasets_pb.SnapshotImage,
+        entry,
+        # A file's name may hold bytes that are not text.
+        name=sendable(entry.name),
         boxes=[_box_message(box) for box in entry.boxes],
         content=content,
         cursor=cursor,
     )
 
 
-def _box_message(box: Box) -> datasets_pb.SnapshotBox:
+def _box_message(box: ManifestBox) -> datasets_pb.SnapshotBox:
     x1, y1, x2, y2 = box.xyxy
-    return datasets_pb.SnapshotBox(
-        class_index=box.class_index,
-        x1=x1,
-        y1=y1,
-        x2=x2,
-        y2=y2,
-        kind=_BOX_KINDS[box.kind],
-        probability=box.probability,
-        score=box.score,
-        p_yes=box.p_yes,
-        reason=box.reason,
-    )
+    kind = wire.BOX_KINDS.number[box.kind]
+    return wire.write(datasets_pb.SnapshotBox, box, x1=x1, y1=y1, x2=x2, y2=y2, kind=kind)

@@ -1,13 +1,12 @@
-"""The servicer of datasets: each call is checked, handed to the store, and answered."""
+"""``DatasetService``: each call is checked, handed to the store, and answered."""
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
-from secondlook.core.errors import BadRequest, NotFound, NotSupported, ShuttingDown
-from secondlook.datasets.manifest import Entry, Manifest, entries, load_manifest
+from secondlook.datasets.manifest import Entry, SnapshotManifest, entries, load_manifest
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.server.converters import (
     Slice,
@@ -16,43 +15,41 @@ from secondlook.server.converters import (
     slice_of,
     snapshot_message,
 )
+from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.store import Store
+from secondlook_client.errors import BadRequest, NotFound, ShuttingDown
 from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.v1 import datasets_pb2_grpc
 
-T = TypeVar("T")
-
 THREADS = 8
-"""Calls that wait for the store at one time."""
+"""Calls that wait for the store at the same time."""
 READERS = 8
-"""Images read from the blob store at one time: one in a bucket takes a while to come."""
-MAX_PAGE, SOME = 200, 50
+"""Images read from the blob store at the same time: one from a bucket takes a while."""
 MAX_FETCHED = 256
 IMAGES_AT_ONCE = 256
 BYTES_AT_ONCE = 2**20
 """Of one message: enough that its overhead does not count, and a slow line shows progress."""
 
 
-class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
-    """``DatasetService`` of a server that keeps things; without a store, every call is refused."""
+class DatasetServicer(StoreServicer, datasets_pb2_grpc.DatasetServiceServicer):
+    """``DatasetService`` over a store; without one, every call is refused."""
 
     def __init__(self, store: Store | None, stopping: asyncio.Event) -> None:
         """``stopping`` ends the calls that stream images; their clients go on elsewhere."""
-        self._kept = store
+        super().__init__(store, "snapshots", THREADS)
         self._stopping = stopping
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="datasets")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataset-images")
 
     def close(self) -> None:
         """Let the threads end; call it when no call is running."""
-        self._threads.shutdown(wait=False)
+        super().close()
         self._readers.shutdown(wait=False)
 
     async def CreateSnapshot(  # noqa: N802 (gRPC's own spelling)
         self, request: pb.CreateSnapshotRequest, context: Any
     ) -> pb.CreateSnapshotResponse:
         """Freeze what a query finds."""
-        store, query = self._store(), query_value(request.query)
+        store, query = self._store, query_value(request.query)
         made = await self._in_thread(lambda: create_snapshot(store, request.name, query))
         return pb.CreateSnapshotResponse(snapshot=snapshot_message(made))
 
@@ -60,7 +57,7 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: pb.GetSnapshotRequest, context: Any
     ) -> pb.GetSnapshotResponse:
         """One snapshot."""
-        store = self._store()
+        store = self._store
         found = await self._in_thread(lambda: store.snapshots.get(request.name))
         return pb.GetSnapshotResponse(snapshot=snapshot_message(found))
 
@@ -68,24 +65,18 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: pb.ListSnapshotsRequest, context: Any
     ) -> pb.ListSnapshotsResponse:
         """A page of snapshots, the newest first."""
-        store, size = self._store(), request.page_size or SOME
-        token = request.page_token
-        if size > MAX_PAGE:
-            raise BadRequest(f"expected page_size up to {MAX_PAGE}, got {size}")
-        if token and not (token.isdecimal() and len(token) <= 18):
-            raise BadRequest(f"'{token:.40}' is no page_token that ListSnapshots has given")
-        before = int(token) if token else None
+        store = self._store
+        size, before = page_of(request.page_size, request.page_token, "ListSnapshots")
         found = await self._in_thread(lambda: store.snapshots.page(before, size + 1))
-        more = str(found[size - 1].id) if len(found) > size else ""
         page = map(snapshot_message, found[:size])
-        return pb.ListSnapshotsResponse(snapshots=page, next_page_token=more)
+        return pb.ListSnapshotsResponse(snapshots=page, next_page_token=next_token(found, size))
 
     # The stubs know only handlers that yield; these write, so that a slow reader slows them.
     async def Pull(  # type: ignore[override]  # noqa: N802
         self, request: pb.PullRequest, context: Any
     ) -> None:
         """The images of a snapshot."""
-        store = self._store()
+        store = self._store
         manifest = await self._in_thread(lambda: _manifest(store, request.snapshot))
         wanted = slice_of(request, manifest)
         await self._write_all(self._pulled(store, manifest, wanted, request.images), context)
@@ -94,9 +85,9 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         self, request: pb.FetchImagesRequest, context: Any
     ) -> None:
         """The bytes of some images."""
-        store, name, wanted = self._store(), request.snapshot, list(request.sha256)
+        store, name, wanted = self._store, request.snapshot, list(request.sha256)
         _check_hashes(wanted)
-        # Only what the snapshot holds: the store has other images, which are nobody's business.
+        # Only what the snapshot holds: other images of the store are not the caller's to read.
         if not await self._in_thread(lambda: store.snapshots.holds(name, wanted)):
             raise NotFound(f"snapshot '{name:.200}' is not there or lacks one of these images")
         contents = zip(wanted, self._contents(store, wanted), strict=True)
@@ -104,7 +95,7 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         await self._write_all(responses, context)
 
     def _pulled(
-        self, store: Store, manifest: Manifest, wanted: Slice, images: bool
+        self, store: Store, manifest: SnapshotManifest, wanted: Slice, images: bool
     ) -> Iterator[pb.PullResponse]:
         found = entries(
             store.blobs, manifest, wanted.split, wanted.after, wanted.shard, wanted.shards
@@ -137,19 +128,8 @@ class DatasetServicer(datasets_pb2_grpc.DatasetServiceServicer):
         finally:
             upcoming.cancel()
 
-    def _store(self) -> Store:
-        if self._kept is None:
-            raise NotSupported(
-                "this server keeps nothing, so it has no snapshots; start it with --data FOLDER"
-            )
-        return self._kept
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """The store may be slow; the event loop never waits for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _manifest(store: Store, name: str) -> Manifest:
+def _manifest(store: Store, name: str) -> SnapshotManifest:
     return load_manifest(store.blobs, store.snapshots.get(name).manifest)
 
 

@@ -16,8 +16,8 @@ from uuid import uuid4
 import grpc
 from google.protobuf.message import DecodeError
 
-from secondlook.core.errors import BadRequest, Busy, SecondlookError, ShuttingDown
 from secondlook.server.metrics import Metrics
+from secondlook_client.errors import BadRequest, SecondlookError, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,6 @@ OURS = "/secondlook."
 INTERNAL_MESSAGE = (
     "something failed on the server; its log has the details under request id {request_id}"
 )
-RESTART_S = 1.0
-"""After how long a caller may look for a server that was shutting down."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
@@ -143,9 +141,9 @@ async def _abort(context: Any, failure: SecondlookError, request_id: str) -> Non
         ("secondlook-reason", failure.reason),
         ("secondlook-request-id", request_id),
     ]
-    wait_s = _retry_after_s(failure)
-    if wait_s is not None:
-        trailing.append(("secondlook-retry-after-ms", str(round(wait_s * 1000))))
+    if failure.retry_after_s is not None:
+        wait_ms = round(failure.retry_after_s * 1000)
+        trailing.append(("secondlook-retry-after-ms", str(wait_ms)))
     await context.abort(grpc.StatusCode[failure.status], str(failure), tuple(trailing))
 
 
@@ -153,9 +151,3 @@ async def _abort_unknown(context: Any, request_id: str) -> None:
     trailing = (("secondlook-reason", "internal"), ("secondlook-request-id", request_id))
     message = INTERNAL_MESSAGE.format(request_id=request_id)
     await context.abort(grpc.StatusCode.INTERNAL, message, trailing)
-
-
-def _retry_after_s(failure: SecondlookError) -> float | None:
-    if isinstance(failure, Busy):
-        return failure.retry_after_s
-    return RESTART_S if isinstance(failure, ShuttingDown) else None

@@ -1,4 +1,8 @@
-"""The servicer: each call is checked, handed on, and answered. Errors are the interceptor's."""
+"""``LabelingService``: each call is checked, labelled by the engine, and answered.
+
+Images are decoded in threads and counted from their arrival to their answer, so that a bounded
+number is in flight. Errors are mapped by the interceptor.
+"""
 
 import asyncio
 import functools
@@ -8,43 +12,45 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from secondlook.core.errors import BadRequest, Busy, DeadlineExceeded, NotSupported
-from secondlook.core.images import ImageLimits, decode
-from secondlook.core.ontology import Ontology
+from secondlook.config.settings import ImageSettings
+from secondlook.core.images import decode
 from secondlook.core.types import Image, Labelled
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
 from secondlook.server.converters import (
     Ontologies,
     checked_name,
-    labelled_message,
-    ontology_message,
     wants_all,
 )
 from secondlook.server.metrics import Metrics
-from secondlook.server.streams import DEFAULT_PENDING, MAX_PENDING, CaptureStream, LiveStream
-from secondlook.store.ingest import Frames
+from secondlook.server.streams import DEFAULT_PENDING, MAX_PENDING, CaptureSession, LiveSession
+from secondlook.store.ingest import CaptureIngest
+from secondlook_client import wire
+from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, NotSupported
+from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
-# From bytes to an answer: decoded in threads, labelled by the engine, bounded as a whole.
-
 RETRY_AFTER_S = 0.25
-"""Told to a caller that found the server full: a few batches later."""
+"""Hint for a caller that found the server full: a few batches later."""
+MAX_STREAMS = 64
+"""Open at the same time; each holds a few encoded frames."""
+MAX_STREAM_ID = 128
 
 
-class Intake:
-    """Labels encoded images. Belongs to one event loop, which never decodes or computes.
+class AdmissionControl:
+    """Labels encoded images, a bounded number at the same time.
 
-    At most as many images as the engine's ``max_images`` are inside at one time, the ones
-    being decoded included; one more is refused at once.
+    Belongs to one event loop, which never decodes or computes. At most as many images as the
+    engine's ``max_in_flight`` are in flight, those being decoded
+    included; more are refused at once.
     """
 
-    def __init__(self, engine: Engine, image_limits: ImageLimits, decode_threads: int) -> None:
+    def __init__(self, engine: Engine, image_limits: ImageSettings, decode_threads: int) -> None:
         self.limits = image_limits
         """How large an image may be."""
         self._engine = engine
-        self._inside = 0
+        self._in_flight = 0
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
 
     async def label(
@@ -58,16 +64,16 @@ class Intake:
         """Label one image; ``deadline`` is a ``time.monotonic()`` moment, ``source`` its stream.
 
         Raises ``Busy``, ``BadImage``, ``ImageTooLarge``, ``DeadlineExceeded``, or what a model
-        raised. Cancelling it takes the image out, unless a model is already at work on it.
+        raised. Cancelling it withdraws the image, unless a model is already working on it.
         """
-        room = self._engine.limits.max_images
-        if self._inside >= room:
+        room = self._engine.batching.max_in_flight
+        if self._in_flight >= room:
             raise Busy(
-                f"{self._inside} images are being worked on already; try again in "
+                f"{self._in_flight} images are being worked on already; try again in "
                 f"{RETRY_AFTER_S} s or send fewer at a time",
                 retry_after_s=RETRY_AFTER_S,
             )
-        self._inside += 1
+        self._in_flight += 1
         try:
             started = time.perf_counter()
             image = await self._decoded(data, name, deadline)
@@ -75,15 +81,15 @@ class Intake:
             future = self._engine.submit(Task(image, ontology, source), deadline)
             labelled = await asyncio.wrap_future(future)
         finally:
-            self._inside -= 1
+            self._in_flight -= 1
         return replace(labelled, timings_ms={**labelled.timings_ms, "decode": decode_ms})
 
-    def inside(self) -> int:
-        """Images inside now."""
-        return self._inside
+    def in_flight(self) -> int:
+        """Images being worked on now."""
+        return self._in_flight
 
     def close(self) -> None:
-        """Let the decoding threads end; call it when nothing is inside."""
+        """Let the decoding threads end; call it when nothing is in flight."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _decoded(self, data: bytes, name: str, deadline: float | None) -> Image:
@@ -97,30 +103,25 @@ class Intake:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
 
-MAX_STREAMS = 64
-"""Open at one time; each holds a few encoded frames."""
-MAX_STREAM_ID = 128
-
-
 class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     """``LabelingService`` over an engine."""
 
     def __init__(
         self,
         engine: Engine,
-        intake: Intake,
+        admission: AdmissionControl,
         default: Ontology | None,
         metrics: Metrics,
         stopping: asyncio.Event,
         max_message_bytes: int,
-        frames: Frames | None = None,
+        frames: CaptureIngest | None = None,
     ) -> None:
-        """``stopping`` is set once the server takes nothing new; ``frames`` keeps what is captured.
+        """``stopping`` is set once the server accepts nothing new; ``frames`` stores captured ones.
 
-        Without ``frames`` capture mode is refused.
+        Without ``frames``, capture mode is refused.
         """
         self._engine = engine
-        self._intake = intake
+        self._admission = admission
         self._default = default
         self._ontologies = Ontologies(default)
         self._metrics = metrics
@@ -134,19 +135,21 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     ) -> pb.LabelResponse:
         """Label one image."""
         ontology, every = self._ontologies.of(request), wants_all(request.detail)
-        labelled = await self._intake.label(
+        labelled = await self._admission.label(
             request.image, checked_name(request.name), ontology, _deadline(context)
         )
         self._metrics.judged(labelled)
-        return pb.LabelResponse(labelled=labelled_message(labelled, every))
+        return pb.LabelResponse(labelled=wire.labelled_message(labelled.result, every))
 
     # The stubs know only handlers that yield; this one writes, so that a slow reader slows it.
     async def LabelStream(  # type: ignore[override]  # noqa: N802
         self, request_iterator: Any, context: Any
     ) -> None:
-        """Label a stream of frames now, or keep them to be labelled later."""
+        """Label a stream of frames now, or store them to be labelled later."""
         if self._streams >= MAX_STREAMS:
-            raise Busy(f"{self._streams} streams are open already; try again later", 5.0)
+            raise Busy(
+                f"{self._streams} streams are open already; try again later", retry_after_s=5.0
+            )
         self._streams += 1
         try:
             requests = aiter(request_iterator)
@@ -164,13 +167,13 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         deadline, source = _deadline(context), f"live:{opening.stream_id}"
 
         async def label(data: bytes, name: str) -> Labelled:
-            labelled = await self._intake.label(data, name, ontology, deadline, source)
+            labelled = await self._admission.label(data, name, ontology, deadline, source)
             self._metrics.judged(labelled)
             return labelled
 
         opened = pb.StreamOpened(max_pending=max_pending)
         await context.write(pb.LabelStreamResponse(opened=opened))
-        stream = LiveStream(
+        stream = LiveSession(
             label,
             context.write,
             every=every,
@@ -184,18 +187,18 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         frames = self._frames
         if frames is None:
             raise NotSupported(
-                "this server keeps nothing, so it cannot capture; start it with --data FOLDER"
+                "this server has no store, so it cannot capture; start it with --data FOLDER"
             )
         wanted = self._ontologies.of(opening) if opening.HasField("ontology") else None
         found = await asyncio.to_thread(
-            frames.open, opening.stream_id, wanted, self._default, self._engine.settings
+            frames.open, opening.stream_id, wanted, self._default, self._engine.recorded_settings
         )
         opened = pb.StreamOpened(resume_after=found.resume_after)
         await context.write(pb.LabelStreamResponse(opened=opened))
-        stream = CaptureStream(
-            functools.partial(frames.keep, found.run_id),
+        stream = CaptureSession(
+            functools.partial(frames.add, found.run_id),
             context.write,
-            max_frame_bytes=self._intake.limits.max_bytes,
+            max_frame_bytes=self._admission.limits.max_image_bytes,
             stopping=self._stopping,
             observe=self._metrics.frame_answered,
         )
@@ -210,9 +213,11 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             version=_version(),
             proposer=f"{proposer.name}@{proposer.digest}",
             verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
-            default_ontology=ontology_message(self._default) if self._default else None,
+            default_ontology=wire.ontology_message(self._default.classes)
+            if self._default
+            else None,
             max_message_bytes=self._max_message_bytes,
-            max_images=self._engine.limits.max_images,
+            max_images=self._engine.batching.max_in_flight,
             student=self._engine.student,
         )
 
@@ -225,7 +230,7 @@ def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
     if opening.mode not in pb.StreamMode.values():
         raise BadRequest(f"expected mode live or capture, got number {opening.mode}")
     if opening.mode == pb.STREAM_MODE_CAPTURE and not opening.stream_id.strip():
-        raise BadRequest("a captured stream needs a stream_id; it is its name for ever")
+        raise BadRequest("a captured stream needs a stream_id, which names it for ever")
     if opening.max_pending > MAX_PENDING:
         raise BadRequest(f"expected max_pending up to {MAX_PENDING}, got {opening.max_pending}")
     if len(opening.stream_id) > MAX_STREAM_ID:
@@ -234,7 +239,7 @@ def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
 
 
 def _deadline(context: Any) -> float | None:
-    """When the caller's time is over, as a ``time.monotonic()`` moment."""
+    """The caller's deadline as a ``time.monotonic()`` value."""
     left = context.time_remaining()
     return None if left is None else time.monotonic() + left
 

@@ -1,13 +1,13 @@
-"""What Prometheus may know. Counted always, served only when a port is given."""
+"""Metrics for Prometheus; always counted, served only when a port is given."""
 
 from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from secondlook.cascade.router import Passed
-from secondlook.core.errors import BadSetting
+from secondlook.cascade.router import RoutingEvent
 from secondlook.core.types import Labelled
+from secondlook_client.errors import BadSetting
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -47,8 +47,8 @@ class Metrics:
             registry=self.registry,
         )
         self._depth = Gauge(
-            "secondlook_images_inside",
-            "Images waiting or at work now.",
+            "secondlook_images_in_flight",
+            "Images waiting or being worked on.",
             registry=self.registry,
         )
         self._outcomes = Counter(
@@ -98,8 +98,8 @@ class Metrics:
         self._batches.labels(stage).observe(size)
         self._stages.labels(stage).observe(seconds)
 
-    def passed(self, passed: Passed) -> None:
-        """For ``Cascade(tell=...)``: an image got its labels."""
+    def passed(self, passed: RoutingEvent) -> None:
+        """For ``Cascade``: an image was labelled."""
         self._images.labels(passed.path.value).inc()
         if passed.agreement is not None:
             self._agreement.observe(passed.agreement)

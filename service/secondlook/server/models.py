@@ -1,4 +1,7 @@
-"""The servicer of models: each call is checked, handed to the store, and answered."""
+"""``ModelService``: each call is checked, handed to the store, and answered.
+
+A student is uploaded in chunks; each file is checked and stored as soon as it is complete.
+"""
 
 import asyncio
 import hashlib
@@ -6,20 +9,18 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import grpc
 
-from secondlook.core.errors import BadRequest, Busy, DeadlineExceeded, NotSupported, ShuttingDown
-from secondlook.detector.manifest import Manifest
+from secondlook.detector.manifest import StudentManifest
 from secondlook.jobs.training import Trainer
 from secondlook.registry.promotion import promote
 from secondlook.server.converters import (
     checked_header,
     checked_id,
     checked_order,
-    checked_page,
     comparison_message,
     known_name,
     model_message,
@@ -29,74 +30,282 @@ from secondlook.server.converters import (
 from secondlook.server.interceptors import CallInterceptor
 from secondlook.server.loop_thread import in_own_thread
 from secondlook.server.metrics import Metrics
+from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.store import Store
+from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, NotSupported, ShuttingDown
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.v1 import models_pb2_grpc
 
-# A student that comes in chunks: each file is checked as soon as it is whole, and kept.
-
-AT_ONCE = 2
-"""Students on their way at one time: a file of each may lie in memory."""
+THREADS = 4
+"""Calls that wait for the store at the same time."""
+MAX_COMPARISONS = 4
+"""Promotions that wait for their comparison; one is computed at a time."""
+CHUNK = 256 * 2**10
+"""Bytes of one message of a download: shows progress on a slow connection."""
+POLL_S = 0.5
+HEARTBEAT_S = 5.0
+"""A watcher gets a message at least this often, so that it knows that the connection stands."""
+MAX_UPLOADS = 2
+"""Students uploaded at the same time: a file of each may lie in memory."""
 MAX_CHUNK = 2**20
-SILENCE_S = 60.0
-"""A sender that says nothing for so long gives its place to others."""
+UPLOAD_TIMEOUT_S = 60.0
+"""Without a message for this long an upload is given up."""
 
-Put = Callable[[bytes], Awaitable[Any]]
-"""Keeps the bytes of a file."""
+StoreFile = Callable[[bytes], Awaitable[Any]]
 
 
-class ModelArrivals:
-    """Takes students in. Belongs to one event loop."""
+class _SharedFile:
+    """The bytes of a file, shared by all who download it at the same time."""
 
-    def __init__(self, put: Put) -> None:
-        self._put = put
-        self._inside = 0
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
-    async def take(
-        self, requests: AsyncIterator[pb.AddVersionRequest]
-    ) -> tuple[str, Manifest, str]:
-        """Name, manifest and report of a student whose files are all kept now.
 
-        Raises ``BadRequest`` for one that is not as its manifest says, ``Busy`` when others are
-        coming, ``DeadlineExceeded`` for a sender that fell silent, and what ``put`` raises.
-        """
-        if self._inside >= AT_ONCE:
-            raise Busy(f"{self._inside} models are being sent already; try again in a moment", 2.0)
-        self._inside += 1
+class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
+    """``ModelService`` over a store; without one, every call is refused."""
+
+    def __init__(
+        self, store: Store | None, trainer: Trainer | None, stopping: asyncio.Event
+    ) -> None:
+        """``trainer`` None: nothing is trained here. ``stopping`` ends the calls that last."""
+        super().__init__(store, "models", THREADS)
+        self._trainer = trainer
+        self._stopping = stopping
+        self._comparisons = ThreadPoolExecutor(1, thread_name_prefix="compare-models")
+        self._comparing = 0
+        self._contents: WeakValueDictionary[str, _SharedFile] = WeakValueDictionary()
+        self._uploads = ModelUploads(self._store_file)
+
+    def close(self) -> None:
+        """Let the threads end; call it when no call is running."""
+        super().close()
+        self._comparisons.shutdown(wait=False, cancel_futures=True)
+
+    async def AddVersion(  # noqa: N802 (gRPC's own spelling)
+        self, requests: AsyncIterator[pb.AddVersionRequest], context: Any
+    ) -> pb.AddVersionResponse:
+        """Store a new version."""
+        store = self._store
+        name, manifest, report = await self._uploads.receive(requests)
+        kept, already = await self._in_thread(
+            lambda: store.model_versions.add(name, manifest, report)
+        )
+        return pb.AddVersionResponse(model=model_message(kept), already=already)
+
+    async def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: Any
+    ) -> pb.GetModelResponse:
+        """One version."""
+        store = self._store
+        wanted = known_name(request.name), _version(request.version)
+        found = await self._in_thread(
+            lambda: store.model_versions.get(*wanted, report=request.report)
+        )
+        return pb.GetModelResponse(model=model_message(found))
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: Any
+    ) -> pb.ListModelsResponse:
+        """A page of versions, the newest first."""
+        store = self._store
+        size, before = page_of(request.page_size, request.page_token, "ListModels")
+        name = known_name(request.name) if request.name else ""
+        found = await self._in_thread(lambda: store.model_versions.page(name, before, size + 1))
+        return model_page(found, size)
+
+    async def PromoteModel(  # noqa: N802
+        self, request: pb.PromoteModelRequest, context: Any
+    ) -> pb.PromoteModelResponse:
+        """Make a version current, unless it is worse."""
+        store = self._store
+        if not request.version:
+            raise BadRequest("say which version to promote: a number from 1")
+        name, version = known_name(request.name), _version(request.version)
+        on = known_name(request.on_snapshot, "snapshot") if request.on_snapshot else ""
+        if self._comparing >= MAX_COMPARISONS:
+            raise Busy(
+                "other models are being compared already; try again in a minute", retry_after_s=10.0
+            )
+        abandoned = threading.Event()
+
+        def stopped() -> bool:
+            return abandoned.is_set() or self._stopping.is_set()
+
+        def work() -> Any:
+            return promote(
+                store, name, version, force=request.force, on_snapshot=on, stopped=stopped
+            )
+
+        self._comparing += 1
         try:
-            return await self._take(requests)
+            promoted, comparison = await self._in_thread(work, self._comparisons)
         finally:
-            self._inside -= 1
+            abandoned.set()
+            self._comparing -= 1
+        return pb.PromoteModelResponse(
+            model=model_message(promoted), comparison=comparison_message(comparison)
+        )
 
-    async def _take(
+    async def RollbackModel(  # noqa: N802
+        self, request: pb.RollbackModelRequest, context: Any
+    ) -> pb.RollbackModelResponse:
+        """Go back to the version that was current before."""
+        store = self._store
+        wanted = known_name(request.name), _version(request.from_version)
+        found = await self._in_thread(lambda: store.model_versions.rollback(*wanted))
+        return pb.RollbackModelResponse(model=model_message(found))
+
+    # The stubs know only handlers that yield; these write, so that a slow reader slows them.
+    async def DownloadModel(  # type: ignore[override]  # noqa: N802
+        self, request: pb.DownloadModelRequest, context: Any
+    ) -> None:
+        """A file of a version, from an offset on."""
+        store, offset = self._store, request.offset
+        wanted = known_name(request.name), _version(request.version), request.file
+        file = await self._in_thread(lambda: store.model_versions.file(*wanted))
+        if offset > file.size:
+            raise BadRequest(f"{request.file} has {file.size} bytes; {offset} cannot be left out")
+        content = self._contents.get(file.sha256)
+        if content is None:
+            content = _SharedFile(await self._in_thread(lambda: store.blobs.get(file.sha256)))
+            self._contents[file.sha256] = content
+        first: pb.ModelFile | None = pb.ModelFile(sha256=file.sha256, size=file.size)
+        while first is not None or offset < file.size:
+            if self._stopping.is_set():
+                raise ShuttingDown("the server is shutting down; go on with the rest in a moment")
+            data = content.data[offset : offset + CHUNK]
+            await context.write(pb.DownloadModelResponse(file=first, data=data))
+            first, offset = None, offset + len(data)
+
+    async def TrainModel(  # noqa: N802
+        self, request: pb.TrainModelRequest, context: Any
+    ) -> pb.TrainModelResponse:
+        """Queue a training."""
+        store = self._store
+        if self._trainer is None:
+            raise NotSupported(
+                "this server trains nothing; start it with --data FOLDER and --max-trainings 1, or run "
+                "`secondlook distill` yourself"
+            )
+        self._trainer.check()
+        named = known_name(request.snapshot, "snapshot")
+        snapshot = await self._in_thread(lambda: store.snapshots.get(named))
+        splits = {n: c["images"] for n, c in snapshot.statistics["splits"].items()}
+        order = checked_order(request, splits)
+        made = await self._in_thread(lambda: store.training_jobs.create(order))
+        return pb.TrainModelResponse(training=training_message(made))
+
+    async def GetTraining(  # noqa: N802
+        self, request: pb.GetTrainingRequest, context: Any
+    ) -> pb.GetTrainingResponse:
+        """State of a training."""
+        store, number = self._store, checked_id(request.id)
+        found = await self._in_thread(lambda: store.training_jobs.get(number))
+        return pb.GetTrainingResponse(training=training_message(found))
+
+    async def WatchTraining(  # type: ignore[override]  # noqa: N802
+        self, request: pb.WatchTrainingRequest, context: Any
+    ) -> None:
+        """Progress of a training until it has ended."""
+        store, number = self._store, checked_id(request.id)
+        sent, sent_at = None, 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            training = await self._in_thread(lambda: store.training_jobs.get(number))
+            if training != sent or loop.time() - sent_at >= HEARTBEAT_S:
+                await context.write(pb.WatchTrainingResponse(training=training_message(training)))
+                sent, sent_at = training, loop.time()
+            if not training.active:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), POLL_S)
+            if self._stopping.is_set():
+                raise ShuttingDown("the server is shutting down; follow it again in a moment")
+
+    async def CancelTraining(  # noqa: N802
+        self, request: pb.CancelTrainingRequest, context: Any
+    ) -> pb.CancelTrainingResponse:
+        """Stop a training."""
+        store, number = self._store, checked_id(request.id)
+        found = await self._in_thread(lambda: store.training_jobs.cancel(number))
+        return pb.CancelTrainingResponse(training=training_message(found))
+
+    async def ListTrainings(  # noqa: N802
+        self, request: pb.ListTrainingsRequest, context: Any
+    ) -> pb.ListTrainingsResponse:
+        """A page of trainings, the newest first."""
+        store = self._store
+        size, before = page_of(request.page_size, request.page_token, "ListTrainings")
+        found = await self._in_thread(lambda: store.training_jobs.page(before, size + 1))
+        page = map(training_message, found[:size])
+        return pb.ListTrainingsResponse(trainings=page, next_page_token=next_token(found, size))
+
+    async def _store_file(self, content: bytes) -> str:
+        store = self._store
+        return await self._in_thread(lambda: store.blobs.put(content))
+
+
+def _version(number: int) -> int:
+    """A version that a database can hold; the largest it can where it is larger."""
+    return min(number, 2**31 - 1)
+
+
+class ModelUploads:
+    """Receives students. Belongs to one event loop."""
+
+    def __init__(self, store_file: StoreFile) -> None:
+        self._store_file = store_file
+        self._running = 0
+
+    async def receive(
         self, requests: AsyncIterator[pb.AddVersionRequest]
-    ) -> tuple[str, Manifest, str]:
+    ) -> tuple[str, StudentManifest, str]:
+        """Name, manifest and report of a student whose files are all stored now.
+
+        Raises ``BadRequest`` for one that does not match its manifest, ``Busy`` when others are
+        being uploaded, ``DeadlineExceeded`` for a sender that stopped, and what ``store_file``
+        raises.
+        """
+        if self._running >= MAX_UPLOADS:
+            raise Busy(
+                f"{self._running} models are being uploaded already; try again in a moment",
+                retry_after_s=2.0,
+            )
+        self._running += 1
+        try:
+            return await self._receive(requests)
+        finally:
+            self._running -= 1
+
+    async def _receive(
+        self, requests: AsyncIterator[pb.AddVersionRequest]
+    ) -> tuple[str, StudentManifest, str]:
         first = await _next(requests)
         if first is None or not first.HasField("header"):
             raise BadRequest("a model begins with its header; send name and manifest first")
         name, manifest, report = checked_header(first.header)
-        files = _Files(manifest)
+        files = _UploadedFiles(manifest)
         while (request := await _next(requests)) is not None:
             if not request.HasField("chunk"):
                 raise BadRequest("the header comes once; send chunks of files after it")
             if (content := files.add(request.chunk)) is not None:
-                await self._put(content)
+                await self._store_file(content)
         for content in files.finish():
-            await self._put(content)
+            await self._store_file(content)
         return name, manifest, report
 
 
-class _Files:
-    """The files of a student as they come, one after the other."""
+class _UploadedFiles:
+    """The files of a student as they arrive, one after the other."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: StudentManifest) -> None:
         self._expected = manifest.files
-        self._whole: set[str] = set()
+        self._complete: set[str] = set()
         self._name = ""
         self._content = bytearray()
 
     def add(self, chunk: pb.ModelChunk) -> bytes | None:
-        """The bytes of the file that this chunk makes whole. Raises ``BadRequest``."""
+        """The bytes of the file that this chunk completes. Raises ``BadRequest``."""
         self._check(chunk)
         self._name = chunk.file
         self._content += chunk.data
@@ -109,14 +318,16 @@ class _Files:
         return self._end() if len(self._content) == expected.size else None
 
     def finish(self) -> list[bytes]:
-        """What is whole without a chunk, being empty. Raises ``BadRequest`` for what is not."""
+        """Files that are empty and so have no chunk. Raises ``BadRequest`` for incomplete ones."""
         found = []
         # The one that broke off is named first.
-        for name in sorted(self._expected.keys() - self._whole, key=lambda n: (n != self._name, n)):
+        for name in sorted(
+            self._expected.keys() - self._complete, key=lambda n: (n != self._name, n)
+        ):
             if self._expected[name].size:
-                came = len(self._content) if name == self._name else 0
+                received = len(self._content) if name == self._name else 0
                 raise BadRequest(
-                    f"{name} did not come whole: {came:,} of {self._expected[name].size:,} bytes; "
+                    f"{name} is incomplete: {received:,} of {self._expected[name].size:,} bytes; "
                     "send the student again"
                 )
             self._name = name
@@ -128,7 +339,7 @@ class _Files:
             raise BadRequest(
                 f"the manifest names no file '{chunk.file:.100}'; send only what it names"
             )
-        if chunk.file in self._whole:
+        if chunk.file in self._complete:
             raise BadRequest(f"more of {chunk.file} came after its end; send each file once")
         if self._name and chunk.file != self._name:
             raise BadRequest(
@@ -142,251 +353,30 @@ class _Files:
         content, name = bytes(self._content), self._name
         if hashlib.sha256(content).hexdigest() != self._expected[name].sha256:
             raise BadRequest(
-                f"{name} is not the file that the manifest names: its hash is another one; export "
-                "the student again"
+                f"the hash of {name} differs from the manifest's; export the student again"
             )
-        self._whole.add(name)
+        self._complete.add(name)
         self._name, self._content = "", bytearray()
         return content
 
 
 async def _next(requests: AsyncIterator[pb.AddVersionRequest]) -> pb.AddVersionRequest | None:
-    """The next message; None at the end. Raises ``DeadlineExceeded`` after ``SILENCE_S``."""
+    """The next message; None at the end. Raises ``DeadlineExceeded`` after ``UPLOAD_TIMEOUT_S``."""
     try:
-        async with asyncio.timeout(SILENCE_S):
+        async with asyncio.timeout(UPLOAD_TIMEOUT_S):
             return await anext(requests, None)
     except TimeoutError:
         raise DeadlineExceeded(
-            f"nothing of the model came for {SILENCE_S:.0f} s; send it again"
+            f"nothing was received for {UPLOAD_TIMEOUT_S:.0f} s; send the model again"
         ) from None
 
 
-T = TypeVar("T")
+def model_service(store: Store) -> AbstractContextManager[str]:
+    """``ModelService`` alone, on loopback, until the block ends; gives its address.
 
-THREADS = 4
-"""Calls that wait for the store at one time."""
-MAX_COMPARISONS = 4
-"""Promotions that wait for their comparison; one is computed at a time."""
-CHUNK = 256 * 2**10
-"""Bytes of one message of a download: shows progress on a slow line."""
-WATCH_EVERY_S = 0.5
-TELL_EVERY_S = 5.0
-"""A watcher hears at least so often, so that it knows that the line stands."""
-
-
-class _Content:
-    """The bytes of a file, shared by all who download it at the same time."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-class ModelServicer(models_pb2_grpc.ModelServiceServicer):
-    """``ModelService`` of a server that keeps things; without a store, every call is refused."""
-
-    def __init__(
-        self, store: Store | None, trainer: Trainer | None, stopping: asyncio.Event
-    ) -> None:
-        """``trainer`` None: nothing is trained here. ``stopping`` ends the calls that last."""
-        self._kept = store
-        self._trainer = trainer
-        self._stopping = stopping
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
-        self._judges = ThreadPoolExecutor(1, thread_name_prefix="compare-models")
-        self._comparing = 0
-        self._contents: WeakValueDictionary[str, _Content] = WeakValueDictionary()
-        self._arrivals = ModelArrivals(self._put)
-
-    def close(self) -> None:
-        """Let the threads end; call it when no call is running."""
-        self._threads.shutdown(wait=False)
-        self._judges.shutdown(wait=False, cancel_futures=True)
-
-    async def AddVersion(  # noqa: N802 (gRPC's own spelling)
-        self, requests: AsyncIterator[pb.AddVersionRequest], context: Any
-    ) -> pb.AddVersionResponse:
-        """Keep a new version."""
-        store = self._store()
-        name, manifest, report = await self._arrivals.take(requests)
-        kept, already = await self._in_thread(lambda: store.students.add(name, manifest, report))
-        return pb.AddVersionResponse(model=model_message(kept), already=already)
-
-    async def GetModel(  # noqa: N802
-        self, request: pb.GetModelRequest, context: Any
-    ) -> pb.GetModelResponse:
-        """One version."""
-        store = self._store()
-        wanted = known_name(request.name), _version(request.version)
-        found = await self._in_thread(lambda: store.students.get(*wanted, report=request.report))
-        return pb.GetModelResponse(model=model_message(found))
-
-    async def ListModels(  # noqa: N802
-        self, request: pb.ListModelsRequest, context: Any
-    ) -> pb.ListModelsResponse:
-        """A page of versions, the newest first."""
-        store = self._store()
-        size, before = checked_page(request.page_size, request.page_token, "ListModels")
-        name = known_name(request.name) if request.name else ""
-        found = await self._in_thread(lambda: store.students.page(name, before, size + 1))
-        return model_page(found, size)
-
-    async def PromoteModel(  # noqa: N802
-        self, request: pb.PromoteModelRequest, context: Any
-    ) -> pb.PromoteModelResponse:
-        """Make a version current, unless it is worse."""
-        store = self._store()
-        if not request.version:
-            raise BadRequest("say which version to promote: a number from 1")
-        name, version = known_name(request.name), _version(request.version)
-        on = known_name(request.on_snapshot, "snapshot") if request.on_snapshot else ""
-        if self._comparing >= MAX_COMPARISONS:
-            raise Busy("other models are being compared already; try again in a minute", 10.0)
-        given_up = threading.Event()
-
-        def stopped() -> bool:
-            return given_up.is_set() or self._stopping.is_set()
-
-        def work() -> Any:
-            return promote(
-                store, name, version, force=request.force, on_snapshot=on, stopped=stopped
-            )
-
-        self._comparing += 1
-        try:
-            promoted, comparison = await self._run_in(self._judges, work)
-        finally:
-            given_up.set()
-            self._comparing -= 1
-        return pb.PromoteModelResponse(
-            model=model_message(promoted), comparison=comparison_message(comparison)
-        )
-
-    async def RollbackModel(  # noqa: N802
-        self, request: pb.RollbackModelRequest, context: Any
-    ) -> pb.RollbackModelResponse:
-        """Go back to the version that was current before."""
-        store = self._store()
-        wanted = known_name(request.name), _version(request.from_version)
-        found = await self._in_thread(lambda: store.students.rollback(*wanted))
-        return pb.RollbackModelResponse(model=model_message(found))
-
-    # The stubs know only handlers that yield; these write, so that a slow reader slows them.
-    async def DownloadModel(  # type: ignore[override]  # noqa: N802
-        self, request: pb.DownloadModelRequest, context: Any
-    ) -> None:
-        """A file of a version, from an offset on."""
-        store, offset = self._store(), request.offset
-        wanted = known_name(request.name), _version(request.version), request.file
-        file = await self._in_thread(lambda: store.students.file(*wanted))
-        if offset > file.size:
-            raise BadRequest(f"{request.file} has {file.size} bytes; {offset} cannot be left out")
-        content = self._contents.get(file.sha256)
-        if content is None:
-            content = _Content(await self._in_thread(lambda: store.blobs.get(file.sha256)))
-            self._contents[file.sha256] = content
-        told: pb.ModelFile | None = pb.ModelFile(sha256=file.sha256, size=file.size)
-        while told is not None or offset < file.size:
-            if self._stopping.is_set():
-                raise ShuttingDown("the server is shutting down; go on with the rest in a moment")
-            data = content.data[offset : offset + CHUNK]
-            await context.write(pb.DownloadModelResponse(file=told, data=data))
-            told, offset = None, offset + len(data)
-
-    async def TrainModel(  # noqa: N802
-        self, request: pb.TrainModelRequest, context: Any
-    ) -> pb.TrainModelResponse:
-        """Queue a training."""
-        store = self._store()
-        if self._trainer is None:
-            raise NotSupported(
-                "this server trains nothing; start it with --data FOLDER and --trainings 1, or run "
-                "`secondlook distill` yourself"
-            )
-        self._trainer.check()
-        named = known_name(request.snapshot, "snapshot")
-        snapshot = await self._in_thread(lambda: store.snapshots.get(named))
-        splits = {n: c["images"] for n, c in snapshot.statistics["splits"].items()}
-        order = checked_order(request, splits)
-        made = await self._in_thread(lambda: store.trainings.create(order))
-        return pb.TrainModelResponse(training=training_message(made))
-
-    async def GetTraining(  # noqa: N802
-        self, request: pb.GetTrainingRequest, context: Any
-    ) -> pb.GetTrainingResponse:
-        """How a training stands."""
-        store, number = self._store(), checked_id(request.id)
-        found = await self._in_thread(lambda: store.trainings.get(number))
-        return pb.GetTrainingResponse(training=training_message(found))
-
-    async def WatchTraining(  # type: ignore[override]  # noqa: N802
-        self, request: pb.WatchTrainingRequest, context: Any
-    ) -> None:
-        """News of a training until it is over."""
-        store, number = self._store(), checked_id(request.id)
-        told, told_at = None, 0.0
-        loop = asyncio.get_running_loop()
-        while True:
-            training = await self._in_thread(lambda: store.trainings.get(number))
-            if training != told or loop.time() - told_at >= TELL_EVERY_S:
-                await context.write(pb.WatchTrainingResponse(training=training_message(training)))
-                told, told_at = training, loop.time()
-            if not training.active:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), WATCH_EVERY_S)
-            if self._stopping.is_set():
-                raise ShuttingDown("the server is shutting down; follow it again in a moment")
-
-    async def CancelTraining(  # noqa: N802
-        self, request: pb.CancelTrainingRequest, context: Any
-    ) -> pb.CancelTrainingResponse:
-        """Stop a training."""
-        store, number = self._store(), checked_id(request.id)
-        found = await self._in_thread(lambda: store.trainings.cancel(number))
-        return pb.CancelTrainingResponse(training=training_message(found))
-
-    async def ListTrainings(  # noqa: N802
-        self, request: pb.ListTrainingsRequest, context: Any
-    ) -> pb.ListTrainingsResponse:
-        """A page of trainings, the newest first."""
-        store = self._store()
-        size, before = checked_page(request.page_size, request.page_token, "ListTrainings")
-        found = await self._in_thread(lambda: store.trainings.page(before, size + 1))
-        more = str(found[size - 1].id) if len(found) > size else ""
-        page = map(training_message, found[:size])
-        return pb.ListTrainingsResponse(trainings=page, next_page_token=more)
-
-    def _store(self) -> Store:
-        if self._kept is None:
-            raise NotSupported(
-                "this server keeps nothing, so it has no models; start it with --data FOLDER"
-            )
-        return self._kept
-
-    async def _put(self, content: bytes) -> str:
-        store = self._store()
-        return await self._in_thread(lambda: store.blobs.put(content))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """The store may be slow; the event loop never waits for it."""
-        return await self._run_in(self._threads, work)
-
-    async def _run_in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
-
-
-def _version(number: int) -> int:
-    """A version that a database can hold; the largest it can where it is larger."""
-    return min(number, 2**31 - 1)
-
-
-# ``ModelService`` alone over a store: for a command on the machine where the store is.
-#
-# It loads no model and works on no job, so it may run beside a server of the same store.
-
-
-def models_alone(store: Store) -> AbstractContextManager[str]:
-    """The address (on loopback) of a service that ends with the block; trains nothing."""
+    For a command on the machine where the store is: it loads no model, works on no job and trains
+    nothing, so it may run beside a server of the same store.
+    """
     return in_own_thread("models", lambda: _serving(store))
 
 

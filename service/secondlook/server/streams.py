@@ -1,10 +1,15 @@
-"""Live mode of ``LabelStream``: the newest frames win, and each frame is answered exactly once.
+"""``LabelStream`` in live and in capture mode; each frame is answered exactly once.
 
-A frame is in one of two places: waiting (at most ``max_pending``, oldest first) or at work (at
-most ``AT_WORK``). A frame that arrives when all places are taken pushes the oldest waiting one
-out, so no answer is older than that many frames, however fast they come. Answers are written one
-at a time; a client that does not read them stops the reading of its frames (gRPC's flow control),
-so that nothing piles up here.
+Live: the newest frames win. A frame is waiting (at most ``max_pending``, oldest first) or being
+labelled (at most ``CONCURRENT_FRAMES``). A frame that arrives when all places are taken pushes
+the oldest waiting one out, so no answer is older than that many frames, however fast they come.
+Answers are written one at a time; when a client does not read them, reading its frames stops
+(gRPC's flow control), so that nothing piles up here.
+
+Capture: a frame is acknowledged once it is durable and labelled later. Frames are stored in the
+order in which they came, as many in one commit as have arrived while the last one was written.
+Only a bounded number of bytes is read before they are durable; then reading stops, and gRPC's
+flow control slows the client.
 """
 
 import asyncio
@@ -12,24 +17,30 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from secondlook.core.errors import BadRequest, Busy, SecondlookError, ShuttingDown
 from secondlook.core.types import Labelled
-from secondlook.server.converters import checked_name, kept_name, labelled_message
-from secondlook.store.ingest import Frame, Kept
+from secondlook.server.converters import checked_name, kept_name
+from secondlook.store.ingest import CapturedFrame, FrameStatus
+from secondlook_client import wire
+from secondlook_client.errors import BadRequest, Busy, SecondlookError, ShuttingDown
 from secondlook_client.v1 import labeling_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-AT_WORK = 2
+CONCURRENT_FRAMES = 2
 """One frame in each stage; more would only make the answers older."""
 DEFAULT_PENDING = 2
 MAX_PENDING = 32
+MAX_FRAMES_A_COMMIT = 64
+"""Frames in one commit."""
+MAX_BYTES = 32 * 2**20
+"""Bytes of frames read and not yet durable; one frame more may come on top."""
+LARGEST_SEQUENCE = 2**63 - 1
 INTERNAL_MESSAGE = "something failed on the server; its log has the details"
 
 Answer = pb.Labelled | pb.FrameFailure | pb.FrameDropped
 
 
-class LiveStream:
+class LiveSession:
     """One client's frames, from the first after the opening to the end of the stream."""
 
     def __init__(
@@ -64,7 +75,7 @@ class LiveStream:
         When the server stops, frames already read are finished first, then ``ShuttingDown`` is
         raised. Raises ``BadRequest`` for a message that is no frame or a number out of order.
         """
-        workers = [asyncio.create_task(self._work()) for _ in range(AT_WORK)]
+        workers = [asyncio.create_task(self._work()) for _ in range(CONCURRENT_FRAMES)]
         try:
             await self._read(requests)
             self._ended = True
@@ -121,7 +132,7 @@ class LiveStream:
         except Exception:
             log.exception("a frame failed", extra={"sequence": frame.sequence})
             return pb.FrameFailure(reason="internal", message=INTERNAL_MESSAGE)
-        return labelled_message(labelled, self._every)
+        return wire.labelled_message(labelled.result, self._every)
 
     async def _answer(self, sequence: int, answer: Answer) -> None:
         if isinstance(answer, pb.Labelled):
@@ -157,25 +168,12 @@ async def until(
             request.cancel()
 
 
-# Capture mode of ``LabelStream``: a frame is acknowledged once it is durable, labelled later.
-#
-# Frames are kept in the order in which they came, as many in one commit as have arrived while the
-# last one was written. Only a bounded number of bytes is taken in before they are durable; then
-# the reading stops, and gRPC's flow control slows the client.
-
-MAX_AT_ONCE = 64
-"""Frames in one commit."""
-MAX_BYTES = 32 * 2**20
-"""Bytes of frames read and not yet durable; one frame more may come on top."""
-LARGEST_SEQUENCE = 2**63 - 1
-
-
-class CaptureStream:
+class CaptureSession:
     """One client's frames, from the first after the opening to the end of the stream."""
 
     def __init__(
         self,
-        keep: Callable[[Sequence[Frame]], list[Kept]],
+        keep: Callable[[Sequence[CapturedFrame]], list[FrameStatus]],
         write: Callable[[pb.LabelStreamResponse], Awaitable[None]],
         *,
         max_frame_bytes: int,
@@ -191,7 +189,7 @@ class CaptureStream:
         self._max_frame_bytes = max_frame_bytes
         self._stopping = stopping
         self._observe = observe
-        self._waiting: deque[Frame] = deque()
+        self._waiting: deque[CapturedFrame] = deque()
         self._bytes = 0
         self._ended = False
         self._changed = asyncio.Condition()
@@ -239,11 +237,11 @@ class CaptureStream:
                 whole = len(frame.content) <= self._max_frame_bytes
                 await self._answer(_answer(frame, next(kept)) if whole else self._too_large(frame))
 
-    async def _next(self) -> list[Frame]:
+    async def _next(self) -> list[CapturedFrame]:
         """Waits for frames; none are left when it returns an empty list."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._waiting or self._ended)
-            count = min(len(self._waiting), MAX_AT_ONCE)
+            count = min(len(self._waiting), MAX_FRAMES_A_COMMIT)
             frames = [self._waiting.popleft() for _ in range(count)]
             self._bytes -= sum(len(frame.content) for frame in frames)
             self._changed.notify_all()
@@ -253,7 +251,7 @@ class CaptureStream:
         self._observe(answer.WhichOneof("answer") or "")
         await self._write(pb.LabelStreamResponse(answer=answer))
 
-    def _too_large(self, frame: Frame) -> pb.FrameAnswer:
+    def _too_large(self, frame: CapturedFrame) -> pb.FrameAnswer:
         message = (
             f"the frame has {len(frame.content):,} bytes; at most {self._max_frame_bytes:,} are "
             "taken. Send it smaller or raise the server's max_image_bytes"
@@ -262,7 +260,7 @@ class CaptureStream:
         return pb.FrameAnswer(sequence=frame.sequence, failure=failure)
 
 
-def _frame(request: pb.LabelStreamRequest, last: int) -> Frame:
+def _frame(request: pb.LabelStreamRequest, last: int) -> CapturedFrame:
     """The checked frame of a message, numbered above ``last``."""
     if request.WhichOneof("message") != "frame":
         raise BadRequest("expected a frame; a stream is opened once, by its first message")
@@ -272,16 +270,16 @@ def _frame(request: pb.LabelStreamRequest, last: int) -> Frame:
             f"expected a frame numbered above {last} and below 2^63, got {frame.sequence}; "
             "frames are numbered upwards, so that each is stored once"
         )
-    return Frame(frame.sequence, kept_name(frame.name), frame.image)
+    return CapturedFrame(frame.sequence, kept_name(frame.name), frame.image)
 
 
-def _answer(frame: Frame, kept: Kept) -> pb.FrameAnswer:
-    if kept is Kept.OTHER:
+def _answer(frame: CapturedFrame, kept: FrameStatus) -> pb.FrameAnswer:
+    if kept is FrameStatus.CONFLICT:
         message = (
             f"number {frame.sequence} of this stream is taken by another image; number frames "
             "upwards for ever, or give another stream_id"
         )
         failure = pb.FrameFailure(reason="sequence_taken", message=message)
         return pb.FrameAnswer(sequence=frame.sequence, failure=failure)
-    stored = pb.FrameStored(already=kept is Kept.ALREADY)
+    stored = pb.FrameStored(already=kept is FrameStatus.DUPLICATE)
     return pb.FrameAnswer(sequence=frame.sequence, stored=stored)

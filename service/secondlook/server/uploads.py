@@ -10,32 +10,32 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from secondlook.core.errors import Busy
-from secondlook.store.ingest import Arrived, Uploads
+from secondlook.store.ingest import UploadedImage, UploadIngest
+from secondlook_client.errors import Busy
 
 WRITERS = 4
-"""Images written at a time: most of the time of each is the disk's."""
-GATHER_S = 0.01
-"""The first of a transaction waits so long for others: clients send several at a time."""
+"""Images written at the same time: most of the time of each is the disk's."""
+BATCHING_WINDOW_S = 0.01
+"""The first image of a transaction waits this long for others: clients send several at once."""
 MAX_AT_ONCE = 256
 """Images in one transaction."""
 MAX_BYTES = 256 * 2**20
-"""Of images inside that are not durable yet; one more is told to come back."""
+"""Of images received and not durable yet; one more is refused with RESOURCE_EXHAUSTED."""
 
 
 @dataclass(eq=False)
 class _Waiting:
     job: str
-    arrived: Arrived
+    arrived: UploadedImage
     already: "asyncio.Future[bool]"
 
 
-class Arrivals:
-    """Keeps images for upload jobs. Belongs to one event loop, which never waits for a disk."""
+class UploadBatcher:
+    """Stores images of upload jobs. Belongs to one event loop, which never waits for a disk."""
 
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: UploadIngest) -> None:
         self._uploads = uploads
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="arrivals")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="uploads")
         self._waiting: deque[_Waiting] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._bytes = 0
@@ -47,12 +47,15 @@ class Arrivals:
         store raises.
         """
         if self._bytes and self._bytes + len(content) > MAX_BYTES:
-            raise Busy("too many images arrive at a time; try again in a moment", 0.5)
+            raise Busy(
+                "too many images are being uploaded at once; try again in a moment",
+                retry_after_s=0.5,
+            )
         self._bytes += len(content)
         try:
             loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(self._writers, self._uploads.keep, content)
-            one = _Waiting(job, Arrived(key, name, image), loop.create_future())
+            image = await loop.run_in_executor(self._writers, self._uploads.store, content)
+            one = _Waiting(job, UploadedImage(key, name, image), loop.create_future())
             self._waiting.append(one)
             if self._committing is None:
                 self._committing = loop.create_task(self._commit_all())
@@ -61,14 +64,14 @@ class Arrivals:
             self._bytes -= len(content)
 
     def close(self) -> None:
-        """Let the threads end; call it when nothing is inside."""
+        """Let the threads end; call it when no upload is pending."""
         self._writers.shutdown(wait=False)
 
     async def _commit_all(self) -> None:
-        """Until nothing waits: there is one commit at a time, so the next one gathers company."""
+        """Until nothing waits; one commit at a time, so that the next one is a larger batch."""
         try:
             while self._waiting:
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(BATCHING_WINDOW_S)
                 await self._commit(self._next())
         finally:
             self._committing = None

@@ -1,4 +1,9 @@
-"""Bytes by their sha256: images and manifests. What was put is there for good, or said so."""
+"""Content-addressed bytes: images, manifests and models under their sha256, in a folder.
+
+``put`` acknowledges only what is durable: the file and its folder are fsynced. obstore's local
+store was tried in its place and is not enough: it neither fsyncs (0.12 has no option for it) nor
+notices an unmounted disk, and it cannot renew the age of bytes that are put again.
+"""
 
 import errno
 import fcntl
@@ -12,103 +17,103 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from secondlook.core.errors import Damaged, NotFound, StorageFull, StoreUnavailable
-from secondlook.core.files import FULL
+from secondlook.core.files import DISK_FULL
+from secondlook_client.errors import Damaged, NotFound, StorageFull, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
 INCOMING = "incoming"
 ABANDONED_S = 3600.0
-"""After this long a file that is still on its way belongs to a process that has died."""
+"""A partial file older than this was left by a process that died."""
 
 
 class Blobs(Protocol):
-    """Where bytes are kept by content. A sha256 is 64 hexadecimal digits, lower case.
+    """A content-addressed store. A sha256 is 64 lower-case hexadecimal digits.
 
     Every method may raise ``StoreUnavailable``. Safe to use from several threads and processes.
     """
 
     def put(self, content: bytes) -> str:
-        """Keep bytes; their sha256. They are durable on return, and putting them twice is once.
+        """Store bytes durably; returns their sha256. Idempotent.
 
         Raises ``StorageFull``.
         """
         ...
 
     def get(self, sha256: str) -> bytes:
-        """The bytes. Raises ``NotFound``, and ``Damaged`` when their hash is another."""
+        """The bytes. Raises ``NotFound``, and ``Damaged`` when they do not match their hash."""
         ...
 
     def has(self, sha256: str) -> bool:
-        """Whether there are bytes under that name; says nothing of their state."""
+        """Whether the bytes exist; they are not read."""
         ...
 
     def remove(self, sha256: str) -> None:
-        """Remove the bytes, if they are there."""
+        """Delete the bytes, if they exist."""
         ...
 
     def remove_unless_new(self, sha256: str, age_s: float) -> bool:
-        """Remove the bytes if nobody put them within ``age_s`` seconds; whether they are gone.
+        """Delete the bytes unless they were put within ``age_s`` seconds; whether they are gone.
 
-        Whoever put them again may be about to write the row that needs them.
+        Whoever put them again may be about to insert the row that refers to them.
         """
         ...
 
     def all(self) -> Iterator[str]:
-        """The name of everything that is kept, in no order."""
+        """The sha256 of every blob, in no order."""
         ...
 
 
 class FolderBlobs:
-    """Blobs as files of one folder: ``ab/ab12…``, read-only, each complete or not there."""
+    """Blobs as files of one folder: ``ab/ab12…``, read-only, written atomically."""
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
-        """``root`` is made when it is not there, unless it is only read.
+        """``root`` is created if missing, unless ``read_only``.
 
         Raises ``StoreUnavailable``.
         """
         self._root = root
         if read_only:
             return
-        with _explained():
+        with _translated_errors():
             (root / INCOMING).mkdir(parents=True, exist_ok=True)
             _remove_abandoned(root / INCOMING)
 
     def put(self, content: bytes) -> str:
-        """See ``Blobs``. Bytes that rotted on the disk are replaced by good ones."""
+        """See ``Blobs``. Bytes that were corrupted on the disk are replaced."""
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._path(sha256)
-        with _explained():
+        with _translated_errors():
             if not _renew(path, content):
                 self._write(path, content)
-            # Also when it was there: whoever wrote it may not have come to this line yet.
-            _sync(path.parent)
+            # Also when it existed: whoever wrote it may not have reached this line yet.
+            _fsync_folder(path.parent)
         return sha256
 
     def get(self, sha256: str) -> bytes:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             try:
                 content = self._path(sha256).read_bytes()
             except FileNotFoundError:
-                (self._root / INCOMING).stat()  # raises where the whole folder is away
-                raise lost(sha256) from None
-        return checked(sha256, content)
+                (self._root / INCOMING).stat()  # raises where the whole folder is missing
+                raise blob_not_found(sha256) from None
+        return verify_hash(sha256, content)
 
     def has(self, sha256: str) -> bool:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             return self._path(sha256).is_file()
 
     def remove(self, sha256: str) -> None:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             self._path(sha256).unlink(missing_ok=True)
 
     def remove_unless_new(self, sha256: str, age_s: float) -> bool:
         """See ``Blobs``."""
         path = self._path(sha256)
-        with _explained(), suppress(FileNotFoundError), _locked(path.parent):
+        with _translated_errors(), suppress(FileNotFoundError), _locked(path.parent):
             if path.stat().st_mtime > time.time() - age_s:
                 return False
             path.unlink()
@@ -116,13 +121,13 @@ class FolderBlobs:
 
     def all(self) -> Iterator[str]:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             for shard in sorted(self._root.iterdir()):
                 if shard.name != INCOMING and shard.is_dir():
-                    yield from (entry.name for entry in os.scandir(shard) if is_name(entry.name))
+                    yield from (entry.name for entry in os.scandir(shard) if is_sha256(entry.name))
 
     def _path(self, sha256: str) -> Path:
-        return self._root / path_of(sha256)
+        return self._root / blob_path(sha256)
 
     def _write(self, path: Path, content: bytes) -> None:
         part = self._root / INCOMING / uuid4().hex
@@ -132,10 +137,10 @@ class FolderBlobs:
                 file.write(content)
                 file.flush()
                 os.fsync(handle)
-            # Never with parents: a folder whose disk is not mounted must not be made anew.
+            # Never with parents: a folder whose disk is not mounted must not be created anew.
             with suppress(FileExistsError):
                 path.parent.mkdir()
-                _sync(self._root)
+                _fsync_folder(self._root)
             part.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -143,8 +148,8 @@ class FolderBlobs:
             raise
 
 
-def checked(sha256: str, content: bytes) -> bytes:
-    """``content`` if that is its hash. Raises ``Damaged``."""
+def verify_hash(sha256: str, content: bytes) -> bytes:
+    """``content``, if its hash is ``sha256``. Raises ``Damaged``."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Damaged(
             f"blob {sha256[:12]} no longer matches its hash; put the same image in again, or "
@@ -153,28 +158,28 @@ def checked(sha256: str, content: bytes) -> bytes:
     return content
 
 
-def lost(sha256: str) -> NotFound:
-    """The error for a blob that is not there."""
+def blob_not_found(sha256: str) -> NotFound:
+    """The error for a missing blob."""
     return NotFound(
         f"blob {sha256[:12]} is not in the blob store; put the same image in again, or restore "
         "it with `secondlook restore`"
     )
 
 
-def path_of(sha256: str) -> str:
-    """Where a blob is below its root. Raises ``NotFound`` for what is no sha256."""
-    if not is_name(sha256):
-        raise NotFound(f"{sha256[:80]!r} is no sha256 in hexadecimal digits")
+def blob_path(sha256: str) -> str:
+    """Path of a blob below the root. Raises ``NotFound`` for what is not a sha256."""
+    if not is_sha256(sha256):
+        raise NotFound(f"{sha256[:80]!r} is not a sha256 of 64 hexadecimal digits")
     return f"{sha256[:2]}/{sha256}"
 
 
-def is_name(text: str) -> bool:
-    """Whether it is a sha256 as we write it."""
+def is_sha256(text: str) -> bool:
+    """Whether it is a sha256 in lower-case hexadecimal digits."""
     return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
 def _renew(path: Path, content: bytes) -> bool:
-    """True when the file holds ``content``; it is as new then."""
+    """Whether the file holds ``content``; its age starts anew then."""
     try:
         with _locked(path.parent):
             if path.stat().st_size != len(content) or path.read_bytes() != content:
@@ -187,7 +192,7 @@ def _renew(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One at a time looks at a file's age and does something about it."""
+    """Serialize renewals and age-dependent deletions in a folder, across processes."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with suppress(OSError):  # a file system without locks
@@ -197,7 +202,7 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _sync(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -213,21 +218,21 @@ def _remove_abandoned(incoming: Path) -> None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except OSError as failure:
         log.warning("the blob store failed: %s", failure)
-        if failure.errno in FULL:
+        if failure.errno in DISK_FULL:
             raise StorageFull(
-                "the disk of the blob store is full; free some space and try again, what was kept "
-                "before is intact"
+                "the disk of the blob store is full; free some space and try again, what was "
+                "stored before is intact"
             ) from failure
         raise StoreUnavailable(
-            f"the blob store's folder fails ({_word(failure)}); what waits for it goes on once it "
+            f"the blob store's folder fails ({_error_name(failure)}); pending work resumes once it "
             "works again"
         ) from failure
 
 
-def _word(failure: OSError) -> str:
+def _error_name(failure: OSError) -> str:
     return errno.errorcode.get(failure.errno or 0, type(failure).__name__)

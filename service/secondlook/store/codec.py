@@ -1,11 +1,11 @@
-"""Evidence and decisions of one image as bytes, exact to the last bit.
+"""Binary format of the evidence and decisions of one image, exact to the last bit.
 
-One byte for the form, then a zlib stream: counts, arrays (little endian), and a JSON list of the
-texts that the arrays name by place (0 is the empty text). Questions and class names are not in it:
-the ontology of the row has them. ``python -m bench store`` has what other forms cost.
+A format byte, then a zlib stream: counts, arrays (little endian), and a JSON list of the texts that
+the arrays refer to by index (0 is the empty text). Questions and class names are not in it: the
+ontology of the row has them. ``python -m bench store`` compares the size of other formats.
 
-Probabilities are kept in 32 bits where that loses nothing, as with every model in process, else in
-64; a verdict's milliseconds in 32.
+Probabilities are stored in 32 bits where that loses nothing, as with every model in process, else
+in 64; a verdict's milliseconds in 32.
 """
 
 import json
@@ -13,28 +13,22 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.errors import Damaged
-from secondlook.core.ontology import Ontology
-from secondlook.core.types import (
-    Answer,
-    Decision,
-    Evidence,
-    Judgement,
-    Outcome,
-    Proposals,
-    Verdict,
-    View,
-)
+from secondlook.core.types import Boxes, Evidence, Proposals
+from secondlook_client.errors import Damaged
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import Answer, Decision, Judgement, Outcome, Verdict, View
 
-FORM = 1
+FORMAT = 1
 LEVEL = 1
-"""Of zlib: higher ones take longer and save a few bytes in a hundred."""
+"""Of zlib: higher ones take longer and save a few percent."""
+CHECK = "run `secondlook check`"
 OUTCOMES = (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE)
 EXACT, CACHED = 1, 2
 EVIDENCE_HEAD = struct.Struct("<BHHI")  # probabilities in 64 bits?, boxes, classes, verdicts
@@ -47,7 +41,7 @@ def _verdict_type(wide: bool) -> np.dtype[Any]:
             ("p_yes", "<f8" if wide else "<f4"),  # NaN: no verdict
             ("ms", "<f4"),
             ("row", "<u2"),
-            ("ask", "<u2"),
+            ("question", "<u2"),
             ("raw", "<u4"),
             ("error", "<u4"),
             ("model", "<u2"),
@@ -75,38 +69,38 @@ DECIDED = (_decision_type(False), _decision_type(True))
 
 
 @lru_cache(maxsize=64)
-def asks_of(ontology: Ontology) -> tuple[tuple[View, str], ...]:
-    """Every distinct (view, question) of an ontology, in order of first use."""
+def questions_of(ontology: Ontology) -> tuple[tuple[View, str], ...]:
+    """The distinct (view, question) pairs of an ontology, in order of first use."""
     return tuple(dict.fromkeys((spec.view, spec.question) for spec in ontology.classes))
 
 
 def pack_evidence(evidence: Evidence, ontology: Ontology) -> bytes:
-    """``evidence`` as bytes; ``ontology`` is the one that its classes and questions come from.
+    """Pack evidence that was made with ``ontology``.
 
-    Raises ``ValueError`` or ``KeyError`` when they are not.
+    Raises ``ValueError`` or ``KeyError`` for classes or questions of another ontology.
     """
     proposals, verdicts = evidence.proposals, evidence.verdicts
     if proposals.scores.shape[1] != len(ontology.classes):
         raise ValueError(
             f"{proposals.scores.shape[1]} scores a box for {len(ontology.classes)} classes"
         )
-    place = {ask: number for number, ask in enumerate(asks_of(ontology))}
-    texts = _Texts()
+    index = {question: number for number, question in enumerate(questions_of(ontology))}
+    texts = _TextIndex()
     rows = [
         (
             math.nan if verdict.answer.p_yes is None else verdict.answer.p_yes,
             verdict.ms,
             row,
-            place[view, question],
-            texts.place(verdict.answer.raw),
-            texts.place(verdict.answer.error),
-            0 if verdict.model == evidence.verifier else texts.place(verdict.model),
+            index[view, question],
+            texts.index(verdict.answer.raw),
+            texts.index(verdict.answer.error),
+            0 if verdict.model == evidence.verifier else texts.index(verdict.model),
             verdict.answer.exact * EXACT | verdict.cached * CACHED,
         )
         for (row, view, question), verdict in verdicts.items()
     ]
     wide = _is_wide(row[0] for row in rows)
-    return closed(
+    return compress(
         EVIDENCE_HEAD.pack(wide, len(proposals), len(ontology.classes), len(rows)),
         proposals.boxes.astype("<f4").tobytes(),
         proposals.scores.astype("<f4").tobytes(),
@@ -118,63 +112,84 @@ def pack_evidence(evidence: Evidence, ontology: Ontology) -> bytes:
 def unpack_evidence(
     content: bytes, ontology: Ontology, proposer: str, verifier: str, student: str = ""
 ) -> Evidence:
-    """What ``pack_evidence`` packed, with the names that it was kept with. Raises ``Damaged``."""
-    packed = opened(content)
+    """The inverse of ``pack_evidence``; the names come from the row. Raises ``Damaged``."""
+    arrays = evidence_arrays(content, len(ontology.classes))
     try:
-        wide, boxes, classes, verdicts = EVIDENCE_HEAD.unpack_from(packed)
-        if classes != len(ontology.classes):
-            raise ValueError(f"{classes} classes where the ontology has {len(ontology.classes)}")
+        texts = ["", *json.loads(arrays.texts)]
+        verdicts = _verdicts(arrays.verdicts.tolist(), texts, questions_of(ontology), verifier)
+        proposals = Proposals(arrays.boxes, arrays.scores)
+        return Evidence(proposals, verdicts, proposer, verifier, student)
+    except (ValueError, IndexError, TypeError) as cause:
+        raise Damaged(f"the stored evidence cannot be read ({cause}); {CHECK}") from cause
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceArrays:
+    """Evidence of an image with N boxes as it is stored."""
+
+    boxes: Boxes
+    """(N, 4)."""
+    scores: NDArray[np.float32]
+    """(N, classes of the ontology)."""
+    verdicts: NDArray[Any]
+    """Rows of ``VERDICTS``."""
+    texts: bytes
+    """JSON list, without the empty text of index 0."""
+
+
+def evidence_arrays(content: bytes, classes: int) -> EvidenceArrays:
+    """The arrays of packed evidence, made with that many classes. Raises ``Damaged``."""
+    packed = decompress(content)
+    try:
+        wide, boxes, columns, verdicts = EVIDENCE_HEAD.unpack_from(packed)
+        if columns != classes:
+            raise ValueError(f"{columns} classes where the ontology has {classes}")
         at = EVIDENCE_HEAD.size
-        numbers: NDArray[np.float32] = np.frombuffer(packed, "<f4", boxes * (4 + classes), at)
+        numbers: NDArray[np.float32] = np.frombuffer(packed, "<f4", boxes * (4 + columns), at)
         at += numbers.nbytes
         rows = np.frombuffer(packed, VERDICTS[wide], verdicts, at)
-        texts = ["", *json.loads(packed[at + rows.nbytes :])]
-        return Evidence(
-            Proposals(
-                numbers[: boxes * 4].reshape(boxes, 4),
-                numbers[boxes * 4 :].reshape(boxes, classes),
-            ),
-            _verdicts(rows.tolist(), texts, asks_of(ontology), verifier),
-            proposer,
-            verifier,
-            student,
-        )
-    except (struct.error, ValueError, IndexError, TypeError) as cause:
-        raise Damaged(f"the kept evidence cannot be read ({cause}); {CHECK}") from cause
+    except (struct.error, ValueError, IndexError) as cause:
+        raise Damaged(f"the stored evidence cannot be read ({cause}); {CHECK}") from cause
+    return EvidenceArrays(
+        numbers[: boxes * 4].reshape(boxes, 4),
+        numbers[boxes * 4 :].reshape(boxes, columns),
+        rows,
+        packed[at + rows.nbytes :],
+    )
 
 
 def _verdicts(
-    rows: list[Any], texts: list[str], asks: Sequence[tuple[View, str]], verifier: str
+    rows: list[Any], texts: list[str], questions: Sequence[tuple[View, str]], verifier: str
 ) -> dict[tuple[int, View, str], Verdict]:
     found = {}
-    for p_yes, ms, row, ask, raw, error, model, flags in rows:
-        view, question = asks[ask]
+    for p_yes, ms, row, number, raw, error, model, flags in rows:
+        view, question = questions[number]
         answer = Answer(
             None if p_yes != p_yes else p_yes, texts[raw], texts[error], bool(flags & EXACT)
         )
-        said_by = texts[model] if model else verifier
+        model_name = texts[model] if model else verifier
         found[row, view, question] = Verdict(
-            question, view, answer, said_by, ms, bool(flags & CACHED)
+            question, view, answer, model_name, ms, bool(flags & CACHED)
         )
     return found
 
 
 def pack_decisions(judgements: Sequence[Judgement], ontology: Ontology) -> bytes:
-    """What was decided, as bytes; ``ontology`` is the one that it was decided by."""
-    place = {name: number for number, name in enumerate(ontology.names)}
-    texts = _Texts()
+    """Pack decisions that were made with ``ontology``."""
+    index = {name: number for number, name in enumerate(ontology.names)}
+    texts = _TextIndex()
     rows = [
         (
             judgement.decision.probability,
             judgement.row,
-            place[judgement.class_name],
+            index[judgement.class_name],
             OUTCOMES.index(judgement.decision.outcome),
-            texts.place(judgement.decision.reason),
+            texts.index(judgement.decision.reason),
         )
         for judgement in judgements
     ]
     wide = _is_wide(row[0] for row in rows)
-    return closed(
+    return compress(
         DECISIONS_HEAD.pack(wide, len(rows)),
         np.array(rows, dtype=DECIDED[wide]).tobytes(),
         texts.packed(),
@@ -184,18 +199,18 @@ def pack_decisions(judgements: Sequence[Judgement], ontology: Ontology) -> bytes
 def unpack_decisions(
     content: bytes, evidence: Evidence, ontology: Ontology
 ) -> tuple[Judgement, ...]:
-    """The judgements that ``pack_decisions`` packed; scores and verdicts are the evidence's.
+    """The inverse of ``pack_decisions``; scores and verdicts come from the evidence.
 
     ``evidence.proposals`` has one column a class of ``ontology``. Raises ``Damaged``.
     """
-    packed = opened(content)
+    packed = decompress(content)
     try:
         wide, judgements = DECISIONS_HEAD.unpack_from(packed)
         rows = np.frombuffer(packed, DECIDED[wide], judgements, DECISIONS_HEAD.size)
         texts = ["", *json.loads(packed[DECISIONS_HEAD.size + rows.nbytes :])]
         return _judgements(rows.tolist(), texts, evidence, ontology)
     except (struct.error, ValueError, IndexError, TypeError) as cause:
-        raise Damaged(f"the kept decisions cannot be read ({cause}); {CHECK}") from cause
+        raise Damaged(f"the stored decisions cannot be read ({cause}); {CHECK}") from cause
 
 
 def _judgements(
@@ -220,20 +235,17 @@ def _judgements(
     return tuple(found)
 
 
-class _Texts:
-    """Distinct texts in order of first use; place 0 is the empty one."""
+class _TextIndex:
+    """Distinct texts in order of first use; index 0 is the empty one."""
 
     def __init__(self) -> None:
-        self._places = {"": 0}
+        self._indices = {"": 0}
 
-    def place(self, text: str) -> int:
-        return self._places.setdefault(text, len(self._places))
+    def index(self, text: str) -> int:
+        return self._indices.setdefault(text, len(self._indices))
 
     def packed(self) -> bytes:
-        return json.dumps([*self._places][1:], separators=(",", ":")).encode("ascii")
-
-
-CHECK = "run `secondlook check`"
+        return json.dumps([*self._indices][1:], separators=(",", ":")).encode("ascii")
 
 
 def _is_wide(probabilities: Iterable[float]) -> bool:
@@ -241,17 +253,17 @@ def _is_wide(probabilities: Iterable[float]) -> bool:
     return not np.array_equal(values, values.astype(np.float32), equal_nan=True)
 
 
-def closed(*parts: bytes) -> bytes:
-    """Parts as they are stored: the form, then a zlib stream."""
-    return bytes((FORM,)) + zlib.compress(b"".join(parts), LEVEL)
+def compress(*parts: bytes) -> bytes:
+    """Join and compress: the format byte, then a zlib stream."""
+    return bytes((FORMAT,)) + zlib.compress(b"".join(parts), LEVEL)
 
 
-def opened(content: bytes) -> bytes:
-    """What ``closed`` was given, in one piece. Raises ``Damaged``."""
-    if content[:1] != bytes((FORM,)):
+def decompress(content: bytes) -> bytes:
+    """The inverse of ``compress``, in one piece. Raises ``Damaged``."""
+    if content[:1] != bytes((FORMAT,)):
         raise Damaged(
-            f"a row is packed in form {content[0] if content else 'none'}, which this version does "
-            "not know; use the version that wrote it, or a newer one"
+            f"a row has the format {content[0] if content else 'none'}, which this version cannot "
+            "read; use the version that wrote it, or a newer one"
         )
     try:
         return zlib.decompress(memoryview(content)[1:])

@@ -1,4 +1,4 @@
-"""What persons said of single boxes. It outranks every run, earlier or later."""
+"""Corrections of single boxes by people; they take precedence over every run."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,22 +9,21 @@ import numpy as np
 from sqlalchemy import Connection, Row, insert, select
 
 from secondlook.core import boxes as box_ops
-from secondlook.core.errors import InvalidInput, NotFound
-from secondlook.core.types import Decision, Judgement, Outcome
-from secondlook.store.database import now
-from secondlook.store.queue import storable
+from secondlook.store.database import now, sanitize_text
 from secondlook.store.schema import corrections, images
+from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.values import Decision, Judgement, Outcome
 
 SAME_BOX = 0.5
-"""IoU from which a person's box and a model's are the same thing."""
+"""IoU from which a person's box and a model's are the same object."""
 ADDED = -1
 """The row of a judgement whose box no model proposed."""
-_LONGEST = 120
+_MAX_LENGTH = 120
 
 
 @dataclass(frozen=True)
 class Correction:
-    """One person's word on one box for one class."""
+    """One person's decision on one box for one class."""
 
     id: int
     image_id: int
@@ -34,7 +33,7 @@ class Correction:
     outcome: Outcome
     person: str
     note: str
-    made_at: float
+    created_at: float
 
 
 def add_correction(
@@ -46,25 +45,25 @@ def add_correction(
     person: str,
     note: str = "",
 ) -> int:
-    """Keep a person's word; its number. Raises ``InvalidInput`` and ``NotFound``."""
+    """Insert a correction; its id. Raises ``InvalidInput`` and ``NotFound``."""
     _check(class_name, box, person)
     if connection.execute(select(images.c.id).where(images.c.id == image_id)).first() is None:
         raise NotFound(f"there is no image {image_id} in the store")
     row = {
         "image_id": image_id,
-        "class_name": storable(class_name),
+        "class_name": sanitize_text(class_name),
         **dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
         "outcome": outcome.value,
-        "person": storable(person),
-        "note": storable(note),
-        "made_at": now(),
+        "person": sanitize_text(person),
+        "note": sanitize_text(note),
+        "created_at": now(),
     }
     added = connection.execute(insert(corrections).values(row).returning(corrections.c.id))
     return int(added.scalar_one())
 
 
 def corrections_of(connection: Connection, image_ids: Any) -> dict[int, list[Correction]]:
-    """By image, the oldest first; ``image_ids`` is a list of numbers or a query."""
+    """By image, oldest first; ``image_ids`` is a list of ids or a query."""
     query = select(corrections).where(corrections.c.image_id.in_(image_ids))
     found: dict[int, list[Correction]] = {}
     for row in connection.execute(query.order_by(corrections.c.id)):
@@ -72,20 +71,20 @@ def corrections_of(connection: Connection, image_ids: Any) -> dict[int, list[Cor
     return found
 
 
-def corrected(
-    judgements: Sequence[Judgement], said: Iterable[Correction], classes: Sequence[str]
+def apply_corrections(
+    judgements: Sequence[Judgement], corrections: Iterable[Correction], classes: Sequence[str]
 ) -> tuple[Judgement, ...]:
-    """``judgements`` with every correction applied, the oldest first, so the newest word stands.
+    """``judgements`` with every correction applied, oldest first, so the newest one wins.
 
-    A correction settles the judgement of its class whose box overlaps its own best. Where none
-    does, an accepted or unsure box is added at the end, so places of judgements never change.
-    Classes that are not in ``classes`` are left out.
+    A correction replaces the decision of the judgement of its class whose box overlaps its own
+    best. Where none does, an accepted or unsure box is appended, so indices of judgements never
+    change. Classes that are not in ``classes`` are ignored.
     """
     found = [*judgements]
-    for correction in said:
-        place = _best(found, correction)
-        if place is not None:
-            found[place] = replace(found[place], decision=_decision(correction, found[place]))
+    for correction in corrections:
+        index = _best_match(found, correction)
+        if index is not None:
+            found[index] = replace(found[index], decision=_decision(correction, found[index]))
         elif correction.class_name in classes and correction.outcome is not Outcome.REJECT:
             found.append(
                 Judgement(
@@ -100,7 +99,7 @@ def corrected(
     return tuple(found)
 
 
-def _best(found: Sequence[Judgement], correction: Correction) -> int | None:
+def _best_match(found: Sequence[Judgement], correction: Correction) -> int | None:
     of_class = [i for i, j in enumerate(found) if j.class_name == correction.class_name]
     if not of_class:
         return None
@@ -111,20 +110,22 @@ def _best(found: Sequence[Judgement], correction: Correction) -> int | None:
 
 
 def _decision(correction: Correction, judged: Judgement | None) -> Decision:
-    settled = {Outcome.ACCEPT: 1.0, Outcome.REJECT: 0.0}
+    certain = {Outcome.ACCEPT: 1.0, Outcome.REJECT: 0.0}
     before = judged.decision.probability if judged else 0.0
     note = f": {correction.note}" if correction.note else ""
     return Decision(
         correction.outcome,
-        settled.get(correction.outcome, before),
+        certain.get(correction.outcome, before),
         f"{correction.person} decided {correction.outcome.value}{note}",
     )
 
 
 def _check(class_name: str, box: tuple[float, float, float, float], person: str) -> None:
     for what, text in (("class", class_name), ("person", person)):
-        if not text.strip() or len(text) > _LONGEST:
-            raise InvalidInput(f"expected a {what} of 1 to {_LONGEST} characters, got {text!r:.60}")
+        if not text.strip() or len(text) > _MAX_LENGTH:
+            raise InvalidInput(
+                f"expected a {what} of 1 to {_MAX_LENGTH} characters, got {text!r:.60}"
+            )
     x1, y1, x2, y2 = box
     if not (all(map(math.isfinite, box)) and x2 > x1 and y2 > y1):
         raise InvalidInput(f"expected a box x1 y1 x2 y2 with x2 > x1 and y2 > y1, got {box}")
@@ -139,5 +140,5 @@ def _correction(row: "Row[Any]") -> Correction:
         Outcome(row.outcome),
         row.person,
         row.note,
-        row.made_at,
+        row.created_at,
     )

@@ -1,7 +1,8 @@
-"""The way to the database: transactions, and what its failures mean.
+"""The connection to the database: transactions, error translation, change notification.
 
-SQLite in WAL mode or PostgreSQL, told apart nowhere else but here and in ``care``. A transaction
-that was left without an error is on the disk (``synchronous=FULL``, ``synchronous_commit``).
+SQLite in WAL mode or PostgreSQL; only this module, ``locks`` and ``backup`` tell them apart. A
+transaction that ended without an error is on the disk (``synchronous=FULL``,
+``synchronous_commit``).
 """
 
 import asyncio
@@ -22,63 +23,19 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from secondlook.core.errors import (
+from secondlook_client.errors import (
     BadSetting,
     Damaged,
+    MissingExtra,
     SecondlookError,
     StorageFull,
     StoreUnavailable,
 )
 
-# Word of changes inside this process, so that those who wait for one look at once.
-#
-# Nothing is right only because of it: what other processes change is found by looking now and
-# then, and a bell that nobody hears costs a moment and no more.
-
-
-class Bell:
-    """Rung by whoever changed something, heard by any number. Safe for threads."""
-
-    def __init__(self) -> None:
-        self._listeners: dict[object, Callable[[], None]] = {}
-        self._lock = threading.Lock()
-
-    def ring(self) -> None:
-        """Something changed."""
-        with self._lock:
-            listeners = [*self._listeners.values()]
-        for listener in listeners:
-            listener()
-
-    @contextmanager
-    def heard_by(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call ``listener`` at each ring, in the thread that rings: it must be quick."""
-        key = object()
-        with self._lock:
-            self._listeners[key] = listener
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._listeners[key]
-
-    @contextmanager
-    def waking(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that each ring sets; clear it before looking."""
-        event, loop = asyncio.Event(), asyncio.get_running_loop()
-
-        def wake() -> None:
-            with suppress(RuntimeError):  # the loop has just been closed
-                loop.call_soon_threadsafe(event.set)
-
-        with self.heard_by(wake):
-            yield event
-
-
 log = logging.getLogger(__name__)
 
 WAIT_S = 30.0
-"""How long a transaction waits for a lock or a free connection before it is given up."""
+"""How long a transaction waits for a lock or a free connection before it fails."""
 CONNECT_S = 5
 POOL: Mapping[str, Any] = {
     "pool_size": 8,
@@ -89,12 +46,55 @@ POOL: Mapping[str, Any] = {
 POSTGRESQL_OPTIONS = {
     "connect_timeout": CONNECT_S,
     "options": f"-c lock_timeout={WAIT_S:.0f}s -c statement_timeout=600s",
-    # A server that vanished without a word is noticed within half a minute, not in two hours.
+    # A server that vanished without closing is noticed within half a minute, not in two hours.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": int(WAIT_S * 1000),
 }
+
+
+class ChangeNotifier:
+    """Tells subscribers in this process that something changed. Thread-safe.
+
+    Only a shortcut: subscribers also poll, because other processes change the database too, so a
+    notification that nobody receives costs a moment and no more.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+
+    def notify(self) -> None:
+        """Call every subscriber."""
+        with self._lock:
+            listeners = [*self._listeners.values()]
+        for listener in listeners:
+            listener()
+
+    @contextmanager
+    def subscribed(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call ``listener`` at each change, in the thread that notifies: it must be quick."""
+        key = object()
+        with self._lock:
+            self._listeners[key] = listener
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._listeners[key]
+
+    @contextmanager
+    def event(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop that each change sets; clear it before querying."""
+        event, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has just been closed
+                loop.call_soon_threadsafe(event.set)
+
+        with self.subscribed(wake):
+            yield event
 
 
 class Database:
@@ -107,17 +107,17 @@ class Database:
         """
         self._engine = _engine(_checked_url(url))
         self._one_writer = threading.Lock()
-        self.written = Bell()
-        """Rings after each transaction of ``writing``."""
+        self.changes = ChangeNotifier()
+        """Notified after each transaction of ``writing``."""
 
     @classmethod
     def in_file(cls, path: Path) -> "Database":
-        """The SQLite database in that file, made when it is not there."""
+        """The SQLite database in that file, created if missing."""
         return cls(URL.create("sqlite", database=str(path)))
 
     @classmethod
     def read_only(cls, path: Path) -> "Database":
-        """The SQLite database in that file, of which not a byte is changed."""
+        """The SQLite database in that file, opened read-only."""
         query = {"mode": "ro", "uri": "true"}
         return cls(URL.create("sqlite", database=path.absolute().as_uri(), query=query))
 
@@ -133,38 +133,35 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
-        """A connection of one's own without a transaction, for locks that outlast several.
-
-        PostgreSQL only: on SQLite a lock on a file does that.
-        """
-        with _explained(), self._engine.connect() as connection:
+        """A dedicated connection without a transaction, for advisory locks (PostgreSQL only)."""
+        with _translated_errors(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One transaction that sees the database as it was at its first query; writes nothing.
+        """A read-only transaction that sees the database as it was at its first query.
 
         Raises ``StoreUnavailable`` and ``Damaged``.
         """
-        with _explained(), self._connected() as connection, connection.begin():
+        with _translated_errors(), self._connected() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction, kept for good when the block is left without an error, else undone.
+        """A transaction, committed durably when the block ends without an error, else rolled back.
 
-        On SQLite one is open at a time in a process: a second in the same thread never begins.
-        Raises ``StoreUnavailable``, ``StorageFull`` and ``Damaged``. After the first it may have
-        been kept all the same, so what is written here must bear being written twice.
+        On SQLite a process has one at a time: a second one in the same thread would deadlock.
+        Raises ``StoreUnavailable``, ``StorageFull`` and ``Damaged``. After ``StoreUnavailable``
+        it may have been committed all the same, so writes must be idempotent.
         """
         with (
-            self._turn_to_write(),
-            _explained(),
+            self._write_lock(),
+            _translated_errors(),
             self._connected(writing=True) as connection,
             connection.begin(),
         ):
             yield connection
-        self.written.ring()
+        self.changes.notify()
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -177,8 +174,8 @@ class Database:
         return self._engine.connect().execution_options(**options)
 
     @contextmanager
-    def _turn_to_write(self) -> Iterator[None]:
-        """Wait for the writer before in a queue: SQLite's own waiting polls and is unfair."""
+    def _write_lock(self) -> Iterator[None]:
+        """Queue up behind the current writer: SQLite's own waiting polls and is unfair."""
         if self.dialect != "sqlite":
             yield
             return
@@ -191,10 +188,10 @@ class Database:
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert the rows that break no unique constraint; how many those were.
+    """Insert the rows that violate no unique constraint; returns how many.
 
-    Where several servers write at once, give rows in a fixed order, or PostgreSQL may find that
-    two transactions wait for each other and give one of them up (``StoreUnavailable``).
+    Where several servers write at once, give rows in a fixed order, or PostgreSQL may detect a
+    deadlock and abort one of the transactions (``StoreUnavailable``).
     """
     if not rows:
         return 0
@@ -208,6 +205,11 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
 def _insert_new(dialect: str, table: Table) -> Insert:
     make = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return make(table).on_conflict_do_nothing()
+
+
+def sanitize_text(text: str, limit: int = 2000) -> str:
+    """A text as every database can store it: no NUL, no lone surrogates, ``limit`` characters."""
+    return text[:limit].encode("utf-8", "replace").decode().replace("\x00", "?")
 
 
 def now() -> float:
@@ -243,8 +245,6 @@ def _engine(url: URL) -> Engine:
                 event.listen(engine, "connect", _use_write_ahead_log)
             event.listen(engine, "begin", _begin_sqlite)
     except (ImportError, NoSuchModuleError) as missing:
-        from secondlook.core.errors import MissingExtra
-
         raise MissingExtra(
             f"the store needs a package that is not installed ({missing}); "
             "pip install 'secondlook[serve]'"
@@ -263,8 +263,8 @@ def _use_write_ahead_log(connection: sqlite3.Connection, _record: object) -> Non
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later may fail half way; one that is to write says
-    # so at its beginning and waits there.
+    # A transaction that reads first and writes later may fail half way, so a writing one takes the
+    # write lock at its beginning and waits there.
     writing = connection.get_execution_options().get("writing", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
@@ -272,35 +272,35 @@ def _begin_sqlite(connection: Connection) -> None:
 def _prepare_postgresql(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         row = cursor.execute("SHOW synchronous_commit").fetchone()
-        if row[0] == "off":  # set so for a role or database; what we acknowledge must be kept
+        if row[0] == "off":  # set for a role or database; what we acknowledge must be durable
             cursor.execute("SET synchronous_commit TO on")
     connection.commit()
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Driver errors that are no fault of ours as errors that say what to do."""
+def _translated_errors() -> Iterator[None]:
+    """Translate driver errors of the environment; those of our own SQL pass unchanged."""
     try:
         yield
     except DBAPIError as failure:
-        meaning = _meaning(failure)
-        if meaning is None:
+        error = _translated(failure)
+        if error is None:
             raise
         log.warning("the database failed: %s", failure.orig)
-        raise meaning from failure
+        raise error from failure
     except NoConnectionFree as failure:
         raise StoreUnavailable(
             "every connection to the database is in use; try again in a moment"
         ) from failure
 
 
-def _meaning(failure: DBAPIError) -> SecondlookError | None:
+def _translated(failure: DBAPIError) -> SecondlookError | None:
     if isinstance(failure.orig, sqlite3.Error):
-        return _sqlite_meaning(failure.orig)
-    return _postgresql_meaning(failure)
+        return _sqlite_error(failure.orig)
+    return _postgresql_error(failure)
 
 
-def _sqlite_meaning(failure: sqlite3.Error) -> SecondlookError | None:
+def _sqlite_error(failure: sqlite3.Error) -> SecondlookError | None:
     code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # the rest of the code is detail
     if code == sqlite3.SQLITE_FULL:
         return _full("the disk of the data folder is full")
@@ -320,16 +320,16 @@ def _sqlite_meaning(failure: sqlite3.Error) -> SecondlookError | None:
     return StoreUnavailable(f"{transient}; try again in a moment") if transient else None
 
 
-def _postgresql_meaning(failure: DBAPIError) -> SecondlookError | None:
+def _postgresql_error(failure: DBAPIError) -> SecondlookError | None:
     state = str(getattr(failure.orig, "sqlstate", None) or "")
     if state == "53100":
         return _full("the disk of the database is full")
     if state in ("XX001", "XX002"):
         return Damaged(
-            "the database says that its files are damaged; see its log, and restore a backup with "
+            "the database reports damaged files; see its log, and restore a backup with "
             "`secondlook restore`"
         )
-    # Connections, resources, an operator, the system, a rollback, a lock; a server that only reads.
+    # Connection, resources, operator, system, rollback; lock timeout, read-only, idle timeout.
     transient = state[:2] in ("08", "53", "57", "58", "40") or state in ("55P03", "25006", "25P03")
     unreachable = not state and type(failure.orig).__name__ in (
         "OperationalError",
@@ -337,11 +337,11 @@ def _postgresql_meaning(failure: DBAPIError) -> SecondlookError | None:
     )
     if transient or unreachable or failure.connection_invalidated:
         return StoreUnavailable(
-            f"the database does not serve at present ({state or 'no connection'}); what waits for "
-            "it goes on once it does"
+            f"the database is unavailable ({state or 'no connection'}); pending work resumes once "
+            "it is back"
         )
     return None
 
 
 def _full(what: str) -> StorageFull:
-    return StorageFull(f"{what}; free some space and try again, what was kept before is intact")
+    return StorageFull(f"{what}; free some space and try again, what was stored before is intact")

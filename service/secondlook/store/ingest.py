@@ -1,4 +1,9 @@
-"""Images that clients send for jobs: kept, and queued in one transaction for all that wait."""
+"""Ingest of images that clients send: made durable, then queued, many in one transaction.
+
+Uploads belong to a job that a client created. Captured streams are jobs without an end, whose items
+are identified by the number of the frame. Both are acknowledged only once bytes and rows are
+durable.
+"""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +14,13 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from secondlook.core.errors import AlreadyExists, BadOntology, BadRequest, NotFound
-from secondlook.core.ontology import Ontology
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
 from secondlook.store.images import NewImage, add_images
 from secondlook.store.queue import (
-    Job,
-    JobState,
+    JobQueue,
+    JobRow,
     NewItem,
-    Queue,
     add_items,
     change_job,
     known_items,
@@ -27,13 +29,19 @@ from secondlook.store.queue import (
 )
 from secondlook.store.runs import load_run
 from secondlook.store.schema import items
+from secondlook_client.errors import AlreadyExists, BadOntology, BadRequest, NotFound
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import JobState
 
-UPLOAD_KIND = "upload"
+UPLOAD_KIND, CAPTURE_KIND = "upload", "capture"
+"""Kinds of runs, see ``runs.Run``."""
+WRITERS = 4
+"""Images written at a time: most of the time of each is the disk's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """One image whose bytes are in the blob store."""
+class UploadedImage:
+    """An uploaded image whose bytes are in the blob store."""
 
     key: int
     """Identity in the job, signed 64 bits."""
@@ -41,68 +49,9 @@ class Arrived:
     image: NewImage
 
 
-class Uploads:
-    """Keeps what is sent for jobs. Safe for threads."""
-
-    def __init__(self, database: Database, blobs: Blobs) -> None:
-        self._database = database
-        self._blobs = blobs
-
-    def keep(self, content: bytes) -> NewImage:
-        """Make an image's bytes durable. Raises ``StorageFull`` and ``StoreUnavailable``."""
-        return NewImage.of(self._blobs.put(content), content)
-
-    def job(self, name: str) -> Job:
-        """The job, if images may be sent for it.
-
-        Raises ``NotFound``, and ``BadRequest`` for one that is no upload or was ended.
-        """
-        with self._database.reading() as connection:
-            return _uploadable(named_job(connection, name))
-
-    def add(self, name: str, arrived: Sequence[Arrived]) -> list[bool]:
-        """Queue images in one transaction; for each, whether its key was there before.
-
-        A job whose upload was finished is opened again. Raises ``NotFound``, and ``BadRequest``
-        for one that was cancelled.
-        """
-        with self._database.writing() as connection:
-            job = _uploadable(named_job(connection, name, lock=True))
-            before = known_items(connection, job.run_id, [one.key for one in arrived])
-            new = {one.key: one for one in reversed(arrived) if one.key not in before}
-            if new:
-                if job.closed or not job.active:
-                    job = replace(job, closed=False, state=JobState.RUNNING)
-                    change_job(connection, job.run_id, closed=False, state=JobState.RUNNING)
-                ids = add_images(connection, [one.image for one in new.values()])
-                add_items(connection, job, [_upload_item(one, ids) for one in new.values()])
-        # Of one key sent twice at a time the first is new.
-        return [new.get(one.key) is not one for one in arrived]
-
-
-def _uploadable(job: Job) -> Job:
-    if job.kind != UPLOAD_KIND:
-        raise BadRequest(f"'{job.name}' is no upload: its images come from a {job.kind}")
-    if job.state in (JobState.CANCELLED, JobState.FAILED):
-        raise BadRequest(f"job '{job.name}' is {job.state} and takes no more images")
-    return job
-
-
-def _upload_item(one: Arrived, ids: dict[str, int]) -> NewItem:
-    image = one.image
-    return NewItem(one.key, one.name, image.size, image_id=ids[image.sha256])
-
-
-# Frames of captured streams: items of a job that goes on for ever, by the frame's number.
-
-FRAME_KIND = "capture"
-WRITERS = 4
-"""Images written at a time: most of the time of each is the disk's."""
-
-
 @dataclass(frozen=True)
-class Frame:
-    """One frame as a client sent it."""
+class CapturedFrame:
+    """A frame as a client sent it."""
 
     sequence: int
     """0 to 2^63 - 1."""
@@ -110,33 +59,72 @@ class Frame:
     content: bytes
 
 
-class Kept(Enum):
-    """What keeping a frame came to."""
+class FrameStatus(Enum):
+    """Outcome of storing a frame."""
 
     NEW = "new"
-    ALREADY = "already"
-    """The same frame had been kept before."""
-    OTHER = "other"
-    """Another image has that number in the stream; this one was not kept."""
+    DUPLICATE = "duplicate"
+    """The same frame was stored before."""
+    CONFLICT = "conflict"
+    """Another image has that number in the stream; this one was not stored."""
 
 
 @dataclass(frozen=True)
 class OpenedStream:
-    """A captured stream, begun now or before."""
+    """A captured stream, new or resumed."""
 
     run_id: int
     resume_after: int | None
-    """The highest number kept; None before the first."""
+    """The highest number stored; None before the first."""
 
 
-class Frames:
-    """Keeps frames of any number of streams. Safe for threads."""
+class UploadIngest:
+    """Stores images that are uploaded to jobs. Thread-safe."""
 
-    def __init__(self, database: Database, blobs: Blobs, queue: Queue) -> None:
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def store(self, content: bytes) -> NewImage:
+        """Make an image's bytes durable. Raises ``StorageFull`` and ``StoreUnavailable``."""
+        return NewImage.of(self._blobs.put(content), content)
+
+    def job(self, name: str) -> JobRow:
+        """The job, if it takes uploads.
+
+        Raises ``NotFound``, and ``BadRequest`` for one that takes none or was ended.
+        """
+        with self._database.reading() as connection:
+            return _uploadable(named_job(connection, name))
+
+    def add(self, name: str, uploaded: Sequence[UploadedImage]) -> list[bool]:
+        """Queue images in one transaction; for each, whether its key was known before.
+
+        A job whose upload was finished is reopened. Raises ``NotFound``, and ``BadRequest``
+        for one that was cancelled.
+        """
+        with self._database.writing() as connection:
+            job = _uploadable(named_job(connection, name, lock=True))
+            before = known_items(connection, job.run_id, [one.key for one in uploaded])
+            new = {one.key: one for one in reversed(uploaded) if one.key not in before}
+            if new:
+                if job.closed or not job.active:
+                    job = replace(job, closed=False, state=JobState.RUNNING)
+                    change_job(connection, job.run_id, closed=False, state=JobState.RUNNING)
+                ids = add_images(connection, [one.image for one in new.values()])
+                add_items(connection, job, [_upload_item(one, ids) for one in new.values()])
+        # Of a key that occurs twice in one call the first is new.
+        return [new.get(one.key) is not one for one in uploaded]
+
+
+class CaptureIngest:
+    """Stores frames of any number of captured streams. Thread-safe."""
+
+    def __init__(self, database: Database, blobs: Blobs, queue: JobQueue) -> None:
         self._database = database
         self._blobs = blobs
         self._queue = queue
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="frames")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="capture")
 
     def open(
         self,
@@ -145,11 +133,11 @@ class Frames:
         default: Ontology | None,
         settings: Mapping[str, Any],
     ) -> OpenedStream:
-        """The stream of that name; made, with ``ontology`` and ``settings``, when it is new.
+        """The stream of that name; created with ``ontology`` and ``settings`` if new.
 
-        ``default`` is what a new stream is labelled with when ``ontology`` is None. Raises
-        ``AlreadyExists`` when the name is that of another job or was begun with other classes,
-        and ``BadOntology`` for a new stream without classes.
+        ``default`` is the ontology of a new stream when ``ontology`` is None. Raises
+        ``AlreadyExists`` when the name belongs to another job or the stream has other classes, and
+        ``BadOntology`` for a new stream without classes.
         """
         try:
             return self._opened(stream_id, ontology)
@@ -157,26 +145,26 @@ class Frames:
             classes = ontology or default
             if classes is None:
                 raise BadOntology(
-                    f"'{stream_id}' is a new stream; say with which classes to label it"
+                    f"'{stream_id}' is a new stream; give the classes to label it with"
                 ) from None
-        with suppress(AlreadyExists):  # another connection of the same stream was quicker
-            self._queue.create(stream_id, FRAME_KIND, classes, settings=settings)
+        with suppress(AlreadyExists):  # another connection of the same stream was faster
+            self._queue.create(stream_id, CAPTURE_KIND, classes, settings=settings)
         return self._opened(stream_id, ontology)
 
-    def keep(self, run_id: int, frames: Sequence[Frame]) -> list[Kept]:
-        """Make frames durable: they are when this returns. One answer a frame, in order.
+    def add(self, run_id: int, frames: Sequence[CapturedFrame]) -> list[FrameStatus]:
+        """Make frames durable and queue them; one status a frame, in order.
 
-        Raises ``StoreUnavailable`` and ``StorageFull``; the same frames may then be given again.
+        Raises ``StoreUnavailable`` and ``StorageFull``; the same frames may then be added again.
         """
-        written = list(self._writers.map(self._blobs.put, (frame.content for frame in frames)))
+        sha256s = list(self._writers.map(self._blobs.put, (frame.content for frame in frames)))
         found = [
             NewImage.of(sha256, frame.content)
-            for sha256, frame in zip(written, frames, strict=True)
+            for sha256, frame in zip(sha256s, frames, strict=True)
         ]
         with self._database.writing() as connection:
-            numbers = add_images(connection, found)
-            images = [numbers[sha256] for sha256 in written]
-            job = locked_job(connection, run_id)  # two connections of one stream take turns
+            ids = add_images(connection, found)
+            images = [ids[sha256] for sha256 in sha256s]
+            job = locked_job(connection, run_id)  # serializes two connections of one stream
             before = known_items(connection, run_id, [frame.sequence for frame in frames])
             new = [
                 _frame_item(frame, image)
@@ -185,24 +173,24 @@ class Frames:
             ]
             add_items(connection, job, new)
         return [
-            _kept(before.get(frame.sequence), image)
+            _status(before.get(frame.sequence), image)
             for frame, image in zip(frames, images, strict=True)
         ]
 
     def close(self) -> None:
-        """Let the writing threads end."""
+        """Stop the writing threads."""
         self._writers.shutdown()
 
     def _opened(self, stream_id: str, ontology: Ontology | None) -> OpenedStream:
         with self._database.reading() as connection:
             run = load_run(connection, stream_id)
-            if run.kind != FRAME_KIND:
+            if run.kind != CAPTURE_KIND:
                 raise AlreadyExists(
                     f"'{stream_id}' is the name of a job of another kind; give another stream_id"
                 )
             if ontology is not None and ontology.digest != run.ontology.digest:
                 raise AlreadyExists(
-                    f"the stream '{stream_id}' was begun with other classes; go on without "
+                    f"the stream '{stream_id}' was begun with other classes; resume it without "
                     "classes, or give another stream_id"
                 )
             if named_job(connection, stream_id).state is JobState.CANCELLED:
@@ -213,12 +201,25 @@ class Frames:
             return OpenedStream(run.id, connection.execute(highest).scalar())
 
 
-def _kept(before: int | None, image: int) -> Kept:
+def _uploadable(job: JobRow) -> JobRow:
+    if job.kind != UPLOAD_KIND:
+        raise BadRequest(f"'{job.name}' takes no uploads: its images come from a {job.kind}")
+    if job.state in (JobState.CANCELLED, JobState.FAILED):
+        raise BadRequest(f"job '{job.name}' is {job.state} and takes no more images")
+    return job
+
+
+def _upload_item(one: UploadedImage, ids: dict[str, int]) -> NewItem:
+    image = one.image
+    return NewItem(one.key, one.name, image.size, image_id=ids[image.sha256])
+
+
+def _status(before: int | None, image: int) -> FrameStatus:
     if before is None:
-        return Kept.NEW
-    return Kept.ALREADY if before == image else Kept.OTHER
+        return FrameStatus.NEW
+    return FrameStatus.DUPLICATE if before == image else FrameStatus.CONFLICT
 
 
-def _frame_item(frame: Frame, image_id: int) -> NewItem:
+def _frame_item(frame: CapturedFrame, image_id: int) -> NewItem:
     name = frame.name or str(frame.sequence)
     return NewItem(frame.sequence, name, len(frame.content), image_id=image_id)

@@ -1,11 +1,12 @@
-"""Is everything there, whole, and does it fit together? Reads every row and every blob.
+"""Integrity check: is everything there, undamaged and consistent? Reads every row and every blob.
 
-It may run beside servers at work: it looks at one moment, and nothing is forgotten meanwhile.
+It may run while servers are working: it looks at one point in time, and nothing is deleted
+meanwhile.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,17 +14,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select, text
 
-from secondlook.core.class_mapping import columns_for
-from secondlook.core.errors import BadOntology, Damaged, NotFound
-from secondlook.core.ontology import Ontology
-from secondlook.core.types import Evidence, Outcome
 from secondlook.detector.manifest import ModelFile, manifest_text, parse_manifest
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
-from secondlook.store.codec import unpack_decisions, unpack_evidence
-from secondlook.store.locks import nothing_forgotten
-from secondlook.store.ontologies import load_ontology, read_ontology, speakers_of, texts_of
+from secondlook.store.codec import unpack_decisions
+from secondlook.store.locks import deletion_blocked
+from secondlook.store.ontologies import read_ontology
 from secondlook.store.queue import ItemState
+from secondlook.store.results import ResultReader
 from secondlook.store.retention import orphans
 from secondlook.store.runs import Run, load_run_by_id
 from secondlook.store.schema import (
@@ -43,12 +41,16 @@ from secondlook.store.schema import (
     texts,
 )
 from secondlook.store.snapshots import manifest_blobs
+from secondlook_client.errors import BadOntology, Damaged, NotFound
+from secondlook_client.values import Outcome
 
-# What a check of the store finds.
-
-AT_ONCE = 200
+BATCH = 200
 """Rows read at a time."""
+READERS = 8
+"""Blobs read at a time: mostly they wait for a disk or a network."""
 RESTORE = "restore a backup with `secondlook restore`"
+LABEL_AGAIN = "label the same image again, or " + RESTORE
+ADD_AGAIN = "add the student again with `secondlook models add`, or " + RESTORE
 
 
 @dataclass(frozen=True)
@@ -66,36 +68,75 @@ class Finding:
 
 
 @dataclass
-class Checked:
-    """How much was looked at."""
+class CheckCounts:
+    """How much was checked."""
 
     rows: int = 0
     blobs: int = 0
     orphans: int = 0
-    """Blobs that nothing names: no harm, ``secondlook forget --orphans`` removes them."""
+    """Unreferenced blobs: harmless, ``secondlook forget --orphans`` deletes them."""
 
 
-def pages(
+def check(
+    store: Store, counts: CheckCounts | None = None, *, content: bool = True
+) -> Iterator[Finding]:
+    """Everything that is wrong with a store, one finding each; none when all is well.
+
+    ``counts`` is updated meanwhile. ``content`` False skips reading the blobs: only their
+    existence is checked. Raises ``Busy`` while results are being deleted, and
+    ``StoreUnavailable``.
+    """
+    counts = counts or CheckCounts()
+    with deletion_blocked(store.database):
+        try:
+            with store.database.reading() as connection:
+                for table in metadata.sorted_tables:
+                    count = select(func.count()).select_from(table)
+                    counts.rows += int(connection.execute(count).scalar_one())
+                yield from _check_file(connection)
+                yield from _check_texts(connection)
+                yield from _check_evidence(connection)
+                yield from _check_decisions(connection)
+                yield from _check_items(connection)
+                yield from _check_jobs(connection)
+                yield from _check_images(connection, store.blobs, counts, content)
+                yield from _check_snapshots(connection, store.blobs, counts)
+                yield from _check_students(connection, store.blobs, counts, content)
+        except Damaged as failure:  # the database itself cannot be read any further
+            yield Finding("the database", str(failure), "")
+            return
+        with suppress(NotFound, Damaged):  # an unreadable manifest, reported above
+            counts.orphans = sum(1 for _ in orphans(store))
+
+
+def _pages(
     connection: Connection, query: Select[Any], number: ColumnElement[int]
 ) -> Iterator[Sequence[Row[Any]]]:
-    """Every row of a query in the order of ``number``, which is its first column, bit by bit."""
+    """The rows of a query, page by page, ordered by ``number``, which is its first column."""
     after = 0
     while page := connection.execute(
-        query.where(number > after).order_by(number).limit(AT_ONCE)
+        query.where(number > after).order_by(number).limit(BATCH)
     ).all():
         yield page
         after = page[-1][0]
 
 
-# Can everything that the models said and the runs decided be read, and does it agree?
+def _check_file(connection: Connection) -> Iterator[Finding]:
+    if connection.dialect.name != "sqlite":
+        return  # PostgreSQL enforces references itself
+    for (report,) in connection.execute(text("PRAGMA integrity_check(100)")):
+        if report != "ok":
+            yield Finding("the database file", str(report), RESTORE)
+    for row in connection.execute(text("PRAGMA foreign_key_check")):
+        yield Finding(f"row {row[1]} of {row[0]}", f"refers to a missing row of {row[2]}", RESTORE)
 
 
-def check_texts(connection: Connection) -> Iterator[Finding]:
-    """Texts and ontologies are what they were when they were kept."""
-    for page in pages(connection, select(texts), texts.c.id):
+def _check_texts(connection: Connection) -> Iterator[Finding]:
+    """Texts and ontologies match their digests."""
+    for page in _pages(connection, select(texts), texts.c.id):
         for row in page:
             if hashlib.blake2b(row.text.encode(), digest_size=16).digest() != row.digest:
-                yield Finding(f"text {row.id}", "has changed since it was kept", RESTORE)
+                yield Finding(f"text {row.id}", "has changed since it was stored", RESTORE)
     for row in connection.execute(select(ontologies)):
         try:
             read_ontology(row.classes, row.digest)
@@ -103,196 +144,67 @@ def check_texts(connection: Connection) -> Iterator[Finding]:
             yield Finding(f"ontology {row.id}", str(failure), RESTORE)
 
 
-def check_evidence(connection: Connection) -> Iterator[Finding]:
-    """Everything that the models said can be read."""
-    shared = _Shared(connection)
-    for page in pages(connection, select(evidence), evidence.c.id):
+def _check_evidence(connection: Connection) -> Iterator[Finding]:
+    """All evidence can be unpacked."""
+    reader = ResultReader(connection)
+    for page in _pages(connection, select(evidence), evidence.c.id):
         for row in page:
             try:
-                shared.evidence(row, row.content)
+                reader.evidence(row, row.content)
             except (Damaged, NotFound) as failure:
                 yield Finding(f"evidence {row.id}", str(failure), RESTORE)
 
 
-def check_decisions(connection: Connection) -> Iterator[Finding]:
-    """Everything that was decided can be read, and is of the evidence and item that it names."""
+def _check_decisions(connection: Connection) -> Iterator[Finding]:
+    """All decisions can be unpacked and match the evidence and item that they refer to."""
     query = (
         select(
             decisions,
-            evidence.c.content.label("said"),
-            evidence.c.image_id.label("seen"),
+            evidence.c.content.label("evidence_content"),
+            evidence.c.image_id.label("evidence_image_id"),
             evidence.c.ontology_id,
             evidence.c.proposer_id,
             evidence.c.verifier_id,
-            items.c.run_id.label("item_run"),
+            items.c.run_id.label("item_run_id"),
         )
         .join(evidence, evidence.c.id == decisions.c.evidence_id)
         .join(items, items.c.id == decisions.c.item_id)
     )
-    shared, lines = _Shared(connection), _lines_of_descent(connection)
-    for page in pages(connection, query, decisions.c.id):
+    reader, lineages = ResultReader(connection), _lineages(connection)
+    for page in _pages(connection, query, decisions.c.id):
         for row in page:
-            line = lines[row.run_id]
-            for problem in _content_fault(shared, row, line):
-                yield Finding(f"decision {row.id} of {line[0].name}", problem, RESTORE)
+            lineage = lineages[row.run_id]
+            for problem in _decision_problems(reader, row, lineage):
+                yield Finding(f"decision {row.id} of {lineage[0].name}", problem, RESTORE)
 
 
-def _content_fault(shared: "_Shared", row: "Row[Any]", line: list[Run]) -> Iterator[str]:
-    run = line[0]
-    if row.seen != row.image_id:
+def _decision_problems(reader: ResultReader, row: "Row[Any]", lineage: list[Run]) -> Iterator[str]:
+    run = lineage[0]
+    if row.evidence_image_id != row.image_id:
         yield "its evidence is of another image"
-    if row.item_run not in [ancestor.id for ancestor in line]:
+    if row.item_run_id not in [ancestor.id for ancestor in lineage]:
         yield "its item is of another run"
     try:
-        said = shared.evidence(row, row.said)
-        if row.ontology_id != run.ontology_id:
-            kept = shared.ontology(row.ontology_id)
-            said = columns_for(run.ontology, kept, said.path).seen(said)
-        decided = unpack_decisions(row.content, said, run.ontology)
+        found = reader.evidence_for(run, row, row.evidence_content)
+        judgements = unpack_decisions(row.content, found, run.ontology)
     except (Damaged, NotFound, BadOntology) as failure:
         yield str(failure)
         return
-    outcomes = [judgement.decision.outcome for judgement in decided]
-    found = tuple(outcomes.count(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
+    outcomes = [judgement.decision.outcome for judgement in judgements]
+    actual = tuple(outcomes.count(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
     counted = (row.accepted, row.rejected, row.unsure)
-    if counted != found:
-        yield f"counts (accepted, rejected, unsure) {counted} where it holds {found}"
+    if counted != actual:
+        yield f"counts (accepted, rejected, unsure) {counted} where it holds {actual}"
 
 
-class _Shared:
-    """Texts and ontologies that many rows name, read once."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._texts: dict[int, str] = {}
-        self._ontologies: dict[int, Ontology] = {}
-
-    def evidence(self, row: "Row[Any]", content: bytes) -> Evidence:
-        """What the models said. Raises ``Damaged`` and ``NotFound``."""
-        if missing := {row.proposer_id, row.verifier_id} - self._texts.keys():
-            self._texts |= texts_of(self._connection, missing)
-        (proposer, student), verifier = (
-            speakers_of(self._texts[row.proposer_id]),
-            self._texts[row.verifier_id],
-        )
-        ontology = self.ontology(row.ontology_id)
-        return unpack_evidence(content, ontology, proposer, verifier, student)
-
-    def ontology(self, number: int) -> Ontology:
-        """The ontology of that number. Raises ``Damaged`` and ``NotFound``."""
-        if number not in self._ontologies:
-            self._ontologies[number] = load_ontology(self._connection, number)
-        return self._ontologies[number]
-
-
-def _lines_of_descent(connection: Connection) -> dict[int, list[Run]]:
-    """Every run, and those that it decided again, by number."""
-    lines: dict[int, list[Run]] = {}
+def _lineages(connection: Connection) -> dict[int, list[Run]]:
+    """By id every run, followed by the runs that it re-decided."""
+    lineages: dict[int, list[Run]] = {}
     for number in connection.execute(select(runs.c.id).order_by(runs.c.id)).scalars().all():
         run = load_run_by_id(connection, number)
-        lines[number] = [run, *(lines[run.parent_id] if run.parent_id is not None else [])]
-    return lines
-
-
-# Is every student whole: its manifest, its files, and what was promoted?
-
-ADD_AGAIN = "add the student again with `secondlook models add`, or " + RESTORE
-
-
-def check_students(
-    connection: Connection, blobs: Blobs, checked: Checked, content: bool
-) -> Iterator[Finding]:
-    """What is wrong with the students; ``content`` False only looks whether files are there."""
-    for page in pages(connection, select(model_versions), model_versions.c.id):
-        for row in page:
-            subject = f"version {row.version} of model {row.name}"
-            of_row = select(model_files).where(model_files.c.model_id == row.id)
-            files = {
-                file.name: ModelFile(file.sha256.hex(), file.size)
-                for file in connection.execute(of_row.order_by(model_files.c.name))
-            }
-            for problem in _student_fault(row, files):
-                yield Finding(subject, problem, RESTORE)
-            for name, file in files.items():
-                checked.blobs += 1
-                if problem := _wrong_with_file(blobs, file, content):
-                    yield Finding(f"{name} of {subject}", problem, ADD_AGAIN)
-    mixed = (
-        select(model_promotions.c.id)
-        .join(model_versions, model_versions.c.id == model_promotions.c.model_id)
-        .where(model_versions.c.name != model_promotions.c.name)
-    )
-    for number in connection.execute(mixed).scalars():
-        yield Finding(f"promotion {number}", "is of a version of another model", RESTORE)
-
-
-def _student_fault(row: "Row[Any]", files: dict[str, ModelFile]) -> Iterator[str]:
-    try:
-        manifest = parse_manifest(row.manifest)
-    except Damaged as failure:
-        yield str(failure)
-        return
-    if manifest.digest != row.digest or manifest_text(manifest) != row.manifest:
-        yield "its manifest has changed since it was kept"
-    if dict(manifest.files) != files:
-        yield f"its manifest names {len(manifest.files)} files, and others are kept"
-
-
-def _wrong_with_file(blobs: Blobs, file: ModelFile, content: bool) -> str:
-    if not content:
-        return "" if blobs.has(file.sha256) else "its bytes are gone"
-    try:
-        size = len(blobs.get(file.sha256))
-    except NotFound:
-        return "its bytes are gone"
-    except Damaged:
-        return "its bytes no longer match their hash"
-    return "" if size == file.size else f"its row says {file.size} bytes and there are {size}"
-
-
-READERS = 8
-"""Blobs read at a time: mostly they wait for a disk or a network."""
-
-
-def check(
-    store: Store, checked: Checked | None = None, *, content: bool = True
-) -> Iterator[Finding]:
-    """Everything that is wrong with a store, one finding each; none when all is well.
-
-    ``checked`` counts along. ``content`` False leaves out reading the blobs: only whether they
-    are there. Raises ``Busy`` while results are being forgotten, and ``StoreUnavailable``.
-    """
-    checked = checked or Checked()
-    with nothing_forgotten(store.database):
-        try:
-            with store.database.reading() as connection:
-                for table in metadata.sorted_tables:
-                    count = select(func.count()).select_from(table)
-                    checked.rows += int(connection.execute(count).scalar_one())
-                yield from _check_file(connection)
-                yield from check_texts(connection)
-                yield from check_evidence(connection)
-                yield from check_decisions(connection)
-                yield from _check_items(connection)
-                yield from _check_jobs(connection)
-                yield from _check_images(connection, store.blobs, checked, content)
-                yield from _check_snapshots(connection, store.blobs, checked)
-                yield from check_students(connection, store.blobs, checked, content)
-        except Damaged as failure:  # the database itself cannot be read on
-            yield Finding("the database", str(failure), "")
-            return
-        with suppress(NotFound, Damaged):  # a manifest that cannot be read, told above
-            checked.orphans = sum(1 for _ in orphans(store))
-
-
-def _check_file(connection: Connection) -> Iterator[Finding]:
-    if connection.dialect.name != "sqlite":
-        return  # PostgreSQL never lets a row refer to nothing
-    for (told,) in connection.execute(text("PRAGMA integrity_check(100)")):
-        if told != "ok":
-            yield Finding("the database file", str(told), RESTORE)
-    for row in connection.execute(text("PRAGMA foreign_key_check")):
-        yield Finding(f"row {row[1]} of {row[0]}", f"names a row of {row[2]} that is gone", RESTORE)
+        parents = lineages[run.parent_id] if run.parent_id is not None else []
+        lineages[number] = [run, *parents]
+    return lineages
 
 
 def _check_items(connection: Connection) -> Iterator[Finding]:
@@ -308,7 +220,7 @@ def _check_items(connection: Connection) -> Iterator[Finding]:
         "has a result of another image": exists().where(
             decisions.c.item_id == items.c.id, decisions.c.image_id != items.c.image_id
         ),
-        "is in no state that is known": items.c.state.not_in(list(ItemState)),
+        "is in an unknown state": items.c.state.not_in(list(ItemState)),
     }
     columns = select(items.c.id, items.c.name, runs.c.name.label("run"))
     for what, condition in wrong.items():
@@ -325,84 +237,125 @@ def _check_jobs(connection: Connection) -> Iterator[Finding]:
     query = select(
         runs.c.name,
         jobs,
-        count().label("there"),
-        count(items.c.state == ItemState.DONE).label("labelled"),
-        count(items.c.state == ItemState.FAILED).label("aside"),
+        count().label("total_found"),
+        count(items.c.state == ItemState.DONE).label("done_found"),
+        count(items.c.state == ItemState.FAILED).label("failed_found"),
     ).join(runs, runs.c.id == jobs.c.run_id)
     for row in connection.execute(query):
-        said, found = (row.total, row.done, row.failed), (row.there, row.labelled, row.aside)
-        if said != found:
+        counted = (row.total, row.done, row.failed)
+        actual = (row.total_found, row.done_found, row.failed_found)
+        if counted != actual:
             yield Finding(
                 f"job {row.name}",
-                f"counts (total, done, failed) {said} where there are {found}",
+                f"counts (total, done, failed) {counted} where there are {actual}",
                 RESTORE,
             )
-        waiting = row.there - row.labelled - row.aside
+        waiting = row.total_found - row.done_found - row.failed_found
         if row.state == "done" and waiting:
-            yield Finding(f"job {row.name}", f"is done, and {waiting} of its items wait", RESTORE)
+            yield Finding(
+                f"job {row.name}", f"is done, and {waiting} of its items are queued", RESTORE
+            )
 
 
 def _check_images(
-    connection: Connection, blobs: Blobs, checked: Checked, content: bool
+    connection: Connection, blobs: Blobs, counts: CheckCounts, content: bool
 ) -> Iterator[Finding]:
-    look: Callable[[Row[Any]], str] = (
-        (lambda row: _wrong_with(blobs, row)) if content else (lambda row: _missing(blobs, row))
-    )
+    def problem_of(row: "Row[Any]") -> str:
+        return _blob_problem(blobs, row.sha256.hex(), row.size, content)
+
     with ThreadPoolExecutor(READERS, thread_name_prefix="check") as readers:
-        for page in pages(connection, select(images), images.c.id):
-            for row, problem in zip(page, readers.map(look, page), strict=True):
-                checked.blobs += 1
+        for page in _pages(connection, select(images), images.c.id):
+            for row, problem in zip(page, readers.map(problem_of, page), strict=True):
+                counts.blobs += 1
                 if problem:
-                    yield Finding(
-                        f"image {row.id} ({row.sha256.hex()[:12]})",
-                        problem,
-                        "label the same image again, or " + RESTORE,
-                    )
+                    subject = f"image {row.id} ({row.sha256.hex()[:12]})"
+                    yield Finding(subject, problem, LABEL_AGAIN)
 
 
-def _wrong_with(blobs: Blobs, row: "Row[Any]") -> str:
+def _blob_problem(blobs: Blobs, sha256: str, expected_size: int, content: bool) -> str:
+    """What is wrong with a blob, or empty; without ``content`` only whether it exists."""
+    if not content:
+        return "" if blobs.has(sha256) else "its bytes are missing"
     try:
-        size = len(blobs.get(row.sha256.hex()))
+        size = len(blobs.get(sha256))
     except NotFound:
-        return "its bytes are gone"
+        return "its bytes are missing"
     except Damaged:
         return "its bytes no longer match their hash"
-    return "" if size == row.size else f"its row says {row.size} bytes and there are {size}"
+    if size != expected_size:
+        return f"its row says {expected_size} bytes and there are {size}"
+    return ""
 
 
-def _missing(blobs: Blobs, row: "Row[Any]") -> str:
-    return "" if blobs.has(row.sha256.hex()) else "its bytes are gone"
-
-
-def _check_snapshots(connection: Connection, blobs: Blobs, checked: Checked) -> Iterator[Finding]:
+def _check_snapshots(
+    connection: Connection, blobs: Blobs, counts: CheckCounts
+) -> Iterator[Finding]:
     for snapshot in connection.execute(select(snapshots)).all():
-        for problem in _wrong_with_snapshot(connection, blobs, snapshot, checked):
+        for problem in _snapshot_problems(connection, blobs, snapshot, counts):
             yield Finding(f"snapshot {snapshot.name}", problem, RESTORE)
 
 
-def _wrong_with_snapshot(
-    connection: Connection, blobs: Blobs, snapshot: "Row[Any]", checked: Checked
+def _snapshot_problems(
+    connection: Connection, blobs: Blobs, snapshot: "Row[Any]", counts: CheckCounts
 ) -> Iterator[str]:
-    held_by_it = snapshot_images.c.snapshot_id == snapshot.id
-    held = set(
+    of_snapshot = snapshot_images.c.snapshot_id == snapshot.id
+    stored = set(
         connection.execute(
-            select(images.c.sha256).join(snapshot_images).where(held_by_it)
+            select(images.c.sha256).join(snapshot_images).where(of_snapshot)
         ).scalars()
     )
-    named: set[bytes] = set()
+    listed: set[bytes] = set()
     try:
         _, *parts = manifest_blobs(blobs, snapshot.manifest)
-        checked.blobs += 1 + len(parts)
+        counts.blobs += 1 + len(parts)
         for part in parts:
             lines = blobs.get(part).splitlines()
-            named.update(bytes.fromhex(json.loads(line)["sha256"]) for line in lines)
+            listed.update(bytes.fromhex(json.loads(line)["sha256"]) for line in lines)
     except (NotFound, Damaged) as failure:
         yield str(failure)
         return
-    if named != held:
+    if listed != stored:
         yield (
-            f"holds {len(held)} images and its manifest names {len(named)}, "
-            f"{len(named - held)} of them not held"
+            f"has {len(stored)} images and its manifest lists {len(listed)}, "
+            f"{len(listed - stored)} of them missing"
         )
-    if len(held) != snapshot.images:
-        yield f"says {snapshot.images} images and holds {len(held)}"
+    if len(stored) != snapshot.images:
+        yield f"says {snapshot.images} images and has {len(stored)}"
+
+
+def _check_students(
+    connection: Connection, blobs: Blobs, counts: CheckCounts, content: bool
+) -> Iterator[Finding]:
+    for page in _pages(connection, select(model_versions), model_versions.c.id):
+        for row in page:
+            subject = f"version {row.version} of model {row.name}"
+            of_row = select(model_files).where(model_files.c.model_id == row.id)
+            files = {
+                file.name: ModelFile(file.sha256.hex(), file.size)
+                for file in connection.execute(of_row.order_by(model_files.c.name))
+            }
+            for problem in _student_problems(row, files):
+                yield Finding(subject, problem, RESTORE)
+            for name, file in files.items():
+                counts.blobs += 1
+                if problem := _blob_problem(blobs, file.sha256, file.size, content):
+                    yield Finding(f"{name} of {subject}", problem, ADD_AGAIN)
+    mixed = (
+        select(model_promotions.c.id)
+        .join(model_versions, model_versions.c.id == model_promotions.c.model_id)
+        .where(model_versions.c.name != model_promotions.c.name)
+    )
+    for number in connection.execute(mixed).scalars():
+        yield Finding(f"promotion {number}", "is of a version of another model", RESTORE)
+
+
+def _student_problems(row: "Row[Any]", files: dict[str, ModelFile]) -> Iterator[str]:
+    try:
+        manifest = parse_manifest(row.manifest)
+    except Damaged as failure:
+        yield str(failure)
+        return
+    if manifest.digest != row.digest or manifest_text(manifest) != row.manifest:
+        yield "its manifest has changed since it was stored"
+    if dict(manifest.files) != files:
+        yield f"its manifest lists {len(manifest.files)} files, and others are stored"

@@ -1,4 +1,10 @@
-"""Who may remove things, and when nobody may: one lock a store, shared or not."""
+"""Locks between processes: one server a data folder, and no deletion while others rely on rows.
+
+``ProcessLock`` is exclusive and names its holder. The deletion lock is shared or exclusive: readers
+that rely on rows and bytes staying (backup, check, re-deciding, snapshots) share it, and whoever
+deletes takes it alone. On SQLite it is a ``flock`` on a file, on PostgreSQL an advisory lock; the
+system releases either one when its process ends, however it ends.
+"""
 
 import errno
 import fcntl
@@ -8,86 +14,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
-from secondlook.core.errors import AlreadyExists, BadSetting, Busy
 from secondlook.store.database import Database
+from secondlook_client.errors import AlreadyExists, BadSetting, Busy
 
-_NUMBER = 7_236_912
-"""Names the lock on PostgreSQL; any number does that nobody else uses."""
-_FILE = "care.lock"
-PATIENCE_S = 10.0
-_LOOK_S = 0.1
-
-
-@contextmanager
-def nothing_forgotten(database: Database, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Nothing is removed from the store before the block ends: what was read stays true.
-
-    Any number of such blocks may be open at once. Raises ``Busy`` when things are being removed
-    for longer than ``patience_s`` seconds.
-    """
-    with _locked(database, True, patience_s, "older results are being removed from the store"):
-        yield
+DELETION_LOCK_FILE = "deletion.lock"
+"""Beside the SQLite file."""
+DELETION_LOCK_NUMBER = 7_236_912
+"""Of the advisory lock on PostgreSQL; any number that nobody else uses."""
+TIMEOUT_S = 10.0
+POLL_S = 0.1
 
 
-@contextmanager
-def forgetting(database: Database, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Nobody else removes anything or relies on its staying. Raises ``Busy`` like the above."""
-    told = "the store is being backed up, decided again, frozen or cleared"
-    with _locked(database, False, patience_s, told):
-        yield
-
-
-@contextmanager
-def _locked(database: Database, shared: bool, patience_s: float, told: str) -> Iterator[None]:
-    lock = _file_lock if database.file else _server_lock
-    end = time.monotonic() + patience_s
-    with lock(database, shared) as taken:
-        while not taken():
-            if time.monotonic() >= end:
-                raise Busy(f"{told} at the moment; try again once that is over", 30.0)
-            time.sleep(_LOOK_S)
-        yield
-
-
-@contextmanager
-def _file_lock(database: Database, shared: bool) -> Iterator[Callable[[], bool]]:
-    assert database.file is not None
-    handle = os.open(Path(database.file).with_name(_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        yield lambda: _take_file(handle, shared)
-    finally:
-        os.close(handle)
-
-
-def _take_file(handle: int, shared: bool) -> bool:
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def _server_lock(database: Database, shared: bool) -> Iterator[Callable[[], bool]]:
-    with database.session() as connection:
-        try:
-            yield lambda: _take_on_server(connection, shared)
-        finally:
-            connection.execute(select(func.pg_advisory_unlock_all()))
-
-
-def _take_on_server(connection: Connection, shared: bool) -> bool:
-    take = func.pg_try_advisory_lock_shared if shared else func.pg_try_advisory_lock
-    return bool(connection.execute(select(take(_NUMBER))).scalar_one())
-
-
-# One server at a time on a data folder, also after one was killed.
-
-
-class Hold:
-    """A lock on a file, which the system lets go of when the process ends, however it ends."""
+class ProcessLock:
+    """An exclusive lock on a file, released by the system when the process ends."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises ``AlreadyExists`` when another process has it."""
@@ -114,7 +55,78 @@ class Hold:
             os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let go; once is enough."""
+        """Release the lock; calling it again does nothing."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+@contextmanager
+def deletion_lock(database: Database, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+    """Exclusive: nobody else deletes, or relies on nothing being deleted, until the block ends.
+
+    Raises ``Busy`` when others hold the lock for longer than ``timeout_s`` seconds.
+    """
+    holder = "the store is being backed up, checked, decided again, frozen or cleared"
+    with _deletion_lock(database, False, timeout_s, holder):
+        yield
+
+
+@contextmanager
+def deletion_blocked(database: Database, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+    """Shared: nothing is deleted from the store until the block ends, so what was read stays true.
+
+    Any number of such blocks may be open at once. Raises ``Busy`` when a deletion lasts longer
+    than ``timeout_s`` seconds.
+    """
+    with _deletion_lock(database, True, timeout_s, "older results are being deleted"):
+        yield
+
+
+@contextmanager
+def _deletion_lock(
+    database: Database, shared: bool, timeout_s: float, holder: str
+) -> Iterator[None]:
+    lock = _file_lock if database.file else _advisory_lock
+    deadline = time.monotonic() + timeout_s
+    with lock(database, shared) as acquire:
+        while not acquire():
+            if time.monotonic() >= deadline:
+                raise Busy(
+                    f"{holder} at the moment; try again once that is over", retry_after_s=30.0
+                )
+            time.sleep(POLL_S)
+        yield
+
+
+@contextmanager
+def _file_lock(database: Database, shared: bool) -> Iterator[Callable[[], bool]]:
+    assert database.file is not None
+    path = Path(database.file).with_name(DELETION_LOCK_FILE)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+
+    def acquire() -> bool:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        yield acquire
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _advisory_lock(database: Database, shared: bool) -> Iterator[Callable[[], bool]]:
+    take = func.pg_try_advisory_lock_shared if shared else func.pg_try_advisory_lock
+    with database.session() as connection:
+
+        def acquire() -> bool:
+            return bool(connection.execute(select(take(DELETION_LOCK_NUMBER))).scalar_one())
+
+        try:
+            yield acquire
+        finally:
+            connection.execute(select(func.pg_advisory_unlock_all()))

@@ -1,8 +1,7 @@
-"""Versions of students: kept for good, numbered by name, one of each name current.
+"""Versions of student models: immutable, numbered by name, at most one of each name current.
 
-Which one is current is said by the last row of its name in ``model_promotions``; such a row is
-added and never changed, so every change can be seen and gone back on. All writes here may be made
-twice.
+The last row of a name in ``model_promotions`` says which version is current; rows are only ever
+appended, so every change can be traced and rolled back. All writes are idempotent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,22 +10,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, insert, select
 
-from secondlook.core.errors import Busy, Damaged, NotFound
-from secondlook.detector.manifest import Manifest, ModelFile, manifest_text
+from secondlook.detector.manifest import ModelFile, StudentManifest, manifest_text
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database, insert_new, now
-from secondlook.store.locks import nothing_forgotten
+from secondlook.store.locks import deletion_blocked
 from secondlook.store.schema import model_files, model_promotions, model_versions
+from secondlook_client.errors import Busy, Damaged, NotFound
 
 PROMOTE, ROLLBACK = "promote", "rollback"
-TRIES = 20
-"""For a number that no other writer takes at the same time."""
-AT_ONCE = 500
-"""Hashes asked for in a query: below every database's limit of parameters."""
+MAX_ATTEMPTS = 20
+"""At a version number that no other writer takes at the same time."""
+BATCH = 500
+"""Hashes a query: below every database's limit of parameters."""
 
 
 @dataclass(frozen=True)
-class Student:
+class StudentVersion:
     """One version of a model."""
 
     id: int
@@ -38,38 +37,40 @@ class Student:
     manifest: str
     """Its canonical text, see ``detector.manifest``."""
     report: str
-    """JSON; empty where none was asked for, or given."""
+    """JSON; empty if not requested, or none was given."""
     snapshot: str
-    """Manifest hash of what it was trained on; or empty."""
+    """Manifest hash of the snapshot that it was trained on; or empty."""
     created_at: float
     """Seconds since 1970."""
     files: Mapping[str, ModelFile]
-    """By plain name."""
+    """By file name."""
     current: bool
     promotion: str
-    """Why it was made current last, for a person; empty when it never was."""
+    """Reason of its last promotion, for people; empty if never promoted."""
 
 
-class Students:
-    """The students of one store. Thread-safe."""
+class ModelVersions:
+    """The model versions of one store. Thread-safe."""
 
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
         self._blobs = blobs
 
-    def add(self, name: str, manifest: Manifest, report: str = "") -> tuple[Student, bool]:
-        """Keep a student, whose files are in the blob store, as the next version of ``name``.
+    def add(
+        self, name: str, manifest: StudentManifest, report: str = ""
+    ) -> tuple[StudentVersion, bool]:
+        """Add a student, whose files are in the blob store, as the next version of ``name``.
 
         Also whether the name had it before: the same manifest is the same version. Raises
-        ``Damaged`` when a file is not in the blob store, ``Busy`` when others add versions all
-        the time or results are being forgotten, and what the store raises.
+        ``Damaged`` when a file is not in the blob store, ``Busy`` when others keep adding versions
+        or results are being deleted, and what the store raises.
         """
         digest = manifest.digest
-        with nothing_forgotten(self._database):
+        with deletion_blocked(self._database):
             missing = [n for n, f in manifest.files.items() if not self._blobs.has(f.sha256)]
             if missing:
-                raise Damaged(f"{missing[0]} of the student was not kept; add the student again")
-            for _ in range(TRIES):
+                raise Damaged(f"{missing[0]} of the student was not stored; add the student again")
+            for _ in range(MAX_ATTEMPTS):
                 with self._database.writing() as connection:
                     known = _row(connection, name, model_versions.c.digest == digest)
                     if known is not None:
@@ -77,15 +78,17 @@ class Students:
                     added = _add(connection, name, manifest, report)
                     if added is not None:
                         return _student(connection, added), False
-        raise Busy(f"others add versions of '{name}' all the time; try again in a moment")
+        raise Busy(f"others keep adding versions of '{name}'; try again in a moment")
 
-    def get(self, name: str, version: int = 0, *, report: bool = False) -> Student:
+    def get(self, name: str, version: int = 0, *, report: bool = False) -> StudentVersion:
         """A version; 0 is the current one. Raises ``NotFound``, which says how to promote."""
         with self._database.reading() as connection:
             return _found(connection, name, version, report)
 
-    def page(self, name: str = "", before: int | None = None, limit: int = 50) -> list[Student]:
-        """Versions without reports, newest first; ``before`` (an id) ended the page before."""
+    def page(
+        self, name: str = "", before: int | None = None, limit: int = 50
+    ) -> list[StudentVersion]:
+        """Versions without reports, newest first; ``before``: last id of the previous page."""
         query = _versions().order_by(model_versions.c.id.desc()).limit(limit)
         if name:
             query = query.where(model_versions.c.name == name)
@@ -95,10 +98,10 @@ class Students:
             return [_student(connection, row) for row in connection.execute(query).all()]
 
     def promote(self, name: str, version: int, reason: str, instead_of: int | None) -> bool:
-        """Make a version current; one that is already is left so.
+        """Make a version current, if ``instead_of`` (None: no version) still is.
 
-        False, and nothing is changed, when the current version is not ``instead_of`` (None: no
-        version) any more: the grounds to promote are gone. Raises ``NotFound``.
+        False, and nothing is changed, when another version became current meanwhile: the
+        comparison that led to the promotion no longer holds. Raises ``NotFound``.
         """
         with self._database.writing() as connection:
             _lock(connection, name)
@@ -111,11 +114,11 @@ class Students:
             _append(connection, wanted.id, name, PROMOTE, reason)
             return True
 
-    def rollback(self, name: str, from_version: int = 0) -> Student:
-        """Go back to the version that was current before; the one that is current now.
+    def rollback(self, name: str, from_version: int = 0) -> StudentVersion:
+        """Make the previously current version current again; returns it.
 
-        Nothing is done when the current one is not ``from_version`` (0: whichever it is), so that
-        a call made twice goes back once. Raises ``NotFound`` when there is none before.
+        Nothing changes when the current one is not ``from_version`` (0: any), so a repeated call
+        rolls back once. Raises ``NotFound`` when there is no previous one.
         """
         with self._database.writing() as connection:
             _lock(connection, name)
@@ -123,7 +126,7 @@ class Students:
             if from_version and current.version != from_version:
                 _found(connection, name, from_version)
                 return current
-            before = _before(connection, name)
+            before = _previous(connection, name)
             if before is None:
                 raise NotFound(
                     f"no version of '{name}' was current before version {current.version}; "
@@ -145,22 +148,24 @@ class Students:
 
 
 def model_blobs(connection: Connection) -> Iterable[str]:
-    """Every blob that a version is made of, each once, in order."""
+    """Every blob of a model version, each once, in order."""
     query = select(model_files.c.sha256).distinct().order_by(model_files.c.sha256)
     return [sha256.hex() for sha256 in connection.execute(query).scalars()]
 
 
 def held_by_models(connection: Connection, names: Sequence[str]) -> set[str]:
-    """Those of the blobs that a version is made of."""
+    """Those of the blobs that belong to a model version."""
     held: set[str] = set()
-    for start in range(0, len(names), AT_ONCE):
-        some = [bytes.fromhex(name) for name in names[start : start + AT_ONCE]]
+    for start in range(0, len(names), BATCH):
+        some = [bytes.fromhex(name) for name in names[start : start + BATCH]]
         query = select(model_files.c.sha256).where(model_files.c.sha256.in_(some))
         held.update(sha256.hex() for sha256 in connection.execute(query).scalars())
     return held
 
 
-def _add(connection: Connection, name: str, manifest: Manifest, report: str) -> "Row[Any] | None":
+def _add(
+    connection: Connection, name: str, manifest: StudentManifest, report: str
+) -> "Row[Any] | None":
     """The new row; None when another writer took the number, or added the same student."""
     last = select(func.max(model_versions.c.version)).where(model_versions.c.name == name)
     row = {
@@ -196,7 +201,7 @@ def _row(
     return connection.execute(query).first()
 
 
-def _found(connection: Connection, name: str, version: int, report: bool = False) -> Student:
+def _found(connection: Connection, name: str, version: int, report: bool = False) -> StudentVersion:
     wanted = model_versions.c.version == version
     if not version:
         wanted = model_versions.c.id == _current_id(connection, name)
@@ -219,7 +224,7 @@ def _missing(connection: Connection, name: str, version: int) -> NotFound:
     )
 
 
-def _student(connection: Connection, row: "Row[Any]") -> Student:
+def _student(connection: Connection, row: "Row[Any]") -> StudentVersion:
     promotions = (
         select(model_promotions.c.reason)
         .where(model_promotions.c.model_id == row.id)
@@ -227,7 +232,7 @@ def _student(connection: Connection, row: "Row[Any]") -> Student:
         .limit(1)
     )
     files = select(model_files).where(model_files.c.model_id == row.id).order_by(model_files.c.name)
-    return Student(
+    return StudentVersion(
         id=row.id,
         name=row.name,
         version=row.version,
@@ -254,8 +259,8 @@ def _id_of(connection: Connection, name: str, version: int | None) -> int | None
     return connection.execute(query.where(model_versions.c.version == version)).scalar()
 
 
-def _before(connection: Connection, name: str) -> int | None:
-    """The version that was current before the present one: each way back undoes one promotion."""
+def _previous(connection: Connection, name: str) -> int | None:
+    """The previously current version: each rollback undoes one promotion."""
     query = select(model_promotions.c.model_id, model_promotions.c.kind)
     stack: list[int] = []
     for row in connection.execute(
@@ -269,11 +274,11 @@ def _before(connection: Connection, name: str) -> int | None:
 
 
 def _lock(connection: Connection, name: str) -> None:
-    """One at a time changes which version of a name is current."""
+    """Serialize changes of the current version of a name."""
     rows = select(model_versions.c.id).where(model_versions.c.name == name)
     connection.execute(rows.order_by(model_versions.c.id).with_for_update()).all()
 
 
 def _append(connection: Connection, model_id: int, name: str, kind: str, reason: str) -> None:
-    row = {"model_id": model_id, "name": name, "kind": kind, "reason": reason, "made_at": now()}
+    row = {"model_id": model_id, "name": name, "kind": kind, "reason": reason, "created_at": now()}
     connection.execute(insert(model_promotions), [row])

@@ -1,4 +1,4 @@
-"""Blobs in an object store: S3 and what speaks its language, Google's and Azure's too."""
+"""Blobs in an object store: S3 and compatible ones, Google Cloud Storage, Azure."""
 
 import hashlib
 import logging
@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from secondlook.core.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
-from secondlook.store.blobs import checked, is_name, lost, path_of
+from secondlook.store.blobs import blob_not_found, blob_path, is_sha256, verify_hash
+from secondlook_client.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
 
 try:
     import obstore
@@ -23,20 +23,20 @@ except ImportError as missing:
 log = logging.getLogger(__name__)
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
-ANSWER_S = 30
-"""How long one request may take; then, and after a failure, it is made again for as long."""
+TIMEOUT_S = 30
+"""Of one request; failed requests are retried for as long again."""
 RENEW_S = 900.0
-"""An object older than this is sent again when it is put again, so that it counts as new."""
+"""An object older than this is uploaded again when it is put again, to renew its age."""
 MISSING = (exceptions.NotFoundError, FileNotFoundError)
-"""obstore raises now the one, now the other."""
+"""obstore raises either."""
 FULL_WORDS = ("StorageFull", "QuotaExceeded", "InsufficientStorage", "507 Insufficient")
 
 
 class ObjectBlobs:
-    """Blobs as objects ``prefix/ab/ab12…``; the service keeps them before it answers."""
+    """Blobs as objects ``prefix/ab/ab12…``; durable once the service has answered."""
 
     def __init__(self, url: str) -> None:
-        """``url``: ``s3://bucket/prefix``, with ``?endpoint=http://host:port`` for other makes.
+        """``url``: ``s3://bucket/prefix``, with ``?endpoint=http://host:port`` for others.
 
         Credentials come from the environment (``AWS_ACCESS_KEY_ID`` and so on) or the machine.
         Nothing is connected yet. Raises ``BadSetting``.
@@ -44,22 +44,22 @@ class ObjectBlobs:
         self._store: Any = _open(url)
 
     def put(self, content: bytes) -> str:
-        """See ``Blobs``. Bytes that are there but differ are replaced."""
+        """See ``Blobs``. An object whose bytes differ is replaced."""
         sha256 = hashlib.sha256(content).hexdigest()
-        with _explained():
+        with _translated_errors():
             if not self._holds(sha256, content):
-                obstore.put(self._store, path_of(sha256), content, use_multipart=False)
+                obstore.put(self._store, blob_path(sha256), content, use_multipart=False)
         return sha256
 
     def get(self, sha256: str) -> bytes:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             try:
-                content = bytes(obstore.get(self._store, path_of(sha256)).bytes())
+                content = bytes(obstore.get(self._store, blob_path(sha256)).bytes())
             except MISSING as failure:
                 _raise_if_bucket(failure)
-                raise lost(sha256) from None
-        return checked(sha256, content)
+                raise blob_not_found(sha256) from None
+        return verify_hash(sha256, content)
 
     def has(self, sha256: str) -> bool:
         """See ``Blobs``."""
@@ -67,15 +67,15 @@ class ObjectBlobs:
 
     def remove(self, sha256: str) -> None:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             try:
-                obstore.delete(self._store, path_of(sha256))
+                obstore.delete(self._store, blob_path(sha256))
             except MISSING as failure:
                 _raise_if_bucket(failure)
 
     def remove_unless_new(self, sha256: str, age_s: float) -> bool:
-        """See ``Blobs``. There are no locks here: what is put in the instant between the look at
-        its age and its removal is lost."""
+        """See ``Blobs``. There are no locks here: bytes that are put between the check of the age
+        and the deletion are lost."""
         head = self._head(sha256)
         if head is not None and _age_s(head) < age_s:
             return False
@@ -84,23 +84,23 @@ class ObjectBlobs:
 
     def all(self) -> Iterator[str]:
         """See ``Blobs``."""
-        with _explained():
+        with _translated_errors():
             for page in obstore.list(self._store):
                 names = (entry["path"].rpartition("/")[2] for entry in page)
-                yield from (name for name in names if is_name(name))
+                yield from (name for name in names if is_sha256(name))
 
     def _holds(self, sha256: str, content: bytes) -> bool:
         head = self._head(sha256)
         if head is None or head["size"] != len(content) or _age_s(head) > RENEW_S:
             return False
-        # S3's tag is the MD5 of most objects. Where it is not, they are just sent once more.
+        # S3's ETag is the MD5 of most objects. Where it is not, they are just uploaded once more.
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         return str(head["e_tag"]).strip('"') == md5
 
     def _head(self, sha256: str) -> Any:
-        with _explained():
+        with _translated_errors():
             try:
-                return obstore.head(self._store, path_of(sha256))
+                return obstore.head(self._store, blob_path(sha256))
             except MISSING:
                 return None
 
@@ -118,12 +118,12 @@ def _open(url: str) -> Any:
         )
     config = dict(parse_qsl(parts.query))
     if parts.scheme in ("s3", "s3a"):
-        config.setdefault("checksum_algorithm", "SHA256")  # the service checks what arrived
+        config.setdefault("checksum_algorithm", "SHA256")  # verified by the service
     plain = config.get("endpoint", "").startswith("http://")
-    client: dict[str, Any] = {"timeout": f"{ANSWER_S}s", "connect_timeout": "5s"}
+    client: dict[str, Any] = {"timeout": f"{TIMEOUT_S}s", "connect_timeout": "5s"}
     if plain:
         client["allow_http"] = True
-    retry: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=ANSWER_S)}
+    retry: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=TIMEOUT_S)}
     options: dict[str, Any] = {"config": config, "client_options": client, "retry_config": retry}
     try:
         return from_url(parts._replace(query="").geturl(), **options)
@@ -132,15 +132,15 @@ def _open(url: str) -> Any:
 
 
 def _raise_if_bucket(failure: BaseException) -> None:
-    """A bucket that is not there is an outage, not a blob that was lost."""
+    """A missing bucket is an outage, not a lost blob."""
     if "NoSuchBucket" in str(failure):
         raise StoreUnavailable(
-            "the blob store has no such bucket; make it, or mend --blob-url"
+            "the blob store has no such bucket; create it, or correct --blob-url"
         ) from failure
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except (exceptions.BaseError, OSError) as failure:
@@ -148,22 +148,22 @@ def _explained() -> Iterator[None]:
         _raise_if_bucket(failure)
         if any(word in str(failure) for word in FULL_WORDS):
             raise StorageFull(
-                "the blob store is full; free some space or raise its quota, what was kept before "
-                "is intact"
+                "the blob store is full; free some space or raise its quota, what was stored "
+                "before is intact"
             ) from failure
         raise StoreUnavailable(
-            f"the blob store does not serve at present ({_kind(failure)}); what waits for it goes "
-            "on once it does"
+            f"the blob store is unavailable ({_cause(failure)}); pending work resumes once it is "
+            "back"
         ) from failure
 
 
-def _kind(failure: Exception) -> str:
+def _cause(failure: Exception) -> str:
     """A few words without addresses or keys."""
-    kinds: dict[type[Exception], str] = {
+    causes: dict[type[Exception], str] = {
         exceptions.PermissionDeniedError: "it denies us access: check the credentials",
-        exceptions.UnauthenticatedError: "it does not know our credentials",
+        exceptions.UnauthenticatedError: "it does not accept our credentials",
     }
-    return kinds.get(type(failure), "no proper answer")
+    return causes.get(type(failure), "no valid answer")
 
 
 def _line(failure: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Texts that millions of rows share: model names, and ontologies as they were."""
+"""Values that millions of rows share: model names, and ontologies exactly as they were used."""
 
 import hashlib
 import json
@@ -8,22 +8,22 @@ from functools import lru_cache
 
 from sqlalchemy import Connection, select
 
-from secondlook.core.errors import BadOntology, Damaged, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.core.types import STUDENT, Evidence
-from secondlook.store.database import insert_new
+from secondlook.store.database import insert_new, sanitize_text
 from secondlook.store.schema import ontologies, texts
+from secondlook_client.errors import BadOntology, Damaged, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
 
-BESIDE = " + "
+STUDENT_SEPARATOR = " + "
 """Between a proposer and the student that was compared with it."""
 
 
 def text_id(connection: Connection, text: str) -> int:
-    """The number of ``text``, which is added when it is new.
+    """The id of ``text``, inserted if new.
 
-    Characters that a database cannot hold (NUL, halves of characters) are replaced.
+    Characters that a database cannot store (NUL, lone surrogates) are replaced.
     """
-    text = text.encode("utf-8", "replace").decode().replace("\x00", "?")
+    text = sanitize_text(text, len(text))
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     known = select(texts.c.id).where(texts.c.digest == digest)
     found = connection.execute(known).scalar()
@@ -33,45 +33,45 @@ def text_id(connection: Connection, text: str) -> int:
     return int(found)
 
 
-def speakers(evidence: Evidence) -> str:
-    """Proposer and, where one was compared with it, student: the text that evidence is kept with.
+def proposer_text(evidence: Evidence) -> str:
+    """The proposer of evidence with the student compared with it, if any, as one text.
 
-    ``speakers_of`` reads it.
+    ``parse_proposer_text`` is the inverse.
     """
-    return evidence.proposer + (BESIDE + evidence.student if evidence.student else "")
+    return evidence.proposer + (STUDENT_SEPARATOR + evidence.student if evidence.student else "")
 
 
-def speakers_of(text: str) -> tuple[str, str]:
-    """(proposer, student or empty) of what ``speakers`` wrote."""
-    proposer, beside, student = text.partition(BESIDE + STUDENT)
-    return proposer, STUDENT + student if beside else ""
+def parse_proposer_text(text: str) -> tuple[str, str]:
+    """(proposer, student or empty) of a text from ``proposer_text``."""
+    proposer, separator, student = text.partition(STUDENT_SEPARATOR + STUDENT)
+    return proposer, STUDENT + student if separator else ""
 
 
-def texts_of(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
-    """The texts by number. Raises ``Damaged`` when one is missing."""
+def load_texts(connection: Connection, ids: Iterable[int]) -> dict[int, str]:
+    """Texts by id. Raises ``Damaged`` when one is missing."""
     wanted = set(ids)
     rows = connection.execute(select(texts.c.id, texts.c.text).where(texts.c.id.in_(wanted)))
     found = {row.id: row.text for row in rows}
     if missing := wanted - found.keys():
-        raise Damaged(f"text {min(missing)} is gone from the store; run `secondlook check`")
+        raise Damaged(f"text {min(missing)} is missing from the store; run `secondlook check`")
     return found
 
 
 def ontology_id(connection: Connection, ontology: Ontology) -> int:
-    """The number of ``ontology``, which is added when it is new."""
+    """The id of ``ontology``, inserted if new."""
     known = select(ontologies.c.id).where(ontologies.c.digest == ontology.digest)
     found = connection.execute(known).scalar()
     if found is None:
-        row = {"digest": ontology.digest, "classes": written(ontology)}
+        row = {"digest": ontology.digest, "classes": ontology_json(ontology)}
         insert_new(connection, ontologies, [row])
         found = connection.execute(known).scalar_one()
     return int(found)
 
 
 def load_ontology(connection: Connection, number: int) -> Ontology:
-    """The ontology of that number, equal to the one that was kept, with the same digest.
+    """The ontology of that id, equal to the one that was stored, with the same digest.
 
-    Raises ``NotFound``, and ``Damaged`` when the row is no ontology or another one.
+    Raises ``NotFound``, and ``Damaged`` when the row cannot be parsed or its digest differs.
     """
     query = select(ontologies.c.digest, ontologies.c.classes).where(ontologies.c.id == number)
     row = connection.execute(query).first()
@@ -80,18 +80,18 @@ def load_ontology(connection: Connection, number: int) -> Ontology:
     return read_ontology(row.classes, row.digest)
 
 
-def written(ontology: Ontology) -> str:
-    """The classes as JSON, from which ``read_ontology`` makes an equal ontology."""
+def ontology_json(ontology: Ontology) -> str:
+    """The classes as JSON; ``read_ontology`` is the inverse."""
     return json.dumps([asdict(spec) for spec in ontology.classes])
 
 
 @lru_cache(maxsize=64)
 def read_ontology(classes: str, digest: str) -> Ontology:
-    """An ontology from ``written``. Raises ``Damaged`` when its digest is not ``digest``."""
+    """The ontology of an ``ontology_json``. Raises ``Damaged`` when its digest differs."""
     try:
         ontology = Ontology(tuple(ClassSpec(**spec) for spec in json.loads(classes)))
     except (ValueError, TypeError, BadOntology) as cause:
         raise Damaged(f"ontology {digest} cannot be read ({cause})") from cause
     if ontology.digest != digest:
-        raise Damaged(f"ontology {digest} has changed since it was kept; run `secondlook check`")
+        raise Damaged(f"ontology {digest} has changed since it was stored; run `secondlook check`")
     return ontology

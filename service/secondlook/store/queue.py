@@ -1,126 +1,49 @@
-"""The queue: which images of which jobs wait, who works on them, and what became of them.
+"""The job queue: jobs, their images (items), leases of servers, and outcomes.
 
-A job is worked on by one server at a time, which holds a lease on it. Whatever settles items
-checks in the same transaction that the lease is still that server's, so a server that was taken
-for dead and comes back writes nothing. All writes here may be made twice.
+A job is worked on by one server at a time, which holds a lease on it. Whoever records outcomes
+checks in the same transaction that the lease is still its own, so a server that was presumed dead
+and comes back writes nothing. All writes are idempotent.
+
+``JobQueue`` opens its own transactions; the functions below it run inside a transaction of their
+caller. Both lock the job's row first, so concurrent changes of one job are serialized.
 """
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, or_, select, true, update
 
-from secondlook.core.errors import BadRequest, LostLease, NotFound
-from secondlook.core.ontology import Ontology
-from secondlook.store.database import Database, insert_new, now
+from secondlook.store.database import Database, insert_new, now, sanitize_text
 from secondlook.store.runs import create_run
 from secondlook.store.schema import images, items, jobs, runs
+from secondlook_client.errors import BadRequest, LostLease, NotFound
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import JobState
 
-# Jobs and items as values: what ``queue`` takes and gives.
-
-
-class JobState(StrEnum):
-    """What a job is doing; its message says what a running one waits for."""
-
-    LISTING = "listing"
-    """The folder is being read; images already found are being labelled."""
-    RUNNING = "running"
-    DONE = "done"
-    """Every image is labelled or set aside."""
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-    """It cannot go on for a reason that concerns every image; the message says which."""
+BATCH = 1000
+"""Items inserted in one transaction, so that others may write in between; keys a query."""
 
 
 ACTIVE = (JobState.LISTING, JobState.RUNNING)
-"""States in which a server may be at work on a job."""
+"""States in which a server may be working on a job."""
 
 
 class ItemState(IntEnum):
-    """What became of one image of a job."""
+    """State of one image of a job."""
 
     QUEUED = 0
     DONE = 1
     FAILED = 2
-    """Set aside, with the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewItem:
-    """One image for a job."""
-
-    key: int
-    """Identity in the run, signed 64 bits."""
-    name: str
-    """For people; in a folder the relative path, see ``core.files``."""
-    size: int = 0
-    """Bytes of the file when it was found."""
-    changed_ns: int = 0
-    """The file's time of change, nanoseconds since 1970."""
-    image_id: int | None = None
-    """Where its bytes are kept already."""
-    refusal: str = ""
-    """Why it cannot be labelled; such an item is set aside at once."""
-    reason: str = "bad_image"
-    """Stable word for the refusal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image of a job that waits to be labelled."""
-
-    id: int
-    run_id: int
-    key: int
-    name: str
-    size: int
-    changed_ns: int
-    image_id: int | None
-    tries: int
-    """How often it was tried for nothing."""
-    sha256: str = ""
-    """Of its bytes, where they are kept already: 64 hexadecimal digits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setback:
-    """A try that gave no result."""
-
-    item_id: int
-    reason: str
-    """Stable word."""
-    message: str
-    not_before: float = 0.0
-    """When to try again, seconds since 1970; no meaning for an item that is set aside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """How many items a transaction settled that were not settled before."""
-
-    done: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that was set aside."""
-
-    item_id: int
-    name: str
-    key: int
-    reason: str
-    message: str
-    tries: int
+    """Given up; the row has the reason."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run with images to label, as it stood when it was read."""
+class JobRow:
+    """A run with images to label, as it was when it was read."""
 
     run_id: int
     name: str
@@ -131,17 +54,16 @@ class Job:
     root: str
     """Folder that names are relative to; or empty."""
     closed: bool
-    """No more images will come."""
+    """No more images will be added."""
     total: int
     done: int
     failed: int
-    """Set aside."""
     owner: str
-    """Server at work on it; or empty."""
+    """The server that works on it; or empty."""
     message: str
     """What it waits for, or why it failed; or empty."""
     created_at: float
-    changed_at: float
+    updated_at: float
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -151,227 +73,81 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """True while a server is, or will be, at work on it."""
+        """Whether a server is, or will be, working on it."""
         return self.state in ACTIVE
 
 
-JOB_COLUMNS = (
-    jobs,
-    runs.c.name,
-    runs.c.kind,
-    runs.c.ontology_id,
-    runs.c.settings,
-    runs.c.created_at,
-)
-ITEM_COLUMNS = (
-    items.c.id,
-    items.c.run_id,
-    items.c.key,
-    items.c.name,
-    items.c.size,
-    items.c.changed_ns,
-    items.c.image_id,
-    items.c.tries,
-    images.c.sha256,
-)
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An image to be added to a job."""
+
+    key: int
+    """Identity in the run, signed 64 bits."""
+    name: str
+    """For people; in a folder the relative path, see ``core.files``."""
+    size: int = 0
+    """Bytes of the file when it was listed."""
+    mtime_ns: int = 0
+    """The file's modification time, nanoseconds since 1970."""
+    image_id: int | None = None
+    """The stored image, where its bytes are in the blob store already."""
+    refusal: str = ""
+    """Why it cannot be labelled; such an item fails at once."""
+    reason: str = "bad_image"
+    """Stable code of the refusal."""
 
 
-def job_of(row: "Row[Any]") -> Job:
-    """A row of ``JOB_COLUMNS``."""
-    return Job(
-        run_id=row.run_id,
-        name=row.name,
-        kind=row.kind,
-        ontology_id=row.ontology_id,
-        state=JobState(row.state),
-        root=row.root,
-        closed=row.closed,
-        total=row.total,
-        done=row.done,
-        failed=row.failed,
-        owner=row.owner,
-        message=row.message,
-        created_at=row.created_at,
-        changed_at=row.changed_at,
-        settings=json.loads(row.settings),
-    )
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A queued image of a job."""
+
+    id: int
+    run_id: int
+    key: int
+    name: str
+    size: int
+    mtime_ns: int
+    image_id: int | None
+    attempts: int
+    """Failed ones so far."""
+    sha256: str = ""
+    """Of its bytes, where they are in the blob store: 64 hexadecimal digits."""
 
 
-def item_of(row: Any) -> Item:
-    """A row of ``ITEM_COLUMNS``."""
-    return Item(
-        id=row.id,
-        run_id=row.run_id,
-        key=row.key,
-        name=row.name,
-        size=row.size,
-        changed_ns=row.changed_ns,
-        image_id=row.image_id,
-        tries=row.tries,
-        sha256=row.sha256.hex() if row.sha256 else "",
-    )
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt at an item that gave no result."""
+
+    item_id: int
+    reason: str
+    """Stable code."""
+    message: str
+    not_before: float = 0.0
+    """When to retry, seconds since 1970; unused when the item fails for good."""
 
 
-def item_row(run_id: int, new: NewItem) -> dict[str, Any]:
-    """What is inserted for a new item."""
-    return {
-        "run_id": run_id,
-        "key": new.key,
-        "name": new.name,
-        "size": new.size,
-        "changed_ns": new.changed_ns,
-        "image_id": new.image_id,
-        "state": ItemState.FAILED if new.refusal else ItemState.QUEUED,
-        "tries": 0,
-        "not_before": 0.0,
-        "reason": new.reason if new.refusal else "",
-        "message": storable(new.refusal),
-    }
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """An item that was given up."""
+
+    item_id: int
+    name: str
+    key: int
+    reason: str
+    message: str
+    attempts: int
 
 
-def storable(text: str) -> str:
-    """A message as every database can hold it: no NUL, no halves of characters, not endless."""
-    return text[:2000].encode("utf-8", "replace").decode().replace("\x00", "?")
+@dataclass(frozen=True, slots=True)
+class OutcomeCounts:
+    """Items that a transaction moved from queued to done or failed."""
+
+    done: int
+    failed: int
 
 
-# Items come and are settled: what the queue does inside a transaction of its caller.
-#
-# Every function locks the job's row first, so those who add, settle, end and take over one job
-# follow each other.
-
-KEYS_A_QUERY = 1000
-"""Items asked for in one query."""
-
-
-def add_items(connection: Connection, job: Job, new: Sequence[NewItem]) -> int:
-    """``Queue.add`` in the transaction that locked ``job``, for up to about a thousand items."""
-    run_id = job.run_id
-    if job.closed or not job.active:
-        state = "closed" if job.closed else job.state.value
-        raise BadRequest(f"job '{job.name}' is {state} and takes no more images; make another")
-    # In a fixed order, so that two servers that list one folder never wait for each other.
-    ordered = sorted(new, key=lambda item: item.key)
-    refused = [item_row(run_id, item) for item in ordered if item.refusal]
-    failed = insert_new(connection, items, refused)
-    queued = insert_new(connection, items, [item_row(run_id, i) for i in ordered if not i.refusal])
-    if failed or queued:
-        change_job(
-            connection, run_id, total=jobs.c.total + failed + queued, failed=jobs.c.failed + failed
-        )
-    return failed + queued
-
-
-def known_items(connection: Connection, run_id: int, keys: Iterable[int]) -> dict[int, int | None]:
-    """Those of the keys that are items of the run, in whatever state, and their images' ids."""
-    rest, found = iter(keys), dict[int, int | None]()
-    while batch := list(islice(rest, KEYS_A_QUERY)):
-        rows = connection.execute(_KNOWN, {"run": run_id, "keys": batch})
-        found.update((row.key, row.image_id) for row in rows)
-    return found
-
-
-_KNOWN = select(items.c.key, items.c.image_id).where(
-    items.c.run_id == bindparam("run"), items.c.key.in_(bindparam("keys", expanding=True))
-)
-
-
-def settle(
-    connection: Connection,
-    run_id: int,
-    owner: str,
-    done: Mapping[int, int],
-    failed: Sequence[Setback] = (),
-    later: Sequence[Setback] = (),
-) -> Settled:
-    """Say what became of items: in the transaction that keeps their results, and after them.
-
-    ``done`` maps items to their images, ``failed`` are set aside and ``later`` tried again.
-    Items that are settled already are left as they are. Raises ``LostLease`` when the job is not
-    ``owner``'s any more.
-    """
-    check_lease(locked_job(connection, run_id), owner)
-    images = [{"item": item, "image": image} for item, image in sorted(done.items())]
-    state = {"state": ItemState.DONE, "reason": "", "message": "", "not_before": 0.0}
-    finished = _update(connection, images, image_id=bindparam("image"), **state)
-    aside = _update(connection, _setbacks(failed), state=ItemState.FAILED, **_TRIED)
-    _update(connection, _setbacks(later), **_TRIED)
-    if finished or aside:
-        counts = {"done": jobs.c.done + finished, "failed": jobs.c.failed + aside}
-        change_job(connection, run_id, **counts)
-    return Settled(finished, aside)
-
-
-_TRIED = {
-    "tries": items.c.tries + 1,
-    "reason": bindparam("why"),
-    "message": bindparam("text"),
-    "not_before": bindparam("due"),
-}
-
-
-def _setbacks(found: Sequence[Setback]) -> list[dict[str, Any]]:
-    return [
-        {"item": s.item_id, "why": s.reason[:64], "text": storable(s.message), "due": s.not_before}
-        for s in sorted(found, key=lambda setback: setback.item_id)
-    ]
-
-
-def _update(connection: Connection, rows: list[dict[str, Any]], **values: Any) -> int:
-    """Update those of the items that are still queued; how many were."""
-    if not rows:
-        return 0
-    queued = and_(items.c.id == bindparam("item"), items.c.state == ItemState.QUEUED)
-    return connection.execute(update(items).where(queued).values(values), rows).rowcount
-
-
-def job_rows() -> Select[Any]:
-    """Every job with what its run says."""
-    return select(*JOB_COLUMNS).join(runs, runs.c.id == jobs.c.run_id)
-
-
-# Built once: SQLAlchemy takes longer to build a statement than SQLite to answer it.
-_NAMED = job_rows().where(runs.c.name == bindparam("name"))
-_NUMBERED = job_rows().where(jobs.c.run_id == bindparam("number")).with_for_update(of=jobs)
-
-
-def named_job(connection: Connection, name: str, *, lock: bool = False) -> Job:
-    """The job of that name. Raises ``NotFound``.
-
-    With ``lock`` nobody else changes it until the transaction, a writing one, ends.
-    """
-    query = _NAMED.with_for_update(of=jobs) if lock else _NAMED
-    row = connection.execute(query, {"name": name}).first()
-    if row is None:
-        raise NotFound(f"there is no job '{name}'; see `secondlook job list`")
-    return job_of(row)
-
-
-def locked_job(connection: Connection, run_id: int) -> Job:
-    """The job, which nobody else changes until the transaction ends."""
-    row = connection.execute(_NUMBERED, {"number": run_id}).first()
-    if row is None:
-        raise NotFound(f"there is no job number {run_id}; see `secondlook job list`")
-    return job_of(row)
-
-
-def check_lease(job: Job, owner: str) -> None:
-    """Raises ``LostLease`` when the job is not ``owner``'s any more."""
-    if job.owner != owner:
-        raise LostLease(f"job '{job.name}' is not this server's any more")
-
-
-def change_job(connection: Connection, run_id: int, **values: Any) -> None:
-    """Set columns of a job, and when that was."""
-    changed = update(jobs).where(jobs.c.run_id == run_id)
-    connection.execute(changed.values(values | {"changed_at": now()}))
-
-
-AT_ONCE = 1000
-"""Items added in one transaction, so that others may write in between."""
-
-
-class Queue:
-    """Jobs and their items. Safe for threads; every method may raise ``StoreUnavailable``."""
+class JobQueue:
+    """Jobs and their items. Thread-safe; every method may raise ``StoreUnavailable``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -383,8 +159,8 @@ class Queue:
         ontology: Ontology,
         root: str = "",
         settings: Mapping[str, Any] | None = None,
-    ) -> Job:
-        """Add a job without items; one with a ``root`` has that folder listed first.
+    ) -> JobRow:
+        """Create a job without items; one with a ``root`` has that folder listed first.
 
         Raises ``AlreadyExists`` when the name is taken.
         """
@@ -398,32 +174,32 @@ class Queue:
                 "owner": "",
                 "lease_until": 0.0,
                 "message": "",
-                "changed_at": now(),
+                "updated_at": now(),
                 **dict.fromkeys(("total", "done", "failed"), 0),
             }
             connection.execute(insert(jobs), [row])
             return named_job(connection, name)
 
-    def get(self, name: str) -> Job:
-        """The job as it stands. Raises ``NotFound``."""
+    def get(self, name: str) -> JobRow:
+        """The job of that name. Raises ``NotFound``."""
         with self._database.reading() as connection:
             return named_job(connection, name)
 
-    def list_jobs(self, before: int | None = None, limit: int = 50) -> list[Job]:
+    def list_jobs(self, before: int | None = None, limit: int = 50) -> list[JobRow]:
         """Jobs, newest first; ``before`` is the ``run_id`` that the last page ended with."""
-        query = job_rows().order_by(jobs.c.run_id.desc()).limit(limit)
+        query = _SELECT_JOBS.order_by(jobs.c.run_id.desc()).limit(limit)
         if before is not None:
             query = query.where(jobs.c.run_id < before)
         with self._database.reading() as connection:
-            return [job_of(row) for row in connection.execute(query)]
+            return [_job(row) for row in connection.execute(query)]
 
     def add(self, run_id: int, new: Iterable[NewItem]) -> int:
-        """Add items; one whose key the run knows changes nothing. How many were new.
+        """Add items; one whose key the run has already changes nothing. How many were new.
 
         Raises ``BadRequest`` when the job takes no more: it is closed, or was cancelled.
         """
         rest, added = iter(new), 0
-        while batch := list(islice(rest, AT_ONCE)):
+        while batch := list(islice(rest, BATCH)):
             with self._database.writing() as connection:
                 added += add_items(connection, locked_job(connection, run_id), batch)
         return added
@@ -434,14 +210,14 @@ class Queue:
             return set(known_items(connection, run_id, keys))
 
     def close(self, run_id: int) -> None:
-        """Say that no more items will come."""
+        """Declare that no more items will be added."""
         with self._database.writing() as connection:
             job = locked_job(connection, run_id)
             state = JobState.RUNNING if job.state is JobState.LISTING else job.state
             change_job(connection, run_id, closed=True, state=state)
 
-    def cancel(self, name: str) -> Job:
-        """Stop a job for good; what is labelled stays. One that has ended is left as it is."""
+    def cancel(self, name: str) -> JobRow:
+        """Cancel a job for good; its labels stay. A job that has ended is left as it is."""
         with self._database.writing() as connection:
             job = named_job(connection, name, lock=True)
             if job.active:
@@ -450,19 +226,19 @@ class Queue:
             return named_job(connection, name)
 
     def retry(self, name: str, reasons: Collection[str] = ()) -> int:
-        """Queue again what was set aside, and go on with a job that ended; how many items.
+        """Queue failed items again, and resume a job that ended; how many items.
 
-        With ``reasons`` only what was set aside for one of them.
+        With ``reasons`` only those that failed for one of them.
         """
-        aside = and_(
+        failed = and_(
             items.c.state == ItemState.FAILED, items.c.reason.in_(reasons) if reasons else true()
         )
-        fresh = {"state": ItemState.QUEUED, "tries": 0, "not_before": 0.0, "reason": ""}
+        fresh = {"state": ItemState.QUEUED, "attempts": 0, "not_before": 0.0, "reason": ""}
         with self._database.writing() as connection:
             job = named_job(connection, name, lock=True)
             again = connection.execute(
                 update(items)
-                .where(items.c.run_id == job.run_id, aside)
+                .where(items.c.run_id == job.run_id, failed)
                 .values(fresh | {"message": ""})
             ).rowcount
             listing = bool(job.root) and not job.closed
@@ -473,64 +249,50 @@ class Queue:
             change_job(connection, job.run_id, **changes)
             return again
 
-    def reopen(self, name: str) -> Job:
-        """Let a job take more images, whatever its state; its folder is listed again.
+    def claim(self, owner: str, lease_s: float, skip: Collection[int] = ()) -> JobRow | None:
+        """Lease a job that has something to do and no lease; None when there is none.
 
-        A server at work on a folder loses its lease; results not yet written are made again.
-        """
-        with self._database.writing() as connection:
-            job = named_job(connection, name, lock=True)
-            changes: dict[str, Any] = {"state": JobState.RUNNING, "closed": False, "message": ""}
-            if job.root:
-                changes["state"] = JobState.LISTING
-            if job.root or not job.active:
-                changes |= {"owner": "", "lease_until": 0.0}
-            change_job(connection, job.run_id, **changes)
-            return named_job(connection, name)
-
-    def claim(self, owner: str, lease_s: float, skip: Collection[int] = ()) -> Job | None:
-        """Take one job that has something to do and that no living server works on.
-
-        ``owner`` (up to 64 characters) is this server; None when there is no such job. A job that
-        is open and has nothing queued is left alone, and so are the runs ``skip``.
+        ``owner`` (up to 64 characters) is this server. A job that is open and has nothing queued
+        is left alone, and so are the runs ``skip``.
         """
         with self._database.reading() as connection:
-            if connection.execute(_with_work(skip)).first() is None:
-                return None  # the usual answer, without keeping other writers waiting
+            if connection.execute(_claimable(skip)).first() is None:
+                return None  # the usual answer, without blocking other writers
         with self._database.writing() as connection:
-            free = _with_work(skip).with_for_update(skip_locked=True)
+            free = _claimable(skip).with_for_update(skip_locked=True)
             run_id = connection.execute(free).scalar()
             if run_id is None:
                 return None
             values = {"owner": owner, "lease_until": now() + lease_s}
             connection.execute(update(jobs).where(jobs.c.run_id == run_id).values(values))
-            return job_of(connection.execute(job_rows().where(jobs.c.run_id == run_id)).one())
+            return _job(connection.execute(_SELECT_JOBS.where(jobs.c.run_id == run_id)).one())
 
     def renew(self, run_id: int, owner: str, lease_s: float, message: str | None = None) -> bool:
-        """Prolong a lease; False when it is another's, or the job was cancelled.
+        """Renew a lease; False when it is another's, or the job was cancelled.
 
         ``message`` (None leaves it as it is) says what the job waits for.
         """
-        said = {} if message is None else {"message": storable(message)}
-        return self._owned(run_id, owner, lease_until=now() + lease_s, **said)
+        changes = {} if message is None else {"message": sanitize_text(message)}
+        return self._change_leased(run_id, owner, lease_until=now() + lease_s, **changes)
 
     def release(self, run_id: int, owner: str, pause_s: float = 0.0) -> None:
-        """Give a lease back, if it is still ours; nobody takes the job for ``pause_s``."""
-        self._owned(run_id, owner, owner="", lease_until=now() + pause_s if pause_s else 0.0)
+        """Give up a lease, if it is still ours; nobody claims the job for ``pause_s`` seconds."""
+        lease_until = now() + pause_s if pause_s else 0.0
+        self._change_leased(run_id, owner, owner="", lease_until=lease_until)
 
     def clear_leases(self) -> None:
         """End every lease: for the one server of a data folder, when it starts."""
         with self._database.writing() as connection:
-            held = update(jobs).where(or_(jobs.c.owner != "", jobs.c.lease_until > 0))
-            connection.execute(held.values(owner="", lease_until=0.0))
+            leased = update(jobs).where(or_(jobs.c.owner != "", jobs.c.lease_until > 0))
+            connection.execute(leased.values(owner="", lease_until=0.0))
 
     def next(self, run_id: int, limit: int, skip: Collection[int] = ()) -> list[Item]:
         """Items that are queued and due, those never tried first, without the ids in ``skip``.
 
-        ``skip`` is what the caller is at work on already.
+        ``skip`` are the items that the caller is working on already.
         """
         query = (
-            select(*ITEM_COLUMNS)
+            select(*_ITEM_COLUMNS)
             .outerjoin(images, images.c.id == items.c.image_id)
             .where(items.c.run_id == run_id, items.c.state == ItemState.QUEUED)
             .where(items.c.not_before <= now())
@@ -538,54 +300,171 @@ class Queue:
             .limit(limit + len(skip))
         )
         with self._database.reading() as connection:
-            found = [item_of(row) for row in connection.execute(query) if row.id not in skip]
+            found = [_item(row) for row in connection.execute(query) if row.id not in skip]
         return found[:limit]
 
     def replace(self, item: Item, owner: str, new: NewItem) -> bool:
-        """Make a queued item that of a file put in the old one's place; raises ``LostLease``.
+        """Update a queued item whose file was replaced by another. Raises ``LostLease``.
 
-        False when the new file is an item of its own already, or the old one is settled.
+        False when the new file is an item of its own already, or the old one is no longer queued.
         """
         with self._database.writing() as connection:
             check_lease(locked_job(connection, item.run_id), owner)
             same_key = and_(items.c.run_id == item.run_id, items.c.key == new.key)
             if connection.execute(select(items.c.id).where(same_key)).first():
                 return False
-            values = {"key": new.key, "size": new.size, "changed_ns": new.changed_ns}
+            values = {"key": new.key, "size": new.size, "mtime_ns": new.mtime_ns}
             query = update(items).where(items.c.id == item.id, items.c.state == ItemState.QUEUED)
             return connection.execute(query.values(values)).rowcount == 1
 
-    def failures(self, run_id: int, after: int = 0, limit: int = 200) -> list[Failure]:
-        """What was set aside, by id; ``after`` is the ``item_id`` that the last page ended with."""
+    def failures(self, run_id: int, after: int = 0, limit: int = 200) -> list[FailedItem]:
+        """Failed items by id; ``after`` is the ``item_id`` that the last page ended with."""
         columns = (items.c.id, items.c.name, items.c.key, items.c.reason)
         query = (
-            select(*columns, items.c.message, items.c.tries)
+            select(*columns, items.c.message, items.c.attempts)
             .where(items.c.run_id == run_id, items.c.state == ItemState.FAILED)
             .where(items.c.not_before == 0.0, items.c.id > after)
             .order_by(items.c.id)
             .limit(limit)
         )
         with self._database.reading() as connection:
-            return [Failure(*row) for row in connection.execute(query)]
+            return [FailedItem(*row) for row in connection.execute(query)]
 
     def finish(self, run_id: int, owner: str, state: JobState, message: str = "") -> bool:
         """End a job and its lease; False when the lease is another's.
 
         Also False, and nothing is changed, when it would be done with items left or to come.
         """
-        whole = and_(jobs.c.closed, jobs.c.done + jobs.c.failed >= jobs.c.total)
-        condition = whole if state is JobState.DONE else jobs.c.run_id == run_id
-        ended = {"state": state, "owner": "", "lease_until": 0.0, "message": storable(message)}
-        return self._owned(run_id, owner, condition, **ended)
+        complete = and_(jobs.c.closed, jobs.c.done + jobs.c.failed >= jobs.c.total)
+        condition = complete if state is JobState.DONE else true()
+        changes = {"state": state, "owner": "", "lease_until": 0.0}
+        return self._change_leased(
+            run_id, owner, condition, **changes, message=sanitize_text(message)
+        )
 
-    def _owned(self, run_id: int, holder: str, *conditions: Any, **values: Any) -> bool:
-        ours = update(jobs).where(jobs.c.run_id == run_id, jobs.c.owner == holder, *conditions)
+    def _change_leased(self, run_id: int, holder: str, *conditions: Any, **values: Any) -> bool:
+        """Set columns of a job if ``holder`` has the lease; whether it does."""
+        leased = update(jobs).where(jobs.c.run_id == run_id, jobs.c.owner == holder, *conditions)
         with self._database.writing() as connection:
-            return connection.execute(ours.values(values)).rowcount == 1
+            return connection.execute(leased.values(values)).rowcount == 1
 
 
-def _with_work(skip: Collection[int]) -> Select[Any]:
-    """The job that a server may take, the one left alone for longest."""
+def named_job(connection: Connection, name: str, *, lock: bool = False) -> JobRow:
+    """The job of that name. Raises ``NotFound``.
+
+    With ``lock`` nobody else changes it until the transaction, a writing one, ends.
+    """
+    query = _NAMED.with_for_update(of=jobs) if lock else _NAMED
+    row = connection.execute(query, {"name": name}).first()
+    if row is None:
+        raise NotFound(f"there is no job '{name}'; see `secondlook job list`")
+    return _job(row)
+
+
+def locked_job(connection: Connection, run_id: int) -> JobRow:
+    """The job, which nobody else changes until the transaction ends. Raises ``NotFound``."""
+    row = connection.execute(_NUMBERED, {"number": run_id}).first()
+    if row is None:
+        raise NotFound(f"there is no job number {run_id}; see `secondlook job list`")
+    return _job(row)
+
+
+def check_lease(job: JobRow, owner: str) -> None:
+    """Raises ``LostLease`` when ``owner`` does not hold the job's lease any more."""
+    if job.owner != owner:
+        raise LostLease(f"job '{job.name}' is no longer leased by this server")
+
+
+def change_job(connection: Connection, run_id: int, **values: Any) -> None:
+    """Set columns of a job, and the time of the change."""
+    changed = update(jobs).where(jobs.c.run_id == run_id)
+    connection.execute(changed.values(values | {"updated_at": now()}))
+
+
+def add_items(connection: Connection, job: JobRow, new: Sequence[NewItem]) -> int:
+    """``JobQueue.add`` in the transaction that locked ``job``, for at most ``BATCH`` items."""
+    run_id = job.run_id
+    if job.closed or not job.active:
+        state = "closed" if job.closed else job.state.value
+        raise BadRequest(f"job '{job.name}' is {state} and takes no more images; make another")
+    # In a fixed order, so that two servers that list one folder never deadlock.
+    ordered = sorted(new, key=lambda item: item.key)
+    failed = insert_new(connection, items, [_item_row(run_id, i) for i in ordered if i.refusal])
+    queued = insert_new(connection, items, [_item_row(run_id, i) for i in ordered if not i.refusal])
+    if failed or queued:
+        change_job(
+            connection, run_id, total=jobs.c.total + failed + queued, failed=jobs.c.failed + failed
+        )
+    return failed + queued
+
+
+def known_items(connection: Connection, run_id: int, keys: Iterable[int]) -> dict[int, int | None]:
+    """Those of the keys that are items of the run, in whatever state, and their images' ids."""
+    rest, found = iter(keys), dict[int, int | None]()
+    while batch := list(islice(rest, BATCH)):
+        rows = connection.execute(_KNOWN, {"run": run_id, "keys": batch})
+        found.update((row.key, row.image_id) for row in rows)
+    return found
+
+
+def record_outcomes(
+    connection: Connection,
+    run_id: int,
+    owner: str,
+    done: Mapping[int, int],
+    failed: Sequence[FailedAttempt] = (),
+    retries: Sequence[FailedAttempt] = (),
+) -> OutcomeCounts:
+    """Record what became of items, in the transaction that stores their results, and after them.
+
+    ``done`` maps items to their images, ``failed`` are given up and ``retries`` stay queued.
+    Items that are no longer queued are left as they are. Raises ``LostLease`` when ``owner`` does
+    not hold the job's lease any more.
+    """
+    check_lease(locked_job(connection, run_id), owner)
+    rows = [{"item": item, "image": image} for item, image in sorted(done.items())]
+    state = {"state": ItemState.DONE, "reason": "", "message": "", "not_before": 0.0}
+    finished = _update_queued(connection, rows, image_id=bindparam("image"), **state)
+    given_up = _update_queued(
+        connection, _attempt_rows(failed), state=ItemState.FAILED, **_FAILED_ATTEMPT
+    )
+    _update_queued(connection, _attempt_rows(retries), **_FAILED_ATTEMPT)
+    if finished or given_up:
+        counts = {"done": jobs.c.done + finished, "failed": jobs.c.failed + given_up}
+        change_job(connection, run_id, **counts)
+    return OutcomeCounts(finished, given_up)
+
+
+def _update_queued(connection: Connection, rows: list[dict[str, Any]], **values: Any) -> int:
+    """Update those of the items that are still queued; how many were."""
+    if not rows:
+        return 0
+    queued = and_(items.c.id == bindparam("item"), items.c.state == ItemState.QUEUED)
+    return connection.execute(update(items).where(queued).values(values), rows).rowcount
+
+
+_FAILED_ATTEMPT = {
+    "attempts": items.c.attempts + 1,
+    "reason": bindparam("why"),
+    "message": bindparam("text"),
+    "not_before": bindparam("due"),
+}
+
+
+def _attempt_rows(failed: Sequence[FailedAttempt]) -> list[dict[str, Any]]:
+    return [
+        {
+            "item": one.item_id,
+            "why": one.reason[:64],
+            "text": sanitize_text(one.message),
+            "due": one.not_before,
+        }
+        for one in sorted(failed, key=lambda one: one.item_id)
+    ]
+
+
+def _claimable(skip: Collection[int]) -> Select[Any]:
+    """The job that a server may claim: of those with something to do, the one idle for longest."""
     something_to_do = or_(
         jobs.c.state == JobState.LISTING,
         jobs.c.closed,
@@ -598,3 +477,75 @@ def _with_work(skip: Collection[int]) -> Select[Any]:
         .order_by(jobs.c.lease_until, jobs.c.run_id)
         .limit(1)
     )
+
+
+# Statements are built once: SQLAlchemy takes longer to build one than SQLite to answer it.
+_SELECT_JOBS: Select[Any] = select(
+    jobs, runs.c.name, runs.c.kind, runs.c.ontology_id, runs.c.settings, runs.c.created_at
+).join(runs, runs.c.id == jobs.c.run_id)
+_NAMED = _SELECT_JOBS.where(runs.c.name == bindparam("name"))
+_NUMBERED = _SELECT_JOBS.where(jobs.c.run_id == bindparam("number")).with_for_update(of=jobs)
+_KNOWN = select(items.c.key, items.c.image_id).where(
+    items.c.run_id == bindparam("run"), items.c.key.in_(bindparam("keys", expanding=True))
+)
+_ITEM_COLUMNS = (
+    items.c.id,
+    items.c.run_id,
+    items.c.key,
+    items.c.name,
+    items.c.size,
+    items.c.mtime_ns,
+    items.c.image_id,
+    items.c.attempts,
+    images.c.sha256,
+)
+
+
+def _job(row: "Row[Any]") -> JobRow:
+    return JobRow(
+        run_id=row.run_id,
+        name=row.name,
+        kind=row.kind,
+        ontology_id=row.ontology_id,
+        state=JobState(row.state),
+        root=row.root,
+        closed=row.closed,
+        total=row.total,
+        done=row.done,
+        failed=row.failed,
+        owner=row.owner,
+        message=row.message,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        settings=json.loads(row.settings),
+    )
+
+
+def _item(row: Any) -> Item:
+    return Item(
+        id=row.id,
+        run_id=row.run_id,
+        key=row.key,
+        name=row.name,
+        size=row.size,
+        mtime_ns=row.mtime_ns,
+        image_id=row.image_id,
+        attempts=row.attempts,
+        sha256=row.sha256.hex() if row.sha256 else "",
+    )
+
+
+def _item_row(run_id: int, new: NewItem) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "key": new.key,
+        "name": new.name,
+        "size": new.size,
+        "mtime_ns": new.mtime_ns,
+        "image_id": new.image_id,
+        "state": ItemState.FAILED if new.refusal else ItemState.QUEUED,
+        "attempts": 0,
+        "not_before": 0.0,
+        "reason": new.reason if new.refusal else "",
+        "message": sanitize_text(new.refusal),
+    }

@@ -1,4 +1,8 @@
-"""Rows of results as values."""
+"""Results: evidence of the models, decisions of the runs, corrections of people.
+
+Evidence and decisions are inserted once for each item and never updated; results are read page by
+page with a cursor, and the corrections of people are applied at each read.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,29 +12,37 @@ from typing import Any
 from sqlalchemy import Connection, Integer, Row, Select, cast, delete, exists, func, insert, select
 
 from secondlook.core.class_mapping import columns_for
-from secondlook.core.errors import InvalidInput, NotFound
-from secondlook.core.ontology import Ontology
 from secondlook.core.types import Evidence, Judgement, Labelled, LabelPath, Outcome, path_of
-from secondlook.store import ontologies
 from secondlook.store.codec import pack_decisions, pack_evidence, unpack_decisions, unpack_evidence
 from secondlook.store.corrections import (
     Correction,
     add_correction,
-    corrected,
+    apply_corrections,
     corrections_of,
 )
 from secondlook.store.database import Database, insert_new, now
-from secondlook.store.ontologies import speakers_of, texts_of
-from secondlook.store.runs import Run, load_run, load_run_by_id, name_models
+from secondlook.store.ontologies import (
+    load_ontology,
+    load_texts,
+    parse_proposer_text,
+    proposer_text,
+    text_id,
+)
+from secondlook.store.runs import Run, load_run, load_run_by_id, name_models, source_run
 from secondlook.store.schema import decisions, evidence, images, items
+from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.ontology import Ontology
+
+TIME_BUCKETS = 24
+"""Intervals of equal length in which the history of a run is told."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one run made of one item, with what persons said of it applied."""
+    """What one run decided on one item, with corrections applied."""
 
     cursor: int
-    """Grows within a run; ``results(after=cursor)`` goes on behind it."""
+    """Grows within a run; ``page(after=cursor)`` continues behind it."""
     item_id: int
     key: int
     """The item's identity in the run that labelled it."""
@@ -38,91 +50,38 @@ class Result:
     format: str
     """Suffix of the image's file, e.g. ``jpg``."""
     labelled: Labelled
-    made_at: float
-    """When it was decided, seconds since 1970."""
+    decided_at: float
+    """Seconds since 1970."""
 
-    def label_id(self, place: int) -> str:
-        """The name of one judgement for ``secondlook explain``."""
-        return f"{self.cursor}.{place}"
-
-
-RESULTS: Select[Any] = (
-    select(
-        decisions.c.id,
-        decisions.c.run_id,
-        decisions.c.item_id,
-        decisions.c.image_id,
-        decisions.c.content.label("decided"),
-        decisions.c.made_at,
-        items.c.key,
-        items.c.name,
-        images.c.sha256,
-        images.c.width,
-        images.c.height,
-        images.c.format,
-        evidence.c.content.label("said"),
-        evidence.c.ontology_id,
-        evidence.c.proposer_id,
-        evidence.c.verifier_id,
-    )
-    .join(items, items.c.id == decisions.c.item_id)
-    .join(images, images.c.id == decisions.c.image_id)
-    .join(evidence, evidence.c.id == decisions.c.evidence_id)
-)
-"""What ``Reader.result`` reads, before it is narrowed down."""
+    def label_id(self, index: int) -> str:
+        """The id of one judgement for ``secondlook explain``."""
+        return f"{self.cursor}.{index}"
 
 
-class Reader:
-    """Rows to values; remembers the texts and ontologies that they share."""
+@dataclass(frozen=True, eq=False)
+class LabelProvenance:
+    """One judgement and everything that it was derived from."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._texts: dict[int, str] = {}
-        self._ontologies: dict[int, Ontology] = {}
+    result: Result
+    index: int
+    """Of the judgement in the result."""
+    run: Run
+    evidence_run: Run
+    """The run whose models made the evidence; ``run`` itself unless it re-decided another."""
+    decided: Judgement | None
+    """As the run decided it, before corrections; None when a person added the box."""
+    corrections: tuple[Correction, ...]
+    """Of this image and class, oldest first."""
 
-    def result(self, run: Run, row: "Row[Any]", said: Sequence[Correction]) -> Result:
-        """One row of ``RESULTS`` of ``run``, with what persons said of its image."""
-        found = self._evidence(run, row)
-        decided = unpack_decisions(row.decided, found, run.ontology)
-        labelled = Labelled(
-            name=row.name,
-            sha256=row.sha256.hex(),
-            width=row.width,
-            height=row.height,
-            judgements=corrected(decided, said, run.ontology.names),
-            evidence=found,
-        )
-        return Result(row.id, row.item_id, row.key, row.image_id, row.format, labelled, row.made_at)
-
-    def _evidence(self, run: Run, row: "Row[Any]") -> Evidence:
-        """By the classes of ``run``, whatever run gathered it."""
-        kept = self._ontology(row.ontology_id)
-        proposer, student = ontologies.speakers_of(self._text(row.proposer_id))
-        found = unpack_evidence(row.said, kept, proposer, self._text(row.verifier_id), student)
-        if row.ontology_id == run.ontology_id:
-            return found
-        return columns_for(run.ontology, kept, found.path).seen(found)
-
-    def _ontology(self, number: int) -> Ontology:
-        if number not in self._ontologies:
-            self._ontologies[number] = ontologies.load_ontology(self._connection, number)
-        return self._ontologies[number]
-
-    def _text(self, number: int) -> str:
-        if number not in self._texts:
-            self._texts |= ontologies.texts_of(self._connection, [number])
-        return self._texts[number]
-
-
-# Who labelled a run's images, over time: its models, a student, or both for an audit.
-
-PARTS = 24
-"""Stretches of time that a run is told in, of one length."""
+    @property
+    def judgement(self) -> Judgement:
+        """With corrections applied."""
+        return self.result.labelled.judgements[self.index]
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What was labelled in a part of a run's time."""
+class TimeBucket:
+    """What a run labelled in an interval of time."""
 
     begin: float
     end: float
@@ -130,62 +89,7 @@ class Stretch:
     images: Mapping[LabelPath, int]
 
 
-def paths_over_time(connection: Connection, run_id: int) -> list[Stretch]:
-    """The stretches of a run in which something was labelled, the oldest first.
-
-    Reads two numbers of each result: some seconds for a million of them.
-    """
-    of_run = decisions.c.run_id == run_id
-    span = select(func.min(decisions.c.made_at), func.max(decisions.c.made_at)).where(of_run)
-    first, last = connection.execute(span).one()
-    if first is None:
-        return []
-    width = max((last - first) / PARTS, 1e-3)
-    # A cast to a whole number rounds on one database and cuts on another; nothing hangs on it.
-    part = cast((decisions.c.made_at - first) / width, Integer)
-    query = (
-        select(part.label("part"), evidence.c.proposer_id, func.count())
-        .join(evidence, evidence.c.id == decisions.c.evidence_id)
-        .where(of_run)
-        .group_by("part", evidence.c.proposer_id)  # not `part`: its parameters would be others
-    )
-    rows = connection.execute(query).all()
-    names = texts_of(connection, {proposer for _, proposer, _ in rows})
-    counts: dict[int, Counter[LabelPath]] = {}
-    for number, proposer, count in rows:
-        path = path_of(*speakers_of(names[proposer]))
-        counts.setdefault(min(number, PARTS - 1), Counter())[path] += count
-    return [
-        Stretch(first + width * number, first + width * (number + 1), counts[number])
-        for number in sorted(counts)
-    ]
-
-
-# What the models said and what was decided from it: added once for each item, read by cursor.
-
-
-@dataclass(frozen=True, eq=False)
-class Label:
-    """One judgement and all that it came from."""
-
-    result: Result
-    place: int
-    """Of the judgement in the result."""
-    run: Run
-    asked_by: Run
-    """The run whose models gathered the evidence; ``run`` itself unless it was decided again."""
-    decided: Judgement | None
-    """As the run decided it, before what persons said; None when a person added the box."""
-    corrections: tuple[Correction, ...]
-    """Of this image and class, the oldest first."""
-
-    @property
-    def judgement(self) -> Judgement:
-        """As it stands now."""
-        return self.result.labelled.judgements[self.place]
-
-
-class Records:
+class Results:
     """Evidence, decisions and corrections of one store. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
@@ -196,57 +100,51 @@ class Records:
         with self._database.reading() as connection:
             return load_run(connection, name)
 
-    def keep(
-        self, connection: Connection, run: Run, item_id: int, image_id: int, labelled: Labelled
-    ) -> bool:
-        """Add a result in the caller's transaction; False when the item has one already.
-
-        The result was made by ``run.ontology``.
-        """
-        return self.keep_all(connection, run, [(item_id, image_id, labelled)]) == 1
-
-    def keep_all(
+    def add(
         self, connection: Connection, run: Run, results: Sequence[tuple[int, int, Labelled]]
     ) -> int:
-        """Add results as (item, image, result), up to about a thousand; how many were new."""
+        """Insert results as (item, image, result) in the caller's transaction; how many were new.
+
+        An item that has a result of the run keeps it. The results were made with
+        ``run.ontology``, and are at most about a thousand.
+        """
         items = {item for item, _, _ in results}
         of_items = (decisions.c.run_id == run.id) & decisions.c.item_id.in_(items)
         known = set(connection.execute(select(decisions.c.item_id).where(of_items)).scalars())
         new = [result for result in results if result[0] not in known]
         if not new:
             return 0
-        numbers = _add_evidence(connection, run, [(p, result.evidence) for _, p, result in new])
+        ids = _add_evidence(connection, run, [(image, one.evidence) for _, image, one in new])
         rows = [
-            decision_row(run, item, image, number, result.judgements)
-            for (item, image, result), number in zip(new, numbers, strict=True)
+            decision_row(run, item, image, evidence_id, one.judgements)
+            for (item, image, one), evidence_id in zip(new, ids, strict=True)
         ]
         added = insert_new(connection, decisions, rows)
         if added < len(rows):  # another server was faster, in a transaction that we did not see
             unused = ~exists().where(decisions.c.evidence_id == evidence.c.id)
-            connection.execute(delete(evidence).where(evidence.c.id.in_(numbers), unused))
-        said = [result.evidence for _, _, result in new]
-        teachers = next((one for one in said if one.path is not LabelPath.STUDENT), said[0])
+            connection.execute(delete(evidence).where(evidence.c.id.in_(ids), unused))
+        found = [one.evidence for _, _, one in new]
+        teachers = next((one for one in found if one.path is not LabelPath.STUDENT), found[0])
         name_models(connection, run, teachers.proposer, teachers.verifier)
         return added
 
-    def results(self, run_id: int, after: int = 0, limit: int = 200) -> list[Result]:
+    def page(self, run_id: int, after: int = 0, limit: int = 200) -> list[Result]:
         """The next results of a run behind the cursor ``after``, at most ``limit``.
 
-        Whoever writes results of a run holds its lease, so cursors grow in the order in which
-        results come to be seen, and a reader that follows misses none. Raises ``NotFound`` and
-        ``Damaged``.
+        Whoever writes results of a run holds its lease, so cursors become visible in ascending
+        order, and a reader that follows a run misses none. Raises ``NotFound`` and ``Damaged``.
         """
         with self._database.reading() as connection:
             run = load_run_by_id(connection, run_id)
             chosen = (decisions.c.run_id == run_id) & (decisions.c.id > after)
-            query = RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
+            query = _SELECT_RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
             rows = connection.execute(query).all()
-            ids = select(decisions.c.image_id).where(
-                chosen, decisions.c.id <= (rows[-1].id if rows else 0)
+            last = decisions.c.id <= (rows[-1].id if rows else 0)
+            corrections = corrections_of(
+                connection, select(decisions.c.image_id).where(chosen, last)
             )
-            said = corrections_of(connection, ids)
-            reader = Reader(connection)
-            return [reader.result(run, row, said.get(row.image_id, [])) for row in rows]
+            reader = ResultReader(connection)
+            return [reader.result(run, row, corrections.get(row.image_id, [])) for row in rows]
 
     def count(self, run_id: int) -> int:
         """How many results a run has."""
@@ -255,39 +153,46 @@ class Records:
             counted = select(func.count()).select_from(decisions).where(of_run)
             return int(connection.execute(counted).scalar_one())
 
-    def paths(self, run_id: int) -> list[Stretch]:
-        """Who labelled the run's images, over time."""
-        with self._database.reading() as connection:
-            return paths_over_time(connection, run_id)
+    def paths(self, run_id: int) -> list[TimeBucket]:
+        """Who labelled a run's images over time: its models, a student, or both for an audit.
 
-    def label(self, label_id: str) -> Label:
-        """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
-        number, place = _parts(label_id)
+        Only the buckets in which something was labelled, oldest first. Reads two numbers of each
+        result: some seconds for a million of them.
+        """
         with self._database.reading() as connection:
-            row = connection.execute(RESULTS.where(decisions.c.id == number)).first()
+            return _paths_over_time(connection, run_id)
+
+    def label(self, label_id: str) -> LabelProvenance:
+        """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
+        decision_id, index = _parse_label_id(label_id)
+        with self._database.reading() as connection:
+            query = _SELECT_RESULTS.where(decisions.c.id == decision_id)
+            row = connection.execute(query).first()
             if row is None:
-                raise NotFound(f"there is no label '{label_id}' in the store; it has no {number}")
+                raise NotFound(
+                    f"there is no label '{label_id}' in the store; it has no {decision_id}"
+                )
             run = load_run_by_id(connection, row.run_id)
-            reader = Reader(connection)
-            said = corrections_of(connection, [row.image_id]).get(row.image_id, [])
-            result = reader.result(run, row, said)
+            reader = ResultReader(connection)
+            corrections = corrections_of(connection, [row.image_id]).get(row.image_id, [])
+            result = reader.result(run, row, corrections)
             as_decided = reader.result(run, row, []).labelled.judgements
-            asked_by = _asked_by(connection, run)
+            evidence_run = source_run(connection, run)
         judgements = result.labelled.judgements
-        if place >= len(judgements):
+        if index >= len(judgements):
             raise NotFound(
                 f"there is no label '{label_id}': that image has {len(judgements)} judgements, "
-                f"{number}.0 to {number}.{len(judgements) - 1}"
+                f"{decision_id}.0 to {decision_id}.{len(judgements) - 1}"
                 if judgements
                 else f"there is no label '{label_id}': nothing was judged on that image"
             )
-        return Label(
+        return LabelProvenance(
             result,
-            place,
+            index,
             run,
-            asked_by,
-            as_decided[place] if place < len(as_decided) else None,
-            tuple(c for c in said if c.class_name == judgements[place].class_name),
+            evidence_run,
+            as_decided[index] if index < len(as_decided) else None,
+            tuple(c for c in corrections if c.class_name == judgements[index].class_name),
         )
 
     def correct(
@@ -299,20 +204,111 @@ class Records:
         person: str,
         note: str = "",
     ) -> int:
-        """Keep what a person said of a box; it is applied whenever results are read.
+        """Store a person's decision on a box; it is applied whenever results are read.
 
-        Returns the correction's number. Raises ``InvalidInput`` and ``NotFound``.
+        Returns the correction's id. Raises ``InvalidInput`` and ``NotFound``.
         """
         with self._database.writing() as connection:
             return add_correction(connection, image_id, class_name, box, outcome, person, note)
 
 
+class ResultReader:
+    """Converts rows to values; caches the texts and ontologies that they share."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._texts: dict[int, str] = {}
+        self._ontologies: dict[int, Ontology] = {}
+
+    def result(self, run: Run, row: "Row[Any]", corrections: Sequence[Correction]) -> Result:
+        """A result of ``run``, with the corrections of its image applied."""
+        found = self.evidence_for(run, row, row.evidence_content)
+        decided = unpack_decisions(row.content, found, run.ontology)
+        labelled = Labelled(
+            name=row.name,
+            sha256=row.sha256.hex(),
+            width=row.width,
+            height=row.height,
+            judgements=apply_corrections(decided, corrections, run.ontology.names),
+            evidence=found,
+        )
+        return Result(
+            row.id, row.item_id, row.key, row.image_id, row.format, labelled, row.created_at
+        )
+
+    def evidence(self, row: "Row[Any]", content: bytes) -> Evidence:
+        """Evidence by the ontology that it was made with. Raises ``Damaged`` and ``NotFound``.
+
+        ``row`` has ``ontology_id``, ``proposer_id`` and ``verifier_id``.
+        """
+        proposer, student = parse_proposer_text(self._text(row.proposer_id))
+        ontology = self._ontology(row.ontology_id)
+        return unpack_evidence(content, ontology, proposer, self._text(row.verifier_id), student)
+
+    def evidence_for(self, run: Run, row: "Row[Any]", content: bytes) -> Evidence:
+        """``evidence`` by the classes of ``run``. Raises ``BadOntology`` too."""
+        found = self.evidence(row, content)
+        if row.ontology_id == run.ontology_id:
+            return found
+        return columns_for(run.ontology, self._ontology(row.ontology_id), found.path).seen(found)
+
+    def _ontology(self, ontology_id: int) -> Ontology:
+        if ontology_id not in self._ontologies:
+            self._ontologies[ontology_id] = load_ontology(self._connection, ontology_id)
+        return self._ontologies[ontology_id]
+
+    def _text(self, text_id: int) -> str:
+        if text_id not in self._texts:
+            self._texts |= load_texts(self._connection, [text_id])
+        return self._texts[text_id]
+
+
+def result_pairs(
+    connection: Connection, a: Run, b: Run, after: int = 0, limit: int = 200
+) -> list[tuple[Result, Result | None]]:
+    """The next results of ``a`` behind the cursor ``after``, each with that of ``b``, or None.
+
+    Results of the same item where both have it, as when one run re-decided the other; else of the
+    same image, under whatever name ``b`` has it.
+    """
+    chosen = (decisions.c.run_id == a.id) & (decisions.c.id > after)
+    query = _SELECT_RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
+    rows = connection.execute(query).all()
+    if not rows:
+        return []
+    last = decisions.c.id <= rows[-1].id
+    item_ids = select(decisions.c.item_id).where(chosen, last).scalar_subquery()
+    image_ids = select(decisions.c.image_id).where(chosen, last).scalar_subquery()
+    of_b = _SELECT_RESULTS.where(decisions.c.run_id == b.id)
+    by_item = {
+        row.item_id: row
+        for row in connection.execute(of_b.where(decisions.c.item_id.in_(item_ids)))
+    }
+    by_image = {
+        row.image_id: row
+        for row in connection.execute(of_b.where(decisions.c.image_id.in_(image_ids)))
+    }
+    corrections = corrections_of(connection, image_ids)
+    reader = ResultReader(connection)
+    pairs: list[tuple[Result, Result | None]] = []
+    for row in rows:
+        of_image = corrections.get(row.image_id, [])
+        other = by_item.get(row.item_id) or by_image.get(row.image_id)
+        counterpart = reader.result(b, other, of_image) if other is not None else None
+        pairs.append((reader.result(a, row, of_image), counterpart))
+    return pairs
+
+
+def images_missing(connection: Connection, a: Run, b: Run) -> int:
+    """How many images have a result in ``b`` and none in ``a``."""
+    known = select(decisions.c.image_id).where(decisions.c.run_id == a.id)
+    of_b = (decisions.c.run_id == b.id) & decisions.c.image_id.not_in(known)
+    query = select(func.count(decisions.c.image_id.distinct())).where(of_b)
+    return int(connection.execute(query).scalar_one())
+
+
 def decision_row(
-    run: Run,
-    item_id: int,
-    image_id: int,
-    evidence_id: int,
-    judgements: tuple[Judgement, ...],
+    run: Run, item_id: int, image_id: int, evidence_id: int, judgements: tuple[Judgement, ...]
 ) -> dict[str, Any]:
     """A row of ``decisions``."""
     outcomes = [judgement.decision.outcome for judgement in judgements]
@@ -325,39 +321,86 @@ def decision_row(
         "rejected": outcomes.count(Outcome.REJECT),
         "unsure": outcomes.count(Outcome.UNSURE),
         "content": pack_decisions(judgements, run.ontology),
-        "made_at": now(),
+        "created_at": now(),
     }
+
+
+_SELECT_RESULTS: Select[Any] = (
+    select(
+        decisions.c.id,
+        decisions.c.run_id,
+        decisions.c.item_id,
+        decisions.c.image_id,
+        decisions.c.content,
+        decisions.c.created_at,
+        items.c.key,
+        items.c.name,
+        images.c.sha256,
+        images.c.width,
+        images.c.height,
+        images.c.format,
+        evidence.c.content.label("evidence_content"),
+        evidence.c.ontology_id,
+        evidence.c.proposer_id,
+        evidence.c.verifier_id,
+    )
+    .join(items, items.c.id == decisions.c.item_id)
+    .join(images, images.c.id == decisions.c.image_id)
+    .join(evidence, evidence.c.id == decisions.c.evidence_id)
+)
+"""What ``ResultReader.result`` reads."""
 
 
 def _add_evidence(
     connection: Connection, run: Run, found: Sequence[tuple[int, Evidence]]
 ) -> list[int]:
-    """Numbers of new rows of evidence, given as (image, evidence), in order."""
-    names = {name for _, said in found for name in (ontologies.speakers(said), said.verifier)}
-    numbers = {name: ontologies.text_id(connection, name) for name in sorted(names)}
+    """Insert evidence as (image, evidence); the ids, in order."""
+    names = {name for _, one in found for name in (proposer_text(one), one.verifier)}
+    ids = {name: text_id(connection, name) for name in sorted(names)}
     rows = [
         {
             "image_id": image,
             "ontology_id": run.ontology_id,
-            "proposer_id": numbers[ontologies.speakers(said)],
-            "verifier_id": numbers[said.verifier],
-            "content": pack_evidence(said, run.ontology),
-            "made_at": now(),
+            "proposer_id": ids[proposer_text(one)],
+            "verifier_id": ids[one.verifier],
+            "content": pack_evidence(one, run.ontology),
+            "created_at": now(),
         }
-        for image, said in found
+        for image, one in found
     ]
     adding = insert(evidence).returning(evidence.c.id, sort_by_parameter_order=True)
     return [int(number) for number in connection.execute(adding, rows).scalars()]
 
 
-def _asked_by(connection: Connection, run: Run) -> Run:
-    while run.parent_id is not None:
-        run = load_run_by_id(connection, run.parent_id)
-    return run
+def _paths_over_time(connection: Connection, run_id: int) -> list[TimeBucket]:
+    of_run = decisions.c.run_id == run_id
+    times = decisions.c.created_at
+    first, last = connection.execute(select(func.min(times), func.max(times)).where(of_run)).one()
+    if first is None:
+        return []
+    width = max((last - first) / TIME_BUCKETS, 1e-3)
+    # A cast to integer rounds on one database and truncates on the other; either will do.
+    bucket = cast((times - first) / width, Integer)
+    query = (
+        select(bucket.label("bucket"), evidence.c.proposer_id, func.count())
+        .join(evidence, evidence.c.id == decisions.c.evidence_id)
+        .where(of_run)
+        .group_by("bucket", evidence.c.proposer_id)  # not `bucket`: its parameters would differ
+    )
+    rows = connection.execute(query).all()
+    names = load_texts(connection, {proposer for _, proposer, _ in rows})
+    counts: dict[int, Counter[LabelPath]] = {}
+    for number, proposer, count in rows:
+        path = path_of(*parse_proposer_text(names[proposer]))
+        counts.setdefault(min(number, TIME_BUCKETS - 1), Counter())[path] += count
+    return [
+        TimeBucket(first + width * number, first + width * (number + 1), counts[number])
+        for number in sorted(counts)
+    ]
 
 
-def _parts(label_id: str) -> tuple[int, int]:
-    number, dot, place = label_id.partition(".")
-    if not (dot and number.isdecimal() and place.isdecimal() and len(label_id) < 30):
+def _parse_label_id(label_id: str) -> tuple[int, int]:
+    decision_id, dot, index = label_id.partition(".")
+    if not (dot and decision_id.isdecimal() and index.isdecimal() and len(label_id) < 30):
         raise InvalidInput(f"expected a label such as 81.3, got '{label_id:.60}'")
-    return int(number), int(place)
+    return int(decision_id), int(index)

@@ -1,4 +1,10 @@
-"""What to forget: a query, and the conditions in SQL that it means."""
+"""Retention: deleting results, images and their bytes that are no longer needed.
+
+What is deleted is the item, one image of one run, with everything that any run decided on it; then
+the evidence and the image, where nothing else needs them; then the bytes. An image of a snapshot
+stays, with everything that explains it, and so does one that is still to be labelled. Students are
+never deleted.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -22,10 +28,9 @@ from sqlalchemy import (
     update,
 )
 
-from secondlook.core.errors import InvalidInput
 from secondlook.store import Store
 from secondlook.store.images import image_ids
-from secondlook.store.locks import forgetting
+from secondlook.store.locks import deletion_lock
 from secondlook.store.model_versions import held_by_models
 from secondlook.store.queue import ACTIVE, ItemState
 from secondlook.store.runs import load_run
@@ -41,22 +46,30 @@ from secondlook.store.schema import (
     snapshots,
 )
 from secondlook.store.snapshots import manifest_blobs
+from secondlook_client.errors import InvalidInput
 
 REDECIDE = "redecide"
+"""Kind of a run that re-decided the evidence of another."""
+BATCH = 200
+"""Items deleted in a transaction: a server beside us waits no longer than that takes."""
+MIN_AGE_S = 3600.0
+"""Younger bytes without a row may belong to somebody who is about to insert it."""
+ROUNDS = 5
+"""Passes over images that other transactions had locked."""
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Which items to forget: those that every condition given is true of."""
+    """Which items to delete: those that meet every condition that is given."""
 
     runs: tuple[str, ...] = ()
-    """Of these runs; empty: of all. Of a run that decided again only its decisions go."""
+    """Of these runs; empty: of all. Of a run that re-decided only its decisions are deleted."""
     before: float | None = None
-    """Stored and decided before, seconds since 1970."""
+    """Stored and decided before this time, seconds since 1970."""
     without_labels: bool = False
-    """Looked at, and nothing was accepted and nothing is unsure, in any run."""
+    """Labelled, with nothing accepted and nothing unsure in any run."""
     corrected: bool = False
-    """Also those of which a person has said something."""
+    """Also items whose image a person has corrected."""
 
     def __post_init__(self) -> None:
         if not self.runs and self.before is None and not self.without_labels:
@@ -66,116 +79,32 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """What went, or would go."""
+class DeletionCounts:
+    """What was deleted, or would be."""
 
     results: int = 0
     """Decisions, of all runs."""
     items: int = 0
     images: int = 0
-    """Those that nothing else needs."""
+    """Those that nothing else refers to."""
     size: int = 0
     """Bytes of those images."""
     runs: int = 0
-    held: int = 0
-    """Items that the query chose and that stay because a snapshot holds the image."""
+    in_snapshots: int = 0
+    """Items that match and stay because a snapshot has the image."""
     corrected: int = 0
-    """Items that the query chose and that stay because a person has said something."""
+    """Items that match and stay because a person has corrected the image."""
 
-    def __add__(self, other: "Forgotten") -> "Forgotten":
+    def __add__(self, other: "DeletionCounts") -> "DeletionCounts":
         names = [field.name for field in fields(self)]
-        return Forgotten(*(getattr(self, name) + getattr(other, name) for name in names))
+        return DeletionCounts(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
-class Chosen:
-    """A query in the terms of one database."""
-
-    def __init__(self, connection: Connection, retention: Retention) -> None:
-        """Raises ``NotFound`` for a run that is not there."""
-        named = [load_run(connection, name) for name in retention.runs]
-        self._retention = retention
-        self._owners = [run.id for run in named if run.kind != REDECIDE]
-        self._again = [run.id for run in named if run.kind == REDECIDE]
-
-    def items(self) -> Select[tuple[int, int | None, int, int]]:
-        """(id, image_id, run_id, state) of every item that is chosen, kept or not."""
-        query = (
-            select(items.c.id, items.c.image_id, items.c.run_id, items.c.state)
-            .join(runs, runs.c.id == items.c.run_id)
-            .outerjoin(jobs, jobs.c.run_id == items.c.run_id)
-            .outerjoin(images, images.c.id == items.c.image_id)
-        )
-        # An image that waits for its turn is never forgotten.
-        query = query.where(or_(items.c.state != ItemState.QUEUED, ~_active))
-        if self._retention.runs:
-            query = query.where(items.c.run_id.in_(self._owners))
-        if self._retention.before is not None:
-            query = query.where(_older(self._retention.before))
-        if self._retention.without_labels:
-            query = query.where(_without_labels)
-        return query
-
-    @property
-    def held(self) -> ColumnElement[bool]:
-        """Of items: a snapshot holds the image."""
-        return exists().where(snapshot_images.c.image_id == items.c.image_id)
-
-    @property
-    def kept(self) -> ColumnElement[bool]:
-        """Of items that are chosen: stays all the same."""
-        if self._retention.corrected:
-            return self.held
-        return or_(self.held, exists().where(corrections.c.image_id == items.c.image_id))
-
-    @property
-    def decided_again(self) -> ColumnElement[bool]:
-        """Of decisions: of a run named that decided again, chosen and not kept."""
-        conditions = [
-            decisions.c.run_id.in_(self._again),
-            ~exists().where(snapshot_images.c.image_id == decisions.c.image_id),
-        ]
-        if self._retention.before is not None:
-            conditions.append(decisions.c.made_at < self._retention.before)
-        if self._retention.without_labels:
-            conditions.append(decisions.c.accepted + decisions.c.unsure == 0)
-        return and_(true(), *conditions)
-
-
-_active = func.coalesce(jobs.c.state, "").in_(ACTIVE)  # runs that decide again have no job
-_of_item = decisions.c.item_id == items.c.id
-_labelled = decisions.c.accepted + decisions.c.unsure > 0
-_without_labels = and_(exists().where(_of_item), ~exists().where(_of_item, _labelled))
-
-
-def _older(before: float) -> ColumnElement[bool]:
-    """Neither the image nor what its own run decided is younger; deciding again counts not."""
-    own = (_of_item, decisions.c.run_id == items.c.run_id, decisions.c.made_at >= before)
-    return or_(
-        and_(images.c.added_at < before, ~exists().where(*own)),
-        and_(items.c.image_id.is_(None), runs.c.created_at < before, ~_active),
-    )
-
-
-# Retention: results, images and their bytes that are needed no longer, chosen by a query.
-#
-# What is forgotten is the item, one image of one run, with all that any run decided of it; then
-# the evidence and the image, where nothing else needs them; then the bytes. An image that a
-# snapshot holds stays as it is, with everything that explains it, and so does one that still waits
-# to be labelled. Students are never forgotten.
-
-AT_ONCE = 200
-"""Items a transaction: a server at work beside us waits for no longer than that takes."""
-SETTLED_S = 3600.0
-"""Bytes without a row may be somebody's who is about to write it, until they are this old."""
-ROUNDS = 5
-"""Images that somebody was busy with are come back to that often."""
-
-
-def count_forgotten(store: Store, retention: Retention) -> Forgotten:
-    """What ``forget`` would do now, runs aside. Raises ``NotFound`` for a run that is not there."""
+def count_deletions(store: Store, retention: Retention) -> DeletionCounts:
+    """What ``forget`` would delete now, except runs. Raises ``NotFound`` for an unknown run."""
     with store.database.reading() as connection:
-        query = Chosen(connection, retention)
-        going = query.items().where(~query.kept).subquery()
+        query = RetentionQuery(connection, retention)
+        going = query.items().where(~query.protected).subquery()
         results = select(func.count()).select_from(decisions)
         elsewhere = exists().where(
             items.c.image_id == images.c.id, items.c.id.not_in(select(going.c.id))
@@ -184,96 +113,169 @@ def count_forgotten(store: Store, retention: Retention) -> Forgotten:
             images.c.id.in_(select(going.c.image_id)), ~elsewhere
         )
         count, size = connection.execute(alone).one()
-        return Forgotten(
+        return DeletionCounts(
             results=_scalar(connection, results.where(decisions.c.item_id.in_(select(going.c.id))))
-            + _scalar(connection, results.where(query.decided_again)),
+            + _scalar(connection, results.where(query.redecided)),
             items=_count(connection, going),
             images=count,
             size=int(size),
-            held=_count(connection, query.items().where(query.held).subquery()),
-            corrected=_count(connection, query.items().where(~query.held, query.kept).subquery()),
+            in_snapshots=_count(connection, query.items().where(query.in_snapshot).subquery()),
+            corrected=_count(
+                connection, query.items().where(~query.in_snapshot, query.protected).subquery()
+            ),
         )
 
 
-def forget(store: Store, retention: Retention) -> Forgotten:
-    """Remove what the query chooses for good, beside servers at work.
+def forget(store: Store, retention: Retention) -> DeletionCounts:
+    """Delete what matches for good; servers may be running.
 
-    Goes a few hundred items at a time: what was removed stays removed when it is stopped, and the
-    same call does the rest. Raises ``NotFound`` for a run that is not there, ``Busy`` while
-    another such work or a backup is under way, and ``StoreUnavailable``.
+    Deletes a few hundred items at a time: when it is interrupted, the same call does the rest.
+    Raises ``NotFound`` for an unknown run, ``Busy`` while another deletion or a backup is running,
+    and ``StoreUnavailable``.
     """
-    expected = count_forgotten(store, retention)
-    total = Forgotten(held=expected.held, corrected=expected.corrected)
-    with forgetting(store.database):
-        total += _forget_decided_again(store, retention)
+    expected = count_deletions(store, retention)
+    total = DeletionCounts(in_snapshots=expected.in_snapshots, corrected=expected.corrected)
+    with deletion_lock(store.database):
+        total += _forget_redecided(store, retention)
         for _ in range(ROUNDS):
             gone = _forget_items(store, retention)
             total += gone
             if not gone.items:
                 break
         with store.database.writing() as connection:
-            return total + Forgotten(runs=_forget_runs(connection, retention))
+            return total + DeletionCounts(runs=_forget_runs(connection, retention))
 
 
-def remove_orphans(store: Store, age_s: float = SETTLED_S) -> int:
-    """Remove bytes that no row and no snapshot names and that nobody put for ``age_s`` seconds.
+def remove_orphans(store: Store, age_s: float = MIN_AGE_S) -> int:
+    """Delete bytes that no row and no snapshot refers to, older than ``age_s`` seconds.
 
-    They are left when a server dies between keeping bytes and writing the row, or when snapshots
+    They remain when a server dies between storing bytes and inserting the row, or when snapshots
     are deleted. Returns how many. Raises as ``forget``.
     """
-    with forgetting(store.database):
+    with deletion_lock(store.database):
         return sum(store.blobs.remove_unless_new(sha256, age_s) for sha256 in orphans(store))
 
 
 def orphans(store: Store) -> Iterator[str]:
-    """Bytes in the blob store that no row and no snapshot names."""
+    """Blobs that no row and no snapshot refers to."""
     with store.database.reading() as connection:
         roots = connection.execute(select(snapshots.c.manifest)).scalars().all()
-    named = {sha256 for root in roots for sha256 in manifest_blobs(store.blobs, root)}
-    names = (name for name in store.blobs.all() if name not in named)
-    while some := list(islice(names, AT_ONCE)):
+    referenced = {sha256 for root in roots for sha256 in manifest_blobs(store.blobs, root)}
+    names = (name for name in store.blobs.all() if name not in referenced)
+    while some := list(islice(names, BATCH)):
         with store.database.reading() as connection:
             known = image_ids(connection, some).keys() | held_by_models(connection, some)
         yield from (name for name in some if name not in known)
 
 
-def _forget_decided_again(store: Store, retention: Retention) -> Forgotten:
-    """The decisions of the runs named that decided again; their items belong to others."""
+class RetentionQuery:
+    """A ``Retention`` as conditions in SQL."""
+
+    def __init__(self, connection: Connection, retention: Retention) -> None:
+        """Raises ``NotFound`` for a run that is not there."""
+        named = [load_run(connection, name) for name in retention.runs]
+        self._retention = retention
+        self._run_ids = [run.id for run in named if run.kind != REDECIDE]
+        self._redecided_ids = [run.id for run in named if run.kind == REDECIDE]
+
+    def items(self) -> Select[tuple[int, int | None, int, int]]:
+        """(id, image_id, run_id, state) of every item that matches, protected or not."""
+        query = (
+            select(items.c.id, items.c.image_id, items.c.run_id, items.c.state)
+            .join(runs, runs.c.id == items.c.run_id)
+            .outerjoin(jobs, jobs.c.run_id == items.c.run_id)
+            .outerjoin(images, images.c.id == items.c.image_id)
+        )
+        # An image that is still to be labelled is never deleted.
+        query = query.where(or_(items.c.state != ItemState.QUEUED, ~_active))
+        if self._retention.runs:
+            query = query.where(items.c.run_id.in_(self._run_ids))
+        if self._retention.before is not None:
+            query = query.where(_older(self._retention.before))
+        if self._retention.without_labels:
+            query = query.where(_without_labels)
+        return query
+
+    @property
+    def in_snapshot(self) -> ColumnElement[bool]:
+        """Of items: a snapshot has the image."""
+        return exists().where(snapshot_images.c.image_id == items.c.image_id)
+
+    @property
+    def protected(self) -> ColumnElement[bool]:
+        """Of items that match: stays all the same."""
+        if self._retention.corrected:
+            return self.in_snapshot
+        return or_(self.in_snapshot, exists().where(corrections.c.image_id == items.c.image_id))
+
+    @property
+    def redecided(self) -> ColumnElement[bool]:
+        """Of decisions: of a named run that re-decided, matching and not protected."""
+        conditions = [
+            decisions.c.run_id.in_(self._redecided_ids),
+            ~exists().where(snapshot_images.c.image_id == decisions.c.image_id),
+        ]
+        if self._retention.before is not None:
+            conditions.append(decisions.c.created_at < self._retention.before)
+        if self._retention.without_labels:
+            conditions.append(decisions.c.accepted + decisions.c.unsure == 0)
+        return and_(true(), *conditions)
+
+
+_active = func.coalesce(jobs.c.state, "").in_(ACTIVE)  # runs that re-decide have no job
+_of_item = decisions.c.item_id == items.c.id
+_labelled = decisions.c.accepted + decisions.c.unsure > 0
+_without_labels = and_(exists().where(_of_item), ~exists().where(_of_item, _labelled))
+
+
+def _older(before: float) -> ColumnElement[bool]:
+    """Neither the image nor the decision of its own run is younger; re-deciding does not count."""
+    own = (_of_item, decisions.c.run_id == items.c.run_id, decisions.c.created_at >= before)
+    return or_(
+        and_(images.c.added_at < before, ~exists().where(*own)),
+        and_(items.c.image_id.is_(None), runs.c.created_at < before, ~_active),
+    )
+
+
+def _forget_redecided(store: Store, retention: Retention) -> DeletionCounts:
+    """Decisions of named runs that re-decided; their items belong to other runs."""
     with store.database.writing() as connection:
-        query = Chosen(connection, retention)
-        removed = connection.execute(delete(decisions).where(query.decided_again)).rowcount
-    return Forgotten(results=removed)
+        query = RetentionQuery(connection, retention)
+        removed = connection.execute(delete(decisions).where(query.redecided)).rowcount
+    return DeletionCounts(results=removed)
 
 
-def _forget_items(store: Store, retention: Retention) -> Forgotten:
-    total, after = Forgotten(), 0
+def _forget_items(store: Store, retention: Retention) -> DeletionCounts:
+    total, after = DeletionCounts(), 0
     while True:
         with store.database.writing() as connection:
-            query = Chosen(connection, retention)
-            some = query.items().where(items.c.id > after, ~query.kept)
-            rows = connection.execute(some.order_by(items.c.id).limit(AT_ONCE)).all()
+            query = RetentionQuery(connection, retention)
+            some = query.items().where(items.c.id > after, ~query.protected)
+            rows = connection.execute(some.order_by(items.c.id).limit(BATCH)).all()
             if not rows:
                 return total
             after = rows[-1].id
             step, gone = _remove(connection, query, [row.id for row in rows])
-            kept = held_by_models(connection, gone)  # a student of these very bytes
+            in_models = held_by_models(connection, gone)  # a student with the same bytes
         total += step
-        for sha256 in gone:  # rows first: a row without bytes would be a lie
-            if sha256 not in kept:
-                store.blobs.remove_unless_new(sha256, SETTLED_S)
+        for sha256 in gone:  # after the rows: no row may refer to missing bytes
+            if sha256 not in in_models:
+                store.blobs.remove_unless_new(sha256, MIN_AGE_S)
 
 
 def _remove(
-    connection: Connection, query: Chosen, ids: Sequence[int]
-) -> tuple[Forgotten, list[str]]:
-    """Remove those of the items that are chosen still, once nobody else can change that."""
+    connection: Connection, query: RetentionQuery, ids: Sequence[int]
+) -> tuple[DeletionCounts, list[str]]:
+    """Delete those of the items that still match, once locks keep others from changing that."""
     rows = _lock(connection, query, ids)
     going = [row.id for row in rows]
     of_items = decisions.c.item_id.in_(going)
-    grounds = connection.execute(select(decisions.c.evidence_id).where(of_items)).scalars().all()
+    evidence_ids = (
+        connection.execute(select(decisions.c.evidence_id).where(of_items)).scalars().all()
+    )
     results = connection.execute(delete(decisions).where(of_items)).rowcount
     used = exists().where(decisions.c.evidence_id == evidence.c.id)
-    connection.execute(delete(evidence).where(evidence.c.id.in_(grounds), ~used))
+    connection.execute(delete(evidence).where(evidence.c.id.in_(evidence_ids), ~used))
     connection.execute(delete(items).where(items.c.id.in_(going)))
     for run_id, state, count in _counted(rows):
         counter = {ItemState.DONE: jobs.c.done, ItemState.FAILED: jobs.c.failed}.get(state)
@@ -282,24 +284,24 @@ def _remove(
             change[counter.name] = counter - count
         connection.execute(update(jobs).where(jobs.c.run_id == run_id).values(change))
     sizes = _remove_images(connection, {row.image_id for row in rows} - {None})
-    gone = Forgotten(results, len(going), len(sizes), sum(sizes.values()))
+    gone = DeletionCounts(results, len(going), len(sizes), sum(sizes.values()))
     return gone, list(sizes)
 
 
-def _lock(connection: Connection, query: Chosen, ids: Sequence[int]) -> Sequence[Row[Any]]:
-    """Lock jobs and images of the items; those that are chosen, with both locked.
+def _lock(connection: Connection, query: RetentionQuery, ids: Sequence[int]) -> Sequence[Row[Any]]:
+    """Lock jobs and images of the items; those that match, with both locked.
 
-    An image that another transaction is about to refer to is passed over, never waited for: that
-    transaction may wait for one of our jobs.
+    An image that another transaction is about to refer to is skipped, never waited for: that
+    transaction may be waiting for one of our jobs.
     """
-    mine = select(items.c.run_id).where(items.c.id.in_(ids))
-    locked_jobs = select(jobs.c.run_id).where(jobs.c.run_id.in_(mine)).order_by(jobs.c.run_id)
+    run_ids = select(items.c.run_id).where(items.c.id.in_(ids))
+    locked_jobs = select(jobs.c.run_id).where(jobs.c.run_id.in_(run_ids)).order_by(jobs.c.run_id)
     connection.execute(locked_jobs.with_for_update()).all()
     of_ids = select(items.c.image_id).where(items.c.id.in_(ids))
     free = select(images.c.id).where(images.c.id.in_(of_ids)).order_by(images.c.id)
     locked = connection.execute(free.with_for_update(skip_locked=True)).scalars().all()
     alone = items.c.image_id.in_(locked) | items.c.image_id.is_(None)
-    again = query.items().where(items.c.id.in_(ids), ~query.kept, alone)
+    again = query.items().where(items.c.id.in_(ids), ~query.protected, alone)
     return connection.execute(again.order_by(items.c.id)).all()
 
 
@@ -309,7 +311,7 @@ def _counted(rows: Sequence[Row[Any]]) -> list[tuple[int, ItemState, int]]:
 
 
 def _remove_images(connection: Connection, ids: Collection[int]) -> dict[str, int]:
-    """Remove those of the images that nothing refers to; their sizes by sha256."""
+    """Delete those of the images that nothing refers to; their sizes by sha256."""
     needed = or_(
         exists().where(items.c.image_id == images.c.id),
         exists().where(decisions.c.image_id == images.c.id),
@@ -325,7 +327,7 @@ def _remove_images(connection: Connection, ids: Collection[int]) -> dict[str, in
 
 
 def _forget_runs(connection: Connection, retention: Retention) -> int:
-    """Remove runs that the query means whole and that have nothing left."""
+    """Delete runs that match as a whole and that have nothing left."""
     if retention.without_labels:
         return 0
     child = runs.alias()
@@ -335,12 +337,12 @@ def _forget_runs(connection: Connection, retention: Retention) -> int:
         exists().where(child.c.parent_id == runs.c.id),
         exists().where(jobs.c.run_id == runs.c.id, jobs.c.state.in_(ACTIVE)),
     )
-    meant: ColumnElement[bool] = runs.c.name.in_(retention.runs) if retention.runs else true()
+    matching: ColumnElement[bool] = runs.c.name.in_(retention.runs) if retention.runs else true()
     if retention.before is not None:
-        meant &= runs.c.created_at < retention.before
+        matching &= runs.c.created_at < retention.before
     # Children first, so that their parents are free in the next round.
     removed = 0
-    while ids := connection.execute(select(runs.c.id).where(meant, ~used)).scalars().all():
+    while ids := connection.execute(select(runs.c.id).where(matching, ~used)).scalars().all():
         connection.execute(delete(jobs).where(jobs.c.run_id.in_(ids)))
         removed += connection.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount
     return removed

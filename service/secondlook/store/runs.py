@@ -1,4 +1,4 @@
-"""Runs: one way of deciding over one set of images."""
+"""Runs: one ontology and one configuration applied to one set of images."""
 
 import json
 from collections.abc import Mapping
@@ -7,22 +7,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from secondlook.core.errors import AlreadyExists, NotFound
-from secondlook.core.ontology import Ontology
 from secondlook.core.types import STUDENT
 from secondlook.store import ontologies
 from secondlook.store.database import insert_new, now
 from secondlook.store.schema import runs
+from secondlook_client.errors import AlreadyExists, NotFound
+from secondlook_client.ontology import Ontology
 
-NAMED = 5
-"""Runs that an error offers."""
+SUGGESTIONS = 5
+"""Runs that an error names."""
 MAX_IOU = 0.6
-"""Overlap above which two boxes of a contrast group are one, for runs that do not say."""
+"""Default of ``nms_iou``, for runs without one in their settings."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run decides by."""
+    """A run and the configuration that it decides by."""
 
     id: int
     name: str
@@ -31,24 +31,25 @@ class Run:
     ontology_id: int
     ontology: Ontology
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """``floor``, ``max_boxes`` and ``max_iou`` as they were in force; with a student, ``cascade``
-    (its name) and what it may decide by itself."""
+    """``score_floor``, ``max_boxes`` and ``nms_iou`` as they were in force; with a student also
+    ``cascade`` (its name) and what it may decide alone."""
     proposer: str = ""
-    """Name and digest; empty until an image is done, a student's until its teachers did one."""
+    """Name and digest; empty until an image is done, and the student's until its teachers
+    labelled one."""
     verifier: str = ""
     parent_id: int | None = None
-    """The run whose evidence this one decides again."""
+    """The run whose evidence this one re-decides."""
     created_at: float = 0.0
 
     @property
     def named(self) -> bool:
-        """Whether the proposer and verifier are known, rather than only a student of theirs."""
+        """Whether the proposer and verifier are known, rather than only their student."""
         return bool(self.proposer) and not self.proposer.startswith(STUDENT)
 
     @property
-    def max_iou(self) -> float:
-        """Two boxes of one contrast group that overlap more are one object, [0, 1]."""
-        return float(self.settings.get("max_iou", MAX_IOU))
+    def nms_iou(self) -> float:
+        """IoU above which two boxes of one contrast group are one object, [0, 1]."""
+        return float(self.settings.get("nms_iou", MAX_IOU))
 
 
 def create_run(
@@ -59,7 +60,7 @@ def create_run(
     settings: Mapping[str, Any],
     parent: Run | None = None,
 ) -> Run:
-    """Add a run. Raises ``AlreadyExists`` when the name is taken."""
+    """Insert a run. Raises ``AlreadyExists`` when the name is taken."""
     row = {
         "name": name,
         "kind": kind,
@@ -84,8 +85,10 @@ def load_run(connection: Connection, name: str) -> Run:
 
 
 def _newest(connection: Connection) -> str:
-    """What there is, for whoever asked for something else."""
-    names = connection.scalars(select(runs.c.name).order_by(runs.c.id.desc()).limit(NAMED)).all()
+    """The newest runs, for an error message."""
+    names = connection.scalars(
+        select(runs.c.name).order_by(runs.c.id.desc()).limit(SUGGESTIONS)
+    ).all()
     if not names:
         return "nothing is labelled there yet"
     quoted = ", ".join(f"'{name}'" for name in names)
@@ -93,17 +96,24 @@ def _newest(connection: Connection) -> str:
 
 
 def load_run_by_id(connection: Connection, run_id: int) -> Run:
-    """The run of that number. Raises ``NotFound``."""
+    """The run of that id. Raises ``NotFound``."""
     row = connection.execute(select(runs).where(runs.c.id == run_id)).first()
     if row is None:
         raise NotFound(f"there is no run number {run_id} in the store")
     return _run(connection, row)
 
 
-def name_models(connection: Connection, run: Run, proposer: str, verifier: str) -> None:
-    """Keep which models a run's first image was labelled by; later calls change nothing.
+def source_run(connection: Connection, run: Run) -> Run:
+    """The run whose models labelled the images: ``run`` itself, or the one that it re-decided."""
+    while run.parent_id is not None:
+        run = load_run_by_id(connection, run.parent_id)
+    return run
 
-    Only that a student's name gives way to those of its teachers.
+
+def name_models(connection: Connection, run: Run, proposer: str, verifier: str) -> None:
+    """Set the models that labelled a run's first image; later calls change nothing.
+
+    A student's name is replaced by its teachers' once these have labelled an image.
     """
     if run.named or run.proposer == proposer:
         return

@@ -1,6 +1,6 @@
-"""Every table of the store. Rows of images, evidence and decisions are added, never changed.
+"""Every table of the store. Rows of images, evidence and decisions are never updated.
 
-Times are seconds since 1970 (UTC) as doubles. Numbers that the database hands out are 64 bits.
+Times are seconds since 1970 (UTC) as doubles. Generated ids have 64 bits.
 """
 
 from typing import Any
@@ -35,11 +35,11 @@ metadata = MetaData(
 )
 
 Number = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite hands out numbers for INTEGER PRIMARY KEY only; its integers have 64 bits anyway."""
+"""SQLite generates ids for INTEGER PRIMARY KEY only; its integers have 64 bits anyway."""
 
 NEVER_REUSED: dict[str, Any] = {"sqlite_autoincrement": True}
-"""For numbers that leave the store, in label ids and cursors: a row that was forgotten must not
-lend its number to another one. PostgreSQL never does."""
+"""For ids that leave the store, in label ids and cursors: the id of a deleted row must not be
+given to another one. PostgreSQL never does that."""
 
 texts = Table(
     "texts",
@@ -47,7 +47,7 @@ texts = Table(
     Column("id", Number, primary_key=True),
     Column("digest", LargeBinary(16), nullable=False, unique=True),
     Column("text", Text, nullable=False),
-    comment="Questions and model names, which millions of rows share.",
+    comment="Model names, shared by millions of rows.",
 )
 
 ontologies = Table(
@@ -55,8 +55,8 @@ ontologies = Table(
     metadata,
     Column("id", Number, primary_key=True),
     Column("digest", String(16), nullable=False, unique=True),
-    Column("classes", Text, nullable=False, comment="JSON, exactly as they were"),
-    comment="Classes with the thresholds in force; a run names one.",
+    Column("classes", Text, nullable=False, comment="JSON, exactly as they were used"),
+    comment="Classes with their thresholds; a run refers to one.",
 )
 
 images = Table(
@@ -65,15 +65,15 @@ images = Table(
     Column("id", Number, primary_key=True),
     Column("sha256", LargeBinary(32), nullable=False, unique=True),
     Column("size", BigInteger, nullable=False, comment="bytes"),
-    Column("width", Integer, nullable=False, comment="pixels, upright; 0 before it was decoded"),
+    Column("width", Integer, nullable=False, comment="pixels, upright; 0 until it was decoded"),
     Column("height", Integer, nullable=False),
     Column("format", String(16), nullable=False, comment="file suffix, e.g. jpg"),
     Column(
-        "perceptual_hash", BigInteger, comment="difference hash, signed; near duplicates are near"
+        "perceptual_hash", BigInteger, comment="difference hash, signed; near duplicates are close"
     ),
     Column("added_at", Double, nullable=False),
     **NEVER_REUSED,
-    comment="One row a content; the bytes are in the blob store under sha256.",
+    comment="One row per distinct content; the bytes are in the blob store under sha256.",
 )
 
 runs = Table(
@@ -85,13 +85,13 @@ runs = Table(
     Column("ontology_id", Number, ForeignKey("ontologies.id"), nullable=False),
     Column("proposer", Text, nullable=False, comment="name@digest; empty until an image is done"),
     Column("verifier", Text, nullable=False),
-    Column("settings", Text, nullable=False, comment="JSON: floor, max_boxes, max_iou"),
+    Column("settings", Text, nullable=False, comment="JSON: score_floor, max_boxes, nms_iou"),
     Column(
-        "parent_id", Number, ForeignKey("runs.id"), comment="whose evidence a redecide run uses"
+        "parent_id", Number, ForeignKey("runs.id"), comment="run whose evidence it decides again"
     ),
     Column("created_at", Double, nullable=False),
     **NEVER_REUSED,
-    comment="One way of deciding over one set of images.",
+    comment="One ontology and configuration applied to one set of images.",
 )
 
 jobs = Table(
@@ -100,16 +100,16 @@ jobs = Table(
     Column("run_id", Number, ForeignKey("runs.id"), primary_key=True),
     Column("state", String(16), nullable=False, comment="see queue.JobState"),
     Column("root", Text, nullable=False, comment="folder that names are relative to; or empty"),
-    Column("closed", Boolean, nullable=False, comment="no more items will come"),
+    Column("closed", Boolean, nullable=False, comment="no more items will be added"),
     Column("total", BigInteger, nullable=False),
     Column("done", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),
-    Column("owner", String(64), nullable=False, comment="server at work on it; or empty"),
+    Column("owner", String(64), nullable=False, comment="server that works on it; or empty"),
     Column("lease_until", Double, nullable=False),
     Column("message", Text, nullable=False, comment="what it waits for, or why it failed"),
-    Column("changed_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
     Index(None, "state", "lease_until"),
-    comment="A run that has images to label: folder, upload or capture.",
+    comment="Runs with images to label: folder, upload or capture.",
 )
 
 items = Table(
@@ -118,20 +118,20 @@ items = Table(
     Column("id", Number, primary_key=True),
     Column("run_id", Number, ForeignKey("runs.id"), nullable=False),
     Column("key", BigInteger, nullable=False, comment="identity in the run, signed"),
-    Column("name", Text, nullable=False, comment="for people, and relative path in a folder"),
-    Column("size", BigInteger, nullable=False, comment="bytes of the file when it was found"),
-    Column("changed_ns", BigInteger, nullable=False, comment="its time of change; or 0"),
-    Column("image_id", Number, ForeignKey("images.id"), comment="once its bytes are kept"),
+    Column("name", Text, nullable=False, comment="for people; in a folder the relative path"),
+    Column("size", BigInteger, nullable=False, comment="bytes of the file when it was listed"),
+    Column("mtime_ns", BigInteger, nullable=False, comment="its modification time; or 0"),
+    Column("image_id", Number, ForeignKey("images.id"), comment="once its bytes are stored"),
     Column("state", SmallInteger, nullable=False, comment="see queue.ItemState"),
-    Column("tries", Integer, nullable=False),
-    Column("not_before", Double, nullable=False),
-    Column("reason", String(64), nullable=False, comment="stable word of the last failure"),
+    Column("attempts", Integer, nullable=False, comment="failed so far"),
+    Column("not_before", Double, nullable=False, comment="time of the next attempt"),
+    Column("reason", String(64), nullable=False, comment="stable code of the last failure"),
     Column("message", Text, nullable=False),
     UniqueConstraint("run_id", "key"),
     Index(None, "run_id", "state", "not_before", "id"),
     Index(None, "image_id"),
     **NEVER_REUSED,
-    comment="One image of one run: where an image came from, and what is left to do.",
+    comment="One image of one run: its source and its state.",
 )
 
 evidence = Table(
@@ -143,10 +143,10 @@ evidence = Table(
     Column("proposer_id", Number, ForeignKey("texts.id"), nullable=False),
     Column("verifier_id", Number, ForeignKey("texts.id"), nullable=False),
     Column("content", LargeBinary, nullable=False, comment="see codec: boxes, scores, verdicts"),
-    Column("made_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
     Index(None, "image_id"),
     **NEVER_REUSED,
-    comment="What the models said of one image: everything a decision may be made from.",
+    comment="Model outputs for one image: everything that decisions are derived from.",
 )
 
 decisions = Table(
@@ -161,13 +161,13 @@ decisions = Table(
     Column("rejected", Integer, nullable=False),
     Column("unsure", Integer, nullable=False),
     Column("content", LargeBinary, nullable=False, comment="see codec: outcomes and reasons"),
-    Column("made_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
     UniqueConstraint("run_id", "item_id"),
     Index(None, "run_id", "id"),
     Index(None, "image_id"),
     Index(None, "evidence_id"),
     **NEVER_REUSED,
-    comment="What one run made of the evidence of one image.",
+    comment="Decisions of one run on the evidence of one image.",
 )
 
 corrections = Table(
@@ -183,10 +183,10 @@ corrections = Table(
     Column("outcome", String(8), nullable=False),
     Column("person", String(120), nullable=False),
     Column("note", Text, nullable=False),
-    Column("made_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
     CheckConstraint("outcome IN ('accept', 'reject', 'unsure')", name="outcome"),
     Index(None, "image_id"),
-    comment="What a person said of a box; outranks every run, earlier or later.",
+    comment="Corrections of boxes by people; they take precedence over every run.",
 )
 
 snapshots = Table(
@@ -200,7 +200,7 @@ snapshots = Table(
     Column("images", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
     **NEVER_REUSED,
-    comment="A name for a manifest, which never changes.",
+    comment="Named snapshots of datasets; immutable.",
 )
 
 snapshot_images = Table(
@@ -210,7 +210,7 @@ snapshot_images = Table(
     Column("image_id", Number, ForeignKey("images.id"), nullable=False),
     PrimaryKeyConstraint("snapshot_id", "image_id"),
     Index(None, "image_id"),
-    comment="What a snapshot holds on to, whatever is forgotten elsewhere.",
+    comment="Images of snapshots, which protect them from deletion.",
 )
 
 model_versions = Table(
@@ -227,7 +227,7 @@ model_versions = Table(
     UniqueConstraint("name", "version"),
     UniqueConstraint("name", "digest"),
     **NEVER_REUSED,
-    comment="Students, which never change.",
+    comment="Versions of student models; immutable.",
 )
 
 model_files = Table(
@@ -239,7 +239,7 @@ model_files = Table(
     Column("size", BigInteger, nullable=False, comment="bytes"),
     PrimaryKeyConstraint("model_id", "name"),
     Index(None, "sha256"),
-    comment="What a student is made of; the bytes are in the blob store under sha256.",
+    comment="Files of model versions; the bytes are in the blob store under sha256.",
 )
 
 model_promotions = Table(
@@ -249,30 +249,30 @@ model_promotions = Table(
     Column("model_id", Number, ForeignKey("model_versions.id"), nullable=False),
     Column("name", String(200), nullable=False, comment="of the model"),
     Column("kind", String(16), nullable=False, comment="promote or rollback"),
-    Column("reason", Text, nullable=False, comment="figures, or a person's word"),
-    Column("made_at", Double, nullable=False),
+    Column("reason", Text, nullable=False, comment="figures, or what the caller gave"),
+    Column("created_at", Double, nullable=False),
     Index(None, "name", "id"),
     Index(None, "model_id"),
-    comment="Which version became the current one; the last row of a name says which is.",
+    comment="Promotions and rollbacks; the last row of a name is its current version.",
 )
 
-trainings = Table(
-    "trainings",
+training_jobs = Table(
+    "training_jobs",
     metadata,
     Column("id", Number, primary_key=True),
-    Column("model", String(200), nullable=False, comment="name of the version to come"),
+    Column("model", String(200), nullable=False, comment="name of the version to be made"),
     Column("snapshot", String(200), nullable=False, comment="name"),
     Column("settings", Text, nullable=False, comment="JSON: split, size, steps, seed"),
-    Column("state", String(16), nullable=False, comment="see trainings.TrainingState"),
-    Column("progress", Text, nullable=False, comment="JSON, its last line; or empty"),
+    Column("state", String(16), nullable=False, comment="see training_jobs.TrainingState"),
+    Column("progress", Text, nullable=False, comment="JSON, the latest; or empty"),
     Column("message", Text, nullable=False, comment="what it waits for, or why it failed"),
-    Column("version", Integer, nullable=False, comment="that it made; or 0"),
-    Column("starts", Integer, nullable=False, comment="that did not end in order"),
-    Column("owner", String(64), nullable=False, comment="server at work on it; or empty"),
+    Column("version", Integer, nullable=False, comment="the version it made; or 0"),
+    Column("attempts", Integer, nullable=False, comment="starts without an orderly end"),
+    Column("owner", String(64), nullable=False, comment="server that works on it; or empty"),
     Column("lease_until", Double, nullable=False),
     Column("created_at", Double, nullable=False),
-    Column("changed_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
     Index(None, "state", "lease_until"),
     **NEVER_REUSED,
-    comment="Students in the making.",
+    comment="Trainings of students: queued, running and ended.",
 )

@@ -1,4 +1,4 @@
-"""Names for manifests. A snapshot holds its images and its manifest, whatever is forgotten."""
+"""Snapshots: named manifests of datasets, which protect their images from deletion."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,24 +7,24 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select
 
-from secondlook.core.errors import AlreadyExists, NotFound, StoreUnavailable
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database, insert_new, now
-from secondlook.store.runs import Run, load_run, load_run_by_id
+from secondlook.store.runs import Run, load_run, load_run_by_id, source_run
 from secondlook.store.schema import images, items, ontologies, runs, snapshot_images, snapshots
+from secondlook_client.errors import AlreadyExists, NotFound, StoreUnavailable
 
-AT_ONCE = 500
+BATCH = 500
 """Rows a statement: below every database's limit of parameters."""
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A name for a manifest, which never changes."""
+class SnapshotRow:
+    """A named manifest; immutable."""
 
     id: int
     name: str
     manifest: str
-    """sha256 of the manifest's root: equal content has an equal one."""
+    """sha256 of the manifest's root; equal for equal content."""
     query: str
     """JSON, see ``datasets.query``."""
     statistics: Mapping[str, Any]
@@ -35,13 +35,13 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the store knows of an image besides its labels."""
+class ImageFacts:
+    """What the store knows about an image besides its labels."""
 
     size: int
     """Bytes."""
     perceptual_hash: int | None
-    """Difference hash; None when it was never decoded."""
+    """Difference hash; None if it was never decoded."""
 
 
 class Snapshots:
@@ -58,11 +58,11 @@ class Snapshots:
         query: str,
         statistics: Mapping[str, Any],
         image_ids: Sequence[int],
-    ) -> Snapshot:
-        """Give a manifest, whose blobs are there, a name that holds these images.
+    ) -> SnapshotRow:
+        """Name a manifest, whose blobs are stored, and protect its images from deletion.
 
         Raises ``AlreadyExists`` when the name is taken, and ``StoreUnavailable`` when one of the
-        images was forgotten meanwhile.
+        images was deleted meanwhile.
         """
         with self._database.writing() as connection:
             row = {
@@ -77,8 +77,8 @@ class Snapshots:
                 raise _taken(name)
             added = connection.execute(select(snapshots).where(snapshots.c.name == name)).one()
             ids = sorted(image_ids)
-            for start in range(0, len(ids), AT_ONCE):
-                some = ids[start : start + AT_ONCE]
+            for start in range(0, len(ids), BATCH):
+                some = ids[start : start + BATCH]
                 present = (
                     select(images.c.id)
                     .where(images.c.id.in_(some))
@@ -86,13 +86,13 @@ class Snapshots:
                 )
                 if len(connection.execute(present).all()) < len(some):
                     raise StoreUnavailable(
-                        "an image was forgotten while the snapshot was made; make it again"
+                        "an image was deleted while the snapshot was made; make it again"
                     )
                 rows = [{"snapshot_id": added.id, "image_id": number} for number in some]
                 connection.execute(insert(snapshot_images), rows)
             return _snapshot(added)
 
-    def get(self, name: str) -> Snapshot:
+    def get(self, name: str) -> SnapshotRow:
         """The snapshot of that name. Raises ``NotFound``."""
         with self._database.reading() as connection:
             row = connection.execute(select(snapshots).where(snapshots.c.name == name)).first()
@@ -100,8 +100,8 @@ class Snapshots:
             raise NotFound(f"there is no snapshot '{name}'; see `secondlook snapshot list`")
         return _snapshot(row)
 
-    def with_manifest(self, manifest: str) -> Snapshot | None:
-        """The newest snapshot with exactly this content; None when there is none (any more)."""
+    def with_manifest(self, manifest: str) -> SnapshotRow | None:
+        """The newest snapshot with exactly this content; None when there is none."""
         query = select(snapshots).where(snapshots.c.manifest == manifest)
         with self._database.reading() as connection:
             row = connection.execute(query.order_by(snapshots.c.id.desc()).limit(1)).first()
@@ -113,8 +113,8 @@ class Snapshots:
             if connection.execute(select(snapshots.c.id).where(snapshots.c.name == name)).first():
                 raise _taken(name)
 
-    def page(self, before: int | None = None, limit: int = 50) -> list[Snapshot]:
-        """Newest first; ``before`` (an id) is where the page before ended."""
+    def page(self, before: int | None = None, limit: int = 50) -> list[SnapshotRow]:
+        """Newest first; ``before`` is the last id of the previous page."""
         query = select(snapshots).order_by(snapshots.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(snapshots.c.id < before)
@@ -122,7 +122,7 @@ class Snapshots:
             return [_snapshot(row) for row in connection.execute(query)]
 
     def remove(self, name: str) -> None:
-        """Let go of a snapshot: the name is free, and its images may be forgotten.
+        """Delete a snapshot: the name is free again, and its images may be deleted.
 
         Raises ``NotFound``.
         """
@@ -133,7 +133,7 @@ class Snapshots:
             connection.execute(delete(snapshots).where(snapshots.c.id == number))
 
     def holds(self, name: str, sha256s: Sequence[str]) -> bool:
-        """Whether every one of these images (at most 500) is in the snapshot."""
+        """Whether all of these images (at most 500) are in the snapshot."""
         wanted = {bytes.fromhex(sha256) for sha256 in sha256s}
         query = (
             select(images.c.id)
@@ -144,15 +144,15 @@ class Snapshots:
         with self._database.reading() as connection:
             return len(connection.execute(query).all()) == len(wanted)
 
-    def facts(self, image_ids: Iterable[int]) -> dict[int, Facts]:
-        """Size and perceptual hash of at most 500 images, by number."""
+    def facts(self, image_ids: Iterable[int]) -> dict[int, ImageFacts]:
+        """Size and perceptual hash of at most 500 images, by id."""
         columns = select(images.c.id, images.c.size, images.c.perceptual_hash)
         with self._database.reading() as connection:
             rows = connection.execute(columns.where(images.c.id.in_(set(image_ids))))
-            return {row.id: Facts(row.size, row.perceptual_hash) for row in rows}
+            return {row.id: ImageFacts(row.size, row.perceptual_hash) for row in rows}
 
     def runs(self, names: Sequence[str], ontology: str) -> list[Run]:
-        """The runs named, in order; or all with the ontology of that digest, oldest first.
+        """The named runs, in order; without names all with that ontology digest, oldest first.
 
         Raises ``NotFound``.
         """
@@ -171,21 +171,19 @@ class Snapshots:
         return found
 
     def items(self, run: Run) -> list[tuple[int, str]]:
-        """(Number, name) of every item of the run, labelled or not, in the order they came in."""
+        """(id, name) of every item of the run, labelled or not, in the order of arrival."""
         query = select(items.c.id, items.c.name).where(items.c.run_id == run.id)
         with self._database.reading() as connection:
             return [(row.id, row.name) for row in connection.execute(query.order_by(items.c.id))]
 
     def labelled_by(self, run: Run) -> Run:
-        """The run that the images came with; another one where ``run`` decided it again."""
+        """See ``runs.source_run``."""
         with self._database.reading() as connection:
-            while run.parent_id is not None:
-                run = load_run_by_id(connection, run.parent_id)
-            return run
+            return source_run(connection, run)
 
 
 def manifest_blobs(blobs: Blobs, manifest: str) -> Iterator[str]:
-    """Every blob that the manifest of that hash is made of: its root, then its parts.
+    """Every blob of a manifest: its root, then its parts.
 
     Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable`` when the root cannot be read.
     """
@@ -200,8 +198,8 @@ def _taken(name: str) -> AlreadyExists:
     )
 
 
-def _snapshot(row: "Row[Any]") -> Snapshot:
-    return Snapshot(
+def _snapshot(row: "Row[Any]") -> SnapshotRow:
+    return SnapshotRow(
         id=row.id,
         name=row.name,
         manifest=row.manifest,

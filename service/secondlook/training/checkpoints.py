@@ -1,9 +1,9 @@
-"""A training as files, so that one which was killed goes on where it was.
+"""The state of a training as files, so that one which was killed goes on where it was.
 
     OUT/checkpoints/last.pt    everything that the next step needs
     OUT/checkpoints/best.pt    the averaged weights that found most on the held-out images
 
-Each appears whole or not at all, and is read as plain tensors and values: no code can hide in it.
+Each is written atomically, and is read as plain tensors and values: no code can hide in it.
 """
 
 import json
@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from secondlook.core.errors import Damaged, OutputExists
-from secondlook.core.files import explaining, replacing
+from secondlook.core.files import explain_write_errors, replacing
 from secondlook.datasets.samples import TrainingSet
 from secondlook.training.progress import read_record
-from secondlook.training.settings import TrainingSettings
+from secondlook.training.settings import RENAMED, TrainingSettings
+from secondlook_client.errors import Damaged, OutputExists
 
 FORMAT = 1
 TORCH, CHECKPOINTS = "torch", "checkpoints"
-"""Folders of a training: what it has learnt when it ended, and where it stood before."""
+"""Folders of a training: the weights of one that has ended, and the state of one that has not."""
 _WAY_OUT = "give another --out, or remove that folder to begin anew"
 
 
@@ -39,6 +39,9 @@ def identity_of(data: TrainingSet, settings: TrainingSettings) -> dict[str, Any]
 
 def check_identity(known: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> None:
     """Raises ``OutputExists``, which says what differs, unless both are the same."""
+    if isinstance(settings := known.get("settings"), Mapping):
+        renamed = {RENAMED.get(name, name): value for name, value in settings.items()}
+        known = {**known, "settings": renamed}
     if known == wanted:
         return
     if known.get("format") != wanted["format"]:
@@ -113,7 +116,7 @@ class Checkpoints:
         return weights
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        with explaining(self._folder):
+        with explain_write_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._folder / name) as part:
                 torch.save(content, part)

@@ -1,4 +1,4 @@
-"""The whole way: a training set in, a measured student with its report out.
+"""Distillation from end to end: a training set in, a measured student with its report out.
 
 OUT/manifest.json, model.onnx, model.int8.onnx, self_test.npz    what devices fetch
 OUT/report.html, report.json                                     what people look at
@@ -13,13 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from secondlook.core.errors import BadSetting, Cancelled, Damaged, NotFound
-from secondlook.core.files import explaining, remove
+from secondlook.core.files import explain_write_errors, remove
 from secondlook.datasets.samples import TrainingSet
 from secondlook.detector.manifest import (
     INT8,
     MAX_LINE,
-    Manifest,
+    StudentManifest,
     describe_file,
     read_manifest,
     verify_files,
@@ -28,35 +27,36 @@ from secondlook.detector.manifest import (
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.reports import training as report
 from secondlook.training.checkpoints import CHECKPOINTS, TORCH, has_ended, identity_of
-from secondlook.training.export.export import Exported, export_student
-from secondlook.training.progress import Progress, Tell, TrainingRecord, read_record
+from secondlook.training.export.export import ExportResult, export_student
+from secondlook.training.progress import Progress, ProgressCallback, TrainingRecord, read_record
 from secondlook.training.settings import TrainingSettings
-from secondlook.training.trainer import Stop, train
+from secondlook.training.trainer import ShouldStop, train
+from secondlook_client.errors import BadSetting, Cancelled, Damaged, NotFound
 
 
 def distill(
     data: TrainingSet,
     settings: TrainingSettings,
     out: Path,
-    tell: Tell = lambda progress: None,
-    stop: Stop = lambda: False,
+    tell: ProgressCallback = lambda progress: None,
+    stop: ShouldStop = lambda: False,
     *,
     name: str = "",
     int8: str = "auto",
-) -> Manifest | None:
+) -> StudentManifest | None:
     """Train a student on ``data`` into the folder ``out``, measure and export it.
 
     Goes on where the same call was stopped; a student that is done is only read, and one whose
-    files do not open is exported again from its weights. ``tell`` hears of every step, ``name`` is
-    the student's (empty: the data's), ``int8`` is ``auto`` (kept unless it finds less),
-    ``required`` or ``never``. None in the processes of a training on several devices that are not
-    the first. Raises what ``loop.train`` and ``export_student`` raise: ``Cancelled``,
+    files do not open is exported again from its weights. ``tell`` is called at every step,
+    ``name`` is the student's (empty: the data's), ``int8`` is ``auto`` (kept unless it finds
+    less), ``required`` or ``never``. None in the processes of a training on several devices that are not
+    the first. Raises what ``trainer.train`` and ``export_student`` raise: ``Cancelled``,
     ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``.
     """
     if len(name) > MAX_LINE or not name.isprintable():
         raise BadSetting(f"name: expected at most {MAX_LINE} printable characters")
-    _be_quiet()
-    with explaining(out):
+    _hide_progress_bars()
+    with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     done = _done(data, settings, out)
     if done is not None:
@@ -72,27 +72,29 @@ def _exported(
     data: TrainingSet,
     settings: TrainingSettings,
     out: Path,
-    tell: Tell,
-    stop: Stop,
+    tell: ProgressCallback,
+    stop: ShouldStop,
     *,
     name: str,
     int8: str,
-) -> Manifest:
+) -> StudentManifest:
     """Everything after the training; done again from its beginning where it was stopped."""
     folder = out / TORCH
     record = read_record(folder)
     if record is None:
         raise Damaged(f"{folder} has no record of its training; remove {out} to begin anew")
 
-    def compared(images: int) -> None:
+    def on_compared(images: int) -> None:
         tell(Progress("export", images, len(data.held_out), map50=record.best_map50))
 
     began = time.monotonic()
     for left in out.glob(".export-*"):  # of an export that was killed
         remove(left)
-    compared(0)
+    on_compared(0)
     _stop_if(stop)
-    exported = export_student(folder, out, data.held_out, data.classes, int8=int8, tell=compared)
+    exported = export_student(
+        folder, out, data.held_out, data.classes, int8=int8, on_compared=on_compared
+    )
     seconds = {"training": record.seconds, "exporting": round(time.monotonic() - began, 1)}
     map50, images = exported.scores.map50, len(data.held_out)
     for warning in exported.warnings:
@@ -100,8 +102,8 @@ def _exported(
     _stop_if(stop)
     tell(Progress("report", 0, 1, map50=map50))
     architecture = _architecture(folder)
-    told = _report(data, settings, record, exported, name, architecture, seconds)
-    report.write_report(out, told)
+    content = _report(data, settings, record, exported, name, architecture, seconds)
+    report.write_report(out, content)
     manifest = _manifest(data, settings, exported, name, architecture, out)
     write_manifest(out, manifest)
     remove(out / CHECKPOINTS)
@@ -109,7 +111,7 @@ def _exported(
     return manifest
 
 
-def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> Manifest | None:
+def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> StudentManifest | None:
     """The student in ``out`` if it is this very one and opens; None where there is none such yet.
 
     Raises ``OutputExists`` for that of another training.
@@ -125,7 +127,7 @@ def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> Manifest 
     return manifest
 
 
-def _stop_if(stop: Stop) -> None:
+def _stop_if(stop: ShouldStop) -> None:
     if stop():
         raise Cancelled("stopped after the training; the same command exports and measures it")
 
@@ -134,7 +136,7 @@ def _report(
     data: TrainingSet,
     settings: TrainingSettings,
     record: TrainingRecord,
-    exported: Exported,
+    exported: ExportResult,
     name: str,
     architecture: str,
     seconds: Mapping[str, float],
@@ -152,21 +154,21 @@ def _report(
         split=data.split,
         scores=exported.scores,
         samples=data.held_out,
-        found=exported.found,
+        found=exported.detections,
         trained_on=report.PartOfData.of(data.train),
         images_per_second=exported.metrics.get("images_per_second"),
         machine="onnxruntime on a CPU, in batches",
         training=[moment.plain() for moment in record.progress()],
         seconds=seconds,
-        settings={**training, **_said(settings)},
+        settings={**training, **_chosen(settings)},
         parity=exported.parity,
         warnings=(*data.warnings, *exported.warnings),
         created_at=time.time(),
     )
 
 
-def _said(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings that say something: by words, without those that were left to us."""
+def _chosen(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings by words, without those that were left to be chosen."""
     plain = {key.replace("_", " "): value for key, value in asdict(settings).items()}
     return {key: value for key, value in plain.items() if value not in (0, -1) or value is False}
 
@@ -174,15 +176,15 @@ def _said(settings: TrainingSettings) -> dict[str, Any]:
 def _manifest(
     data: TrainingSet,
     settings: TrainingSettings,
-    exported: Exported,
+    exported: ExportResult,
     name: str,
     architecture: str,
     out: Path,
-) -> Manifest:
+) -> StudentManifest:
     scores, files = exported.scores, (*exported.files, report.HTML, report.JSON)
     if INT8 not in files:
         remove(out / INT8)  # of an export that was stopped
-    return Manifest(
+    return StudentManifest(
         name=name,
         architecture=architecture,
         size=settings.size,
@@ -208,8 +210,8 @@ def _architecture(folder: Path) -> str:
     return str(AutoConfig.from_pretrained(folder).model_type)
 
 
-def _be_quiet() -> None:
-    """Bars of model files being read and written would be drawn into ours."""
+def _hide_progress_bars() -> None:
+    """Those of model files being read and written would be drawn into ours."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -28,17 +28,17 @@ from transformers.loss.loss_d_fine import DFineLoss
 from transformers.loss.loss_deimv2 import Deimv2Loss
 
 Targets = list[dict[str, Tensor]]
-"""Of each image, as ``targets.targets_of`` makes them."""
+"""Of each image, as ``data.targets_of`` makes them."""
 
 INSIDE = 0.5
-"""Share of a query's box inside an ignored region, or IoU with it, from which it is left out."""
-ALIKE = 0.5
-"""IoU from which a query shows a hard negative."""
-MOST = 10.0
-"""What a class weighs at most: of one with a handful of boxes more would be learnt by heart."""
+"""Share of a query's box inside an ignore region, or IoU with it, from which it is left out."""
+NEGATIVE_IOU = 0.5
+"""IoU with a hard negative from which a query is one."""
+MAX_CLASS_WEIGHT = 10.0
+"""What a class weighs at most: with more, the handful of boxes of a rare one is overfitted."""
 
 
-class _VerifiedLabels:
+class _VerifiedLabelLoss:
     """The classification losses over several classes an object, weighed query by query."""
 
     negative_weight = 1.0
@@ -113,35 +113,34 @@ class _VerifiedLabels:
         num_boxes: float,
     ) -> Tensor:
         logits = outputs["logits"]
-        weight = weight * self._say(outputs["pred_boxes"].detach(), targets, hot)
+        weight = weight * self._query_weights(outputs["pred_boxes"].detach(), targets, hot)
         if self.class_weights is not None:
             weight = weight * self.class_weights.to(weight)
         losses = F.binary_cross_entropy_with_logits(logits, score, weight=weight, reduction="none")
         return losses.sum() / num_boxes
 
-    def _say(self, boxes: Tensor, targets: Targets, hot: Tensor) -> Tensor:
-        """How much each query's answer to each class counts: 1, 0 where ignored, more where a
-        hard negative lies; (B, Q, classes)."""
-        say = torch.ones_like(hot)
+    def _query_weights(self, boxes: Tensor, targets: Targets, hot: Tensor) -> Tensor:
+        """(B, Q, classes): 1, 0 where a query is ignored for a class, more on a hard negative."""
+        weights = torch.ones_like(hot)
         for image, target in enumerate(targets):
             corners = center_to_corners_format(boxes[image])
             if len(target["ignore"]):
                 iou, inside = _overlaps(corners, target["ignore"])
                 touched = ((iou >= INSIDE) | (inside >= INSIDE)).to(hot.dtype)
                 hidden = (touched @ target["ignore_hot"].to(hot.dtype)) > 0
-                say[image][hidden] = 0
+                weights[image][hidden] = 0
             if len(target["negatives"]) and self.negative_weight != 1:
-                alike = (_overlaps(corners, target["negatives"])[0] >= ALIKE).to(hot.dtype)
+                alike = (_overlaps(corners, target["negatives"])[0] >= NEGATIVE_IOU).to(hot.dtype)
                 shown = (alike @ target["negative_hot"].to(hot.dtype)) > 0
-                say[image][shown] = self.negative_weight
-        return torch.where(hot > 0, torch.ones_like(say), say)
+                weights[image][shown] = self.negative_weight
+        return torch.where(hot > 0, torch.ones_like(weights), weights)
 
 
-class _Deimv2(_VerifiedLabels, Deimv2Loss):
+class _VerifiedDeimv2Loss(_VerifiedLabelLoss, Deimv2Loss):
     pass
 
 
-class _DFine(_VerifiedLabels, DFineLoss):
+class _VerifiedDFineLoss(_VerifiedLabelLoss, DFineLoss):
     pass
 
 
@@ -156,7 +155,7 @@ def _overlaps(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_weights(labels: Iterable[NDArray[np.int64]], classes: int, balance: float) -> Tensor:
-    """(classes,) float32: how much more each weighs than a usual one, in [1, ``MOST``].
+    """(classes,) float32: how much more each weighs than a usual one, in [1, ``MAX_CLASS_WEIGHT``].
 
     That is how many times rarer its boxes are than those of the median class, to the power of
     ``balance`` in [0, 1]. ``labels``: of each image the classes of its boxes, (N,).
@@ -164,7 +163,7 @@ def class_weights(labels: Iterable[NDArray[np.int64]], classes: int, balance: fl
     numbers = np.concatenate([np.zeros(0, np.int64), *labels])
     counts = np.bincount(numbers, minlength=classes).clip(1)
     rarer = np.median(counts) / counts
-    return torch.tensor((rarer**balance).clip(1, MOST), dtype=torch.float32)
+    return torch.tensor((rarer**balance).clip(1, MAX_CLASS_WEIGHT), dtype=torch.float32)
 
 
 def attach_loss(
@@ -176,7 +175,7 @@ def attach_loss(
     what ``class_weights`` gives.
     """
     config: Any = model.config
-    kind = _Deimv2 if config.model_type == "deimv2" else _DFine
+    kind = _VerifiedDeimv2Loss if config.model_type == "deimv2" else _VerifiedDFineLoss
     criterion = kind(config)
     criterion.negative_weight, criterion.class_weights = negative_weight, weights
 
@@ -190,14 +189,14 @@ def attach_loss(
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Tensor], None]:
         criterion.to(device)
-        found = _arranged(*args, **kwargs)
+        found = _criterion_inputs(*args, **kwargs)
         parts: dict[str, Tensor] = criterion(found, labels)
         return torch.stack(list(parts.values())).sum(), parts, None
 
     model.loss_function = loss  # type: ignore[assignment]
 
 
-def _arranged(
+def _criterion_inputs(
     outputs_class: Tensor,
     outputs_coord: Tensor,
     enc_topk_logits: Tensor,

@@ -2,7 +2,8 @@
 
 A student begins from COCO weights where a hub is within reach, from the embedded start otherwise,
 or from any folder or hub name of these two architectures. Its classes are the data's: heads of
-other classes are made anew, everything that fits is kept.
+other classes are made anew, everything that fits is kept. Importing this module makes the short
+stem known to transformers, which a saved student may have.
 """
 
 import logging
@@ -12,11 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, HGNetV2Backbone, HGNetV2Config
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModelForObjectDetection,
+    Deimv2Config,
+    Deimv2ForObjectDetection,
+    HGNetV2Backbone,
+    HGNetV2Config,
+)
 from transformers.models.hgnet_v2.modeling_hgnet_v2 import HGNetV2ConvLayer
+from transformers.utils import logging as transformers_logging
 
-from secondlook.core.errors import BadSetting, NotFound, NotSupported
 from secondlook.models.embedded import EMBEDDED
+from secondlook_client.errors import BadSetting, NotFound, NotSupported
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +34,7 @@ ARCHITECTURES = ("deimv2", "d_fine")
 
 
 @dataclass(frozen=True)
-class Size:
+class StudentShape:
     """One size: the checkpoint with COCO weights, and our own shape where that is out of reach."""
 
     checkpoint: str
@@ -44,9 +54,11 @@ class Size:
 
 
 SIZES = {
-    "pico": Size("", (224, 224), 16, (32, 96, 192), 64, 2, 48, True),
-    "nano": Size("ustc-community/dfine-nano-coco", (320, 320), 16, (64, 128, 256), 96, 3, 80, True),
-    "small": Size(
+    "pico": StudentShape("", (224, 224), 16, (32, 96, 192), 64, 2, 48, True),
+    "nano": StudentShape(
+        "ustc-community/dfine-nano-coco", (320, 320), 16, (64, 128, 256), 96, 3, 80, True
+    ),
+    "small": StudentShape(
         "ustc-community/dfine-small-coco", (416, 416), 24, (64, 256, 512), 128, 3, 150, False
     ),
 }
@@ -55,8 +67,8 @@ HUB_INPUT = (640, 640)
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """A student that has not learned yet, and where it comes from."""
+class StudentStart:
+    """A student before its training, and where its weights come from."""
 
     model: nn.Module
     """``Deimv2ForObjectDetection`` or ``DFineForObjectDetection``."""
@@ -72,7 +84,7 @@ def build_student(
     start: str = "auto",
     input_size: tuple[int, int] | None = None,
     seed: int = 0,
-) -> Start:
+) -> StudentStart:
     """A student for ``classes``.
 
     ``start``: ``auto`` (COCO weights, else the embedded start, else nothing), ``demo`` (the
@@ -84,12 +96,12 @@ def build_student(
         raise BadSetting(f"there is no size '{size}'; known are {', '.join(SIZES)}")
     torch.manual_seed(seed)
     if start == "none":
-        return _from_nothing(size, classes, input_size)
+        return _from_scratch(size, classes, input_size)
     if start == "demo":
         return _from_folder(str(_embedded(size)), classes, input_size, "embedded start")
     if start != "auto":
         return _from_folder(start, classes, input_size, start)
-    return _from_the_best(size, classes, input_size)
+    return _from_best_available(size, classes, input_size)
 
 
 def load_student(folder: Path) -> nn.Module:
@@ -110,9 +122,9 @@ def input_size_of(model: nn.Module) -> tuple[int, int]:
     return (int(size[0]), int(size[1])) if size else HUB_INPUT
 
 
-def _from_the_best(
+def _from_best_available(
     size: str, classes: tuple[str, ...], input_size: tuple[int, int] | None
-) -> Start:
+) -> StudentStart:
     checkpoint = SIZES[size].checkpoint
     if checkpoint:
         try:
@@ -126,7 +138,7 @@ def _from_the_best(
         "--start names a checkpoint or a folder to begin from",
         size,
     )
-    return _from_nothing(size, classes, input_size)
+    return _from_scratch(size, classes, input_size)
 
 
 def _embedded(size: str) -> Path:
@@ -140,30 +152,30 @@ def _embedded(size: str) -> Path:
     return folder
 
 
-def _from_nothing(size: str, classes: tuple[str, ...], input_size: tuple[int, int] | None) -> Start:
-    from transformers import Deimv2ForObjectDetection
-
+def _from_scratch(
+    size: str, classes: tuple[str, ...], input_size: tuple[int, int] | None
+) -> StudentStart:
     pixels = input_size or SIZES[size].input_size
     model = Deimv2ForObjectDetection(own_config(SIZES[size], classes, pixels))
-    return Start(model, "nothing", pixels)
+    return StudentStart(model, "nothing", pixels)
 
 
 def _from_folder(
     start: str, classes: tuple[str, ...], input_size: tuple[int, int] | None, source: str
-) -> Start:
+) -> StudentStart:
     config = _config(start)
     pixels = input_size or getattr(config, "student_input_size", None) or HUB_INPUT
     pixels = (int(pixels[0]), int(pixels[1]))
     known = tuple(config.id2label[index] for index in sorted(config.id2label))
-    fit(config, pixels)
+    set_input_size(config, pixels)
     learned = _pretrained(start, config).state_dict()
     _name_classes(config, classes)
     model = _pretrained(start, config)
-    _carry_over(learned, model, heirs(known, classes))
-    return Start(model, source, pixels)
+    _copy_class_rows(learned, model, inherited_classes(known, classes))
+    return StudentStart(model, source, pixels)
 
 
-def heirs(known: tuple[str, ...], classes: tuple[str, ...]) -> dict[int, int]:
+def inherited_classes(known: tuple[str, ...], classes: tuple[str, ...]) -> dict[int, int]:
     """Which of the known classes each new one begins as, by place; none for what is quite new.
 
     The class of the same name, else the first known one that the name mentions: a "person wearing
@@ -181,21 +193,19 @@ def heirs(known: tuple[str, ...], classes: tuple[str, ...]) -> dict[int, int]:
     return found
 
 
-def _carry_over(learned: dict[str, Tensor], model: nn.Module, heirs: dict[int, int]) -> None:
-    """The rows of every head that the start had for the classes that are begun with."""
+def _copy_class_rows(
+    learned: dict[str, Tensor], model: nn.Module, inherited: dict[int, int]
+) -> None:
+    """Give each new class the rows that every head of the start has for the class it begins as."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             old = learned.get(name)
             if old is not None and old.shape != value.shape and old.shape[1:] == value.shape[1:]:
-                for new_row, old_row in heirs.items():
+                for new_row, old_row in inherited.items():
                     value[new_row] = old[old_row]
 
 
 def _config(start: str) -> Any:
-    from transformers import AutoConfig
-
-    import secondlook.training.model  # noqa: F401  transformers knows it by name from here on
-
     try:
         config = AutoConfig.from_pretrained(start)
     except (OSError, ValueError) as cause:
@@ -210,25 +220,20 @@ def _config(start: str) -> Any:
 
 
 def _pretrained(start: str, config: Any = None) -> nn.Module:
-    from transformers import AutoModelForObjectDetection
-    from transformers.utils import logging
-
     config = config or _config(start)
-    speech = logging.get_verbosity()
-    logging.set_verbosity_error()  # heads of other classes are expected, and told by us
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # heads of other classes are expected
     try:
         model: nn.Module = AutoModelForObjectDetection.from_pretrained(
             start, config=config, use_safetensors=True, ignore_mismatched_sizes=True
         )
     finally:
-        logging.set_verbosity(speech)
+        transformers_logging.set_verbosity(verbosity)
     return model
 
 
-def own_config(size: Size, classes: tuple[str, ...], pixels: tuple[int, int]) -> Any:
+def own_config(size: StudentShape, classes: tuple[str, ...], pixels: tuple[int, int]) -> Any:
     """DEIMv2 with a narrow HGNetV2, strides 8 and 16."""
-    from transformers import Deimv2Config, HGNetV2Config
-
     backbone = HGNetV2Config(
         stem_channels=[3, size.stem, size.stem],
         depths=[1, 1, 1],
@@ -270,7 +275,7 @@ def own_config(size: Size, classes: tuple[str, ...], pixels: tuple[int, int]) ->
         focal_loss_gamma=1.5,
     )
     _name_classes(config, classes)
-    fit(config, pixels)
+    set_input_size(config, pixels)
     return config
 
 
@@ -279,7 +284,7 @@ def _name_classes(config: Any, classes: tuple[str, ...]) -> None:
     config.label2id = {name: index for index, name in enumerate(classes)}
 
 
-def fit(config: Any, pixels: tuple[int, int]) -> None:
+def set_input_size(config: Any, pixels: tuple[int, int]) -> None:
     """Make a student's configuration one for images of ``pixels`` (width, height), in place.
 
     Anchors and position codes of one image size are computed once. Raises ``BadSetting`` for
@@ -297,21 +302,18 @@ def fit(config: Any, pixels: tuple[int, int]) -> None:
         config.anchor_image_size = [pixels[1], pixels[0]]
 
 
-# HGNetV2 with a shorter stem, as a backbone that transformers knows by name.
-#
-# The stem of HGNetV2 takes a third of a small student's time: four convolutions, a pooling and a
-# join on maps of half the image's side. Two convolutions of stride 2 give maps of the same
-# shape.
-
-
 class ShortStemConfig(HGNetV2Config):
-    """As HGNetV2's; of ``stem_channels`` the stem's convolutions have the last two."""
+    """HGNetV2's; of ``stem_channels`` the stem's convolutions have the last two."""
 
     model_type = "secondlook_hgnet_v2"
 
 
 class ShortStem(nn.Module):
-    """Two convolutions in place of HGNetV2's stem."""
+    """Two convolutions of stride 2 in place of HGNetV2's stem.
+
+    That one takes a third of a small student's time: four convolutions, a pooling and a join on
+    maps of half the image's side. The maps have the same shape.
+    """
 
     def __init__(self, config: ShortStemConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a student in torch finds: on held-out images while it learns, and for the parity check."""
+"""A torch student's detections: on held-out images while it learns, and for the parity check."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,25 +10,37 @@ from torch import Tensor, nn
 from secondlook.core.types import Pixels
 from secondlook.datasets.image_cache import PixelCache, read_pixels
 from secondlook.datasets.samples import Sample
-from secondlook.detector.detections import Detections, detections_of
+from secondlook.detector.detections import Detections, select_detections
 from secondlook.detector.runtime import stretch
 from secondlook.evaluation.average_precision import average_precision
 
 FLOOR = 0.01
 """Scores below it change no figure that anyone reads."""
-AT_ONCE = 16
-LOOKED_AT, KEPT_BYTES = 500, 256 * 2**20
-"""Of the held-out images while it learns; all of them count in the end."""
+BATCH = 16
+VALIDATED, CACHE_BYTES = 500, 256 * 2**20
+"""Held-out images that are looked at while a student learns (all of them count in the end), and
+what their pixels may take."""
 
 
-def as_input(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 RGB as ``pixel_values``: float32 in [0, 1], channels last."""
-    return images.to(torch.float32, memory_format=torch.channels_last) / 255
+class Validator:
+    """Measures a student on the same held-out images again and again while it learns."""
 
+    def __init__(
+        self, samples: Sequence[Sample], classes: Sequence[str], size: tuple[int, int]
+    ) -> None:
+        """``size``: width and height of the student's images. Of many samples every n-th is
+        used: those of a folder come in its order, and the first may all be of one place."""
+        self._samples = samples[:: math.ceil(len(samples) / VALIDATED)]
+        self._classes, self._size = classes, size
+        self._cache = PixelCache(CACHE_BYTES)
 
-def seen(sample: Sample, size: tuple[int, int]) -> Pixels:
-    """(H, W, 3): what a student with images of ``size`` (width, height) is shown of a sample."""
-    return stretch(read_pixels(sample), size)
+    def map50(self, model: nn.Module) -> float:
+        """Mean average precision of ``model`` at IoU 0.5, [0, 1]."""
+        found = predict(model, self._samples, self._size, pixels=self._pixels)
+        return average_precision(self._samples, found, self._classes).map50 or 0.0
+
+    def _pixels(self, row: int) -> Pixels:
+        return self._cache.get(row, lambda: model_input(self._samples[row], self._size))
 
 
 def predict(
@@ -37,67 +49,53 @@ def predict(
     size: tuple[int, int],
     *,
     floor: float = FLOOR,
-    show: Callable[[int], Pixels] | None = None,
-    told: Callable[[int], None] | None = None,
+    pixels: Callable[[int], Pixels] | None = None,
 ) -> list[Detections]:
     """What ``model`` finds on each sample, with scores of ``floor`` and more.
 
-    ``size`` is the width and height of the model's images. ``show(i)`` may give the pixels of
-    sample ``i`` at that size where somebody has them already; ``told`` hears how many are done.
-    Raises what ``read_pixels`` raises. The model is used as it is: put it into ``eval()`` first.
+    ``size`` is the width and height of the model's images. ``pixels(i)`` may give those of sample
+    ``i`` at that size where the caller has them already. Raises what ``read_pixels`` raises. The
+    model is used as it is: put it into ``eval()`` first.
     """
-    place = show or (lambda row: seen(samples[row], size))
+    read = pixels or (lambda row: model_input(samples[row], size))
     found: list[Detections] = []
-    for first in range(0, len(samples), AT_ONCE):
-        rows = range(first, min(first + AT_ONCE, len(samples)))
+    for first in range(0, len(samples), BATCH):
+        rows = range(first, min(first + BATCH, len(samples)))
         sizes = [(samples[row].width, samples[row].height) for row in rows]
-        found += found_on(model, [place(row) for row in rows], sizes, floor)
-        if told:
-            told(len(found))
+        found += predict_images(model, [read(row) for row in rows], sizes, floor)
     return found
 
 
 @torch.inference_mode()
-def found_on(
+def predict_images(
     model: nn.Module,
     images: Sequence[Pixels],
     sizes: Sequence[tuple[int, int]],
     floor: float = FLOOR,
 ) -> list[Detections]:
-    """What ``model`` finds on images of its own input size, all at once.
+    """What ``model`` finds on images of its own input size, in one batch.
 
     ``sizes``: width and height that each image had before; the boxes are in those pixels.
     """
     device = next(model.parameters()).device
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    said = model(pixel_values=as_input(batch.to(device)))
-    scores = said.logits.float().sigmoid().cpu().numpy()
-    boxes = _corners(said.pred_boxes.float()).cpu().numpy()
+    output = model(pixel_values=to_pixel_values(batch.to(device)))
+    scores = output.logits.float().sigmoid().cpu().numpy()
+    boxes = _corners(output.pred_boxes.float()).cpu().numpy()
     return [
-        detections_of(of_image, places, *size, floor)
+        select_detections(of_image, places, *size, floor)
         for of_image, places, size in zip(scores, boxes, sizes, strict=True)
     ]
 
 
-class HeldOut:
-    """The held-out images that are looked at again and again while a student learns."""
+def to_pixel_values(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 RGB as ``pixel_values``: float32 in [0, 1], channels last."""
+    return images.to(torch.float32, memory_format=torch.channels_last) / 255
 
-    def __init__(
-        self, samples: Sequence[Sample], classes: Sequence[str], size: tuple[int, int]
-    ) -> None:
-        """``size``: width and height of the student's images. Of many samples every so many are
-        used: those of a folder come in its order, and the first may all be of one place."""
-        self._samples = samples[:: math.ceil(len(samples) / LOOKED_AT)]
-        self._classes, self._size = classes, size
-        self._kept = PixelCache(KEPT_BYTES)
 
-    def map50(self, model: nn.Module) -> float:
-        """What ``model`` finds of them, [0, 1]."""
-        found = predict(model, self._samples, self._size, show=self._show)
-        return average_precision(self._samples, found, self._classes).map50
-
-    def _show(self, row: int) -> Pixels:
-        return self._kept.get(row, lambda: seen(self._samples[row], self._size))
+def model_input(sample: Sample, size: tuple[int, int]) -> Pixels:
+    """(H, W, 3) uint8: a sample stretched to a student's images of ``size`` (width, height)."""
+    return stretch(read_pixels(sample), size)
 
 
 def _corners(boxes: Tensor) -> Tensor:

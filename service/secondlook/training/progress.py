@@ -1,4 +1,4 @@
-"""How far a distillation has come, for whoever watches."""
+"""The progress of a distillation while it runs, and the record of a training that has ended."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secondlook.core.errors import Damaged
 from secondlook.core.files import replacing
+from secondlook_client.errors import Damaged
 
 PHASES = ("train", "score", "export", "report")
 """In their order."""
+RECORD = "training.json"
+"""Beside the weights; read for the report, and by a second start of the same command."""
+POINTS = 200
+"""Of the curve of losses."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ class Progress:
     seconds_left: float | None = None
     """At most."""
     note: str = ""
-    """A sentence for a person: what was just decided."""
+    """A sentence for the user: what was just decided."""
 
     def plain(self) -> dict[str, Any]:
-        """For a line of ``progress.jsonl``; a figure that nobody knows is None."""
+        """For a line of ``progress.jsonl``; a figure that is not known is None."""
         return {
             "phase": self.phase,
             "step": self.step,
@@ -54,51 +58,43 @@ class Progress:
         return json.dumps(self.plain()) + "\n"
 
 
-Tell = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 
-# What a finished training was: written beside its weights, read for the report and by a second
-# start of the same command.
-
-FILE_NAME = "training.json"
-POINTS = 200
-"""Of the curve of losses."""
-
-
 @dataclass(frozen=True)
-class Point:
-    """One point of the curves."""
+class CurvePoint:
+    """One point of the training curves."""
 
     step: int
     loss: float | None = None
-    """Mean since the point before; None where only the held-out images were looked at."""
+    """Mean since the point before; None at a validation."""
     map50: float | None = None
-    """On the held-out images; None where nobody looked."""
+    """On the held-out images; None where they were not looked at."""
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """A training that is done."""
+    """A training that has ended."""
 
     identity: Mapping[str, Any]
     """What it has in common with the ones that may go on with it, see ``checkpoints``."""
     start: str
     """What it began from."""
     steps: int
-    """Learnt."""
+    """Done."""
     of: int
-    """Meant; more than ``steps`` where nothing got better any more or time was over."""
+    """Planned; more than ``steps`` where nothing got better any more or time was over."""
     seconds: float
-    """Of learning, without the looks at held-out images."""
+    """Of training, without the validations."""
     device: str
     """Name and number of what it was trained on, and the precision."""
     best_map50: float
-    """Of the weights that were kept, on the held-out images looked at meanwhile."""
-    curve: Sequence[Point] = ()
+    """Of the weights that were kept, on the held-out images of the validations."""
+    curve: Sequence[CurvePoint] = ()
 
     def progress(self) -> list[Progress]:
         """The curve as the moments it was made of."""
@@ -116,18 +112,18 @@ class TrainingRecord:
 
 def write_record(folder: Path, record: TrainingRecord) -> None:
     """Write ``training.json``."""
-    with replacing(folder / FILE_NAME) as part:
+    with replacing(folder / RECORD) as part:
         part.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> TrainingRecord | None:
     """The record in ``folder``; None where there is none. Raises ``Damaged``."""
-    path = folder / FILE_NAME
+    path = folder / RECORD
     if not path.is_file():
         return None
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        curve = tuple(Point(**point) for point in plain.pop("curve"))
+        curve = tuple(CurvePoint(**point) for point in plain.pop("curve"))
         return TrainingRecord(**plain, curve=curve)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as cause:
         raise Damaged(f"{path} cannot be read; remove its folder to train again") from cause

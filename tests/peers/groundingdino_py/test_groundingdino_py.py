@@ -18,19 +18,19 @@ from groundingdino.util.inference import predict
 from groundingdino.util.slconfig import SLConfig
 from transformers import BertConfig
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import NotFound
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals
 from secondlook.models import groundingdino_py, original_checkpoint
 from secondlook.models.grounding_dino import (
     GroundingDinoProposer,
     PixelSettings,
-    prepare,
-    settings_of,
+    preprocess,
+    read_pixel_settings,
 )
-from secondlook.models.loading import place
+from secondlook.models.loading import choose_placement
+from secondlook_client.errors import NotFound
 
-OPTIONS = ModelOptions(device="cpu")
+OPTIONS = ModelSettings(device="cpu")
 PHRASES = ["person", "hot dog", "man wearing red glasses"]
 IMAGES = [models.image(320, 240, 1), models.image(260, 400, 2), models.image(300, 300, 3)]
 
@@ -61,13 +61,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small() -> PixelSettings:
     """The published preprocessing with fewer pixels, to save time."""
     processor = models.processor(240, 400).image_processor
-    return settings_of(processor, least_cells=900)
+    return read_pixel_settings(processor, least_cells=900)
 
 
 @pytest.fixture(scope="module")
 def package(checkpoint: Path) -> torch.nn.Module:
     """The package's model with those weights and its own way of tokenizing."""
-    weights = original_checkpoint.read(checkpoint)
+    weights = original_checkpoint.read_weights(checkpoint)
     return groundingdino_py.build(weights, models.processor().tokenizer, "x").eval()
 
 
@@ -75,14 +75,14 @@ def adapter(network: torch.nn.Module, pixels: PixelSettings) -> GroundingDinoPro
     """Our proposer around either network."""
     tokenizer = models.processor().tokenizer
     return GroundingDinoProposer(
-        network, tokenizer, pixels, name="x", digest="0", placement=place(OPTIONS)
+        network, tokenizer, pixels, name="x", digest="0", placement=choose_placement(OPTIONS)
     )
 
 
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path, small: PixelSettings) -> GroundingDinoProposer:
     """Our adapter around the package."""
-    weights = original_checkpoint.read(checkpoint)
+    weights = original_checkpoint.read_weights(checkpoint)
     model = groundingdino_py.build(weights, models.processor().tokenizer, "x")
     return adapter(groundingdino_py.Network(model), small)
 
@@ -90,7 +90,9 @@ def theirs(checkpoint: Path, small: PixelSettings) -> GroundingDinoProposer:
 @pytest.fixture(scope="module")
 def ours(checkpoint: Path, small: PixelSettings) -> GroundingDinoProposer:
     """Our adapter around transformers' class with the translated weights."""
-    return adapter(original_checkpoint.model_from(original_checkpoint.read(checkpoint), "x"), small)
+    return adapter(
+        original_checkpoint.build_model(original_checkpoint.read_weights(checkpoint), "x"), small
+    )
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_our_adapter_gives_what_the_package_gives_by_hand(
     package: torch.nn.Module, theirs: GroundingDinoProposer, small: PixelSettings
 ) -> None:
     image = IMAGES[0]
-    pixels, _ = prepare([image], small, torch.device("cpu"))
+    pixels, _ = preprocess([image], small, torch.device("cpu"))
     boxes, scores, _ = predict(package, pixels[0], "hot dog", 0.0, 1.1, device="cpu")
     scale = torch.tensor([image.width, image.height] * 2)
     corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
@@ -159,10 +161,10 @@ def test_padding_is_treated_alike(
 ) -> None:
     padded = replace(small, multiple=64)
     image = models.image(310, 240, 4)
-    weights = original_checkpoint.read(checkpoint)
+    weights = original_checkpoint.read_weights(checkpoint)
     package = groundingdino_py.build(weights, models.processor().tokenizer, "x")
     one = adapter(groundingdino_py.Network(package), padded).propose([image], PHRASES, 0.0)[0]
-    model = original_checkpoint.model_from(weights, "x")
+    model = original_checkpoint.build_model(weights, "x")
     other = adapter(model, padded).propose([image], PHRASES, 0.0)[0]
     assert share_found(one, other) >= 0.99
 
@@ -183,7 +185,7 @@ def test_both_load_the_file_by_its_spec(checkpoint: Path, authors_epsilon: None)
 
 
 def test_another_backbone_is_sent_to_the_other_adapter(checkpoint: Path) -> None:
-    weights = dict(original_checkpoint.read(checkpoint))
+    weights = dict(original_checkpoint.read_weights(checkpoint))
     weights["backbone.0.patch_embed.norm.weight"] = torch.zeros(192)
     with pytest.raises(NotFound, match="idea:"):
         groundingdino_py.build(weights, models.processor().tokenizer, "swin_l.pth")

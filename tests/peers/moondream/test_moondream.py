@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import NotFound, Unavailable
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Ask
 from secondlook.labeling.verifier import Verifier
 from secondlook.models import moondream as adapter
 from secondlook.models.moondream import DEFAULT_MODEL, MoondreamVerifier
+from secondlook_client.errors import NotFound, Unavailable
 
 moondream = pytest.importorskip("moondream", reason="pip install 'secondlook[moondream]'")
 photon = pytest.importorskip("moondream.photon_client")
@@ -87,7 +87,7 @@ def test_a_question_that_fails_is_no_verdict(client: Any) -> None:
 
 def test_an_unknown_model_names_the_known_ones() -> None:
     with pytest.raises(NotFound, match=DEFAULT_MODEL):
-        adapter.load("no-such-model", ModelOptions())
+        adapter.load("no-such-model", ModelSettings())
 
 
 def test_a_machine_that_cannot_run_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,4 +96,4 @@ def test_a_machine_that_cannot_run_it_says_what_to_do(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(moondream, "vl", refuse)
     with pytest.raises(Unavailable, match="ollama:moondream"):
-        adapter.load(DEFAULT_MODEL, ModelOptions())
+        adapter.load(DEFAULT_MODEL, ModelSettings())

@@ -11,10 +11,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadOntology
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals
 from secondlook.models.loading import digest_of
+from secondlook_client.errors import BadOntology
 
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
@@ -37,7 +37,7 @@ class OnnxDetector:
     size: tuple[int, int]
     """Width and height of the input."""
 
-    def __init__(self, argument: str, options: ModelOptions) -> None:
+    def __init__(self, argument: str, options: ModelSettings) -> None:
         """``argument`` is the path of the ``.onnx`` file."""
         path = Path(argument)
         settings = onnxruntime.SessionOptions()

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings, PipelineSettings
 from secondlook.core import boxes as box_ops
-from secondlook.core.errors import BadOntology, NotFound
 from secondlook.core.images import decode
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Labelled, Outcome
+from secondlook.core.types import Labelled
 from secondlook.labeling.engine import Engine
-from secondlook.labeling.pipeline import Limits, Pipeline, Task
+from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models.registry import load_proposer
+from secondlook_client.errors import BadOntology, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
 Truth = dict[str, list[tuple[str, tuple[float, float, float, float]]]]
 
@@ -28,8 +29,8 @@ def weights(data_dir: Path) -> Path:
 
 def labelled(spec: str, files: list[Path], ontology: Ontology) -> Iterator[Labelled]:
     """Every image through pipeline and engine, without a second look."""
-    proposer = load_proposer(spec, ModelOptions())
-    engine = Engine(Pipeline(proposer, None, Limits(floor=0.05, max_iou=0.5)))
+    proposer = load_proposer(spec, ModelSettings())
+    engine = Engine(Pipeline(proposer, None, PipelineSettings(score_floor=0.05, nms_iou=0.5)))
     try:
         for file in files:
             image = decode(file.read_bytes(), file.name)
@@ -82,7 +83,7 @@ def precision_and_recall(
 def test_fastest_det_finds_everyday_things(weights: Path, data_dir: Path) -> None:
     folder = data_dir / "coco_val128"
     spec = f"onnx_plugins:FastestDet:{weights / 'FastestDet.onnx'}"
-    proposer = load_proposer(spec, ModelOptions())
+    proposer = load_proposer(spec, ModelSettings())
     ontology = Ontology(tuple(ClassSpec(name, threshold=0.5) for name in proposer.classes))
     files = sorted((folder / "images").glob("*.jpg"))
     precision, recall = precision_and_recall(
@@ -109,8 +110,8 @@ def test_rfb_finds_faces(weights: Path, data_dir: Path) -> None:
 
 
 def test_a_plug_in_says_what_it_cannot_take(weights: Path) -> None:
-    proposer = load_proposer(f"onnx_plugins:RfbFaces:{weights / 'RFB-320.onnx'}", ModelOptions())
+    proposer = load_proposer(f"onnx_plugins:RfbFaces:{weights / 'RFB-320.onnx'}", ModelSettings())
     with pytest.raises(BadOntology, match="does not know"):
         proposer.propose([], ["dog"], 0.1)
     with pytest.raises(NotFound, match="has no 'Nothing'"):
-        load_proposer("onnx_plugins:Nothing:x", ModelOptions())
+        load_proposer("onnx_plugins:Nothing:x", ModelSettings())

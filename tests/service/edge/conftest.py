@@ -1,16 +1,16 @@
-"""A server with a store, and the folder of a camera that an agent looks at."""
+"""A server with a store, and the folder of a camera for an agent."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_agent import shoot
+from running_agent import add_images
 from serving import Serving, serving
 
 from secondlook.store import Store, open_store
 from secondlook_client import RetryPolicy
 
-QUICK = RetryPolicy(first_s=0.02, longest_s=0.1, unavailable_s=0.5)
+FAST_RETRY = RetryPolicy(first_s=0.02, longest_s=0.1, unavailable_s=0.5)
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def server(store: Store) -> Iterator[Serving]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondlook.edge.app.RETRY", QUICK)
-    monkeypatch.setattr("secondlook.edge.sources.LOOK_AGAIN_S", 0.02)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secondlook.edge.app.RETRY", FAST_RETRY)
+    monkeypatch.setattr("secondlook.edge.sources.RESCAN_S", 0.02)
 
 
 @pytest.fixture
 def camera(tmp_path: Path) -> Path:
     folder = tmp_path / "camera"
     folder.mkdir()
-    shoot(folder, range(6))
+    add_images(folder, range(6))
     return folder

@@ -12,13 +12,22 @@ import numpy as np
 import onnx
 import pytest
 from flaky_line import FlakyLine
-from running_agent import ALL, Watched, add, never, promote, settings, shoot, streams
+from running_agent import (
+    SEND_ALL,
+    BackgroundAgent,
+    add_and_promote,
+    add_images,
+    never,
+    promote,
+    settings,
+    stream_names,
+)
 from serving import Serving
 from sqlalchemy import select
 from students import replace_model, write_student
 
 from secondlook.core.ontology_yaml import ontology_from_lines
-from secondlook.edge.app import run
+from secondlook.edge.app import run_agent
 from secondlook.store import Store
 from secondlook.store.schema import items
 from secondlook_client.errors import SpoolUnusable
@@ -54,11 +63,11 @@ def test_a_line_that_breaks_in_the_middle_of_a_download(
 
         cutter = threading.Thread(target=cutting)
         cutter.start()
-        waiting = settings(tmp_path, line.address, follow=True, wait=True)
-        with Watched(waiting) as agent:
+        waiting = settings(tmp_path, line.address, follow=True, wait_for_model=True)
+        with BackgroundAgent(waiting) as agent:
             cutter.join(60)
-            shoot(camera, [201])
-            agent.until(lambda health: health.model_version == 1 or bool(shoot(camera, [202])))
+            add_images(camera, [201])
+            agent.until(lambda health: health.model_version == 1 or bool(add_images(camera, [202])))
     assert breaks and breaks == sorted(set(breaks)), "gone on with, not begun anew"
     assert agent.health.refused_models == {}
     assert not part.exists()
@@ -83,19 +92,21 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 def test_a_full_disk_costs_frames_and_models_but_not_the_loop(
     server: Serving, store: Store, camera: Path, tmp_path: Path
 ) -> None:
-    add(server, tmp_path / "student", seed=1)
+    add_and_promote(server, tmp_path / "student", seed=1)
     with small_disk(tmp_path / "disk", "512k"):
         places = {"spool": str(tmp_path / "disk/spool"), "models": str(tmp_path / "disk/models")}
-        places["health"] = str(tmp_path / "disk/health.json")
-        on_disk = settings(tmp_path, server.address, **ALL, **places, follow=True, health_s=0.05)
-        with Watched(on_disk) as agent:
+        places["health_file"] = str(tmp_path / "disk/health.json")
+        on_disk = settings(
+            tmp_path, server.address, **SEND_ALL, **places, follow=True, health_interval_s=0.05
+        )
+        with BackgroundAgent(on_disk) as agent:
             agent.until(lambda health: health.acknowledged == 6)
             filler = tmp_path / "disk" / "log"
             with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(1024))
-            shoot(camera, range(10, 30))
-            add(server, tmp_path / "better", seed=2)
+            add_images(camera, range(10, 30))
+            add_and_promote(server, tmp_path / "better", seed=2)
             health = agent.until(lambda health: health.frames == 26)
             health = agent.until(
                 lambda health: health.dropped == 20 and "models" in health.problems
@@ -103,19 +114,19 @@ def test_a_full_disk_costs_frames_and_models_but_not_the_loop(
             assert "No space left" in health.problems["sending"]
             assert health.model_version == 1 and health.refused_models == {}
             filler.unlink()
-            shoot(camera, range(30, 60))
+            add_images(camera, range(30, 60))
             agent.until(lambda health: health.acknowledged == 36)
-            shoot(camera, range(60, 90))
+            add_images(camera, range(60, 90))
             time.sleep(0.4)
-            shoot(camera, range(90, 120))
+            add_images(camera, range(90, 120))
             agent.until(lambda health: health.model_version == 2)
 
 
 def test_a_spool_without_room_drops_the_oldest_and_never_blocks(
     server: Serving, camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(server, tmp_path / "student")
-    run(settings(tmp_path, server.address, **ALL), [], never)
+    add_and_promote(server, tmp_path / "student")
+    run_agent(settings(tmp_path, server.address, **SEND_ALL), [], never)
     put = Spool.put
 
     def slow(self: Spool, data: bytes, name: str = "") -> int | None:
@@ -124,22 +135,22 @@ def test_a_spool_without_room_drops_the_oldest_and_never_blocks(
 
     monkeypatch.setattr(Spool, "put", slow)
     monkeypatch.setattr("secondlook.edge.sources.FolderSource.live", True)
-    shoot(camera, range(10, 60))
-    offline = settings(tmp_path, "127.0.0.1:1", **ALL, follow=True)
-    with Watched(offline) as agent:
+    add_images(camera, range(10, 60))
+    offline = settings(tmp_path, "127.0.0.1:1", **SEND_ALL, follow=True)
+    with BackgroundAgent(offline) as agent:
         health = agent.until(lambda health: health.frames == 56)
         assert agent.slowest_s < 0.25, "a disk of 0.3 s a frame, and the loop did not wait"
         assert health.dropped >= 40
 
 
 def test_one_spool_belongs_to_one_agent(server: Serving, camera: Path, tmp_path: Path) -> None:
-    add(server, tmp_path / "student")
+    add_and_promote(server, tmp_path / "student")
     given = ontology_from_lines(["dog"])
     with (
-        Watched(settings(tmp_path, server.address, follow=True), given),
+        BackgroundAgent(settings(tmp_path, server.address, follow=True), given),
         pytest.raises(SpoolUnusable, match="another process"),
     ):
-        run(
+        run_agent(
             settings(tmp_path, server.address, models=str(tmp_path / "m2")),
             [],
             never,
@@ -150,19 +161,19 @@ def test_one_spool_belongs_to_one_agent(server: Serving, camera: Path, tmp_path:
 def test_clocks_that_jump_give_no_burst_and_lose_nothing(
     server: Serving, store: Store, camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add(server, tmp_path / "student")
+    add_and_promote(server, tmp_path / "student")
     jumping = iter([3e8, 2e9, 1e9, 4e9, 0.0] * 1000)
     real = time.time_ns
     monkeypatch.setattr("secondlook_client.spool.time.time_ns", lambda: int(next(jumping) * 1e9))
-    shoot(camera, range(10, 60))
+    add_images(camera, range(10, 60))
     few = settings(tmp_path, server.address, budget="9", random_share=0.0, random_reserve=0.0)
-    health = run(few, [], never)
-    assert health.sent == 3, "a third of an hour's budget, whatever the clock says"
-    everything = settings(tmp_path, server.address, **ALL)
-    health = run(everything, [], never)
-    assert health.acknowledged == health.sent == 56
+    health = run_agent(few, [], never)
+    assert health.spooled == 3, "a third of an hour's budget, whatever the clock says"
+    everything = settings(tmp_path, server.address, **SEND_ALL)
+    health = run_agent(everything, [], never)
+    assert health.acknowledged == health.spooled == 56
     monkeypatch.setattr("secondlook_client.spool.time.time_ns", real)
-    (stream,) = streams(store)
+    (stream,) = stream_names(store)
     with store.database.reading() as connection:
         assert len(connection.execute(select(items.c.id)).all()) == 59
     assert stream.startswith("gate-")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from registered import freeze_quarters, student
+from registered import freeze_quarters, student_of_snapshot
 from serving import serving
 
 from secondlook.store import Store, open_store
@@ -27,5 +27,5 @@ def client(kept: Store) -> Iterator[Client]:
 @pytest.fixture
 def folder(kept: Store, tmp_path: Path) -> Path:
     """A student, as if trained on the snapshot ``s`` of the store."""
-    student(tmp_path / "student", freeze_quarters(kept, "s"))
+    student_of_snapshot(tmp_path / "student", freeze_quarters(kept, "s"))
     return tmp_path / "student"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from flaky_line import FlakyLine
-from registered import another
+from registered import another_student
 from serving import serving
 from students import replace_model
 
 from secondlook.detector.manifest import read_manifest, verify_files
 from secondlook_client import Client, RetryPolicy
-from secondlook_client.errors import Damaged, FolderUnusable, InvalidRequest
+from secondlook_client.errors import Damaged, FolderUnusable, InvalidInput
 
 
 def test_a_download_over_a_line_that_is_cut_at_random_is_whole(kept, folder, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ class Stopped(Exception):
 def test_a_download_that_broke_off_is_gone_on_with(client, folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("secondlook.server.models.CHUNK", 64)
     client.models.add(folder)
-    client.models.add(another(folder, "second"))
+    client.models.add(another_student(folder, "second"))
 
     def stop_at(limit: int):
         def tell(here: int, total: int) -> None:
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_used_is_told(client, folder, tmp_path) -> None:
         with pytest.raises(FolderUnusable):
             client.models.download("street", 1, place)
     assert (tmp_path / "full" / "mine.txt").read_text() == "x"
-    with pytest.raises(InvalidRequest, match="no file 'nothing', only model"):
+    with pytest.raises(InvalidInput, match="no file 'nothing', only model"):
         client.models.download("street", 1, tmp_path / "out", files=["nothing"])
     client.models.download("street", 1, tmp_path / "out", files=["model.onnx", "self_test.npz"])
     assert len(list((tmp_path / "out").iterdir())) == 3

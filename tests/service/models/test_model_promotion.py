@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from registered import another, freeze_quarters
-from students import CLASSES, replace_model, swapped_classes
+from registered import another_student, freeze_quarters
+from students import CLASSES, replace_model, swap_classes
 
 from secondlook.detector.manifest import read_manifest
 from secondlook.detector.runtime import OnnxDetector
@@ -15,7 +15,7 @@ from secondlook_client.errors import (
     Busy,
     Damaged,
     DeadlineExceeded,
-    InvalidRequest,
+    InvalidInput,
     NotBetter,
     NotFound,
     NotReady,
@@ -34,7 +34,7 @@ def test_the_current_version_is_none_until_one_is_promoted(client: Client, folde
 
 
 def test_a_version_that_finds_as_much_is_promoted_and_rolled_back(client, folder) -> None:
-    for path in (folder, another(folder, "second")):
+    for path in (folder, another_student(folder, "second")):
         client.models.add(path)
     client.models.promote("street", 1)
     promoted = client.models.promote("street", 2)
@@ -53,7 +53,7 @@ def test_a_version_that_finds_as_much_is_promoted_and_rolled_back(client, folder
 
 def test_a_version_that_finds_less_is_refused_unless_forced(client, folder) -> None:
     client.models.add(folder)
-    client.models.add(another(folder, "blind", classes=("person",)))
+    client.models.add(another_student(folder, "blind", classes=("person",)))
     client.models.promote("street", 1)
     with pytest.raises(NotBetter, match=r"mAP50 0\.500 against 1\.000 .* --force") as refused:
         client.models.promote("street", 2)
@@ -69,8 +69,8 @@ def test_a_version_that_finds_less_is_refused_unless_forced(client, folder) -> N
 def test_the_order_of_the_classes_does_not_matter(client, folder, kept) -> None:
     freeze_quarters(kept, "turned", classes=("car", *reversed(CLASSES)))
     client.models.add(folder)
-    client.models.add(another(folder, "more", classes=(*CLASSES, "car")))
-    client.models.add(another(folder, "mixed", classes=tuple(reversed(CLASSES))))
+    client.models.add(another_student(folder, "more", classes=(*CLASSES, "car")))
+    client.models.add(another_student(folder, "mixed", classes=tuple(reversed(CLASSES))))
     client.models.promote("street", 1)
     with pytest.raises(NotBetter, match=r"mAP50 0\.000 against 1\.000"):  # calls dogs persons
         client.models.promote("street", 3)
@@ -79,20 +79,20 @@ def test_the_order_of_the_classes_does_not_matter(client, folder, kept) -> None:
 
 
 def test_a_half_point_is_no_reason_to_refuse_and_more_is() -> None:
-    from secondlook.registry.promotion import Comparison
+    from secondlook.registry.promotion import StudentComparison
 
     def good(candidate: float) -> bool:
-        return Comparison("s", "val", 9, 1, 0.8, candidate).good_enough
+        return StudentComparison("s", "val", 9, 1, 0.8, candidate).good_enough
 
     assert good(0.9) and good(0.8) and good(0.7951) and not good(0.7949) and not good(0.0)
 
 
 def test_what_cannot_be_compared_says_what_to_do(client, folder, kept) -> None:
     client.models.add(folder)
-    client.models.add(another(folder, "second"))
+    client.models.add(another_student(folder, "second"))
     client.models.promote("street", 1)
     freeze_quarters(kept, "trained", split="test")
-    with pytest.raises(InvalidRequest, match=r"no image in a split 'val'.*, only train, test"):
+    with pytest.raises(InvalidInput, match=r"no image in a split 'val'.*, only train, test"):
         client.models.promote("street", 2, on_snapshot="trained")
     freeze_quarters(kept, "foreign", classes=("person", "cat"))
     told = client.models.promote("street", 2, on_snapshot="foreign").comparison
@@ -109,18 +109,18 @@ def test_what_cannot_be_compared_says_what_to_do(client, folder, kept) -> None:
 def test_only_the_first_images_are_compared_on(client, folder, monkeypatch) -> None:
     monkeypatch.setattr("secondlook.registry.promotion.MAX_IMAGES", 3)
     client.models.add(folder)
-    client.models.add(another(folder, "second"))
+    client.models.add(another_student(folder, "second"))
     client.models.promote("street", 1)
     assert client.models.promote("street", 2).comparison.images == 3
 
 
 def test_a_student_that_does_not_run_is_not_promoted(client, folder) -> None:
-    swapped_classes(folder, read_manifest(folder))
+    swap_classes(folder, read_manifest(folder))
     client.models.add(folder)
     with pytest.raises(Damaged):
         client.models.promote("street", 1)
     assert client.models.current("street") is None
-    other = another(folder, "nonsense")
+    other = another_student(folder, "nonsense")
     replace_model(other, read_manifest(other), b"no model at all")
     client.models.add(other)
     with pytest.raises(Damaged):
@@ -136,7 +136,11 @@ def test_the_server_answers_while_models_are_compared(client, folder, monkeypatc
         assert gate.wait(30)
         return real(self, images, *rest, **more)
 
-    for path in (folder, another(folder, "second"), another(folder, "third", seed=2)):
+    for path in (
+        folder,
+        another_student(folder, "second"),
+        another_student(folder, "third", seed=2),
+    ):
         client.models.add(path)
     client.models.promote("street", 1)
     monkeypatch.setattr("secondlook.server.models.MAX_COMPARISONS", 1)
@@ -168,7 +172,7 @@ def test_a_promotion_that_was_given_up_changes_nothing(client, folder, monkeypat
         assert gate.wait(30)
         return real(self, images, *rest, **more)
 
-    for path in (folder, another(folder, "second")):
+    for path in (folder, another_student(folder, "second")):
         client.models.add(path)
     client.models.promote("street", 1)
     with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ import pytest
 
 from secondlook.detector.manifest import manifest_text, read_manifest
 from secondlook_client import Client
-from secondlook_client.errors import InvalidRequest, NotFound
+from secondlook_client.errors import InvalidInput, NotFound
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.v1 import models_pb2_grpc
 
@@ -104,7 +104,7 @@ def test_a_student_that_is_too_large_is_refused_before_it_is_sent(send, folder) 
 
 
 def test_a_silent_sender_and_a_third_one_are_sent_away(client, folder, monkeypatch) -> None:
-    monkeypatch.setattr("secondlook.server.models.SILENCE_S", 1.0)
+    monkeypatch.setattr("secondlook.server.models.UPLOAD_TIMEOUT_S", 1.0)
     gate = threading.Event()
 
     def endless() -> Iterator[pb.AddVersionRequest]:
@@ -126,10 +126,10 @@ def test_a_silent_sender_and_a_third_one_are_sent_away(client, folder, monkeypat
 
 def test_a_folder_that_is_not_as_its_manifest_says_is_not_sent(client, folder, tmp_path) -> None:
     (folder / "model.onnx").write_bytes(b"x")
-    with pytest.raises(InvalidRequest, match=r"model\.onnx is missing or not the one"):
+    with pytest.raises(InvalidInput, match=r"model\.onnx is missing or not the one"):
         client.models.add(folder)
     (folder / "manifest.json").write_text('{"name": 3, "files": {"../x": {}}}')
-    with pytest.raises(InvalidRequest, match="no manifest of a student"):
+    with pytest.raises(InvalidInput, match="no manifest of a student"):
         client.models.add(folder)
     with pytest.raises(NotFound, match="secondlook distill"):
         client.models.add(tmp_path / "nowhere")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from registered import another
+from registered import another_student
 from serving import serving
 
 from secondlook.detector.manifest import manifest_text, parse_manifest, read_manifest, verify_files
 from secondlook.detector.runtime import OnnxDetector
 from secondlook_client import Client
-from secondlook_client.errors import Damaged, InvalidRequest, NotFound, NotSupported
+from secondlook_client.errors import Damaged, InvalidInput, NotFound, NotSupported
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.v1 import models_pb2_grpc
 
@@ -53,7 +53,7 @@ def test_wrong_numbers_are_refused(client, folder) -> None:
         (lambda: stub.PromoteModel(pb.PromoteModelRequest(name="street")), "a number from 1"),
         (lambda: stub.GetModel(pb.GetModelRequest(name="street", version=2**32 - 1)), "last one"),
         (lambda: stub.ListModels(pb.ListModelsRequest(page_size=500)), "up to 200"),
-        (lambda: stub.ListModels(pb.ListModelsRequest(page_token="x")), "no page_token"),
+        (lambda: stub.ListModels(pb.ListModelsRequest(page_token="x")), "invalid page_token"),
         (lambda: stub.GetTraining(pb.GetTrainingRequest(id=2**64 - 1)), "expected the id"),
         (lambda: stub.GetTraining(pb.GetTrainingRequest(id=5)), "no training 5"),
     ]
@@ -61,7 +61,7 @@ def test_wrong_numbers_are_refused(client, folder) -> None:
         with pytest.raises(grpc.RpcError) as failed:
             call()
         assert words in failed.value.details()
-    with pytest.raises(InvalidRequest, match="from 0, got -1"):
+    with pytest.raises(InvalidInput, match="from 0, got -1"):
         client.models.get("street", -1)
 
 
@@ -83,7 +83,7 @@ def test_names_that_nothing_has_never_reach_a_database(client, folder) -> None:
 def test_long_manifests_make_short_pages(client, folder, monkeypatch) -> None:
     monkeypatch.setattr("secondlook.server.converters.LARGE_PAGE", 3000)
     for seed in range(5):
-        client.models.add(another(folder, f"n{seed}", seed=seed))
+        client.models.add(another_student(folder, f"n{seed}", seed=seed))
     stub = models_pb2_grpc.ModelServiceStub(grpc.insecure_channel(client.address))
     first = stub.ListModels(pb.ListModelsRequest())
     assert 0 < len(first.models) < 5 and first.next_page_token
@@ -107,7 +107,7 @@ def test_servers_that_keep_nothing_or_train_nothing_say_so(client, folder) -> No
 
 
 def test_a_server_that_lies_about_the_manifest_is_not_believed(client, folder) -> None:
-    from secondlook_client.model_values import model_version
+    from secondlook_client.wire import model_version
 
     client.models.add(folder)
     stub = models_pb2_grpc.ModelServiceStub(grpc.insecure_channel(client.address))

@@ -7,16 +7,16 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 from fakes import WHOLE, Row, ScriptedProposer, ScriptedVerifier, make_image
-from scripted_student import DOGS, LEARNT, MIDDLE, Found, ScriptedStudent, right
+from scripted_student import DOGS, MIDDLE, TRUSTED_AFTER, Found, ScriptedStudent, right
 
-from secondlook.cascade.router import MAX_TRUSTS, Cascade, CascadeRule, Passed
-from secondlook.cascade.threshold import LEAST
-from secondlook.cascade.trust import TrustRule
-from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Image, Labelled, LabelPath, Pixels
-from secondlook.labeling.engine import EngineLimits
+from secondlook.cascade.router import MAX_STREAMS, Cascade, RoutingEvent
+from secondlook.cascade.threshold import MIN_COMPARISONS
+from secondlook.config.settings import BatchingSettings, CascadeSettings
+from secondlook.core.types import Image, Labelled, Pixels
 from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import LabelPath
 
 CATS = Ontology((ClassSpec("cat"),))
 
@@ -29,32 +29,32 @@ def doubtful(pixels: Pixels) -> list[Found]:
     return [(MIDDLE, "dog", 0.5)]
 
 
-class Told:
-    """What the cascade tells."""
+class Events:
+    """The routing events of a cascade."""
 
     def __init__(self) -> None:
-        self.all: list[Passed] = []
+        self.all: list[RoutingEvent] = []
 
     @property
     def paths(self) -> Counter[LabelPath]:
-        return Counter(passed.path for passed in self.all)
+        return Counter(event.path for event in self.all)
 
 
 def cascade(
     script: Callable[[Pixels], Sequence[Found]] = right,
     proposer: ScriptedProposer | None = None,
     verifier: ScriptedVerifier | None = None,
-    told: Told | None = None,
-    limits: EngineLimits | None = None,
-    **rule: float,
+    events: Events | None = None,
+    batching: BatchingSettings | None = None,
+    **trust: float,
 ) -> tuple[Cascade, ScriptedStudent]:
     student = ScriptedStudent(("dog",), script)
     made = Cascade(
         Pipeline(proposer or ScriptedProposer(), verifier or ScriptedVerifier()),
         student,
-        CascadeRule(trust=TrustRule(**rule)),  # type: ignore[arg-type]
-        limits or EngineLimits(max_wait_s=0.0),
-        tell=(told or Told()).all.append,
+        CascadeSettings(**trust),  # type: ignore[arg-type]
+        batching or BatchingSettings(batching_window_ms=0),
+        on_routed=(events or Events()).all.append,
     )
     return made, student
 
@@ -69,12 +69,12 @@ def label(made: Cascade, count: int, source: str = "", shade: int = 128) -> list
 
 def test_at_first_the_teachers_do_all_and_the_student_is_compared() -> None:
     made, student = cascade()
-    found = label(made, LEAST + 10)
+    found = label(made, MIN_COMPARISONS + 10)
     made.close()
-    assert student.seen == LEAST + 10
-    assert {labelled.path for labelled in found[:LEAST]} == {LabelPath.TEACHERS}
+    assert student.seen == MIN_COMPARISONS + 10
+    assert {labelled.path for labelled in found[:MIN_COMPARISONS]} == {LabelPath.TEACHERS}
     assert found[0].evidence.student == ""
-    assert {labelled.path for labelled in found[LEAST:]} == {LabelPath.AUDIT}
+    assert {labelled.path for labelled in found[MIN_COMPARISONS:]} == {LabelPath.AUDIT}
     audited = found[-1]
     assert audited.evidence.proposer == "scripted@p0"
     assert audited.evidence.student == made.student
@@ -82,11 +82,11 @@ def test_at_first_the_teachers_do_all_and_the_student_is_compared() -> None:
     assert {"student", "propose", "verify", "total"} <= audited.timings_ms.keys()
 
 
-def test_a_student_that_agrees_is_left_alone_but_for_audits() -> None:
-    proposer, told = ScriptedProposer(), Told()
-    made, _ = cascade(proposer=proposer, told=told)
-    label(made, LEARNT)
-    assert made.trusts("", DOGS)
+def test_a_student_that_agrees_labels_alone_but_for_audits() -> None:
+    proposer, events = ScriptedProposer(), Events()
+    made, _ = cascade(proposer=proposer, events=events)
+    label(made, TRUSTED_AFTER)
+    assert made.is_trusted("", DOGS)
     proposer.seen.clear()
     found = label(made, 400)
     made.close()
@@ -98,22 +98,22 @@ def test_a_student_that_agrees_is_left_alone_but_for_audits() -> None:
     assert alone.evidence.proposer == made.student
     assert alone.judgements[0].box == MIDDLE
     assert {"student", "total"} == alone.timings_ms.keys()
-    assert told.all[-1].trusted == told.all[-1].watched == 1
-    assert all(p.agreement == 1.0 for p in told.all if p.path is LabelPath.AUDIT)
-    assert told.paths.total() == 400 + LEARNT
+    assert events.all[-1].trusted == events.all[-1].watched == 1
+    assert all(p.agreement == 1.0 for p in events.all if p.path is LabelPath.AUDIT)
+    assert events.paths.total() == 400 + TRUSTED_AFTER
 
 
-def test_one_that_disagrees_is_never_left_alone() -> None:
+def test_a_student_that_disagrees_never_labels_alone() -> None:
     made, _ = cascade(wrong)
     found = label(made, 200)
     made.close()
     assert {labelled.path for labelled in found} == {LabelPath.TEACHERS}
-    assert not made.trusts("", DOGS)
+    assert not made.is_trusted("", DOGS)
 
 
-def test_what_is_doubtful_goes_to_the_teachers_alone() -> None:
+def test_uncertain_images_go_to_the_teachers_alone() -> None:
     made, student = cascade()
-    label(made, LEARNT)
+    label(made, TRUSTED_AFTER)
     student.script = doubtful
     found = label(made, 20)
     made.close()
@@ -124,26 +124,26 @@ def test_what_is_doubtful_goes_to_the_teachers_alone() -> None:
 def test_after_a_change_the_teachers_are_back_within_fifty_images() -> None:
     made, student = cascade()
     label(made, 150)
-    assert made.trusts("", DOGS)
+    assert made.is_trusted("", DOGS)
     student.script = wrong
     paths = [labelled.path for labelled in label(made, 120, shade=40)]
     made.close()
     assert LabelPath.STUDENT not in paths[50:]
-    assert not made.trusts("", DOGS)
+    assert not made.is_trusted("", DOGS)
 
 
 def test_trust_is_of_one_stream_and_one_ontology() -> None:
     made, _ = cascade()
-    label(made, LEARNT, source="job:a")
-    assert made.trusts("job:a", DOGS)
-    assert not made.trusts("job:b", DOGS)
+    label(made, TRUSTED_AFTER, source="job:a")
+    assert made.is_trusted("job:a", DOGS)
+    assert not made.is_trusted("job:b", DOGS)
     assert label(made, 1, source="job:b")[0].path is LabelPath.TEACHERS
     other = Ontology((ClassSpec("dog", question="Is it a dog at all?"),))
     assert made.submit(task(ontology=other, source="job:a")).result(5).path is LabelPath.TEACHERS
     made.close()
 
 
-def test_a_class_that_the_student_does_not_know_is_the_teachers() -> None:
+def test_a_class_that_the_student_was_not_trained_on_goes_to_the_teachers() -> None:
     made, student = cascade()
     both = Ontology((ClassSpec("dog"), ClassSpec("cat")))
     for ontology in (CATS, both):
@@ -166,28 +166,30 @@ def test_teachers_that_fail_in_an_audit_fail_the_image_and_are_no_proof() -> Non
     def broken(image: Image, phrases: Sequence[str]) -> list[Row]:
         raise ValueError("out of memory")
 
-    told = Told()
-    made, _ = cascade(proposer=ScriptedProposer(broken), told=told)
+    events = Events()
+    made, _ = cascade(proposer=ScriptedProposer(broken), events=events)
     with pytest.raises(ValueError, match="out of memory"):
         label(made, 1)
     made.close()
-    assert told.all == []
+    assert events.all == []
     assert made.depth() == 0
 
 
 def test_a_verifier_that_is_down_proves_nothing() -> None:
-    told = Told()
-    made, _ = cascade(verifier=ScriptedVerifier(0.5), told=told)
+    events = Events()
+    made, _ = cascade(verifier=ScriptedVerifier(0.5), events=events)
     label(made, 100)
     made.close()
-    assert not made.trusts("", DOGS)
-    assert {passed.agreement for passed in told.all} == {None}
+    assert not made.is_trusted("", DOGS)
+    assert {event.agreement for event in events.all} == {None}
 
 
 def test_deadlines_cancelled_calls_and_full_queues_as_with_any_engine() -> None:
     gate = threading.Event()
     proposer = ScriptedProposer(gate=gate)
-    made, _ = cascade(proposer=proposer, limits=EngineLimits(max_images=3, max_wait_s=0.0))
+    made, _ = cascade(
+        proposer=proposer, batching=BatchingSettings(max_in_flight=3, batching_window_ms=0)
+    )
     first = made.submit(task("first"))
     assert proposer.started.wait(5)
     gone = made.submit(task("gone"))
@@ -210,7 +212,7 @@ def test_deadlines_cancelled_calls_and_full_queues_as_with_any_engine() -> None:
     assert made.depth() == 0
 
 
-def test_the_cancelled_cost_neither_student_nor_teachers() -> None:
+def test_cancelled_images_cost_neither_student_nor_teachers() -> None:
     looking, go_on = threading.Event(), threading.Event()
 
     def slow(pixels: Pixels) -> list[Found]:
@@ -247,8 +249,10 @@ def test_batches_of_both_do_not_mix_images_up() -> None:
         (box, _, _) = by_shade(image.pixels)[0]
         return [(box, dict.fromkeys(phrases, 0.9))]
 
-    made, _ = cascade(by_shade, ScriptedProposer(taught), limits=EngineLimits(max_wait_s=0.002))
-    label(made, LEARNT)
+    made, _ = cascade(
+        by_shade, ScriptedProposer(taught), batching=BatchingSettings(batching_window_ms=2)
+    )
+    label(made, TRUSTED_AFTER)
     shades = np.random.default_rng(0).integers(0, 250, 60).tolist()
     futures = [made.submit(task(str(shade), shade=shade)) for shade in shades]
     for shade, future in zip(shades, futures, strict=True):
@@ -258,29 +262,32 @@ def test_batches_of_both_do_not_mix_images_up() -> None:
     made.close()
 
 
-def test_streams_without_end_do_not_fill_the_memory() -> None:
+def test_endless_streams_do_not_fill_the_memory() -> None:
     made, _ = cascade()
-    for number in range(MAX_TRUSTS + 50):
+    for number in range(MAX_STREAMS + 50):
         made._trust(task(source=str(number)))
-    assert len(made._trusts) == MAX_TRUSTS
+    assert len(made._trusts) == MAX_STREAMS
     made.close()
 
 
 def test_an_observer_that_fails_costs_no_image(caplog: pytest.LogCaptureFixture) -> None:
-    def tell(passed: Passed) -> None:
+    def tell(event: RoutingEvent) -> None:
         raise RuntimeError("no metrics today")
 
     pipeline = Pipeline(ScriptedProposer(), ScriptedVerifier())
-    made = Cascade(pipeline, ScriptedStudent(("dog",), right), tell=tell)
+    made = Cascade(pipeline, ScriptedStudent(("dog",), right), on_routed=tell)
     assert made.submit(task()).result(5).path is LabelPath.TEACHERS
     made.close()
     assert "observer failed" in caplog.text
 
 
-def test_what_shapes_results_is_told() -> None:
+def test_the_settings_name_what_shapes_results() -> None:
     made, _ = cascade(audit_share=0.2)
     made.close()
-    assert made.settings["cascade"] == made.student
+    assert made.recorded_settings["cascade"] == made.student
     assert made.student.startswith("student:street@")
-    assert (made.settings["audit_share"], made.settings["floor"]) == (0.2, 0.1)
+    assert (made.recorded_settings["audit_share"], made.recorded_settings["score_floor"]) == (
+        0.2,
+        0.1,
+    )
     assert WHOLE == (0.25, 0.25, 0.75, 0.75)  # what MIDDLE was made from

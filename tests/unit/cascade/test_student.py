@@ -3,14 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import make_image
-from scripted_student import ScriptedStudent, by_student, detections, manifest, opinion
+from scripted_student import ScriptedStudent, by_student, detections, manifest, prediction
 from stored import labelled, street_ontology
 
-from secondlook.cascade.student import FLOORS, Reading, agreement
-from secondlook.core.errors import BadSetting
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Judgement, LabelPath, Outcome
-from secondlook.labeling.pipeline import Limits, Task
+from secondlook.cascade.student import FEATURE_TOLERANCES, StudentAdapter, agreement
+from secondlook.config.settings import PipelineSettings
+from secondlook.labeling.pipeline import Task
+from secondlook_client.errors import BadSetting
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Judgement, LabelPath, Outcome
 
 STREET = street_ontology()
 DOGS = Ontology((ClassSpec("dog", threshold=0.95),))
@@ -23,7 +24,7 @@ def accepted(found: list[tuple[tuple[float, float, float, float], str, float]]) 
 
 
 def test_certain_boxes_are_labels_whatever_the_proposers_threshold() -> None:
-    said = opinion([(LEFT, "dog", 0.93)], DOGS)
+    said = prediction([(LEFT, "dog", 0.93)], DOGS)
     (judgement,) = said.labelled.judgements
     assert judgement.decision.outcome is Outcome.ACCEPT
     assert judgement.verdict is None
@@ -45,21 +46,21 @@ def test_certain_boxes_are_labels_whatever_the_proposers_threshold() -> None:
         ([0.5], 0.0),  # no label of its own, and likely one of the teachers'
     ],
 )
-def test_the_agreement_expected_is_a_ratio_of_expectations(
+def test_the_expected_agreement_is_a_ratio_of_expectations(
     probabilities: list[float], expected: float
 ) -> None:
     places = (LEFT, RIGHT)
     found = [(places[i], "dog", p) for i, p in enumerate(probabilities)]
-    assert opinion(found, DOGS).expected == pytest.approx(expected, abs=1e-6)
+    assert prediction(found, DOGS).expected == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_is_expected_is_what_comes_on_average() -> None:
-    """Teachers drawn from the student's own probabilities agree as far as it expects."""
+def test_the_expected_agreement_is_reached_on_average() -> None:
+    """Teachers sampled from the student's own probabilities agree as far as it expects."""
     draws = np.random.default_rng(0)
     places = [(10.0 * i, 2.0, 10.0 * i + 8, 28.0) for i in range(4)]
     for likely in ([0.97, 0.9, 0.8, 0.7], [0.95, 0.9, 0.3, 0.1], [0.99, 0.99, 0.99, 0.06]):
         found = [(place, "dog", p) for place, p in zip(places, likely, strict=True)]
-        said = opinion(found, DOGS)
+        said = prediction(found, DOGS)
         came, agreed = [], {}  # few draws differ: each is worked out once
         for _ in range(2000):
             there = tuple(one for one, p in zip(found, likely, strict=True) if draws.random() < p)
@@ -72,19 +73,19 @@ def test_what_is_expected_is_what_comes_on_average() -> None:
 
 def test_a_class_that_asks_for_more_gets_fewer_labels() -> None:
     strict = Ontology((ClassSpec("dog", accept=0.95),))
-    assert opinion([(LEFT, "dog", 0.93)], strict).expected == 0.0
-    assert opinion([(LEFT, "dog", 0.96)], strict).expected > 0.97
+    assert prediction([(LEFT, "dog", 0.93)], strict).expected == 0.0
+    assert prediction([(LEFT, "dog", 0.96)], strict).expected > 0.97
 
 
 def test_even_odds_stand_where_the_teachers_accepted() -> None:
-    """What a student learnt is what was accepted: at even odds its teachers stood at the bound."""
+    """A student learns what was accepted: at even odds its teachers stood at the bound."""
     taught = "classes: {dog: {accept: 0.8, reject: 0.3}}"
-    reading = Reading(manifest(["dog"], taught), Limits(floor=0.1))
+    adapter = StudentAdapter(manifest(["dog"], taught), PipelineSettings(score_floor=0.1))
 
     def said(probability: float, asked: Ontology) -> list[Judgement]:
         found = detections(["dog"], [(LEFT, "dog", probability)])
         task = Task(make_image("street"), asked)
-        return [*reading.opinion(task, found, found.scores, 0.0).labelled.judgements]
+        return [*adapter.predict(task, found, found.scores, 0.0).labelled.judgements]
 
     asked = Ontology((ClassSpec("dog", accept=0.8, reject=0.3),))
     for probability, outcome in ((0.51, "accept"), (0.49, "unsure")):
@@ -99,26 +100,26 @@ def test_even_odds_stand_where_the_teachers_accepted() -> None:
     ]
 
 
-def test_second_thoughts_about_a_box_are_no_doubt() -> None:
+def test_a_duplicate_of_a_box_does_not_lower_the_expectation() -> None:
     again = (1.5, 1.0, 12.5, 20.0)
-    said = opinion([(LEFT, "dog", 0.95), (again, "dog", 0.4)], DOGS)
-    assert said.expected == opinion([(LEFT, "dog", 0.95)], DOGS).expected
+    said = prediction([(LEFT, "dog", 0.95), (again, "dog", 0.4)], DOGS)
+    assert said.expected == prediction([(LEFT, "dog", 0.95)], DOGS).expected
     assert [j.box for j in said.labelled.judgements] == [LEFT]
 
 
-def test_both_sides_of_a_contrast_are_heard_from_one_box() -> None:
+def test_both_sides_of_a_contrast_come_from_one_box() -> None:
     assert accepted([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.02)]) == ["glasses on"]
-    both = opinion([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.95)], STREET)
+    both = prediction([(LEFT, "glasses on", 0.96), (LEFT, "glasses off", 0.95)], STREET)
     assert both.expected == 0.0
     assert both.labelled.of(Outcome.ACCEPT) == ()
     assert len(both.labelled.evidence.proposals) == 1
 
 
 def test_what_a_student_expects_of_a_contrast_is_what_it_labels() -> None:
-    """Taught with ``accept`` 0.6, even odds are a label, though the other side is not ruled out."""
+    """Trained with ``accept`` 0.6, even odds are a label, though the other is not ruled out."""
     nearly = [(LEFT, "glasses on", 0.7), (LEFT, "glasses off", 0.3)]
     assert accepted(nearly) == ["glasses on"]
-    assert opinion(nearly, STREET).expected == pytest.approx(2 * 0.7 / (1 + 0.7))
+    assert prediction(nearly, STREET).expected == pytest.approx(2 * 0.7 / (1 + 0.7))
 
 
 def test_a_ruled_out_side_is_rejected_in_words() -> None:
@@ -129,44 +130,44 @@ def test_a_ruled_out_side_is_rejected_in_words() -> None:
 
 
 def test_classes_that_nobody_asked_for_are_left_out() -> None:
-    said = opinion([(LEFT, "cat", 0.5), (RIGHT, "dog", 0.95)], DOGS, classes=("cat", "dog"))
-    assert said.expected == opinion([(RIGHT, "dog", 0.95)], DOGS).expected
+    said = prediction([(LEFT, "cat", 0.5), (RIGHT, "dog", 0.95)], DOGS, classes=("cat", "dog"))
+    assert said.expected == prediction([(RIGHT, "dog", 0.95)], DOGS).expected
     assert len(said.labelled.evidence.proposals) == 1
 
 
-def test_what_is_watched_has_a_floor_each_and_shows_doubt_amount_and_light() -> None:
-    calm = opinion([(LEFT, "dog", 0.95)], DOGS)
-    unsure = opinion([(LEFT, "dog", 0.95), (RIGHT, "dog", 0.6)], DOGS)
-    assert len(calm.numbers) == len(FLOORS)
-    assert calm.numbers[0] == calm.expected > unsure.numbers[0]
-    assert calm.numbers[1] < unsure.numbers[1]
-    assert calm.numbers[3:] == pytest.approx([128 / 255] * 12)
-    assert all(type(number) is not np.ndarray for number in calm.numbers)
+def test_each_feature_has_a_tolerance_and_they_show_doubt_amount_and_brightness() -> None:
+    calm = prediction([(LEFT, "dog", 0.95)], DOGS)
+    unsure = prediction([(LEFT, "dog", 0.95), (RIGHT, "dog", 0.6)], DOGS)
+    assert len(calm.features) == len(FEATURE_TOLERANCES)
+    assert calm.features[0] == calm.expected > unsure.features[0]
+    assert calm.features[1] < unsure.features[1]
+    assert calm.features[3:] == pytest.approx([128 / 255] * 12)
+    assert all(type(feature) is not np.ndarray for feature in calm.features)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (3, 1), (2000, 7)])
-def test_the_light_of_images_of_any_shape(width: int, height: int) -> None:
+def test_the_brightness_of_images_of_any_shape(width: int, height: int) -> None:
     student = manifest(["dog"])
-    reading = Reading(student, Limits())
+    adapter = StudentAdapter(student, PipelineSettings())
     nothing = detections(["dog"], [])
     task = Task(make_image(width=width, height=height, shade=255), DOGS)
-    said = reading.opinion(task, nothing, nothing.scores, 0.0)
+    said = adapter.predict(task, nothing, nothing.scores, 0.0)
     assert said.expected == 1.0
-    assert said.numbers[2:] == pytest.approx([1.0] * 13)
+    assert said.features[2:] == pytest.approx([1.0] * 13)
 
 
-def test_an_ontology_is_known_by_name_and_by_meaning_where_that_is_told() -> None:
-    reading = Reading(manifest(["dog", "cat"]), Limits())
-    assert reading.knows(DOGS)
-    assert reading.knows(Ontology((ClassSpec("dog", question="Is it wet?"),)))
-    assert not reading.knows(Ontology((ClassSpec("dog"), ClassSpec("horse"))))
+def test_an_ontology_is_covered_by_name_and_by_meaning_where_the_manifest_has_it() -> None:
+    adapter = StudentAdapter(manifest(["dog", "cat"]), PipelineSettings())
+    assert adapter.covers(DOGS)
+    assert adapter.covers(Ontology((ClassSpec("dog", question="Is it wet?"),)))
+    assert not adapter.covers(Ontology((ClassSpec("dog"), ClassSpec("horse"))))
     taught = 'classes: {dog: {question: "Is it wet?", threshold: 0.7}}'
-    meant = Reading(manifest(["dog"], taught), Limits())
-    assert meant.knows(Ontology((ClassSpec("dog", question="Is it wet?"),)))
-    assert not meant.knows(DOGS)
-    assert not meant.knows(Ontology((ClassSpec("dog", ("hound",), question="Is it wet?"),)))
+    meant = StudentAdapter(manifest(["dog"], taught), PipelineSettings())
+    assert meant.covers(Ontology((ClassSpec("dog", question="Is it wet?"),)))
+    assert not meant.covers(DOGS)
+    assert not meant.covers(Ontology((ClassSpec("dog", ("hound",), question="Is it wet?"),)))
     with pytest.raises(BadSetting, match=r"student:street@.* cannot be a cascade"):
-        Reading(manifest(["dog"], "classes: [["), Limits())
+        StudentAdapter(manifest(["dog"], "classes: [["), PipelineSettings())
 
 
 def test_agreement_is_f1_and_unsure_boxes_count_neither_way() -> None:
@@ -183,7 +184,7 @@ def test_agreement_is_f1_and_unsure_boxes_count_neither_way() -> None:
     assert agreement(other, taught) == 0.0
 
 
-def test_two_that_see_nothing_agree_and_silence_proves_nothing() -> None:
+def test_two_without_labels_agree_and_unsure_teachers_prove_nothing() -> None:
     nothing = by_student([], STREET)
     assert agreement(nothing, labelled(rows=())) == 1.0
     down = labelled(answers={"On?": 0.5, "Off?": 0.5, "Dog?": 0.5})

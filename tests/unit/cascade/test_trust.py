@@ -1,4 +1,4 @@
-"""Simulated streams: one row of numbers and one agreement an image, seeds fixed."""
+"""Simulated streams: one row of features and one agreement per image, seeds fixed."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.cascade.trust import LEAST_AUDIT_SHARE, Bets, Trust, TrustRule, Watch
-from secondlook.core.types import LabelPath
+from secondlook.cascade.trust import (
+    DriftDetector,
+    SequentialTest,
+    Trust,
+)
+from secondlook.config.settings import CascadeSettings
+from secondlook_client.errors import BadSetting
+from secondlook_client.values import LabelPath
 
-FLOORS = (0.05, 0.1, 0.03, *(0.02,) * 12)
-"""Those of ``opinions``: the agreement expected, how much was found, how sure, how light."""
+TOLERANCES = (0.05, 0.1, 0.03, *(0.02,) * 12)
+"""As ``student.FEATURE_TOLERANCES``: expected agreement, boxes, mean probability, brightness."""
 
 
 class Scene:
@@ -31,7 +37,7 @@ class Scene:
         self.agreement, self.doubt = agreement, doubt
 
     def frame(self) -> tuple[float, list[float]]:
-        """(expected agreement, numbers) of the next frame."""
+        """(expected agreement, features) of the next frame."""
         rng = self.rng
         self.things += 0.1 * (4 - self.things) + rng.normal(0, 0.5)
         self.clouds = 0.95 * self.clouds + rng.normal(0, 0.004, 12)
@@ -55,9 +61,9 @@ class Story:
 
     paths: list[LabelPath]
     back: list[bool]
-    """Whether the teachers had all of it."""
+    """Whether the teachers labelled everything at that time."""
 
-    def taught(self, start: int, end: int) -> float:
+    def share_of_teachers(self, start: int, end: int) -> float:
         """Share of the frames that needed the teachers."""
         some = self.paths[start:end]
         return sum(path is not LabelPath.STUDENT for path in some) / len(some)
@@ -67,30 +73,30 @@ def play(trust: Trust, scene: Scene, frames: int, story: Story | None = None) ->
     story = story or Story([], [])
     for _ in range(frames):
         path = LabelPath.TEACHERS
-        expected, numbers = scene.frame()
-        if trust.wanted():
-            path = trust.route(expected, numbers)
+        expected, features = scene.frame()
+        if trust.should_run():
+            path = trust.route(expected, features)
         story.paths.append(path)
-        story.back.append(trust.teachers_are_back)
+        story.back.append(trust.teachers_label_all)
         if path is not LabelPath.STUDENT:
-            trust.heard(path, expected, scene.compared())
+            trust.observe(path, expected, scene.compared())
     return story
 
 
-def trust(seed: int = 0, **rule: float) -> Trust:
+def trust(seed: int = 0, **settings: float) -> Trust:
     """One that asks for an agreement of 0.9."""
-    return Trust(TrustRule(**{"agreement": 0.9, **rule}), FLOORS, seed)  # type: ignore[arg-type]
+    return Trust(CascadeSettings(**{"agreement": 0.9, **settings}), TOLERANCES, seed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stable_stream_is_soon_left_to_the_student(seed: int) -> None:
     story = play(trust(seed), Scene(seed), 3000)
-    assert story.taught(0, 30) == 1.0
-    assert story.taught(0, 3000) <= 0.3
-    assert story.taught(2000, 3000) <= 0.3
+    assert story.share_of_teachers(0, 30) == 1.0
+    assert story.share_of_teachers(0, 3000) <= 0.3
+    assert story.share_of_teachers(2000, 3000) <= 0.3
 
 
-def test_after_a_sudden_change_the_teachers_are_back_within_50_frames() -> None:
+def test_after_a_sudden_change_the_teachers_label_all_within_50_frames() -> None:
     waited = []
     for seed in range(20):
         one, scene = trust(seed), Scene(seed)
@@ -101,14 +107,14 @@ def test_after_a_sudden_change_the_teachers_are_back_within_50_frames() -> None:
     assert np.median(waited) <= 10
 
 
-def test_and_stay_while_the_student_is_wrong() -> None:
+def test_the_teachers_stay_while_the_student_is_wrong() -> None:
     one, scene = trust(), Scene(0)
     play(one, scene, 1200)
-    assert not one.teachers_are_back
+    assert not one.teachers_label_all
     scene.change(agreement=0.4)
     story = play(one, scene, 1500)
-    assert one.teachers_are_back
-    assert story.taught(50, 1500) == 1.0
+    assert one.teachers_label_all
+    assert story.share_of_teachers(50, 1500) == 1.0
 
 
 def test_a_change_that_the_student_masters_costs_some_audits_and_no_trust() -> None:
@@ -117,7 +123,7 @@ def test_a_change_that_the_student_masters_costs_some_audits_and_no_trust() -> N
     scene.change(agreement=0.97, doubt=0.03)
     story = play(one, scene, 600)
     assert any(story.back[:50])
-    assert story.taught(100, 600) <= 0.35
+    assert story.share_of_teachers(100, 600) <= 0.35
 
 
 def test_slow_decay_is_noticed_by_audits_alone() -> None:
@@ -129,7 +135,7 @@ def test_slow_decay_is_noticed_by_audits_alone() -> None:
         for frame, agreement in enumerate(fall):
             scene.agreement = float(agreement)
             play(one, scene, 1)
-            if one.teachers_are_back and not one.alarmed:
+            if one.teachers_label_all and not one.drifted:
                 lost.append(fall[frame])
                 break
     assert len(lost) == 8
@@ -137,11 +143,11 @@ def test_slow_decay_is_noticed_by_audits_alone() -> None:
     assert np.median(lost) >= 0.72
 
 
-def test_a_student_that_mends_is_trusted_again() -> None:
+def test_a_student_that_recovers_is_trusted_again() -> None:
     one, scene = trust(), Scene(3, agreement=0.5)
-    assert play(one, scene, 1000).taught(0, 1000) == 1.0
+    assert play(one, scene, 1000).share_of_teachers(0, 1000) == 1.0
     scene.agreement = 0.97
-    assert play(one, scene, 1000).taught(500, 1000) <= 0.3
+    assert play(one, scene, 1000).share_of_teachers(500, 1000) <= 0.3
 
 
 @pytest.mark.parametrize("agreement", [0.0, 0.5, 0.8, 0.87])
@@ -151,12 +157,12 @@ def test_a_bad_student_is_never_trusted(agreement: float) -> None:
         draws = np.random.default_rng(seed)
         for _ in range(3000):
             agreed = float(np.clip(1 - draws.exponential(1 - agreement), 0, 1))
-            one.heard(LabelPath.AUDIT, 0.95, agreed)
+            one.observe(LabelPath.AUDIT, 0.95, agreed)
             assert not one.trusted
 
 
 def test_audits_never_stop() -> None:
-    one, scene = trust(audit_share=LEAST_AUDIT_SHARE), Scene(0, agreement=1.0, doubt=0.0)
+    one, scene = trust(audit_share=0.02), Scene(0, agreement=1.0, doubt=0.0)
     paths = play(one, scene, 10_000).paths[1000:]
     audits = np.flatnonzero([path is LabelPath.AUDIT for path in paths])
     assert 0.015 <= len(audits) / len(paths) <= 0.06
@@ -170,35 +176,35 @@ def test_the_same_seed_audits_the_same_images() -> None:
     assert paths(1) == paths(1) != paths(2)
 
 
-def test_an_untrusted_student_runs_on_the_share_that_it_may() -> None:
-    one = trust(beside=0.25)
-    assert 200 < sum(one.wanted() for _ in range(1000)) < 300
+def test_an_untrusted_student_runs_on_its_shadow_share() -> None:
+    one = trust(shadow_share=0.25)
+    assert 200 < sum(one.should_run() for _ in range(1000)) < 300
     one.trusted = True
-    assert all(one.wanted() for _ in range(100))
+    assert all(one.should_run() for _ in range(100))
 
 
-def test_one_image_is_no_proof_and_one_slip_no_fall() -> None:
+def test_few_audits_win_no_trust_and_few_errors_lose_none() -> None:
     one = trust()
     for _ in range(29):
-        one.heard(LabelPath.AUDIT, 1.0, 1.0)
+        one.observe(LabelPath.AUDIT, 1.0, 1.0)
     assert not one.trusted
     for _ in range(60):
-        one.heard(LabelPath.AUDIT, 1.0, 1.0)
+        one.observe(LabelPath.AUDIT, 1.0, 1.0)
     assert one.trusted
     for agreement in (0.0, 0.0):
-        one.heard(LabelPath.AUDIT, 1.0, agreement)
+        one.observe(LabelPath.AUDIT, 1.0, agreement)
         assert one.trusted
-    one.heard(LabelPath.AUDIT, 1.0, 0.0)
+    one.observe(LabelPath.AUDIT, 1.0, 0.0)
     assert not one.trusted
 
 
-def test_an_audit_of_a_trusted_student_stands_for_those_that_were_not_drawn() -> None:
-    one, calm = trust(audit_share=0.1), [0.0] * len(FLOORS)
+def test_an_audit_of_a_trusted_student_is_weighted_by_those_not_sampled() -> None:
+    one, calm = trust(audit_share=0.1), [0.0] * len(TOLERANCES)
     for _ in range(60):
-        one.heard(LabelPath.AUDIT, 0.97, 1.0)
+        one.observe(LabelPath.AUDIT, 0.97, 1.0)
     assert one.trusted
     for _ in range(12):  # of some 120 images: with the 60 a mean below what is asked
-        one.heard(LabelPath.AUDIT, 0.95, 0.8)
+        one.observe(LabelPath.AUDIT, 0.95, 0.8)
     assert one.trusted
     assert one.route(0.95, calm) is LabelPath.TEACHERS
     assert one.route(0.97, calm) is not LabelPath.TEACHERS
@@ -209,50 +215,50 @@ def test_an_audit_of_a_trusted_student_stands_for_those_that_were_not_drawn() ->
     numbers=st.lists(st.floats(0, 1), min_size=1, max_size=60),
     above=st.booleans(),
 )
-def test_bets_on_what_the_claim_allows_never_gain_on_average(
+def test_evidence_never_grows_on_average_while_the_claim_holds(
     mean: float, numbers: list[float], above: bool
 ) -> None:
-    bets = Bets(mean, claim="at most" if above else "at least")
+    test = SequentialTest(mean, claim="at most" if above else "at least")
     for number in numbers:
-        bets.hear(number)
-    assert bets.heard == len(numbers)
-    assert bets.evidence >= 0
-    fair = Bets(mean, claim="at most" if above else "at least")
+        test.update(number)
+    assert test.count == len(numbers)
+    assert test.evidence >= 0
+    untouched = SequentialTest(mean, claim="at most" if above else "at least")
     gain = 0.0
     for outcome, weight in ((1.0, mean), (0.0, 1 - mean)):  # the mean is the claim's bound
-        one = Bets(mean, claim="at most" if above else "at least")
-        one.hear(outcome)
-        gain += weight * (one.evidence - fair.evidence)
+        one = SequentialTest(mean, claim="at most" if above else "at least")
+        one.update(outcome)
+        gain += weight * (one.evidence - untouched.evidence)
     assert gain <= 1e-9
 
 
 def test_false_trust_at_the_bound_is_as_rare_as_promised() -> None:
     waited = []
     for seed in range(60):
-        draws, bets = np.random.default_rng(seed), Bets(0.9, claim="at most")
-        while bets.evidence < 20 and bets.heard < 3000:
-            bets.hear(float(draws.random() < 0.9))
-        waited.append(bets.heard)
+        draws, test = np.random.default_rng(seed), SequentialTest(0.9, claim="at most")
+        while test.evidence < 20 and test.count < 3000:
+            test.update(float(draws.random() < 0.9))
+        waited.append(test.count)
     assert np.mean(waited) >= 20
 
 
-def test_a_watch_learns_before_it_speaks_and_knows_noise_from_change() -> None:
-    draws, watch = np.random.default_rng(0), Watch([0.05] * 12)
-    early = [watch.see(draws.normal(size=12).tolist()) for _ in range(Watch.LEARN)]
-    assert early == [0.0] * Watch.LEARN
-    usual = [watch.see(draws.normal(size=12).tolist()) for _ in range(1000)]
+def test_a_drift_detector_warms_up_and_tells_change_from_noise() -> None:
+    draws, detector = np.random.default_rng(0), DriftDetector([0.05] * 12)
+    early = [detector.update(draws.normal(size=12).tolist()) for _ in range(DriftDetector.WARM_UP)]
+    assert early == [0.0] * DriftDetector.WARM_UP
+    usual = [detector.update(draws.normal(size=12).tolist()) for _ in range(1000)]
     assert np.quantile(usual, 0.99) < 4
     one = [0.0] * 11 + [3.0]
-    assert max(watch.see((draws.normal(size=12) + one).tolist()) for _ in range(20)) > 4
+    assert max(detector.update((draws.normal(size=12) + one).tolist()) for _ in range(20)) > 4
 
 
-def test_a_watch_that_adapts_takes_the_new_for_usual() -> None:
-    draws, watch = np.random.default_rng(0), Watch([0.05])
+def test_a_drift_detector_that_adapts_learns_the_new_scene() -> None:
+    draws, detector = np.random.default_rng(0), DriftDetector([0.05])
     for level, adapt in ((0.0, False), (3.0, True)):
         for _ in range(200):
-            watch.see([level + float(draws.normal())], adapt)
-    assert watch.see([3.0]) < 2
-    assert max(watch.see([0.0]) for _ in range(20)) > 4
+            detector.update([level + float(draws.normal())], adapt)
+    assert detector.update([3.0]) < 2
+    assert max(detector.update([0.0]) for _ in range(20)) > 4
 
 
 @pytest.mark.parametrize(
@@ -262,10 +268,9 @@ def test_a_watch_that_adapts_takes_the_new_for_usual() -> None:
         {"audit_share": 1.1},
         {"agreement": 1.0},
         {"agreement": 0.04},
-        {"evidence": 1.0},
-        {"beside": 0.0},
+        {"shadow_share": 0.0},
     ],
 )
 def test_bounds_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="out of range"):
-        TrustRule(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(BadSetting, match="expected a number from"):
+        CascadeSettings(**wrong)  # type: ignore[arg-type]

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from PIL import Image
 
+import secondlook.cli
 from secondlook.cli import COMMANDS, group, run
-from secondlook.cli.output import Meter, bar, duration
-from secondlook.config.settings import rules
+from secondlook.cli.output import RateMeter, bar, duration
+from secondlook.config.settings import Settings
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -21,7 +23,7 @@ def test_every_command_explains_itself(name, capsys):
     command = group.get_command(click.Context(group), name)
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            assert parameter.help or parameter.name in ("count", "seed", "out", "size"), parameter
+            assert parameter.help, parameter
 
 
 def test_the_list_of_commands_imports_none_of_them():
@@ -34,10 +36,59 @@ def test_the_list_of_commands_imports_none_of_them():
     assert all(name in done.stdout for name in COMMANDS)
 
 
+SERVE_EXTRA = ("torch", "transformers", "sqlalchemy", "alembic", "prometheus_client")
+HEAVY = (*SERVE_EXTRA, "onnxruntime", "pycocotools", "scipy")
+COMMAND_MODULES = sorted(
+    path.stem
+    for path in Path(secondlook.cli.__file__).parent.glob("*.py")
+    if path.stem != "local_service"  # imported by a command once it starts a service
+)
+
+
+def in_new_process(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("module", COMMAND_MODULES)
+def test_a_module_of_commands_imports_nothing_heavy(module):
+    name = "secondlook.cli" if module == "__init__" else f"secondlook.cli.{module}"
+    done = in_new_process(f"import {name}, sys; print([m for m in {HEAVY} if m in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["redecide", "a", "b"],
+        ["explain", "1.0"],
+        ["check"],
+        ["backup", "b"],
+        ["forget", "--orphans"],
+        ["snapshot", "list"],
+        ["snapshot", "create", "s", "--run", "r"],
+        ["models", "list"],
+        ["label", "images", "-c", "dog"],
+    ],
+)
+def test_a_base_installation_is_told_what_to_install(arguments, tmp_path):
+    (tmp_path / "images").mkdir()
+    arguments = [*arguments, "--data", str(tmp_path)]
+    if arguments[0] == "label":
+        arguments[1] = str(tmp_path / "images")
+        arguments += ["--out", str(tmp_path / "labels")]
+    absent = f"sys.modules.update(dict.fromkeys({SERVE_EXTRA}))"
+    done = in_new_process(
+        f"import sys; {absent}; from secondlook.cli import main; main({arguments})"
+    )
+    assert done.returncode == 1 and "secondlook[serve]" in done.stderr, done.stderr
+
+
 def test_serve_takes_every_setting():
     command = group.get_command(click.Context(group), "serve")
     taken = {parameter.name for parameter in command.params}
-    assert set(rules()) <= taken
+    assert set(Settings.specs()) <= taken
 
 
 @pytest.mark.parametrize(
@@ -118,7 +169,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
 
 def test_the_rate_counts_only_what_is_new_and_follows_a_change():
     now = [0.0]
-    meter = Meter(100, lambda: now[0])
+    meter = RateMeter(100, lambda: now[0])
     assert meter.rate(100) == 0
     for done in range(101, 111):
         now[0] += 0.5

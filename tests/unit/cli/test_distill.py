@@ -12,14 +12,14 @@ from training_sets import training_set, write_coco, write_yolo
 from secondlook.cli import distill as distill_command
 from secondlook.cli import distill as distill_progress
 from secondlook.cli import run
-from secondlook.cli.distill import facts_of, watched
-from secondlook.cli.output_folder import OutFolder
+from secondlook.cli.distill import progress_facts, training_progress
+from secondlook.cli.output_folder import OutputFolder
 from secondlook.config.entrypoint import INTERRUPTED
-from secondlook.core.errors import Cancelled
-from secondlook.detector.manifest import Manifest
+from secondlook.detector.manifest import StudentManifest
 from secondlook.training import distill as distilling
 from secondlook.training.progress import Progress
-from secondlook.training.settings import TrainingSettings, training_rules
+from secondlook.training.settings import TrainingSettings
+from secondlook_client.errors import Cancelled
 
 PARTS = {"train": range(6), "val": range(6, 9)}
 STEP = Progress(
@@ -40,12 +40,14 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the training was asked for; it gives a student without files."""
     calls: list[dict[str, Any]] = []
 
-    def distill(data: Any, settings: Any, out: Path, tell: Any, stop: Any, **more: Any) -> Manifest:
+    def distill(
+        data: Any, settings: Any, out: Path, tell: Any, stop: Any, **more: Any
+    ) -> StudentManifest:
         calls.append({"data": data, "settings": settings, "out": out, **more})
         tell(STEP)
         if settings.seed == 13:
             raise Cancelled("stopped at step 7 of 9; the same command goes on from there")
-        return Manifest(
+        return StudentManifest(
             name=more["name"] or data.name,
             architecture="deimv2",
             size=settings.size,
@@ -70,22 +72,23 @@ def test_flags_become_settings(
 ) -> None:
     source = write_yolo(tmp_path / "set", PARTS)
     out = tmp_path / "out"
-    flags = "--size nano --steps 70 --rate 0.01 --no-augment --no-ignore --int8 never --name dogs"
+    flags = "--size nano --steps 70 --learning-rate 0.01 --no-augment --no-use-ignore"
+    flags += " --int8 never --name dogs"
     assert run(["distill", str(source), "--out", str(out), *flags.split()]) == 0
     (call,) = called
     assert call["settings"] == TrainingSettings(
-        size="nano", steps=70, rate=0.01, augment=False, use_ignore=False
+        size="nano", steps=70, learning_rate=0.01, augment=False, use_ignore=False
     )
     assert (call["out"], call["name"], call["int8"]) == (out, "dogs", "never")
     shown = capsys.readouterr()
-    assert "6 images to learn from, 3 held out (val), 2 classes" in shown.err
+    assert "6 images to train on, 3 held out (val), 2 classes" in shown.err
     assert "dogs: mAP 0.250, mAP50 0.500, 123 images/s here on 'val'" in shown.out
 
 
 def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["distill", "--help"]) == 0
     shown = capsys.readouterr().out
-    for name in training_rules():
+    for name in TrainingSettings.specs():
         assert "--" + name.replace("_", "-") in shown
 
 
@@ -93,11 +96,11 @@ def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "told"),
     [
         ("--steps many", "steps: expected a whole number from 0"),
-        ("--rate 3", "rate: expected a number from 0 to 0.1"),
-        ("--size huge", "'huge' is not one of"),
-        ("--register street", "--register: say where with --server"),
+        ("--learning-rate 3", "--learning-rate: expected a number from 0 to 0.1"),
+        ("--size huge", "expected one of pico, nano, small, got 'huge'"),
+        ("--register street", "--register needs --server"),
         ("--server nowhere", "expected HOST:PORT"),
-        ("--split dev", "has no part 'dev'"),
+        ("--split dev", "has no split 'dev'"),
         ("--input-height 64", "give input_width too"),
     ],
 )
@@ -124,7 +127,7 @@ def test_the_classes_may_be_described(
     assert run(command) == 0 and called[0]["data"].ontology == text
     file.write_text("classes:\n  green: {}\n")
     assert run(command) == 2 and len(called) == 1
-    assert "has no class 'red'" in capsys.readouterr().err
+    assert "lacks the class 'red'" in capsys.readouterr().err
 
 
 def test_a_stop_is_told(
@@ -139,7 +142,7 @@ def test_a_stop_is_told(
 
 def test_a_folder_in_use_is_refused(called: list[dict[str, Any]], tmp_path: Path) -> None:
     source, out = write_coco(tmp_path / "set", PARTS), tmp_path / "out"
-    with OutFolder(out):
+    with OutputFolder(out):
         assert run(["distill", str(source), "--out", str(out)]) == 2
     assert not called
 
@@ -148,14 +151,14 @@ def test_a_folder_in_use_is_refused(called: list[dict[str, Any]], tmp_path: Path
 
 
 def test_the_facts_of_a_moment() -> None:
-    assert facts_of(STEP) == (
+    assert progress_facts(STEP) == (
         "loss 12.34 (mal 2.10, bbox 0.40) · mAP50 0.410, best 0.430 · 2.1 steps/s · 3 min left"
     )
-    assert facts_of(Progress("export", 1, 2)) == ""
+    assert progress_facts(Progress("export", 1, 2)) == ""
 
 
 def test_programs_read_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with watched(tmp_path, "jsonl") as tell:
+    with training_progress(tmp_path, "jsonl") as tell:
         for step in range(100):
             tell(Progress("train", step, 1000, {"loss": 1.0}))
         tell(Progress("train", 100, 1000, map50=0.25))
@@ -179,7 +182,7 @@ def test_programs_read_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, force_terminal=True, width=140, file=io.StringIO())
     monkeypatch.setattr("rich.console.Console", lambda **_: console)
-    with distill_progress._rich() as show:
+    with distill_progress._progress_bars() as show:
         show(STEP)
         show(Progress("train", 121, 400, map50=0.44, note="going on"))
         show(Progress("export", 1, 1))
@@ -193,7 +196,7 @@ def test_a_student_is_added_to_a_service(
 ) -> None:
     added: list[tuple[str, str, Path]] = []
     data = training_set(tmp_path / "images")
-    monkeypatch.setattr(distill_command, "_opened", lambda *given: data)
+    monkeypatch.setattr(distill_command, "_open_data", lambda *given: data)
     monkeypatch.setattr(distill_command, "_register", lambda *given: added.append(given))
     out = tmp_path / "out"
     command = ["distill", "s", "--server", "here:1", "--register", "street", "--out", str(out)]

@@ -3,13 +3,14 @@
 from array import array
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labelled import judged, result
 
-from secondlook.cli.label import Fetched, holds
-from secondlook.core.errors import StorageFull
+from secondlook.cli.label import FetchedResults, find_sorted
+from secondlook_client.errors import StorageFull
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30)
 
@@ -20,7 +21,7 @@ def named(name: str):
 
 @given(keys=KEYS, data=st.data())
 def test_results_come_in_the_order_of_the_keys(tmp_path_factory, keys, data):
-    fetched = Fetched(tmp_path_factory.mktemp("out"), array("q", keys))
+    fetched = FetchedResults(tmp_path_factory.mktemp("out"), array("q", keys))
     arrived = data.draw(st.permutations(keys)) if keys else []
     kept = arrived[: data.draw(st.integers(0, len(keys)))]
     for key in kept:
@@ -31,35 +32,35 @@ def test_results_come_in_the_order_of_the_keys(tmp_path_factory, keys, data):
 
 
 def test_results_of_images_that_have_gone_are_left_out(tmp_path):
-    fetched = Fetched(tmp_path, array("q", [5, -3]))
+    fetched = FetchedResults(tmp_path, array("q", [5, -3]))
     for key in (5, 6, -3):
         fetched.add(key, named(str(key)))
     assert [name for name, _ in fetched.results()] == ["5", "-3"]
-    assert fetched.wants(-3) and not fetched.wants(6)
+    assert -3 in fetched and 6 not in fetched
 
 
 def test_nothing_is_lost_of_a_result(tmp_path):
-    fetched = Fetched(tmp_path, array("q", [1]))
+    fetched = FetchedResults(tmp_path, array("q", [1]))
     whole = named("новый.jpg")
     fetched.add(1, whole)
     assert list(fetched.results()) == [("новый.jpg", whole)]
 
 
 def test_names_that_are_no_text_are_themselves_again(tmp_path):
-    fetched = Fetched(tmp_path, array("q", [1, 2]))
+    fetched = FetchedResults(tmp_path, array("q", [1, 2]))
     fetched.add(1, named("a\\xff.jpg"))
     fetched.add(2, named("a\\\\b.jpg"))
     assert [name for name, _ in fetched.results()] == ["a\udcff.jpg", "a\\b.jpg"]
 
 
 def test_it_leaves_no_file_behind(tmp_path):
-    fetched = Fetched(tmp_path, array("q", [1]))
+    fetched = FetchedResults(tmp_path, array("q", [1]))
     fetched.add(1, named("a"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    fetched = Fetched(tmp_path, array("q", [1]))
+    fetched = FetchedResults(tmp_path, array("q", [1]))
 
     class Full:
         def seek(self, *_):
@@ -74,9 +75,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
 
 @given(keys=KEYS, one=st.integers(-(2**63), 2**63 - 1))
-def test_holds_is_membership(keys, one):
-    import numpy as np
-
-    ranked = np.unique(np.array(keys, dtype=np.int64))
-    assert holds(ranked, one) == (one in keys)
-    assert all(holds(ranked, key) for key in keys)
+def test_a_key_is_found_in_sorted_numbers(keys, one):
+    numbers = np.unique(np.array(keys, dtype=np.int64))
+    assert (find_sorted(numbers, one) is not None) == (one in keys)
+    assert all(numbers[find_sorted(numbers, key)] == key for key in keys)

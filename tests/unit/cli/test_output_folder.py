@@ -4,24 +4,32 @@ import json
 
 import pytest
 
-from secondlook.cli.output_folder import OutFolder
-from secondlook.core.errors import OutputExists
+from secondlook.cli.output_folder import OutputFolder
+from secondlook_client.errors import OutputExists
 
-IDENTITY = {"version": 1, "ontology": "abc", "settings": {"floor": 0.1}}
+IDENTITY = {"version": 1, "ontology": "abc", "settings": {"score_floor": 0.1}}
 
 
 def test_the_same_run_has_the_same_job_again(tmp_path):
-    with OutFolder(tmp_path / "out") as folder:
+    with OutputFolder(tmp_path / "out") as folder:
         job = folder.claim(IDENTITY)
         assert folder.claim(IDENTITY) == job
-    with OutFolder(tmp_path / "out") as folder:
+    with OutputFolder(tmp_path / "out") as folder:
         assert folder.claim(IDENTITY) == job
-    with OutFolder(tmp_path / "other") as folder:
+    with OutputFolder(tmp_path / "other") as folder:
         assert folder.claim(IDENTITY) != job
 
 
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
+    with OutputFolder(tmp_path) as folder:
+        job = folder.claim(IDENTITY)
+        run = tmp_path / "run.json"
+        run.write_text(run.read_text().replace("score_floor", "floor"))
+        assert folder.claim(IDENTITY) == job
+
+
 def test_another_run_is_refused_with_what_differs(tmp_path):
-    with OutFolder(tmp_path) as folder:
+    with OutputFolder(tmp_path) as folder:
         job = folder.claim(IDENTITY)
         with pytest.raises(OutputExists, match=r"different ontology \(abc, now def\).*--fresh"):
             folder.claim({**IDENTITY, "ontology": "def"})
@@ -32,7 +40,7 @@ def test_another_run_is_refused_with_what_differs(tmp_path):
 
 def test_clearing_removes_the_run_s_own_files_only(tmp_path):
     (tmp_path / "holiday.txt").write_text("mine")
-    with OutFolder(tmp_path) as folder:
+    with OutputFolder(tmp_path) as folder:
         folder.claim(IDENTITY)
         for name in ("yolo", ".store"):
             (tmp_path / name).mkdir()
@@ -43,15 +51,15 @@ def test_clearing_removes_the_run_s_own_files_only(tmp_path):
 
 def test_somebody_else_s_files_are_not_overwritten(tmp_path):
     (tmp_path / "coco.json").write_text("precious")
-    with OutFolder(tmp_path) as folder:
+    with OutputFolder(tmp_path) as folder:
         folder.clear()
-        with pytest.raises(OutputExists, match=r"holds a coco\.json that no run here made"):
+        with pytest.raises(OutputExists, match=r"has a coco\.json that was not written by a run"):
             folder.claim(IDENTITY)
     assert (tmp_path / "coco.json").read_text() == "precious"
 
 
 def test_a_store_that_a_crash_left_before_the_run_was_named_is_no_hindrance(tmp_path):
-    with OutFolder(tmp_path) as folder:
+    with OutputFolder(tmp_path) as folder:
         folder.store.mkdir()
         assert folder.claim(IDENTITY)
 
@@ -59,14 +67,14 @@ def test_a_store_that_a_crash_left_before_the_run_was_named_is_no_hindrance(tmp_
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', '{"version": 1}'])
 def test_a_run_json_that_says_something_else_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
-    with OutFolder(tmp_path) as folder, pytest.raises(OutputExists, match="--fresh"):
+    with OutputFolder(tmp_path) as folder, pytest.raises(OutputExists, match="--fresh"):
         folder.claim(IDENTITY)
 
 
 def test_two_runs_never_share_a_folder(tmp_path):
-    with OutFolder(tmp_path), pytest.raises(OutputExists, match="in use by another run"):
-        OutFolder(tmp_path)
-    with OutFolder(tmp_path):
+    with OutputFolder(tmp_path), pytest.raises(OutputExists, match="in use by another run"):
+        OutputFolder(tmp_path)
+    with OutputFolder(tmp_path):
         pass
 
 
@@ -74,7 +82,7 @@ def test_two_runs_never_share_a_folder(tmp_path):
     "name", ["out", "\N{GRINNING FACE} ночь", "x" * 250, "new\nline", "\udcff"]
 )
 def test_a_job_s_name_is_one_that_every_server_takes(tmp_path, name):
-    with OutFolder(tmp_path / name) as folder:
+    with OutputFolder(tmp_path / name) as folder:
         job = folder.claim(IDENTITY)
     assert job.isprintable() and 1 <= len(job) <= 200 and job == job.strip()
     assert json.loads((tmp_path / name / "run.json").read_text())["job"] == job

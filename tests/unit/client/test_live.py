@@ -87,7 +87,8 @@ def test_rules_for_opening_again():
     rules = StreamRules(RetryPolicy(draw=lambda: 0.0, first_s=0.1, unavailable_s=0))
     refused = [errors.BadOntology("x"), errors.NotSupported("x"), errors.NotReady("x")]
     assert all(rules.wait_s(cause, finished=False) is None for cause in refused)
-    passing = [None, errors.Unavailable("x"), errors.Busy("x"), errors.MessageTooLarge("x")]
+    busy = errors.from_status("RESOURCE_EXHAUSTED", "x", {}, "host:1")  # without a hint
+    passing = [None, errors.Unavailable("x"), busy, errors.MessageTooLarge("x")]
     assert [rules.wait_s(cause, finished=False) for cause in passing] == pytest.approx(
         [0.05, 0.1, 0.2, 0.4]
     )
@@ -100,7 +101,7 @@ def test_rules_for_opening_again():
 
 @pytest.mark.parametrize("field", ["max_pending", "max_under_way", "server_pending", "max_unread"])
 def test_options_of_nothing_are_refused(field):
-    with pytest.raises(errors.InvalidRequest, match=field):
+    with pytest.raises(errors.InvalidInput, match=field):
         LiveOptions(**{field: 0})
 
 

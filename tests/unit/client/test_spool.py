@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondlook_client.errors import InvalidRequest, SpoolFull, SpoolUnusable
+from secondlook_client.errors import InvalidInput, SpoolFull, SpoolUnusable
 from secondlook_client.spool import SUFFIX, Spool, SpoolLimits
 
 QUICK = SpoolLimits(sync=False)
@@ -126,9 +126,9 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_limits_are_checked() -> None:
-    with pytest.raises(InvalidRequest, match="drop_oldest"):
+    with pytest.raises(InvalidInput, match="drop_oldest"):
         SpoolLimits(when_full="panic")
-    with pytest.raises(InvalidRequest, match="at least 1"):
+    with pytest.raises(InvalidInput, match="at least 1"):
         SpoolLimits(max_bytes=0)
 
 

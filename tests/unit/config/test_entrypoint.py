@@ -8,8 +8,14 @@ import click
 import pytest
 
 from secondlook.config.entrypoint import INTERRUPTED, gentle_interrupts, run_group
-from secondlook.core.errors import AlreadyExists, BadSetting, NotAllowed, NotFound, StorageFull
-from secondlook_client.errors import Unavailable
+from secondlook_client.errors import (
+    AlreadyExists,
+    BadSetting,
+    NotAllowed,
+    NotFound,
+    StorageFull,
+    Unavailable,
+)
 
 
 def group_that(raises: BaseException | None, outcome: int | None = None) -> click.Group:

@@ -3,9 +3,9 @@ import pytest
 from stored import labelled, street_ontology
 
 from secondlook.core.class_mapping import check_questions, columns_for
-from secondlook.core.errors import BadOntology
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import View
+from secondlook_client.errors import BadOntology
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import View
 
 KEPT = Ontology(
     (

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput
-from secondlook.core.images import ImageLimits, decode
+from secondlook.config.settings import ImageSettings
+from secondlook.core.images import decode
+from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput
 
 # Pillow warns about damaged metadata and reads on; so do we.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -24,11 +25,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 def test_limits() -> None:
     data = encoded(PILImage.new("RGB", (100, 10)), "PNG")
-    assert decode(data, limits=ImageLimits(len(data), 1000, 100)).width == 100
+    assert decode(data, limits=ImageSettings(len(data), 1000, 100)).width == 100
     for limits, said in (
-        (ImageLimits(len(data) - 1, 1000, 100), "max_image_bytes"),
-        (ImageLimits(len(data), 999, 100), "max_image_pixels"),
-        (ImageLimits(len(data), 1000, 99), "max_image_side"),
+        (ImageSettings(len(data) - 1, 1000, 100), "--max-image-bytes"),
+        (ImageSettings(len(data), 999, 100), "--max-image-pixels"),
+        (ImageSettings(len(data), 1000, 99), "--max-image-side"),
     ):
         with pytest.raises(ImageTooLarge, match=said):
             decode(data, limits=limits)
@@ -111,7 +112,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-SMALL = ImageLimits(max_pixels=1_000_000, max_side=5000)
+SMALL = ImageSettings(max_image_pixels=1_000_000, max_image_side=5000)
 
 
 @settings(max_examples=600, suppress_health_check=list(HealthCheck))
@@ -124,7 +125,7 @@ def test_damaged_files_are_a_image_or_an_input_error(data: bytes) -> None:
         return
     assert image.pixels.ndim == 3
     assert image.pixels.shape[2] == 3
-    assert 1 <= image.width * image.height <= SMALL.max_pixels
+    assert 1 <= image.width * image.height <= SMALL.max_image_pixels
 
 
 @given(st.binary(max_size=200))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.core.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
-from secondlook.core.image_folder import read, select
+from secondlook.core.image_folder import read_image_file, select_images
+from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
 
 
 def names(*paths, out="/nowhere/out"):
-    return [source.name for source in select([Path(p) for p in paths], Path(out)).walk()]
+    return [source.name for source in select_images([Path(p) for p in paths], Path(out)).walk()]
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -56,7 +56,7 @@ def test_links_are_followed_inside_the_folder_only(tmp_path):
     (inside / "escape").symlink_to(tmp_path / "outside")
     (inside / "loop").symlink_to(inside)
     (inside / "broken.jpg").symlink_to("nowhere.jpg")
-    found = {s.name: s.refusal for s in select([inside], tmp_path / "out").walk()}
+    found = {s.name: s.refusal for s in select_images([inside], tmp_path / "out").walk()}
     assert found["real.jpg"] == found["alias.jpg"] == ""
     assert "leads out" in found["escape.jpg"] and "leads out" in found["escape"]
     assert "not there" in found["broken.jpg"]
@@ -67,28 +67,28 @@ def test_a_named_pipe_or_socket_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(tmp_path / "socket.jpg"))
-    for source in select([tmp_path], tmp_path / "out").walk():
+    for source in select_images([tmp_path], tmp_path / "out").walk():
         with pytest.raises(BadImage, match="not a file"):
-            read(source, 1000)
+            read_image_file(source, 1000)
 
 
 def test_a_file_that_turns_into_a_pipe_does_not_block(tmp_path):
     path = touch(tmp_path / "x.jpg")
-    source = next(select([path], tmp_path / "out").walk())
+    source = next(select_images([path], tmp_path / "out").walk())
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(BadImage, match="no longer a regular file"):
-        read(source, 1000)
+        read_image_file(source, 1000)
 
 
 def test_reading_gives_the_bytes_up_to_the_limit(tmp_path):
-    source = next(select([touch(tmp_path / "x.jpg", b"12345")], tmp_path / "out").walk())
-    assert read(source, 5) == b"12345"
+    source = next(select_images([touch(tmp_path / "x.jpg", b"12345")], tmp_path / "out").walk())
+    assert read_image_file(source, 5) == b"12345"
     with pytest.raises(ImageTooLarge, match="5 bytes; at most 4"):
-        read(source, 4)
+        read_image_file(source, 4)
     source.path.unlink()
     with pytest.raises(BadImage, match="cannot be opened"):
-        read(source, 5)
+        read_image_file(source, 5)
 
 
 def test_very_deep_folders_are_walked(tmp_path):
@@ -112,11 +112,11 @@ def test_strange_names_survive(tmp_path):
 
 def test_a_replaced_file_has_another_key(tmp_path):
     path = touch(tmp_path / "x.jpg")
-    keys = [next(select([path], tmp_path / "out").walk()).key]
+    keys = [next(select_images([path], tmp_path / "out").walk()).key]
     touch(path, b"longer")
-    keys.append(next(select([path], tmp_path / "out").walk()).key)
+    keys.append(next(select_images([path], tmp_path / "out").walk()).key)
     os.utime(path, ns=(1, 1))
-    keys.append(next(select([path], tmp_path / "out").walk()).key)
+    keys.append(next(select_images([path], tmp_path / "out").walk()).key)
     assert len(set(keys)) == 3 and all(-(2**63) <= key < 2**63 for key in keys)
 
 
@@ -138,17 +138,17 @@ def test_a_folder_that_cannot_be_read_fails_alone(tmp_path, monkeypatch):
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", refusing)  # the tests may run as root, whom nothing stops
-    found = {s.name: s.refusal for s in select([tmp_path], tmp_path / "out").walk()}
+    found = {s.name: s.refusal for s in select_images([tmp_path], tmp_path / "out").walk()}
     assert found == {"locked": "the folder cannot be read: Permission denied", "x.jpg": ""}
 
 
 def test_a_image_that_nothing_reads_is_refused_and_not_passed_over(tmp_path):
     for name in ("a.HEIC", "b.avif", "c.mov"):
         touch(tmp_path / name)
-    found = {s.name: s.refusal for s in select([tmp_path]).walk()}
+    found = {s.name: s.refusal for s in select_images([tmp_path]).walk()}
     assert found == {
         "a.HEIC": "HEIC is not read; convert it to JPEG",
         "b.avif": "AVIF is not read; convert it to JPEG",
     }
-    named = next(select([tmp_path / "a.HEIC"]).walk())
+    named = next(select_images([tmp_path / "a.HEIC"]).walk())
     assert not named.refusal, "a file named outright is judged by its bytes"

@@ -7,8 +7,8 @@ import pytest
 from encoded_images import FORMATS, encoded, gradient, png
 from PIL import Image as PILImage
 
-from secondlook.core.errors import BadImage
 from secondlook.core.images import decode
+from secondlook_client.errors import BadImage
 
 # Pillow warns about damaged metadata and reads on; so do we.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -49,13 +49,13 @@ def test_a_png_without_its_last_mark_has_lost_no_pixel() -> None:
     ("data", "said"),
     [
         (b"", "empty"),
-        (b"hello", "are no image; read are JPEG"),
+        (b"hello", "are not an image; supported formats: JPEG"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"\x00\x00\x00\x18ftypheic\x00", "HEIC; convert"),
         (b"\x00\x00\x00\x18ftypmp42\x00", "extract the frames"),
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b"%PDF-1.7", "PDF"),
-        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "no image"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "not an image"),
         (b"\xff\xd8\xff", "truncated"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
     ],

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.core.errors import BadOntology
-from secondlook.core.ontology import MAX_CLASSES, ClassSpec, Ontology, normal
-from secondlook.core.types import View
+from secondlook_client.errors import BadOntology
+from secondlook_client.ontology import MAX_CLASSES, ClassSpec, Ontology, normal
+from secondlook_client.values import View
 
 
 def test_defaults_come_from_the_name() -> None:

@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.core.errors import BadOntology, NotFound, SecondlookError
-from secondlook.core.ontology import MAX_NAME, ClassSpec, Ontology, default_question
 from secondlook.core.ontology_yaml import (
     dump,
     load_ontology,
     ontology_from_lines,
     ontology_from_yaml,
 )
-from secondlook.core.types import View
+from secondlook_client.errors import BadOntology, NotFound, SecondlookError
+from secondlook_client.ontology import MAX_NAME, ClassSpec, Ontology, default_question
+from secondlook_client.values import View
 
 
 @pytest.mark.parametrize(

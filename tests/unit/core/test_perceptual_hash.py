@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from secondlook.core.images import decode, distance, perceptual_hash
+from secondlook.core.images import decode
+from secondlook.core.perceptual_hash import hamming_distance, perceptual_hash
 
 
 def images(data_dir, folder, count):
@@ -27,13 +28,13 @@ def test_the_same_image_encoded_or_scaled_again_is_near(data_dir):
     for pixels in images(data_dir, "coco_val128/images", 24):
         image, own = Image.fromarray(pixels), perceptual_hash(pixels)
         half = image.resize((image.width // 2, image.height // 2))
-        assert distance(own, perceptual_hash(encoded(image, 40))) <= 6
-        assert distance(own, perceptual_hash(np.array(half))) <= 6
+        assert hamming_distance(own, perceptual_hash(encoded(image, 40))) <= 6
+        assert hamming_distance(own, perceptual_hash(np.array(half))) <= 6
 
 
 def test_strangers_are_far(data_dir):
     hashes = [perceptual_hash(pixels) for pixels in images(data_dir, "coco_val128/images", 64)]
-    assert min(distance(a, b) for a, b in itertools.combinations(hashes, 2)) > 6
+    assert min(hamming_distance(a, b) for a, b in itertools.combinations(hashes, 2)) > 6
 
 
 def test_bits_say_where_it_gets_lighter():
@@ -41,7 +42,7 @@ def test_bits_say_where_it_gets_lighter():
     lighter = np.repeat(ramp, 3, axis=2)
     assert perceptual_hash(lighter) == -1  # every bit set, as a signed number
     assert perceptual_hash(lighter[:, ::-1].copy()) == 0
-    assert distance(-1, 0) == 64
+    assert hamming_distance(-1, 0) == 64
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
@@ -56,4 +57,4 @@ def test_cells_are_means_of_their_part(shape):
     pixels = np.zeros(shape, dtype=np.uint8)
     pixels[:, shape[1] // 2 :] = 200
     # One step from dark to light: one bit set in each of the eight rows.
-    assert 8 <= distance(perceptual_hash(pixels), 0) <= 16
+    assert 8 <= hamming_distance(perceptual_hash(pixels), 0) <= 16

@@ -15,11 +15,12 @@ from sqlalchemy import delete
 
 from secondlook.core.types import Image
 from secondlook.datasets.manifest import Entry, entries, load_manifest
-from secondlook.datasets.query import GroupBy, Query, SplitShare, query_of
+from secondlook.datasets.query import Query, SplitShare, query_of
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.datasets.splits import SHORTEST, block_id, block_of, split_of
 from secondlook.store import Store, open_store
 from secondlook.store.schema import decisions
+from secondlook_client.values import GroupBy
 
 TENTHS = (SplitShare("train", 0.8), SplitShare("val", 0.1), SplitShare("test", 0.1))
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from training_sets import coco, drawn, write_coco, write_images, write_yolo
 
-from secondlook.core.errors import InvalidInput, NotFound
 from secondlook.datasets.open import BY_HASH, open_training_set
 from secondlook.datasets.readers.coco import read_coco
 from secondlook.datasets.readers.yolo import read_yolo
+from secondlook_client.errors import InvalidInput, NotFound
 
 PARTS = {"train": range(6), "val": range(6, 9)}
 
@@ -100,26 +100,26 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "leads out": (put("images", 0, file_name="../val/006.png"), "without '..'"),
     "absolute": (put("images", 0, file_name="/etc/hostname"), "below the dataset's folder"),
     "drive": (put("images", 0, file_name="C:\\a.png"), "below the dataset's folder"),
-    "null character": (put("images", 0, file_name="a\0b.png"), "no name of an image"),
+    "null character": (put("images", 0, file_name="a\0b.png"), "invalid image name"),
     "other size": (put("images", 0, width=36), "labels of '000.png' are for 36×60"),
-    "turned": (put("images", 0, width=60, height=72), "turned"),
+    "turned": (put("images", 0, width=60, height=72), "rotated"),
     "endless": (put("images", 0, width=float("inf")), "numbers as width"),
-    "negatives": (broken_coco(lambda plain: plain.update(hard_negatives=5)), "is no list"),
+    "negatives": (broken_coco(lambda plain: plain.update(hard_negatives=5)), "no list 'hard_neg"),
     "groups": (put("categories", 0, supercategory=["x"], id="a"), "category_id 1"),
     "enormous": (put("annotations", 0, bbox=[10**400, 0, 5, 5]), "expected bbox"),
-    "half a character": (put("images", 0, file_name="\ud800.png"), "no name of an image"),
+    "half a character": (put("images", 0, file_name="\ud800.png"), "invalid image name"),
     "lines as class": (put("categories", 0, name="a\nb"), "printable"),
     "long class": (put("categories", 0, name="a" * 201), "1 to 200"),
     "words as size": (put("images", 0, width="wide"), "numbers as width"),
     "no list": (broken_coco(lambda plain: plain.pop("images")), "no list 'images'"),
     "too many boxes": (broken_coco(crowded), "has 1,001 boxes"),
     "no labels": (broken_coco(no_labels), "no image of 'train' .* has a label"),
-    "empty": (broken_coco(no_images), "part 'train' of 'set' has no image"),
-    "one image": (one_image, "needs 2 different ones"),
-    "one image twice": (twins, "2 image.s. and none unlike them"),
+    "empty": (broken_coco(no_images), "split 'train' of 'set' has no image"),
+    "one image": (one_image, "needs at least 2 different ones"),
+    "one image twice": (twins, "2 image.s., all with the same content"),
     "gone": (without_images, "2 of the 9 images"),
     "all gone": (all_gone, "put the images there"),
-    "no image": (no_image, "000.png is no image"),
+    "no image": (no_image, "000.png cannot be read as an image"),
     "unknown number": (yolo_with("labels/train/000.txt", "7 .5 .5 .1 .1"), "class 7 is not among"),
     "pixels": (yolo_with("labels/train/000.txt", "1 36 30 10 10"), "000.txt:1: .* 0 to 1"),
     "words": (yolo_with("labels/train/000.txt", "red .5 .5 .1 .1"), "expected a class number"),
@@ -127,7 +127,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no yaml": (yolo_with("data.yaml", "{train: ["), "is not YAML"),
     "no names": (yolo_with("data.yaml", "train: images/train"), "expected 'names'"),
     "gaps": (yolo_with("data.yaml", "train: a\nnames: {0: a, 2: b}"), "without gaps"),
-    "no train": (yolo_with("data.yaml", "names: [a]"), "names no 'train'"),
+    "no train": (yolo_with("data.yaml", "names: [a]"), "has no 'train'"),
     "train elsewhere": (
         yolo_with("data.yaml", "train: /etc\nnames: [a]"),
         "relative to the folder",
@@ -155,7 +155,7 @@ def test_nothing_there_is_told(tmp_path: Path) -> None:
         open_training_set(str(tmp_path / "nowhere"))
     with pytest.raises(InvalidInput, match="neither COCO files"):
         open_training_set(str(tmp_path))
-    with pytest.raises(InvalidInput, match=r"no part 'dev' .* there is: val"):
+    with pytest.raises(InvalidInput, match=r"no split 'dev' .* there is: val"):
         open_training_set(str(write_coco(tmp_path / "set", PARTS)), split="dev")
 
 
@@ -178,7 +178,7 @@ def test_a_few_gone_images_are_told(tmp_path: Path) -> None:
     (root / "images/train/003.png").unlink()
     data = open_training_set(str(root))
     assert len(data.train) == 19
-    assert any("1 images are named and not there, the first '003.png'" in w for w in data.warnings)
+    assert any("1 images are missing, the first is '003.png'" in w for w in data.warnings)
 
 
 def test_huge_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,5 +188,5 @@ def test_huge_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_coco("set", {"train": root / "annotations/train.json"}, root)
     yolo = write_yolo(tmp_path / "yolo", PARTS)
     (yolo / "labels/train/000.txt").write_text("0 .5 .5 .1 .1\n" * 100_000)
-    with pytest.raises(InvalidInput, match="no file of labels"):
+    with pytest.raises(InvalidInput, match="not a label file"):
         read_yolo("yolo", yolo / "data.yaml")

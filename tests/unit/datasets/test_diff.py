@@ -2,12 +2,12 @@
 
 from frozen import DOG_BOX, PETS, photos, stored
 
-from secondlook.core.types import Outcome
-from secondlook.datasets.diff import Change, Changed, Difference, compare
+from secondlook.datasets.diff import ChangeKind, DiffCounts, ImageChange, compare_snapshots
 from secondlook.datasets.manifest import load_manifest
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store
+from secondlook_client.values import Outcome
 
 ALL = (SplitShare("train", 1),)
 
@@ -17,11 +17,11 @@ def made(store: Store, name: str, *runs: str, **query: object) -> str:
     return name
 
 
-def changes(store: Store, old: str, new: str) -> list[Changed]:
+def changes(store: Store, old: str, new: str) -> list[ImageChange]:
     manifests = [
         load_manifest(store.blobs, store.snapshots.get(name).manifest) for name in (old, new)
     ]
-    return list(compare(store.blobs, *manifests))
+    return list(compare_snapshots(store.blobs, *manifests))
 
 
 def test_the_same_content_does_not_differ(store: Store) -> None:
@@ -36,13 +36,13 @@ def test_images_that_came_and_went(store: Store) -> None:
     stored(store, "a", photos(5))
     stored(store, "b", photos(5, first=3))
     old, new = made(store, "old", "a"), made(store, "new", "b")
-    difference = Difference()
+    difference = DiffCounts()
     for changed in changes(store, old, new):
         difference.add(changed)
-    assert difference.changes == {Change.ADDED: 3, Change.REMOVED: 3}
+    assert difference.changes == {ChangeKind.ADDED: 3, ChangeKind.REMOVED: 3}
     assert difference.gained == difference.lost == {}
     swapped = [c.change for c in changes(store, new, old)]
-    assert sorted(swapped) == [Change.ADDED] * 3 + [Change.REMOVED] * 3
+    assert sorted(swapped) == [ChangeKind.ADDED] * 3 + [ChangeKind.REMOVED] * 3
     hashes = [c.sha256 for c in changes(store, old, new)]
     assert hashes == sorted(hashes)
 
@@ -50,11 +50,11 @@ def test_images_that_came_and_went(store: Store) -> None:
 def test_a_person_s_word_shows(store: Store) -> None:
     run = stored(store, "r", photos(3))
     old = made(store, "old", "r")
-    image = store.records.results(run.id)[1].image_id
-    store.records.correct(image, "dog", DOG_BOX, Outcome.UNSURE, "ada")
-    store.records.correct(image, "cat", (50, 40, 70, 60), Outcome.ACCEPT, "ada")
+    image = store.results.page(run.id)[1].image_id
+    store.results.correct(image, "dog", DOG_BOX, Outcome.UNSURE, "ada")
+    store.results.correct(image, "cat", (50, 40, 70, 60), Outcome.ACCEPT, "ada")
     (changed,) = changes(store, old, made(store, "new", "r"))
-    assert changed.change is Change.RELABELLED
+    assert changed.change is ChangeKind.RELABELLED
     assert changed.gained == ("cat label", "dog ignore")
     assert changed.lost == ("dog label",)
 
@@ -63,5 +63,5 @@ def test_a_image_that_moved_to_another_split(store: Store) -> None:
     stored(store, "r", photos(20))
     halves = (SplitShare("train", 1), SplitShare("val", 1))
     found = changes(store, made(store, "old", "r"), made(store, "new", "r", split=halves))
-    assert {c.change for c in found} == {Change.MOVED}
+    assert {c.change for c in found} == {ChangeKind.MOVED}
     assert 0 < len(found) < 20

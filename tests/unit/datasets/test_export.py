@@ -11,13 +11,13 @@ from fakes import Row
 from frozen import DOG_BOX, PETS, drawn, encoded, entries_of, stored
 from PIL import Image as PILImage
 
-from secondlook.core.errors import Damaged, InvalidInput, NotFound, OutputExists
 from secondlook.core.types import Image
 from secondlook.datasets.export import FORMATS, export, file_name
 from secondlook.datasets.manifest import Entry
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store, open_store
+from secondlook_client.errors import Damaged, InvalidInput, NotFound, OutputExists
 
 CAT_BOX = (41.0, 40.0, 70.0, 60.0)
 NAMES = ("a/one.jpg", "a/two.png", "b/one.jpg", "b/sub/ноч😀.webp", "../../etc/passwd", "-x'\n.bmp")

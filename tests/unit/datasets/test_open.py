@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from training_sets import CLASSES, coco, drawn, write_coco, write_images, write_yolo
 
-from secondlook.core.errors import BadImage, Damaged, NotFound, SecondlookError
 from secondlook.datasets.image_cache import PixelCache, read_pixels, size_of
 from secondlook.datasets.open import BY_HASH, open_training_set
 from secondlook.datasets.samples import Sample, TrainingSet
+from secondlook_client.errors import BadImage, Damaged, NotFound, SecondlookError
 
 PARTS = {"train": range(6), "val": range(6, 9)}
 

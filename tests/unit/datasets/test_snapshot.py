@@ -20,14 +20,15 @@ from frozen import (
 )
 from PIL import Image as PILImage
 
-from secondlook.core.errors import AlreadyExists, InvalidInput, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.core.ontology_yaml import ontology_from_yaml
-from secondlook.core.types import Image, Outcome
-from secondlook.datasets.manifest import BoxKind, Entry, load_manifest
+from secondlook.core.types import Image
+from secondlook.datasets.manifest import Entry, load_manifest
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store, open_store
+from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import BoxKind, Outcome
 
 
 def by_name(found: list[Entry]) -> dict[str, Entry]:
@@ -110,8 +111,8 @@ def test_a_person_outranks_the_run(store: Store) -> None:
     many(store)
     first = store.snapshots.get(create_snapshot(store, "before", Query(("r",))).name)
     (run,) = store.snapshots.runs(["r"], "")
-    image = store.records.results(run.id)[0].image_id
-    store.records.correct(image, "dog", DOG_BOX, Outcome.REJECT, "ada")
+    image = store.results.page(run.id)[0].image_id
+    store.results.correct(image, "dog", DOG_BOX, Outcome.REJECT, "ada")
     found = by_name(frozen(store))
     assert found["sure.jpg"].verified_empty
     assert by_name(entries_of(store, "before"))["sure.jpg"].boxes  # and a snapshot never changes

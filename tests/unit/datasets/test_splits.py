@@ -5,10 +5,11 @@ from frozen import HALVES, drawn, encoded, frozen, photos, stored
 from PIL import Image as PILImage
 
 from secondlook.datasets.manifest import Entry, entries, load_manifest
-from secondlook.datasets.query import GroupBy, Query
+from secondlook.datasets.query import Query
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store
 from secondlook.store.snapshots import manifest_blobs
+from secondlook_client.values import GroupBy
 
 
 def sides(found: list[Entry]) -> dict[str, str]:

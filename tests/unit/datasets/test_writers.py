@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from labelled import judged, result, results
 from PIL import Image
 
-from secondlook.core.errors import StorageFull
 from secondlook.datasets.writers import OUTPUTS, WRITERS, Labels
 from secondlook.evaluation.coco_files import join
-from secondlook_client.results import Outcome
+from secondlook_client.errors import StorageFull
+from secondlook_client.values import Outcome
 
 CLASSES = ("person wearing glasses", "dog", "été <&> 😀")
 BOX = (10.4, 20.6, 60.0, 90.0)

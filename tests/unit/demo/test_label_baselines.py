@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.demo.label_baselines import (
     best_threshold,
-    careful,
-    doubts_as_background,
-    exact,
-    unverified,
+    confident_labels,
+    ignore_as_background,
+    proposer_labels,
+    true_labels,
 )
 from secondlook.evaluation.matching import TrueBox
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Decision, Judgement, LabelResult, Outcome
 
 Box = tuple[float, float, float, float]
 CLASSES = ("person", "dog")
@@ -35,26 +35,26 @@ def data() -> TrainingSet:
 
 
 def judged(name: str, box: Box, score: float, outcome: Outcome, p: float) -> Judgement:
-    return Judgement(name, box, score, outcome, p, "because")
+    return Judgement(name, box, score, None, Decision(outcome, p, "because"))
 
 
 def results(*judgements: Judgement) -> dict[str, LabelResult]:
     return {KEY: LabelResult("x.png", KEY, 64, 48, len(judgements), judgements, "p", "v")}
 
 
-def told(boxes: np.ndarray, classes: np.ndarray) -> list[tuple[str, float]]:
+def pairs(boxes: np.ndarray, classes: np.ndarray) -> list[tuple[str, float]]:
     return [(CLASSES[c], float(box[0])) for box, c in zip(boxes, classes, strict=True)]
 
 
 def parts(sample: Sample) -> tuple[object, object, object]:
     return (
-        told(sample.boxes, sample.classes),
-        told(sample.ignore, sample.ignore_classes),
-        told(sample.negatives, sample.negative_classes),
+        pairs(sample.boxes, sample.classes),
+        pairs(sample.ignore, sample.ignore_classes),
+        pairs(sample.negatives, sample.negative_classes),
     )
 
 
-def test_a_careful_user_doubts_what_is_nearly_sure() -> None:
+def test_nearly_certain_labels_are_ignored_by_a_stricter_bound() -> None:
     found = results(
         judged("person", A, 0.9, Outcome.ACCEPT, 0.95),
         judged("dog", A, 0.9, Outcome.ACCEPT, 0.94),
@@ -64,11 +64,11 @@ def test_a_careful_user_doubts_what_is_nearly_sure() -> None:
         judged("dog", C, 0.5, Outcome.REJECT, 0.97),  # another side of its group was right
         judged("cat", C, 0.5, Outcome.ACCEPT, 1.0),  # of no class of this training
     )
-    labelled = careful(data(), found, 0.95, 0.05)
-    doubts = [("dog", 0.0), ("dog", 20.0), ("person", 40.0), ("dog", 40.0)]
+    labelled = confident_labels(data(), found, 0.95, 0.05)
+    ignored = [("dog", 0.0), ("dog", 20.0), ("person", 40.0), ("dog", 40.0)]
     for one in (*labelled.train, *labelled.held_out):
-        assert parts(one) == ([("person", 0.0)], doubts, [("person", 20.0)])
-    (background,) = doubts_as_background(labelled).train
+        assert parts(one) == ([("person", 0.0)], ignored, [("person", 20.0)])
+    (background,) = ignore_as_background(labelled).train
     assert parts(background) == ([("person", 0.0)], [], [("person", 20.0)])
 
 
@@ -77,15 +77,15 @@ def test_unverified_labels_are_scores_from_one_threshold_on() -> None:
         judged("person", A, 0.40, Outcome.REJECT, 0.0),
         judged("dog", B, 0.39, Outcome.ACCEPT, 1.0),
     )
-    (one,) = unverified(data(), found, 0.4).train
+    (one,) = proposer_labels(data(), found, 0.4).train
     assert parts(one) == ([("person", 0.0)], [], [])
 
 
 def test_the_truth_takes_the_place_of_every_label() -> None:
-    (one,) = exact(data(), {KEY: [TrueBox("dog", B), TrueBox("cat", C)]}).train
+    (one,) = true_labels(data(), {KEY: [TrueBox("dog", B), TrueBox("cat", C)]}).train
     assert parts(one) == ([("dog", 20.0)], [], [])
     with pytest.raises(KeyError):
-        exact(data(), {})
+        true_labels(data(), {})
 
 
 def test_the_best_threshold_is_that_of_the_best_f1() -> None:

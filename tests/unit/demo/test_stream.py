@@ -1,4 +1,4 @@
-"""The camera of the demo world: exact truth, slow change, and another place when it is told to."""
+"""The camera of the demo world: exact truth, slow change, and another place when it moves."""
 
 import time
 from itertools import pairwise
@@ -13,20 +13,20 @@ CHANGE = 90
 
 
 @pytest.fixture(scope="module")
-def seen() -> list[Scene]:
+def stream() -> list[Scene]:
     return list(frames(5, 120, changes=(CHANGE,)))
 
 
-def test_the_same_arguments_give_the_same_frames(seen: list[Scene]) -> None:
+def test_the_same_arguments_give_the_same_frames(stream: list[Scene]) -> None:
     again = list(frames(5, 20, changes=(CHANGE,)))
-    for one, other in zip(seen, again, strict=False):
+    for one, other in zip(stream, again, strict=False):
         assert np.array_equal(one.image, other.image)
         assert one.things == other.things
-    assert not np.array_equal(next(iter(frames(6, 1))).image, seen[0].image)
+    assert not np.array_equal(next(iter(frames(6, 1))).image, stream[0].image)
 
 
-def test_boxes_are_inside_and_nouns_are_the_worlds(seen: list[Scene]) -> None:
-    for scene in seen:
+def test_boxes_are_inside_and_nouns_are_the_worlds(stream: list[Scene]) -> None:
+    for scene in stream:
         assert scene.image.shape == (240, 320, 3)
         assert scene.image.dtype == np.uint8
         for thing in scene.things:
@@ -34,17 +34,17 @@ def test_boxes_are_inside_and_nouns_are_the_worlds(seen: list[Scene]) -> None:
             assert 0 <= x0 < x1 <= 320
             assert 0 <= y0 < y1 <= 240
             assert thing.noun in NOUNS
-    assert {thing.noun for scene in seen for thing in scene.things} >= {"person", "tree"}
+    assert {thing.noun for scene in stream for thing in scene.things} >= {"person", "tree"}
 
 
-def test_what_moves_moves_slowly_and_the_place_stays(seen: list[Scene]) -> None:
-    pixels = np.stack([scene.image.astype(np.float32) for scene in seen])
+def test_what_moves_moves_slowly_and_the_place_stays(stream: list[Scene]) -> None:
+    pixels = np.stack([scene.image.astype(np.float32) for scene in stream])
     steps = np.abs(np.diff(pixels, axis=0)).mean((1, 2, 3))
     assert np.median(steps[: CHANGE - 1]) < 6
     assert steps[CHANGE - 1] > 3 * np.median(steps)
     assert np.median(np.abs(pixels[0] - pixels[CHANGE - 1])) < 10
     walks = set()
-    for before, after in pairwise(seen[:CHANGE]):
+    for before, after in pairwise(stream[:CHANGE]):
         ours = {(t.noun, t.colour, t.traits): t.box[0] for t in before.things if t.noun != "tree"}
         for thing in after.things:
             if (key := (thing.noun, thing.colour, thing.traits)) in ours:
@@ -58,10 +58,10 @@ def test_people_come_and_go() -> None:
     assert max(counts) <= 20
 
 
-def test_a_place_after_a_change_is_another_one(seen: list[Scene]) -> None:
+def test_a_place_after_a_change_is_another_one(stream: list[Scene]) -> None:
     first, second = (
         np.median([scene.image for scene in part], axis=0)
-        for part in (seen[:CHANGE], seen[CHANGE:])
+        for part in (stream[:CHANGE], stream[CHANGE:])
     )
     assert np.abs(first - second).mean() > 15
 
@@ -70,8 +70,8 @@ def test_a_frame_is_cheap() -> None:
     camera = frames(8, 61)
     next(camera)
     started = time.process_time()
-    drawn = list(camera)
-    assert (time.process_time() - started) / len(drawn) < 0.030
+    rendered = list(camera)
+    assert (time.process_time() - started) / len(rendered) < 0.030
 
 
 def test_too_small_a_frame_is_refused() -> None:

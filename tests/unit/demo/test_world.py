@@ -1,4 +1,4 @@
-"""The demo world: the same seed gives the same bytes, and the truth is what is seen."""
+"""The demo world: the same seed gives the same bytes, and the truth matches the image."""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ from PIL import Image
 
 from secondlook.demo import world
 from secondlook.demo.canvas import (
-    AIR,
     CLUTTER,
     FACE,
     GLASSES,
     HELMET,
     PARTS,
+    SHADOW,
     SUPERSAMPLE,
     Pen,
-    Shape,
+    Primitive,
     paint,
 )
-from secondlook.demo.identity import decidable, first_identity, visible_box
+from secondlook.demo.identity import first_identity, recognisable, visible_box
 from secondlook.demo.people import Wear, person
-from secondlook.demo.staging import Figure, fill, set_stage
+from secondlook.demo.staging import Figure, populate, set_stage
 from secondlook.demo.world import (
     ATTRIBUTES,
     COLOURS,
@@ -58,13 +58,13 @@ def block(noun: str | None, box: tuple[float, float, float, float], part: int = 
     pen = Pen((0.0, 0.0), 1.0)
     # A polygon's own last row and column are drawn, so the corner is one pixel short of the box.
     pen.rect((box[0], box[1], box[2] - 1, box[3] - 1), (200, 30, 30), part)
-    return Figure(noun, None, Wear(), box[3], tuple(pen.shapes))
+    return Figure(noun, None, Wear(), box[3], tuple(pen.primitives))
 
 
 def someone(x: float, ground: float, height: float, wear: Wear) -> Figure:
     pen = Pen((x, ground), height)
     person(pen, np.random.default_rng(3), wear)
-    return Figure("person", None, wear, ground, tuple(pen.shapes))
+    return Figure("person", None, wear, ground, tuple(pen.primitives))
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_a_size_too_small_is_refused() -> None:
 
 
 def test_boxes_lie_inside_and_are_large_enough(scenes: list[Scene]) -> None:
-    for drawn in scenes:
-        height, width = drawn.image.shape[:2]
-        for thing in drawn.things:
+    for rendered in scenes:
+        height, width = rendered.image.shape[:2]
+        for thing in rendered.things:
             x0, y0, x1, y1 = thing.box
             assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
             assert max(x1 - x0, y1 - y0) >= 8
@@ -111,7 +111,7 @@ def test_boxes_lie_inside_and_are_large_enough(scenes: list[Scene]) -> None:
 
 
 def test_values_are_the_documented_ones(scenes: list[Scene]) -> None:
-    for thing in (thing for drawn in scenes for thing in drawn.things):
+    for thing in (thing for rendered in scenes for thing in rendered.things):
         assert thing.noun in NOUNS
         assert (thing.colour in COLOURS) == (thing.noun in ("car", "ball", "helmet"))
         assert thing.traits <= (TRAITS if thing.noun == "person" else set())
@@ -122,8 +122,8 @@ def test_values_are_the_documented_ones(scenes: list[Scene]) -> None:
 
 def test_what_is_worn_has_its_own_box_on_the_head(scenes: list[Scene]) -> None:
     seen = 0
-    for drawn in scenes:
-        things = drawn.things
+    for rendered in scenes:
+        things = rendered.things
         for place, wearer in enumerate(things):
             worn = [things[i] for i in range(place + 1, min(place + 3, len(things)))]
             for trait, noun in (("glasses", "glasses"), ("helmet", "helmet")):
@@ -143,7 +143,7 @@ def test_glasses_on_the_eyes_sit_lower_than_glasses_on_the_head() -> None:
     heights = []
     for wear in (Wear(glasses=True), Wear(glasses_on_head=True)):
         figure = someone(320, 460, 400, wear)
-        figures, ids = decidable([figure], CANVAS, 1.0)
+        figures, ids = recognisable([figure], CANVAS, 1.0)
         box = visible_box(figures[0], first_identity(0), (GLASSES,), ids)
         heights.append((box[1] + box[3]) / 2)
     head = 400 * 0.27 / SUPERSAMPLE
@@ -152,15 +152,15 @@ def test_glasses_on_the_eyes_sit_lower_than_glasses_on_the_head() -> None:
 
 def test_box_is_the_visible_part_of_a_half_hidden_block() -> None:
     back, front = block("car", (100, 100, 300, 200)), block("tree", (220, 80, 400, 260))
-    figures, ids = decidable([back, front], CANVAS, 1.0)
+    figures, ids = recognisable([back, front], CANVAS, 1.0)
     assert visible_box(figures[0], first_identity(0), range(PARTS), ids) == (50, 50, 110, 100)
     assert visible_box(figures[1], first_identity(1), range(PARTS), ids) == (110, 40, 200, 130)
 
 
 def test_clutter_hides_and_shadows_do_not() -> None:
     back = block("car", (100, 100, 300, 200))
-    for part, right in ((CLUTTER, 110), (AIR, 150)):
-        figures, ids = decidable([back, block(None, (220, 80, 400, 260), part)], CANVAS, 1.0)
+    for part, right in ((CLUTTER, 110), (SHADOW, 150)):
+        figures, ids = recognisable([back, block(None, (220, 80, 400, 260), part)], CANVAS, 1.0)
         assert visible_box(figures[0], first_identity(0), range(PARTS), ids)[2] == right
 
 
@@ -171,7 +171,7 @@ def test_a_thing_that_shows_less_than_its_share_is_taken_out(
     covered_from: float, kept: bool
 ) -> None:
     back, front = block("car", (100, 100, 300, 200)), block("tree", (covered_from, 80, 400, 260))
-    figures, ids = decidable([back, front], CANVAS, 1.0)
+    figures, ids = recognisable([back, front], CANVAS, 1.0)
     assert (back in figures) == kept
     assert len(np.unique(ids)) == 2 + kept
 
@@ -179,30 +179,30 @@ def test_a_thing_that_shows_less_than_its_share_is_taken_out(
 @pytest.mark.parametrize(("part", "wear"), [(GLASSES, Wear(glasses=True)), (FACE, Wear())])
 def test_a_person_whose_face_or_glasses_are_hidden_is_taken_out(part: int, wear: Wear) -> None:
     figure = someone(320, 460, 400, wear)
-    _, ids = decidable([figure], CANVAS, 1.0)
+    _, ids = recognisable([figure], CANVAS, 1.0)
     x0, y0, x1, y1 = (v * SUPERSAMPLE for v in visible_box(figure, first_identity(0), (part,), ids))
     half = block(None, (x0, y0, x0 + 0.5 * (x1 - x0), y1), CLUTTER)
     body = block(None, (200.0, 300.0, 440.0, 420.0), CLUTTER)
-    assert decidable([figure, half], CANVAS, 1.0)[0] == [half]
-    assert decidable([figure, body], CANVAS, 1.0)[0] == [figure, body]
+    assert recognisable([figure, half], CANVAS, 1.0)[0] == [half]
+    assert recognisable([figure, body], CANVAS, 1.0)[0] == [figure, body]
 
 
 def test_a_head_cut_by_the_border_takes_the_person_out() -> None:
-    assert decidable([someone(20, 460, 400, Wear())], CANVAS, 1.0)[0] == []
+    assert recognisable([someone(20, 460, 400, Wear())], CANVAS, 1.0)[0] == []
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_boxes_hold_exactly_the_pixels_that_a_thing_changes(seed: int) -> None:
     """Colours decide here, not identities: without a thing, what changes fills its box."""
     rng = np.random.default_rng(seed)
-    figures, ids = decidable(fill(rng, set_stage(rng, *CANVAS, 320)), CANVAS, 1.0)
+    figures, ids = recognisable(populate(rng, set_stage(rng, *CANVAS, 320)), CANVAS, 1.0)
 
     def colours(left_out: Figure | None) -> np.ndarray:
         image = Image.new("RGB", CANVAS, (255, 0, 255))
         for figure in figures:
             if figure is not left_out:
                 # Opaque, because a clear lens shows, but hides, what is behind it.
-                solid = (replace(s, fill=s.fill[:3]) for s in figure.shapes if s.part != AIR)
+                solid = (replace(s, fill=s.fill[:3]) for s in figure.primitives if s.part != SHADOW)
                 paint(image, solid)
         return np.asarray(image).astype(int)
 
@@ -218,8 +218,8 @@ def test_boxes_hold_exactly_the_pixels_that_a_thing_changes(seed: int) -> None:
 
 
 def test_base_rates(scenes: list[Scene]) -> None:
-    counts = np.array([len(drawn.things) for drawn in scenes])
-    people = [t for drawn in scenes for t in drawn.things if t.noun == "person"]
+    counts = np.array([len(rendered.things) for rendered in scenes])
+    people = [t for rendered in scenes for t in rendered.things if t.noun == "person"]
 
     def rate(trait: str) -> float:
         return sum(trait in t.traits for t in people) / len(people)
@@ -233,7 +233,7 @@ def test_base_rates(scenes: list[Scene]) -> None:
     assert rate("hat") == pytest.approx(0.17, abs=0.06)
     assert rate("mask") == pytest.approx(0.12, abs=0.05)
     for noun in NOUNS:
-        assert sum(t.noun == noun for drawn in scenes for t in drawn.things) >= 60
+        assert sum(t.noun == noun for rendered in scenes for t in rendered.things) >= 60
 
 
 @pytest.mark.parametrize(
@@ -290,5 +290,5 @@ def test_ontology_names_every_class_with_its_question() -> None:
 
 def test_worn_parts_have_identities_of_their_own() -> None:
     figure = someone(320, 460, 400, Wear(glasses=True, helmet="red"))
-    parts = {shape.part for shape in figure.shapes if isinstance(shape, Shape)}
+    parts = {primitive.part for primitive in figure.primitives if isinstance(primitive, Primitive)}
     assert {GLASSES, HELMET} <= parts

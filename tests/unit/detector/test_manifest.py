@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from students import truncate, write_student
 
-from secondlook.core.errors import Damaged, InvalidInput, NotFound
 from secondlook.detector.manifest import (
     MAX_TEXT,
-    Manifest,
+    StudentManifest,
     manifest_text,
     parse_manifest,
     read_manifest,
@@ -21,14 +20,15 @@ from secondlook.detector.manifest import (
     verify_files,
     write_manifest,
 )
+from secondlook_client.errors import Damaged, InvalidInput, NotFound
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> StudentManifest:
     return write_student(tmp_path_factory.mktemp("sound"))
 
 
-def changed(manifest: Manifest, **fields: Any) -> str:
+def changed(manifest: StudentManifest, **fields: Any) -> str:
     """The manifest's text with fields replaced by any JSON; None removes one."""
     plain = json.loads(manifest_text(manifest)) | fields
     return json.dumps({name: value for name, value in plain.items() if value is not None})
@@ -108,7 +108,7 @@ def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(tmp_path: Path) -> No
         ("files", []),
     ],
 )
-def test_each_field_is_checked(sound: Manifest, field: str, value: Any) -> None:
+def test_each_field_is_checked(sound: StudentManifest, field: str, value: Any) -> None:
     with pytest.raises(Damaged):
         parse_manifest(changed(sound, **{field: value}))
 
@@ -117,7 +117,7 @@ def test_each_field_is_checked(sound: Manifest, field: str, value: Any) -> None:
     "name",
     ["../x", "a/b", "a\\b", "/etc/passwd", "..", ".hidden", "", "x" * 101, "manifest.json", "a\n"],
 )
-def test_a_file_has_a_plain_name(sound: Manifest, name: str) -> None:
+def test_a_file_has_a_plain_name(sound: StudentManifest, name: str) -> None:
     files = json.loads(manifest_text(sound))["files"]
     files[name] = files["model.onnx"]
     with pytest.raises(Damaged):
@@ -136,14 +136,14 @@ def test_a_file_has_a_plain_name(sound: Manifest, name: str) -> None:
         {"sha256": "a" * 64, "size": 1, "path": "x"},
     ],
 )
-def test_a_file_has_a_hash_and_a_size(sound: Manifest, entry: Any) -> None:
+def test_a_file_has_a_hash_and_a_size(sound: StudentManifest, entry: Any) -> None:
     files = json.loads(manifest_text(sound))["files"] | {"model.onnx": entry}
     with pytest.raises(Damaged):
         parse_manifest(changed(sound, files=files))
 
 
 @pytest.mark.parametrize("needed", ["model.onnx", "self_test.npz"])
-def test_a_student_without_its_model_is_none(sound: Manifest, needed: str) -> None:
+def test_a_student_without_its_model_is_none(sound: StudentManifest, needed: str) -> None:
     files = json.loads(manifest_text(sound))["files"]
     del files[needed]
     with pytest.raises(Damaged, match=needed):
@@ -168,7 +168,7 @@ def test_what_is_no_manifest_at_all(text: bytes) -> None:
         parse_manifest(text)
 
 
-def test_numbers_that_are_not_finite(sound: Manifest) -> None:
+def test_numbers_that_are_not_finite(sound: StudentManifest) -> None:
     for word in ("NaN", "Infinity", "-Infinity", "1e999"):
         text = manifest_text(sound).replace('"created_at": 1700000000.0', f'"created_at": {word}')
         assert word in text
@@ -183,12 +183,14 @@ _json = st.recursive(
     ),
     max_leaves=10,
 )
-_FIELDS = [*Manifest.__dataclass_fields__]
+_FIELDS = [*StudentManifest.__dataclass_fields__]
 
 
 @settings(max_examples=150, deadline=None)
 @given(replaced=st.dictionaries(st.sampled_from(_FIELDS), _json, min_size=1, max_size=3))
-def test_no_json_raises_anything_but_damaged(sound: Manifest, replaced: dict[str, Any]) -> None:
+def test_no_json_raises_anything_but_damaged(
+    sound: StudentManifest, replaced: dict[str, Any]
+) -> None:
     text = json.dumps(json.loads(manifest_text(sound)) | replaced)
     try:
         read = parse_manifest(text)

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 from students import model_of
 
-from secondlook.core.errors import Damaged
 from secondlook.detector import onnx_safety
+from secondlook_client.errors import Damaged
 
 WEIGHTS = np.zeros((3, 2), np.float32)
 BIAS = np.zeros(2, np.float32)

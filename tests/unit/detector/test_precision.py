@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 from students import write_student
 
-from secondlook.core.errors import BadSetting
 from secondlook.detector import runtime
 from secondlook.detector.manifest import FP32, INT8, SELF_TEST
-from secondlook.detector.runtime import OnnxDetector, chosen, files_needed, multiplies_bytes
+from secondlook.detector.runtime import (
+    OnnxDetector,
+    choose_precision,
+    has_fast_int8,
+    required_files,
+)
+from secondlook_client.errors import BadSetting
 
 BOTH = (FP32, INT8, SELF_TEST)
 FP32_ONLY = (FP32, SELF_TEST)
@@ -30,20 +35,20 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes {}\n"
     ],
 )
 def test_the_choice(asked, quick, names, expected, monkeypatch) -> None:
-    monkeypatch.setattr(runtime, "multiplies_bytes", lambda: quick)
-    assert chosen(asked, names) == expected
+    monkeypatch.setattr(runtime, "has_fast_int8", lambda: quick)
+    assert choose_precision(asked, names) == expected
 
 
 def test_an_unknown_one_names_those_there_are() -> None:
     with pytest.raises(BadSetting, match="'int4' is unknown; known are auto, fp32, int8"):
-        chosen("int4", BOTH)
+        choose_precision("int4", BOTH)
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_a_device_fetches_the_model_that_it_will_open(quick, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(runtime, "multiplies_bytes", lambda: quick)
+    monkeypatch.setattr(runtime, "has_fast_int8", lambda: quick)
     manifest = write_student(tmp_path, int8=True)
-    model, test = files_needed("auto", manifest.files)
+    model, test = required_files("auto", manifest.files)
     assert (model, test) == (INT8 if quick else FP32, SELF_TEST)
     (tmp_path / (FP32 if quick else INT8)).unlink()
     with_one = OnnxDetector.open(tmp_path)
@@ -52,7 +57,7 @@ def test_a_device_fetches_the_model_that_it_will_open(quick, tmp_path, monkeypat
 
 
 def test_a_disk_that_moves_to_another_processor_runs_what_is_on_it(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(runtime, "multiplies_bytes", lambda: False)
+    monkeypatch.setattr(runtime, "has_fast_int8", lambda: False)
     write_student(tmp_path, int8=True)
     (tmp_path / FP32).unlink()
     detector = OnnxDetector.open(tmp_path)
@@ -61,8 +66,8 @@ def test_a_disk_that_moves_to_another_processor_runs_what_is_on_it(tmp_path, mon
 
 
 def test_int8_that_an_export_left_out_means_fp32() -> None:
-    assert files_needed("int8", FP32_ONLY) == (FP32, SELF_TEST)
-    assert files_needed("int8", BOTH) == (INT8, SELF_TEST)
+    assert required_files("int8", FP32_ONLY) == (FP32, SELF_TEST)
+    assert required_files("int8", BOTH) == (INT8, SELF_TEST)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +93,11 @@ def test_a_processor_is_known_by_its_flags(system, told, expected, monkeypatch) 
 
     monkeypatch.setattr(runtime.sys, "platform", system)
     monkeypatch.setattr(Path, "open", read)
-    assert multiplies_bytes.__wrapped__() is expected
+    assert has_fast_int8.__wrapped__() is expected
 
 
 @pytest.mark.parametrize(("machine", "expected"), [("arm64", True), ("x86_64", False)])
 def test_of_apples_only_arm(machine, expected, monkeypatch) -> None:
     monkeypatch.setattr(runtime.sys, "platform", "darwin")
     monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
-    assert multiplies_bytes.__wrapped__() is expected
+    assert has_fast_int8.__wrapped__() is expected

@@ -18,15 +18,15 @@ from students import (
     model_bytes,
     model_of,
     replace_model,
-    swapped_classes,
+    swap_classes,
     truncate,
     write_student,
 )
 
-from secondlook.core.errors import BadSetting, Damaged, MissingExtra, NotFound
 from secondlook.detector.detections import Detections
-from secondlook.detector.manifest import Manifest
+from secondlook.detector.manifest import StudentManifest
 from secondlook.detector.runtime import BATCH, OnnxDetector, stretch
+from secondlook_client.errors import BadSetting, Damaged, MissingExtra, NotFound
 
 WEIGHTS = np.array([[8, -8], [-8, -8], [-8, 8]], np.float32)
 BIAS = np.array([-2, -2], np.float32)
@@ -153,7 +153,7 @@ def test_not_onnx(tmp_path: Path, model: bytes) -> None:
 
 
 def test_a_model_that_finds_other_things_fails_its_self_test(tmp_path: Path) -> None:
-    swapped_classes(tmp_path, write_student(tmp_path))
+    swap_classes(tmp_path, write_student(tmp_path))
     with pytest.raises(Damaged, match="self-test"):
         OnnxDetector.open(tmp_path)
     moved = model_of(WEIGHTS, BIAS, (64, 64))
@@ -218,8 +218,8 @@ def test_no_bytes_raise_anything_but_damaged(data: st.DataObject) -> None:
     assert np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()
 
 
-def _manifest_for_opening() -> Manifest:
-    return Manifest(
+def _manifest_for_opening() -> StudentManifest:
+    return StudentManifest(
         "x", "deimv2", "pico", ("a", "b"), (64, 64), (0.5, 0.5), ((1, 0), (1, 0)), "", "", "", {},
         {}, 0.0,
     )  # fmt: skip

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image as PILImage
 from students import image, write_student
 
-from secondlook.core.errors import NotFound
 from secondlook.edge.cli import run
 from secondlook.edge.hooks import load_hook
-from secondlook.edge.settings import EdgeSettings, rules
+from secondlook.edge.settings import EdgeSettings
 from secondlook_client import RetryPolicy
+from secondlook_client.errors import NotFound
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_check_says_what_is_missing(
 def test_every_setting_is_a_flag_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["run", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in shown for name in rules())
-    assert EdgeSettings().choosing().budget == 60
+    assert all(f"--{name.replace('_', '-')}" in shown for name in EdgeSettings.specs())
+    assert EdgeSettings().selection.budget == 60
 
 
 def test_the_agent_runs_without_the_packages_of_the_service(student: Path, images: Path) -> None:
@@ -151,7 +151,7 @@ def test_sigterm_ends_it_in_order(student: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     PILImage.fromarray(image((0, 1))).save(tmp_path / "in" / "0.png")
     flags = ["--source", tmp_path / "in", "--follow", "--student", student]
-    flags += ["--health", tmp_path / "health.json"]
+    flags += ["--health-file", tmp_path / "health.json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "secondlook.edge.cli", "run", *map(str, flags)],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""The health of the agent: its file, its port, and what systemd is told."""
+"""The health of the agent: its file, its port, and the notifications to systemd."""
 
 import json
 import socket
@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.core.errors import BadSetting
-from secondlook.edge.health import Health, HealthFile, HealthPort, Rate, prometheus, tell_systemd
+from secondlook.edge.health import (
+    FrameRate,
+    Health,
+    HealthFile,
+    HealthServer,
+    notify_systemd,
+    prometheus,
+)
+from secondlook_client.errors import BadSetting
 
 
 def test_the_health_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -36,21 +43,21 @@ def test_a_health_file_that_cannot_be_written_stops_nothing(
 
 
 def test_the_port_answers_prometheus_and_people() -> None:
-    health = Health(frames=12, connected=True, chosen={"rare": 3}, refused_models={"d": "bad"})
-    port = HealthPort("127.0.0.1", 0, lambda: health)
+    health = Health(frames=12, connected=True, selected={"rare": 3}, refused_models={"d": "bad"})
+    port = HealthServer("127.0.0.1", 0, lambda: health)
     base = f"http://127.0.0.1:{port.port}"
     with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     assert "secondlook_edge_frames 12" in lines
     assert "secondlook_edge_connected 1" in lines
-    assert 'secondlook_edge_chosen{reason="rare"} 3' in lines
+    assert 'secondlook_edge_selected{reason="rare"} 3' in lines
     assert "secondlook_edge_refused_models 1" in lines
     with urllib.request.urlopen(f"{base}/health", timeout=5) as answer:
         assert json.load(answer)["refused_models"] == {"d": "bad"}
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{base}/../etc/passwd", timeout=5)
     with pytest.raises(BadSetting, match="--health-port"):
-        HealthPort("127.0.0.1", port.port, lambda: health)
+        HealthServer("127.0.0.1", port.port, lambda: health)
     port.close()
 
 
@@ -60,23 +67,23 @@ def test_every_line_for_prometheus_has_a_number() -> None:
         assert "last_error " not in line
 
 
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(5)
-        tell_systemd("READY=1")  # nobody asked
+        notify_systemd("READY=1")  # not asked for
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        tell_systemd("WATCHDOG=1")
+        notify_systemd("WATCHDOG=1")
         assert listening.recv(100) == b"WATCHDOG=1"
-    tell_systemd("WATCHDOG=1")  # gone: no error
+    notify_systemd("WATCHDOG=1")  # gone: no error
 
 
 def test_a_rate_is_that_of_the_last_seconds() -> None:
     now = [0.0]
-    rate = Rate(lambda: now[0])
+    rate = FrameRate(lambda: now[0])
     for _ in range(300):
         now[0] += 0.1
         rate.count()
-    assert rate.a_second == pytest.approx(10, rel=0.05)
+    assert rate.per_second == pytest.approx(10, rel=0.05)
     now[0] += 1000
-    assert rate.a_second < 0.1, "a camera that has gone silent"
+    assert rate.per_second < 0.1, "a camera that has gone silent"

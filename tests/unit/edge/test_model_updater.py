@@ -1,4 +1,4 @@
-"""Updates of the model on a device: fetched, opened, refused, and back to the last good one."""
+"""Models that follow the server: downloaded, opened, refused, and back to the last good one."""
 
 import itertools
 import json
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 from device_models import FolderRegistry
-from students import image, replace_model, swapped_classes, truncate, write_student
+from students import image, replace_model, swap_classes, truncate, write_student
 
 from secondlook.detector.manifest import read_manifest
 from secondlook.edge.app import open_student
-from secondlook.edge.model_cache import MAX_TRIES, Shelf
-from secondlook.edge.model_trial import ModelSlot
-from secondlook.edge.model_updater import MAX_DAMAGED, Updates, UpdateSettings
-from secondlook_client.errors import Damaged as WireDamaged
-from secondlook_client.errors import Unavailable
+from secondlook.edge.model_cache import MAX_TRIES, ModelCache
+from secondlook.edge.model_trial import ModelRunner
+from secondlook.edge.model_updater import MAX_DAMAGED, ModelUpdater
+from secondlook.edge.settings import EdgeSettings
+from secondlook_client.errors import Damaged, Unavailable
 
 
 class Device:
-    """Everything of a device that has to do with models; ``restart`` is its next life."""
+    """Everything of a device that has to do with models; ``restart`` starts its next process."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.registry = FolderRegistry(tmp_path / "server")
@@ -28,23 +28,23 @@ class Device:
         self.restart()
 
     def restart(self) -> None:
-        self.shelf = Shelf(self.models, "street", keep=2)
-        settings = UpdateSettings("street")
-        self.updates = Updates(
-            settings, self.registry, self.shelf, open_student, lambda m: self.slot.offer(m)
+        self.cache = ModelCache(self.models, "street", keep=2)
+        settings = EdgeSettings(model="street")
+        self.updater = ModelUpdater(
+            settings, self.registry, self.cache, open_student, lambda m: self.runner.offer(m)
         )
-        self.slot = ModelSlot(self.updates, trial_frames=3, slower=0)
+        self.runner = ModelRunner(self.updater, trial_frames=3, max_slowdown=0)
 
     def use(self, version: int) -> None:
-        """A version that is promoted, fetched and found good."""
+        """A version that is promoted, downloaded and accepted."""
         self.registry.add(version)
-        self.updates.poll()
+        self.updater.poll()
         self.frames()
 
     def frames(self, count: int = 4) -> list[int]:
-        seen = [self.slot.look(image((1, 0))) for _ in range(count)]
-        self.updates._hear()
-        return [found.version if found else 0 for found in seen]
+        outputs = [self.runner.detect(image((1, 0))) for _ in range(count)]
+        self.updater._handle_events()
+        return [one.version if one else 0 for one in outputs]
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def device(tmp_path: Path) -> Device:
 
 
 def test_a_promoted_model_is_fetched_once_and_used(device: Device) -> None:
-    assert not device.updates.poll()
+    assert not device.updater.poll()
     device.registry.add(1)
-    assert device.updates.poll()
-    assert not device.updates.poll(), "it is on trial"
+    assert device.updater.poll()
+    assert not device.updater.poll(), "it is on trial"
     assert device.frames() == [1] * 4
-    assert not device.updates.poll()
+    assert not device.updater.poll()
     assert device.registry.downloads == [1]
     present = {path.name for path in (device.models / "1").iterdir()}
     assert present == {"manifest.json", "model.onnx", "self_test.npz"}, "no report on a device"
@@ -67,24 +67,24 @@ def test_a_promoted_model_is_fetched_once_and_used(device: Device) -> None:
 def test_a_rollback_is_followed_without_fetching_again(device: Device) -> None:
     for version in (1, 2):
         device.registry.add(version)
-        assert device.updates.poll()
+        assert device.updater.poll()
         device.frames()
     device.registry.wanted = 1
-    assert device.updates.poll()
+    assert device.updater.poll()
     assert device.frames()[-1] == 1
     assert device.registry.downloads == [1, 2]
     device.restart()
-    assert device.updates.offer_last_good()
-    assert device.frames() == [1] * 4, "the next life begins with what the last one used"
+    assert device.updater.offer_last_good()
+    assert device.frames() == [1] * 4, "the next process begins with what the last one used"
 
 
 def test_without_a_server_the_last_good_model_goes_on(device: Device) -> None:
     device.use(1)
     device.registry.failing = Unavailable("no server")
     device.restart()
-    assert device.updates.offer_last_good()
+    assert device.updater.offer_last_good()
     with pytest.raises(Unavailable):
-        device.updates.poll()
+        device.updater.poll()
     assert device.frames() == [1] * 4
 
 
@@ -93,7 +93,7 @@ def corrupt(folder: Path) -> None:
 
 
 def disordered(folder: Path) -> None:
-    swapped_classes(folder, read_manifest(folder))
+    swap_classes(folder, read_manifest(folder))
 
 
 @pytest.mark.parametrize("spoil", [corrupt, disordered])
@@ -104,18 +104,18 @@ def test_a_model_that_does_not_open_is_refused_for_good_and_the_old_one_goes_on(
     bad = device.registry.add(2)
     spoil(bad)
     digest = read_manifest(bad).digest
-    assert not device.updates.poll()
+    assert not device.updater.poll()
     assert device.frames() == [1] * 4
-    assert list(device.shelf.refused) == [digest]
+    assert list(device.cache.refused) == [digest]
     assert not (device.models / "2").exists()
     device.restart()
-    assert device.updates.offer_last_good()
+    assert device.updater.offer_last_good()
     for _ in range(3):
-        assert not device.updates.poll()
-    assert device.registry.downloads == [1, 2], "not fetched again, not even in the next life"
+        assert not device.updater.poll()
+    assert device.registry.downloads == [1, 2], "not downloaded again, not even by the next process"
     assert device.frames() == [1] * 4
     device.registry.add(3)
-    assert device.updates.poll()
+    assert device.updater.poll()
     assert device.frames()[-1] == 3
 
 
@@ -127,28 +127,28 @@ def test_a_download_that_came_damaged_is_tried_again_a_few_times(
     device.registry.spoil = spoil
     for _ in range(MAX_DAMAGED - 1):
         with pytest.raises(Exception):  # noqa: B017  # Damaged or NotFound, by what is damaged
-            device.updates.poll()
-        assert device.shelf.refused == {}
+            device.updater.poll()
+        assert device.cache.refused == {}
     device.registry.spoil = None
-    assert device.updates.poll(), "a line that was mended in time"
+    assert device.updater.poll(), "a line that was mended in time"
     device.registry.add(2)
     device.registry.spoil = spoil
     for _ in range(MAX_DAMAGED + 2):
         try:
-            assert not device.updates.poll()
+            assert not device.updater.poll()
         except Exception as cause:
             assert "student" in str(cause)
-    assert len(device.shelf.refused) == 1
+    assert len(device.cache.refused) == 1
     assert device.registry.downloads.count(2) == MAX_DAMAGED
 
 
-def test_what_is_no_fault_of_the_model_does_not_count_against_it(device: Device) -> None:
+def test_faults_of_server_or_disk_do_not_count_against_a_model(device: Device) -> None:
     device.registry.add(1)
     for failing in (Unavailable("gone"), OSError(28, "No space left on device")):
         device.registry.failing = failing
         for _ in range(5):
             with pytest.raises(type(failing)):
-                device.updates.poll()
+                device.updater.poll()
     device.registry.failing = None
     full: list[Exception] = [MemoryError() for _ in range(5)]
 
@@ -157,48 +157,48 @@ def test_what_is_no_fault_of_the_model_does_not_count_against_it(device: Device)
             raise full.pop()
         return open_student(folder)
 
-    device.updates._open = opened  # type: ignore[assignment]
+    device.updater._open = opened  # type: ignore[assignment]
     for _ in range(5):
         with pytest.raises(MemoryError):
-            device.updates.poll()
-    assert device.shelf.refused == {}
-    assert device.updates.poll()
+            device.updater.poll()
+    assert device.cache.refused == {}
+    assert device.updater.poll()
 
 
 def test_a_server_whose_own_copy_is_damaged_is_given_up(device: Device) -> None:
     device.registry.add(1)
 
     def damaged(*_: object) -> None:
-        raise WireDamaged("run secondlook check there")
+        raise Damaged("run secondlook check there")
 
     device.registry.download = damaged  # type: ignore[method-assign]
     for _ in range(MAX_DAMAGED - 1):
-        with pytest.raises(WireDamaged):
-            device.updates.poll()
-    assert not device.updates.poll()
-    assert "secondlook check" in next(iter(device.shelf.refused.values()))
+        with pytest.raises(Damaged):
+            device.updater.poll()
+    assert not device.updater.poll()
+    assert "secondlook check" in next(iter(device.cache.refused.values()))
 
 
-def test_a_good_model_that_the_disk_has_damaged_makes_room_for_the_one_before(
+def test_a_good_model_damaged_on_the_disk_is_replaced_by_the_one_before(
     device: Device,
 ) -> None:
     for version in (1, 2):
         device.registry.add(version)
-        device.updates.poll()
+        device.updater.poll()
         device.frames()
     truncate(device.models / "2")
     device.restart()
-    assert device.updates.offer_last_good()
+    assert device.updater.offer_last_good()
     assert device.frames() == [1] * 4
-    assert device.shelf.refused == {}
-    assert device.updates.poll(), "fetched again"
+    assert device.cache.refused == {}
+    assert device.updater.poll(), "fetched again"
     assert device.frames()[-1] == 2
 
 
 def test_a_version_of_another_server_with_the_same_number_is_fetched_anew(device: Device) -> None:
     device.use(1)
     write_student(device.registry.root / "1", seed=77)
-    assert device.updates.poll()
+    assert device.updater.poll()
     device.frames()
     assert device.registry.downloads == [1, 1]
 
@@ -206,18 +206,18 @@ def test_a_version_of_another_server_with_the_same_number_is_fetched_anew(device
 def test_a_model_that_loses_its_trial_is_refused_over_restarts(device: Device) -> None:
     device.use(1)
     device.registry.add(2)
-    device.updates.poll()
-    offered = device.slot._offered
+    device.updater.poll()
+    offered = device.runner._offered
     assert offered is not None
     offered.detector.close()  # as if its memory were gone: detect raises
     assert device.frames() == [1] * 4
-    assert len(device.shelf.refused) == 1
+    assert len(device.cache.refused) == 1
     device.restart()
-    device.updates.offer_last_good()
-    assert not device.updates.poll()
+    device.updater.offer_last_good()
+    assert not device.updater.poll()
 
 
-def test_the_thread_asks_again_and_again_whatever_happens(device: Device) -> None:
+def test_the_thread_keeps_polling_whatever_happens(device: Device) -> None:
     asked = threading.Semaphore(0)
     answers = itertools.cycle([ValueError("odd"), Unavailable("no server"), None])
 
@@ -227,25 +227,25 @@ def test_the_thread_asks_again_and_again_whatever_happens(device: Device) -> Non
             raise answer
 
     device.registry.current = current  # type: ignore[method-assign,assignment]
-    device.updates._settings = UpdateSettings("street", every_s=0.01)
-    device.updates.start()
+    device.updater._settings = EdgeSettings(model="street", poll_s=0.05)
+    device.updater.start()
     for _ in range(6):
         assert asked.acquire(timeout=10)
-    device.updates.close()
-    assert not device.updates._thread.is_alive()
+    device.updater.close()
+    assert not device.updater._thread.is_alive()
 
 
-def test_what_the_slot_said_last_is_written_before_the_end(device: Device) -> None:
+def test_the_last_events_are_recorded_before_the_end(device: Device) -> None:
     device.registry.add(1)
-    device.updates.poll()
+    device.updater.poll()
     for _ in range(2):
-        device.slot.look(image((1, 0)))
-    device.updates.close()
+        device.runner.detect(image((1, 0)))
+    device.updater.close()
     state = json.loads((device.models / "state.json").read_text())
     assert list(state["good"]) == ["1"] and state["tries"] == {}
 
 
-def test_a_model_that_ends_the_process_with_its_first_frame_is_refused_in_the_end(
+def test_a_model_that_crashes_the_process_at_its_first_frame_is_refused_in_the_end(
     device: Device,
 ) -> None:
     device.use(1)
@@ -253,30 +253,30 @@ def test_a_model_that_ends_the_process_with_its_first_frame_is_refused_in_the_en
     tries = 0
     for _ in range(MAX_TRIES + 3):
         device.restart()
-        assert device.updates.offer_last_good()
+        assert device.updater.offer_last_good()
         device.frames()
-        tries += device.updates.poll()  # and the process is gone
+        tries += device.updater.poll()  # and the process is gone
     assert tries == MAX_TRIES
     assert device.registry.downloads == [1, 2], "what is there is not fetched again"
-    assert len(device.shelf.refused) == 1
+    assert len(device.cache.refused) == 1
 
 
-def test_kills_during_a_trial_are_no_mark_once_a_frame_was_seen(device: Device) -> None:
+def test_kills_during_a_trial_do_not_count_after_the_first_frame(device: Device) -> None:
     device.use(1)
     device.registry.add(2)
     for _ in range(MAX_TRIES + 3):
         device.restart()
-        device.updates.offer_last_good()
+        device.updater.offer_last_good()
         device.frames()
-        assert device.updates.poll()
+        assert device.updater.poll()
         assert device.frames(1) == [2]  # killed here
-    assert device.shelf.refused == {}
+    assert device.cache.refused == {}
 
 
-def test_an_end_in_the_middle_of_a_trial_is_no_mark_against_the_model(device: Device) -> None:
+def test_an_orderly_end_during_a_trial_does_not_count_against_the_model(device: Device) -> None:
     device.use(1)
     device.registry.add(2)
-    device.updates.poll()
-    device.slot.look(image((1, 0)))
-    device.updates.close()
+    device.updater.poll()
+    device.runner.detect(image((1, 0)))
+    device.updater.close()
     assert json.loads((device.models / "state.json").read_text())["tries"] == {}

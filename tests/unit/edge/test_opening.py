@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from students import truncate, write_student
 
-from secondlook.core.errors import Damaged
 from secondlook.edge.app import open_student
+from secondlook_client.errors import Damaged
 
 
 def test_int8_falls_back_to_what_there_is(tmp_path: Path) -> None:

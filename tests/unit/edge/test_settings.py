@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.core.errors import BadSetting, NotFound
 from secondlook.edge.settings import load_settings
+from secondlook_client.errors import BadSetting, NotFound
 
 ROOT = Path(__file__).parents[3]
 
@@ -13,12 +13,11 @@ ROOT = Path(__file__).parents[3]
 def test_a_flag_beats_a_variable_beats_a_file(tmp_path: Path) -> None:
     file = tmp_path / "edge.toml"
     file.write_text('source = "a"\nbudget = 30\nfps = 2\nfollow = true\n')
-    environ = {"SECONDLOOK_EDGE_FPS": "3", "SECONDLOOK_EDGE_BUDGET": "40/h", "OTHER": "x"}
+    environ = {"SECONDLOOK_EDGE_FPS": "3", "SECONDLOOK_EDGE_BUDGET": "40", "OTHER": "x"}
     found = load_settings({"fps": "4", "seed": None}, file, environ)
-    assert (found.source, found.fps, found.follow, found.budget) == ("a", 4.0, True, "40/h")
-    assert found.choosing().budget == 40
+    assert (found.source, found.fps, found.follow, found.selection.budget) == ("a", 4.0, True, 40)
     named = load_settings({}, None, {"SECONDLOOK_EDGE_CONFIG": str(file)})
-    assert named.choosing().budget == 30
+    assert named.selection.budget == 30
 
 
 def test_the_sample_settings_are_read() -> None:
@@ -30,7 +29,7 @@ def test_the_sample_settings_are_read() -> None:
     ("flags", "told"),
     [
         ({"fps": "fast"}, "--fps: expected a number from 0 to 1000, got 'fast'"),
-        ({"budget": "lots"}, "budget: expected frames an hour"),
+        ({"budget": "lots"}, "--budget: expected a number from 0 to 1000000000 or 'none'"),
         ({"budget": "nan"}, "budget"),
         ({"server": "host"}, "HOST:PORT"),
         ({"uncertain_low": "0.9"}, "low to high"),

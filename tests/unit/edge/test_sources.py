@@ -16,22 +16,21 @@ import pytest
 from PIL import Image as PILImage
 from serving import png
 
-from secondlook.core.errors import InvalidInput, NotFound
-from secondlook.core.images import ImageLimits
-from secondlook.detector.frames import Frame, Skipped
+from secondlook.config.settings import ImageSettings
+from secondlook.detector.frames import Frame, SkippedFrame
 from secondlook.edge import sources
-from secondlook.edge import sources as video
-from secondlook.edge.sources import Pace, Source, _moment, open_source
+from secondlook.edge.sources import FpsLimiter, FrameSource, _timestamp_name, open_source
+from secondlook_client.errors import InvalidInput, NotFound
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders are looked at again, and cameras opened again, after a tenth of the usual time."""
-    monkeypatch.setattr(sources, "LOOK_AGAIN_S", sources.LOOK_AGAIN_S / 10)
-    monkeypatch.setattr(video, "FIRST_REST_S", video.FIRST_REST_S / 10)
+    monkeypatch.setattr(sources, "RESCAN_S", sources.RESCAN_S / 10)
+    monkeypatch.setattr(sources, "FIRST_RETRY_S", sources.FIRST_RETRY_S / 10)
 
 
-def everything(source: Source) -> list[Frame | Skipped]:
+def everything(source: FrameSource) -> list[Frame | SkippedFrame]:
     found = []
     while not source.ended:
         if (frame := source.read(1.0)) is not None:
@@ -40,11 +39,11 @@ def everything(source: Source) -> list[Frame | Skipped]:
     return found
 
 
-def names(found: list[Frame | Skipped]) -> list[str]:
+def names(found: list[Frame | SkippedFrame]) -> list[str]:
     return [frame.name for frame in found]
 
 
-def shade(frame: Frame | Skipped | None) -> int:
+def shade(frame: Frame | SkippedFrame | None) -> int:
     assert isinstance(frame, Frame), frame
     return round(float(frame.pixels.mean()))
 
@@ -69,10 +68,12 @@ def test_a_damaged_image_is_skipped_with_its_reason_and_the_rest_goes_on(tmp_pat
     (tmp_path / "4.png").write_bytes(bytes(20_000))
     (tmp_path / "5.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "6.png").write_bytes(png())
-    source = open_source(str(tmp_path), limits=ImageLimits(max_bytes=10_000, max_side=2000))
+    source = open_source(
+        str(tmp_path), limits=ImageSettings(max_image_bytes=10_000, max_image_side=2000)
+    )
     found = everything(source)
     assert names(found) == ["1.png", "2.png", "3.png", "4.png", "6.png"]
-    reasons = [frame.reason for frame in found if isinstance(frame, Skipped)]
+    reasons = [frame.reason for frame in found if isinstance(frame, SkippedFrame)]
     for word, reason in zip(("truncated", "empty", "3000×30", "bytes"), reasons, strict=True):
         assert word in reason
 
@@ -83,7 +84,7 @@ def test_a_file_that_vanishes_is_skipped(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     (tmp_path / "1.png").unlink()
     found = everything(source)
-    assert isinstance(found[0], Skipped) and isinstance(found[1], Frame)
+    assert isinstance(found[0], SkippedFrame) and isinstance(found[1], Frame)
 
 
 def test_a_folder_that_is_followed_gives_new_images_and_half_written_ones_again(
@@ -96,19 +97,19 @@ def test_a_folder_that_is_followed_gives_new_images_and_half_written_ones_again(
     assert source.read(0.2) is None
     assert time.monotonic() - started < 2
     (tmp_path / "2.png").write_bytes(png(shade=2)[:40])
-    assert isinstance(source.read(5), Skipped)
+    assert isinstance(source.read(5), SkippedFrame)
     (tmp_path / "2.png").write_bytes(png(shade=2))
     (tmp_path / "1.png").unlink()
     assert shade(source.read(5)) == 2
     for old in tmp_path.iterdir():
         old.unlink()
     assert source.read(0.2) is None
-    assert source._seen == {}, "what is gone is forgotten"
+    assert source._changed_ns == {}, "what is gone is forgotten"
     assert not source.ended
 
 
 def test_a_followed_folder_may_go_away_for_a_while(tmp_path: Path) -> None:
-    folder = tmp_path / "stick"
+    folder = tmp_path / "usb"
     folder.mkdir()
     source = open_source(str(folder), follow=True)
     folder.rmdir()
@@ -121,15 +122,15 @@ def test_a_followed_folder_may_go_away_for_a_while(tmp_path: Path) -> None:
 def test_images_taken_slower_than_they_are_read_have_a_clock_of_their_own(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(png())
-    found = everything(open_source(str(tmp_path), every_s=10))
+    found = everything(open_source(str(tmp_path), frame_interval_s=10))
     assert [frame.monotonic for frame in found if isinstance(frame, Frame)] == [10, 20, 30]
 
 
 def test_frames_are_no_faster_than_asked_for() -> None:
-    pace, started = Pace(50), time.monotonic()
-    assert all(pace.wait(started + 10) for _ in range(6))
+    limiter, started = FpsLimiter(50), time.monotonic()
+    assert all(limiter.wait(started + 10) for _ in range(6))
     assert time.monotonic() - started >= 0.098
-    assert not pace.wait(time.monotonic() + 0.001)
+    assert not limiter.wait(time.monotonic() + 0.001)
 
 
 @pytest.mark.parametrize("where", ["nowhere", "a\x00b", ""])
@@ -143,8 +144,8 @@ def test_an_empty_folder_is_told_at_once(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-def film(path: Path, frames: int = 20, width: int = 64, codec: str = "mpeg4") -> Path:
-    """A film of ten frames a second whose n-th is grey of shade 10 n."""
+def write_video(path: Path, frames: int = 20, width: int = 64, codec: str = "mpeg4") -> Path:
+    """A video of ten frames a second whose n-th is grey of shade 10 n."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height = width, 48
@@ -156,8 +157,8 @@ def film(path: Path, frames: int = 20, width: int = 64, codec: str = "mpeg4") ->
     return path
 
 
-def test_a_film_is_read_to_its_end_on_its_own_clock(tmp_path: Path) -> None:
-    found = everything(open_source(str(film(tmp_path / "a.mp4"))))
+def test_a_video_is_read_to_its_end_on_its_own_clock(tmp_path: Path) -> None:
+    found = everything(open_source(str(write_video(tmp_path / "a.mp4"))))
     assert len(found) == 20
     times = [frame.monotonic for frame in found if isinstance(frame, Frame)]
     assert times == pytest.approx([n / 10 for n in range(20)], abs=1e-3)
@@ -165,8 +166,8 @@ def test_a_film_is_read_to_its_end_on_its_own_clock(tmp_path: Path) -> None:
     assert found[3].name == "a.mp4@0.300s.jpg"
 
 
-def test_of_a_film_only_so_many_frames_a_second(tmp_path: Path) -> None:
-    found = everything(open_source(str(film(tmp_path / "a.mp4")), fps=2))
+def test_of_a_video_only_so_many_frames_a_second(tmp_path: Path) -> None:
+    found = everything(open_source(str(write_video(tmp_path / "a.mp4")), fps=2))
     assert [round(frame.monotonic, 1) for frame in found if isinstance(frame, Frame)] == [
         0.0,
         0.5,
@@ -175,8 +176,8 @@ def test_of_a_film_only_so_many_frames_a_second(tmp_path: Path) -> None:
     ]
 
 
-def test_damage_in_a_film_costs_its_own_frames(tmp_path: Path) -> None:
-    path = film(tmp_path / "a.avi", codec="mjpeg")
+def test_damage_in_a_video_costs_its_own_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", codec="mjpeg")
     content = bytearray(path.read_bytes())
     marks = [at for at in range(len(content)) if content[at : at + 4] == b"00dc"]
     size = int.from_bytes(content[marks[8] + 4 : marks[8] + 8], "little")
@@ -184,20 +185,20 @@ def test_damage_in_a_film_costs_its_own_frames(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     found = everything(open_source(str(path)))
     assert [type(frame) for frame in found].count(Frame) == 19
-    (skipped,) = [frame for frame in found if isinstance(frame, Skipped)]
+    (skipped,) = [frame for frame in found if isinstance(frame, SkippedFrame)]
     assert skipped.name == "a.avi#packet 7"
     truncated = tmp_path / "b.avi"
     truncated.write_bytes(bytes(content[: marks[10]]))
     assert 5 <= len(everything(open_source(str(truncated)))) < 20
 
 
-def test_what_is_no_film_or_too_large_is_told(tmp_path: Path) -> None:
+def test_what_is_no_video_or_too_large_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"\x00" * 5000)
-    with pytest.raises(InvalidInput, match="no video that can be read"):
+    with pytest.raises(InvalidInput, match="not a video that can be read"):
         open_source(str(tmp_path / "a.mp4"))
-    large = film(tmp_path / "b.mp4", frames=1, width=640)
+    large = write_video(tmp_path / "b.mp4", frames=1, width=640)
     with pytest.raises(InvalidInput, match="640×48"):
-        open_source(str(large), limits=ImageLimits(max_side=500))
+        open_source(str(large), limits=ImageSettings(max_image_side=500))
 
 
 @contextmanager
@@ -241,7 +242,7 @@ def test_of_a_camera_the_newest_frame_wins() -> None:
         second, third = source.read(10), source.read(10)
         source.close()
     assert isinstance(first, Frame) and isinstance(second, Frame) and isinstance(third, Frame)
-    assert source.overtaken >= 3
+    assert source.superseded >= 3
     assert first.monotonic < second.monotonic < third.monotonic
     assert second.monotonic - first.monotonic > 0.4
     assert second.name.endswith("Z.jpg") and second.encoded == b""
@@ -255,18 +256,18 @@ def test_a_camera_that_goes_away_is_opened_again() -> None:
             kinds.append(type(source.read(0.5)))
         source.close()
     assert len(calls) >= 3
-    assert Frame in kinds and Skipped in kinds
+    assert Frame in kinds and SkippedFrame in kinds
     assert not source.ended
 
 
 def test_frames_have_names_whatever_the_clock_says() -> None:
-    assert _moment(1_795_275_417.1239) == "20261121T153657.123Z.jpg"
+    assert _timestamp_name(1_795_275_417.1239) == "20261121T153657.123Z.jpg"
     for jumped in (0.0, -5.5, 1e15, -1e15):
-        assert _moment(jumped).endswith(".jpg")
+        assert _timestamp_name(jumped).endswith(".jpg")
 
 
 def test_without_pyav_the_message_has_the_command(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"film")
+    (tmp_path / "a.mp4").write_bytes(b"video")
     code = (
         "import sys; sys.modules['av'] = None\n"
         "from secondlook.edge.cli import main\n"

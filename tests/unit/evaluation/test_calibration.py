@@ -5,8 +5,8 @@ import pytest
 from scored_samples import BOX, CLASSES, detections, judged, sample, world
 
 from secondlook.evaluation.calibration import cross_fitted, fit_classes, probability
-from secondlook.evaluation.detector_matching import judge_classes
 from secondlook.evaluation.detector_scores import score
+from secondlook.evaluation.matching import judge_classes
 
 
 def drawn(rng, count, slope, intercept):

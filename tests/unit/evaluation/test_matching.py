@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled import boxes
 
-from secondlook.core.errors import InvalidInput, NotFound
-from secondlook.evaluation.coco_files import average_precision, join
-from secondlook.evaluation.matching import Counts, Detection, TrueBox, evaluate, match_class
+from secondlook.evaluation.average_precision import average_precision_of_images
+from secondlook.evaluation.coco_files import join
+from secondlook.evaluation.matching import Counts, ScoredBox, TrueBox, evaluate
+from secondlook_client.errors import InvalidInput, NotFound
 
 NEAR = (0.0, 0.0, 10.0, 10.0)
 SHIFTED = (2.0, 0.0, 12.0, 10.0)  # IoU 8/12 with NEAR
@@ -18,11 +19,16 @@ FAR = (100.0, 100.0, 120.0, 120.0)
 
 
 def found(box, score=1.0, name="dog"):
-    return Detection(name, box, score)
+    return ScoredBox(name, box, score)
 
 
 def real(box, *, ignore=False, name="dog"):
     return TrueBox(name, box, ignore)
+
+
+def match_class(detections, truth, min_iou=0.5):
+    """The counts of one class on one image."""
+    return evaluate([(detections, truth)], ("dog",), min_iou).by_class["dog"]
 
 
 def test_each_kind_is_counted():
@@ -118,6 +124,10 @@ def entry(image, category, bbox=(0, 0, 10, 10), **more):
     return {"image_id": image, "category_id": category, "bbox": list(bbox), "area": 100, **more}
 
 
+def figures(joined):
+    return average_precision_of_images([*joined.images.values()], joined.classes)
+
+
 def write(path: Path, plain) -> Path:
     path.write_text(plain if isinstance(plain, str) else json.dumps(plain), encoding="utf-8")
     return path
@@ -157,14 +167,14 @@ def test_classes_never_asked_for_are_told_and_not_missed(tmp_path, truth):
 
 def test_average_precision_is_coco_s(tmp_path, truth):
     listed = [entry(10, 3, score=0.9), entry(11, 4, (0, 0, 10, 8), score=0.8)]
-    figures = average_precision(join(write(tmp_path / "list.json", listed), truth))
-    assert figures.by_class["dog"] == pytest.approx(1)
-    assert figures.by_class["cat"] == pytest.approx(0.7)  # IoU 0.8: found at 7 of 10 overlaps
-    assert figures.ap == pytest.approx(0.85) and figures.ap50 == pytest.approx(1)
+    found = figures(join(write(tmp_path / "list.json", listed), truth))
+    assert found.map_per_class["dog"] == pytest.approx(1)
+    assert found.map_per_class["cat"] == pytest.approx(0.7)  # IoU 0.8: found at 7 of 10 overlaps
+    assert found.map == pytest.approx(0.85) and found.map50 == pytest.approx(1)
 
 
 def test_no_prediction_at_all_is_an_average_precision_of_nothing(tmp_path, truth):
-    assert average_precision(join(write(tmp_path / "list.json", []), truth)).ap == 0
+    assert figures(join(write(tmp_path / "list.json", []), truth)).map == 0
 
 
 @pytest.mark.parametrize(
@@ -174,7 +184,7 @@ def test_no_prediction_at_all_is_an_average_precision_of_nothing(tmp_path, truth
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ('"text"', "expected a COCO data set"),
-        ({}, "'images' is not a list"),
+        ({}, "no list 'images'"),
         ({"images": [{}], "annotations": [], "categories": []}, r"images\[0\] has no 'id'"),
         ({"images": [3], "annotations": [], "categories": []}, r"images\[0\] has no 'id'"),
         ([{}], r"\[0\] has no 'score'"),

@@ -3,10 +3,10 @@
 import pytest
 from labelled import judged, result
 
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.evaluation.matching import Counts, TrueBox
-from secondlook.evaluation.run_stats import Totals, compare
-from secondlook_client.results import Outcome
+from secondlook.evaluation.run_stats import RunStats, compare_stages
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
 ONE, TWO = (0.0, 0.0, 50.0, 50.0), (100.0, 0.0, 150.0, 50.0)
 ONTOLOGY = Ontology(
@@ -42,7 +42,7 @@ TRUTH = {
 
 
 def test_the_proposer_alone_says_everything_and_the_second_look_only_what_it_heard():
-    change = compare(lambda: iter(IMAGES), TRUTH, ONTOLOGY)
+    change = compare_stages(lambda: iter(IMAGES), TRUTH, ONTOLOGY)
     assert change.before.by_class == {
         "person": Counts(right=2),
         "wearing glasses": Counts(right=1, wrong=1),  # the box at 0.29 is under its threshold
@@ -58,7 +58,7 @@ def test_the_proposer_alone_says_everything_and_the_second_look_only_what_it_hea
 
 
 def test_totals_count_judgements_and_missing_verdicts():
-    totals = Totals.of(found for _, found in IMAGES)
+    totals = RunStats.of(found for _, found in IMAGES)
     assert (totals.images, totals.proposals) == (2, 3)
     assert (totals.accepted, totals.rejected, totals.unsure) == (3, 2, 2)
     assert totals.verified_empty == 1

@@ -1,4 +1,4 @@
-"""Jobs whose images, models or store fail: tried again, waited for or set aside."""
+"""Jobs whose images, models or store fail: retried, waited for or failed."""
 
 import os
 import threading
@@ -12,19 +12,18 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier
 from flaky_store import Whim, flaky
 from job_images import DOGS, SETTLED_NS, encoded, ended, fill, running, soon, wait_for
 
-from secondlook.core.errors import BadOntology, Unavailable
-from secondlook.core.types import Answer, Image, Outcome
+from secondlook.core.types import Image
 from secondlook.store import Store
 from secondlook.store.images import NewImage, add_images
-from secondlook.store.queue import JobState, NewItem, add_items
+from secondlook.store.queue import NewItem, add_items
+from secondlook_client.errors import BadOntology, Unavailable
+from secondlook_client.values import Answer, JobState, Outcome
 
 __all__ = ["soon"]
 """A fixture of these tests."""
 
 
-def test_a_image_that_is_none_is_set_aside_and_the_rest_goes_on(
-    store: Store, tmp_path: Path
-) -> None:
+def test_an_unreadable_image_fails_and_the_rest_is_labelled(store: Store, tmp_path: Path) -> None:
     folder = fill(tmp_path / "images", 5)
     torn = folder / "torn.png"
     torn.write_bytes(encoded(9)[:40])
@@ -38,11 +37,11 @@ def test_a_image_that_is_none_is_set_aside_and_the_rest_goes_on(
     failures = {f.name: f for f in store.queue.failures(made.run_id)}
     assert {f.reason for f in failures.values()} == {"bad_image"}
     assert "named pipe" in failures["pipe.jpg"].message
-    assert failures["torn.png"].tries == 1, "its bytes will not change any more"
-    assert failures["empty.jpg"].tries == 3, "it may have been on its way"
+    assert failures["torn.png"].attempts == 1, "its bytes will not change any more"
+    assert failures["empty.jpg"].attempts == 3, "it may have been on its way"
 
 
-def test_what_a_model_raises_is_tried_again_and_then_set_aside(
+def test_an_image_that_breaks_the_model_is_retried_and_then_fails(
     store: Store, tmp_path: Path
 ) -> None:
     folder = fill(tmp_path / "images", 6)
@@ -60,7 +59,7 @@ def test_what_a_model_raises_is_tried_again_and_then_set_aside(
         job = wait_for(store, "j", ended)
     assert (job.done, job.failed) == (5, 1)
     [failure] = store.queue.failures(made.run_id)
-    assert (failure.name, failure.reason, failure.tries) == ("part0/3.png", "internal", 3)
+    assert (failure.name, failure.reason, failure.attempts) == ("part0/3.png", "internal", 3)
     assert "(ValueError)" in failure.message
 
 
@@ -91,7 +90,7 @@ def test_a_job_waits_for_models_that_are_away(store: Store, tmp_path: Path, down
         away.clear()
         job = wait_for(store, "j", ended)
     assert (job.done, job.failed, job.message) == (20, 0, "")
-    assert all(len(r.labelled.of(Outcome.ACCEPT)) == 1 for r in store.records.results(made.run_id))
+    assert all(len(r.labelled.of(Outcome.ACCEPT)) == 1 for r in store.results.page(made.run_id))
 
 
 def test_classes_that_the_models_refuse_end_the_job(store: Store, tmp_path: Path) -> None:
@@ -130,7 +129,7 @@ def test_a_folder_that_may_not_be_read_makes_the_job_wait_and_say_so(
     store.queue.create("j", "folder", DOGS, str(folder))
     with running(store, [tmp_path / "elsewhere"]):
         job = wait_for(store, "j", lambda job: bool(job.message))
-        assert "--allow-root" in job.message
+        assert "--image-roots" in job.message
         wait_for(store, "j", lambda job: job.owner == "")
     store.queue.clear_leases()
     with running(store, [tmp_path]):
@@ -145,7 +144,7 @@ def test_nothing_is_lost_when_the_store_fails_now_and_then(store: Store, tmp_pat
         job = wait_for(store, "j", ended, timeout_s=60)
     assert database.failed > 3 and blobs.failed > 3
     assert (job.state, job.total, job.done, job.failed) == (JobState.DONE, 40, 40, 0)
-    assert store.records.count(made.run_id) == 40
+    assert store.results.count(made.run_id) == 40
 
 
 def test_a_store_that_is_away_for_long_is_waited_for(store: Store, tmp_path: Path) -> None:

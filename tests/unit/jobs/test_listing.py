@@ -7,11 +7,12 @@ import pytest
 from flaky_store import Whim, flaky
 from job_images import DOGS, fill
 
-from secondlook.core.errors import Unavailable
-from secondlook.core.files import from_text
+from secondlook.core.files import text_to_name
 from secondlook.jobs.image_source import list_folder
 from secondlook.store import Store
-from secondlook.store.queue import JobState
+from secondlook.store.queue import change_job
+from secondlook_client.errors import Unavailable
+from secondlook_client.values import JobState
 
 
 def never(seconds: float) -> bool:
@@ -27,7 +28,7 @@ def test_names_in_any_script_find_their_files_again(store: Store, tmp_path: Path
     made = store.queue.create("j", "folder", DOGS, str(folder))
     list_folder(store.queue, made.run_id, folder, never)
     found = store.queue.next(made.run_id, 10)
-    assert {os.fsencode(from_text(item.name)) for item in found} == set(raw)
+    assert {os.fsencode(text_to_name(item.name)) for item in found} == set(raw)
 
 
 def test_listing_again_adds_what_is_new_or_changed(store: Store, tmp_path: Path) -> None:
@@ -35,7 +36,8 @@ def test_listing_again_adds_what_is_new_or_changed(store: Store, tmp_path: Path)
     made = store.queue.create("j", "folder", DOGS, str(folder))
     list_folder(store.queue, made.run_id, folder, never)
     assert (store.queue.get("j").total, store.queue.get("j").closed) == (12, True)
-    store.queue.reopen("j")
+    with store.database.writing() as connection:  # as if the server had died before the end
+        change_job(connection, made.run_id, state=JobState.LISTING, closed=False)
     (folder / "part0/3.png").write_bytes(b"longer than it was before, if no image")
     (folder / "new.png").touch()
     list_folder(store.queue, made.run_id, folder, never)
@@ -45,7 +47,7 @@ def test_listing_again_adds_what_is_new_or_changed(store: Store, tmp_path: Path)
 
 def test_a_folder_that_is_not_there_is_no_empty_one(store: Store, tmp_path: Path) -> None:
     made = store.queue.create("j", "folder", DOGS, str(tmp_path / "gone"))
-    with pytest.raises(Unavailable, match="not there"):
+    with pytest.raises(Unavailable, match="is missing"):
         list_folder(store.queue, made.run_id, tmp_path / "gone", never)
     assert not store.queue.get("j").closed
 

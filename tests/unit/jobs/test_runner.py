@@ -7,12 +7,13 @@ import pytest
 from fakes import ScriptedProposer
 from job_images import DOGS, encoded, ended, fill, running, soon, wait_for
 
-from secondlook.core.image_folder import select
+from secondlook.core.image_folder import select_images
 from secondlook.jobs import result_writer
 from secondlook.jobs.image_source import list_folder
 from secondlook.store import Store
 from secondlook.store.images import NewImage, add_images
-from secondlook.store.queue import JobState, NewItem, add_items
+from secondlook.store.queue import NewItem, add_items
+from secondlook_client.values import JobState
 
 __all__ = ["soon"]
 """A fixture of these tests."""
@@ -24,7 +25,7 @@ def test_a_folder_is_labelled_whole(store: Store, tmp_path: Path) -> None:
     with running(store, [tmp_path]):
         job = wait_for(store, "j", ended)
     assert (job.state, job.total, job.done, job.failed) == (JobState.DONE, 25, 25, 0)
-    results = store.records.results(made.run_id)
+    results = store.results.page(made.run_id)
     assert {r.labelled.name for r in results} == {f"part{n // 10}/{n}.png" for n in range(25)}
     assert all(store.blobs.get(r.labelled.sha256) for r in results)
     assert all((r.labelled.width, r.labelled.height) == (40, 30) for r in results)
@@ -45,7 +46,7 @@ def test_a_stopped_server_finishes_what_is_under_way_and_the_next_goes_on(
         job = wait_for(store, "j", ended)
     assert (job.state, job.done) == (JobState.DONE, 200)
     assert not set(first.seen) & set(second.seen), "nothing was labelled twice"
-    assert store.records.count(made.run_id) == 200
+    assert store.results.count(made.run_id) == 200
 
 
 def test_a_job_of_a_dead_server_is_taken_over_and_the_dead_one_writes_nothing(
@@ -58,7 +59,7 @@ def test_a_job_of_a_dead_server_is_taken_over_and_the_dead_one_writes_nothing(
     with running(store, [tmp_path]):
         job = wait_for(store, "j", ended)
     assert time.monotonic() - began > 0.5
-    assert (job.done, store.records.count(made.run_id)) == (10, 10)
+    assert (job.done, store.results.count(made.run_id)) == (10, 10)
     assert not store.queue.finish(made.run_id, "dead", JobState.FAILED)
 
 
@@ -71,14 +72,14 @@ def test_servers_share_jobs_and_each_image_has_one_result(store: Store, tmp_path
     with running(store, [tmp_path], proposers[0]), running(store, [tmp_path], proposers[1]):
         for number in range(4):
             assert wait_for(store, f"j{number}", ended).done == 20
-    assert [store.records.count(run_id) for run_id in runs] == [20] * 4
+    assert [store.results.count(run_id) for run_id in runs] == [20] * 4
     assert sum(len(proposer.seen) for proposer in proposers) == 80
 
 
 def test_a_cancelled_job_stops_and_can_be_taken_up_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(result_writer, "LONGEST_S", 0.1)
+    monkeypatch.setattr(result_writer, "BATCH_WINDOW_S", 0.1)
     folder = fill(tmp_path / "images", 60)
     proposer = ScriptedProposer(delay_s=0.1)
     store.queue.create("j", "folder", DOGS, str(folder))
@@ -127,9 +128,9 @@ def test_a_file_replaced_before_its_turn_is_labelled_as_it_is_now(
     [gone] = store.queue.failures(made.run_id)
     assert (gone.name, gone.reason) == ("part0/3.png", "bad_image")
     assert "no such file" in gone.message
-    now = next(r for r in store.records.results(made.run_id) if r.labelled.name == "part0/2.png")
+    now = next(r for r in store.results.page(made.run_id) if r.labelled.name == "part0/2.png")
     assert store.blobs.get(now.labelled.sha256) == encoded(99)
-    [source] = [s for s in select([folder]).walk() if s.name == "part0/2.png"]
+    [source] = [s for s in select_images([folder]).walk() if s.name == "part0/2.png"]
     assert now.key == source.key
 
 
@@ -144,4 +145,4 @@ def test_a_link_put_there_after_the_listing_is_not_followed(store: Store, tmp_pa
     with running(store, [folder]):
         assert wait_for(store, "j", ended).done == 1
     [failure] = store.queue.failures(made.run_id)
-    assert (failure.reason, failure.tries) == ("not_allowed", 1)
+    assert (failure.reason, failure.attempts) == ("not_allowed", 1)

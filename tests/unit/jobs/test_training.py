@@ -18,112 +18,112 @@ from served_trainings import (
 )
 from students import write_student
 
-from secondlook.core.errors import MissingExtra
-from secondlook.jobs import training as trainer
-from secondlook.jobs import training as training_process
+from secondlook.jobs import training
 from secondlook.jobs.training import Trainer, distill_command
 from secondlook.store import Store
 from secondlook.store.integrity import check
-from secondlook.store.training_jobs import Training, TrainingOrder, TrainingState
+from secondlook.store.training_jobs import TrainingRow, TrainingSpec
+from secondlook_client.errors import MissingExtra
+from secondlook_client.values import TrainingState
 
 __all__ = ["kept", "soon", "working"]
 """Fixtures of these tests."""
 
 
 def test_a_student_becomes_a_version(kept: Store, working, tmp_path: Path) -> None:
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     out = tmp_path / "data" / "trainings" / str(number)
     with working("waits"):
         running = eventually(
-            lambda: (t := kept.trainings.get(number)).progress.get("step") == 3 and t
+            lambda: (t := kept.training_jobs.get(number)).progress.get("step") == 3 and t
         )
         assert running.progress == {
             "step": 3, "of": 3, "loss": pytest.approx(1 / 3), "map50": 0.5, "phase": "train",
         }  # fmt: skip
         ((_, niceness),) = starts(out)
-        assert niceness == training_process.NICENESS
+        assert niceness == training.NICENESS
         out.with_name(f"{number}.go").touch()
         done = until(kept, number, TrainingState.DONE)
-    student = kept.students.get("street", done.version, report=True)
+    student = kept.model_versions.get("street", done.version, report=True)
     assert student.version == 1 and "map50" in student.report and not student.current
     assert list(check(kept)) == []
     assert [path.name for path in out.iterdir()] == ["torch"]
     assert not out.with_name(f"{number}.lock").exists()
 
 
-def test_a_failure_is_told_by_the_last_line_and_without_paths(kept: Store, working, tmp_path):
-    number = kept.trainings.create(ORDER).id
+def test_a_failure_is_reported_by_the_last_line_and_without_paths(kept: Store, working, tmp_path):
+    number = kept.training_jobs.create(ORDER).id
     with working("fails"):
         failed = until(kept, number, TrainingState.FAILED)
     assert failed.message == "its folder is full; make room"
     assert not (tmp_path / "data" / "trainings" / str(number)).exists()
-    assert kept.students.page() == []
+    assert kept.model_versions.page() == []
 
 
-def test_a_process_that_the_system_kills_is_told(kept: Store, working) -> None:
-    number = kept.trainings.create(ORDER).id
+def test_a_process_that_the_system_kills_is_reported(kept: Store, working) -> None:
+    number = kept.training_jobs.create(ORDER).id
     with working("killed"):
         failed = until(kept, number, TrainingState.FAILED)
     assert "signal 9" in failed.message and "smaller size" in failed.message
 
 
 def test_a_result_that_is_damaged_is_no_version(kept: Store, working, tmp_path: Path) -> None:
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     (tmp_path / "student" / "model.onnx").write_bytes(b"cut")
     with working("trains"):
         failed = until(kept, number, TrainingState.FAILED)
     assert "model.onnx of the student is missing, truncated" in failed.message
-    assert kept.students.page() == []
+    assert kept.model_versions.page() == []
 
 
 @pytest.mark.parametrize("behaviour", ["waits", "stubborn"])
 def test_cancelling_ends_the_process(kept: Store, working, tmp_path, behaviour) -> None:
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     out = tmp_path / "data" / "trainings" / str(number)
     with working(behaviour):
         ((process, _),) = eventually(lambda: starts(out))
         time.sleep(0.1)
-        kept.trainings.cancel(number)
+        kept.training_jobs.cancel(number)
         eventually(lambda: not lives(process))
         eventually(lambda: not out.exists())
-        assert kept.trainings.get(number).state is TrainingState.CANCELLED
+        assert kept.training_jobs.get(number).state is TrainingState.CANCELLED
 
 
 def test_one_runs_at_a_time_unless_more_are_allowed(kept: Store, working, tmp_path) -> None:
-    numbers = [kept.trainings.create(ORDER).id for _ in range(2)]
+    numbers = [kept.training_jobs.create(ORDER).id for _ in range(2)]
     folder = tmp_path / "data" / "trainings"
     with working("waits"):
         eventually(lambda: starts(folder / str(numbers[0])))
         time.sleep(0.3)
-        assert kept.trainings.get(numbers[1]).state is TrainingState.QUEUED
+        assert kept.training_jobs.get(numbers[1]).state is TrainingState.QUEUED
     with working("waits", at_once=2):
         for number in numbers:
             eventually(lambda n=number: starts(folder / str(n)))
         for number in numbers:
             (folder / f"{number}.go").touch()
             until(kept, number, TrainingState.DONE)
-    assert kept.students.page("street")
+    assert kept.model_versions.page("street")
 
 
 def test_a_server_that_stops_ends_it_and_the_next_goes_on(kept: Store, working, tmp_path) -> None:
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     out = tmp_path / "data" / "trainings" / str(number)
     with working("waits"):
         ((process, _),) = eventually(lambda: starts(out))
     assert not lives(process)
-    assert kept.trainings.get(number).state is TrainingState.QUEUED
+    assert kept.training_jobs.get(number).state is TrainingState.QUEUED
     out.with_name(f"{number}.go").touch()
     with working("waits"):
         until(kept, number, TrainingState.DONE)
-    assert kept.students.page()[0].version == 1
+    assert kept.model_versions.page()[0].version == 1
 
 
 def test_what_trainings_left_that_are_over_is_removed(kept: Store, working, tmp_path) -> None:
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     folder = tmp_path / "data" / "trainings"
     for name in (str(number), f"{number}.cache", "mine"):
         (folder / name / "checkpoints").mkdir(parents=True)
-    kept.trainings.cancel(number)
+    kept.training_jobs.cancel(number)
     with working("trains"):
         eventually(lambda: not (folder / str(number)).exists())
     assert [path.name for path in folder.iterdir()] == ["mine"]
@@ -133,7 +133,7 @@ def test_lines_of_progress_that_make_no_sense_are_left_out(tmp_path: Path) -> No
     (tmp_path / "7").mkdir()
     path = tmp_path / "7" / "progress.jsonl"
     good = '{"step": 5, "of": 9, "loss": 1e999, "map50": null, "phase": "tr\\u0007ain", "x": 1}\n'
-    with training_process.Child.alone(tmp_path / "7", lambda: False) as child:
+    with training.TrainingProcess.exclusive(tmp_path / "7", lambda: False) as child:
         assert child.progress() is None
         path.write_text(good + "[1]\nnonsense\n{}\n" + "[" * 9999 + '\n{"step": -1}\n{"step": 6')
         assert child.progress() == {"step": 5, "of": 9, "phase": "train"}
@@ -144,8 +144,8 @@ def test_lines_of_progress_that_make_no_sense_are_left_out(tmp_path: Path) -> No
 def test_what_is_started_is_the_command_of_a_person(tmp_path: Path) -> None:
     from secondlook.cli.distill import distill_command
 
-    order = TrainingOrder("street", "street-1", "test", "pico", 50, 3)
-    training = Training(7, order, TrainingState.RUNNING, "", 0, 0.0, 0.0)
+    order = TrainingSpec("street", "street-1", "test", "pico", 50, 3)
+    training = TrainingRow(7, order, TrainingState.RUNNING, "", 0, 0.0, 0.0)
     out = tmp_path / "7"
     line = distill_command(training, "127.0.0.1:5", out)
     assert line[:4] == [sys.executable, "-m", "secondlook", "distill"]
@@ -154,15 +154,15 @@ def test_what_is_started_is_the_command_of_a_person(tmp_path: Path) -> None:
     assert (read["size"], read["split"], read["name"]) == ("pico", "test", "street")
     assert (str(read["steps"]), str(read["seed"]), read["how"]) == ("50", "3", "jsonl")
     plain = distill_command(
-        Training(7, ORDER, TrainingState.RUNNING, "", 0, 0.0, 0.0), "127.0.0.1:5", out
+        TrainingRow(7, ORDER, TrainingState.RUNNING, "", 0, 0.0, 0.0), "127.0.0.1:5", out
     )
     assert "--steps" not in plain and "--split" not in plain
 
 
-def test_a_package_that_is_missing_is_told_before_anything_starts(kept, tmp_path, monkeypatch):
+def test_a_package_that_is_missing_is_reported_before_anything_starts(kept, tmp_path, monkeypatch):
     made = Trainer(kept, tmp_path / "trainings")
     made.check()
-    monkeypatch.setattr(trainer, "NEEDED", ("torch", "no_such_package"))
+    monkeypatch.setattr(training, "REQUIRED_PACKAGES", ("torch", "no_such_package"))
     with pytest.raises(MissingExtra, match=r"needs no_such_package.*secondlook\[serve,distill\]"):
         made.check()
 
@@ -170,9 +170,9 @@ def test_a_package_that_is_missing_is_told_before_anything_starts(kept, tmp_path
 def test_a_folder_may_be_named_relative_to_the_server(kept, tmp_path, monkeypatch) -> None:
     write_student(tmp_path / "student")
     monkeypatch.chdir(tmp_path)
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
 
-    def command(training: Training, address: str, out: Path) -> list[str]:
+    def command(training: TrainingRow, address: str, out: Path) -> list[str]:
         return [sys.executable, str(PROGRAM), "trains", str(tmp_path / "student"), str(out)]
 
     made = Trainer(kept, Path("data/trainings"), 1, distill_command)
@@ -183,9 +183,9 @@ def test_a_folder_may_be_named_relative_to_the_server(kept, tmp_path, monkeypatc
 
 def test_a_fault_of_ours_ends_one_training_and_not_the_others(kept, tmp_path, caplog) -> None:
     write_student(tmp_path / "student")
-    numbers = [kept.trainings.create(ORDER).id for _ in range(2)]
+    numbers = [kept.training_jobs.create(ORDER).id for _ in range(2)]
 
-    def command(training: Training, address: str, out: Path) -> list[str]:
+    def command(training: TrainingRow, address: str, out: Path) -> list[str]:
         if training.id == numbers[0]:
             raise KeyError("secret")
         return [sys.executable, str(PROGRAM), "trains", str(tmp_path / "student"), str(out)]
@@ -194,6 +194,6 @@ def test_a_fault_of_ours_ends_one_training_and_not_the_others(kept, tmp_path, ca
     made.start("127.0.0.1:1")
     until(kept, numbers[1], TrainingState.DONE)
     made.close()
-    failed = kept.trainings.get(numbers[0])
+    failed = kept.training_jobs.get(numbers[0])
     assert failed.state is TrainingState.FAILED and "its log has the details" in failed.message
     assert "secret" not in failed.message and "secret" in caplog.text

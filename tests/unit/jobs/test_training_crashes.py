@@ -19,9 +19,9 @@ from served_trainings import (
     working,
 )
 
-from secondlook.core.errors import StoreUnavailable
 from secondlook.store import Store
-from secondlook.store.training_jobs import TrainingState
+from secondlook_client.errors import StoreUnavailable
+from secondlook_client.values import TrainingState
 
 __all__ = ["kept", "soon", "working"]
 """Fixtures of these tests."""
@@ -57,10 +57,10 @@ def crashed(tmp_path: Path, behaviour: str, out: Path) -> int:
 def test_after_a_crash_the_old_process_is_ended_and_another_goes_on(
     tmp_path, working, kept, behaviour
 ):
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     out = tmp_path / "data" / "trainings" / str(number)
     left = crashed(tmp_path, behaviour, out)
-    kept.trainings.clear_leases()
+    kept.training_jobs.clear_leases()
     with working("waits"):
         eventually(lambda: len(starts(out)) == 2)
         assert not lives(left), "two processes write into one folder"
@@ -69,12 +69,12 @@ def test_after_a_crash_the_old_process_is_ended_and_another_goes_on(
 
 
 def test_what_the_old_process_finished_is_taken_as_it_is(tmp_path, working, kept) -> None:
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     out = tmp_path / "data" / "trainings" / str(number)
     left = crashed(tmp_path, "waits", out)
     out.with_name(f"{number}.go").touch()
     eventually(lambda: not lives(left))
-    kept.trainings.clear_leases()
+    kept.training_jobs.clear_leases()
     with working("fails"):
         assert until(kept, number, TrainingState.DONE).version == 1
 
@@ -84,7 +84,7 @@ def test_a_lock_that_somebody_else_s_process_has_is_waited_for_until_the_server_
 ) -> None:
     import fcntl
 
-    number = kept.trainings.create(ORDER).id
+    number = kept.training_jobs.create(ORDER).id
     lock = tmp_path / "data" / "trainings" / f"{number}.lock"
     lock.parent.mkdir()
     with lock.open("w") as held:  # names no process
@@ -96,10 +96,10 @@ def test_a_lock_that_somebody_else_s_process_has_is_waited_for_until_the_server_
 
 
 def test_a_database_that_fails_now_and_then_loses_nothing(kept: Store, working, monkeypatch):
-    from secondlook.store.training_jobs import Trainings
+    from secondlook.store.training_jobs import TrainingJobs
 
-    number, failures = kept.trainings.create(ORDER).id, iter(range(6))
-    real = {name: getattr(Trainings, name) for name in ("renew", "claim", "finish")}
+    number, failures = kept.training_jobs.create(ORDER).id, iter(range(6))
+    real = {name: getattr(TrainingJobs, name) for name in ("renew", "claim", "finish")}
 
     def flaky(name: str) -> Callable[..., object]:
         def call(self, *rest, **more):
@@ -110,7 +110,7 @@ def test_a_database_that_fails_now_and_then_loses_nothing(kept: Store, working, 
         return call
 
     for name in real:
-        monkeypatch.setattr(Trainings, name, flaky(name))
+        monkeypatch.setattr(TrainingJobs, name, flaky(name))
     with working("trains", lease_s=0.2):
         assert until(kept, number, TrainingState.DONE).version == 1
-    assert len(kept.students.page()) == 1
+    assert len(kept.model_versions.page()) == 1

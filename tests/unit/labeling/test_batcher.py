@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
 from secondlook.labeling.batcher import Batcher
+from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
 
 SOON_S = 10.0
 

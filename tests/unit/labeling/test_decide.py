@@ -2,9 +2,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from secondlook.core.ontology import ClassSpec
-from secondlook.core.types import Answer, Outcome, Verdict, View
 from secondlook.labeling.decisions import decide, decide_for_student
+from secondlook_client.ontology import ClassSpec
+from secondlook_client.values import Answer, Outcome, Verdict, View
 
 SHARE = st.floats(0, 1)
 ORDER = {Outcome.REJECT: 0, Outcome.UNSURE: 1, Outcome.ACCEPT: 2}

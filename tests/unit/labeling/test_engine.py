@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
 
-from secondlook.core.errors import Busy, DeadlineExceeded, ShuttingDown
-from secondlook.core.ontology import ClassSpec, Ontology
+from secondlook.config.settings import BatchingSettings
 from secondlook.core.types import Image, Labelled
-from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook_client.ontology import ClassSpec, Ontology
 
 DOGS = Ontology((ClassSpec("dog"),))
 CATS = Ontology((ClassSpec("cat"),))
@@ -38,7 +39,7 @@ def engine(
     proposer: ScriptedProposer, verifier: ScriptedVerifier | None = None, **limits: object
 ) -> Engine:
     pipeline = Pipeline(proposer, verifier or ScriptedVerifier())
-    return Engine(pipeline, EngineLimits(**limits))  # type: ignore[arg-type]
+    return Engine(pipeline, BatchingSettings(**limits))  # type: ignore[arg-type]
 
 
 def settled(made: Engine) -> bool:
@@ -60,7 +61,7 @@ def test_a_image_goes_through_both_stages() -> None:
 
 def test_many_callers_each_get_their_own_and_share_batches() -> None:
     proposer = ScriptedProposer(unlucky, delay_s=0.002)
-    made = engine(proposer, propose_batch=4, max_images=1000)
+    made = engine(proposer, propose_batch=4, max_in_flight=1000)
     futures: dict[str, Future[Labelled]] = {}
 
     def send(caller: int) -> None:
@@ -87,7 +88,7 @@ def test_many_callers_each_get_their_own_and_share_batches() -> None:
 
 
 def test_one_too_many_is_refused_and_nobody_else_suffers(gate: threading.Event) -> None:
-    made = engine(ScriptedProposer(gate=gate), max_images=3)
+    made = engine(ScriptedProposer(gate=gate), max_in_flight=3)
     inside = [made.submit(task(str(i))) for i in range(3)]
     with pytest.raises(Busy, match="3 images") as refused:
         made.submit(task("late"))
@@ -101,7 +102,7 @@ def test_one_too_many_is_refused_and_nobody_else_suffers(gate: threading.Event) 
 
 def test_the_cancelled_cost_no_model_and_no_place(gate: threading.Event) -> None:
     proposer, verifier = ScriptedProposer(gate=gate), ScriptedVerifier()
-    made = engine(proposer, verifier, max_images=4)
+    made = engine(proposer, verifier, max_in_flight=4)
     first = made.submit(task("first", shade=1))
     assert proposer.started.wait(5)
     gone = [made.submit(task(f"gone{i}", shade=2)) for i in range(3)]
@@ -141,7 +142,7 @@ def test_given_up_in_the_middle_of_stage_two(caplog: pytest.LogCaptureFixture) -
 
 def test_a_flood_of_calls_given_up_does_not_lock_others_out(gate: threading.Event) -> None:
     proposer = ScriptedProposer(gate=gate)
-    made = engine(proposer, max_images=2)
+    made = engine(proposer, max_in_flight=2)
     first = made.submit(task("first"))
     assert proposer.started.wait(5)
     for _ in range(50):

@@ -5,12 +5,14 @@ from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import NOT_ASKED, Image, Labelled, Outcome
+from secondlook.config.settings import PipelineSettings
+from secondlook.core.types import NOT_ASKED, Image, Labelled
 from secondlook.labeling.decisions import judge
-from secondlook.labeling.pipeline import Limits, Pipeline, Task
+from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
-LIMITS = Limits(floor=0.1)
+LIMITS = PipelineSettings(score_floor=0.1)
 
 
 def ontology(threshold: float = 0.25, accept: float = 0.6) -> Ontology:
@@ -54,7 +56,7 @@ def test_evidence_decided_again_gives_what_the_pipeline_gave(
     rows: list[Row], answers: dict[str, float] | None
 ) -> None:
     found = labelled(rows, answers)
-    assert judge(found.evidence, ontology(), LIMITS.max_iou) == found.judgements
+    assert judge(found.evidence, ontology(), LIMITS.nms_iou) == found.judgements
 
 
 def test_other_thresholds_give_what_the_models_would_have_given_under_them() -> None:
@@ -62,7 +64,7 @@ def test_other_thresholds_give_what_the_models_would_have_given_under_them() -> 
     answers = {"On?": 0.7, "Off?": 0.1, "Dog?": 0.55}
     strict = ontology(threshold=0.75, accept=0.9)
     now = labelled(rows, answers, strict)
-    again = judge(labelled(rows, answers).evidence, strict, LIMITS.max_iou)
+    again = judge(labelled(rows, answers).evidence, strict, LIMITS.nms_iou)
     assert [j.decision for j in again] == [j.decision for j in now.judgements]
     assert [j.decision.outcome for j in again] == [Outcome.UNSURE, Outcome.REJECT]
 
@@ -71,13 +73,13 @@ def test_a_box_below_the_threshold_of_its_run_was_not_asked_about_and_is_unsure(
     rows: list[Row] = [((1, 1, 12, 20), {"person": 0.2})]
     found = labelled(rows, {"On?": 0.9, "Off?": 0.1})
     assert found.judgements == ()
-    lower = judge(found.evidence, ontology(threshold=0.15), LIMITS.max_iou)
+    lower = judge(found.evidence, ontology(threshold=0.15), LIMITS.nms_iou)
     assert [j.decision.outcome for j in lower] == [Outcome.UNSURE] * 2
     assert all(NOT_ASKED in j.decision.reason for j in lower)
 
 
 def test_without_a_verifier_lower_thresholds_let_scores_decide() -> None:
     found = labelled([((20, 5, 39, 25), {"dog": 0.2})], None)
-    (dog,) = judge(found.evidence, ontology(threshold=0.15), LIMITS.max_iou)
+    (dog,) = judge(found.evidence, ontology(threshold=0.15), LIMITS.nms_iou)
     assert (dog.class_name, dog.decision.outcome) == ("dog", Outcome.ACCEPT)
     assert replace(dog, row=0) == dog

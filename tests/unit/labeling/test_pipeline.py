@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
 
-from secondlook.core.errors import Unavailable
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Answer, Image, Outcome, Proposals, View
-from secondlook.labeling.pipeline import Limits, Pipeline, Task
+from secondlook.config.settings import PipelineSettings
+from secondlook.core.types import Image, Proposals
+from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook_client.errors import Unavailable
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Answer, Outcome, View
 
 EYEWEAR = Ontology(
     (
@@ -124,7 +126,7 @@ def test_limits_bound_the_work() -> None:
     def crowd(image: Image, phrases: Sequence[str]) -> list[Row]:
         return [((i, 0, i + 1, 9), {"dog": 0.3 + i / 100}) for i in range(30)]
 
-    limits = Limits(floor=0.4, max_boxes=5)
+    limits = PipelineSettings(score_floor=0.4, max_boxes=5)
     pipeline = Pipeline(ScriptedProposer(crowd), ScriptedVerifier(), limits)
     (labelled,) = pipeline.label([Task(make_image("p"), PETS)])
     assert labelled.proposals == 5

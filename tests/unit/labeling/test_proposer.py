@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.core import boxes
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.core.types import Proposals
 from secondlook.labeling.proposer import Proposer, by_class, candidates
+from secondlook_client.ontology import ClassSpec, Ontology
 
 IMAGE = make_image("street", 100, 80)
 ONTOLOGY = Ontology(
@@ -77,10 +77,10 @@ def test_the_best_boxes_are_kept_best_first(raw: Proposals, most: int) -> None:
 
 
 @given(many(), st.floats(0, 1))
-def test_candidates_are_worth_judging(raw: Proposals, max_iou: float) -> None:
+def test_candidates_are_worth_judging(raw: Proposals, nms_iou: float) -> None:
     found = by_class(raw, IMAGE, ONTOLOGY, 100)
     thresholds = np.array([spec.threshold for spec in ONTOLOGY.classes], np.float32)
-    picked = candidates(found, ONTOLOGY, max_iou)
+    picked = candidates(found, ONTOLOGY, nms_iou)
     for candidate in picked:
         assert candidate.classes in ONTOLOGY.groups.values()
         columns = list(candidate.classes)
@@ -89,7 +89,7 @@ def test_candidates_are_worth_judging(raw: Proposals, max_iou: float) -> None:
         rows = [c.row for c in picked if c.classes == members]
         overlap = boxes.iou(found.boxes[rows], found.boxes[rows])
         np.fill_diagonal(overlap, 0)
-        assert (overlap <= max_iou).all()
+        assert (overlap <= nms_iou).all()
         columns = list(members)
         above = (found.scores[:, columns] >= thresholds[columns]).any(axis=1)
         assert bool(rows) == bool(above.any())

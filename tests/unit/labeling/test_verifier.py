@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from secondlook.core.errors import Unavailable
-from secondlook.core.types import Answer, Image, View
+from secondlook.core.types import Image
 from secondlook.labeling.verifier import Look, VerdictCache, Verifier, verify
+from secondlook_client.errors import Unavailable
+from secondlook_client.values import Answer, View
 
 IMAGE = Image(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8), "0" * 64)
 LEFT, RIGHT = (0.0, 0.0, 20.0, 20.0), (30.0, 10.0, 50.0, 30.0)
@@ -29,7 +30,7 @@ def test_the_fake_is_a_verifier() -> None:
 
 def test_every_question_gets_its_own_answer_in_order() -> None:
     verifier = ScriptedVerifier({"a?": 0.1, "b?": 0.2, "c?": 0.3})
-    found = verify(verifier, [look(LEFT, "a?", "b?"), look(RIGHT, "c?", "a?")], VerdictCache())
+    found = verify(verifier, [look(LEFT, "a?", "b?"), look(RIGHT, "c?", "a?")], VerdictCache(100))
     assert [[v.question for v in of_look] for of_look in found] == [["a?", "b?"], ["c?", "a?"]]
     assert [[v.answer.p_yes for v in of_look] for of_look in found] == [[0.1, 0.2], [0.3, 0.1]]
     assert found[0][0].model == "scripted@v0"
@@ -37,7 +38,7 @@ def test_every_question_gets_its_own_answer_in_order() -> None:
 
 
 def test_what_is_known_is_not_asked_again() -> None:
-    verifier, cache = ScriptedVerifier({"a?": 0.1, "b?": 0.2}), VerdictCache()
+    verifier, cache = ScriptedVerifier({"a?": 0.1, "b?": 0.2}), VerdictCache(100)
     p_yes(verifier, [look(LEFT, "a?")], cache)
     again = verify(verifier, [look(LEFT, "b?", "a?")], cache)
     assert [(v.answer.p_yes, v.cached) for v in again[0]] == [(0.2, False), (0.1, True)]
@@ -57,14 +58,14 @@ def test_what_is_known_is_not_asked_again() -> None:
     ],
 )
 def test_another_view_or_question_is_asked(other: Look) -> None:
-    verifier, cache = ScriptedVerifier(), VerdictCache()
+    verifier, cache = ScriptedVerifier(), VerdictCache(100)
     verify(verifier, [look(LEFT, "a?")], cache)
     verify(verifier, [other], cache)
     assert verifier.calls == 2
 
 
 def test_another_model_is_asked() -> None:
-    cache, other = VerdictCache(), ScriptedVerifier(0.2)
+    cache, other = VerdictCache(100), ScriptedVerifier(0.2)
     other.digest = "v1"
     assert p_yes(ScriptedVerifier(0.1), [look(LEFT, "a?")], cache) == [[0.1]]
     assert p_yes(other, [look(LEFT, "a?")], cache) == [[0.2]]
@@ -72,7 +73,7 @@ def test_another_model_is_asked() -> None:
 
 def test_views_of_equal_bytes_and_other_shape_differ() -> None:
     wide, high = make_image(width=20, height=10), make_image(width=10, height=20)
-    cache, verifier = VerdictCache(), ScriptedVerifier()
+    cache, verifier = VerdictCache(100), ScriptedVerifier()
     for image in (wide, high):
         verify(verifier, [Look(image, (0, 0, 20, 20), View.IMAGE, ("a?",))], cache)
     assert verifier.calls == 2
@@ -93,7 +94,7 @@ def failing(question: str) -> Answer:
     ],
 )
 def test_a_failure_is_no_verdict_and_is_asked_again(script: object, error: str) -> None:
-    verifier, cache = ScriptedVerifier(script), VerdictCache()  # type: ignore[arg-type]
+    verifier, cache = ScriptedVerifier(script), VerdictCache(100)  # type: ignore[arg-type]
     (verdict,) = verify(verifier, [look(LEFT, "a?")], cache)[0]
     assert (verdict.answer.p_yes, verdict.answer.error) == (None, error)
     verifier.script = 0.9
@@ -105,13 +106,16 @@ def test_a_failure_is_no_verdict_and_is_asked_again(script: object, error: str) 
 def test_a_wrong_number_of_answers_is_no_verdict(answers: list | None) -> None:
     verifier = ScriptedVerifier()
     verifier.answer = lambda asks: answers  # type: ignore[method-assign,return-value,assignment]
-    ((verdict,),) = verify(verifier, [look(LEFT, "a?")], VerdictCache())
+    ((verdict,),) = verify(verifier, [look(LEFT, "a?")], VerdictCache(100))
     assert verdict.answer.p_yes is None
     assert verdict.answer.error
 
 
 def test_an_abstention_is_remembered_with_its_words() -> None:
-    verifier, cache = ScriptedVerifier(lambda question: Answer(None, raw="maybe")), VerdictCache()
+    verifier, cache = (
+        ScriptedVerifier(lambda question: Answer(None, raw="maybe")),
+        VerdictCache(100),
+    )
     for _ in range(2):
         (verdict,) = verify(verifier, [look(LEFT, "a?")], cache)[0]
         assert (verdict.answer.p_yes, verdict.answer.raw) == (None, "maybe")
@@ -120,8 +124,8 @@ def test_an_abstention_is_remembered_with_its_words() -> None:
 
 def test_nothing_to_ask() -> None:
     verifier = ScriptedVerifier()
-    assert verify(verifier, [], VerdictCache()) == []
-    assert verify(verifier, [look(LEFT)], VerdictCache()) == [()]
+    assert verify(verifier, [], VerdictCache(100)) == []
+    assert verify(verifier, [look(LEFT)], VerdictCache(100)) == [()]
     assert verifier.calls == 0
 
 

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.core.types import Image, View
+from secondlook.core.types import Image
 from secondlook.labeling.verifier import MAX_SIDE, render
+from secondlook_client.values import View
 
 
 def noise(width: int, height: int) -> Image:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.demo import embedded
+from secondlook.models import embedded
 
 SHAPES = """
 import torch
-from secondlook.config.settings import ModelOptions
+from secondlook.config.settings import ModelSettings
 from secondlook.models.loading import PRIMITIVES, place
-place(ModelOptions(device="cpu"))
+place(ModelSettings(device="cpu"))
 layer = torch.nn.Conv2d(16, 16, 3).requires_grad_(False)
 for side in [*range(40, 60 + PRIMITIVES), 40]:
     layer(torch.zeros(4, 16, side, 40))

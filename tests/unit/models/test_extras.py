@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import MissingExtra
+from secondlook.config.settings import ModelSettings
 from secondlook.models import moondream, ollama, openai
+from secondlook_client.errors import MissingExtra
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ def test_a_missing_extra_names_its_install_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=r"pip install 'secondlook\["):
-        adapter.load(argument, ModelOptions())  # type: ignore[attr-defined]
+        adapter.load(argument, ModelSettings())  # type: ignore[attr-defined]

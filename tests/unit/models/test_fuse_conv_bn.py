@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
-from secondlook.models.cpu_speedups import fuse_conv_bn
+from secondlook.models.cpu_speedups import fuse_conv_bn, use_channels_last
 
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 48 * 40).view(2, 3, 48, 40)
 
@@ -47,7 +47,7 @@ def test_a_resnet_gives_the_same_without_norms(layer: str) -> None:
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
-def test_the_frozen_norms_of_a_backbone_are_folded_too(kind: str) -> None:
+def test_the_frozen_norms_of_a_backbone_are_fused_too(kind: str) -> None:
     slow = trained(models.model(kind, backbone="resnet").model.backbone.conv_encoder.model)
     quick = deepcopy(slow)
     assert fuse_conv_bn(quick, lambda: quick(PIXELS)) > 5
@@ -89,6 +89,7 @@ def test_the_layout_is_channels_last_in_half_precision_too() -> None:
     quick = deepcopy(slow)
     half = PIXELS.to(torch.bfloat16)
     fuse_conv_bn(quick, lambda: quick(half))
+    use_channels_last(quick)
     with torch.no_grad():
         expected, found = (m(half).last_hidden_state.float() for m in (slow, quick))
     assert found.is_contiguous(memory_format=torch.channels_last)

@@ -13,15 +13,19 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadOntology, BadSetting, NotFound
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals
 from secondlook.labeling.proposer import Proposer
 from secondlook.models import grounding_dino
-from secondlook.models.grounding_dino import GroundingDinoProposer, Marks, settings_of
-from secondlook.models.loading import place
+from secondlook.models.grounding_dino import (
+    GroundingDinoProposer,
+    SpecialTokens,
+    read_pixel_settings,
+)
+from secondlook.models.loading import choose_placement
+from secondlook_client.errors import BadOntology, BadSetting, NotFound
 
-OPTIONS = ModelOptions(device="cpu")
+OPTIONS = ModelSettings(device="cpu")
 PHRASES = ["person", "hot dog", "person wearing glasses", "red car"]
 FLOOR = 0.02
 EVERY_MODEL = [(kind, backbone) for kind in models.KINDS for backbone in ("swin", "resnet")]
@@ -72,7 +76,7 @@ def by_transformers(folder: Path, image: Image, phrase: str, floor: float) -> Pr
     with torch.no_grad():
         outputs = reference(folder)(**inputs)
     ids = inputs["input_ids"][0]
-    marks = torch.tensor([Marks.start, Marks.end, Marks.stop])
+    marks = torch.tensor([SpecialTokens.start, SpecialTokens.end, SpecialTokens.stop])
     outputs.logits[..., : len(ids)][..., torch.isin(ids, marks)] = float("-inf")
     found = processor.post_process_grounded_object_detection(
         outputs, threshold=floor, text_threshold=floor, target_sizes=[image.pixels.shape[:2]]
@@ -90,7 +94,7 @@ def test_single_phrases_give_what_transformers_gives(
     same(ours, by_transformers(checkpoint, image, phrase, FLOOR))
 
 
-@pytest.mark.parametrize("query", ["", "?pad=32", "?together=2&pad=64"])
+@pytest.mark.parametrize("query", ["", "?pad=32", "?max_phrases=2&pad=64"])
 def test_a_batch_gives_what_each_image_gives_alone(checkpoint: Path, query: str) -> None:
     proposer = loaded(f"{checkpoint}{query}")
     sizes = [(200, 150), (150, 200), (200, 150), (190, 150), (400, 30)]
@@ -114,7 +118,7 @@ def test_threads_share_a_proposer(swin: Path) -> None:
 
 def test_each_phrase_alone_is_scored_as_if_it_were_asked_alone(swin: Path) -> None:
     image = models.image(160, 120)
-    apart = loaded(f"{swin}?together=1").propose([image], PHRASES, FLOOR)[0]
+    apart = loaded(f"{swin}?max_phrases=1").propose([image], PHRASES, FLOOR)[0]
     assert ((apart.scores > 0).sum(axis=1) == 1).all()
     for column, phrase in enumerate(PHRASES):
         rows = np.flatnonzero(apart.scores[:, column])
@@ -174,10 +178,10 @@ def test_a_tokenizer_with_other_numbers_for_the_marks_is_refused(
     folder = models.save(tmp_path / "odd")
     model = models.model()
     tokenizer = models.processor().tokenizer.__class__(vocab={"[UNK]": 0, "[CLS]": 1, "[SEP]": 2})
-    pixels = settings_of(models.processor().image_processor)
+    pixels = read_pixel_settings(models.processor().image_processor)
     with pytest.raises(BadSetting, match="expects"):
         GroundingDinoProposer(
-            model, tokenizer, pixels, name="odd", digest="0", placement=place(OPTIONS)
+            model, tokenizer, pixels, name="odd", digest="0", placement=choose_placement(OPTIONS)
         )
     assert grounding_dino.load(str(folder), OPTIONS)
 
@@ -194,7 +198,7 @@ def test_a_checkpoint_that_is_not_there_says_how_to_get_it(
         grounding_dino.load(str(tmp_path), OPTIONS)
 
 
-@pytest.mark.parametrize("query", ["?together=0", "?pad=x", "?unknown=1", "?pad=8&pad=9"])
+@pytest.mark.parametrize("query", ["?max_phrases=0", "?pad=x", "?unknown=1", "?pad=8&pad=9"])
 def test_bad_settings_in_a_spec_are_refused(swin: Path, query: str) -> None:
     with pytest.raises(BadSetting):
         grounding_dino.load(f"{swin}{query}", OPTIONS)
@@ -203,13 +207,13 @@ def test_bad_settings_in_a_spec_are_refused(swin: Path, query: str) -> None:
 @pytest.mark.parametrize("device", ["cuda:77", "x"])
 def test_a_device_that_cannot_be_had_is_refused(device: str) -> None:
     with pytest.raises(BadSetting, match="this machine offers cpu"):
-        place(ModelOptions(device=device))
+        choose_placement(ModelSettings(device=device))
 
 
 def test_bfloat16_stays_near_float32(swin: Path) -> None:
     image = models.image(200, 150)
     exact = loaded(str(swin)).propose([image], PHRASES, 0.0)[0]
-    half = ModelOptions(device="cpu", dtype="bfloat16")
+    half = ModelSettings(device="cpu", dtype="bfloat16")
     rough = grounding_dino.load(str(swin), half).propose([image], PHRASES, 0.0)[0]
     assert np.isfinite(rough.scores).all()
     assert len(rough) == len(exact)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import GroundingDinoForObjectDetection
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import NotFound
+from secondlook.config.settings import ModelSettings
 from secondlook.models import grounding_dino, original_checkpoint
-from secondlook.models.original_checkpoint import SCOPES, rename, translate
+from secondlook.models.original_checkpoint import NAME_MAP, rename, translate
+from secondlook_client.errors import NotFound
 
-OPTIONS = ModelOptions(device="cpu")
+OPTIONS = ModelSettings(device="cpu")
 PHRASES = ["person", "hot dog"]
 
 
@@ -45,7 +45,7 @@ def original_names(folder: Path) -> dict[str, torch.Tensor]:
 
 def _back(name: str) -> str:
     """``rename`` the other way round."""
-    for (theirs, ours), parts in SCOPES.items():
+    for (theirs, ours), parts in NAME_MAP.items():
         for part, renamed in parts.items():
             pattern = re.escape(ours + renamed).replace(r"\#", r"(\d+)")
             if match := re.match(rf"{pattern}(?=\.|$)", name):
@@ -74,7 +74,7 @@ def original(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_translated_checkpoint_is_the_same_model(folder: Path, original: Path) -> None:
     ours = GroundingDinoForObjectDetection.from_pretrained(folder).eval()
-    theirs = original_checkpoint.model_from(original_checkpoint.read(original), "x").eval()
+    theirs = original_checkpoint.build_model(original_checkpoint.read_weights(original), "x").eval()
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     inputs = {
         "pixel_values": torch.randn(1, 3, 96, 128, generator=torch.manual_seed(0)),
@@ -100,7 +100,7 @@ def test_a_translated_checkpoint_proposes(original: Path) -> None:
 
 
 def test_sizes_are_read_off_the_shapes(folder: Path, original: Path) -> None:
-    read = original_checkpoint.model_from(original_checkpoint.read(original), "x").config
+    read = original_checkpoint.build_model(original_checkpoint.read_weights(original), "x").config
     config = GroundingDinoForObjectDetection.from_pretrained(folder).config
     for name in (
         "d_model", "num_queries", "num_feature_levels", "encoder_layers", "decoder_layers",
@@ -118,17 +118,17 @@ def test_names_that_nobody_knows_are_reported_and_not_guessed() -> None:
 
 
 def test_heads_of_their_own_for_each_decoder_layer_are_kept(original: Path) -> None:
-    weights = dict(original_checkpoint.read(original))
+    weights = dict(original_checkpoint.read_weights(original))
     for name in [n for n in weights if "module.bbox_embed.0" in n]:
         weights[name.replace("embed.0", "embed.1")] = weights[name] + 1
-    model = original_checkpoint.model_from(weights, "x")
+    model = original_checkpoint.build_model(weights, "x")
     first, second = (head.layers[0].weight for head in model.bbox_embed)
     assert torch.equal(second, first + 1)
 
 
 def test_a_missing_file_says_where_it_is_had(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="releases of IDEA-Research"):
-        original_checkpoint.read(tmp_path / "groundingdino_swint_ogc.pth")
+        original_checkpoint.read_weights(tmp_path / "groundingdino_swint_ogc.pth")
     with pytest.raises(NotFound, match="releases of IDEA-Research"):  # before any tokenizer
         original_checkpoint.load(str(tmp_path / "groundingdino_swint_ogc.pth"), OPTIONS)
 
@@ -150,17 +150,17 @@ def test_files_that_hold_something_else(
     else:
         torch.save(content, path)
     with pytest.raises(NotFound, match=r"odd\.pth"):
-        original_checkpoint.read(path)
+        original_checkpoint.read_weights(path)
     assert "executed" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_lacks_a_part_names_it(original: Path) -> None:
-    weights = dict(original_checkpoint.read(original))
+    weights = dict(original_checkpoint.read_weights(original))
     del weights["module.transformer.enc_output.weight"]
     with pytest.raises(NotFound, match=r"enc_output\.weight"):
-        original_checkpoint.model_from(weights, "cut.pth")
+        original_checkpoint.build_model(weights, "cut.pth")
     with pytest.raises(NotFound, match="no Grounding DINO"):
-        original_checkpoint.model_from({"module.bert.x": torch.zeros(1)}, "cut.pth")
+        original_checkpoint.build_model({"module.bert.x": torch.zeros(1)}, "cut.pth")
 
 
 def test_a_missing_tokenizer_says_how_to_give_one(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 from transformers.models.grounding_dino import image_processing_grounding_dino as theirs
 
-from secondlook.core.errors import BadSetting
-from secondlook.models.grounding_dino import PixelSettings, prepare, settings_of
+from secondlook.models.grounding_dino import PixelSettings, preprocess, read_pixel_settings
+from secondlook_client.errors import BadSetting
 
 CPU = torch.device("cpu")
 sides = st.integers(1, 4000)
@@ -45,7 +45,7 @@ def test_values_are_transformers(size: tuple[int, int], resample: int) -> None:
     processor.resample = resample
     image = models.image(*size)
     expected = processor(images=PILImage.fromarray(image.pixels), return_tensors="pt")
-    pixels, mask = prepare([image], settings_of(processor), CPU)
+    pixels, mask = preprocess([image], read_pixel_settings(processor), CPU)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(pixels, expected["pixel_values"].contiguous(), atol=1e-5, rtol=0)
     assert torch.equal(mask, expected["pixel_mask"])
@@ -57,7 +57,7 @@ def test_a_fixed_canvas_is_padded_as_transformers_pads_it() -> None:
     images = [models.image(120, 90), models.image(90, 120, seed=1)]
     shown = [PILImage.fromarray(image.pixels) for image in images]
     expected = processor(images=shown, return_tensors="pt")
-    pixels, mask = prepare(images, settings_of(processor), CPU)
+    pixels, mask = preprocess(images, read_pixel_settings(processor), CPU)
     torch.testing.assert_close(pixels, expected["pixel_values"].contiguous(), atol=1e-5, rtol=0)
     assert torch.equal(mask, expected["pixel_mask"])
     assert (pixels.permute(0, 2, 3, 1)[mask == 0] == 0).all()
@@ -66,7 +66,7 @@ def test_a_fixed_canvas_is_padded_as_transformers_pads_it() -> None:
 def test_pixels_of_the_caller_stay_as_they_were() -> None:
     image = models.image(96, 96)
     before = image.pixels.copy()
-    prepare([image], settings_of(models.processor().image_processor), CPU)
+    preprocess([image], read_pixel_settings(models.processor().image_processor), CPU)
     np.testing.assert_array_equal(image.pixels, before)
 
 
@@ -74,4 +74,4 @@ def test_a_way_of_resizing_that_is_not_grounding_dinos_is_refused() -> None:
     processor = models.processor().image_processor
     processor.size = {"height": 100, "width": 100}
     with pytest.raises(BadSetting, match="shortest_edge"):
-        settings_of(processor)
+        read_pixel_settings(processor)

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting, MissingExtra, NotFound, SecondlookError
+from secondlook.config.settings import ModelSettings
 from secondlook.models import registry
+from secondlook_client.errors import BadSetting, MissingExtra, NotFound, SecondlookError
 
-OPTIONS = ModelOptions(device="cpu")
-loaded: list[tuple[str, ModelOptions]] = []
+OPTIONS = ModelSettings(device="cpu")
+loaded: list[tuple[str, ModelSettings]] = []
 
 
-def proposer(argument: str, options: ModelOptions) -> ScriptedProposer:
+def proposer(argument: str, options: ModelSettings) -> ScriptedProposer:
     loaded.append((argument, options))
     return ScriptedProposer()
 
 
-def verifier(argument: str, options: ModelOptions) -> ScriptedVerifier:
+def verifier(argument: str, options: ModelSettings) -> ScriptedVerifier:
     return ScriptedVerifier()
 
 
@@ -120,7 +120,7 @@ def test_a_missing_attribute(third_party: types.ModuleType) -> None:
     ],
 )
 def test_a_missing_package(third_party: types.ModuleType, module: str, said: str) -> None:
-    def load(argument: str, options: ModelOptions) -> None:
+    def load(argument: str, options: ModelSettings) -> None:
         raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
     third_party.load = load
@@ -131,7 +131,7 @@ def test_a_missing_package(third_party: types.ModuleType, module: str, said: str
 def test_a_package_of_another_version_is_not_called_missing(
     third_party: types.ModuleType,
 ) -> None:
-    def load(argument: str, options: ModelOptions) -> None:
+    def load(argument: str, options: ModelSettings) -> None:
         raise ImportError("cannot import name 'AutoModel' from 'transformers'", name="transformers")
 
     third_party.load = load
@@ -146,7 +146,7 @@ def test_a_factory_of_another_shape(third_party: types.ModuleType) -> None:
 
 
 def test_an_adapters_own_error_passes_through(third_party: types.ModuleType) -> None:
-    def load(argument: str, options: ModelOptions) -> None:
+    def load(argument: str, options: ModelSettings) -> None:
         raise NotFound("no such checkpoint")
 
     third_party.load = load
@@ -160,7 +160,7 @@ def test_an_adapters_own_error_passes_through(third_party: types.ModuleType) -> 
 def test_a_half_made_plug_in_is_told_what_it_lacks(
     third_party: types.ModuleType, lacks: str, value: object
 ) -> None:
-    def load(argument: str, options: ModelOptions) -> ScriptedVerifier:
+    def load(argument: str, options: ModelSettings) -> ScriptedVerifier:
         made = ScriptedVerifier()
         setattr(made, lacks, value)
         return made

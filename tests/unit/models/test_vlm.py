@@ -14,14 +14,14 @@ import torch
 from PIL import Image as PILImage
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from secondlook.config.settings import ModelOptions
-from secondlook.core.errors import BadSetting
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Ask
 from secondlook.labeling.verifier import Verifier
 from secondlook.models import vlm, vlm_inputs, vlm_prefix_cache
 from secondlook.models.vlm import TransformersVerifier
-from secondlook.models.vlm_inputs import drawn
-from secondlook.models.yes_no import answer_tokens, closed
+from secondlook.models.vlm_inputs import synthetic_image
+from secondlook.models.yes_no import answer_tokens, closed_question
+from secondlook_client.errors import BadSetting
 
 WEIGHTS = Path(vlm.__file__).parent / "weights" / "verifier"
 QUESTIONS = (
@@ -57,7 +57,7 @@ def made(request: pytest.FixtureRequest) -> Made:
     build, shares = FAMILIES[request.param]
     model, processor = build()
     verifier = TransformersVerifier(
-        model, processor, name=request.param, digest="0" * 12, batch=3, floor=0.0
+        model, processor, name=request.param, digest="0" * 12, batch=3, min_mass=0.0
     )
     return Made(model, processor, verifier, shares)
 
@@ -65,7 +65,7 @@ def made(request: pytest.FixtureRequest) -> Made:
 @pytest.fixture(scope="module")
 def smolvlm() -> Made:
     model, processor = tiny_vlms.smolvlm()
-    verifier = TransformersVerifier(model, processor, name="tiny", digest="0" * 12, floor=0.0)
+    verifier = TransformersVerifier(model, processor, name="tiny", digest="0" * 12, min_mass=0.0)
     return Made(model, processor, verifier, "prefix")
 
 
@@ -73,11 +73,11 @@ def generated(made: Made, view: np.ndarray, question: str) -> float:
     """P(yes) as anyone would get it from the model's own ``generate``, one question at a time."""
     processor = made.processor
     if processor.chat_template:
-        content = [{"type": "image"}, {"type": "text", "text": closed(question)}]
+        content = [{"type": "image"}, {"type": "text", "text": closed_question(question)}]
         chat = [{"role": "user", "content": content}]
         text = processor.apply_chat_template(chat, add_generation_prompt=True)
     else:
-        text = f"{processor.image_token}{closed(question)}"
+        text = f"{processor.image_token}{closed_question(question)}"
     special = {} if not text.startswith("<bos>") else {"add_special_tokens": False}
     inputs = processor(
         text=[text], images=[PILImage.fromarray(view)], return_tensors="pt", **special
@@ -94,7 +94,9 @@ def generated(made: Made, view: np.ndarray, question: str) -> float:
 
 
 def some_asks() -> list[Ask]:
-    return [Ask(drawn(*size, seed=i), QUESTIONS[: 1 + i % 3]) for i, size in enumerate(SIZES)]
+    return [
+        Ask(synthetic_image(*size, seed=i), QUESTIONS[: 1 + i % 3]) for i, size in enumerate(SIZES)
+    ]
 
 
 def p_yes(answers: list[tuple[Any, ...]]) -> list[float]:
@@ -134,8 +136,8 @@ def test_every_pass_gives_the_same_as_one_at_a_time(
 def test_a_pass_that_changes_answers_is_not_chosen(smolvlm: Made) -> None:
     verifier = smolvlm.verifier
     with torch.inference_mode():
-        group = verifier._groups([drawn(48, 64, 1), drawn(48, 64, 2)])[0]
-        tails = [[verifier._prompts.tail(q) for q in QUESTIONS]] * 2
+        group = verifier._view_batches([synthetic_image(48, 64, 1), synthetic_image(48, 64, 2)])[0]
+        suffixes = [[verifier._prompts.suffix(q) for q in QUESTIONS]] * 2
 
         def drifting(*given: Any, **named: Any) -> Any:
             """Right without a cache; with one, positions are off by one."""
@@ -150,7 +152,7 @@ def test_a_pass_that_changes_answers_is_not_chosen(smolvlm: Made) -> None:
         drifting.model = smolvlm.model.model  # type: ignore[attr-defined]
         drifting.forward = smolvlm.model.forward  # type: ignore[attr-defined]
         drifting.get_image_features = smolvlm.model.get_image_features  # type: ignore[attr-defined]
-        chosen = vlm_prefix_cache.choose(drifting, group, tails, "drifting")
+        chosen = vlm_prefix_cache.choose_pass(drifting, group, suffixes, "drifting")
     assert chosen is vlm_prefix_cache.features
 
 
@@ -160,10 +162,10 @@ def test_a_model_that_can_share_nothing_says_why(
     def renamed(*_: Any) -> Any:
         raise TypeError("unexpected keyword argument 'of_old'")
 
-    monkeypatch.setattr(vlm_passes, "_prefill", renamed)
-    monkeypatch.setattr(vlm_passes, "_features_of", renamed)
+    monkeypatch.setattr(vlm_prefix_cache, "_prefill", renamed)
+    monkeypatch.setattr(vlm_prefix_cache, "_features_of", renamed)
     chosen = smolvlm.verifier._choose_pass()
-    assert chosen is vlm_passes.plain
+    assert chosen is vlm_prefix_cache.plain
     (said,) = (record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert "full prompt" in said and said.count("unexpected keyword argument 'of_old'") == 2
 
@@ -172,7 +174,7 @@ def test_batch_size_does_not_change_answers(smolvlm: Made) -> None:
     asks = some_asks() * 3
     whole = p_yes(smolvlm.verifier.answer(asks))
     small = TransformersVerifier(
-        smolvlm.model, smolvlm.processor, name="t", digest="0", batch=1, floor=0.0
+        smolvlm.model, smolvlm.processor, name="t", digest="0", batch=1, min_mass=0.0
     )
     assert p_yes(small.answer(asks)) == pytest.approx(whole, abs=2e-5)
 
@@ -186,7 +188,12 @@ def test_planned_pixels_equal_the_processors(smolvlm: Made) -> None:
     planned = smolvlm.verifier._pixels
     assert planned is not None
     noise = np.random.default_rng(0).integers(0, 256, (120, 75, 3), dtype=np.uint8)
-    for view in (noise, noise[:7, :60].copy(), drawn(64, 64, 0), drawn(300, 200, 1)):
+    for view in (
+        noise,
+        noise[:7, :60].copy(),
+        synthetic_image(64, 64, 0),
+        synthetic_image(300, 200, 1),
+    ):
         image = PILImage.fromarray(view)
         theirs = smolvlm.processor.image_processor([image], return_tensors="pt")["pixel_values"]
         ours = planned([view])
@@ -200,9 +207,9 @@ def test_a_processor_that_does_something_else_is_not_planned_around(
     monkeypatch.setattr(
         vlm_inputs.PixelPlan, "_resized", lambda plan, pixels: torch.zeros(3, 64, 64)
     )
-    verifier = TransformersVerifier(model, processor, name="t", digest="0", floor=0.0)
+    verifier = TransformersVerifier(model, processor, name="t", digest="0", min_mass=0.0)
     assert verifier._pixels is None
-    view = drawn(50, 60, 1)
+    view = synthetic_image(50, 60, 1)
     made = Made(model, processor, verifier, "prefix")
     expected = generated(made, view, QUESTIONS[0])
     assert verifier.answer([Ask(view, QUESTIONS[:1])])[0][0].p_yes == pytest.approx(expected, 1e-4)
@@ -210,9 +217,9 @@ def test_a_processor_that_does_something_else_is_not_planned_around(
 
 def test_a_model_that_says_neither_abstains(smolvlm: Made) -> None:
     verifier = TransformersVerifier(
-        smolvlm.model, smolvlm.processor, name="t", digest="0", floor=0.999
+        smolvlm.model, smolvlm.processor, name="t", digest="0", min_mass=0.999
     )
-    answer = verifier.answer([Ask(drawn(40, 40, 0), QUESTIONS[:1])])[0][0]
+    answer = verifier.answer([Ask(synthetic_image(40, 40, 0), QUESTIONS[:1])])[0][0]
     assert answer.p_yes is None and answer.raw and not answer.error
 
 
@@ -232,10 +239,10 @@ def test_one_bad_view_fails_alone(smolvlm: Made, caplog: pytest.LogCaptureFixtur
 def test_half_precision_chooses_the_same_pass_and_nearly_the_same_answers(family: str) -> None:
     build, shares = FAMILIES[family]
     asks = some_asks()
-    whole = TransformersVerifier(*build(), name="t", digest="0", floor=0.0)
+    whole = TransformersVerifier(*build(), name="t", digest="0", min_mass=0.0)
     model, processor = build()
     half = TransformersVerifier(
-        model.to(torch.bfloat16), processor, name="t", digest="0", floor=0.0
+        model.to(torch.bfloat16), processor, name="t", digest="0", min_mass=0.0
     )
     assert half._pass.__name__ == shares
     assert p_yes(half.answer(asks)) == pytest.approx(p_yes(whole.answer(asks)), abs=0.05)
@@ -244,7 +251,7 @@ def test_half_precision_chooses_the_same_pass_and_nearly_the_same_answers(family
 def test_callers_in_many_threads_get_their_own_answers() -> None:
     # Qwen-VL keeps state in the model between the two passes of one question.
     model, processor = tiny_vlms.qwen()
-    verifier = TransformersVerifier(model, processor, name="t", digest="0", floor=0.0)
+    verifier = TransformersVerifier(model, processor, name="t", digest="0", min_mass=0.0)
     wanted = [[ask] for ask in some_asks()] * 4
     expected = [p_yes(verifier.answer(asks)) for asks in wanted]
     with ThreadPoolExecutor(4) as pool:
@@ -262,25 +269,25 @@ def test_a_template_with_the_question_first_is_refused() -> None:
 
 def test_nothing_asked_is_nothing_answered(smolvlm: Made) -> None:
     assert smolvlm.verifier.answer([]) == []
-    assert smolvlm.verifier.answer([Ask(drawn(9, 9, 0), ())]) == [()]
+    assert smolvlm.verifier.answer([Ask(synthetic_image(9, 9, 0), ())]) == [()]
 
 
 def test_load_from_a_folder(tmp_path: Path) -> None:
     folder = tiny_vlms.save(tiny_vlms.smolvlm(), tmp_path / "tiny")
-    verifier = vlm.load(str(folder), ModelOptions(device="cpu"))
+    verifier = vlm.load(str(folder), ModelSettings(device="cpu"))
     assert isinstance(verifier, Verifier)
     assert verifier.name == "tiny" and len(verifier.digest) == 12
-    (answer,) = verifier.answer([Ask(drawn(40, 50, 0), QUESTIONS[:1])])[0]
+    (answer,) = verifier.answer([Ask(synthetic_image(40, 50, 0), QUESTIONS[:1])])[0]
     assert answer.error == ""
     config = folder / "config.json"
     config.write_text(config.read_text() + "\n")
-    assert vlm.load(str(folder), ModelOptions(device="cpu")).digest != verifier.digest
+    assert vlm.load(str(folder), ModelSettings(device="cpu")).digest != verifier.digest
 
 
 def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
     if not (WEIGHTS / "config.json").is_file():
         pytest.skip("the embedded weights are not here; train them with the verifier recipe")
-    verifier = vlm.load(str(WEIGHTS), ModelOptions(device="cpu"))
+    verifier = vlm.load(str(WEIGHTS), ModelSettings(device="cpu"))
     processor = AutoProcessor.from_pretrained(WEIGHTS)
     model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()
     made = Made(model, processor, verifier, "prefix")
@@ -290,7 +297,7 @@ def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
     assert p_yes(verifier.answer(asks)) == pytest.approx(expected, abs=2e-5)
 
 
-def test_the_norms_of_the_embedded_verifier_are_folded() -> None:
-    verifier = vlm.load(str(WEIGHTS), ModelOptions(device="cpu"))
+def test_the_norms_of_the_embedded_verifier_are_fused() -> None:
+    verifier = vlm.load(str(WEIGHTS), ModelSettings(device="cpu"))
     left = [type(module).__name__ for module in verifier._model.modules()]
     assert "Conv2d" in left and "BatchNorm2d" not in left

@@ -4,15 +4,15 @@ import math
 
 import pytest
 
-from secondlook.core.errors import BadSetting
 from secondlook.models.yes_no import (
-    FLOOR,
+    MIN_ANSWER_MASS,
+    answer_from_logprobs,
+    answer_from_probabilities,
+    answer_from_text,
     answer_position,
     answer_tokens,
-    from_top,
-    from_words,
-    weigh,
 )
+from secondlook_client.errors import BadSetting
 
 
 def test_every_spelling_is_found_and_nothing_else() -> None:
@@ -37,21 +37,23 @@ def test_answers_that_cannot_be_told_apart_are_refused() -> None:
 
 
 def test_probability_is_yes_against_no() -> None:
-    answer = weigh(0.6, 0.2, "Yes")
+    answer = answer_from_probabilities(0.6, 0.2, "Yes")
     assert answer.p_yes == pytest.approx(0.75)
     assert answer.exact and answer.raw == "Yes"
 
 
-@pytest.mark.parametrize("masses", [(0.0, 0.0), (FLOOR / 3, FLOOR / 3), (math.nan, 0.5)])
+@pytest.mark.parametrize(
+    "masses", [(0.0, 0.0), (MIN_ANSWER_MASS / 3, MIN_ANSWER_MASS / 3), (math.nan, 0.5)]
+)
 def test_little_mass_is_an_abstention(masses: tuple[float, float]) -> None:
-    answer = weigh(*masses, raw="The")
+    answer = answer_from_probabilities(*masses, raw="The")
     assert answer.p_yes is None and answer.raw == "The" and not answer.error
 
 
 def test_top_tokens_are_summed_over_spellings() -> None:
     top = [("Yes", math.log(0.5)), (" yes", math.log(0.1)), ("No", math.log(0.3)), ("The", -3.0)]
-    assert from_top(top, "Yes").p_yes == pytest.approx(0.6 / 0.9)
-    assert from_top([("The", -0.1), ("A", -3.0)], "The").p_yes is None
+    assert answer_from_logprobs(top, "Yes").p_yes == pytest.approx(0.6 / 0.9)
+    assert answer_from_logprobs([("The", -0.1), ("A", -3.0)], "The").p_yes is None
 
 
 def test_leading_white_space_is_skipped() -> None:
@@ -63,13 +65,13 @@ def test_leading_white_space_is_skipped() -> None:
     "text", ["yes", "Yes, it is.", "**Yes**", "\n YES!", "Answer: yes", "Yes. The dog is red."]
 )
 def test_a_spoken_yes(text: str) -> None:
-    answer = from_words(text)
+    answer = answer_from_text(text)
     assert answer.p_yes == pytest.approx(0.9) and not answer.exact
 
 
 @pytest.mark.parametrize("text", ["no", "No, it is not.", "NO.", "no, a cat"])
 def test_a_spoken_no(text: str) -> None:
-    answer = from_words(text)
+    answer = answer_from_text(text)
     assert answer.p_yes == pytest.approx(0.1) and not answer.exact
 
 
@@ -79,5 +81,5 @@ def test_a_spoken_no(text: str) -> None:
      "The answer is unknown", "I see no dog", "Yes, there is no dog"],
 )  # fmt: skip
 def test_anything_else_is_an_abstention(text: str) -> None:
-    answer = from_words(text)
+    answer = answer_from_text(text)
     assert answer.p_yes is None and answer.raw == text and not answer.exact

@@ -121,24 +121,24 @@ def test_loss_is_lower_for_the_right_answer_and_finite_without_boxes() -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> train.Plan:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> train.ProposerPlan:
     monkeypatch.setattr(data, "CHUNK", 12)
-    return train.Plan(steps=3, seed=3, batch=2, scenes=12, rate=1e-3, small_share=1.0)
+    return train.ProposerPlan(steps=3, seed=3, batch=2, scenes=12, rate=1e-3, small_share=1.0)
 
 
-def test_a_killed_run_goes_on_where_it_stood(tiny: train.Plan, tmp_path: Path) -> None:
-    straight = train.Training(tiny, tmp_path, "cpu")
+def test_a_killed_run_goes_on_where_it_stood(tiny: train.ProposerPlan, tmp_path: Path) -> None:
+    straight = train.ProposerTraining(tiny, tmp_path, "cpu")
     straight.one_step()
     straight.save()
     losses = [straight.one_step(), straight.one_step()]
-    again = train.Training(tiny, tmp_path, "cpu")
+    again = train.ProposerTraining(tiny, tmp_path, "cpu")
     again.resume()
     assert again.step == 1
     for wanted in losses:
         assert again.one_step() == pytest.approx(wanted, rel=1e-3)
 
 
-def test_views_keep_boxes_on_their_things(tiny: train.Plan) -> None:
+def test_views_keep_boxes_on_their_things(tiny: train.ProposerPlan) -> None:
     rng = np.random.default_rng(0)
     image = np.zeros((200, 300, 3), np.uint8)
     image[50:90, 100:160] = 255

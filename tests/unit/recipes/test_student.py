@@ -8,7 +8,7 @@ import torch
 
 from recipes.proposer.data import Scenes
 from recipes.student import train
-from recipes.student.train import Plan, Training, told
+from recipes.student.train import StudentPlan, StudentTraining, figures_in_words
 from secondlook.demo.world import NOUNS
 from secondlook.training.model import ShortStem, input_size_of, load_student, save_student
 
@@ -21,30 +21,30 @@ def few_scenes(monkeypatch):
 
 
 def _plan(steps=4):
-    return Plan("pico", steps, seed=3, batch=2, scenes=12, rate=1e-3)
+    return StudentPlan("pico", steps, seed=3, batch=2, scenes=12, rate=1e-3)
 
 
 def test_a_killed_run_goes_on_where_it_stood(tmp_path):
-    whole = Training(_plan(), tmp_path)
+    whole = StudentTraining(_plan(), tmp_path)
     for _ in range(2):
         whole.one_step()
     whole.save()
-    losses = [whole.one_step() for _ in range(2)]
-    again = Training(_plan(), tmp_path)
+    losses = [whole.one_step()["loss"] for _ in range(2)]
+    again = StudentTraining(_plan(), tmp_path)
     again.resume()
     assert again.step == 2
     # The denoising of the models draws from torch's own generator, so only the images are equal.
-    assert [again.one_step() for _ in range(2)] == pytest.approx(losses, rel=0.1)
+    assert [again.one_step()["loss"] for _ in range(2)] == pytest.approx(losses, rel=0.1)
     for mean, other in zip(again.average.parameters(), whole.average.parameters(), strict=True):
         assert torch.allclose(mean, other, atol=0.02)
 
 
 def test_an_earlier_start_goes_on_as_a_quicker_one(tmp_path, capsys):
     (earlier := tmp_path / "earlier").mkdir()
-    long = Training(_plan(), tmp_path).model
+    long = StudentTraining(_plan(), tmp_path).model
     save_student(long, earlier)
-    plan = replace(_plan(), imitate=50, side=64)
-    training = Training(plan, tmp_path, earlier)
+    plan = replace(_plan(), stem_steps=50, side=64)
+    training = StudentTraining(plan, tmp_path, earlier)
     assert "stem, step 50: error" in capsys.readouterr().out
     assert training.pixels == input_size_of(training.model) == (64, 64)
     assert any(isinstance(module, ShortStem) for module in training.model.modules())
@@ -56,15 +56,15 @@ def test_an_earlier_start_goes_on_as_a_quicker_one(tmp_path, capsys):
     after = training.model.model.encoder.state_dict()
     assert any(not after[name].equal(value) for name, value in before.items())
     training.save()
-    Training(plan, tmp_path, earlier).resume()
+    StudentTraining(plan, tmp_path, earlier).resume()
     assert "stem" not in capsys.readouterr().out
 
 
 def test_the_shipped_start_finds_the_nouns(tmp_path):
-    training = Training(_plan(), tmp_path)
+    training = StudentTraining(_plan(), tmp_path)
     training.average = load_student(WEIGHTS)
     training.pixels = input_size_of(training.average)
-    found = told(training.figures(424_242, 12))
+    found = figures_in_words(training.figures(424_242, 12))
     assert len(Scenes(tmp_path / "scenes", 424_242, 12)) == 12
     # Floors for a dozen scenes; 500 are in training.json.
     assert found["recall"] > 0.75

@@ -14,24 +14,24 @@ from recipes.verifier.data import Samples, batch_of, pack, unpack
 from recipes.verifier.evaluate import auroc, by_class, ece, p_yes
 from recipes.verifier.model import (
     IMAGE_TOKENS,
-    Prompts,
-    Shape,
+    PromptTokens,
+    VerifierShape,
     build_model,
     build_processor,
     build_tokenizer,
 )
 from recipes.verifier.questions import Facts, Question, draw, questions
 from recipes.verifier.train import export
-from recipes.verifier.trainer import Plan, Training
+from recipes.verifier.trainer import VerifierPlan, VerifierTraining
 from recipes.verifier.views import SIDE, judge, samples_of
-from secondlook.config.settings import ModelOptions
-from secondlook.core.types import View
+from secondlook.config.settings import ModelSettings
 from secondlook.demo.world import Thing
 from secondlook.models.embedded import load_proposer
-from secondlook.models.yes_no import closed
+from secondlook.models.yes_no import closed_question
+from secondlook_client.values import View
 
-TINY = Plan(
-    steps=4, views=2, questions=2, scenes=2, shape=Shape((16, 24, 32), 1, 32, 1), silent=0.5
+TINY = VerifierPlan(
+    steps=4, views=2, questions=2, scenes=2, shape=VerifierShape((16, 24, 32), 1, 32, 1), silent=0.5
 )
 WEIGHTS = train.WEIGHTS
 
@@ -121,7 +121,7 @@ class TestViews:
             assert np.array_equal(a.layout, b.layout)
 
     def test_a_proposer_adds_the_boxes_that_it_gives(self) -> None:
-        proposer = load_proposer("", ModelOptions(device="cpu"))
+        proposer = load_proposer("", ModelSettings(device="cpu"))
         alone, with_it = samples_of(4, 2), samples_of(4, 2, proposer)
         assert [sample.facts for sample in with_it[: len(alone)]] == [s.facts for s in alone]
         added = with_it[len(alone) :]
@@ -155,15 +155,15 @@ class TestTokenizer:
     def test_prompts_are_what_the_processor_makes(self) -> None:
         question = "Is this a dog?"
         encoded = _encode(build_processor(), [question], np.zeros((40, 30, 3), np.uint8))
-        prompts = Prompts()
-        expected = prompts.head + prompts.tail(closed(question))
+        prompts = PromptTokens()
+        expected = prompts.head + prompts.tail(closed_question(question))
         assert encoded["input_ids"][0].tolist() == expected
         assert encoded["pixel_values"].shape == (1, 3, SIDE, SIDE)
         assert prompts.head.count(build_model(0, TINY.shape).config.image_token_id) == IMAGE_TOKENS
 
 
 def test_packed_questions_are_answered_as_if_alone() -> None:
-    model, prompts = build_model(3, Shape((16, 24, 32), 1, 64, 2)).eval(), Prompts()
+    model, prompts = build_model(3, VerifierShape((16, 24, 32), 1, 64, 2)).eval(), PromptTokens()
     pixels = np.random.default_rng(0).integers(0, 255, (1, SIDE, SIDE, 3), dtype=np.uint8)
     texts = ["Is this a dog?", "Is this person not wearing glasses?", "Is this a car?"]
     together = p_yes(model, prompts, pixels, [[Question(t, "", True) for t in texts]])[0]
@@ -179,13 +179,13 @@ def test_packed_questions_are_answered_as_if_alone() -> None:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the views of two scenes already."""
     folder = tmp_path_factory.mktemp("work")
-    Training(TINY, folder)
+    VerifierTraining(TINY, folder)
     return folder
 
 
 def test_a_batch_depends_on_its_step_alone(work: Path) -> None:
-    samples = Training(TINY, work).samples
-    prompts = Prompts()
+    samples = VerifierTraining(TINY, work).samples
+    prompts = PromptTokens()
     made = [batch_of(samples, prompts.tail, prompts.answers, 1, step, 3, 2) for step in (5, 5, 6)]
     assert torch.equal(made[0].pixels, made[1].pixels)
     assert torch.equal(made[0].tokens, made[1].tokens)
@@ -196,14 +196,14 @@ def test_a_batch_depends_on_its_step_alone(work: Path) -> None:
 
 
 def test_a_resumed_run_gives_the_weights_of_a_whole_one(work: Path) -> None:
-    whole = Training(TINY, work)
+    whole = VerifierTraining(TINY, work)
     for _ in range(4):
         whole.one_step()
-    killed = Training(TINY, work)
+    killed = VerifierTraining(TINY, work)
     for _ in range(2):
         killed.one_step()
     killed.save()
-    resumed = Training(TINY, work)
+    resumed = VerifierTraining(TINY, work)
     resumed.resume()
     assert resumed.step == 2
     for _ in range(2):
@@ -213,16 +213,16 @@ def test_a_resumed_run_gives_the_weights_of_a_whole_one(work: Path) -> None:
 
 
 def test_a_run_begins_with_the_weights_of_a_folder(work: Path, tmp_path: Path) -> None:
-    first = Training(TINY, work)
+    first = VerifierTraining(TINY, work)
     first.one_step()
     export(first, tmp_path, "command", {})
-    second = Training(replace(TINY, start=str(tmp_path), seed=9), work)
+    second = VerifierTraining(replace(TINY, start=str(tmp_path), seed=9), work)
     for name, value in first.average.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
 def test_an_export_loads_and_generates(work: Path, tmp_path: Path) -> None:
-    training = Training(TINY, work)
+    training = VerifierTraining(TINY, work)
     training.one_step()
     export(training, tmp_path, "command", {})
     model = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
@@ -250,7 +250,7 @@ class TestWeights:
     def test_generate_says_what_p_yes_says(self) -> None:
         model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()
         processor = AutoProcessor.from_pretrained(WEIGHTS)
-        no, yes, _ = Prompts(processor).answers
+        no, yes, _ = PromptTokens(processor).answers
         asked = [
             (sample.pixels, question)
             for sample in samples_of(77, 1)[:4]
@@ -266,13 +266,13 @@ class TestWeights:
 
     def test_classes_are_told_on_unseen_scenes(self, tmp_path: Path) -> None:
         model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()
-        found = by_class(model, Prompts(), Samples(tmp_path, 78, 12))
+        found = by_class(model, PromptTokens(), Samples(tmp_path, 78, 12))
         assert found["all"]["accuracy"] >= 0.95
         assert found["Is this person wearing glasses?"]["accuracy"] >= 0.9
 
 
 def _encode(processor, asked: list[str], pixels: np.ndarray) -> dict:  # type: ignore[no-untyped-def,type-arg]
-    content = [{"type": "image"}, {"type": "text", "text": closed(asked[0])}]
+    content = [{"type": "image"}, {"type": "text", "text": closed_question(asked[0])}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
     )

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from registered import keep
+from registered import add_version
 from students import image, write_student
 
-from secondlook.core.errors import BadSetting, Damaged
 from secondlook.detector.runtime import OnnxDetector
-from secondlook.registry.active_model import Promoted, opened
+from secondlook.registry.active_model import PromotionWatcher, open_version
 from secondlook.store import Store, open_store
+from secondlook_client.errors import BadSetting, Damaged
 
 IMAGE = image((0, 0), (3, 1))
 
@@ -26,15 +26,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def kept(store: Store, folder: Path, seed: int) -> int:
     write_student(folder / str(seed), seed=seed)
-    return keep(store, folder / str(seed)).version
+    return add_version(store, folder / str(seed)).version
 
 
 def promote(store: Store, version: int, before: int | None = None) -> None:
-    assert store.students.promote("street", version, "a test", before)
+    assert store.model_versions.promote("street", version, "a test", before)
 
 
-class Adopted(list[OnnxDetector]):
-    """Every student in its turn."""
+class Taken(list[OnnxDetector]):
+    """Every student that was handed over."""
 
     def await_count(self, count: int) -> None:
         deadline = time.monotonic() + 10
@@ -43,13 +43,13 @@ class Adopted(list[OnnxDetector]):
         assert len(self) == count
 
 
-def following(store: Store, adopt: Callable[[OnnxDetector], None]) -> Promoted:
-    return Promoted(store, "street", adopt, threads=1, every_s=0.02)
+def following(store: Store, use: Callable[[OnnxDetector], None]) -> PromotionWatcher:
+    return PromotionWatcher(store, "street", use, threads=1, every_s=0.02)
 
 
 def test_a_version_is_opened_from_the_store(store: Store, tmp_path: Path) -> None:
     kept(store, tmp_path, 0)
-    detector = opened(store.blobs, store.students.get("street", 1), threads=1)
+    detector = open_version(store.blobs, store.model_versions.get("street", 1), threads=1)
     assert len(detector.detect([IMAGE], floor=0.5)[0]) == 2
     detector.close()
 
@@ -57,49 +57,49 @@ def test_a_version_is_opened_from_the_store(store: Store, tmp_path: Path) -> Non
 def test_each_promoted_version_takes_over_from_the_one_before(store: Store, tmp_path: Path) -> None:
     first, second = kept(store, tmp_path, 0), kept(store, tmp_path, 1)
     promote(store, first)
-    adopted = Adopted()
-    with following(store, adopted.append):
-        assert len(adopted) == 1
+    taken = Taken()
+    with following(store, taken.append):
+        assert len(taken) == 1
         time.sleep(0.1)
-        assert len(adopted) == 1
+        assert len(taken) == 1
         promote(store, second, first)
-        adopted.await_count(2)
-        assert len(adopted[1].detect([IMAGE])[0]) >= 2
+        taken.await_count(2)
+        assert len(taken[1].detect([IMAGE])[0]) >= 2
         deadline = time.monotonic() + 10
         with pytest.raises(ValueError, match="closed"):
             while time.monotonic() < deadline:
-                adopted[0].detect([IMAGE])
-        store.students.rollback("street")
-        adopted.await_count(3)
-        assert adopted[2].manifest.digest == adopted[0].manifest.digest
+                taken[0].detect([IMAGE])
+        store.model_versions.rollback("street")
+        taken.await_count(3)
+        assert taken[2].manifest.digest == taken[0].manifest.digest
     with pytest.raises(ValueError, match="closed"):
-        adopted[2].detect([IMAGE])
+        taken[2].detect([IMAGE])
 
 
-def test_until_one_is_promoted_there_is_none(
+def test_before_a_promotion_there_is_no_model(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version, adopted = kept(store, tmp_path, 0), Adopted()
-    with following(store, adopted.append):
-        assert not adopted
+    version, taken = kept(store, tmp_path, 0), Taken()
+    with following(store, taken.append):
+        assert not taken
         assert "no version of 'street' is promoted yet" in caplog.text
         promote(store, version)
-        adopted.await_count(1)
+        taken.await_count(1)
 
 
 @pytest.mark.parametrize("fault", ["gone", "refused"])
-def test_one_that_cannot_be_used_leaves_the_one_before_at_work(
+def test_a_version_that_cannot_be_used_leaves_the_previous_one_in_use(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
     versions = [kept(store, tmp_path, seed) for seed in range(3)]
-    bad = store.students.get("street", versions[1])
-    adopted, refused = Adopted(), list[OnnxDetector]()
+    bad = store.model_versions.get("street", versions[1])
+    taken, refused = Taken(), list[OnnxDetector]()
 
-    def adopt(detector: OnnxDetector) -> None:
+    def use(detector: OnnxDetector) -> None:
         if fault == "refused" and detector.manifest.digest == bad.digest:
             refused.append(detector)
             raise BadSetting("it knows other classes")
-        adopted.append(detector)
+        taken.append(detector)
 
     if fault == "gone":
         whole = store.blobs.get
@@ -111,28 +111,28 @@ def test_one_that_cannot_be_used_leaves_the_one_before_at_work(
 
         store.blobs.get = get  # type: ignore[method-assign]
     promote(store, versions[0])
-    with following(store, adopt), caplog.at_level(logging.ERROR):
+    with following(store, use), caplog.at_level(logging.ERROR):
         promote(store, versions[1], versions[0])
         deadline = time.monotonic() + 10
         while "version 2 of 'street' cannot be used" not in caplog.text:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.1)
-        assert len(caplog.messages) == 1  # not again at each look
+        assert len(caplog.messages) == 1  # not again at each check
         assert len(refused) == (fault == "refused")
         for detector in refused:
             with pytest.raises(ValueError, match="closed"):
                 detector.detect([IMAGE])
-        assert len(adopted) == 1 and len(adopted[0].detect([IMAGE])[0]) >= 2
+        assert len(taken) == 1 and len(taken[0].detect([IMAGE])[0]) >= 2
         promote(store, versions[2], versions[1])
-        adopted.await_count(2)
+        taken.await_count(2)
 
 
-def test_a_database_that_is_away_for_a_while_is_waited_for(
+def test_a_database_that_is_unreachable_for_a_while_is_waited_for(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version, adopted = kept(store, tmp_path, 0), Adopted()
-    whole, asked = store.students.get, []
+    version, taken = kept(store, tmp_path, 0), Taken()
+    whole, asked = store.model_versions.get, []
 
     def get(name: str) -> object:
         asked.append(name)
@@ -141,7 +141,7 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(
         return whole(name)
 
     promote(store, version)
-    store.students.get = get  # type: ignore[method-assign, assignment]
-    with following(store, adopted.append):
-        adopted.await_count(1)
-    assert caplog.text.count("cannot be told now") == 2
+    store.model_versions.get = get  # type: ignore[method-assign, assignment]
+    with following(store, taken.append):
+        taken.await_count(1)
+    assert caplog.text.count("cannot be read now") == 2

@@ -7,10 +7,10 @@ import pytest
 from html_page import Page
 from labelled import judged, result
 
-from secondlook.core.errors import BadImage
-from secondlook.evaluation.run_stats import Totals
+from secondlook.evaluation.run_stats import RunStats
 from secondlook.reports import gallery
-from secondlook_client.results import Outcome
+from secondlook_client.errors import BadImage
+from secondlook_client.values import Outcome
 
 BOX = (10.0, 20.0, 60.0, 90.0)
 WIDE = (0.0, 20.0, 320.0, 90.0)
@@ -23,7 +23,7 @@ def load(name):
 
 def written(tmp_path, images, limit=200, loader=load, title="title"):
     path = tmp_path / "gallery.html"
-    totals = Totals.of(one for _, one in images)
+    totals = RunStats.of(one for _, one in images)
     gallery.write(path, title, totals, gallery.pick(images, limit), loader)
     text = path.read_text(encoding="utf-8")
     return Page(text), text

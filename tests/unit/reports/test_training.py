@@ -12,11 +12,11 @@ from html_page import Page
 from PIL import Image
 from scored_samples import BOX, detections, sample
 
-from secondlook.core.errors import BadImage, InvalidInput
 from secondlook.evaluation.detector_scores import score
 from secondlook.reports.mistakes import mistakes, worst
 from secondlook.reports.plots import thinned
-from secondlook.reports.training import MOST_IMAGES, PartOfData, ReportInput, plain, write_report
+from secondlook.reports.training import MAX_IMAGES, PartOfData, ReportInput, plain, write_report
+from secondlook_client.errors import BadImage, InvalidInput
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;{{7*7}}$title\udcff"
 FAR = (50, 50, 80, 80)
@@ -165,12 +165,12 @@ def test_worst_images_come_first_and_are_few(tmp_path):
     boxes = [BOX, FAR, (5, 60, 30, 90)]
     samples = [sample(boxes[: n % 4], [0] * (n % 4), name=f"{n}.jpg") for n in range(60)]
     found = [detections([], [], [])] * 60
-    chosen, wrong = worst(samples, found, [0.5], MOST_IMAGES)
-    assert wrong == 45 and len(chosen) == MOST_IMAGES
+    chosen, wrong = worst(samples, found, [0.5], MAX_IMAGES)
+    assert wrong == 45 and len(chosen) == MAX_IMAGES
     assert [one.count for one in chosen] == [3] * 15 + [2] * 9
     assert [one.place for one in chosen[:3]] == [3, 7, 11]
     page, _, _ = written(tmp_path, told(("person",), samples, found))
-    assert len(page.all("figure", "card")) == MOST_IMAGES
+    assert len(page.all("figure", "card")) == MAX_IMAGES
     assert any("45 of 60 images have a mistake" in words for words in page.texts("p"))
 
 

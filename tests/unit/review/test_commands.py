@@ -5,8 +5,8 @@ import pytest
 from stored import ANSWERS, image_of, labelled, stored_run
 
 from secondlook.cli import run
-from secondlook.core.types import Outcome
 from secondlook.store import Store, open_store
+from secondlook_client.values import Outcome
 
 DOGGED = {**ANSWERS, "Dog?": 0.9}
 
@@ -53,14 +53,14 @@ def test_numbers_for_all_classes_or_one_and_fewer_classes(
     flags = ("--accept", "0.99", "--accept", "dog=0.45", "--reject", "0.1", "--only", "dog")
     told(capsys, "redecide", "first", "new", *flags, "--only", "glasses on", "--data", str(data))
     with opened(data) as store:
-        made = store.records.run("new")
+        made = store.results.run("new")
         assert [(s.name, s.group, s.accept, s.reject) for s in made.ontology.classes] == [
             ("glasses on", "", 0.99, 0.1),
             ("dog", "", 0.45, 0.1),
         ]
         outcomes = [
             [j.decision.outcome for j in result.labelled.judgements]
-            for result in store.records.results(made.id)
+            for result in store.results.page(made.id)
         ]
     assert outcomes == [[Outcome.UNSURE, Outcome.ACCEPT]] * 2
 
@@ -73,7 +73,7 @@ def test_other_classes_in_their_own_words(data: Path, capsys: pytest.CaptureFixt
 
 def test_boxes_never_asked_about_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, "redecide", "first", "low", "--threshold", "0.15", "--data", str(data))
-    assert "2 judgements are unsure because that box was never asked about" in said
+    assert "2 judgements are unsure because their question was not asked" in said
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_what_cannot_be_done_is_told(
 
 def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with opened(data) as store:
-        (first, _) = store.records.results(1)
-        store.records.correct(
+        (first, _) = store.results.page(1)
+        store.results.correct(
             image_of(store, "a.png"), "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann", "it barks"
         )
     name = first.label_id(2)
@@ -123,22 +123,22 @@ def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "data:image/jpeg" in Path("explain.html").read_text()
     plain = json.loads(told(capsys, "explain", name, "--json", "--data", str(data)))
     assert plain["outcome"] == "accept"
-    assert plain["decided_before_persons"]["outcome"] == "unsure"
+    assert plain["decision_before_corrections"]["outcome"] == "unsure"
     assert plain["image"]["sha256"] == first.labelled.sha256
     dog = plain["classes"][2]
     assert (dog["question"], dog["p_yes"], dog["raw_answer"]) == ("Dog?", 0.5, "no")
     assert (dog["threshold"], dog["accept"], dog["reject"]) == (0.25, 0.6, 0.4)
-    assert plain["again"] is None
+    assert plain["rerun"] is None
 
 
 def test_the_models_are_asked_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By plug-ins of the tests, which find nothing on a plain image or answer otherwise."""
     with opened(data) as store:
-        (first, _) = store.records.results(1)
-    flags = ("--again", "--data", str(data), "--verifier", "none")
+        (first, _) = store.results.page(1)
+    flags = ("--rerun", "--data", str(data), "--verifier", "none")
     proposer = ("--proposer", "scripted_models:bright_half")
     said = told(capsys, "explain", first.label_id(0), *flags, *proposer, code=1)
-    assert "asked again: other models" in said
+    assert "rerun with other models" in said
     assert "bright" in said
 
 

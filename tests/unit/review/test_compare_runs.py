@@ -3,13 +3,13 @@ from typing import TYPE_CHECKING
 import pytest
 from stored import ANSWERS, image_of, labelled, stored_run, street_ontology
 
-from secondlook.core.errors import NotFound
-from secondlook.core.images import ImageLimits
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Outcome
-from secondlook.review.compare_runs import Change, Comparison, compare
+from secondlook.config.settings import ImageSettings
+from secondlook.review.compare_runs import ImageDifference, RunComparison, compare_runs
 from secondlook.review.pages import write_comparison
-from secondlook.review.rejudge import redecide
+from secondlook.review.redecide import redecide
+from secondlook_client.errors import NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DOGGED = {**ANSWERS, "Dog?": 0.9}
 
 
-def read(store: "Store", before: str, after: str) -> tuple[Comparison, list[Change]]:
-    found, changes = compare(store, before, after)
+def read(store: "Store", before: str, after: str) -> tuple[RunComparison, list[ImageDifference]]:
+    found, changes = compare_runs(store, before, after)
     return found, list(changes)
 
 
@@ -34,10 +34,10 @@ def test_a_run_decided_again(store: "Store") -> None:
     assert found.kept.total() == 0
     assert [c.before.labelled.name for c in changes] == ["a", "b"]
     (on, dog) = changes[1].lost
-    assert (on.there.class_name, dog.there.class_name) == ("glasses on", "dog")
+    assert (on.label.class_name, dog.label.class_name) == ("glasses on", "dog")
     assert dog.other is not None
     assert dog.other.decision.outcome is Outcome.UNSURE
-    assert changes[1].before.labelled.judgements[dog.place] == dog.there
+    assert changes[1].before.labelled.judgements[dog.place] == dog.label
     back, others = read(store, "strict", "first")
     assert back.gained == found.lost
     assert [len(c.gained) for c in others] == [1, 2]
@@ -57,8 +57,8 @@ def test_runs_of_other_models_are_matched_by_image_and_overlap(store: "Store") -
     found, (change,) = read(store, "first", "other")
     assert (found.images, found.only_before, found.only_after) == (1, 1, 1)
     assert dict(found.kept) == {"glasses on": 1, "dog": 0}
-    assert [m.there.box for m in change.gained] == [(5, 20, 15, 29)]
-    assert [m.there.box for m in change.lost] == [(20, 5, 39, 25)]
+    assert [m.label.box for m in change.gained] == [(5, 20, 15, 29)]
+    assert [m.label.box for m in change.lost] == [(20, 5, 39, 25)]
     assert change.gained[0].other is change.lost[0].other is None
 
 
@@ -71,7 +71,7 @@ def test_two_boxes_over_one_are_matched_once(store: "Store") -> None:
     found, (change,) = read(store, "one", "two")
     assert (found.kept["dog"], found.gained["dog"], found.lost["dog"]) == (1, 1, 0)
     (gained,) = change.gained
-    assert gained.there.box == (16, 5, 30, 25)
+    assert gained.label.box == (16, 5, 30, 25)
     assert gained.other is not None
     found, _ = read(store, "two", "one")
     assert (found.kept["dog"], found.gained["dog"], found.lost["dog"]) == (1, 0, 1)
@@ -81,7 +81,7 @@ def test_what_a_person_said_stands_in_both(store: "Store") -> None:
     stored_run(store, "first", [labelled("a", answers=DOGGED)])
     redecide(store, "first", "strict", street_ontology(accept=0.97))
     image = image_of(store, "a")
-    store.records.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    store.results.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
     found, _ = read(store, "first", "strict")
     assert (found.kept["dog"], found.lost["dog"], found.lost["glasses on"]) == (1, 0, 1)
 
@@ -96,9 +96,9 @@ def test_many_images_page_by_page(store: "Store") -> None:
 def test_the_page_shows_those_that_changed_most(store: "Store", tmp_path: "Path") -> None:
     stored_run(store, "first", [labelled("<one>"), labelled("two", answers=DOGGED)])
     redecide(store, "first", "strict", street_ontology(accept=0.97))
-    found, changes = compare(store, "first", "strict")
+    found, changes = compare_runs(store, "first", "strict")
     page = tmp_path / "compare.html"
-    write_comparison(page, found, changes, store.blobs, 1, ImageLimits())
+    write_comparison(page, found, changes, store.blobs, 1, ImageSettings())
     text = page.read_text()
     assert "first → strict" in text
     assert "two" in text
@@ -115,4 +115,4 @@ def test_the_page_shows_those_that_changed_most(store: "Store", tmp_path: "Path"
 def test_unknown_runs(store: "Store") -> None:
     stored_run(store, "first", [labelled("a")])
     with pytest.raises(NotFound, match="no run 'secnd'"):
-        compare(store, "first", "secnd")
+        compare_runs(store, "first", "secnd")

@@ -3,13 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.core.class_mapping import columns_for
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Answer, Evidence, Proposals, Verdict, View
+from secondlook.core.types import Evidence, Proposals
 from secondlook.labeling.decisions import judge
-from secondlook.review import rejudge
-from secondlook.review.rejudge import Decider
-from secondlook.store.bulk import gather, pack_many
-from secondlook.store.codec import asks_of, pack_decisions, pack_evidence, unpack_evidence
+from secondlook.review import redecide
+from secondlook.review.redecide import BatchDecider
+from secondlook.store.bulk import pack_many, unpack_many
+from secondlook.store.codec import pack_decisions, pack_evidence, questions_of, unpack_evidence
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Answer, Verdict, View
 
 KEPT = Ontology(
     (
@@ -38,7 +39,7 @@ def evidences(draw: st.DrawFn, verifier: str) -> Evidence:
     verdicts = {
         (row, view, question): Verdict(question, view, draw(answers), verifier, 1.0)
         for row in range(len(boxes))
-        for view, question in asks_of(KEPT)
+        for view, question in questions_of(KEPT)
         if verifier and draw(st.integers(0, 3))
     }
     return Evidence(
@@ -78,15 +79,15 @@ def ontologies(draw: st.DrawFn) -> Ontology:
 
 @given(st.data(), ontologies(), share, st.sampled_from(("", "v@1")))
 def test_many_at_once_are_decided_as_one_by_one_to_the_last_bit(
-    data: st.DataObject, ontology: Ontology, max_iou: float, verifier: str
+    data: st.DataObject, ontology: Ontology, nms_iou: float, verifier: str
 ) -> None:
     found = data.draw(st.lists(evidences(verifier), min_size=1, max_size=5))
     packed = [pack_evidence(one, KEPT) for one in found]
     columns = columns_for(ontology, KEPT)
-    decider = Decider(ontology, KEPT, columns, max_iou, verified=bool(verifier))
-    together = pack_many(decider.decide(gather(packed, KEPT)))
+    decider = BatchDecider(ontology, KEPT, columns, nms_iou, verified=bool(verifier))
+    together = pack_many(decider.decide(unpack_many(packed, KEPT)))
     one_by_one = [
-        pack_decisions(judge(columns.seen(again), ontology, max_iou), ontology)
+        pack_decisions(judge(columns.seen(again), ontology, nms_iou), ontology)
         for again in (unpack_evidence(one, KEPT, "p@1", verifier) for one in packed)
     ]
     assert together == one_by_one
@@ -101,11 +102,11 @@ def test_crowded_images_are_taken_in_slices(monkeypatch) -> None:  # type: ignor
         Proposals(boxes.astype(np.float32), random.random((300, 1), dtype=np.float32)), {}, "p", ""
     )
     packed = [pack_evidence(found, ontology)] * 3
-    decider = Decider(ontology, ontology, columns_for(ontology, ontology), 0.4, verified=False)
-    whole = pack_many(decider.decide(gather(packed, ontology)))
+    decider = BatchDecider(ontology, ontology, columns_for(ontology, ontology), 0.4, verified=False)
+    whole = pack_many(decider.decide(unpack_many(packed, ontology)))
     assert whole == [pack_decisions(judge(found, ontology, 0.4), ontology)] * 3
-    monkeypatch.setattr(rejudge, "_PAIRS_AT_ONCE", 1000)
-    assert pack_many(decider.decide(gather(packed, ontology))) == whole
+    monkeypatch.setattr(redecide, "_PAIRS_AT_ONCE", 1000)
+    assert pack_many(decider.decide(unpack_many(packed, ontology))) == whole
 
 
 def test_contradictions_and_doubts_of_contrast_groups() -> None:
@@ -125,7 +126,7 @@ def test_contradictions_and_doubts_of_contrast_groups() -> None:
         verdicts = {
             (row, view, question): Verdict(question, view, answer, "v@1", 1.0)
             for row in range(6)
-            for view, question in asks_of(ontology)
+            for view, question in questions_of(ontology)
             if (answer := Answer(float(random.choice((0.1, 0.5, 0.9))), "said"))
             and random.random() < 0.95
         }
@@ -135,6 +136,6 @@ def test_contradictions_and_doubts_of_contrast_groups() -> None:
         judged.append(pack_decisions(judgements, ontology))
         said |= {j.decision.reason.split(" '")[0] for j in judgements}
     columns = columns_for(ontology, ontology)
-    decider = Decider(ontology, ontology, columns, 0.5, verified=True)
-    assert pack_many(decider.decide(gather(packed, ontology))) == judged
+    decider = BatchDecider(ontology, ontology, columns, 0.5, verified=True)
+    assert pack_many(decider.decide(unpack_many(packed, ontology))) == judged
     assert {"the answers contradict: yes to", "P(yes) 0.90 ≥ 0.60, but"} <= said

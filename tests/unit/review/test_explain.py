@@ -13,14 +13,14 @@ from stored import (
     street_ontology,
 )
 
-from secondlook.core.errors import Damaged
-from secondlook.core.images import ImageLimits
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Outcome
+from secondlook.config.settings import ImageSettings
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.review.explain import ask_again, explain
+from secondlook.review.explain import explain, rerun_models
 from secondlook.review.pages import write_explanation
-from secondlook.review.rejudge import redecide
+from secondlook.review.redecide import redecide
+from secondlook_client.errors import Damaged
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def label_of(store: "Store", run: str, place: int) -> str:
-    (result,) = store.records.results(store.records.run(run).id)
+    (result,) = store.results.page(store.results.run(run).id)
     return result.label_id(place)
 
 
@@ -41,8 +41,8 @@ def pipeline(rows: object = STREET, answers: object = ANSWERS) -> Pipeline:
 def test_every_class_says_what_it_thinks_of_the_box(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     found = explain(store, label_of(store, "first", 2))
-    on, off, dog = found.sides
-    assert (dog.spec.name, dog.contrast, dog.score) == ("dog", True, pytest.approx(0.7))
+    on, off, dog = found.classes
+    assert (dog.spec.name, dog.same_group, dog.score) == ("dog", True, pytest.approx(0.7))
     assert (dog.spec.threshold, dog.spec.accept, dog.spec.reject) == (0.25, 0.6, 0.4)
     assert dog.verdict is not None
     assert (dog.verdict.question, dog.verdict.answer.p_yes, dog.verdict.answer.raw) == (
@@ -52,25 +52,25 @@ def test_every_class_says_what_it_thinks_of_the_box(store: "Store") -> None:
     )
     assert dog.verdict.model == "scripted@v0"
     assert dog.judgement == found.label.judgement
-    assert (on.score, on.verdict, on.judgement, on.contrast) == (
+    assert (on.score, on.verdict, on.judgement, on.same_group) == (
         pytest.approx(0.12),
         None,
         None,
         False,
     )
-    on, off, dog = explain(store, label_of(store, "first", 0)).sides
-    assert (on.contrast, off.contrast, dog.contrast) == (True, True, False)
+    on, off, dog = explain(store, label_of(store, "first", 0)).classes
+    assert (on.same_group, off.same_group, dog.same_group) == (True, True, False)
     assert off.judgement is not None
     assert off.judgement.decision.outcome is Outcome.REJECT
 
 
 def test_a_box_that_a_person_added_has_no_scores(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
-    store.records.correct(image_of(store, "street"), "dog", (14, 1, 19, 6), Outcome.ACCEPT, "Ann")
+    store.results.correct(image_of(store, "street"), "dog", (14, 1, 19, 6), Outcome.ACCEPT, "Ann")
     found = explain(store, label_of(store, "first", 3))
-    assert found.sides == ()
-    again = ask_again(store, found.label, pipeline(), ImageLimits())
-    assert (again.score, again.judgement, again.same) == (None, None, False)
+    assert found.classes == ()
+    again = rerun_models(store, found.label, pipeline(), ImageSettings())
+    assert (again.score, again.judgement, again.same_outcome) == (None, None, False)
 
 
 def test_the_same_models_say_the_same(store: "Store") -> None:
@@ -83,8 +83,8 @@ def test_the_same_models_say_the_same(store: "Store") -> None:
         ("hounds", 0, Outcome.ACCEPT),
     ):
         label = explain(store, label_of(store, run, place)).label
-        again = ask_again(store, label, pipeline(), ImageLimits())
-        assert again.same
+        again = rerun_models(store, label, pipeline(), ImageSettings())
+        assert again.same_outcome
         assert again.same_models
         assert again.overlap == 1.0
         assert again.score == label.judgement.score
@@ -98,39 +98,39 @@ def test_other_answers_are_told(store: "Store") -> None:
     label = explain(store, label_of(store, "first", 2)).label
     surer = pipeline(answers={**ANSWERS, "Dog?": 0.9})
     surer.verifier.digest = "v1"  # type: ignore[union-attr]
-    again = ask_again(store, label, surer, ImageLimits())
-    assert (again.same, again.same_models, again.verifier) == (False, False, "scripted@v1")
+    again = rerun_models(store, label, surer, ImageSettings())
+    assert (again.same_outcome, again.same_models, again.verifier) == (False, False, "scripted@v1")
     assert again.judgement is not None
     assert again.judgement.decision.outcome is Outcome.ACCEPT
     moved = pipeline((((19, 4, 38, 24), {"dog": 0.7}),))
-    again = ask_again(store, label, moved, ImageLimits())
-    assert again.same
+    again = rerun_models(store, label, moved, ImageSettings())
+    assert again.same_outcome
     assert 0.5 < again.overlap < 1
-    nothing = ask_again(store, label, pipeline(()), ImageLimits())
-    assert (nothing.score, nothing.judgement, nothing.same) == (None, None, False)
+    nothing = rerun_models(store, label, pipeline(()), ImageSettings())
+    assert (nothing.score, nothing.judgement, nothing.same_outcome) == (None, None, False)
 
 
 def test_what_the_run_decided_counts_not_what_a_person_said(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     image = image_of(store, "street")
-    store.records.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    store.results.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
     label = explain(store, label_of(store, "first", 2)).label
     assert label.judgement.decision.outcome is Outcome.ACCEPT
-    assert ask_again(store, label, pipeline(), ImageLimits()).same
+    assert rerun_models(store, label, pipeline(), ImageSettings()).same_outcome
 
 
 def test_the_page_has_the_image_and_the_box(store: "Store", tmp_path: "Path") -> None:
     stored_run(store, "first", [labelled()])
     found = explain(store, label_of(store, "first", 0))
     page = tmp_path / "explain.html"
-    write_explanation(page, found, store.blobs, ImageLimits())
+    write_explanation(page, found, store.blobs, ImageSettings())
     text = page.read_text()
     assert "glasses on in street" in text
     assert "data:image/jpeg;base64," in text
     assert "glasses off" in text
     assert "Dog?" not in text
     store.blobs.remove(found.label.result.labelled.sha256)
-    write_explanation(page, found, store.blobs, ImageLimits())
+    write_explanation(page, found, store.blobs, ImageSettings())
     assert "the image cannot be shown" in page.read_text()
 
 
@@ -142,11 +142,11 @@ def test_a_image_that_was_changed_is_not_judged(store: "Store", tmp_path: "Path"
     file.chmod(0o600)
     file.write_bytes(encoded("another"))
     with pytest.raises(Damaged):
-        ask_again(store, label, pipeline(), ImageLimits())
+        rerun_models(store, label, pipeline(), ImageSettings())
 
 
 def test_thresholds_of_the_run_are_shown_not_those_of_its_parent(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     redecide(store, "first", "strict", street_ontology(threshold=0.3, accept=0.97))
-    (on, *_) = explain(store, label_of(store, "strict", 0)).sides
+    (on, *_) = explain(store, label_of(store, "strict", 0)).classes
     assert (on.spec.threshold, on.spec.accept) == (0.3, 0.97)

@@ -12,21 +12,22 @@ from scripted_student import by_student
 from stored import LIMITS, labelled, stored_run, street_ontology
 
 from secondlook.core.class_mapping import columns_for
-from secondlook.core.errors import BadOntology, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Evidence, Labelled, LabelPath, Outcome, Proposals
+from secondlook.core.types import Evidence, Labelled, Proposals
 from secondlook.datasets.manifest import entries, load_manifest
 from secondlook.datasets.query import Query
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.labeling.decisions import judge
-from secondlook.review.compare_runs import compare
+from secondlook.review.compare_runs import compare_runs
 from secondlook.review.explain import explain
 from secondlook.review.pages import write_explanation
-from secondlook.review.rejudge import StudentDecider, redecide
-from secondlook.store.bulk import gather, pack_many
+from secondlook.review.redecide import StudentBatchDecider, redecide
+from secondlook.store.bulk import pack_many, unpack_many
 from secondlook.store.codec import pack_decisions, pack_evidence, unpack_evidence
 from secondlook.store.integrity import check
-from secondlook.store.ontologies import speakers, speakers_of
+from secondlook.store.ontologies import parse_proposer_text, proposer_text
+from secondlook_client.errors import BadOntology, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import LabelPath, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ def audited(name: str = "audited") -> Labelled:
 def mixed(store: "Store", name: str = "first") -> list[Labelled]:
     results = [labelled("taught"), audited(), student()]
     run = stored_run(store, name, results)
-    return [result.labelled for result in store.records.results(run.id)]
+    return [result.labelled for result in store.results.page(run.id)]
 
 
 def test_each_result_says_who_made_it_and_is_what_was_decided_live(store: "Store") -> None:
@@ -66,7 +67,7 @@ def test_each_result_says_who_made_it_and_is_what_was_decided_live(store: "Store
     alone = results[2]
     assert alone.judgements == student().judgements
     assert [j.class_name for j in alone.of(Outcome.ACCEPT)] == ["glasses off", "dog"]
-    assert alone.judgements == judge(alone.evidence, STREET, LIMITS.max_iou)
+    assert alone.judgements == judge(alone.evidence, STREET, LIMITS.nms_iou)
     assert list(check(store)) == []
 
 
@@ -80,11 +81,11 @@ def test_a_run_is_named_for_its_models_even_when_the_student_was_first(store: "S
 def test_decided_again_by_the_same_classes_nothing_changes(store: "Store") -> None:
     before = mixed(store)
     told = redecide(store, "first", "again", STREET)
-    after = [result.labelled for result in store.records.results(told.run.id)]
+    after = [result.labelled for result in store.results.page(told.run.id)]
     for old, new in zip(before, after, strict=True):
         assert old.judgements == new.judgements
         assert old.path is new.path
-    found, changes = compare(store, "first", "again")
+    found, changes = compare_runs(store, "first", "again")
     assert list(changes) == []
     assert found.kept["dog"] == 1
     assert list(check(store)) == []
@@ -93,7 +94,7 @@ def test_decided_again_by_the_same_classes_nothing_changes(store: "Store") -> No
 def test_stricter_limits_put_the_students_word_in_doubt(store: "Store") -> None:
     mixed(store)
     redecide(store, "first", "strict", street_ontology(accept=0.95))
-    alone = store.records.results(store.records.run("strict").id)[2].labelled
+    alone = store.results.page(store.results.run("strict").id)[2].labelled
     outcomes = {j.class_name: j.decision for j in alone.judgements}
     assert outcomes["glasses off"].outcome is Outcome.ACCEPT
     assert outcomes["dog"].outcome is Outcome.UNSURE
@@ -109,7 +110,7 @@ def test_a_student_has_columns_by_class_and_not_by_phrase(store: "Store") -> Non
         )
     )
     redecide(store, "first", "swapped", swapped)
-    alone = store.records.results(store.records.run("swapped").id)[2].labelled
+    alone = store.results.page(store.results.run("swapped").id)[2].labelled
     assert [(j.class_name, round(j.score, 2)) for j in alone.of(Outcome.ACCEPT)] == [
         ("bare", 0.97),
         ("hound", 0.92),
@@ -125,21 +126,21 @@ def test_questions_that_the_student_was_not_taught_are_refused_before_a_run_is_m
     with pytest.raises(BadOntology, match="'Is it wet\\?' was not asked"):
         redecide(store, "scores", "wet", wet)
     with pytest.raises(NotFound):
-        store.records.run("wet")
+        store.results.run("wet")
     assert redecide(store, "scores", "same", STREET).images == 2
 
 
 def test_an_explanation_says_that_the_student_was_alone(store: "Store", tmp_path: "Path") -> None:
     mixed(store)
-    result = store.records.results(store.records.run("first").id)[2]
+    result = store.results.page(store.results.run("first").id)[2]
     place = [j.class_name for j in result.labelled.judgements].index("dog")
     found = explain(store, result.label_id(place))
     assert found.label.judgement.decision.reason.startswith("the student was certain (0.92)")
-    (dog,) = [side for side in found.sides if side.spec.name == "dog"]
+    (dog,) = [side for side in found.classes if side.spec.name == "dog"]
     assert (round(dog.score, 2), dog.verdict) == (0.92, None)
-    from secondlook.core.images import ImageLimits
+    from secondlook.config.settings import ImageSettings
 
-    page = write_explanation(tmp_path / "label.html", found, store.blobs, ImageLimits())
+    page = write_explanation(tmp_path / "label.html", found, store.blobs, ImageSettings())
     assert '<span class="path"' in page.read_text()
 
 
@@ -158,19 +159,19 @@ def test_a_snapshot_names_the_student_and_its_images(store: "Store") -> None:
 def test_who_labelled_a_run_over_time(store: "Store") -> None:
     results = [labelled(f"t{i}") for i in range(3)] + [student(f"s{i}") for i in range(5)]
     run = stored_run(store, "first", [*results, audited()])
-    parts = store.records.paths(run.id)
+    parts = store.results.paths(run.id)
     counts = [sum(part.images.get(path, 0) for part in parts) for path in LabelPath]
     assert counts == [3, 5, 1]
     assert all(part.begin < part.end for part in parts)
     assert [part.begin for part in parts] == sorted(part.begin for part in parts)
-    assert store.records.paths(run.id + 1) == []
+    assert store.results.paths(run.id + 1) == []
 
 
 @pytest.mark.parametrize("beside", ["", "student:street@0123456789ab", "student:a + student:b@1"])
 def test_speakers_are_read_as_they_were_written(beside: str) -> None:
     for proposer in ("scripted@p0", "a + b@1", "student:street@0123456789ab"):
         said = replace(labelled().evidence, proposer=proposer, student=beside)
-        assert speakers_of(speakers(said)) == (proposer, beside)
+        assert parse_proposer_text(proposer_text(said)) == (proposer, beside)
 
 
 share = st.sampled_from((0.0, 0.05, 0.1, 0.4, 0.5, 0.6, 0.9, 0.95, 1.0, 1 / 3))
@@ -188,10 +189,10 @@ def test_deciding_in_bulk_is_deciding_one_by_one(data: st.DataObject, accept: fl
         images.append(Evidence(Proposals(places, rows), {}, "student:s@1", ""))
     wanted = street_ontology(accept=accept)
     columns = columns_for(wanted, STREET, LabelPath.STUDENT)
-    decider = StudentDecider(wanted, STREET, columns, LIMITS.max_iou, verified=False)
+    decider = StudentBatchDecider(wanted, STREET, columns, LIMITS.nms_iou, verified=False)
     packed = [pack_evidence(said, STREET) for said in images]
     again = [unpack_evidence(content, STREET, "student:s@1", "") for content in packed]
     one_by_one = [
-        pack_decisions(judge(columns.seen(said), wanted, LIMITS.max_iou), wanted) for said in again
+        pack_decisions(judge(columns.seen(said), wanted, LIMITS.nms_iou), wanted) for said in again
     ]
-    assert pack_many(decider.decide(gather(packed, STREET))) == one_by_one
+    assert pack_many(decider.decide(unpack_many(packed, STREET))) == one_by_one

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from secondlook.server import streams
-from secondlook.server.streams import CaptureStream
-from secondlook.store.ingest import Frame, Kept
+from secondlook.server.streams import CaptureSession
+from secondlook.store.ingest import CapturedFrame, FrameStatus
 from secondlook_client.v1 import labeling_pb2 as pb
 
 FRAMES, SIZE, ROOM = 100, 100, 10
@@ -25,15 +25,15 @@ def test_no_more_is_read_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
             frame = pb.StreamFrame(sequence=read, image=bytes(SIZE))
             yield pb.LabelStreamRequest(frame=frame)
 
-    def keep(frames: Sequence[Frame]) -> list[Kept]:
+    def keep(frames: Sequence[CapturedFrame]) -> list[FrameStatus]:
         assert disk.wait(30)
-        return [Kept.NEW for _ in frames]
+        return [FrameStatus.NEW for _ in frames]
 
     async def write(response: pb.LabelStreamResponse) -> None:
         answered.append(response.answer.sequence)
 
     async def main() -> None:
-        stream = CaptureStream(
+        stream = CaptureSession(
             keep,
             write,
             max_frame_bytes=SIZE,

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from secondlook.core.errors import BadRequest, Busy, StoreUnavailable
-from secondlook.core.ontology import ClassSpec, Ontology
 from secondlook.server import uploads as arrivals
-from secondlook.server.converters import Pace, key_of
-from secondlook.server.uploads import Arrivals
-from secondlook.store.ingest import Uploads
+from secondlook.server.converters import key_of
+from secondlook.server.jobs import Throughput
+from secondlook.store.ingest import UploadIngest
+from secondlook_client.errors import BadRequest, Busy, StoreUnavailable
+from secondlook_client.ontology import ClassSpec, Ontology
 
 DOG = Ontology((ClassSpec("dog"),))
 
@@ -20,7 +20,7 @@ def uploads(store):
     return Counted(store.database, store.blobs)
 
 
-class Counted(Uploads):
+class Counted(UploadIngest):
     """Notes how many images each commit had; may be told to fail."""
 
     def __init__(self, *parts):
@@ -37,7 +37,7 @@ class Counted(Uploads):
 
 async def keep_all(uploads, images):
     """What becomes of (job, key, content), all sent at one time."""
-    kept = Arrivals(uploads)
+    kept = UploadBatcher(uploads)
     sending = (kept.keep(job, key, str(key), content) for job, key, content in images)
     try:
         return await asyncio.gather(*sending, return_exceptions=True)
@@ -85,7 +85,7 @@ def test_only_so_many_bytes_are_inside(store, uploads, monkeypatch):
 
 def test_the_pace_is_that_of_the_last_while():
     now = [0.0]
-    pace = Pace(lambda: now[0])
+    pace = Throughput(lambda: now[0])
     assert pace.per_second(1000) == 0  # what was done before says nothing
     for second in range(1, 101):
         now[0] = second

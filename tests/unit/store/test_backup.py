@@ -4,21 +4,21 @@ import threading
 from pathlib import Path
 
 import pytest
-from registered import keep
+from registered import add_version
 from settled import OWNER, empty, settled_job, street
 from sqlalchemy import select, text
 from stored import image_of
 from students import write_student
 
-from secondlook.core.errors import AlreadyExists, InvalidInput, NotFound
-from secondlook.core.types import Outcome
 from secondlook.datasets.manifest import ManifestWriter
 from secondlook.store import Store, open_store
 from secondlook.store import backup as module
 from secondlook.store.backup import back_up, restore
 from secondlook.store.retention import Retention, forget
-from secondlook.store.schema import images, jobs, metadata, trainings
-from secondlook.store.training_jobs import TrainingOrder
+from secondlook.store.schema import images, jobs, metadata, training_jobs
+from secondlook.store.training_jobs import TrainingSpec
+from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook_client.values import Outcome
 
 DIALECTS = ["sqlite", "postgresql"]
 
@@ -38,16 +38,16 @@ def fill(store: Store) -> None:
     """Something in every table."""
     settled_job(store, "first", street("a", "b") + empty("c"), failed=["x"])
     settled_job(store, "second", street("b", "d"), waiting=["w"])
-    store.records.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.REJECT, "Eva", "ünï")
+    store.results.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.REJECT, "Eva", "ünï")
     writer = ManifestWriter(store.blobs)
     manifest = writer.finish(["dog"], ["train"], ["m@1"])
     held = [image_of(store, "a"), image_of(store, "d")]
     store.snapshots.add("frozen", manifest.sha256, "{}", {}, held)
     with tempfile.TemporaryDirectory() as scratch:
         write_student(Path(scratch))
-        keep(store, Path(scratch), report="{}")
-    store.students.promote("street", 1, "the first one", None)
-    store.trainings.create(TrainingOrder("street", "frozen"))
+        add_version(store, Path(scratch), report="{}")
+    store.model_versions.promote("street", 1, "the first one", None)
+    store.training_jobs.create(TrainingSpec("street", "frozen"))
 
 
 @pytest.mark.parametrize("into", DIALECTS)
@@ -64,7 +64,7 @@ def test_every_row_and_blob_comes_back(store: Store, tmp_path: Path, store_place
         assert set(other.blobs.all()) == set(store.blobs.all())
         assert other.snapshots.get("frozen").images == 2
         for one, two in zip(
-            store.records.results(1), other.records.results(1), strict=True
+            store.results.page(1), other.results.page(1), strict=True
         ):  # exact to the bit
             assert one.labelled.judgements == two.labelled.judgements
 
@@ -82,9 +82,9 @@ def test_a_restored_store_goes_on(store: Store, tmp_path: Path, store_places) ->
         assert [item.name for item in other.queue.next(job.run_id, 10)] == ["w"]
         other.queue.release(job.run_id, OWNER)
         settled_job(other, "third", street("a", "e"))
-        third = other.records.results(other.records.run("third").id)
+        third = other.results.page(other.results.run("third").id)
         settled_job(store, "third", street("a", "e"))
-        wanted = store.records.results(store.records.run("third").id)
+        wanted = store.results.page(store.results.run("third").id)
         assert [r.cursor for r in third] == [r.cursor for r in wanted] == [5, 6]
 
 
@@ -92,10 +92,10 @@ def test_a_second_backup_copies_only_what_is_new(store: Store, tmp_path: Path) -
     settled_job(store, "first", street("a", "b"))
     assert back_up(store, tmp_path / "backup").blobs == 2
     settled_job(store, "second", street("b", "c"))
-    told: list[tuple[int, int]] = []
-    again = back_up(store, tmp_path / "backup", lambda *counts: told.append(counts))
+    progress: list[tuple[int, int]] = []
+    again = back_up(store, tmp_path / "backup", lambda *counts: progress.append(counts))
     assert (again.blobs, again.size, again.broken) == (1, 1, [])
-    assert told[-1] == (3, 3)
+    assert progress[-1] == (3, 3)
     with open_store(tmp_path / "other") as other:
         assert restore(tmp_path / "backup", other).blobs == 3
         assert len(other.queue.list_jobs()) == 2
@@ -138,13 +138,13 @@ def test_a_backup_while_others_write_is_of_one_moment(store: Store, tmp_path: Pa
     for number in range(3):
         with open_store(tmp_path / f"backup{number}") as kept:
             for job in kept.queue.list_jobs():
-                assert len(kept.records.results(job.run_id)) == job.done
+                assert len(kept.results.page(job.run_id)) == job.done
             with kept.database.reading() as connection:
                 names = connection.execute(select(images.c.sha256)).scalars()
                 assert all(kept.blobs.has(name.hex()) for name in names)
 
 
-def test_bytes_that_are_lost_or_damaged_are_told_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_bytes_that_are_lost_or_damaged_are_reported_and_the_rest_is_kept(tmp_path: Path) -> None:
     with open_store(tmp_path / "data") as store:
         settled_job(store, "first", street("a", "b", "c"))
         names = [hashlib.sha256(name).hexdigest() for name in (b"a", b"b", b"c")]
@@ -154,7 +154,7 @@ def test_bytes_that_are_lost_or_damaged_are_told_and_the_rest_is_kept(tmp_path: 
         rotten.write_bytes(b"?")
         made = back_up(store, tmp_path / "backup")
     assert made.blobs == 1
-    lost, damaged = sorted(made.broken, key=lambda told: names[1][:12] in told)
+    lost, damaged = sorted(made.broken, key=lambda problem: names[1][:12] in problem)
     assert names[0][:12] in lost and "not in the blob store" in lost
     assert names[1][:12] in damaged and "no longer matches" in damaged
 
@@ -176,7 +176,7 @@ def test_a_backup_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch) 
 def test_only_an_empty_store_is_filled(store: Store, tmp_path: Path) -> None:
     settled_job(store, "first", street("a"))
     back_up(store, tmp_path / "backup")
-    with pytest.raises(AlreadyExists, match="holds something already"):
+    with pytest.raises(AlreadyExists, match="is not empty"):
         restore(tmp_path / "backup", store)
 
 
@@ -202,12 +202,12 @@ def test_a_backup_of_a_newer_version_is_refused(store: Store, tmp_path: Path) ->
 def test_leases_of_the_day_of_the_backup_are_over(store: Store, tmp_path: Path) -> None:
     settled_job(store, "first", street("a"), waiting=["w"])
     store.queue.claim("then", 1e6)
-    store.trainings.create(TrainingOrder("street", "frozen"))
-    store.trainings.claim("then", 1e6)
+    store.training_jobs.create(TrainingSpec("street", "frozen"))
+    store.training_jobs.claim("then", 1e6)
     back_up(store, tmp_path / "backup")
     with open_store(tmp_path / "other") as other:
         restore(tmp_path / "backup", other)
         with other.database.reading() as connection:
-            for table in (jobs, trainings):
+            for table in (jobs, training_jobs):
                 row = connection.execute(select(table)).one()
                 assert (row.owner, row.lease_until) == ("", 0.0)

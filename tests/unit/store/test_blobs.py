@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.core.errors import Damaged, NotFound, StorageFull, StoreUnavailable
 from secondlook.store import blobs as module
 from secondlook.store.blobs import FolderBlobs
+from secondlook_client.errors import Damaged, NotFound, StorageFull, StoreUnavailable
 
 CONTENT = b"an image" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -53,7 +53,7 @@ def test_bytes_that_rotted_are_noticed_and_put_right(blobs: FolderBlobs, tmp_pat
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "ab" * 31])
 def test_only_hashes_are_names(blobs: FolderBlobs, name: str) -> None:
     for ask in (blobs.get, blobs.has, blobs.remove):
-        with pytest.raises(NotFound, match="no sha256"):
+        with pytest.raises(NotFound, match="not a sha256"):
             ask(name)
 
 

@@ -7,25 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored import labelled, street_ontology
 
-from secondlook.core.errors import Damaged
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import (
-    Answer,
-    Decision,
-    Evidence,
-    Judgement,
-    Outcome,
-    Proposals,
-    Verdict,
-    View,
-)
+from secondlook.core.types import Evidence, Proposals
 from secondlook.store.codec import (
-    asks_of,
     pack_decisions,
     pack_evidence,
+    questions_of,
     unpack_decisions,
     unpack_evidence,
 )
+from secondlook_client.errors import Damaged
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Answer, Decision, Judgement, Outcome, Verdict, View
 
 ONTOLOGY = street_ontology()
 share = st.floats(0, 1, width=32)
@@ -45,7 +37,7 @@ def evidences(draw: st.DrawFn) -> Evidence:
     scores = st.lists(share, min_size=3 * boxes, max_size=3 * boxes)
     verdicts = {}
     for row in range(boxes):
-        for view, question in asks_of(ONTOLOGY):
+        for view, question in questions_of(ONTOLOGY):
             if draw(st.booleans()):
                 model = draw(st.sampled_from(("scripted@v0", "another@2")))
                 ms = draw(st.floats(0, 1e6, width=32))
@@ -108,9 +100,9 @@ def test_decisions_come_back_to_the_last_bit(
 def test_what_the_pipeline_makes_comes_back_equal() -> None:
     for answered in ({"On?": 0.1, "Off?": 1 / 3, "Dog?": 0.5}, None):
         found = labelled(answers=answered)
-        said = found.evidence
-        packed = pack_evidence(said, ONTOLOGY)
-        again = unpack_evidence(packed, ONTOLOGY, said.proposer, said.verifier)
+        evidence = found.evidence
+        packed = pack_evidence(evidence, ONTOLOGY)
+        again = unpack_evidence(packed, ONTOLOGY, evidence.proposer, evidence.verifier)
         decided = pack_decisions(found.judgements, ONTOLOGY)
         assert len(found.judgements) == 3
         judgements = unpack_decisions(decided, again, ONTOLOGY)
@@ -125,19 +117,19 @@ def _without_ms(judgement: Judgement) -> Judgement:
 
 def test_two_classes_with_one_question_share_one_ask() -> None:
     same = Ontology((ClassSpec("a", question="Same?"), ClassSpec("b", question="Same?")))
-    assert asks_of(same) == ((View.CROP, "Same?"),)
+    assert questions_of(same) == ((View.CROP, "Same?"),)
 
 
 def test_evidence_of_another_ontology_is_refused() -> None:
-    said = labelled().evidence
+    evidence = labelled().evidence
     with pytest.raises(ValueError, match="3 scores a box for 1 classes"):
-        pack_evidence(said, Ontology((ClassSpec("dog"),)))
-    packed = pack_evidence(said, ONTOLOGY)
+        pack_evidence(evidence, Ontology((ClassSpec("dog"),)))
+    packed = pack_evidence(evidence, ONTOLOGY)
     with pytest.raises(Damaged, match="3 classes where the ontology has 1"):
         unpack_evidence(packed, Ontology((ClassSpec("dog"),)), "", "")
 
 
-def test_a_flipped_bit_is_told_or_changes_nothing() -> None:
+def test_a_flipped_bit_is_reported_or_changes_nothing() -> None:
     found = labelled()
     evidence = pack_evidence(found.evidence, ONTOLOGY)
     decisions = pack_decisions(found.judgements, ONTOLOGY)
@@ -151,7 +143,7 @@ def test_a_flipped_bit_is_told_or_changes_nothing() -> None:
             assert unpack_decisions(bent, found.evidence, ONTOLOGY) == found.judgements
 
 
-def test_bytes_cut_short_are_told() -> None:
+def test_bytes_cut_short_are_reported() -> None:
     found = labelled()
     evidence = pack_evidence(found.evidence, ONTOLOGY)
     decisions = pack_decisions(found.judgements, ONTOLOGY)
@@ -169,6 +161,6 @@ def _flipped(content: bytes, bit: int) -> bytes:
     return bytes(bent)
 
 
-def test_a_form_of_a_newer_version_is_told() -> None:
-    with pytest.raises(Damaged, match=r"form 9.*newer"):
+def test_a_format_of_a_newer_version_is_reported() -> None:
+    with pytest.raises(Damaged, match=r"format 9.*newer"):
         unpack_evidence(b"\x09whatever", ONTOLOGY, "", "")

@@ -8,10 +8,10 @@ from postgres import Postgres
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from secondlook.core.errors import BadSetting, Damaged, StorageFull, StoreUnavailable
 from secondlook.store import Store, database, open_store
 from secondlook.store.database import Database, insert_new
 from secondlook.store.schema import texts
+from secondlook_client.errors import BadSetting, Damaged, StorageFull, StoreUnavailable
 
 ROW = {"digest": b"d" * 16, "text": "is it a dog?"}
 
@@ -144,7 +144,7 @@ def test_a_database_that_another_program_writes_to_is_waited_for(
         other.close()
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "store.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(Damaged, match="secondlook restore"):
         open_store(tmp_path)

@@ -14,11 +14,11 @@ from flaky_line import FlakyLine
 from postgres import Postgres, postgres_server
 from sqlalchemy import text
 
-from secondlook.core.errors import SecondlookError, StorageFull, StoreUnavailable
 from secondlook.store import Store, database, open_store
 from secondlook.store.database import insert_new
 from secondlook.store.object_blobs import ObjectBlobs
 from secondlook.store.schema import texts
+from secondlook_client.errors import SecondlookError, StorageFull, StoreUnavailable
 
 MB = 1_000_000
 
@@ -84,7 +84,7 @@ def test_a_server_that_crashes_and_comes_back(tmp_path: Path) -> None:
             add(store, 1)
             server.stop("immediate")
             for act in (lambda: add(store, 2), lambda: count(store)):
-                with pytest.raises(StoreUnavailable, match="goes on once it does"):
+                with pytest.raises(StoreUnavailable, match="resumes once it is back"):
                     act()
             server.start()
             eventually(lambda: add(store, 3))
@@ -194,7 +194,7 @@ def test_a_full_disk_of_sqlite_and_room_again(small_disk: Path) -> None:
 def test_an_object_store_behind_a_bad_line(
     bucket_url: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondlook.store.object_blobs.ANSWER_S", 1)
+    monkeypatch.setattr("secondlook.store.object_blobs.TIMEOUT_S", 1)
     target = s3_endpoint.removeprefix("http://")
     with FlakyLine(target) as line:
         blobs = ObjectBlobs(bucket_url.replace(s3_endpoint, f"http://{line.address}"))
@@ -204,7 +204,7 @@ def test_an_object_store_behind_a_bad_line(
         line.target = "127.0.0.1:1"
         line.cut()
         for act in (lambda: blobs.put(b"second"), lambda: blobs.get(first)):
-            with pytest.raises(StoreUnavailable, match="goes on once it does"):
+            with pytest.raises(StoreUnavailable, match="resumes once it is back"):
                 act()
         line.target = target
         assert blobs.get(blobs.put(b"second")) == b"second"
@@ -242,13 +242,13 @@ def answering() -> Iterator[Callable[[int, str], str]]:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "error", "told"),
+    ("status", "code", "error", "message"),
     [
         (507, "XMinioStorageFull", StorageFull, "free some space"),
         (403, "QuotaExceeded", StorageFull, "raise its quota"),
-        (503, "SlowDown", StoreUnavailable, "goes on once it does"),
+        (503, "SlowDown", StoreUnavailable, "resumes once it is back"),
         (403, "AccessDenied", StoreUnavailable, "check the credentials"),
-        (500, "InternalError", StoreUnavailable, "goes on once it does"),
+        (500, "InternalError", StoreUnavailable, "resumes once it is back"),
     ],
 )
 def test_what_an_object_store_may_answer(
@@ -257,12 +257,12 @@ def test_what_an_object_store_may_answer(
     status: int,
     code: str,
     error: type[SecondlookError],
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-secret-name")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
-    monkeypatch.setattr("secondlook.store.object_blobs.ANSWER_S", 0.2)
+    monkeypatch.setattr("secondlook.store.object_blobs.TIMEOUT_S", 0.2)
     blobs = ObjectBlobs(answering(status, f"<Error><Code>{code}</Code></Error>"))
-    with pytest.raises(error, match=told) as caught:
+    with pytest.raises(error, match=message) as caught:
         blobs.put(b"content")
     assert "secret" not in str(caught.value) and "127.0.0.1" not in str(caught.value)

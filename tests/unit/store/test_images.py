@@ -1,5 +1,11 @@
 from secondlook.store import Store
-from secondlook.store.images import NewImage, add_images, image_ids, measure_image
+from secondlook.store.images import (
+    ImageMeasurement,
+    NewImage,
+    add_images,
+    image_ids,
+    measure_images,
+)
 from secondlook.store.schema import images
 
 A, B = "aa" * 32, "0b" * 32
@@ -30,8 +36,8 @@ def test_more_images_than_one_query_takes(store: Store) -> None:
 def test_a_image_is_measured_once(store: Store) -> None:
     with store.database.writing() as connection:
         number = add_images(connection, [NewImage(A, 10, "jpg")])[A]
-        measure_image(connection, number, 640, 480, -(2**63))
-        measure_image(connection, number, 1, 1, 5)
+        measure_images(connection, [ImageMeasurement(number, 640, 480, -(2**63))])
+        measure_images(connection, [ImageMeasurement(number, 1, 1, 5)])
     with store.database.reading() as connection:
         row = connection.execute(images.select()).one()
     assert (row.width, row.height, row.perceptual_hash) == (640, 480, -(2**63))

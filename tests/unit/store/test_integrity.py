@@ -12,7 +12,7 @@ from stored import image_of
 
 from secondlook.datasets.manifest import Entry, ManifestWriter
 from secondlook.store import Store, open_store
-from secondlook.store.integrity import Checked, check
+from secondlook.store.integrity import CheckCounts, check
 from secondlook.store.runs import create_run
 from secondlook.store.schema import (
     decisions,
@@ -45,7 +45,7 @@ def full(store: Store) -> Store:
     """A store with something in it, all well."""
     settled_job(store, "first", street("a", "b") + empty("c"), failed=["x"])
     settled_job(store, "second", street("b"), waiting=["w"])
-    run = store.records.run("first")
+    run = store.results.run("first")
     with store.database.writing() as connection:
         again = create_run(connection, "again", "redecide", run.ontology, run.settings, run)
         for row in connection.execute(decisions.select().where(decisions.c.run_id == run.id)):
@@ -56,12 +56,12 @@ def full(store: Store) -> Store:
     return store
 
 
-def told(store: Store, **options: bool) -> list[str]:
+def problems(store: Store, **options: bool) -> list[str]:
     return [str(finding) for finding in check(store, **options)]
 
 
 def test_a_store_that_is_well_has_no_findings(full: Store) -> None:
-    checked = Checked()
+    checked = CheckCounts()
     assert list(check(full, checked)) == []
     assert (checked.blobs, checked.orphans) == (4 + 2, 0)
     assert checked.rows > 30
@@ -70,7 +70,7 @@ def test_a_store_that_is_well_has_no_findings(full: Store) -> None:
 
 
 def test_an_empty_store_is_well(store: Store) -> None:
-    assert told(store) == []
+    assert problems(store) == []
 
 
 WRONG = {
@@ -78,18 +78,18 @@ WRONG = {
         (update(items).where(items.c.name == "a").values(state=0), "has a result and is not done"),
         (update(items).where(items.c.name == "w").values(state=1), "is done and has no result"),
         (update(items).where(items.c.name == "c").values(image_id=None), "has no image"),
-        (update(items).where(items.c.name == "w").values(state=7), "no state that is known"),
+        (update(items).where(items.c.name == "w").values(state=7), "in an unknown state"),
     ],
     "jobs": [
         (update(jobs).values(done=jobs.c.done + 1), r"job first: counts .*\(4, 4, 1\) where there"),
-        (update(jobs).values(state="done"), "job second: is done, and 1 of its items wait"),
+        (update(jobs).values(state="done"), "job second: is done, and 1 of its items are queued"),
     ],
     "content": [
         (update(decisions).values(accepted=9), r"decision 1 of first: counts \(accepted"),
         (update(decisions).values(content=b"\x01nonsense"), "decision 4 of second: packed bytes"),
         (update(evidence).values(content=b"\x01nonsense"), "evidence 1: packed bytes are damaged"),
-        (update(evidence).values(content=b""), "evidence 1: a row is packed in form none"),
-        (update(texts).values(text="other"), "text 1: has changed since it was kept"),
+        (update(evidence).values(content=b""), "evidence 1: a row has the format none"),
+        (update(texts).values(text="other"), "text 1: has changed since it was stored"),
         (update(ontologies).values(classes="[]"), "ontology 1: "),
     ],
     "links": [
@@ -116,8 +116,8 @@ WRONG = {
         (update(images).values(size=77), "its row says 77 bytes and there are 1"),
     ],
     "snapshots": [
-        (update(snapshots).values(images=5), "snapshot frozen: says 5 images and holds 2"),
-        (delete(snapshot_images), "manifest names 2, 2 of them not held"),
+        (update(snapshots).values(images=5), "snapshot frozen: says 5 images and has 2"),
+        (delete(snapshot_images), "manifest lists 2, 2 of them missing"),
         (update(snapshots).values(manifest="ab" * 32), "snapshot frozen: blob abababababab is not"),
     ],
 }
@@ -126,10 +126,10 @@ WRONG = {
 @pytest.mark.parametrize(
     ("damage", "finding"), [case for cases in WRONG.values() for case in cases]
 )
-def test_what_is_wrong_is_told(full: Store, damage, finding: str) -> None:
+def test_what_is_wrong_is_reported(full: Store, damage, finding: str) -> None:
     with full.database.writing() as connection:
         connection.execute(damage)
-    found = told(full)
+    found = problems(full)
     assert any(re.search(finding, one) for one in found), found
 
 
@@ -143,46 +143,46 @@ def spoil(store: Store, path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "finding"), [(remove, "its bytes are gone"), (spoil, "no longer match their hash")]
+    ("harm", "finding"), [(remove, "its bytes are missing"), (spoil, "no longer match their hash")]
 )
-def test_bytes_that_are_gone_or_rotten_are_told(
+def test_bytes_that_are_gone_or_rotten_are_reported(
     full: Store, tmp_path: Path, harm: Callable[[Store, Path, str], None], finding: str
 ) -> None:
     name = sha256("b")
     harm(full, tmp_path / "data" / "blobs" / name[:2] / name, name)
-    (one,) = told(full)
+    (one,) = problems(full)
     assert finding in one and name[:12] in one and "secondlook restore" in one
     # Without reading them only those that are gone can be told.
-    assert len(told(full, content=False)) == (harm is remove)
+    assert len(problems(full, content=False)) == (harm is remove)
 
 
-def test_a_part_of_a_manifest_that_rotted_is_told(full: Store, tmp_path: Path) -> None:
+def test_a_part_of_a_manifest_that_rotted_is_reported(full: Store, tmp_path: Path) -> None:
     (part,) = [
         path
         for path in (tmp_path / "data" / "blobs").glob("??/*")
         if b'"boxes"' in path.read_bytes()
     ]
     spoil(full, part, part.name)
-    (one,) = told(full)
+    (one,) = problems(full)
     assert one.startswith("snapshot frozen: blob " + part.name[:12])
 
 
-def test_a_row_that_names_nothing_is_told(tmp_path: Path) -> None:
+def test_a_row_that_names_nothing_is_reported(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         settled_job(store, "first", street("a"))
         with closing(sqlite3.connect(tmp_path / "store.db")) as connection:
             connection.execute("DELETE FROM images")
             connection.commit()
-        found = told(store)
-    assert any("names a row of images that is gone" in one for one in found)
+        found = problems(store)
+    assert any("refers to a missing row of images" in one for one in found)
 
 
-def test_a_damaged_database_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_database_file_is_reported(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         settled_job(store, "first", street(*(f"p{number}" for number in range(60))))
     path = tmp_path / "store.db"
     whole = path.read_bytes()
     path.write_bytes(whole[:-4096] + b"\xff" * 4096)
     with open_store(tmp_path) as store:
-        found = told(store)
+        found = problems(store)
     assert "the database file" in found[0] and "secondlook restore" in found[0]

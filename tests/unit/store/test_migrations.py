@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
-from secondlook.core.errors import Damaged, InvalidInput
 from secondlook.store import Store, migrations, open_store
 from secondlook.store.database import Database
 from secondlook.store.images import NewImage, add_images
 from secondlook.store.schema import images, metadata
+from secondlook.store.training_jobs import TrainingSpec
+from secondlook_client.errors import Damaged, InvalidInput
+from secondlook_client.values import TrainingState
 
 DIALECTS = ["sqlite", "postgresql"]
 NEXT = """
@@ -113,7 +116,7 @@ def test_a_store_of_the_first_schema_gets_models_and_keeps_its_rows(dialect, sto
     database.close()
     with open_store(*place) as store:
         assert revision_of(store.database) == migrations.CURRENT
-        assert tables_of(store.database) >= {"model_versions", "model_files", "trainings"}
+        assert tables_of(store.database) >= {"model_versions", "model_files", "training_jobs"}
         with store.database.reading() as connection:
             assert connection.execute(text("SELECT text FROM texts")).scalars().all() == ["kept"]
             kept = connection.execute(images.select()).one()
@@ -129,7 +132,85 @@ def test_a_store_of_the_first_schema_gets_models_and_keeps_its_rows(dialect, sto
         with store.database.writing() as connection:  # numbers go on where they were
             added = add_images(connection, [NewImage("ab" * 32, 7, "png")])
             assert added == {"ab" * 32: kept.id + 1}
-        assert store.students.page() == store.trainings.page() == []
+        assert store.model_versions.page() == store.training_jobs.page() == []
+
+
+OLD_ROWS = (
+    "INSERT INTO ontologies (digest, classes) VALUES ('d', '[]')",
+    "INSERT INTO texts (digest, text) VALUES ('1', 'a model')",
+    "INSERT INTO pictures (sha256, size, width, height, format, added_at) "
+    "VALUES ('2', 7, 640, 480, 'png', 1.5)",
+    "INSERT INTO runs (name, kind, ontology_id, proposer, verifier, settings, created_at) "
+    "VALUES ('night', 'folder', 1, '', '', '{\"floor\": 0.1, \"max_iou\": 0.6}', 1.5)",
+    "INSERT INTO jobs VALUES (1, 'running', '', false, 1, 0, 1, '', 0.0, '', 2.5)",
+    "INSERT INTO items (run_id, key, name, size, changed_ns, picture_id, state, tries, not_before, "
+    "reason, message) VALUES (1, 5, 'a.png', 7, 11, 1, 2, 3, 0.0, 'bad_image', 'torn')",
+    "INSERT INTO evidence (picture_id, ontology_id, proposer_id, verifier_id, content, made_at) "
+    "VALUES (1, 1, 1, 1, '3', 3.5)",
+    "INSERT INTO decisions (run_id, item_id, picture_id, evidence_id, accepted, rejected, unsure, "
+    "content, made_at) VALUES (1, 1, 1, 1, 0, 0, 0, '4', 4.5)",
+    "INSERT INTO corrections (picture_id, class_name, x1, y1, x2, y2, outcome, person, note, "
+    "made_at) VALUES (1, 'dog', 0, 0, 1, 1, 'accept', 'Ann', '', 5.5)",
+    "INSERT INTO model_versions (name, version, digest, manifest, report, snapshot, created_at) "
+    "VALUES ('street', 1, 'd', '{}', '', '', 6.5)",
+    "INSERT INTO model_promotions (model_id, name, kind, reason, made_at) "
+    "VALUES (1, 'street', 'promote', '', 7.5)",
+    "INSERT INTO trainings (model, snapshot, settings, state, progress, message, version, starts, "
+    "owner, lease_until, created_at, changed_at) "
+    "VALUES ('street', 'week-1', '{}', 'running', '', '', 0, 4, '', 0.0, 8.5, 9.5)",
+)
+NEW_COLUMNS = {
+    "SELECT id, updated_at FROM jobs JOIN runs ON runs.id = jobs.run_id": (1, 2.5),
+    "SELECT settings FROM runs": ('{"score_floor": 0.1, "nms_iou": 0.6}',),
+    "SELECT mtime_ns, image_id, attempts, reason FROM items": (11, 1, 3, "bad_image"),
+    "SELECT image_id, created_at FROM evidence": (1, 3.5),
+    "SELECT image_id, created_at FROM decisions": (1, 4.5),
+    "SELECT image_id, person, created_at FROM corrections": (1, "Ann", 5.5),
+    "SELECT model_id, created_at FROM model_promotions": (1, 7.5),
+    "SELECT attempts, created_at, updated_at FROM training_jobs": (4, 8.5, 9.5),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_rows_of_the_second_schema_are_there_under_the_new_names(dialect, store_places):
+    data, url = place = store_places(dialect)
+    database = Database(url) if url else Database.in_file(data / "store.db")
+    with database.writing() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(migrations.FOLDER))
+        command.upgrade(config, "0002")
+        for statement in OLD_ROWS:
+            connection.execute(text(statement))
+    database.close()
+    with open_store(*place) as store:
+        with store.database.reading() as connection:
+            for query, row in NEW_COLUMNS.items():
+                assert tuple(connection.execute(text(query)).one()) == row
+            options = {"compare_type": True, "compare_server_default": True}
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, metadata) == []
+            assert old_names(connection) == []
+        (failed,) = store.queue.failures(1)
+        assert (failed.name, failed.attempts) == ("a.png", 3)
+        assert store.queue.retry("night") == 1 and store.queue.get("night").waiting == 1
+        first = store.training_jobs.get(1)
+        assert (first.state, first.updated_at) == (TrainingState.RUNNING, 9.5)
+        # Ids continue where they were.
+        assert store.training_jobs.create(TrainingSpec("street", "week-1")).id == 2
+
+
+def old_names(connection: Connection) -> list[str]:
+    """Names of tables, indexes, constraints and sequences that still use the old terms."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT name || ' ' || coalesce(sql, '') FROM sqlite_master"
+    else:
+        query = (
+            "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace "
+            "UNION SELECT conname FROM pg_constraint "
+            "WHERE connamespace = current_schema()::regnamespace AND contype != 'n'"
+        )
+    found = connection.execute(text(query)).scalars().all()
+    return [name for name in found if re.search("picture|trainings|likeness|made_at", name)]
 
 
 def tables_of(database: Database) -> set[str]:

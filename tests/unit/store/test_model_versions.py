@@ -4,19 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registered import keep
+from registered import add_version
 from settled import settled_job, street
 from sqlalchemy import delete, insert, select, update
 from students import write_student
 
-from secondlook.core.errors import Damaged, NotFound
-from secondlook.detector.manifest import Manifest, ModelFile
+from secondlook.detector.manifest import ModelFile, StudentManifest
 from secondlook.store import Store, open_store
 from secondlook.store import model_versions as students
 from secondlook.store.backup import back_up, restore
-from secondlook.store.integrity import Checked, check
+from secondlook.store.integrity import CheckCounts, check
 from secondlook.store.retention import Retention, forget, orphans, remove_orphans
 from secondlook.store.schema import images, model_files, model_promotions, model_versions
+from secondlook_client.errors import Damaged, NotFound
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +26,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def kept(store: Store, folder: Path, seed: int = 0, name: str = "street") -> students.Student:
+def kept(
+    store: Store, folder: Path, seed: int = 0, name: str = "street"
+) -> students.StudentVersion:
     """A version whose manifest differs from others by its time."""
-    return keep(store, folder, name, '{"map": 0.5}', created_at=1.7e9 + seed)
+    return add_version(store, folder, name, '{"map": 0.5}', created_at=1.7e9 + seed)
 
 
 def current(store: Store, name: str = "street") -> int:
-    return store.students.get(name).version
+    return store.model_versions.get(name).version
 
 
 def promote(store: Store, *versions: int) -> None:
     before = None
     for version in versions:
-        assert store.students.promote("street", version, "a test", before)
+        assert store.model_versions.promote("street", version, "a test", before)
         before = version
 
 
@@ -46,21 +48,21 @@ def test_versions_count_from_one_for_each_name(store: Store, folder: Path) -> No
     versions = [kept(store, folder, seed).version for seed in range(3)]
     assert versions == [1, 2, 3]
     assert kept(store, folder, 0, "other").version == 1
-    found = store.students.get("street", 2, report=True)
+    found = store.model_versions.get("street", 2, report=True)
     assert (found.report, found.current, found.promotion) == ('{"map": 0.5}', False, "")
     assert set(found.files) >= {"model.onnx", "self_test.npz"}
-    assert store.students.get("street", 2).report == ""
+    assert store.model_versions.get("street", 2).report == ""
 
 
 def test_the_same_student_is_kept_once(store: Store, folder: Path) -> None:
     first = kept(store, folder)
     kept(store, folder, 1)
-    again, already = store.students.add("street", _manifest(first))
+    again, already = store.model_versions.add("street", _manifest(first))
     assert already and (again.version, again.id) == (1, first.id)
-    assert len(store.students.page()) == 2
+    assert len(store.model_versions.page()) == 2
 
 
-def _manifest(student: students.Student) -> Manifest:
+def _manifest(student: students.StudentVersion) -> StudentManifest:
     from secondlook.detector.manifest import parse_manifest
 
     return parse_manifest(student.manifest)
@@ -69,9 +71,9 @@ def _manifest(student: students.Student) -> Manifest:
 def test_a_student_whose_files_were_not_kept_is_no_version(store: Store, folder: Path) -> None:
     manifest = _manifest(kept(store, folder))
     lost = dict(manifest.files) | {"extra.bin": ModelFile("ab" * 32, 3)}
-    with pytest.raises(Damaged, match=r"extra\.bin of the student was not kept"):
-        store.students.add("street", replace(manifest, files=lost))
-    assert len(store.students.page()) == 1
+    with pytest.raises(Damaged, match=r"extra\.bin of the student was not stored"):
+        store.model_versions.add("street", replace(manifest, files=lost))
+    assert len(store.model_versions.page()) == 1
 
 
 def test_writers_at_once_get_different_numbers(store: Store, folder: Path) -> None:
@@ -99,24 +101,24 @@ def test_pages_are_newest_first(store: Store, folder: Path) -> None:
     for seed in range(5):
         kept(store, folder, seed)
     kept(store, folder, name="other")
-    first = store.students.page("street", limit=2)
-    rest = store.students.page("street", before=first[-1].id, limit=10)
+    first = store.model_versions.page("street", limit=2)
+    rest = store.model_versions.page("street", before=first[-1].id, limit=10)
     assert [s.version for s in first + rest] == [5, 4, 3, 2, 1]
-    assert len(store.students.page()) == 6
+    assert len(store.model_versions.page()) == 6
 
 
 def test_what_is_not_there_says_what_to_do(store: Store, folder: Path) -> None:
     with pytest.raises(NotFound, match="no model 'street'; see `secondlook models list`"):
-        store.students.get("street")
+        store.model_versions.get("street")
     kept(store, folder)
     with pytest.raises(NotFound, match="`secondlook models promote street 1`"):
-        store.students.get("street")
+        store.model_versions.get("street")
     with pytest.raises(NotFound, match="no version 7 of 'street'; the last one is 1"):
-        store.students.get("street", 7)
+        store.model_versions.get("street", 7)
     with pytest.raises(NotFound, match=r"no file '\.\./x', only model"):
-        store.students.file("street", 1, "../x")
+        store.model_versions.file("street", 1, "../x")
     with pytest.raises(NotFound, match="no version 9"):
-        store.students.promote("street", 9, "", None)
+        store.model_versions.promote("street", 9, "", None)
 
 
 def test_promotions_are_added_and_each_way_back_undoes_one(store: Store, folder: Path) -> None:
@@ -124,27 +126,27 @@ def test_promotions_are_added_and_each_way_back_undoes_one(store: Store, folder:
         kept(store, folder, seed)
     promote(store, 1, 3, 2)
     assert current(store) == 2
-    assert store.students.rollback("street").version == 3
-    assert store.students.rollback("street").version == 1
+    assert store.model_versions.rollback("street").version == 3
+    assert store.model_versions.rollback("street").version == 1
     with pytest.raises(NotFound, match="no version of 'street' was current before version 1"):
-        store.students.rollback("street")
-    assert store.students.promote("street", 4, "on", 1)
-    assert store.students.rollback("street").version == 1  # and not to 3, which was undone
+        store.model_versions.rollback("street")
+    assert store.model_versions.promote("street", 4, "on", 1)
+    assert store.model_versions.rollback("street").version == 1  # and not to 3, which was undone
     with store.database.reading() as connection:
         rows = connection.execute(select(model_promotions.c.kind)).scalars().all()
     assert rows == ["promote"] * 3 + ["rollback"] * 2 + ["promote", "rollback"]
-    assert [s.version for s in store.students.page() if s.current] == [1]
-    assert store.students.get("street").promotion == "rolled back from version 4"
+    assert [s.version for s in store.model_versions.page() if s.current] == [1]
+    assert store.model_versions.get("street").promotion == "rolled back from version 4"
 
 
 def test_a_promotion_on_grounds_that_are_gone_changes_nothing(store: Store, folder: Path) -> None:
     for seed in range(3):
         kept(store, folder, seed)
     promote(store, 1, 2)
-    assert not store.students.promote("street", 3, "compared with 1", 1)
-    assert not store.students.promote("street", 3, "there was none", None)
+    assert not store.model_versions.promote("street", 3, "compared with 1", 1)
+    assert not store.model_versions.promote("street", 3, "there was none", None)
     assert current(store) == 2
-    assert store.students.promote("street", 2, "again", 1)  # is current already
+    assert store.model_versions.promote("street", 2, "again", 1)  # is current already
     with store.database.reading() as connection:
         assert len(connection.execute(select(model_promotions)).all()) == 2
 
@@ -153,10 +155,10 @@ def test_a_call_made_twice_goes_back_once(store: Store, folder: Path) -> None:
     for seed in range(3):
         kept(store, folder, seed)
     promote(store, 1, 2, 3)
-    assert store.students.rollback("street", 3).version == 2
-    assert store.students.rollback("street", 3).version == 2
+    assert store.model_versions.rollback("street", 3).version == 2
+    assert store.model_versions.rollback("street", 3).version == 2
     with pytest.raises(NotFound, match="no version 8"):
-        store.students.rollback("street", 8)
+        store.model_versions.rollback("street", 8)
 
 
 def test_promotions_at_once_follow_one_another(store: Store, folder: Path) -> None:
@@ -165,7 +167,7 @@ def test_promotions_at_once_follow_one_another(store: Store, folder: Path) -> No
     promote(store, 1)
     done: list[bool] = []
     second = threading.Thread(
-        target=lambda: done.append(store.students.promote("street", 3, "compared with 1", 1))
+        target=lambda: done.append(store.model_versions.promote("street", 3, "compared with 1", 1))
     )
     with store.database.writing() as connection:  # as another server that promotes version 2
         students._lock(connection, "street")
@@ -181,7 +183,7 @@ def test_promotions_at_once_follow_one_another(store: Store, folder: Path) -> No
 def test_a_check_finds_what_is_wrong_with_students(store: Store, folder: Path) -> None:
     student = kept(store, folder)
     promote(store, 1)
-    checked = Checked()
+    checked = CheckCounts()
     assert list(check(store, checked)) == []
     assert (checked.blobs, checked.orphans) == (len(student.files), 0)
     store.blobs.remove(student.files["model.onnx"].sha256)
@@ -190,7 +192,7 @@ def test_a_check_finds_what_is_wrong_with_students(store: Store, folder: Path) -
             update(model_files).where(model_files.c.name == "self_test.npz").values(size=7),
             "7 bytes",
         ),
-        (delete(model_files).where(model_files.c.name == "report.html"), "names 4 files, and"),
+        (delete(model_files).where(model_files.c.name == "report.html"), "lists 4 files, and"),
         (update(model_versions).values(digest="0" * 64), "manifest has changed since"),
         (update(model_promotions).values(name="other"), "promotion 1: is of a version of another"),
     ]
@@ -198,8 +200,8 @@ def test_a_check_finds_what_is_wrong_with_students(store: Store, folder: Path) -
         with store.database.writing() as connection:
             connection.execute(statement)
         assert any(words in str(finding) for finding in check(store)), words
-    told = [str(finding) for finding in check(store, content=False)]
-    assert any("model.onnx of version 1 of model street: its bytes are gone" in t for t in told)
+    found = [str(finding) for finding in check(store, content=False)]
+    assert any("model.onnx of version 1 of model street: its bytes are missing" in t for t in found)
 
 
 def test_a_file_that_rots_is_found(store: Store, folder: Path) -> None:
@@ -207,8 +209,9 @@ def test_a_file_that_rots_is_found(store: Store, folder: Path) -> None:
     path = store.blobs._path(student.files["model.onnx"].sha256)
     path.chmod(0o644)
     path.write_bytes(b"rot")
-    (told,) = check(store)
-    assert "no longer match their hash" in str(told) and "secondlook models add" in str(told)
+    (finding,) = check(store)
+    assert "no longer match their hash" in str(finding)
+    assert "secondlook models add" in str(finding)
 
 
 def test_a_backup_holds_the_students(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -219,13 +222,13 @@ def test_a_backup_holds_the_students(store: Store, folder: Path, tmp_path: Path)
     with open_store(tmp_path / "other") as other:
         assert restore(tmp_path / "backup", other).broken == []
         assert list(check(other)) == []
-        found = other.students.get("street")
+        found = other.model_versions.get("street")
         assert (found.version, found.digest) == (1, student.digest)
         for name, file in found.files.items():
             assert other.blobs.get(file.sha256) == (folder / name).read_bytes()
 
 
-def test_nothing_of_a_student_is_an_orphan_or_forgotten(store: Store, folder: Path) -> None:
+def test_nothing_of_a_student_is_an_orphan_or_deleted(store: Store, folder: Path) -> None:
     student = kept(store, folder)
     settled_job(store, "job", street("a", "b"))
     lost = store.blobs.put(b"nobody's")
@@ -243,6 +246,6 @@ def test_nothing_of_a_student_is_an_orphan_or_forgotten(store: Store, folder: Pa
 
 
 def test_a_promotion_without_its_version_is_no_row(store: Store) -> None:
-    row = {"model_id": 99, "name": "x", "kind": "promote", "reason": "", "made_at": 0.0}
+    row = {"model_id": 99, "name": "x", "kind": "promote", "reason": "", "created_at": 0.0}
     with pytest.raises(Exception, match=r"(?i)foreign key"), store.database.writing() as connection:
         connection.execute(insert(model_promotions), [row])

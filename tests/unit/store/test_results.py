@@ -5,12 +5,13 @@ import pytest
 from sqlalchemy import func, select
 from stored import ANSWERS, image_of, labelled, stored_run, street_ontology
 
-from secondlook.core.errors import AlreadyExists, Damaged, InvalidInput, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Judgement, Labelled, Outcome
+from secondlook.core.types import Labelled
 from secondlook.store import ontologies as texts
 from secondlook.store.runs import create_run
 from secondlook.store.schema import decisions, evidence, ontologies
+from secondlook_client.errors import AlreadyExists, Damaged, InvalidInput, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Judgement, Outcome
 
 if TYPE_CHECKING:
     from secondlook.store import Store
@@ -42,7 +43,7 @@ def test_results_come_back_as_they_were_page_by_page(store: "Store") -> None:
     run = stored_run(store, "first", results)
     stored_run(store, "other", [labelled("elsewhere")])
     found, after = [], 0
-    while page := store.records.results(run.id, after, limit=3):
+    while page := store.results.page(run.id, after, limit=3):
         assert len(page) <= 3
         found += page
         after = page[-1].cursor
@@ -51,61 +52,61 @@ def test_results_come_back_as_they_were_page_by_page(store: "Store") -> None:
     assert {r.format for r in found} == {"png"}
     for kept, made in zip(found, results, strict=True):
         assert_same(kept.labelled, made)
-    assert store.records.count(run.id) == 7
-    assert store.records.results(run.id, after) == []
+    assert store.results.count(run.id) == 7
+    assert store.results.page(run.id, after) == []
     assert (run.proposer, run.verifier) == ("scripted@p0", "scripted@v0")
 
 
 def test_a_run_without_second_look(store: "Store") -> None:
     result = labelled(answers=None)
     run = stored_run(store, "scores only", [result])
-    (kept,) = store.records.results(run.id)
+    (kept,) = store.results.page(run.id)
     assert_same(kept.labelled, result)
     assert all(j.verdict is None for j in kept.labelled.judgements)
 
 
 def test_an_item_has_one_result_however_often_it_is_kept(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
-    (first,) = store.records.results(run.id)
+    (first,) = store.results.page(run.id)
     again = labelled(answers={**ANSWERS, "Dog?": 0.9})
     with store.database.writing() as connection:
-        kept = store.records.keep(connection, run, first.item_id, first.image_id, again)
+        kept = store.results.add(connection, run, [(first.item_id, first.image_id, again)])
     assert not kept
-    (only,) = store.records.results(run.id)
+    (only,) = store.results.page(run.id)
     assert plain(only.labelled.judgements) == plain(first.labelled.judgements)
     assert rows_of(store, evidence) == rows_of(store, decisions) == 1
 
 
 def test_nothing_is_kept_of_a_transaction_that_fails(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
-    (first,) = store.records.results(run.id)
+    (first,) = store.results.page(run.id)
     with store.database.writing() as connection:
         other = create_run(connection, "other", "folder", run.ontology, {})
     with pytest.raises(RuntimeError), store.database.writing() as connection:
-        store.records.keep(connection, other, first.item_id, first.image_id, labelled())
+        store.results.add(connection, other, [(first.item_id, first.image_id, labelled())])
         raise RuntimeError
-    assert store.records.results(other.id) == []
+    assert store.results.page(other.id) == []
     assert rows_of(store, evidence) == 1
 
 
 def test_runs(store: "Store") -> None:
     with pytest.raises(NotFound, match="no run 'day' in the store; nothing is labelled there yet"):
-        store.records.run("day")
+        store.results.run("day")
     with store.database.writing() as connection:
-        made = create_run(connection, "night", "folder", street_ontology(), {"max_iou": 0.5})
-    assert store.records.run("night") == made
-    assert (made.max_iou, made.kind, made.parent_id, made.proposer) == (0.5, "folder", None, "")
+        made = create_run(connection, "night", "folder", street_ontology(), {"nms_iou": 0.5})
+    assert store.results.run("night") == made
+    assert (made.nms_iou, made.kind, made.parent_id, made.proposer) == (0.5, "folder", None, "")
     with pytest.raises(AlreadyExists, match="'night'"), store.database.writing() as connection:
         create_run(connection, "night", "folder", street_ontology(), {})
     with pytest.raises(NotFound, match=r"no run 'day' in the store; there is 'night'$"):
-        store.records.run("day")
+        store.results.run("day")
     with store.database.writing() as connection:
         for number in range(6):
             create_run(connection, f"night {number}", "folder", street_ontology(), {})
     with pytest.raises(NotFound, match=r"; the newest are 'night 5', 'night 4', .* 'night 1'$"):
-        store.records.run("day")
+        store.results.run("day")
     with pytest.raises(NotFound):
-        store.records.results(10_000)
+        store.results.page(10_000)
 
 
 def test_texts_and_ontologies_are_kept_once_and_exactly(store: "Store") -> None:
@@ -119,31 +120,31 @@ def test_texts_and_ontologies_are_kept_once_and_exactly(store: "Store") -> None:
     with store.database.reading() as connection:
         again = texts.load_ontology(connection, first)
         assert (again, again.digest) == (odd, odd.digest)
-        assert texts.texts_of(connection, [one, two]) == {one: "model@1", two: "модель??"}
+        assert texts.load_texts(connection, [one, two]) == {one: "model@1", two: "модель??"}
         with pytest.raises(NotFound):
             texts.load_ontology(connection, first + 100)
         with pytest.raises(Damaged, match="text 999"):
-            texts.texts_of(connection, [one, 999])
+            texts.load_texts(connection, [one, 999])
 
 
-def test_an_ontology_that_was_changed_behind_our_back_is_told(store: "Store") -> None:
+def test_an_ontology_that_was_changed_behind_our_back_is_reported(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
     with store.database.writing() as connection:
-        bent = texts.written(street_ontology(accept=0.7))
+        bent = texts.ontology_json(street_ontology(accept=0.7))
         connection.execute(ontologies.update().values(classes=bent))
     with pytest.raises(Damaged, match="has changed since"):
-        store.records.results(run.id)
+        store.results.page(run.id)
 
 
 def test_a_persons_word_outranks_every_run(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
     image = image_of(store, "street")
-    say = store.records.correct
+    say = store.results.correct
     say(image, "dog", (21, 6, 39, 25), Outcome.ACCEPT, "Ann", "a dog, seen from behind")
     say(image, "glasses on", (1, 1, 12, 20), Outcome.REJECT, "Ann")
     later = stored_run(store, "later", [labelled()])
     for found in (run, later):
-        (result,) = store.records.results(found.id)
+        (result,) = store.results.page(found.id)
         on, off, dog = result.labelled.judgements
         assert (on.decision.outcome, on.decision.probability) == (Outcome.REJECT, 0.0)
         assert on.decision.reason == "Ann decided reject"
@@ -155,29 +156,29 @@ def test_a_persons_word_outranks_every_run(store: "Store") -> None:
         assert dog.decision.reason == "Ann decided accept: a dog, seen from behind"
         assert dog.box == (20, 5, 39, 25)
     say(image, "dog", (20, 5, 39, 25), Outcome.UNSURE, "Ben")
-    (result,) = store.records.results(run.id)
+    (result,) = store.results.page(run.id)
     assert result.labelled.judgements[2].decision.outcome is Outcome.UNSURE
 
 
 def test_a_person_may_add_a_box_that_no_model_found(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
     image, box = image_of(store, "street"), (14.5, 1, 19, 6)
-    say = store.records.correct
+    say = store.results.correct
     say(image, "dog", box, Outcome.REJECT, "Ann")  # nothing there to reject
     say(image, "dog", box, Outcome.ACCEPT, "Ann")
     say(image, "cat", box, Outcome.ACCEPT, "Ann")  # no class of this run
-    (result,) = store.records.results(run.id)
+    (result,) = store.results.page(run.id)
     assert len(result.labelled.judgements) == 4
     added = result.labelled.judgements[3]
     assert (added.class_name, added.box, added.row, added.verdict) == ("dog", box, -1, None)
-    label = store.records.label(result.label_id(3))
+    label = store.results.label(result.label_id(3))
     assert (label.judgement, label.decided) == (added, None)
     say(image, "dog", box, Outcome.REJECT, "Ben")
-    assert store.records.label(result.label_id(3)).judgement.decision.outcome is Outcome.REJECT
+    assert store.results.label(result.label_id(3)).judgement.decision.outcome is Outcome.REJECT
 
 
 @pytest.mark.parametrize(
-    ("class_name", "box", "person", "said"),
+    ("class_name", "box", "person", "message"),
     [
         ("", (0, 0, 1, 1), "Ann", "class of 1 to 120"),
         ("dog", (0, 0, 1, 1), " ", "person of 1 to 120"),
@@ -186,31 +187,31 @@ def test_a_person_may_add_a_box_that_no_model_found(store: "Store") -> None:
     ],
 )
 def test_a_correction_without_sense_is_refused(
-    store: "Store", class_name: str, box: tuple[float, ...], person: str, said: str
+    store: "Store", class_name: str, box: tuple[float, ...], person: str, message: str
 ) -> None:
     stored_run(store, "first", [labelled()])
-    with pytest.raises(InvalidInput, match=said):
-        store.records.correct(1, class_name, box, Outcome.ACCEPT, person)
+    with pytest.raises(InvalidInput, match=message):
+        store.results.correct(1, class_name, box, Outcome.ACCEPT, person)
     with pytest.raises(NotFound, match="no image 99"):
-        store.records.correct(99, "dog", (0, 0, 1, 1), Outcome.ACCEPT, "Ann")
+        store.results.correct(99, "dog", (0, 0, 1, 1), Outcome.ACCEPT, "Ann")
 
 
 def test_a_label_with_all_that_it_came_from(store: "Store") -> None:
     run = stored_run(store, "first", [labelled(), labelled("empty", rows=())])
-    result, empty = store.records.results(run.id)
-    store.records.correct(result.image_id, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
-    label = store.records.label(f"{result.cursor}.2")
-    assert (label.run.name, label.asked_by.name) == ("first", "first")
+    result, empty = store.results.page(run.id)
+    store.results.correct(result.image_id, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    label = store.results.label(f"{result.cursor}.2")
+    assert (label.run.name, label.evidence_run.name) == ("first", "first")
     assert label.judgement.decision.outcome is Outcome.ACCEPT
     assert label.decided is not None
     assert label.decided.decision.outcome is Outcome.UNSURE
     assert [c.person for c in label.corrections] == ["Ann"]
     with pytest.raises(NotFound, match=rf"{result.cursor}\.0 to {result.cursor}\.2"):
-        store.records.label(f"{result.cursor}.3")
+        store.results.label(f"{result.cursor}.3")
     with pytest.raises(NotFound, match="nothing was judged"):
-        store.records.label(f"{empty.cursor}.0")
+        store.results.label(f"{empty.cursor}.0")
     with pytest.raises(NotFound, match=r"no label '999\.0'"):
-        store.records.label("999.0")
+        store.results.label("999.0")
     for wrong in ("81", "a.b", "1.-1", ""):
         with pytest.raises(InvalidInput, match=r"such as 81\.3"):
-            store.records.label(wrong)
+            store.results.label(wrong)

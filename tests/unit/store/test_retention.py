@@ -9,17 +9,15 @@ from settled import empty, settled_job, street
 from sqlalchemy import func, select, update
 from stored import image_of, labelled
 
-from secondlook.core.errors import Busy, InvalidInput, NotFound
-from secondlook.core.types import Outcome
 from secondlook.store import Store
 from secondlook.store import retention as module
 from secondlook.store.images import NewImage, add_images
-from secondlook.store.locks import forgetting, nothing_forgotten
+from secondlook.store.locks import deletion_blocked, deletion_lock
 from secondlook.store.queue import NewItem, add_items, locked_job
 from secondlook.store.retention import (
-    Forgotten,
+    DeletionCounts,
     Retention,
-    count_forgotten,
+    count_deletions,
     forget,
     orphans,
     remove_orphans,
@@ -36,13 +34,15 @@ from secondlook.store.schema import (
     snapshot_images,
     snapshots,
 )
+from secondlook_client.errors import Busy, InvalidInput, NotFound
+from secondlook_client.values import Outcome
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes are removed however new, and a few items are several steps."""
-    monkeypatch.setattr(module, "SETTLED_S", -1.0)
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "MIN_AGE_S", -1.0)
+    monkeypatch.setattr(module, "BATCH", 2)
 
 
 def sha256(name: str) -> str:
@@ -71,7 +71,7 @@ def hold(store: Store, *held: str) -> None:
 
 def decide_again(store: Store, parent: str, name: str) -> None:
     """A run that decides the parent's evidence again, as ``redecide`` does."""
-    run = store.records.run(parent)
+    run = store.results.run(parent)
     with store.database.writing() as connection:
         new = create_run(connection, name, "redecide", run.ontology, run.settings, run)
         for row in connection.execute(decisions.select().where(decisions.c.run_id == run.id)):
@@ -84,20 +84,20 @@ def test_a_run_goes_with_its_images_and_their_bytes(store: Store) -> None:
     settled_job(store, "first", street("a", "b", "shared"), failed=["broken", "worse"])
     settled_job(store, "second", street("c", "shared"))
     query = Retention(runs=("first",))
-    expected = Forgotten(results=3, items=5, images=2, size=2)
-    assert count_forgotten(store, query) == expected
-    assert forget(store, query) == expected + Forgotten(runs=1)
+    expected = DeletionCounts(results=3, items=5, images=2, size=2)
+    assert count_deletions(store, query) == expected
+    assert forget(store, query) == expected + DeletionCounts(runs=1)
     assert names(store) == ["c", "shared"]
     assert rows(store, images) == rows(store, evidence) == rows(store, decisions) == 2
     assert set(store.blobs.all()) == {sha256("c"), sha256("shared")}
     with pytest.raises(NotFound):
-        store.records.run("first")
-    assert len(store.records.results(store.records.run("second").id)) == 2
+        store.results.run("first")
+    assert len(store.results.page(store.results.run("second").id)) == 2
 
 
-def test_nothing_else_is_left_of_what_was_forgotten(store: Store) -> None:
+def test_nothing_else_is_left_of_what_was_deleted(store: Store) -> None:
     settled_job(store, "only", street("a", "b") + empty("c"), failed=["broken"])
-    store.records.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.ACCEPT, "Eva")
+    store.results.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.ACCEPT, "Eva")
     forget(store, Retention(runs=("only",), corrected=True))
     left = {table.name for table in metadata.sorted_tables if rows(store, table)}
     assert left == {"ontologies", "texts"}
@@ -108,24 +108,24 @@ def test_what_a_snapshot_holds_stays_with_all_that_explains_it(store: Store) -> 
     settled_job(store, "first", street("a", "b", "c"))
     decide_again(store, "first", "again")
     hold(store, "b")
-    before = store.records.results(store.records.run("first").id)
+    before = store.results.page(store.results.run("first").id)
     gone = forget(store, Retention(runs=("first", "again")))
-    assert (gone.items, gone.images, gone.held, gone.runs) == (2, 2, 1, 0)
-    (left,) = store.records.results(store.records.run("first").id)
+    assert (gone.items, gone.images, gone.in_snapshots, gone.runs) == (2, 2, 1, 0)
+    (left,) = store.results.page(store.results.run("first").id)
     assert left.labelled.name == "b" and left.cursor in {result.cursor for result in before}
-    assert len(store.records.results(store.records.run("again").id)) == 1
+    assert len(store.results.page(store.results.run("again").id)) == 1
     assert store.blobs.get(sha256("b")) == b"b"
 
 
 def test_what_a_person_spoke_of_stays_unless_asked_for(store: Store) -> None:
     settled_job(store, "first", street("a", "b"))
-    store.records.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.ACCEPT, "Eva")
+    store.results.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.ACCEPT, "Eva")
     gone = forget(store, Retention(runs=("first",)))
     assert (gone.items, gone.corrected) == (1, 1) and names(store) == ["a"]
     assert forget(store, Retention(runs=("first",), corrected=True)).items == 1
 
 
-def test_images_that_wait_are_never_forgotten(store: Store) -> None:
+def test_images_that_wait_are_never_deleted(store: Store) -> None:
     job = settled_job(store, "first", street("a", "b"), failed=["x"], waiting=["w1", "w2"])
     assert (job.total, job.done, job.failed) == (5, 2, 1)
     forget(store, Retention(runs=("first",)))
@@ -144,10 +144,12 @@ def test_only_what_is_older_goes(store: Store) -> None:
         connection.execute(update(images).values(added_at=100.0))
         connection.execute(update(runs).where(runs.c.name == "old").values(created_at=100.0))
         run = select(runs.c.id).where(runs.c.name == "old").scalar_subquery()
-        connection.execute(update(decisions).where(decisions.c.run_id == run).values(made_at=100.0))
+        connection.execute(
+            update(decisions).where(decisions.c.run_id == run).values(created_at=100.0)
+        )
         late = select(items.c.id).where(items.c.name == "late").scalar_subquery()
         connection.execute(
-            update(decisions).where(decisions.c.item_id == late).values(made_at=300.0)
+            update(decisions).where(decisions.c.item_id == late).values(created_at=300.0)
         )
     gone = forget(store, Retention(before=200.0))
     assert (gone.items, gone.images, gone.runs) == (2, 1, 0)
@@ -159,7 +161,7 @@ def test_a_image_that_came_today_is_not_old_because_its_run_is(store: Store) -> 
     settled_job(store, "old", street("a"), failed=["x"])
     with store.database.writing() as connection:
         connection.execute(update(runs).values(created_at=100.0))
-        connection.execute(update(decisions).values(made_at=100.0))
+        connection.execute(update(decisions).values(created_at=100.0))
     assert forget(store, Retention(before=time.time() - 60)).items == 1
     assert names(store) == ["a"]
 
@@ -178,8 +180,8 @@ def test_of_a_run_that_decided_again_only_its_decisions_go(store: Store) -> None
     settled_job(store, "first", street("a", "b"))
     decide_again(store, "first", "again")
     gone = forget(store, Retention(runs=("again",)))
-    assert gone == Forgotten(results=2, runs=1)
-    assert len(store.records.results(store.records.run("first").id)) == 2
+    assert gone == DeletionCounts(results=2, runs=1)
+    assert len(store.results.page(store.results.run("first").id)) == 2
     decide_again(store, "first", "again")
     gone = forget(store, Retention(runs=("first", "again")))
     assert (gone.results, gone.items, gone.runs) == (4, 2, 2)
@@ -193,7 +195,7 @@ def test_a_query_must_say_something_and_name_what_is_there(store: Store) -> None
 
 
 def test_bytes_that_somebody_just_put_again_stay(store: Store, monkeypatch) -> None:
-    monkeypatch.setattr(module, "SETTLED_S", 60.0)
+    monkeypatch.setattr(module, "MIN_AGE_S", 60.0)
     settled_job(store, "first", street("a", "b"))
     for path in Path(store.blobs._root).glob("??/*"):
         os.utime(path, (1, 1))
@@ -217,24 +219,24 @@ def test_bytes_that_nothing_names_are_removed_and_no_others(store: Store) -> Non
 def test_nothing_is_removed_while_somebody_relies_on_it(store: Store) -> None:
     base = store.database
     with (
-        nothing_forgotten(base),
-        nothing_forgotten(base),
+        deletion_blocked(base),
+        deletion_blocked(base),
         pytest.raises(Busy, match="try again"),
-        forgetting(base, 0.2),
+        deletion_lock(base, 0.2),
     ):
         pass
-    with forgetting(base), pytest.raises(Busy, match="removed"), nothing_forgotten(base, 0.2):
+    with deletion_lock(base), pytest.raises(Busy, match="deleted"), deletion_blocked(base, 0.2):
         pass
-    with nothing_forgotten(base):
+    with deletion_blocked(base):
         pass
 
 
 def test_images_that_come_while_others_go(store: Store) -> None:
-    """Uploads of the very images that are being forgotten lose nothing."""
+    """Uploads of the very images that are being deleted lose nothing."""
     wrong: list[BaseException] = []
     names_ = [f"p{number}" for number in range(12)]
     settled_job(store, "old", street(*names_))
-    run_id = store.queue.create("new", "upload", store.records.run("old").ontology).run_id
+    run_id = store.queue.create("new", "upload", store.results.run("old").ontology).run_id
     ready = threading.Barrier(2)
 
     def upload() -> None:
@@ -253,7 +255,7 @@ def test_images_that_come_while_others_go(store: Store) -> None:
     thread.start()
     ready.wait()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SETTLED_S", 60.0)
+        patch.setattr(module, "MIN_AGE_S", 60.0)
         gone = forget(store, Retention(runs=("old",)))
     thread.join()
     assert wrong == [] and gone.items == 12

@@ -1,7 +1,9 @@
 """Views of images: boxes stay with their pixels, and what is cut off is not background."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,15 @@ from secondlook.datasets.image_cache import read_pixels
 from secondlook.datasets.samples import Sample, boxes_array, class_array
 from secondlook.detector.runtime import stretch
 from secondlook.training import augment
-from secondlook.training.augment import KEPT_SHARE, Scene, augmented, plain_view, scene_of
-from secondlook.training.data import Look, Views, loader, workers_for
+from secondlook.training.augment import (
+    KEPT_SHARE,
+    AnnotatedImage,
+    annotated_image,
+    augmented,
+    plain_view,
+)
+from secondlook.training.data import Batch, Views, loader, workers_for
+from secondlook.training.settings import TrainingSettings
 
 NONE, NOBODY = boxes_array(()), class_array(())
 SIZE = (96, 80)
@@ -23,7 +32,7 @@ sides = st.integers(24, 160)
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> Scene:
+def scenes(draw: st.DrawFn) -> AnnotatedImage:
     """One bright rectangle on black, in an image of any size."""
     width, height = draw(sides), draw(sides)
     x1, y1 = draw(st.integers(0, width - 12)), draw(st.integers(0, height - 12))
@@ -31,10 +40,12 @@ def scenes(draw: st.DrawFn) -> Scene:
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[y1:y2, x1:x2] = 255
     boxes = boxes_array([(x1, y1, x2, y2)])
-    return Scene(pixels, boxes, class_array([1]), boxes, class_array([0]), boxes, class_array([2]))
+    return AnnotatedImage(
+        pixels, boxes, class_array([1]), boxes, class_array([0]), boxes, class_array([2])
+    )
 
 
-def bright_box(seen: Scene) -> list[float]:
+def bright_box(seen: AnnotatedImage) -> list[float]:
     """Where the rectangle is in the pixels."""
     grey = seen.pixels.max(axis=2).astype(int)
     rows, columns = np.nonzero(grey * 2 >= grey.min() + grey.max())  # other light moves both
@@ -43,7 +54,7 @@ def bright_box(seen: Scene) -> list[float]:
 
 @settings(max_examples=60, deadline=None)
 @given(scene=scenes(), seed=st.integers(0, 2**31))
-def test_boxes_stay_with_their_pixels(scene: Scene, seed: int) -> None:
+def test_boxes_stay_with_their_pixels(scene: AnnotatedImage, seed: int) -> None:
     seen = augmented(scene, SIZE, np.random.default_rng(seed))
     assert seen.pixels.shape == (SIZE[1], SIZE[0], 3) and seen.pixels.dtype == np.uint8
     every = np.concatenate([seen.boxes, seen.ignore, seen.negatives])
@@ -57,7 +68,7 @@ def test_boxes_stay_with_their_pixels(scene: Scene, seed: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(scene=scenes(), seed=st.integers(0, 2**31))
-def test_what_is_cut_off_is_ignored(scene: Scene, seed: int) -> None:
+def test_what_is_cut_off_is_ignored(scene: AnnotatedImage, seed: int) -> None:
     seen = augmented(scene, SIZE, np.random.default_rng(seed))
     # The same rectangle stands for a label of class 1, a region of 0 and a negative of class 2.
     region = seen.ignore[seen.ignore_classes == 0]
@@ -71,7 +82,7 @@ def test_what_is_cut_off_is_ignored(scene: Scene, seed: int) -> None:
 def test_a_label_of_which_little_is_left_becomes_a_region() -> None:
     pixels = np.zeros((100, 100, 3), np.uint8)
     boxes = boxes_array([(0, 0, 50, 50), (80, 80, 100, 100), (40, 40, 90, 90)])
-    scene = Scene(
+    scene = AnnotatedImage(
         pixels, boxes, class_array([0, 1, 2]), NONE, NOBODY, boxes, class_array([3, 4, 5])
     )
     window = augment.Window(40, 40, 60, 60)
@@ -90,7 +101,7 @@ def test_a_label_of_which_little_is_left_becomes_a_region() -> None:
 def test_the_plain_view_is_what_the_device_sees(tmp_path: Path) -> None:
     sample = sample_of(tmp_path, 3)
     pixels = read_pixels(sample)
-    seen = plain_view(scene_of(sample, pixels), SIZE)
+    seen = plain_view(annotated_image(sample, pixels), SIZE)
     assert np.array_equal(seen.pixels, stretch(pixels, SIZE))
     scale = np.array([96 / 72, 80 / 60] * 2)
     assert np.allclose(seen.boxes, sample.boxes * scale, atol=1e-4)
@@ -98,7 +109,7 @@ def test_the_plain_view_is_what_the_device_sees(tmp_path: Path) -> None:
 
 
 def test_views_differ_and_depend_on_the_seed_alone(tmp_path: Path) -> None:
-    scene = scene_of(sample := sample_of(tmp_path, 3), read_pixels(sample))
+    scene = annotated_image(sample := sample_of(tmp_path, 3), read_pixels(sample))
     first, again, other = (augmented(scene, SIZE, np.random.default_rng(n)) for n in (1, 1, 2))
     assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.boxes, again.boxes)
     assert not np.array_equal(first.pixels, other.pixels)
@@ -107,7 +118,7 @@ def test_views_differ_and_depend_on_the_seed_alone(tmp_path: Path) -> None:
 def test_light_changes_colours_and_not_places() -> None:
     image, rows = drawn(5)
     pixels = np.asarray(image)
-    lit = [augment._relit(pixels, np.random.default_rng(n)) for n in range(12)]
+    lit = [augment._jittered_light(pixels, np.random.default_rng(n)) for n in range(12)]
     assert any(np.abs(one.astype(int) - pixels).mean() > 10 for one in lit)
     for one in lit:
         for number, (x1, y1, x2, y2) in rows:
@@ -117,12 +128,19 @@ def test_light_changes_colours_and_not_places() -> None:
 
 # --- batches ------------------------------------------------------------------------------------
 
-LOOK = Look(len(CLASSES), (64, 64), seed=7)
+AUGMENTED = TrainingSettings(seed=7)
+PLAIN = TrainingSettings(augment=False)
+
+
+def batches(samples: list[Sample], batch: int, **more: Any) -> Iterator[Batch]:
+    """Of a training with so many images a step."""
+    settings = replace(AUGMENTED, batch=batch)
+    return loader(samples, len(CLASSES), (64, 64), settings, **more)
 
 
 def test_every_image_once_before_any_twice(tmp_path: Path) -> None:
     samples = [sample_of(tmp_path, seed) for seed in range(7)]
-    views = Views(samples, Look(2, (72, 60), 7, augment=False), 10**7)
+    views = Views(samples, 2, (72, 60), replace(PLAIN, seed=7), 10**7)
     for epoch in range(3):
         shown = [views[epoch * 7 + place][0].permute(1, 2, 0).numpy() for place in range(7)]
         originals = [read_pixels(sample) for sample in samples]
@@ -133,8 +151,8 @@ def test_every_image_once_before_any_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_anywhere(tmp_path: Path, workers: int) -> None:
     samples = [sample_of(tmp_path, seed) for seed in range(5)]
-    whole = [*loader(samples, LOOK, batch=4, steps=range(4), workers=0)]
-    later = [*loader(samples, LOOK, batch=4, steps=range(2, 4), workers=workers)]
+    whole = [*batches(samples, 4, steps=range(4), workers=0)]
+    later = [*batches(samples, 4, steps=range(2, 4), workers=workers)]
     assert len(whole) == 4 and len(later) == 2
     for (images, targets), (same, alike) in zip(whole[2:], later, strict=True):
         assert images.shape == (4, 3, 64, 64) and images.equal(same)
@@ -144,27 +162,26 @@ def test_a_loader_goes_on_anywhere(tmp_path: Path, workers: int) -> None:
 
 def test_processes_share_a_batch(tmp_path: Path) -> None:
     samples = [sample_of(tmp_path, seed) for seed in range(5)]
-    (whole,) = loader(samples, LOOK, batch=5, steps=range(1), workers=0)
+    (whole,) = batches(samples, 5, steps=range(1), workers=0)
     parts = [
-        next(loader(samples, LOOK, batch=5, steps=range(1), workers=0, part=(rank, 2)))[0]
-        for rank in range(2)
+        next(batches(samples, 5, steps=range(1), workers=0, part=(rank, 2)))[0] for rank in range(2)
     ]
     assert [len(part) for part in parts] == [3, 2]
     assert all(whole[0][n].equal(parts[n % 2][n // 2]) for n in range(5))
-    alone = next(loader(samples, LOOK, batch=1, steps=range(1), workers=0, part=(1, 2)))
+    alone = next(batches(samples, 1, steps=range(1), workers=0, part=(1, 2)))
     assert len(alone[0]) == 1  # a process without images would leave the others waiting
 
 
 def test_regions_may_be_learnt_as_background(tmp_path: Path) -> None:
     sample = sample_of(tmp_path, 0)
     doubtful = replace(sample, ignore=sample.boxes[:1], ignore_classes=sample.classes[:1])
-    kept = Views([doubtful], Look(2, (72, 60), 0, augment=False), 0)[0][1]
-    left = Views([doubtful], Look(2, (72, 60), 0, augment=False, use_ignore=False), 0)[0][1]
+    kept = Views([doubtful], 2, (72, 60), PLAIN, 0)[0][1]
+    left = Views([doubtful], 2, (72, 60), replace(PLAIN, use_ignore=False), 0)[0][1]
     relative = (sample.boxes[0] / np.float32([72, 60, 72, 60])).tolist()
     assert kept["ignore"].tolist() == [pytest.approx(relative)]
     assert len(left["ignore"]) == 0 and len(left["boxes"]) == len(kept["boxes"]) == 2
     # What a window cuts is no background in either case.
-    views = Views([doubtful], Look(2, (72, 60), 0, use_ignore=False), 0)
+    views = Views([doubtful], 2, (72, 60), TrainingSettings(use_ignore=False), 0)
     assert any(len(views[place][1]["ignore"]) for place in range(60))
 
 
@@ -174,7 +191,7 @@ def test_large_images_are_kept_small(tmp_path: Path) -> None:
     sample = Sample(
         tmp_path / "a.png", 1200, 900, "a", "", box, class_array([0]), NONE, NOBODY, NONE, NOBODY
     )
-    views = Views([sample], Look(1, (64, 64), 0, augment=False), 10**7)
+    views = Views([sample], 1, (64, 64), PLAIN, 10**7)
     target = views[0][1]
     assert target["boxes"].tolist() == [pytest.approx([0.3, 0.3, 0.4, 0.4])]
     assert views._cache.get(0, lambda: np.zeros((1, 1, 3), np.uint8)).shape == (192, 256, 3)

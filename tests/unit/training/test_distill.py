@@ -9,11 +9,11 @@ from tiny_trainings import TINY
 from training_sets import CLASSES, training_set
 from transformers import Deimv2ForObjectDetection, DFineConfig, DFineForObjectDetection
 
-from secondlook.core.errors import BadSetting
 from secondlook.training.distill import distill
 from secondlook.training.model import own_config
 from secondlook.training.settings import TrainingSettings
-from secondlook.training.trainer import Average, optimiser_for
+from secondlook.training.trainer import EMA, optimiser_for
+from secondlook_client.errors import BadSetting
 
 
 def d_fine() -> torch.nn.Module:
@@ -59,11 +59,11 @@ def test_the_backbone_learns_more_slowly(architecture: str) -> None:
 def test_the_average_follows_quickly_at_first() -> None:
     student = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(student.weight, 0.0)
-    average = Average(student)
+    average = EMA(student)
     torch.nn.init.constant_(student.weight, 1.0)
-    average.follow(1)
+    average.update(1)
     assert float(average.model.weight) == pytest.approx(1 - 2 / 11)
-    average.follow(10**6)
+    average.update(10**6)
     assert float(average.model.weight) == pytest.approx(1 - 2 / 11 * 0.998)
     assert not average.model.training and not average.model.weight.requires_grad
 
@@ -75,7 +75,10 @@ def test_steps_follow_from_the_images() -> None:
     assert auto.steps_for(1000, from_nothing=False) == 1500
     assert auto.steps_for(10**6, from_nothing=True) == 20_000
     assert replace(auto, steps=7).steps_for(10**6, from_nothing=True) == 7
-    assert auto.look_after(300) == 25 and replace(auto, look_every=3).look_after(300) == 3
+    assert (
+        auto.validation_interval(300) == 25
+        and replace(auto, validate_every=3).validation_interval(300) == 3
+    )
 
 
 @pytest.mark.parametrize(

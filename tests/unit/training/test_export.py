@@ -12,15 +12,15 @@ from PIL import Image as PILImage
 from students import write_student
 from tiny_students import CLASSES, PIXELS, TINY, awake, deimv2, drawn, furthest
 
-from secondlook.core.errors import BadSetting, InvalidInput, ModelDrifted
 from secondlook.datasets.samples import Sample, boxes_array, class_array
 from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import describe_file, write_manifest
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.training.export import export, parity
-from secondlook.training.export.export import Exported, export_student
+from secondlook.training.export.export import ExportResult, export_student
 from secondlook.training.model import load_student, save_student
 from secondlook.training.predict import predict
+from secondlook_client.errors import BadSetting, InvalidInput, ModelDrifted
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,30 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Trained, out: Path) -> Exported:
+def exported(trained: Trained, out: Path) -> ExportResult:
     """Random weights have no margins, so that int8 costs them what it costs no trained student."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(parity.MOST_LOSS, "int8", 1.0)
-        patch.setattr(export, "TIMED_S", 0.1)
+        patch.setitem(parity.MAX_MAP_LOSS, "int8", 1.0)
+        patch.setattr(export, "TIMING_S", 0.1)
         return export_student(trained.folder, out, trained.samples, CLASSES)
 
 
-def test_what_is_written(exported: Exported, out: Path, trained: Trained) -> None:
+def test_what_is_written(exported: ExportResult, out: Path, trained: Trained) -> None:
     assert exported.files == ("model.onnx", "model.int8.onnx", "self_test.npz")
     assert sorted(path.name for path in out.iterdir()) == sorted(exported.files)
     assert exported.input_size == PIXELS
     assert exported.warnings == ()
-    assert len(exported.found) == len(trained.samples)
+    assert len(exported.detections) == len(trained.samples)
     assert exported.torch_scores.map > 0.5, "the labels are what the model finds"
     assert abs(exported.metrics["map"] - exported.metrics["torch_map"]) <= 0.001
     assert exported.int8_scores is not None
     assert exported.metrics["int8_map"] == exported.int8_scores.map
     assert exported.metrics["images_per_second"] > 0
-    assert exported.parity["fp32, sure detections that differ, %"] == 0
-    assert (out / "self_test.npz").stat().st_size <= export.MAX_SELF_TEST
+    assert exported.parity["fp32, confident detections that differ, %"] == 0
+    assert (out / "self_test.npz").stat().st_size <= export.MAX_SELF_TEST_BYTES
 
 
-def test_any_number_of_images_at_once(exported: Exported, out: Path, trained: Trained) -> None:
+def test_any_number_of_images_at_once(exported: ExportResult, out: Path, trained: Trained) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
@@ -106,7 +106,7 @@ def test_any_number_of_images_at_once(exported: Exported, out: Path, trained: Tr
     assert furthest(together, one_by_one) < 1e-4
 
 
-def test_the_graph_is_plain_and_small(exported: Exported, out: Path) -> None:
+def test_the_graph_is_plain_and_small(exported: ExportResult, out: Path) -> None:
     model = onnx.load(out / "model.onnx")
     kinds = [node.op_type for node in model.graph.node]
     assert {node.domain for node in model.graph.node} == {""}
@@ -122,7 +122,9 @@ def test_the_graph_is_plain_and_small(exported: Exported, out: Path) -> None:
     assert {node.op_type for node in lows} == {"Clip"}
 
 
-def test_a_device_opens_it(exported: Exported, out: Path, trained: Trained, tmp_path: Path) -> None:
+def test_a_device_opens_it(
+    exported: ExportResult, out: Path, trained: Trained, tmp_path: Path
+) -> None:
     manifest = write_student(tmp_path / "other", classes=CLASSES, input_size=PIXELS)
     files = {name: describe_file(out / name) for name in exported.files}
     for name in exported.files:
@@ -134,7 +136,7 @@ def test_a_device_opens_it(exported: Exported, out: Path, trained: Trained, tmp_
         assert all(len(one) > 0 for one in found)
     by_torch = predict(load_student(trained.folder), trained.samples, PIXELS)
     fp32 = OnnxDetector.open(tmp_path, "fp32").detect(pixels, floor=0.01)
-    assert parity.odd_share(by_torch, fp32) == 0
+    assert parity.mismatch_share(by_torch, fp32) == 0
 
 
 def damage(path: Path, factor: float = 0.2) -> None:
@@ -152,7 +154,7 @@ def damage(path: Path, factor: float = 0.2) -> None:
 
 
 def test_a_damaged_graph_is_refused_and_nothing_replaced(
-    exported: Exported,
+    exported: ExportResult,
     out: Path,
     trained: Trained,
     tmp_path: Path,
@@ -164,7 +166,7 @@ def test_a_damaged_graph_is_refused_and_nothing_replaced(
         return exported.input_size
 
     monkeypatch.setattr(export, "write_onnx", damaged)
-    monkeypatch.setattr(export, "TIMED_S", 0.0)
+    monkeypatch.setattr(export, "TIMING_S", 0.0)
     (tmp_path / "model.onnx").write_bytes(b"the one before")
     with pytest.raises(ModelDrifted, match="points of mAP"):
         export_student(trained.folder, tmp_path, trained.samples, CLASSES, int8="never")
@@ -173,7 +175,7 @@ def test_a_damaged_graph_is_refused_and_nothing_replaced(
 
 
 def test_an_int8_that_drifts_is_left_out_or_refused(
-    exported: Exported,
+    exported: ExportResult,
     out: Path,
     trained: Trained,
     tmp_path: Path,
@@ -190,7 +192,7 @@ def test_an_int8_that_drifts_is_left_out_or_refused(
 
     monkeypatch.setattr(export, "write_onnx", written)
     monkeypatch.setattr(export, "quantise", bad)
-    monkeypatch.setattr(export, "TIMED_S", 0.0)
+    monkeypatch.setattr(export, "TIMING_S", 0.0)
     (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier export")
     made = export_student(trained.folder, tmp_path, trained.samples, CLASSES)
     assert made.files == ("model.onnx", "self_test.npz")
@@ -233,11 +235,11 @@ def some(scores: list[float], shift: float = 0.0) -> Detections:
 def test_odd_detections_are_counted_as_sets() -> None:
     ours = some([0.9] * 20)
     shuffled = ours.take(np.random.default_rng(0).permutation(20))
-    assert parity.odd_share([ours], [shuffled]) == 0
-    assert parity.odd_share([ours], [some([0.9] * 18 + [0.1, 0.1])]) == pytest.approx(2 / 38)
-    assert parity.odd_share([ours], [some([0.9] * 20, shift=2)]) == 1
-    assert parity.odd_share([some([0.1])], [some([])]) == 0, "nobody is sure of it"
-    assert parity.odd_share([ours], [some([0.9] * 19 + [0.8])]) == pytest.approx(2 / 40)
+    assert parity.mismatch_share([ours], [shuffled]) == 0
+    assert parity.mismatch_share([ours], [some([0.9] * 18 + [0.1, 0.1])]) == pytest.approx(2 / 38)
+    assert parity.mismatch_share([ours], [some([0.9] * 20, shift=2)]) == 1
+    assert parity.mismatch_share([some([0.1])], [some([])]) == 0, "nobody is sure of it"
+    assert parity.mismatch_share([ours], [some([0.9] * 19 + [0.8])]) == pytest.approx(2 / 40)
 
 
 def test_how_much_may_be_lost() -> None:
@@ -261,5 +263,5 @@ def test_how_much_may_be_lost() -> None:
 def test_a_coarse_image_keeps_its_size() -> None:
     pixels = drawn(0, (50, 30))
     for coarse in (1, 2, 4, 8):
-        assert export._mosaic(pixels, coarse).shape == (30, 50, 3)
-    assert len(np.unique(export._mosaic(pixels, 8).reshape(-1, 3), axis=0)) <= 6 * 3
+        assert export._pixelate(pixels, coarse).shape == (30, 50, 3)
+    assert len(np.unique(export._pixelate(pixels, 8).reshape(-1, 3), axis=0)) <= 6 * 3

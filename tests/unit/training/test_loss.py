@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from secondlook.training.augment import AnnotatedImage
 from secondlook.training.data import targets_of
-from secondlook.training.loss import MOST, attach_loss, class_weights
+from secondlook.training.loss import MAX_CLASS_WEIGHT, attach_loss, class_weights
 from secondlook.training.model import build_student
 
 SIDE, CLASSES = 64, ("person", "with glasses", "dog")
@@ -25,7 +26,9 @@ def _image(labels=((BOX, 0),), ignore=(), negatives=()):
         boxes = np.array([box for box, _ in pairs], np.float32).reshape(-1, 4)
         return boxes, np.array([kind for _, kind in pairs], np.int64)
 
-    return targets_of((SIDE, SIDE), *split(labels), *split(ignore), *split(negatives), len(CLASSES))
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    image = AnnotatedImage(pixels, *split(labels), *split(ignore), *split(negatives))
+    return targets_of(image, len(CLASSES))
 
 
 def _class_gradient(student, target):
@@ -113,8 +116,8 @@ def test_a_class_weighs_what_it_is_given(student):
         ((100, 100, 25), 0.5, (1, 1, 2)),
         ((100, 100, 25), 0.0, (1, 1, 1)),
         ((100, 400, 100), 1.0, (1, 1, 1)),  # what is frequent weighs no less
-        ((1000, 1000, 1), 1.0, (1, 1, MOST)),
-        ((1000, 1000, 0), 1.0, (1, 1, MOST)),
+        ((1000, 1000, 1), 1.0, (1, 1, MAX_CLASS_WEIGHT)),
+        ((1000, 1000, 0), 1.0, (1, 1, MAX_CLASS_WEIGHT)),
     ],
 )
 def test_rare_classes_weigh_more(counts, balance, weights):

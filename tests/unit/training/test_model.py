@@ -5,8 +5,7 @@ import logging
 import pytest
 import torch
 
-from secondlook.core.errors import BadSetting, NotFound, NotSupported
-from secondlook.detector.manifest import STUDENT_SIZES, USUAL_SIZE
+from secondlook.detector.manifest import DEFAULT_SIZE, STUDENT_SIZES
 from secondlook.training import model as students
 from secondlook.training.model import (
     SIZES,
@@ -15,6 +14,7 @@ from secondlook.training.model import (
     load_student,
     save_student,
 )
+from secondlook_client.errors import BadSetting, NotFound, NotSupported
 
 CLASSES = ("person", "dog")
 
@@ -34,7 +34,7 @@ def _said(model, side=64):
 
 def test_every_size_that_may_be_asked_for_is_known_and_the_usual_one_has_a_start():
     assert tuple(SIZES) == STUDENT_SIZES
-    assert (students.EMBEDDED / f"student-{USUAL_SIZE}").is_dir()
+    assert (students.EMBEDDED / f"student-{DEFAULT_SIZE}").is_dir()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -67,7 +67,7 @@ def test_a_student_goes_on_with_other_classes(folder):
 def test_a_class_begins_as_the_one_that_it_mentions_first():
     known = ("glasses", "person", "car", "traffic light")
     asked = ("person wearing glasses", "red Car", "light", "traffic light", "carpet", "glasses")
-    assert students.heirs(known, asked) == {0: 1, 1: 2, 3: 3, 5: 0}
+    assert students.inherited_classes(known, asked) == {0: 1, 1: 2, 3: 3, 5: 0}
 
 
 def test_a_student_goes_on_with_other_pixels(folder):

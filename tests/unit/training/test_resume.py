@@ -14,12 +14,12 @@ import pytest
 import torch
 from tiny_trainings import QUICK, Told, Whole, alike, data, tiny, weights, whole
 
-from secondlook.core.errors import Cancelled, Damaged, OutputExists
 from secondlook.datasets.samples import TrainingSet
 from secondlook.training import trainer
-from secondlook.training.checkpoints import Checkpoints, identity_of
+from secondlook.training.checkpoints import Checkpoints, check_identity, identity_of
 from secondlook.training.progress import read_record
 from secondlook.training.trainer import train
+from secondlook_client.errors import Cancelled, Damaged, OutputExists
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures of these tests."""
@@ -71,15 +71,15 @@ from dataclasses import replace
 from pathlib import Path
 from tiny_trainings import QUICK, TINY
 from training_sets import training_set
-from secondlook.training import loop, model
+from secondlook.training import model, trainer
 torch.set_num_threads(1)
 model.SIZES["pico"] = TINY
-loop.SAVED_EVERY_S = 0
+trainer.SAVE_EVERY_S = 0
 def tell(progress):
     print(progress.step, flush=True)
 root = Path({root!r})
-settings = replace(QUICK, steps=400, look_every=5)
-loop.train(training_set(root / "images"), settings, root / "out", tell)
+settings = replace(QUICK, steps=400, validate_every=5)
+trainer.train(training_set(root / "images"), settings, root / "out", tell)
 """
 
 
@@ -99,7 +99,7 @@ def test_killed_at_any_moment_it_goes_on(data: TrainingSet, tmp_path: Path) -> N
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    settings = replace(QUICK, steps=400, look_every=5)
+    settings = replace(QUICK, steps=400, validate_every=5)
     state = Checkpoints(tmp_path / "out", identity_of(data, settings)).load()
     assert state is not None and state["step"] >= 5
     reached = state["step"]
@@ -107,6 +107,14 @@ def test_killed_at_any_moment_it_goes_on(data: TrainingSet, tmp_path: Path) -> N
     with pytest.raises(Cancelled):
         train(data, settings, tmp_path / "out", told.append, told.stop)
     assert told[0].note == f"going on from step {reached}"
+
+
+def test_settings_of_an_earlier_version_are_known_by_their_names_of_then() -> None:
+    same = {"format": 1, "classes": ["dog"], "digest": "d", "split": "val"}
+    now = {**same, "settings": {"learning_rate": 0.1, "validate_every": 3}}
+    check_identity({**same, "settings": {"rate": 0.1, "look_every": 3}}, now, Path("out"))
+    with pytest.raises(OutputExists, match=r"learning_rate 0\.2 instead of 0\.1"):
+        check_identity({**same, "settings": {"rate": 0.2, "look_every": 3}}, now, Path("out"))
 
 
 def test_another_training_is_not_gone_on_with(data: TrainingSet, tmp_path: Path) -> None:

@@ -5,22 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secondlook.training.augment import AnnotatedImage
 from secondlook.training.data import targets_of
-
-NO_BOXES, NO_CLASSES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 
 
 def _targets(boxes, classes, count=3, size=(200, 100), ignore=(), ignore_classes=()):
-    return targets_of(
-        size,
+    image = AnnotatedImage(
+        np.zeros((*reversed(size), 3), np.uint8),
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(classes, np.int64),
         np.array(ignore, np.float32).reshape(-1, 4),
         np.array(ignore_classes, np.int64),
-        NO_BOXES,
-        NO_CLASSES,
-        count,
     )
+    return targets_of(image, count)
 
 
 def test_boxes_become_centres_and_sides_of_the_image():

@@ -10,13 +10,13 @@ import torch
 from tiny_trainings import QUICK, Told, Whole, data, tiny, weights, whole
 from training_sets import CLASSES
 
-from secondlook.core.errors import BadSetting, Cancelled, NotFound
 from secondlook.datasets.samples import TrainingSet
 from secondlook.training import model, trainer
 from secondlook.training.model import load_student
 from secondlook.training.predict import predict
 from secondlook.training.progress import read_record
 from secondlook.training.trainer import train
+from secondlook_client.errors import BadSetting, Cancelled, NotFound
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures of these tests."""
@@ -48,7 +48,9 @@ def test_a_training_from_beginning_to_end(whole: Whole) -> None:
 @pytest.mark.slow
 def test_it_learns(data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rectangles are found after some seconds: loss, targets, views and measure fit together."""
-    settings = replace(QUICK, steps=60, batch=4, look_every=60, rate=5e-3, augment=False)
+    settings = replace(
+        QUICK, steps=60, batch=4, validate_every=60, learning_rate=5e-3, augment=False
+    )
     told = Told()
     train(replace(data, held_out=data.train), settings, tmp_path / "out", told.append)
     losses = [p.losses["loss"] for p in told if p.losses]
@@ -79,11 +81,11 @@ def test_it_ends_when_nothing_gets_better(
         kept.append({name: value.clone() for name, value in student.state_dict().items()})
         return next(seen)
 
-    monkeypatch.setattr(trainer.HeldOut, "map50", map50)
+    monkeypatch.setattr(trainer.Validator, "map50", map50)
     told = Told()
-    settings = replace(QUICK, steps=40, look_every=1, patience=3)
+    settings = replace(QUICK, steps=40, validate_every=1, patience=3)
     folder = train(data, settings, tmp_path / "out", told.append)
-    assert told[-1].step == 5 and told[-1].note == "no progress in 3 looks"
+    assert told[-1].step == 5 and told[-1].note == "no progress in 3 validations"
     assert told[-1].best_map50 == 0.5
     best = load_student(folder).state_dict()
     assert all(best[name].equal(value) for name, value in kept[1].items())
@@ -96,7 +98,7 @@ def test_it_ends_when_time_is_over(
 ) -> None:
     seconds = itertools.count()
     monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(seconds)))
-    settings = replace(QUICK, steps=10_000, look_every=10_000, max_minutes=0.1)
+    settings = replace(QUICK, steps=10_000, validate_every=10_000, max_minutes=0.1)
     told = Told()
     train(data, settings, tmp_path / "out", told.append)
     assert told[-1].step == 6 and told[-1].map50 is not None  # a second each
@@ -107,8 +109,10 @@ def test_it_ends_when_time_is_over(
 def test_a_loss_that_is_no_number_is_told(
     data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "as_input", lambda p: p.float() * float("nan"))
-    with pytest.raises(BadSetting, match=r"the loss is not a number.*lower --rate than 0\.001"):
+    monkeypatch.setattr(trainer, "to_pixel_values", lambda p: p.float() * float("nan"))
+    with pytest.raises(
+        BadSetting, match=r"the loss is not a number.*lower --learning-rate than 0\.001"
+    ):
         train(data, QUICK, tmp_path / "out")
     assert not (tmp_path / "out" / "torch").exists()
 
@@ -127,7 +131,7 @@ def test_devices_and_precisions_that_are_not_here(data: TrainingSet, tmp_path: P
 
 
 def test_trainings_of_two_precisions_in_one_process(data: TrainingSet, tmp_path: Path) -> None:
-    short = replace(QUICK, steps=2, look_every=2)
+    short = replace(QUICK, steps=2, validate_every=2)
     for precision in ("bf16", "fp32"):
         folder = train(data, replace(short, precision=precision), tmp_path / precision)
         record = read_record(folder)

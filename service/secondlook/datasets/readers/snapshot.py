@@ -1,42 +1,43 @@
-"""A snapshot of a service, pulled into the cache of datasets on this machine."""
+"""A snapshot of a service, downloaded into the dataset cache of this machine."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from secondlook.datasets.readers.annotations import Known, Named, Parts, Tally
+from secondlook.datasets.readers.annotations import ClassBox, ImageBoxes, ParsedDataset, SkipCounter
 from secondlook.datasets.samples import Sample
-from secondlook_client.dataset import BoxKind, Example, SnapshotDataset
+from secondlook_client.dataset import SnapshotDataset
 from secondlook_client.dataset_cache import default_cache
+from secondlook_client.values import BoxKind, Example
 
 
 def read_snapshot(
-    name: str, server: str, cache: Path | None, told: Callable[[int, int], None] | None = None
-) -> Parts:
-    """All parts of the snapshot ``name`` at ``server`` (host:port), every box of every kind.
+    name: str, server: str, cache: Path | None, progress: Callable[[int, int], None] | None = None
+) -> ParsedDataset:
+    """All splits of the snapshot ``name`` at ``server`` (host:port), with boxes of every kind.
 
-    What the cache has is not fetched again; ``told`` hears (images that are here, all of them).
-    Raises a ``ClientError``: no such snapshot, no server, images that the server has lost.
+    Only what the cache lacks is downloaded; ``progress`` is called with (images done, all images).
+    Raises a ``SecondlookError``: no such snapshot, no server, images that the server has lost.
     """
     root = cache or default_cache()
     data: SnapshotDataset[Example] = SnapshotDataset(server, name, cache=root)
-    tally = Tally()
+    skips = SkipCounter()
     samples: dict[str, list[Sample]] = {}
     for done, example in enumerate(data, start=1):
-        samples.setdefault(example.split, []).append(_sample(example, root, tally))
-        if told:
-            told(done, len(data))
-    parts = {split: tuple(found) for split, found in samples.items()}
+        samples.setdefault(example.split, []).append(_sample(example, root, skips))
+        if progress:
+            progress(done, len(data))
+    splits = {split: tuple(found) for split, found in samples.items()}
     ontology = str(data.snapshot.statistics.get("ontology", ""))
-    warnings = tally.warnings(root)
-    return Parts(name, data.classes, parts, warnings, ontology, data.snapshot.manifest)
+    warnings = skips.warnings(root)
+    return ParsedDataset(name, data.classes, splits, warnings, ontology, data.snapshot.manifest)
 
 
-def _sample(example: Example, root: Path, tally: Tally) -> Sample:
-    def of(kind: BoxKind) -> list[Named]:
+def _sample(example: Example, root: Path, skips: SkipCounter) -> Sample:
+    def of(kind: BoxKind) -> list[ClassBox]:
         return [(box.xyxy, box.class_index) for box in example.of(kind)]
 
     # Where the cache keeps an image is part of its documented layout.
     path = root / "images" / example.sha256[:2] / example.sha256
-    known = Known(of(BoxKind.LABEL), of(BoxKind.IGNORE), of(BoxKind.HARD_NEGATIVE))
+    boxes = ImageBoxes(of(BoxKind.LABEL), of(BoxKind.IGNORE), of(BoxKind.HARD_NEGATIVE))
     size = (example.width, example.height)
-    return tally.sample(path, example.name, size, known, example.sha256, example.group)
+    return skips.sample(path, example.name, size, boxes, example.sha256, example.group)

@@ -1,32 +1,38 @@
 """COCO: one JSON file.
 
-Beyond the format's own fields an image says whether it is ``verified_empty`` (looked at twice,
-nothing there, nothing in doubt) and which ``path`` made its labels (``teachers``, ``student`` or
-``audit``: teachers with a student compared). An annotation carries ``score`` (the probability that
-the label is right) and both stages' scores under ``attributes``. An unsure box has ``iscrowd`` 1,
-as COCO marks regions that training must skip and evaluation must forgive, and ``ignore`` 1. Where
+Beyond the format's own fields an image says whether it is ``verified_empty`` (both stages ran and
+left neither a label nor an unsure box) and which ``path`` made its labels (``teachers``,
+``student`` or ``audit``: teachers with a student compared). An annotation carries ``score`` (the
+probability that the label is right) and both stages' scores under ``attributes``. An unsure box
+has ``iscrowd`` 1, as COCO marks regions that training and evaluation skip, and ``ignore`` 1. Where
 they are wanted, rejected boxes are in a list of their own, ``hard_negatives``, which readers of
-COCO pass over.
+COCO ignore.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from secondlook.core.boxes import to_xywh
 from secondlook.core.files import replacing
 from secondlook.datasets.writers.label_set import Labels
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook_client.values import Judgement, LabelResult, Outcome
 
 
 def write(labels: Labels, out: Path) -> Path:
-    """Write ``out/coco.json``, replacing an older one only once the new one is whole."""
-    return write_file(labels, out / "coco.json")
+    """Write ``out/coco.json``, replacing an older one only once the new one is complete."""
+    return _write_file(labels, out / "coco.json")
 
 
-def write_file(labels: Labels, path: Path) -> Path:
-    """``write`` to a file of another name."""
+def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
+    """Write ``out/annotations/SPLIT.json`` for each split."""
+    (out / "annotations").mkdir()
+    for split, labels in splits.items():
+        _write_file(labels, out / "annotations" / f"{split}.json")
+
+
+def _write_file(labels: Labels, path: Path) -> Path:
     ids = {name: place for place, name in enumerate(labels.classes, start=1)}
     categories = [{"id": place, "name": name} for name, place in ids.items()]
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:

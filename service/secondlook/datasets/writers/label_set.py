@@ -1,10 +1,10 @@
-"""What a writer is given."""
+"""What a writer of a format is given."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secondlook_client.results import LabelResult
+from secondlook_client.values import LabelResult
 
 
 @dataclass(frozen=True)
@@ -19,3 +19,5 @@ class Labels:
     """Gives (path relative to ``root``, with forward slashes; result) anew at each call."""
     hard_negatives: bool = False
     """Whether rejected boxes are wanted, where the format has a place for them."""
+    image_bytes: Callable[[str], bytes] | None = None
+    """Gives the bytes of an image by its sha256, for formats that hold the images themselves."""

@@ -6,15 +6,15 @@ A row is an image: its file's bytes under ``image``, and under ``objects`` one l
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from secondlook.core.boxes import to_xywh
-from secondlook.core.errors import MissingExtra
 from secondlook.core.files import replacing
 from secondlook.datasets.writers.label_set import Labels
-from secondlook_client.results import LabelResult, Outcome
+from secondlook_client.errors import MissingExtra
+from secondlook_client.values import LabelResult, Outcome
 
 FILE_BYTES = 400 * 2**20
 """A new file is begun after so many bytes of images."""
@@ -22,14 +22,11 @@ GROUP_BYTES = 32 * 2**20
 """Held in memory at a time."""
 KINDS = {Outcome.ACCEPT: "label", Outcome.UNSURE: "ignore", Outcome.REJECT: "hard_negative"}
 
-Content = Callable[[str], bytes]
-"""Gives the bytes of an image by its sha256."""
 
+def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
+    """Write ``out/data`` with files ``SPLIT-00000.parquet``.
 
-def write(parts: Mapping[str, Labels], out: Path, content: Content) -> Path:
-    """Write ``out/data`` with files ``SPLIT-00000.parquet``; ``parts`` are labels by split.
-
-    Raises ``MissingExtra`` without pyarrow, and what ``content`` raises.
+    Raises ``MissingExtra`` without pyarrow, and what reading the images raises.
     """
     try:
         import pyarrow
@@ -37,17 +34,16 @@ def write(parts: Mapping[str, Labels], out: Path, content: Content) -> Path:
         raise MissingExtra(
             "Parquet needs pyarrow; install it with pip install 'secondlook[parquet]'"
         ) from missing
-    folder = out / "data"
-    with replacing(folder) as part:
+    with replacing(out / "data") as part:
         part.mkdir(parents=True)
-        for split, labels in parts.items():
-            with _Files(pyarrow, part, split, labels) as files:
+        for split, labels in splits.items():
+            assert labels.image_bytes
+            with _SplitFiles(pyarrow, part, split, labels) as files:
                 for name, result in labels.results():
-                    files.add(_row(name, result, labels, content(result.sha256)))
-    return folder
+                    files.add(_row(name, result, labels, labels.image_bytes(result.sha256)))
 
 
-class _Files:
+class _SplitFiles:
     """The files of one split, each begun when the one before is full."""
 
     def __init__(self, pyarrow: Any, folder: Path, split: str, labels: Labels) -> None:
@@ -55,16 +51,16 @@ class _Files:
         self._path = folder / split
         self._schema = _schema(pyarrow, labels)
         self._rows: list[dict[str, Any]] = []
-        self._waiting = self._in_file = self._count = 0
+        self._pending = self._in_file = self._count = 0
         self._file: Any = None
 
     def add(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
-        self._waiting += len(row["image"]["bytes"])
-        if self._waiting >= GROUP_BYTES:
+        self._pending += len(row["image"]["bytes"])
+        if self._pending >= GROUP_BYTES:
             self._flush()
 
-    def __enter__(self) -> "_Files":
+    def __enter__(self) -> "_SplitFiles":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -87,8 +83,8 @@ class _Files:
             self._file = parquet.ParquetWriter(path, self._schema, compression="none")
             self._count += 1
         self._file.write_table(self._pyarrow.Table.from_pylist(self._rows, self._schema))
-        self._in_file += self._waiting
-        self._rows, self._waiting = [], 0
+        self._in_file += self._pending
+        self._rows, self._pending = [], 0
 
 
 def _row(name: str, result: LabelResult, labels: Labels, content: bytes) -> dict[str, Any]:

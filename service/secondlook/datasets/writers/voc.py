@@ -5,18 +5,19 @@ Boxes are whole pixels counted from 1, as the format has them. An unsure box is 
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from secondlook.core.files import replacing
 from secondlook.datasets.writers.label_set import Labels
-from secondlook_client.results import Judgement, LabelResult, Outcome
+from secondlook_client.values import Judgement, LabelResult, Outcome
 
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(labels: Labels, out: Path) -> Path:
-    """Write ``out/voc``, replacing an older one only once the new one is whole."""
+    """Write ``out/voc``, replacing an older one only once the new one is complete."""
     folder = out / "voc"
     with replacing(folder) as part:
         (part / "Annotations").mkdir(parents=True)
@@ -27,6 +28,24 @@ def write(labels: Labels, out: Path) -> Path:
             ElementTree.indent(tree)
             tree.write(path, encoding="utf-8", xml_declaration=True)
     return folder
+
+
+def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
+    """Write ``out/voc`` with a folder of annotations and a list of images for each split."""
+
+    def results() -> Iterator[tuple[str, LabelResult]]:
+        for split, labels in splits.items():
+            for name, result in labels.results():
+                yield f"{split}/{name}", result
+
+    classes = next(iter(splits.values())).classes
+    folder = write(Labels(out / "images", classes, results), out)
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split, labels in splits.items():
+        names = (PurePosixPath(name).stem for name, _ in labels.results())
+        lines = "".join(f"{split}/{name}\n" for name in names)
+        (lists / f"{split}.txt").write_text(lines, encoding="utf-8")
 
 
 def _free_path(annotations: Path, name: PurePosixPath) -> Path:

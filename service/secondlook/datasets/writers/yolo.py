@@ -12,13 +12,14 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from secondlook.core.boxes import Xyxy
 from secondlook.core.files import replacing
 from secondlook.datasets.writers.label_set import Labels
-from secondlook_client.results import LabelResult, Outcome
+from secondlook_client.values import LabelResult, Outcome
 
 
 def write(labels: Labels, out: Path) -> Path:
-    """Write ``out/yolo``, replacing an older one only once the new one is whole."""
+    """Write ``out/yolo``, replacing an older one only once the new one is complete."""
     folder = out / "yolo"
     places = {name: place for place, name in enumerate(labels.classes)}
     with replacing(folder) as part:
@@ -35,14 +36,14 @@ def write(labels: Labels, out: Path) -> Path:
     return folder
 
 
-def write_parts(parts: Mapping[str, Labels], out: Path) -> Path:
-    """Write ``labels/``, ``data.yaml`` and a list a split beside ``out/images/SPLIT/NAME``.
+def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
+    """Write ``labels/``, ``data.yaml`` and a list for each split beside ``out/images/SPLIT/NAME``.
 
-    ``parts`` are labels by split, whose names hold no folder and differ without their suffix too.
+    The names of the images hold no folder and differ without their suffix too.
     """
     lists = {}
     with (out / "unsure.txt").open("w", encoding="utf-8") as unsure:
-        for split, labels in parts.items():
+        for split, labels in splits.items():
             places = {name: place for place, name in enumerate(labels.classes)}
             lists[split] = f"{split}.txt"
             with (out / lists[split]).open("w", encoding="utf-8") as listed:
@@ -52,19 +53,18 @@ def write_parts(parts: Mapping[str, Labels], out: Path) -> Path:
                     _write_text(path, "".join(lines))
                     doubtful = bool(result.of(Outcome.UNSURE))
                     (unsure if doubtful else listed).write(f"./images/{split}/{name}\n")
-    classes = next(iter(parts.values())).classes
-    _write_text(out / "data.yaml", _parts_yaml(lists, classes))
-    return out / "data.yaml"
+    classes = next(iter(splits.values())).classes
+    _write_text(out / "data.yaml", _splits_yaml(lists, classes))
 
 
-def _parts_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
+def _splits_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
     """Without ``path``: trainers then look beside the file itself, wherever it is moved to."""
     first = next(iter(lists.values()))
     train = lists.get("train", first)
     # Trainers insist on a val; one that is the train list at least looks like what it is.
     content = {"train": train, "val": lists.get("val", lists.get("test", train))}
     content |= {"test": lists["test"]} if "test" in lists else {}
-    text = "# Images with a region to ignore are in unsure.txt only: YOLO has no such regions.\n"
+    text = "# Images with an ignore region are in unsure.txt only: YOLO has no such regions.\n"
     for entry in (content, {"names": dict(enumerate(classes))}):
         text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
     return text
@@ -73,7 +73,7 @@ def _parts_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
 def _write_yaml(path: Path, classes: Sequence[str]) -> None:
     content = {"train": "train.txt", "val": "train.txt"}
     names = {"names": dict(enumerate(classes))}
-    text = "# Put images aside for val before you train; unsure.txt waits for a person.\n"
+    text = "# Move some images to a val list before you train; review those in unsure.txt.\n"
     for entry in (content, names):
         text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
     _write_text(path, text)
@@ -103,7 +103,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _line(box: tuple[float, float, float, float], place: int, result: LabelResult) -> str:
+def _line(box: Xyxy, place: int, result: LabelResult) -> str:
     x1, y1, x2, y2 = box
     width, height = result.width, result.height
     relative = (

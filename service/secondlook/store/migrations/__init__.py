@@ -1,24 +1,25 @@
-"""From any older schema to the present one, in one transaction, when a store is opened.
+"""Schema migrations: from any older schema to the current one, in one transaction.
 
-A change of ``tables.py`` comes with a new file in ``versions`` and a new ``CURRENT``.
+A store is migrated when it is opened. A change of ``schema.py`` comes with a new file in
+``versions`` and a new ``CURRENT``.
 """
 
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-from secondlook.core.errors import Damaged, InvalidInput
 from secondlook.store.database import Database
+from secondlook_client.errors import Damaged, InvalidInput
 
 CURRENT = "0003"
-"""The revision that ``tables.py`` describes."""
+"""The revision that ``schema.py`` describes."""
 FOLDER = Path(__file__).parent
 _LOCK = 7_236_911
 """Names the lock under which one server at a time upgrades a PostgreSQL; any number does."""
 
 
 def upgrade(database: Database) -> None:
-    """Bring the database to the present schema; empty ones too.
+    """Migrate the database, which may be empty, to the current schema.
 
     Raises ``InvalidInput`` when a newer version made it, ``Damaged`` when it is not ours.
     """

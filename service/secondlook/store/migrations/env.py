@@ -1,4 +1,4 @@
-"""What alembic runs: the steps, inside the transaction that ``upgrade`` has begun."""
+"""Alembic's entry point: runs the migrations in the transaction that ``upgrade`` has begun."""
 
 from alembic import context
 

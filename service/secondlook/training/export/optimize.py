@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from secondlook.models.cpu_speedups import fuse_conv_bn
 
 
-def fold(model: nn.Module, run: Callable[[], object]) -> bool:
+def fuse_modules(model: nn.Module, run: Callable[[], object]) -> bool:
     """Fold a DEIMv2 or D-FINE in place; ``run`` calls it on any image.
 
     The model must be in evaluation mode and no longer be needed as it was. Gives whether it takes
@@ -187,7 +187,7 @@ class _Elan4(nn.Module):
 # What is tidied up in an exported graph before it is kept.
 
 
-def tidy(path: Path) -> None:
+def simplify_onnx(path: Path) -> None:
     """Make the ONNX file smaller and quicker where it stands; its outputs stay the same.
 
     onnxruntime folds all that is constant, in standard operators only. Then zeros around a map

@@ -5,14 +5,15 @@ import pytest
 from sqlalchemy import delete
 from stored import ANSWERS, LIMITS, STREET, labelled, stored_run, street_ontology
 
-from secondlook.core.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
-from secondlook.core.ontology import ClassSpec, Ontology
-from secondlook.core.types import Labelled, Outcome
+from secondlook.core.types import Labelled
 from secondlook.labeling.decisions import judge
-from secondlook.review import rejudge as module
-from secondlook.review.rejudge import Redecided, redecide
+from secondlook.review import redecide as module
+from secondlook.review.redecide import RedecideProgress, redecide
 from secondlook.store.runs import create_run
 from secondlook.store.schema import decisions
+from secondlook_client.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
 if TYPE_CHECKING:
     from secondlook.store import Store
@@ -33,14 +34,14 @@ def test_a_run_decided_again_is_what_judge_makes_of_it(store: "Store") -> None:
         first.id,
         "scripted@p0",
     )
-    before, after = store.records.results(first.id), store.records.results(told.run.id)
+    before, after = store.results.page(first.id), store.results.page(told.run.id)
     for old, new in zip(before, after, strict=True):
         assert (old.item_id, old.key, old.labelled.name) == (
             new.item_id,
             new.key,
             new.labelled.name,
         )
-        assert new.labelled.judgements == judge(new.labelled.evidence, STRICT, LIMITS.max_iou)
+        assert new.labelled.judgements == judge(new.labelled.evidence, STRICT, LIMITS.nms_iou)
         assert old.labelled.judgements[0].decision.outcome is Outcome.ACCEPT
         assert new.labelled.judgements[0].decision.outcome is Outcome.UNSURE
 
@@ -51,17 +52,17 @@ def test_other_classes_already_asked_and_a_run_of_a_run(store: "Store") -> None:
     redecide(store, "first", "dogs", dogs)
     told = redecide(store, "dogs", "again", street_ontology())
     for old, new in zip(
-        store.records.results(store.records.run("first").id),
-        store.records.results(told.run.id),
+        store.results.page(store.results.run("first").id),
+        store.results.page(told.run.id),
         strict=True,
     ):
         assert old.labelled.judgements == new.labelled.judgements
-    (_, last) = store.records.results(store.records.run("dogs").id)[-2:]
+    (_, last) = store.results.page(store.results.run("dogs").id)[-2:]
     (hound,) = last.labelled.judgements
     assert (hound.class_name, hound.decision.outcome) == ("hound", Outcome.ACCEPT)
     assert last.labelled.evidence.proposals.scores.shape == (4, 1)
-    label = store.records.label(last.label_id(0))
-    assert (label.run.name, label.asked_by.name) == ("dogs", "first")
+    label = store.results.label(last.label_id(0))
+    assert (label.run.name, label.evidence_run.name) == ("dogs", "first")
 
 
 def test_boxes_below_the_old_threshold_were_not_asked_about(store: "Store") -> None:
@@ -74,28 +75,28 @@ def test_without_a_second_look_scores_decide(store: "Store") -> None:
     stored_run(store, "scores", [labelled(answers=None)])
     unasked = Ontology((ClassSpec("dog", question="Never asked?", threshold=0.15),))
     told = redecide(store, "scores", "lower", unasked)
-    (result,) = store.records.results(told.run.id)
-    assert result.labelled.judgements == judge(result.labelled.evidence, unasked, LIMITS.max_iou)
+    (result,) = store.results.page(told.run.id)
+    assert result.labelled.judgements == judge(result.labelled.evidence, unasked, LIMITS.nms_iou)
     assert len(result.labelled.of(Outcome.ACCEPT)) == 2
 
 
 def test_runs_of_two_ontologies_and_suppression(store: "Store") -> None:
     stored_run(store, "first", results(2))
-    loose = redecide(store, "first", "loose", street_ontology(), max_iou=1.0)
-    assert loose.run.max_iou == 1.0
-    (result, _) = store.records.results(loose.run.id)
+    loose = redecide(store, "first", "loose", street_ontology(), nms_iou=1.0)
+    assert loose.run.nms_iou == 1.0
+    (result, _) = store.results.page(loose.run.id)
     assert len(result.labelled.judgements) == 4  # the second box of the dog, too
-    assert redecide(store, "loose", "as loose", street_ontology()).run.max_iou == 1.0
+    assert redecide(store, "loose", "as loose", street_ontology()).run.nms_iou == 1.0
 
 
 def test_a_call_that_was_stopped_goes_on(store: "Store", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "BATCH", 2)
     stored_run(store, "first", results())
 
     class Stopped(Exception):
         pass
 
-    def stop(told: Redecided) -> None:
+    def stop(told: RedecideProgress) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
@@ -103,7 +104,7 @@ def test_a_call_that_was_stopped_goes_on(store: "Store", monkeypatch: pytest.Mon
     seen: list[int] = []
     told = redecide(store, "first", "strict", STRICT, progress=lambda t: seen.append(t.images))
     assert (told.before, told.images, seen) == (2, 3, [2, 3])
-    names = [r.labelled.name for r in store.records.results(told.run.id)]
+    names = [r.labelled.name for r in store.results.page(told.run.id)]
     assert names == ["p0", "p1", "p2", "p3", "p4"]
     assert redecide(store, "first", "strict", STRICT).images == 0
 
@@ -111,10 +112,10 @@ def test_a_call_that_was_stopped_goes_on(store: "Store", monkeypatch: pytest.Mon
 def test_what_was_labelled_since_is_decided_by_the_next_call(store: "Store") -> None:
     first = stored_run(store, "first", results(3))
     redecide(store, "first", "strict", STRICT)
-    (last,) = store.records.results(first.id)[-1:]
+    (last,) = store.results.page(first.id)[-1:]
     with store.database.writing() as connection:  # as if the third were labelled now
         connection.execute(delete(decisions).where(decisions.c.item_id == last.item_id))
-        store.records.keep(connection, first, last.item_id, last.image_id, last.labelled)
+        store.results.add(connection, first, [(last.item_id, last.image_id, last.labelled)])
     assert redecide(store, "first", "strict", STRICT).images == 1
 
 
@@ -125,13 +126,13 @@ def test_what_the_kept_evidence_cannot_decide_is_refused(store: "Store") -> None
         with pytest.raises(BadOntology, match=said):
             redecide(store, "first", "new", ontology)
         with pytest.raises(NotFound):
-            store.records.run("new")
+            store.results.run("new")
 
     refused(Ontology((ClassSpec("cat"),)), "no scores for 'cat'")
     refused(Ontology((ClassSpec("dog", question="Is it wet?"),)), "'Is it wet\\?' was not asked")
     refused(street_ontology(threshold=0.05), r"0\.05 is below 0\.1")
     with pytest.raises(InvalidInput, match="between 0 and 1"):
-        redecide(store, "first", "new", STRICT, max_iou=1.5)
+        redecide(store, "first", "new", STRICT, nms_iou=1.5)
     with pytest.raises(NotFound, match="no run 'second'"):
         redecide(store, "second", "new", STRICT)
     with store.database.writing() as connection:
@@ -143,18 +144,18 @@ def test_what_the_kept_evidence_cannot_decide_is_refused(store: "Store") -> None
 def test_a_name_in_use_is_refused(store: "Store") -> None:
     stored_run(store, "first", results(1))
     redecide(store, "first", "strict", STRICT)
-    for ontology, max_iou, name in (
+    for ontology, nms_iou, name in (
         (street_ontology(accept=0.8), None, "strict"),
         (STRICT, 0.1, "strict"),
         (STRICT, None, "first"),
     ):
         with pytest.raises(AlreadyExists, match="choose another name"):
-            redecide(store, "first", name, ontology, max_iou)
+            redecide(store, "first", name, ontology, nms_iou)
 
 
 def test_empty_images_stay_empty(store: "Store") -> None:
     stored_run(store, "first", [labelled("nothing", rows=()), labelled("far", rows=STREET[3:])])
     told = redecide(store, "first", "strict", STRICT)
-    found = store.records.results(told.run.id)
+    found = store.results.page(told.run.id)
     assert [r.labelled.judgements for r in found] == [(), ()]
     assert replace(told, run=told.run).images == 2

@@ -1,18 +1,18 @@
 """What a user wants labelled: classes, the phrases that find them, the questions that check them.
 
-An ontology is written as YAML or as one line a class; ``ontology_text`` reads both. This module
-holds the checked values only.
+A ``ClassSpec`` and an ``Ontology`` are checked when they are made, by client and service alike. The
+service also reads them as YAML and as one line a class, with ``core.ontology_yaml``.
 """
 
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from secondlook.core.errors import BadOntology
-from secondlook.core.types import View
-from secondlook_client.classes import ClassSpec as ClientClassSpec
+from secondlook_client.errors import BadOntology
+from secondlook_client.values import View
 
 MAX_CLASSES = 256
 MAX_PHRASES = 16
@@ -33,11 +33,12 @@ class ClassSpec:
     """
 
     name: str
-    phrases: tuple[str, ...] = ()
+    phrases: Sequence[str] = ()
     """Given to the proposer; the class's score is the best of them. Default: the name."""
     question: str = ""
     """Closed question for the verifier. Default: "Is this a <name>?"."""
     view: View = View.CROP
+    """What the verifier is shown; its name will do."""
     group: str = ""
     """Contrast group: at most one of its classes is accepted for one box."""
     threshold: float = 0.25
@@ -94,6 +95,10 @@ class ClassSpec:
                         "ends a phrase in the proposer's caption; give a phrase without it "
                         f"(for example: {self.name.split('.')[0].strip()!r} = a phrase)"
                     )
+
+
+Classes = Sequence[str | ClassSpec]
+"""Classes in order; a string is a class with that name."""
 
 
 @dataclass(frozen=True)
@@ -177,23 +182,3 @@ def _check_text(what: str, text: str, limit: int) -> None:
         raise BadOntology(f"the {what} has {len(text)} characters; at most {limit}")
     if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
         raise BadOntology(f"the {what} holds a control character or line break; remove it")
-
-
-# The classes of an ontology as a service is asked for them.
-
-
-def for_client(ontology: Ontology) -> tuple[ClientClassSpec, ...]:
-    """The classes as the client says them; nothing is left to the service's defaults."""
-    return tuple(
-        ClientClassSpec(
-            spec.name,
-            spec.phrases,
-            spec.question,
-            spec.view.value,
-            spec.group,
-            spec.threshold,
-            spec.accept,
-            spec.reject,
-        )
-        for spec in ontology.classes
-    )

@@ -3,8 +3,8 @@ import re
 import grpc
 import pytest
 
-from secondlook.core import errors
-from secondlook.core.errors import Busy, SecondlookError
+from secondlook_client import errors
+from secondlook_client.errors import Busy, LocalFailure, SecondlookError, ServerFailure
 
 
 def tree(base: type[SecondlookError] = SecondlookError) -> list[type[SecondlookError]]:
@@ -17,7 +17,8 @@ def tree(base: type[SecondlookError] = SecondlookError) -> list[type[SecondlookE
 def test_every_error_travels_as_a_status_that_exists(error: type[SecondlookError]) -> None:
     assert hasattr(grpc.StatusCode, error.status)
     assert error.status not in ("OK", "UNKNOWN")
-    assert error is SecondlookError or error.status != "INTERNAL"
+    internal = error is SecondlookError or issubclass(error, ServerFailure | LocalFailure)
+    assert internal == (error.status == "INTERNAL")
 
 
 def test_reasons_are_stable_words_and_each_its_own() -> None:
@@ -33,11 +34,29 @@ def test_the_docstring_draws_every_error_with_its_status() -> None:
     drawn = dict(re.findall(r"[├└]── (\w+)(?: +([A-Z_]+))?", errors.__doc__))
     ours = [error for error in tree()[1:] if error.__module__ == errors.__name__]
     assert set(drawn) == {error.__name__ for error in ours}
+    assert all(error.__doc__ for error in ours)
     for error in ours:
         if drawn[error.__name__]:
             assert drawn[error.__name__] == error.status
         else:
             assert error.status == error.__mro__[1].status  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", tree()[1:], ids=lambda error: error.__name__)
+def test_every_error_comes_back_from_the_wire_as_itself(error: type[SecondlookError]) -> None:
+    trailing = {"secondlook-reason": error("x").reason}
+    assert type(errors.from_status(error.status, "x", trailing, "host:1")) is error
+    assert type(errors.from_reason(error("x").reason, "x")) is error
+
+
+def test_an_unknown_reason_is_typed_by_its_status() -> None:
+    unknown = {"secondlook-reason": "of_a_newer_server"}
+    kinds = {"RESOURCE_EXHAUSTED": errors.Busy, "FAILED_PRECONDITION": errors.NotReady}
+    for status, kind in kinds.items():
+        found = errors.from_status(status, "x", unknown, "host:1")
+        assert type(found) is kind and found.reason == "of_a_newer_server"
+        assert found.retry_after_s is None
+    assert type(errors.from_status("UNKNOWN", "x", unknown, "host:1")) is errors.ServerFailure
 
 
 def test_busy_carries_its_hint() -> None:

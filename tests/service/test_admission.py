@@ -8,27 +8,28 @@ import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
 from serving import DOG, png
 
+from secondlook.config.settings import BatchingSettings
 from secondlook.core import images
-from secondlook.core.errors import Busy, DeadlineExceeded
-from secondlook.labeling.engine import Engine, EngineLimits
+from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.server import labeling as intake_module
-from secondlook.server.labeling import Intake
+from secondlook.server import labeling
+from secondlook.server.labeling import AdmissionControl
+from secondlook_client.errors import Busy, DeadlineExceeded
 
 
 def run(scene):
-    """Run ``scene(intake)`` over an engine that takes two images at a time."""
+    """Run ``scene(admission)`` over an engine that takes two images at a time."""
 
     async def main():
         engine = Engine(
-            Pipeline(ScriptedProposer(), ScriptedVerifier()), EngineLimits(max_images=2)
+            Pipeline(ScriptedProposer(), ScriptedVerifier()), BatchingSettings(max_in_flight=2)
         )
-        intake = Intake(engine, images.DEFAULT_LIMITS, decode_threads=1)
+        admission = AdmissionControl(engine, images.DEFAULT_LIMITS, decode_threads=1)
         try:
-            await scene(intake)
-            assert intake.inside() == 0
+            await scene(admission)
+            assert admission.in_flight() == 0
         finally:
-            intake.close()
+            admission.close()
             engine.close()
 
     asyncio.run(main())
@@ -42,14 +43,14 @@ def test_images_being_decoded_count(monkeypatch):
         decoded.append(name)
         return images.decode(data, name, limits)
 
-    monkeypatch.setattr(intake_module, "decode", slow)
+    monkeypatch.setattr(labeling, "decode", slow)
 
-    async def scene(intake):
-        first = [asyncio.create_task(intake.label(png(), name, DOG)) for name in "ab"]
-        while intake.inside() < 2:
+    async def scene(admission):
+        first = [asyncio.create_task(admission.label(png(), name, DOG)) for name in "ab"]
+        while admission.in_flight() < 2:
             await asyncio.sleep(0.005)
         with pytest.raises(Busy) as caught:
-            await intake.label(png(), "c", DOG)
+            await admission.label(png(), "c", DOG)
         assert caught.value.retry_after_s > 0
         gate.set()
         assert [labelled.name for labelled in await asyncio.gather(*first)] == ["a", "b"]
@@ -59,11 +60,11 @@ def test_images_being_decoded_count(monkeypatch):
 
 
 def test_a_late_image_is_not_decoded(monkeypatch):
-    monkeypatch.setattr(intake_module, "decode", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(labeling, "decode", lambda *_: pytest.fail("it was decoded"))
 
-    async def scene(intake):
+    async def scene(admission):
         with pytest.raises(DeadlineExceeded, match="allow more time"):
-            await intake.label(png(), "late", DOG, time.monotonic() - 0.01)
+            await admission.label(png(), "late", DOG, time.monotonic() - 0.01)
 
     run(scene)
 
@@ -73,10 +74,10 @@ def test_decoding_leaves_the_event_loop_free(monkeypatch):
         time.sleep(0.5)
         return images.decode(data, name, limits)
 
-    monkeypatch.setattr(intake_module, "decode", slow)
+    monkeypatch.setattr(labeling, "decode", slow)
 
-    async def scene(intake):
-        task = asyncio.create_task(intake.label(png(), "x", DOG))
+    async def scene(admission):
+        task = asyncio.create_task(admission.label(png(), "x", DOG))
         turns = 0
         while not task.done():
             await asyncio.sleep(0.01)

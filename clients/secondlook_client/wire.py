@@ -1,0 +1,388 @@
+"""Values to messages and back, for client and server alike; one place knows both.
+
+A field has the same name in a value and in its message, and a member of an enum is the number of
+the same name (``Outcome.ACCEPT`` is ``OUTCOME_ACCEPT``). ``read`` and ``write`` copy by name; a
+function below says only what is different.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from enum import StrEnum
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from secondlook_client.errors import BadOntology, Damaged, InvalidInput
+from secondlook_client.ontology import Classes, ClassSpec
+from secondlook_client.v1 import datasets_pb2 as datasets_pb
+from secondlook_client.v1 import jobs_pb2 as jobs_pb
+from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.v1 import models_pb2 as models_pb
+from secondlook_client.values import (
+    Answer,
+    Box,
+    BoxKind,
+    Decision,
+    Example,
+    GroupBy,
+    Job,
+    JobFailure,
+    JobKind,
+    JobProgress,
+    JobResult,
+    JobState,
+    Judgement,
+    LabelPath,
+    LabelResult,
+    ModelComparison,
+    ModelVersion,
+    Outcome,
+    PathCounts,
+    Promotion,
+    ServerInfo,
+    Snapshot,
+    SnapshotQuery,
+    Training,
+    TrainingState,
+    Uploaded,
+    Verdict,
+    View,
+)
+
+Value = TypeVar("Value")
+Member = TypeVar("Member", bound=StrEnum)
+
+
+class EnumNumbers(Generic[Member]):
+    """The members of an enum and their numbers on the wire."""
+
+    def __init__(self, kind: type[Member], wire: Any) -> None:
+        """``wire`` is the generated enum; members that it lacks never travel."""
+        prefix = wire.Name(0).removesuffix("UNSPECIFIED")
+        known = set(wire.keys())
+        self.number: Mapping[Member, Any] = {
+            member: wire.Value(prefix + member.name)
+            for member in kind
+            if prefix + member.name in known
+        }
+        self.member: Mapping[int, Member] = {n: member for member, n in self.number.items()}
+
+
+OUTCOMES = EnumNumbers(Outcome, pb.Outcome)
+PATHS = EnumNumbers(LabelPath, pb.LabelPath)
+VIEWS = EnumNumbers(View, pb.View)
+JOB_KINDS = EnumNumbers(JobKind, jobs_pb.JobKind)
+JOB_STATES = EnumNumbers(JobState, jobs_pb.JobState)
+BOX_KINDS = EnumNumbers(BoxKind, datasets_pb.BoxKind)
+GROUPS = EnumNumbers(GroupBy, datasets_pb.GroupBy)
+TRAINING_STATES = EnumNumbers(TrainingState, models_pb.TrainingState)
+_DETAILS = {"labels": pb.DETAIL_LABELS, "all": pb.DETAIL_ALL}
+
+
+@cache
+def _value_fields(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+@cache
+def _message_fields(descriptor: Any) -> Mapping[str, bool]:
+    """The fields of a message, and whether each may be absent."""
+    return {field.name: field.has_presence for field in descriptor.fields}
+
+
+def read(kind: type[Value], message: Any, /, **given: Any) -> Value:
+    """A value from the message's fields of the same names, but for those ``given``."""
+    present = _message_fields(message.DESCRIPTOR)
+    for name in _value_fields(kind):  # type: ignore[arg-type]
+        if name not in given:
+            absent = present[name] and not message.HasField(name)
+            given[name] = None if absent else getattr(message, name)
+    return kind(**given)
+
+
+def write(kind: type[Value], value: Any, /, **given: Any) -> Value:
+    """A message from the value's attributes of the same names, but for the fields ``given``."""
+    for name in _message_fields(kind.DESCRIPTOR):  # type: ignore[attr-defined]
+        if name not in given:
+            given[name] = getattr(value, name)
+    return kind(**given)
+
+
+def ontology_message(classes: Classes | None) -> pb.Ontology | None:
+    """The message for ``classes``; None asks for the server's own. Raises ``BadOntology``."""
+    if classes is None:
+        return None
+    if isinstance(classes, str):
+        raise BadOntology(f"expected a list of classes, got one text; write [{classes!r}]")
+    return pb.Ontology(
+        classes=[
+            pb.ClassSpec(name=spec)  # the server fills in the rest
+            if isinstance(spec, str)
+            else write(pb.ClassSpec, spec, view=VIEWS.number[spec.view])
+            for spec in classes
+        ]
+    )
+
+
+def class_specs(message: pb.Ontology) -> tuple[ClassSpec, ...]:
+    """The checked classes. Raises ``BadOntology``."""
+    return tuple(_class_spec(spec) for spec in message.classes)
+
+
+def _class_spec(message: pb.ClassSpec) -> ClassSpec:
+    view = VIEWS.member.get(message.view or pb.VIEW_CROP)
+    if view is None:
+        raise BadOntology(
+            f"class '{message.name}': expected view {', '.join(View)}, got number "
+            f"{message.view}; is the client newer than the server?"
+        )
+    names = ("name", "question", "group", *(f.name for f, _ in message.ListFields()))
+    given = {name: getattr(message, name) for name in names}
+    return ClassSpec(**{**given, "phrases": tuple(message.phrases), "view": view})
+
+
+def detail_number(detail: str) -> pb.Detail.ValueType:
+    """``labels`` or ``all`` as the wire has it. Raises ``InvalidInput``."""
+    if detail not in _DETAILS:
+        raise InvalidInput(f"expected detail 'labels' or 'all', got {detail!r}")
+    return _DETAILS[detail]
+
+
+def live_opening(
+    classes: Classes | None, detail: str, stream_id: str, max_pending: int
+) -> pb.StreamOpening:
+    """The first message of a live stream. Raises ``BadOntology`` or ``InvalidInput``."""
+    return pb.StreamOpening(
+        stream_id=stream_id,
+        mode=pb.STREAM_MODE_LIVE,
+        ontology=ontology_message(classes),
+        detail=detail_number(detail),
+        max_pending=max_pending,
+    )
+
+
+def capture_opening(classes: Classes | None, stream_id: str) -> pb.StreamOpening:
+    """The first message of a captured stream. Raises ``BadOntology`` or ``InvalidInput``."""
+    if not stream_id:
+        raise InvalidInput("a captured stream needs a stream_id; it is its name for ever")
+    return pb.StreamOpening(
+        stream_id=stream_id, mode=pb.STREAM_MODE_CAPTURE, ontology=ontology_message(classes)
+    )
+
+
+def labelled_message(result: LabelResult, every: bool = True) -> pb.Labelled:
+    """One image's result; only its labels unless ``every`` judgement is wanted."""
+    judgements = result.judgements if every else result.labels
+    return write(
+        pb.Labelled,
+        result,
+        judgements=[_judgement_message(judgement) for judgement in judgements],
+        path=PATHS.number[result.path],
+    )
+
+
+def label_result(message: pb.Labelled) -> LabelResult:
+    """One image's result."""
+    return read(
+        LabelResult,
+        message,
+        judgements=tuple(_judgement(judgement) for judgement in message.judgements),
+        timings_ms=dict(message.timings_ms),
+        path=PATHS.member.get(message.path, LabelPath.TEACHERS),
+    )
+
+
+def _judgement_message(judgement: Judgement) -> pb.Judgement:
+    x1, y1, x2, y2 = judgement.box
+    verdict = judgement.verdict
+    return pb.Judgement(
+        class_name=judgement.class_name,
+        box=pb.Box(x1=x1, y1=y1, x2=x2, y2=y2),
+        score=judgement.score,
+        verdict=_verdict_message(verdict) if verdict is not None else None,
+        outcome=OUTCOMES.number[judgement.decision.outcome],
+        probability=judgement.decision.probability,
+        reason=judgement.decision.reason,
+    )
+
+
+def _judgement(message: pb.Judgement) -> Judgement:
+    box = message.box
+    # An outcome that a newer server may add is one that this client cannot be sure of.
+    outcome = OUTCOMES.member.get(message.outcome, Outcome.UNSURE)
+    return Judgement(
+        message.class_name,
+        (box.x1, box.y1, box.x2, box.y2),
+        message.score,
+        _verdict(message.verdict) if message.HasField("verdict") else None,
+        Decision(outcome, message.probability, message.reason),
+    )
+
+
+def _verdict_message(verdict: Verdict) -> pb.Verdict:
+    answer = verdict.answer
+    return pb.Verdict(
+        question=verdict.question,
+        view=VIEWS.number[verdict.view],
+        p_yes=answer.p_yes,
+        raw_answer=answer.raw,
+        error=answer.error,
+        exact=answer.exact,
+        model=verdict.model,
+        ms=verdict.ms,
+        cached=verdict.cached,
+    )
+
+
+def _verdict(message: pb.Verdict) -> Verdict:
+    p_yes = message.p_yes if message.HasField("p_yes") else None
+    return Verdict(
+        message.question,
+        VIEWS.member.get(message.view, View.CROP),
+        Answer(p_yes, message.raw_answer, message.error, message.exact),
+        message.model,
+        message.ms,
+        message.cached,
+    )
+
+
+def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    """What runs at the other end."""
+    has_default = message.HasField("default_ontology")
+    names = tuple(spec.name for spec in message.default_ontology.classes)
+    return read(ServerInfo, message, classes=names if has_default else None)
+
+
+def job(message: jobs_pb.Job) -> Job:
+    """How a job stands."""
+    names = tuple(spec.name for spec in message.ontology.classes)
+    return read(
+        Job,
+        message,
+        kind=JOB_KINDS.member.get(message.kind, JobKind.UNKNOWN),
+        state=JOB_STATES.member.get(message.state, JobState.UNKNOWN),
+        classes=names if message.HasField("ontology") else None,
+        paths=tuple(read(PathCounts, part) for part in message.paths),
+    )
+
+
+def job_progress(message: jobs_pb.WatchJobResponse) -> JobProgress:
+    """How a job stands and how fast it gets on."""
+    return read(JobProgress, message, job=job(message.job))
+
+
+def uploaded(message: jobs_pb.UploadImageResponse) -> Uploaded:
+    """An image that is durable."""
+    return read(Uploaded, message)
+
+
+def job_result(message: jobs_pb.JobResult) -> JobResult:
+    """One image's result in a job."""
+    return read(JobResult, message, result=label_result(message.labelled))
+
+
+def job_failure(message: jobs_pb.JobFailure) -> JobFailure:
+    """An image that failed."""
+    return read(JobFailure, message)
+
+
+def query_message(query: SnapshotQuery) -> datasets_pb.SnapshotQuery:
+    """What a new snapshot shall hold. Raises ``InvalidInput``."""
+    if query.group_by not in tuple(GroupBy):
+        raise InvalidInput(f"expected group_by {', '.join(GroupBy)}, got {query.group_by!r}")
+    if isinstance(query.runs, str) or isinstance(query.classes, str):
+        raise InvalidInput("expected lists of runs and classes, got one text")
+    split = (query.split or {}).items()
+    return write(
+        datasets_pb.SnapshotQuery,
+        query,
+        without_empties=not query.empties,
+        without_ignore=not query.ignore,
+        split=[datasets_pb.SplitShare(name=name, weight=weight) for name, weight in split],
+        group_by=GROUPS.number[GroupBy(query.group_by)],
+    )
+
+
+def snapshot(message: datasets_pb.Snapshot) -> Snapshot:
+    """A snapshot without its images."""
+    return read(
+        Snapshot,
+        message,
+        classes=tuple(message.classes),
+        splits=dict(message.splits),
+        statistics=json.loads(message.statistics_json),
+    )
+
+
+def example(message: datasets_pb.SnapshotImage, classes: Sequence[str], content: bytes) -> Example:
+    """An image of a snapshot, with these bytes."""
+    boxes = tuple(_box(box, classes) for box in message.boxes)
+    return read(Example, message, boxes=boxes, content=content)
+
+
+def _box(message: datasets_pb.SnapshotBox, classes: Sequence[str]) -> Box:
+    return read(
+        Box,
+        message,
+        class_name=classes[message.class_index],
+        xyxy=(message.x1, message.y1, message.x2, message.y2),
+        # A kind that a newer server may add is one that this client cannot learn from.
+        kind=BOX_KINDS.member.get(message.kind, BoxKind.IGNORE),
+    )
+
+
+def checked_content(sha256: str, content: bytes) -> bytes:
+    """``content`` if that is its hash. Raises ``Damaged``."""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise Damaged(
+            f"image {sha256[:12]} came with other bytes than its hash says; run `secondlook "
+            "check` where the server's store is"
+        )
+    return content
+
+
+_PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+MANIFEST = "manifest.json"
+
+
+def model_version(message: models_pb.ModelVersion) -> ModelVersion:
+    """A version of a model. Raises ``Damaged`` for one that nothing may be written by."""
+    files = {name: (file.sha256, file.size) for name, file in message.files.items()}
+    if not _is_sound(message, files):
+        raise Damaged(
+            f"version {message.version} of '{message.name:.200}' came with another manifest than "
+            "its digest says, or with files of strange names; run `secondlook check` where the "
+            "server's store is"
+        )
+    return read(ModelVersion, message, files=files)
+
+
+def _is_sound(message: models_pb.ModelVersion, files: Mapping[str, tuple[str, int]]) -> bool:
+    """Whether the digest is the manifest's, and the files are those that the manifest names."""
+    if hashlib.sha256(message.manifest_json.encode()).hexdigest() != message.digest:
+        return False
+    try:
+        named = json.loads(message.manifest_json)["files"]
+        listed = {name: (file["sha256"], file["size"]) for name, file in named.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+    return listed == files and all(
+        _PLAIN_FILE.fullmatch(name) and _SHA256.fullmatch(sha256) and name != MANIFEST
+        for name, (sha256, _) in files.items()
+    )
+
+
+def promotion(message: models_pb.PromoteModelResponse) -> Promotion:
+    """A version that was made current."""
+    compared = message.HasField("comparison")
+    comparison = read(ModelComparison, message.comparison) if compared else None
+    return Promotion(model_version(message.model), comparison)
+
+
+def training(message: models_pb.Training) -> Training:
+    """How a training stands."""
+    state = TRAINING_STATES.member.get(message.state, TrainingState.UNKNOWN)
+    return read(Training, message, state=state)

@@ -1,0 +1,131 @@
+"""Types of parameters that several commands take, and ``--server`` where there must be one."""
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+HOUR_S, DAY_S = 3600, 86400
+AGE_UNITS_S = {"h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S}
+
+
+class NameList(click.ParamType):
+    """Names separated by commas, each one of ``choices``."""
+
+    name = "names"
+
+    def __init__(self, choices: Iterable[str]) -> None:
+        self._choices = tuple(choices)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The names in the order given, each once."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        for name in names:
+            if name not in self._choices:
+                self.fail(f"expected one of {', '.join(self._choices)}, got '{name}'", param, ctx)
+        return names
+
+
+class NamedNumber(click.ParamType):
+    """``NAME=NUMBER``, or a bare ``NUMBER`` if ``bare`` allows it."""
+
+    name = "number"
+
+    def __init__(self, example: str, *, bare: bool = False) -> None:
+        """``example`` is shown when a value is refused."""
+        self._example = example
+        self._bare = bare
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """(name, number); the name of a bare number is empty."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, number = str(value).rpartition("=")
+        try:
+            if not equals and not self._bare:
+                raise ValueError
+            return name.strip(), float(number)
+        except ValueError:
+            self.fail(f"expected a number such as {self._example}, got '{value}'", param, ctx)
+
+
+class Time(click.ParamType):
+    """A date, or a date and time, with or without a time zone."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds since 1970; without a zone it is a time of this machine."""
+        if isinstance(value, float):
+            return value
+        try:
+            return datetime.fromisoformat(str(value)).timestamp()
+        except ValueError:
+            self.fail(
+                f"expected a time such as 2026-03-31 or 2026-03-31T18:00, got '{value}'", param, ctx
+            )
+
+
+class Age(click.ParamType):
+    """A number of hours, days or weeks: ``12h``, ``30d``, ``8w``."""
+
+    name = "age"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d{1,6})([hdw])", str(value))
+        if match is None:
+            self.fail(f"expected an age such as 12h, 30d or 8w, got '{value}'", param, ctx)
+        return float(match[1]) * AGE_UNITS_S[match[2]]
+
+
+class Address(click.ParamType):
+    """``HOST:PORT``."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The address unchanged."""
+        if value and ":" not in value:
+            self.fail(f"expected HOST:PORT, got '{value}'", param, ctx)
+        return str(value)
+
+
+def server_option(command: Command) -> Command:
+    """``--server`` of a command that needs a running service."""
+    return click.option(
+        "--server",
+        type=Address(),
+        default="127.0.0.1:50051",
+        show_default=True,
+        metavar="HOST:PORT",
+        help="Address of a service that was started with --data.",
+    )(command)
+
+
+def limit_option(command: Command) -> Command:
+    """``--limit`` of a command that lists."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1),
+        default=50,
+        show_default=True,
+        metavar="N",
+        help="Maximum number of entries.",
+    )(command)

@@ -1,0 +1,415 @@
+"""Decide every result of a run again, by other thresholds, classes or rules, as a new run.
+
+No model is loaded and no image is read: the scores and answers of a run are all stored.
+``BatchDecider`` is ``labeling.decisions.judge`` for many images at once, with the same results to
+the last bit. One image at a time takes most of a millisecond, nearly all of it in small steps of
+Python; here the suppression of all images is one piece of array work, and so are the boxes whose
+answers settle them. Every other box goes through ``labeling.decisions.decide`` itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secondlook.core.boxes import area
+from secondlook.core.class_mapping import Columns, check_questions, columns_for
+from secondlook.core.types import NOT_ASKED, Boxes
+from secondlook.labeling.decisions import decide, decide_for_student, in_students_words, in_words
+from secondlook.store import Store
+from secondlook.store.bulk import (
+    DecisionBatch,
+    EvidenceBatch,
+    PackedEvidence,
+    add_decisions,
+    packed_evidence,
+    redecided_up_to,
+    unpack_many,
+)
+from secondlook.store.codec import OUTCOMES, questions_of
+from secondlook.store.locks import deletion_blocked
+from secondlook.store.ontologies import load_ontology
+from secondlook.store.runs import Run, create_run, source_run
+from secondlook_client.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Answer, Decision, LabelPath, Outcome, Verdict
+
+BATCH = 1000
+"""Images decided in one transaction."""
+EVERY_CLASS = ""
+"""Stands for every class that is not named itself, in ``adjusted_ontology``."""
+_YES, _NO, _OPEN = (OUTCOMES.index(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
+_NO_ANSWER = Answer(None, error=NOT_ASKED)
+_PAIRS_AT_ONCE = 1_000_000
+"""Pairs of boxes whose IoU is computed in one step."""
+
+
+@dataclass
+class RedecideProgress:
+    """How far the new run is."""
+
+    run: Run
+    images: int = 0
+    """Decided in this call."""
+    before: int = 0
+    """Decided by an earlier call that was stopped."""
+    not_asked: int = 0
+    """Judgements of this call that are unsure because their question was not asked."""
+
+
+def redecide(
+    store: Store,
+    parent: str,
+    name: str,
+    ontology: Ontology,
+    nms_iou: float | None = None,
+    progress: Callable[[RedecideProgress], None] = lambda _: None,
+) -> RedecideProgress:
+    """Decide every result of the run ``parent`` by ``ontology``, as the run ``name``.
+
+    A call that was interrupted continues where it was when it is repeated. ``progress`` is called
+    after every thousand images.
+
+    Raises ``NotFound``; ``InvalidInput`` for a run without results; ``BadOntology`` for classes
+    that the stored evidence cannot decide; ``AlreadyExists`` when ``name`` is another run; ``Busy``
+    while ``forget`` removes results.
+    """
+    source = store.results.run(parent)
+    settings = _settings(source, nms_iou)
+    _check(store, source, ontology)
+    run = _run(store, name, ontology, settings, source)
+    with deletion_blocked(store.database):
+        return _decide_all(store, source, run, progress)
+
+
+def _decide_all(
+    store: Store, source: Run, run: Run, progress: Callable[[RedecideProgress], None]
+) -> RedecideProgress:
+    with store.database.reading() as connection:
+        cursor = redecided_up_to(connection, run, source)
+    done = RedecideProgress(run, before=store.results.count(run.id))
+    deciders = _Deciders(store, run)
+    while True:
+        with store.database.reading() as connection:
+            packed = packed_evidence(connection, source.id, cursor, BATCH)
+        if not packed:
+            return done
+        for of_one_kind in _by_kind(packed):
+            decided = deciders.decide(of_one_kind)
+            with store.database.writing() as connection:
+                done.images += add_decisions(connection, run, of_one_kind, decided)
+            done.not_asked += sum(NOT_ASKED in reason for reason in decided.reasons)
+        cursor = packed[-1].cursor
+        progress(done)
+
+
+class _Deciders:
+    """A decider for each kind of evidence; nearly always there is only one."""
+
+    def __init__(self, store: Store, run: Run) -> None:
+        self._store = store
+        self._run = run
+        self._known: dict[tuple[int, bool, bool], tuple[Ontology, BatchDecider]] = {}
+
+    def decide(self, packed: list[PackedEvidence]) -> DecisionBatch:
+        """``packed`` are all of one kind."""
+        kind = _kind(packed[0])
+        if kind not in self._known:
+            self._known[kind] = self._make(*kind)
+        kept, decider = self._known[kind]
+        return decider.decide(unpack_many([one.content for one in packed], kept))
+
+    def _make(
+        self, ontology_id: int, verified: bool, by_student: bool
+    ) -> "tuple[Ontology, BatchDecider]":
+        with self._store.database.reading() as connection:
+            kept = load_ontology(connection, ontology_id)
+        wanted = self._run.ontology
+        path = LabelPath.STUDENT if by_student else LabelPath.TEACHERS
+        columns, nms_iou = columns_for(wanted, kept, path), self._run.nms_iou
+        if by_student:
+            return kept, StudentBatchDecider(wanted, kept, columns, nms_iou, verified=False)
+        return kept, BatchDecider(wanted, kept, columns, nms_iou, verified=verified)
+
+
+def _by_kind(packed: list[PackedEvidence]) -> list[list[PackedEvidence]]:
+    """Consecutive images that one decider can take, in the same order."""
+    return [list(members) for _, members in groupby(packed, key=_kind)]
+
+
+def _kind(packed: PackedEvidence) -> tuple[int, bool, bool]:
+    return packed.ontology_id, packed.verified, packed.path is LabelPath.STUDENT
+
+
+def _settings(parent: Run, nms_iou: float | None) -> dict[str, Any]:
+    if nms_iou is not None and not 0 <= nms_iou <= 1:
+        raise InvalidInput(f"expected an overlap (nms_iou) between 0 and 1, got {nms_iou}")
+    return {**parent.settings, "nms_iou": parent.nms_iou if nms_iou is None else nms_iou}
+
+
+def _check(store: Store, parent: Run, ontology: Ontology) -> None:
+    """Refuse what the stored evidence cannot decide, before a run is created."""
+    if not parent.proposer:
+        raise InvalidInput(f"run '{parent.name}' has no results yet; wait for its first ones")
+    with store.database.reading() as connection:
+        asked_by = source_run(connection, parent)
+    columns = columns_for(ontology, asked_by.ontology)
+    if asked_by.verifier or asked_by.settings.get("cascade"):
+        check_questions(ontology, asked_by.ontology)
+    floor = float(parent.settings.get("score_floor", 0.0))
+    for spec, places in zip(ontology.classes, columns.places, strict=True):
+        before = min(asked_by.ontology.classes[place].threshold for place in places)
+        if spec.threshold < min(floor, before):
+            raise BadOntology(
+                f"class '{spec.name}': the threshold {spec.threshold:g} is below {floor:g}, and "
+                "lower scores were not kept (--score-floor of the labelling run); raise the "
+                "threshold"
+            )
+
+
+def _run(
+    store: Store, name: str, ontology: Ontology, settings: Mapping[str, Any], parent: Run
+) -> Run:
+    """The run to write to: a new one, or the one that an earlier call created."""
+    try:
+        known = store.results.run(name)
+    except NotFound:
+        with store.database.writing() as connection:
+            return create_run(connection, name, "redecide", ontology, settings, parent)
+    same = (known.kind, known.parent_id, known.ontology) == ("redecide", parent.id, ontology)
+    if same and known.settings == settings:
+        return known
+    raise AlreadyExists(
+        f"there is a run '{name}' already, decided by other rules; choose another name"
+    )
+
+
+def adjusted_ontology(
+    ontology: Ontology, changes: Mapping[str, Mapping[str, float]], only: Sequence[str] = ()
+) -> Ontology:
+    """``ontology`` with other thresholds, or fewer classes.
+
+    ``changes`` maps a field (``threshold``, ``accept``, ``reject``) to its values by class name or
+    ``EVERY_CLASS``. ``only`` keeps these classes; a class that is left alone in its contrast group
+    leaves the group. Raises ``BadOntology`` for an unknown class or contradicting thresholds.
+    """
+    for name in [*only, *(name for values in changes.values() for name in values)]:
+        if name != EVERY_CLASS and name not in ontology.names:
+            known = ", ".join(f"'{known}'" for known in ontology.names[:10])
+            raise BadOntology(f"there is no class '{name}' in that run; it has {known}")
+    specs = [
+        replace(
+            spec,
+            **{
+                f: v.get(spec.name, v.get(EVERY_CLASS, getattr(spec, f)))
+                for f, v in changes.items()
+            },
+        )
+        for spec in ontology.classes
+        if not only or spec.name in only
+    ]
+    groups = [spec.group for spec in specs]
+    return Ontology(tuple(replace(s, group="") if groups.count(s.group) == 1 else s for s in specs))
+
+
+class BatchDecider:
+    """Decides by ``ontology`` what was gathered for the ontology ``kept``."""
+
+    def __init__(
+        self,
+        ontology: Ontology,
+        kept: Ontology,
+        columns: Columns,
+        nms_iou: float,
+        *,
+        verified: bool,
+    ) -> None:
+        """``verified`` says whether a verifier was in use when the evidence was gathered."""
+        self._ontology = ontology
+        self._columns = columns
+        self._nms_iou = nms_iou
+        self._verified = verified
+        known = {question: place for place, question in enumerate(questions_of(kept))}
+        self._questions = [known.get((s.view, s.question), -1) for s in ontology.classes]
+
+    def decide(self, evidence: EvidenceBatch) -> DecisionBatch:
+        """Every judgement of every image."""
+        found = _Found(evidence, self._columns.scores(evidence.scores))
+        for members in self._ontology.groups.values():
+            boxes = self._candidates(found, members)
+            if len(boxes):
+                self._judge(found, boxes, members)
+        return found.batch()
+
+    def _candidates(self, found: "_Found", members: tuple[int, ...]) -> NDArray[np.intp]:
+        """Boxes to be judged for one contrast group, image by image, the best score first."""
+        specs = [self._ontology.classes[place] for place in members]
+        scores = found.scores[:, list(members)]
+        boxes = np.flatnonzero(self._above(specs, scores).any(axis=1))
+        best = scores[boxes].max(axis=1, initial=0)
+        order = np.lexsort((-best, found.images[boxes]))
+        boxes = boxes[order]
+        return boxes[_kept(found.evidence.boxes[boxes], found.images[boxes], self._nms_iou)]
+
+    def _above(self, specs: list[ClassSpec], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(boxes, members) whether a box is judged for a class."""
+        return scores >= np.array([spec.threshold for spec in specs], dtype=np.float32)
+
+    def _judge(self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]) -> None:
+        specs = [self._ontology.classes[place] for place in members]
+        p_yes = self._answers(found, boxes, members)
+        yes = p_yes >= np.array([spec.accept for spec in specs], dtype=np.float64)
+        no = p_yes <= np.array([spec.reject for spec in specs], dtype=np.float64)
+        outcomes = np.where(yes, _YES, np.where(no, _NO, _OPEN))
+        probabilities = p_yes.copy()
+        # The answers alone settle a box unless one is missing, two classes of the group were
+        # answered with yes, or one was and another is between the thresholds.
+        claims, open_ = yes.sum(axis=1), ~(yes | no)
+        hard = np.isnan(p_yes).any(axis=1) | (claims > 1) | ((claims > 0) & open_.any(axis=1))
+        reasons = [
+            self._words(spec, OUTCOMES[outcome], p)
+            for of_box, ps in zip(outcomes.tolist(), p_yes.tolist(), strict=True)
+            for spec, outcome, p in zip(specs, of_box, ps, strict=True)
+        ]
+        for at in np.flatnonzero(hard).tolist():
+            box = int(boxes[at])
+            for side, decision in enumerate(self._decide_box(found, box, members)):
+                outcomes[at, side] = OUTCOMES.index(decision.outcome)
+                probabilities[at, side] = decision.probability
+                reasons[at * len(specs) + side] = decision.reason
+        found.add(boxes, members, outcomes, probabilities, reasons)
+
+    def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
+        specs = [self._ontology.classes[place] for place in members]
+        scores = found.scores[box, list(members)].tolist()
+        verdicts = [self._verdict(found.evidence, box, place) for place in members]
+        return decide(specs, scores, verdicts)
+
+    def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+        return in_words(spec, outcome, p_yes)
+
+    def _answers(
+        self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        """(boxes, members) P(yes); NaN where there is none."""
+        evidence = found.evidence
+        p_yes = np.full((len(boxes), len(members)), np.nan)
+        for side, place in enumerate(members):
+            if self._verified and self._questions[place] >= 0:
+                p_yes[:, side] = evidence.p_yes[boxes, self._questions[place]]
+        return p_yes
+
+    def _verdict(self, evidence: EvidenceBatch, box: int, place: int) -> Verdict | None:
+        """The parts of the verdict that a decision depends on."""
+        if not self._verified:
+            return None
+        spec, question = self._ontology.classes[place], self._questions[place]
+        p_yes = evidence.p_yes[box, question] if question >= 0 else np.nan
+        no_answer = evidence.abstentions.get((box, question), _NO_ANSWER)
+        answer = no_answer if np.isnan(p_yes) else Answer(float(p_yes))
+        return Verdict(spec.question, spec.view, answer, "", 0.0)
+
+
+class StudentBatchDecider(BatchDecider):
+    """The same for labels of a student alone: its scores take the place of the answers."""
+
+    def _above(self, specs: list[ClassSpec], scores: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return scores > np.array([spec.reject for spec in specs], dtype=np.float64)
+
+    def _answers(
+        self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        return found.scores[np.ix_(boxes, np.array(members))].astype(np.float64)
+
+    def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+        return in_students_words(spec, outcome, p_yes)
+
+    def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
+        specs = [self._ontology.classes[place] for place in members]
+        return decide_for_student(specs, found.scores[box, list(members)].tolist())
+
+
+class _Found:
+    """Collects judgements, group by group."""
+
+    def __init__(self, evidence: EvidenceBatch, scores: NDArray[np.float32]) -> None:
+        self.evidence = evidence
+        self.scores = scores
+        amounts = np.diff(evidence.starts)
+        self.images = np.repeat(np.arange(len(evidence)), amounts)
+        self._boxes: list[NDArray[np.intp]] = []
+        self._classes: list[NDArray[np.intp]] = []
+        self._outcomes: list[NDArray[np.intp]] = []
+        self._probabilities: list[NDArray[np.float64]] = []
+        self._reasons: list[str] = []
+
+    def add(
+        self,
+        boxes: NDArray[np.intp],
+        members: Sequence[int],
+        outcomes: NDArray[np.intp],
+        probabilities: NDArray[np.float64],
+        reasons: list[str],
+    ) -> None:
+        self._boxes.append(np.repeat(boxes, len(members)))
+        self._classes.append(np.tile(np.array(members, dtype=np.intp), len(boxes)))
+        self._outcomes.append(outcomes.ravel())
+        self._probabilities.append(probabilities.ravel())
+        self._reasons += reasons
+
+    def batch(self) -> DecisionBatch:
+        """All of them, image by image; within an image in the order in which they were added."""
+        nothing = [np.zeros(0, dtype=np.intp)]
+        boxes = np.concatenate(nothing + self._boxes)
+        order = np.argsort(self.images[boxes], kind="stable")
+        boxes = boxes[order]
+        images = self.images[boxes]
+        starts = np.searchsorted(images, np.arange(len(self.evidence) + 1))
+        return DecisionBatch(
+            starts,
+            boxes - self.evidence.starts[images],
+            np.concatenate(nothing + self._classes)[order],
+            np.concatenate(nothing + self._outcomes)[order],
+            np.concatenate([np.zeros(0), *self._probabilities])[order],
+            [self._reasons[place] for place in order.tolist()],
+        )
+
+
+def _kept(boxes: Boxes, images: NDArray[np.intp], threshold: float) -> NDArray[np.intp]:
+    """``core.boxes.nms`` within each image; ``boxes`` come image by image, the best first."""
+    alive = [True] * len(boxes)
+    for better, worse in _overlapping(boxes, images, threshold):
+        if alive[better]:  # final: all boxes better than it were compared before
+            alive[worse] = False
+    return np.flatnonzero(alive)
+
+
+def _overlapping(boxes: Boxes, images: NDArray[np.intp], threshold: float) -> list[tuple[int, int]]:
+    """Pairs (better, worse) of one image whose IoU is above ``threshold``, sorted by the better.
+
+    Computed in slices, so that images with very many boxes do not fill the memory.
+    """
+    ends = np.searchsorted(images, images, side="right")
+    behind = ends - np.arange(len(boxes)) - 1
+    bounds = np.searchsorted(
+        np.cumsum(behind), np.arange(_PAIRS_AT_ONCE, behind.sum(), _PAIRS_AT_ONCE)
+    )
+    sizes = area(boxes)
+    found: list[tuple[int, int]] = []
+    for these in np.split(np.arange(len(boxes)), np.unique(bounds)):
+        amounts = behind[these]
+        first = np.repeat(these, amounts)
+        steps = np.arange(len(first)) - np.repeat(np.cumsum(amounts) - amounts, amounts)
+        second = first + steps + 1
+        low = np.maximum(boxes[first, :2], boxes[second, :2])
+        high = np.minimum(boxes[first, 2:], boxes[second, 2:])
+        sides = np.clip(high - low, 0, None)
+        shared = sides[:, 0] * sides[:, 1]
+        union = sizes[first] + sizes[second] - shared
+        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        over = iou > threshold
+        found += zip(first[over].tolist(), second[over].tolist(), strict=True)
+    return found
