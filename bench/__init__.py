@@ -1,4 +1,4 @@
-"""What is measured, and how: ``python -m bench``. Scripted models and faults are the tests'."""
+"""Benchmarks: ``python -m bench``. Scripted models and fault injection come from the tests."""
 
 import sys
 from pathlib import Path

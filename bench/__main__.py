@@ -1,8 +1,10 @@
-"""``python -m bench [NAME ...]``: measure, print the table, and keep it in bench/RESULTS.md.
+"""Run benchmarks, print their tables and write them to bench/RESULTS.md.
 
-Every ratio has both sides in one run, in turn, and is the median of at least five pairs.
+For every ratio both sides are measured in the same run, in turn; it is the median of at least five
+pairs.
 """
 
+import argparse
 import importlib
 import os
 import platform
@@ -10,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 
 SUITES = (
     "quality",
@@ -25,7 +27,7 @@ SUITES = (
     "crashes",
     "job_memory",
     "memory",
-    "start",
+    "cold_start",
     "real_size",
     "students",
     "student_speed",
@@ -36,12 +38,19 @@ SUITES = (
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the named suites (all without a name); the exit code is 1 when a bar was missed."""
-    unknown = [name for name in names if name not in SUITES]
-    if unknown:
-        print(f"unknown suite {unknown[0]!r}; there are {', '.join(SUITES)}", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "suite",
+        nargs="*",
+        metavar="SUITE",
+        help=f"Suites to run; without one, all of them: {', '.join(SUITES)}.",
+    )
+    names = parser.parse_args(arguments).suite
+    for name in names:
+        if name not in SUITES:
+            parser.error(f"unknown suite {name!r}; there are {', '.join(SUITES)}")
     missed = False
     for name in names or SUITES:
         print(f"== {name}", flush=True)
@@ -50,13 +59,13 @@ def main(names: list[str]) -> int:
         result = suite.run()
         text = _section(name, suite.__doc__ or "", result, time.perf_counter() - started)
         print(text, flush=True)
-        _keep(name, text)
+        _write_section(name, text)
         missed |= any(isinstance(row, Figure) and not row.met for row in result)
     return int(missed)
 
 
 def _section(name: str, about: str, rows: list[Figure | str], seconds: float) -> str:
-    """One suite's part of RESULTS.md: what was measured, the command, the machine, the table."""
+    """One suite's section of RESULTS.md: what was measured, the command, the machine, the table."""
     figures = [row.line() for row in rows if isinstance(row, Figure)]
     notes = [row for row in rows if isinstance(row, str)]
     head = "| what | bar | ratio, median (min–max) | both sides, median | bar met |"
@@ -92,9 +101,9 @@ def machine() -> str:
     )
 
 
-def _keep(name: str, text: str) -> None:
-    """Replace this suite's section in RESULTS.md, keeping the others and their order."""
-    title = "# Results\n\nEach section names the command that made it.\n"
+def _write_section(name: str, text: str) -> None:
+    """Replace this suite's section of RESULTS.md; the others and the order stay."""
+    title = "# Results\n\nEach section names the command that produced it.\n"
     old = RESULTS.read_text() if RESULTS.exists() else title
     head, *sections = old.split("\n## ")
     by_name = {section.split("\n", 1)[0]: section for section in sections}

@@ -1,14 +1,15 @@
-"""A student before the teachers, on a camera that looks at one street and then at another.
+"""A cascade on a camera that shows one street and then another.
 
-The camera is ``secondlook.demo.stream``: 5,000 frames of one street behind those that the student
-was trained on, then 300 of another street under another light. The teachers are the embedded
-models; they label every frame, and the cascade gets the same answers where it asks for them, so
-both sides differ in nothing but who was asked. Labels are measured against exact truth at IoU 0.5.
+The frames are those of ``secondlook.demo.stream``: 5,000 frames of one street, following those that
+the student was trained on, then 300 of another street under different light. The teachers are the
+embedded models. They label every frame, and the cascade gets the same answers where it asks for
+them, so the two sides differ only in who labelled. Labels are evaluated against exact truth at IoU
+0.5.
 
-Each camera's student is distilled here from the teachers' labels of the frames before.
-SECONDLOOK_SEEDS is the number of cameras, SECONDLOOK_FRAMES that of the frames before the change,
-SECONDLOOK_TAUGHT that of the frames for training, SECONDLOOK_AGREEMENT what the student must reach
-alone (``--agreement``).
+Each camera's student is distilled here from the teachers' labels of the training frames.
+SECONDLOOK_SEEDS is the number of cameras, SECONDLOOK_FRAMES the number of frames before the change,
+SECONDLOOK_TAUGHT the number of training frames, SECONDLOOK_AGREEMENT the agreement that the student
+must reach (``--agreement``).
 """
 
 import json
@@ -22,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
-from bench import material
-from bench.paired import Figure
+from bench import fixtures
+from bench.paired_timing import Figure
 from bench.stream_student import stream_student
-from bench.students import two_at_once
+from bench.students import process_pool
 from secondlook.cascade.router import Cascade
 from secondlook.config.settings import CascadeSettings
 from secondlook.core.types import Evidence, Image, Labelled, Proposals
@@ -37,31 +38,31 @@ from secondlook.labeling.pipeline import Pipeline, Proposed, Task
 from secondlook_client.values import Decision, Judgement, LabelPath, Outcome
 
 FIRST_SEED = 9_200
-"""Of the first camera; never used in training but of the student that is measured here."""
+"""Seed of the first camera; used in training only for the student that is measured here."""
 SEEDS = int(os.environ.get("SECONDLOOK_SEEDS", "3"))
 TAUGHT = int(os.environ.get("SECONDLOOK_TAUGHT", "5000"))
 FRAMES = int(os.environ.get("SECONDLOOK_FRAMES", "5000"))
 AFTER = 300
-"""Frames behind the change."""
+"""Frames after the change of scene."""
 AGREEMENT = float(os.environ.get("SECONDLOOK_AGREEMENT", CascadeSettings().agreement))
-"""That the student must reach alone."""
+"""Agreement that the student must reach to label alone."""
 AT_ONCE = 8
 """Frames that the teachers label together."""
 IN_A_ROW = 10
-"""Frames that the student leaves to the teachers before these count as back."""
+"""Consecutive frames labelled by the teachers after which they count as back."""
 CACHE = Path(__file__).parents[1] / ".cache" / "bench" / "cascade"
 
 
 def run() -> list[Figure | str]:
-    """Teacher calls a frame, F1 beside the teachers', and frames until the teachers are back."""
+    """Teacher calls per frame, F1 against the teachers', and frames until the teachers are back."""
     seeds = range(FIRST_SEED, FIRST_SEED + SEEDS)
-    with two_at_once() as pool:
+    with process_pool() as pool:
         stories = list(pool.map(_story, seeds))
     calls = [story.needed(0, FRAMES) for story in stories]
-    both = [(_f1(story.ours[:FRAMES]), _f1(story.plain[:FRAMES])) for story in stories]
+    both = [(_f1(story.ours[:FRAMES]), _f1(story.teachers[:FRAMES])) for story in stories]
     back = [float(story.back()) for story in stories]
     return [
-        _figure("teacher calls a frame, stable street", "≤ 0.3", calls, [1.0] * len(calls), 0.3),
+        _figure("teacher calls per frame, stable street", "≤ 0.3", calls, [1.0] * len(calls), 0.3),
         _difference(both),
         _figure("frames until the teachers are back", "≤ 50", back, [50.0] * len(back), 50),
         *(_table(story) for story in stories),
@@ -70,12 +71,12 @@ def run() -> list[Figure | str]:
 
 @dataclass
 class _Story:
-    """What became of every frame."""
+    """Who labelled each frame, and how well."""
 
     seed: int
     paths: list[LabelPath] = field(default_factory=list)
     ours: list[Counts] = field(default_factory=list)
-    plain: list[Counts] = field(default_factory=list)
+    teachers: list[Counts] = field(default_factory=list)
     """Of the cascade and of the teachers on every frame, against the truth."""
 
     def needed(self, start: int, end: int) -> float:
@@ -84,69 +85,71 @@ class _Story:
         return sum(path is not LabelPath.STUDENT for path in some) / max(len(some), 1)
 
     def back(self) -> int:
-        """Frames behind the change until the first ``IN_A_ROW`` that are all the teachers'."""
+        """Frames after the change until the first ``IN_A_ROW`` that the teachers labelled."""
         alone = [path is LabelPath.STUDENT for path in self.paths[FRAMES:]]
         starts = range(len(alone) - IN_A_ROW + 1)
         return next((at for at in starts if not any(alone[at : at + IN_A_ROW])), len(alone))
 
 
 def student_of(seed: int) -> Path:
-    """The folder of the student that learnt from the first frames of a camera."""
-    place = CACHE / f"lessons-{seed}-{TAUGHT}"
-    return stream_student(place, lambda world: write_lessons(world, seed), seed - FIRST_SEED)
+    """The folder of the student that was trained on the first frames of a camera."""
+    place = CACHE / f"frames-{seed}-{TAUGHT}"
+    return stream_student(
+        place, lambda world: write_training_frames(world, seed), seed - FIRST_SEED
+    )
 
 
 def _story(seed: int) -> _Story:
-    teachers = material.pipeline()
-    told, ontology = _Told(teachers), material.ontology()
+    teachers = fixtures.pipeline()
+    known, ontology = _KnownTeachers(teachers), fixtures.ontology()
     student = OnnxDetector.open(student_of(seed), "fp32", threads=1)
-    cascade = Cascade(told, student, CascadeSettings(agreement=AGREEMENT))
+    cascade = Cascade(known, student, CascadeSettings(agreement=AGREEMENT))
     story = _Story(seed)
     names = ontology.names
-    with _Memory(seed, teachers) as memory:
+    with _AnswerCache(seed, teachers) as cache:
         camera = _camera(seed)
         while some := list(islice(camera, AT_ONCE)):
             tasks = [Task(image, ontology, "camera") for image, _ in some]
-            for task, labelled in zip(tasks, memory.labelled(tasks, teachers), strict=True):
-                told.said[task.image.sha256] = labelled
-            # One after the other, as frames come: an audit is heard before the next image.
+            for task, labelled in zip(tasks, cache.labelled(tasks, teachers), strict=True):
+                known.answers[task.image.sha256] = labelled
+            # One after the other, as frames come: an audit counts before the next image.
             for task, (image, things) in zip(tasks, some, strict=True):
                 ours = cascade.submit(task).result()
                 story.paths.append(ours.path)
                 story.ours.append(_counts(ours, things, names))
-                story.plain.append(_counts(told.said.pop(image.sha256), things, names))
+                story.teachers.append(_counts(known.answers.pop(image.sha256), things, names))
     cascade.close()
     student.close()
     return story
 
 
 def _camera(seed: int) -> Iterator[tuple[Image, Sequence[Thing]]]:
-    """The frames behind those for training."""
+    """The frames after those for training."""
     count = TAUGHT + FRAMES + AFTER
     every = frames(seed, count, changes=(TAUGHT + FRAMES,))
-    for number, drawn in enumerate(islice(every, TAUGHT, None)):
-        yield Image(drawn.image, f"{number:064x}", f"frame {number}"), drawn.things
+    for number, rendered in enumerate(islice(every, TAUGHT, None)):
+        yield Image(rendered.image, f"{number:064x}", f"frame {number}"), rendered.things
 
 
-class _Told(Pipeline):
+class _KnownTeachers(Pipeline):
     """Teachers whose answers are known already."""
 
     def __init__(self, teachers: Pipeline) -> None:
         super().__init__(teachers.proposer, teachers.verifier)
-        self.said: dict[str, Labelled] = {}
+        self.answers: dict[str, Labelled] = {}
 
     def propose(self, tasks: Sequence[Task]) -> list[Proposed]:
         return [Proposed(task, _NOTHING, (), 0.0) for task in tasks]
 
     def judge(self, proposed: Sequence[Proposed]) -> list[Labelled]:
-        return [self.said[item.task.image.sha256] for item in proposed]
+        return [self.answers[item.task.image.sha256] for item in proposed]
 
 
 _NOTHING = Proposals(np.zeros((0, 4), np.float32), np.zeros((0, 0), np.float32))
 
 
-class _Memory:
-    """The teachers' answers on disk, so that another student needs no teachers; a context."""
+class _AnswerCache:
+    """The teachers' answers, cached on disk for other students; a context manager."""
 
     def __init__(self, seed: int, teachers: Pipeline) -> None:
         assert teachers.verifier
@@ -155,14 +158,14 @@ class _Memory:
         CACHE.mkdir(parents=True, exist_ok=True)
         self._file = (CACHE / name).open("a+", encoding="utf-8")
         self._file.seek(0)
-        # A line that a killed run left half written is asked again, and with it all behind it.
+        # A line that a killed run left half written is computed again, with all that follow it.
         lines = self._file.read().split("\n")[:-1]
         self._file.truncate(sum(len(line.encode()) + 1 for line in lines))
         self._known = dict(enumerate(lines))
         self._asked = 0
 
     def labelled(self, tasks: Sequence[Task], teachers: Pipeline) -> list[Labelled]:
-        """What the teachers say of the next frames."""
+        """The teachers' answers for the next frames."""
         first, self._asked = self._asked, self._asked + len(tasks)
         known = [self._known.get(first + at) for at in range(len(tasks))]
         if None not in known:
@@ -170,18 +173,18 @@ class _Memory:
         found = teachers.label(tasks)
         for line, labelled in zip(known, found, strict=True):
             if line is None:
-                self._file.write(json.dumps(_plain(labelled)) + "\n")
+                self._file.write(json.dumps(_to_json(labelled)) + "\n")
         self._file.flush()
-        return [_read(json.dumps(_plain(labelled)), labelled) for labelled in found]
+        return [_read(json.dumps(_to_json(labelled)), labelled) for labelled in found]
 
-    def __enter__(self) -> "_Memory":
+    def __enter__(self) -> "_AnswerCache":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
-def _plain(labelled: Labelled) -> list[list[object]]:
+def _to_json(labelled: Labelled) -> list[list[object]]:
     return [
         [j.class_name, j.box, j.score, j.decision.outcome, j.decision.probability, j.row]
         for j in labelled.judgements
@@ -210,14 +213,14 @@ def _f1(counts: Sequence[Counts]) -> float:
 
 
 def _figure(
-    name: str, bar: str, ours: Sequence[float], plain: Sequence[float], most: float
+    name: str, bar: str, ours: Sequence[float], baseline: Sequence[float], most: float
 ) -> Figure:
     value = statistics.median(ours)
     return Figure(
         name=name,
         bar=bar,
         ours=value,
-        plain=statistics.median(plain),
+        baseline=statistics.median(baseline),
         unit="",
         ratio=value,
         low=min(ours),
@@ -228,10 +231,10 @@ def _figure(
 
 
 def _difference(both: Sequence[tuple[float, float]]) -> Figure:
-    losses = [plain - ours for ours, plain in both]
+    losses = [teachers - ours for ours, teachers in both]
     figure = _figure("F1 that the cascade loses to the teachers", "≤ 0.01", losses, [0.0], 0.01)
-    ours, plain = (statistics.median(side) for side in zip(*both, strict=True))
-    return replace(figure, ours=ours, plain=plain, unit="F1")
+    ours, teachers = (statistics.median(side) for side in zip(*both, strict=True))
+    return replace(figure, ours=ours, baseline=teachers, unit="F1")
 
 
 def _table(story: _Story) -> str:
@@ -242,16 +245,16 @@ def _table(story: _Story) -> str:
     audits = story.paths[:FRAMES].count(LabelPath.AUDIT) / FRAMES
     after = story.paths[FRAMES:]
     return (
-        f"Seed {story.seed}: share of frames that needed the teachers, each {step} frames: "
-        f"{shares}; of all, {audits:.3f} as audits. Behind the change "
-        f"{story.needed(FRAMES, len(story.paths)):.2f} of {len(after)}, F1 "
-        f"{_f1(story.ours[FRAMES:]):.3f} (teachers {_f1(story.plain[FRAMES:]):.3f})."
+        f"Seed {story.seed}: share of frames that needed the teachers, per {step} frames: "
+        f"{shares}; audited: {audits:.3f} of all. After the change "
+        f"{story.needed(FRAMES, len(story.paths)):.2f} of {len(after)} frames needed them, F1 "
+        f"{_f1(story.ours[FRAMES:]):.3f} (teachers {_f1(story.teachers[FRAMES:]):.3f})."
     )
 
 
-def write_lessons(out: Path, seed: int, count: int = TAUGHT) -> None:
-    """The frames to train a student on, as ``out/images`` with ``out/ontology.yaml``."""
+def write_training_frames(out: Path, seed: int, count: int = TAUGHT) -> None:
+    """Write the frames to train a student on: ``out/images`` and ``out/ontology.yaml``."""
     (out / "images").mkdir(parents=True, exist_ok=True)
-    for number, drawn in enumerate(frames(seed, count)):
-        PILImage.fromarray(drawn.image).save(out / "images" / f"{number:06d}.png")
+    for number, rendered in enumerate(frames(seed, count)):
+        PILImage.fromarray(rendered.image).save(out / "images" / f"{number:06d}.png")
     (out / "ontology.yaml").write_text(ontology_yaml(), encoding="utf-8")

@@ -1,9 +1,10 @@
-"""``kill -9`` at 100 random moments while a folder of 2,000 images is labelled and a camera
-streams 2,000 frames, and 100 faults of the database and the blob store: refusing, slow, full.
+"""Lost and duplicate results after 100 × ``kill -9`` and 100 faults of the stores.
 
-After each crash the store is opened and checked whole: every frame that the client was told is
-stored must be there, no result may be gone or there twice. Scripted models; everything else as it
-is. Both databases side by side. Another number of crashes: SECONDLOOK_CRASHES=20.
+The server is killed at random moments while it labels a folder of 2,000 images and a camera streams
+2,000 frames; the database and the blob store refuse, stall or run full. After each crash the store
+is opened and checked completely: every frame that was acknowledged to the client must be there, and
+no result may be missing or duplicate. The models are scripted, everything else is the product. Both
+databases run at the same time. The number of crashes can be set: SECONDLOOK_CRASHES=20.
 """
 
 import os
@@ -19,17 +20,17 @@ from crash_faults import disturb
 from crash_trial import Trial
 from postgres import Postgres, postgres_server
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 
 COUNT = int(os.environ.get("SECONDLOOK_CRASHES", "100"))
 IMAGES = 20 * COUNT
-"""And as many frames: enough to last to the last crash."""
+"""And as many frames: enough to last until the last crash."""
 
 
 def run() -> list[Figure | str]:
-    """One line a trial; a trial that finds something wrong ends the suite with what it is."""
-    head = "| what | database | lost | twice | time |\n|---|---|---|---|---|"
-    with ThreadPoolExecutor(2) as pool:  # the work is done by the servers, processes of their own
+    """One line per trial; a trial that finds something wrong ends the suite with an error."""
+    head = "| what | database | lost | duplicate | time |\n|---|---|---|---|---|"
+    with ThreadPoolExecutor(2) as pool:  # the servers do the work, in processes of their own
         lines = [line for of in pool.map(_lines, ("SQLite", "PostgreSQL")) for line in of]
     about = f"{IMAGES:,} images and {IMAGES:,} frames each; `check` clean each time."
     return [about, "\n".join([head, *lines])]

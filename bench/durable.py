@@ -1,10 +1,10 @@
-"""Labelling that keeps everything, against the same pipeline without a store.
+"""Labelling with a store, compared with the same pipeline without one.
 
-Ours is what ``secondlook label`` does: images are sent to an upload job, made durable, labelled,
-their evidence and decisions committed, and the results read back. Plain sends the same images to
-the same engine through a server that keeps nothing. Embedded models, SQLite, no verdict cache, and
-every round has images of its own, so that no store has seen them. A round is a whole job, its
-beginning and end included.
+With a store: what ``secondlook label`` does. Images are sent to an upload job, stored, labelled,
+their evidence and decisions committed, and the results read back. Without: the same images are sent
+to the same engine through a server that stores nothing. Embedded models, SQLite, no verdict cache;
+every round has images that the store has not seen. A round is a whole job from creation to the last
+result.
 """
 
 import itertools
@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import material
-from bench.paired import Figure, paired
+from bench import fixtures
+from bench.paired_timing import Figure, paired
 from secondlook.cli.label import SelectionUpload
 from secondlook.core.image_folder import ImageFile, ImageSelection, read_image_file, select_images
 from secondlook.labeling.engine import Engine
@@ -27,20 +27,20 @@ BAR = 0.9
 
 def run() -> list[Figure | str]:
     """One ratio."""
-    engine, ontology = Engine(material.pipeline()), material.ontology()
+    engine, ontology = Engine(fixtures.pipeline()), fixtures.ontology()
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_store(Path(scratch) / "data", serving=True) as store,
-        running_server(engine, ontology, store=store) as keeping,
-        running_server(engine, ontology) as forgetting,
-        Client(keeping.address) as ours,
-        Client(forgetting.address) as plain,
+        running_server(engine, ontology, store=store) as with_store,
+        running_server(engine, ontology) as without_store,
+        Client(with_store.address) as ours,
+        Client(without_store.address) as baseline,
     ):
         rounds = _folders(Path(scratch))
         figure = paired(
             "durable labelling ÷ the same pipeline without a store",
             lambda: _durable(ours, next(rounds)),
-            lambda: _plain(plain, next(rounds)),
+            lambda: _baseline(baseline, next(rounds)),
             at_least=BAR,
             unit="images/s",
             rounds=5,
@@ -50,11 +50,11 @@ def run() -> list[Figure | str]:
 
 
 def _folders(scratch: Path) -> Iterator[ImageSelection]:
-    """Folders with the same scenes in other bytes: what follows a JPEG's end is not looked at."""
+    """Folders with the same scenes in other bytes: what follows the end of a JPEG is ignored."""
     for number in itertools.count():
         folder = scratch / f"round-{number}"
         folder.mkdir()
-        for index, jpeg in enumerate(material.jpegs(IMAGES)):
+        for index, jpeg in enumerate(fixtures.jpegs(IMAGES)):
             (folder / f"{index:04}.jpg").write_bytes(jpeg + number.to_bytes(4, "big"))
         yield select_images([folder])
 
@@ -69,7 +69,7 @@ def _durable(client: Client, selection: ImageSelection) -> float:
     return float(sum(1 for _ in client.jobs.results(job, follow=True)))
 
 
-def _plain(client: Client, selection: ImageSelection) -> float:
+def _baseline(client: Client, selection: ImageSelection) -> float:
     images = ((source, read_image_file(source, 2**30)) for source in selection.walk())
     answers = client.label_many(images, concurrency=IN_FLIGHT, name=_name)
     return float(sum(not isinstance(answer, SecondlookError) for _, answer in answers))

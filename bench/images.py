@@ -1,41 +1,41 @@
-"""Both stages: images a second against a plain sequential loop.
+"""Both stages: images per second, compared with a plain sequential loop.
 
-Same weights, same images (encoded; both sides decode), same phrases, questions and thresholds.
+Same weights, images (encoded; both sides decode), phrases, questions and thresholds.
 """
 
 import io
 
 from PIL import Image as PILImage
 
-from bench import material, plain
-from bench.paired import Figure, paired
+from bench import baseline, fixtures
+from bench.paired_timing import Figure, paired
 from secondlook.core.images import decode
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
 
-IMAGES, PLAIN_IMAGES = 64, 16
+IMAGES, BASELINE_IMAGES = 64, 16
 
 
 def run() -> list[Figure | str]:
     """One ratio."""
-    ontology = material.ontology()
-    encoded = material.jpegs(IMAGES)
-    engine = Engine(material.pipeline())
-    proposer, verifier = plain.PlainProposer(), plain.PlainVerifier()
-    wanted = material.wanted()
+    ontology = fixtures.ontology()
+    encoded = fixtures.jpegs(IMAGES)
+    engine = Engine(fixtures.pipeline())
+    proposer, verifier = baseline.BaselineProposer(), baseline.BaselineVerifier()
+    classes = fixtures.baseline_classes()
 
     def ours() -> float:
         futures = [engine.submit(Task(decode(data), ontology)) for data in encoded]
         return len([future.result() for future in futures])
 
     def loop() -> float:
-        for data in encoded[:PLAIN_IMAGES]:
+        for data in encoded[:BASELINE_IMAGES]:
             image = PILImage.open(io.BytesIO(data)).convert("RGB")
-            plain.label(proposer, verifier, image, wanted)
-        return PLAIN_IMAGES
+            baseline.label(proposer, verifier, image, classes)
+        return BASELINE_IMAGES
 
     figure = paired(
-        "two-stage images a second ÷ plain sequential loop",
+        "two-stage labelling ÷ plain sequential loop",
         ours,
         loop,
         at_least=4,

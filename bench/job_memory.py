@@ -1,7 +1,7 @@
-"""Peak resident memory of a server at work on a folder of 100,000 images against one of 1,000.
+"""Peak resident memory of a server that labels a folder of 100,000 images, compared with 1,000.
 
-A fresh process each: `secondlook serve` with scripted models and SQLite; small distinct images,
-each kept in the store. Other sizes: SECONDLOOK_JOB_IMAGES=20000.
+Each in a fresh process: `secondlook serve` with scripted models and SQLite; small distinct images,
+all stored. The larger number can be set: SECONDLOOK_JOB_IMAGES=20000.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crash_trial import JOB, Trial
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 from secondlook_client import Client
 from secondlook_client.values import JobState
 
@@ -21,7 +21,7 @@ BAR = 1.1
 
 
 def run() -> list[Figure | str]:
-    """One ratio of peaks; a single run of each, since peaks hardly vary."""
+    """One ratio of peaks, from a single run of each, since peaks hardly vary."""
     few, many = (_peak_mib(count) for count in (FEW, MANY))
     ratio = many / few
     return [
@@ -29,7 +29,7 @@ def run() -> list[Figure | str]:
             name=f"peak RSS of a job of {MANY:,} images ÷ {FEW:,}",
             bar=f"≤ {BAR}",
             ours=many,
-            plain=few,
+            baseline=few,
             unit="MiB",
             ratio=ratio,
             low=ratio,

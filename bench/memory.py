@@ -1,6 +1,6 @@
-"""Peak resident memory of ``secondlook label`` on 5,000 images against 500.
+"""Peak resident memory of ``secondlook label`` on 5,000 images, compared with 500.
 
-A fresh process each, embedded models in process, distinct images, every output written.
+Each in a fresh process, with the embedded models, distinct images and every output format.
 """
 
 import os
@@ -9,14 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 from secondlook.demo.world import write_world
 
 BAR = 1.1
 
 
 def run() -> list[Figure | str]:
-    """One ratio of peaks; a single run of each, since peaks hardly vary."""
+    """One ratio of peaks, from a single run of each, since peaks hardly vary."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         peaks = {}
@@ -30,7 +30,7 @@ def run() -> list[Figure | str]:
             name="peak RSS of labelling 5,000 images ÷ 500",
             bar=f"≤ {BAR}",
             ours=peaks[5000],
-            plain=peaks[500],
+            baseline=peaks[500],
             unit="MiB",
             ratio=ratio,
             low=ratio,

@@ -1,9 +1,9 @@
-"""Pulling a snapshot over gRPC, against reading the same files from a folder, in the same loop.
+"""Downloading a snapshot over gRPC, compared with reading the same files from a folder.
 
-The loop is that of a training: each image is decoded to RGB and its labels are at hand. The
-server is a process of its own on the same machine and has SQLite and images in a folder; every
-image is checked by its hash on both sides of the line. Plain reads the files by name, checks
-nothing and has no labels.
+Both sides run the same loop, as a training would: each image is decoded to RGB. The server is a
+separate process on the same machine, with SQLite and images in a folder; every image is checked by
+its hash on the server and in the client, and comes with its labels. The baseline reads files by
+name, without checks or labels.
 """
 
 import io
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from bench import kept, material
-from bench.paired import Figure, paired
+from bench import fixtures, stored_runs
+from bench.paired_timing import Figure, paired
 from secondlook.datasets.export import export
 from secondlook.datasets.query import Query
 from secondlook.datasets.snapshot import create_snapshot
@@ -36,7 +36,7 @@ BAR = 0.7
 
 
 def run() -> list[Figure | str]:
-    """One ratio, and the same without decoding for a note."""
+    """One ratio; the same without decoding as a note."""
     with tempfile.TemporaryDirectory() as scratch:
         data, folder = Path(scratch) / "data", Path(scratch) / "export"
         with open_store(data) as store:
@@ -53,7 +53,7 @@ def run() -> list[Figure | str]:
                 return (path.read_bytes() for path in paths)
 
             figure = paired(
-                "pull with images ÷ files of a folder",
+                "download with images ÷ files of a folder",
                 lambda: _decoded(pulled()),
                 lambda: _decoded(read()),
                 at_least=BAR,
@@ -68,8 +68,8 @@ def run() -> list[Figure | str]:
     return [
         figure,
         f"{IMAGES} JPEGs of {SIDE} px, {size / IMAGES / 1000:.0f} kB each. Without decoding: "
-        f"pulled {bare[0]:,.0f} images/s, read from a folder {bare[1]:,.0f}, read from the "
-        f"dataset's own cache with hashes and labels checked {again:,.0f}.",
+        f"downloaded {bare[0]:,.0f} images/s, read from a folder {bare[1]:,.0f}, read from the "
+        f"client's cache with hashes and labels checked {again:,.0f}.",
     ]
 
 
@@ -87,11 +87,11 @@ def _per_second(contents: Callable[[], Iterable[bytes]]) -> float:
 
 
 def _fill(store: Store) -> int:
-    """A run ``r`` of real images; their bytes in all."""
-    found, ontology = kept.labelled(), material.ontology()
-    settings = material.pipeline().settings.recorded()
+    """Write a run ``r`` of real images; returns their size in bytes."""
+    found, ontology = stored_runs.labelled(), fixtures.ontology()
+    settings = fixtures.pipeline().settings.recorded()
     store.queue.create("r", "upload", ontology, settings=settings)
-    run, encoded = store.results.run("r"), material.jpegs(IMAGES, SIDE)
+    run, encoded = store.results.run("r"), fixtures.jpegs(IMAGES, SIDE)
     new = [NewImage(store.blobs.put(content), len(content), "jpg") for content in encoded]
     with store.database.writing() as connection:
         ids = add_images(connection, new)
@@ -121,7 +121,7 @@ def _server(data: Path) -> Iterator[str]:
 
 def _serve(data: Path) -> None:
     """Serve the store until standard input ends."""
-    engine = Engine(material.pipeline())
+    engine = Engine(fixtures.pipeline())
     with open_store(data) as store, running_server(engine, store=store) as server:
         print(server.address, flush=True)
         sys.stdin.read()

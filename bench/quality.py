@@ -1,4 +1,4 @@
-"""The embedded models on 500 scenes that no training saw, at IoU 0.5, through the whole product.
+"""Quality of the embedded models on 500 scenes not used in training, at IoU 0.5.
 
 The figures are those of ``secondlook demo --count 500 --seed 31337``.
 """
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 
 SCENES, SEED = 500, 31337
 BARS = (
@@ -40,7 +40,7 @@ def _figure(
         name=name,
         bar=f"{'≥' if sign == '>=' else '<'} {bar}",
         ours=share,
-        plain=bar,
+        baseline=bar,
         unit="(bar on the right)",
         ratio=share,
         low=share,

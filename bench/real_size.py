@@ -1,7 +1,7 @@
-"""Real size, random weights: GDINO-T at 800 px and a VLM of SmolVLM-256M's shape.
+"""Models of real size with random weights: GDINO-T at 800 px, and a VLM of SmolVLM-256M's shape.
 
-Speed does not depend on what the weights are. The share is the operations that PyTorch counts,
-divided by the time and by this machine's own matrix-multiply rate (float32, 2048 square).
+Speed does not depend on the values of the weights. Utilisation is the operations that PyTorch
+counts, divided by the time and by this machine's own matrix-multiply rate (float32, 2048 square).
 """
 
 import tempfile
@@ -25,22 +25,22 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask, Image
+from secondlook.core.types import Image, VQAQuery
 from secondlook.models import grounding_dino, vlm
 from secondlook.models.embedded import EMBEDDED
 
 ROUNDS = 3
-"""After an uncounted one; an image takes 8 to 15 s on two cores."""
+"""After a warm-up; an image takes 8 to 15 s on two cores."""
 
 
 def run() -> list[Figure | str]:
-    """A small table; no bars."""
+    """One table, without bars."""
     rate = _matmul_rate()
     with tempfile.TemporaryDirectory() as folder:
         rows = [_proposer(Path(folder) / "gdino", rate), _verifier(Path(folder) / "vlm", rate)]
-    head = "| model | a second | TFLOP each | share of the matmul rate |\n|---|---|---|---|"
+    head = "| model | per second | TFLOP each | share of the matmul rate |\n|---|---|---|---|"
     return ["\n".join([head, *rows]), f"Matrix-multiply rate: {rate / 1e12:.2f} TFLOP/s (float32)."]
 
 
@@ -85,7 +85,7 @@ def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
     SmolVLMForConditionalGeneration(config).save_pretrained(folder)
     verifier = vlm.load(str(folder), ModelSettings(model_batch=boxes))
     pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    asks = [Ask(pixels, ("Is this a person?",))] * boxes
+    asks = [VQAQuery(pixels, ("Is this a person?",))] * boxes
     return _row("SmolVLM-256M's shape, boxes", lambda: verifier.answer(asks), boxes, rate)
 
 

@@ -1,8 +1,8 @@
-"""Deciding again what is kept, against labelling again, in images a second.
+"""Deciding stored evidence again, compared with labelling again, in images per second.
 
-Both sides end with results under other thresholds: one through the database (SQLite, or a
-PostgreSQL of its own), with every decision written and on the disk; the other through both
-embedded models, decoding included, nothing written.
+Both sides end with results under new thresholds: one through the database (SQLite, or PostgreSQL)
+with every decision committed to disk; the other through both embedded models, including decoding,
+with nothing written.
 """
 
 import tempfile
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from postgres import postgres_server
 
-from bench import kept, material
-from bench.paired import Figure, paired
+from bench import fixtures, stored_runs
+from bench.paired_timing import Figure, paired
 from secondlook.core.images import decode
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
@@ -25,7 +25,7 @@ IMAGES, AGAIN = 20_000, 24
 
 def run() -> list[Figure | str]:
     """One ratio for each database."""
-    engine = Engine(material.pipeline())
+    engine = Engine(fixtures.pipeline())
     try:
         with tempfile.TemporaryDirectory() as folder, postgres_server(fsync=True) as postgres:
             url = postgres.url(postgres.new_database())
@@ -39,7 +39,7 @@ def run() -> list[Figure | str]:
 
 def _figure(name: str, folder: Path, url: str, engine: Engine) -> Figure:
     with open_store(folder, url) as store:
-        kept.fill(store, "first", IMAGES)
+        stored_runs.write_run(store, "first", IMAGES)
         return paired(
             f"re-deciding through {name} ÷ labelling again",
             _decided(store),
@@ -51,7 +51,7 @@ def _figure(name: str, folder: Path, url: str, engine: Engine) -> Figure:
 
 def _decided(store: Store) -> Callable[[], float]:
     numbers = count(1)
-    stricter = adjusted_ontology(material.ontology(), {"accept": {EVERY_CLASS: 0.8}})
+    stricter = adjusted_ontology(fixtures.ontology(), {"accept": {EVERY_CLASS: 0.8}})
 
     def decide() -> float:
         return redecide(store, "first", f"again {next(numbers)}", stricter).images
@@ -60,6 +60,6 @@ def _decided(store: Store) -> Callable[[], float]:
 
 
 def _labelled(engine: Engine) -> float:
-    ontology = material.ontology()
-    futures = [engine.submit(Task(decode(data), ontology)) for data in material.jpegs(AGAIN)]
+    ontology = fixtures.ontology()
+    futures = [engine.submit(Task(decode(data), ontology)) for data in fixtures.jpegs(AGAIN)]
     return len([future.result() for future in futures])

@@ -1,7 +1,7 @@
-"""The service: what gRPC costs over the engine in process, and what sharing batches brings.
+"""The service: what gRPC costs compared with the engine in process, and what shared batches gain.
 
-Clients run in a process of their own, as real ones do; the server is ``secondlook.server`` around
-the embedded models, without the verdict cache.
+Clients run in a separate process, as real ones do. The server is ``secondlook.server`` with the
+embedded models and without the verdict cache.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from bench import material
-from bench.paired import Figure, paired
+from bench import fixtures
+from bench.paired_timing import Figure, paired
 from secondlook.config.settings import BatchingSettings
 from secondlook.core.images import decode
 from secondlook.core.types import Labelled
@@ -25,14 +25,14 @@ CLIENTS, EACH = 16, 6
 
 
 def run() -> list[Figure | str]:
-    """Two ratios, and the waiting times behind the second."""
+    """Two ratios, and the latencies behind the second."""
     return [_served(), *_shared_batches()]
 
 
 def _served() -> Figure:
-    ontology = material.ontology()
-    encoded = material.jpegs(IMAGES)
-    engine = Engine(material.pipeline())
+    ontology = fixtures.ontology()
+    encoded = fixtures.jpegs(IMAGES)
+    engine = Engine(fixtures.pipeline())
 
     def in_process() -> float:
         with ThreadPoolExecutor(2) as decoders:
@@ -59,8 +59,8 @@ def _served() -> Figure:
 
 
 def _shared_batches() -> list[Figure | str]:
-    ontology = material.ontology()
-    models = material.pipeline()
+    ontology = fixtures.ontology()
+    models = fixtures.pipeline()
     together = Engine(models)
     alone = Engine(models, BatchingSettings(propose_batch=1, verify_batch=1, batching_window_ms=0))
     with running_server(together, ontology) as batched, running_server(alone, ontology) as single:
@@ -72,13 +72,16 @@ def _shared_batches() -> list[Figure | str]:
             at_least=2,
             unit="images/s",
         )
-        waits = [statistics.quantiles(side.waits_s, n=20)[-1] * 1000 for side in sides]
+        latencies = [statistics.quantiles(side.latencies_s, n=20)[-1] * 1000 for side in sides]
         for side in sides:
             side.close()
     together.close()
     alone.close()
-    lower = "lower, as it must be" if waits[0] < waits[1] else "**not lower: missed**"
-    return [figure, f"p95 of a call: {waits[0]:.0f} ms with, {waits[1]:.0f} ms without; {lower}."]
+    lower = "lower, as required" if latencies[0] < latencies[1] else "**not lower: missed**"
+    return [
+        figure,
+        f"p95 latency: {latencies[0]:.0f} ms with, {latencies[1]:.0f} ms without; {lower}.",
+    ]
 
 
 class _ClientProcess:
@@ -90,7 +93,7 @@ class _ClientProcess:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._count = clients * each
-        self.waits_s: list[float] = []
+        self.latencies_s: list[float] = []
         self._line()
 
     def images(self) -> float:
@@ -98,7 +101,7 @@ class _ClientProcess:
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        self.waits_s += [float(wait) for wait in self._line().split()]
+        self.latencies_s += [float(latency) for latency in self._line().split()]
         return self._count
 
     def close(self) -> None:
@@ -113,24 +116,24 @@ class _ClientProcess:
 
 
 async def _call(address: str, clients: int, each: int) -> None:
-    """The other process: prints ``ready``, then one line of waiting times a round."""
+    """The other process: prints ``ready``, then one line of latencies per round."""
     from secondlook_client import AsyncClient
 
-    encoded = material.jpegs(clients * each)
+    encoded = fixtures.jpegs(clients * each)
 
     async def one(number: int) -> list[float]:
-        waits = []
+        latencies = []
         async with AsyncClient(address) as client:
             for data in encoded[number * each : (number + 1) * each]:
                 started = time.perf_counter()
                 await client.label(data, detail="labels")
-                waits.append(time.perf_counter() - started)
-        return waits
+                latencies.append(time.perf_counter() - started)
+        return latencies
 
     print("ready", flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         rounds = await asyncio.gather(*(one(number) for number in range(clients)))
-        print(*(f"{wait:.4f}" for waits in rounds for wait in waits), flush=True)
+        print(*(f"{latency:.4f}" for latencies in rounds for latency in latencies), flush=True)
 
 
 if __name__ == "__main__":

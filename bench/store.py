@@ -1,8 +1,8 @@
-"""The form in which evidence is kept: bytes an image, and the time to decide it again.
+"""Storage formats of evidence: bytes per image, and the time to decide again.
 
-Each form is a table in an SQLite file of its own with the evidence of 100,000 images, made of
-what the embedded models said of 48 scenes. The time is for reading all of it into the arrays that
-are decided from; deciding and writing come on top, and are the same for all.
+Each format is a table in an SQLite file of its own with the evidence of 100,000 images, repeated
+from the embedded models' outputs on 48 scenes. Reading is the time to load all of it into the
+arrays that decisions are made from; deciding and writing come on top, the same for all.
 """
 
 import json
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import kept, material
-from bench.paired import Figure
+from bench import fixtures, stored_runs
+from bench.paired_timing import Figure
 from secondlook.core.class_mapping import columns_for
 from secondlook.core.types import Evidence
 from secondlook.review.redecide import BatchDecider
@@ -32,8 +32,8 @@ AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Form:
-    """One way of keeping evidence."""
+class StorageFormat:
+    """One way of storing evidence."""
 
     name: str
     schema: str
@@ -42,38 +42,38 @@ class Form:
 
 
 def run() -> list[Figure | str]:
-    """A table of the forms."""
+    """A table of the formats."""
     lines = [
-        "| form | bytes an image | reading 100,000 images, s | with deciding, s | images/s |",
+        "| format | bytes per image | reading 100,000 images, s | with deciding, s | images/s |",
         "|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        lines += [_measured(form, Path(folder) / str(n)) for n, form in enumerate(FORMS)]
+        lines += [_measured(format_, Path(folder) / str(n)) for n, format_ in enumerate(FORMATS)]
     return ["\n".join(lines), _about()]
 
 
 def _about() -> str:
-    found = kept.labelled()
+    found = stored_runs.labelled()
     boxes = np.mean([one.proposals for one in found])
     verdicts = np.mean([len(one.evidence.verdicts) for one in found])
-    classes = len(material.ontology().classes)
+    classes = len(fixtures.ontology().classes)
     return f"An image has {boxes:.0f} boxes with {classes} scores and {verdicts:.0f} verdicts."
 
 
-def _measured(form: Form, path: Path) -> str:
-    ontology, found = material.ontology(), kept.labelled()
+def _measured(format_: StorageFormat, path: Path) -> str:
+    ontology, found = fixtures.ontology(), stored_runs.labelled()
     with sqlite3.connect(path) as database:
-        database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {form.schema}")
+        database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {format_.schema}")
         for number in range(IMAGES):
-            form.write(database, number, found[number % len(found)].evidence, ontology)
+            format_.write(database, number, found[number % len(found)].evidence, ontology)
     size = path.stat().st_size / IMAGES
     decider = BatchDecider(ontology, ontology, columns_for(ontology, ontology), 0.6, verified=True)
-    reading = _seconds(lambda: sum(len(part) for part in form.read(database, ontology)))
-    both = _seconds(lambda: sum(len(decider.decide(p)) for p in form.read(database, ontology)))
+    reading = _seconds(lambda: sum(len(part) for part in format_.read(database, ontology)))
+    both = _seconds(lambda: sum(len(decider.decide(p)) for p in format_.read(database, ontology)))
     database.close()
-    told = f"| {form.name} | {size:,.0f} | {reading:.1f} | {both:.1f} | {IMAGES / both:,.0f} |"
-    print(told, flush=True)
-    return told
+    row = f"| {format_.name} | {size:,.0f} | {reading:.1f} | {both:.1f} | {IMAGES / both:,.0f} |"
+    print(row, flush=True)
+    return row
 
 
 def _seconds(work: Callable[[], int]) -> float:
@@ -88,11 +88,11 @@ def _write_packed(
     known: dict[int, bytes] = {}
 
     def write(
-        database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
+        database: sqlite3.Connection, number: int, evidence: Evidence, ontology: Ontology
     ) -> None:
-        if id(said) not in known:
-            known[id(said)] = pack(pack_evidence(said, ontology))
-        database.execute("INSERT INTO evidence VALUES (?, ?)", (number, known[id(said)]))
+        if id(evidence) not in known:
+            known[id(evidence)] = pack(pack_evidence(evidence, ontology))
+        database.execute("INSERT INTO evidence VALUES (?, ?)", (number, known[id(evidence)]))
 
     return write
 
@@ -103,21 +103,21 @@ def _read(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Evidence
         yield unpack_many([content for (content,) in page], ontology)
 
 
-def _plain(said: Evidence) -> dict[str, Any]:
+def _to_json(evidence: Evidence) -> dict[str, Any]:
     return {
-        "boxes": said.proposals.boxes.tolist(),
-        "scores": [[round(s, 9) for s in row] for row in said.proposals.scores.tolist()],
+        "boxes": evidence.proposals.boxes.tolist(),
+        "scores": [[round(s, 9) for s in row] for row in evidence.proposals.scores.tolist()],
         "verdicts": [
             [row, view.value, question, v.answer.p_yes, v.answer.raw, v.answer.error, v.ms]
-            for (row, view, question), v in said.verdicts.items()
+            for (row, view, question), v in evidence.verdicts.items()
         ],
     }
 
 
 def _write_json(
-    database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
+    database: sqlite3.Connection, number: int, evidence: Evidence, ontology: Ontology
 ) -> None:
-    content = zlib.compress(json.dumps(_plain(said), separators=(",", ":")).encode())
+    content = zlib.compress(json.dumps(_to_json(evidence), separators=(",", ":")).encode())
     database.execute("INSERT INTO evidence VALUES (?, ?)", (number, content))
 
 
@@ -130,7 +130,7 @@ def _read_json(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Evi
         verdicts = [
             [(row, place[view, q], p) for row, view, q, p, *_ in one["verdicts"]] for one in found
         ]
-        yield _gathered(ontology, boxes, [one["scores"] for one in found], verdicts)
+        yield _batch_of(ontology, boxes, [one["scores"] for one in found], verdicts)
 
 
 ROWS = """
@@ -142,19 +142,22 @@ CREATE TABLE verdicts (image INTEGER, row INTEGER, ask INTEGER, p_yes REAL, ms R
 
 
 def _write_rows(
-    database: sqlite3.Connection, number: int, said: Evidence, ontology: Ontology
+    database: sqlite3.Connection, number: int, evidence: Evidence, ontology: Ontology
 ) -> None:
     place = {ask: at for at, ask in enumerate(questions_of(ontology))}
-    scores = [row.tobytes() for row in said.proposals.scores]
+    scores = [row.tobytes() for row in evidence.proposals.scores]
     database.executemany(
         "INSERT INTO proposals VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(number, row, *box, scores[row]) for row, box in enumerate(said.proposals.boxes.tolist())],
+        [
+            (number, row, *box, scores[row])
+            for row, box in enumerate(evidence.proposals.boxes.tolist())
+        ],
     )
     database.executemany(
         "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
             (number, row, place[view, q], v.answer.p_yes, v.ms, v.answer.raw, v.answer.error)
-            for (row, view, q), v in said.verdicts.items()
+            for (row, view, q), v in evidence.verdicts.items()
         ],
     )
 
@@ -166,7 +169,7 @@ def _read_rows(database: sqlite3.Connection, ontology: Ontology) -> Iterator[Evi
         scores = _by_image(database, span, "image, scores FROM proposals")
         verdicts = _by_image(database, span, "image, row, ask, p_yes FROM verdicts")
         arrays = [[np.frombuffer(s, np.float32) for (s,) in of_one] for of_one in scores]
-        yield _gathered(ontology, boxes, arrays, verdicts)
+        yield _batch_of(ontology, boxes, arrays, verdicts)
 
 
 def _by_image(database: sqlite3.Connection, span: tuple[int, int], what: str) -> list[list[Any]]:
@@ -177,13 +180,13 @@ def _by_image(database: sqlite3.Connection, span: tuple[int, int], what: str) ->
     return found
 
 
-def _gathered(
+def _batch_of(
     ontology: Ontology, boxes: Sequence[Any], scores: Sequence[Any], verdicts: Sequence[Any]
 ) -> EvidenceBatch:
     starts = np.concatenate([[0], np.cumsum([len(of_one) for of_one in boxes])])
     p_yes = np.full((starts[-1], len(questions_of(ontology))), np.nan)
-    told = [(starts[at] + row, ask, p) for at, of in enumerate(verdicts) for row, ask, p in of]
-    rows, asks, values = zip(*told, strict=True)
+    known = [(starts[at] + row, ask, p) for at, of in enumerate(verdicts) for row, ask, p in of]
+    rows, asks, values = zip(*known, strict=True)
     p_yes[list(rows), list(asks)] = values
     return EvidenceBatch(
         starts,
@@ -199,10 +202,10 @@ def _zlib(level: int) -> Callable[[bytes], bytes]:
 
 
 BLOB = "CREATE TABLE evidence (id INTEGER PRIMARY KEY, content BLOB)"
-FORMS = (
-    Form("a row a box, a row a verdict", ROWS, _write_rows, _read_rows),
-    Form("JSON, zlib", BLOB, _write_json, _read_json),
-    Form("packed arrays", BLOB, _write_packed(_zlib(0)), _read),
-    Form("packed arrays, zlib 1 (in use)", BLOB, _write_packed(_zlib(1)), _read),
-    Form("packed arrays, zlib 6", BLOB, _write_packed(_zlib(6)), _read),
+FORMATS = (
+    StorageFormat("one row per box, one row per verdict", ROWS, _write_rows, _read_rows),
+    StorageFormat("JSON, zlib", BLOB, _write_json, _read_json),
+    StorageFormat("packed arrays", BLOB, _write_packed(_zlib(0)), _read),
+    StorageFormat("packed arrays, zlib 1 (in use)", BLOB, _write_packed(_zlib(1)), _read),
+    StorageFormat("packed arrays, zlib 6", BLOB, _write_packed(_zlib(6)), _read),
 )

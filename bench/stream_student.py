@@ -1,7 +1,7 @@
-"""The student of the suite ``cascade``: labelled by both stages, distilled, kept in ``.cache``.
+"""The student of the suite ``cascade``: distilled from labels of both stages, cached in ``.cache``.
 
-It learns from the first frames of its camera and from scenes of many places: a camera alone shows
-the same few people for minutes, and a student that saw nobody else learns these by heart.
+It is trained on the first frames of its camera and on scenes of many places: a camera alone shows
+the same few people for minutes, and a student that has seen nobody else overfits to them.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bench.lessons import lessons, verified
+from bench.labelled_scenes import labelled_scenes, verified
 from secondlook.datasets.samples import TrainingSet
 from secondlook.training.distill import distill
 from secondlook.training.settings import TrainingSettings
@@ -20,23 +20,23 @@ ELSEWHERE = int(os.environ.get("SECONDLOOK_IMAGES", "3000"))
 ELSEWHERE_SEED = 74
 
 
-def stream_student(place: Path, draw: Callable[[Path], None], seed: int) -> Path:
-    """The folder of a student that learnt from the frames that ``draw`` leaves in ``place``.
+def stream_student(place: Path, render: Callable[[Path], None], seed: int) -> Path:
+    """The folder of a student trained on the frames that ``render`` writes to a folder.
 
-    ``seed`` is that of its training.
+    ``seed`` is that of its training; everything is left in ``place``.
     """
     student = place / f"student-{ELSEWHERE}-{STEPS}"
     if not (student / "manifest.json").exists():
-        distill(_lessons_of(place, draw), _settings(seed), student, name="camera")
+        distill(_training_set_of(place, render), _settings(seed), student, name="camera")
     return student
 
 
-def _lessons_of(place: Path, draw: Callable[[Path], None]) -> TrainingSet:
+def _training_set_of(place: Path, render: Callable[[Path], None]) -> TrainingSet:
     world = place / "world"
     if not (world / "ontology.yaml").exists():
-        draw(world)
+        render(world)
     _, street = verified(world, place, group_by="time")
-    elsewhere = lessons(ELSEWHERE_SEED, ELSEWHERE).data
+    elsewhere = labelled_scenes(ELSEWHERE_SEED, ELSEWHERE).data
     return replace(
         elsewhere,
         train=(*elsewhere.train, *street.train),
@@ -45,7 +45,7 @@ def _lessons_of(place: Path, draw: Callable[[Path], None]) -> TrainingSet:
 
 
 def _settings(seed: int) -> TrainingSettings:
-    """Frames are shown as they are: stretched to a square, glasses would be too small."""
+    """The input has the frames' aspect ratio: squeezed to a square, glasses would be too small."""
     return TrainingSettings(
         size="pico",
         start="demo",

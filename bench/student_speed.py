@@ -1,18 +1,18 @@
-"""A student in onnxruntime against the two stages that taught it, frame by frame in one run.
+"""A student in onnxruntime, compared with the two stages that it was distilled from.
 
-Both sides get the same frames of the demo world: pixels, as a camera gives them, and again as JPEG,
-which both decode. The student works as it comes (``OnnxDetector.detect``, 64 frames a call), the
-teachers share batches as they do in the service. The student is distilled on the verified labels of
-the suite ``students`` (its first seed) and exported by the product.
+Both sides get the same frames of the demo world: as pixels, like those of a camera, and as JPEG,
+which both decode. The student runs ``OnnxDetector.detect`` with 64 frames per call; the teachers
+share batches as they do in the service. The student is distilled on the verified labels of the
+suite ``students`` (first seed) and exported by the product.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench import material
-from bench.lessons import lessons
-from bench.paired import Figure, paired
+from bench import fixtures
+from bench.labelled_scenes import labelled_scenes
+from bench.paired_timing import Figure, paired
 from bench.students import IMAGES, SEEDS, place_of, settings_for
 from secondlook.core.images import decode
 from secondlook.core.types import Image, Pixels
@@ -23,17 +23,17 @@ from secondlook.labeling.pipeline import Task
 from secondlook.training.distill import distill
 
 FRAMES, TIMES = 64, 24
-"""Frames of a call, and calls of the student in a round: it is done in no time otherwise."""
+"""Frames per call, and calls of the student per round: one call is too short to time."""
 
 
 def run() -> list[Figure | str]:
-    """Images a second, student ÷ two stages."""
+    """Images per second, student ÷ two stages."""
     folder = exported()
-    encoded = material.jpegs(FRAMES)
+    encoded = fixtures.jpegs(FRAMES)
     images = [decode(content) for content in encoded]
     pixels = [image.pixels for image in images]
-    engine = Engine(material.pipeline())
-    ontology = material.ontology()
+    engine = Engine(fixtures.pipeline())
+    ontology = fixtures.ontology()
     pool = ThreadPoolExecutor(2)
 
     def teachers(given: Callable[[], Sequence[Image]]) -> Callable[[], float]:
@@ -62,8 +62,8 @@ def run() -> list[Figure | str]:
     jpegs = teachers(lambda: [decode(content) for content in encoded])
     sides.append((f"{precision}, JPEG", student(precision, decoded), jpegs))
     figures = [
-        paired(f"student ÷ two stages, {name}", ours, plain, at_least=30, unit="images/s")
-        for name, ours, plain in sides
+        paired(f"student ÷ two stages, {name}", ours, baseline, at_least=30, unit="images/s")
+        for name, ours, baseline in sides
     ]
     engine.close()
     pool.shutdown()
@@ -71,7 +71,7 @@ def run() -> list[Figure | str]:
 
 
 def exported() -> Path:
-    """The student folder of the first seed: what the suite ``students`` trained, exported."""
+    """The exported student of the first seed of the suite ``students``."""
     out = place_of(SEEDS[0], "verified")
-    distill(lessons(SEEDS[0], IMAGES).data, settings_for(SEEDS[0]), out)
+    distill(labelled_scenes(SEEDS[0], IMAGES).data, settings_for(SEEDS[0]), out)
     return out

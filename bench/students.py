@@ -1,12 +1,12 @@
-"""Students on verified labels, against the same student on other labels of the same images.
+"""Students trained on verified labels, compared with the same student on other labels.
 
-Each seed has scenes of its own, labelled through the whole product, and four students that differ
-in nothing but their labels: verified (with ignore regions and hard negatives), exact truth, the
-proposer alone at its best single threshold (chosen by the truth), and verified with doubts learnt
-as background. Few of those labels are doubts, so two more students learn from a careful user's, who
-accepts from 0.95 on and rejects up to 0.05: doubts ignored, and as background. Every student begins
-from the embedded start and takes the same steps; the last averaged weights are measured on scenes
-that nobody has seen, with exact truth.
+Each seed has scenes of its own, labelled by the product, and four students that differ only in
+their labels: verified (with ignore regions and hard negatives), exact truth, the proposer alone at
+its best single threshold (chosen with the truth), and verified with unsure boxes learnt as
+background. Few of those labels are unsure, so two more students use a careful user's limits (accept
+from 0.95, reject up to 0.05): unsure boxes ignored, and as background. Every student starts from
+the embedded weights and takes the same number of steps; the last averaged weights are evaluated on
+unseen scenes with exact truth.
 """
 
 import json
@@ -17,8 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from bench.lessons import CACHE, Lessons, lessons, unseen
-from bench.paired import Figure, of_pairs
+from bench.labelled_scenes import CACHE, LabelledScenes, labelled_scenes, unseen
+from bench.paired_timing import Figure, of_pairs
 from secondlook.core.ontology_yaml import load_ontology
 from secondlook.datasets.samples import TrainingSet
 from secondlook.demo.label_baselines import (
@@ -37,21 +37,21 @@ STEPS = int(os.environ.get("SECONDLOOK_STEPS", "400"))
 UNSEEN, UNSEEN_SEED = 400, 88_001
 KINDS = ("verified", "truth", "unverified", "background", "careful", "careful background")
 CAREFUL = (0.95, 0.05)
-"""Probabilities from which a careful user accepts, and up to which that one rejects."""
+"""Limits of a careful user: accept from the first probability, reject up to the second."""
 
 
 def run() -> list[Figure | str]:
     """Medians over the seeds."""
     jobs = [(seed, kind) for seed in SEEDS for kind in KINDS]
-    for seed in SEEDS:  # one after the other: each wants both cores
-        lessons(seed, IMAGES)
-    with two_at_once() as pool:
+    for seed in SEEDS:  # one after the other: each uses both cores
+        labelled_scenes(seed, IMAGES)
+    with process_pool() as pool:
         found = dict(zip(jobs, pool.map(_student, *zip(*jobs, strict=True)), strict=True))
     return [*_figures(found), _table(found)]
 
 
-def two_at_once() -> ProcessPoolExecutor:
-    """Processes of one thread each: two threads make one training only 1.2 times as quick."""
+def process_pool() -> ProcessPoolExecutor:
+    """Processes of one thread each: two threads make a training only 1.2 times as fast."""
     return ProcessPoolExecutor(
         min(2, os.cpu_count() or 1), get_context("spawn"), initializer=_one_thread
     )
@@ -63,7 +63,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def labels_of(kind: str, given: Lessons) -> tuple[TrainingSet, str]:
+def labels_of(kind: str, given: LabelledScenes) -> tuple[TrainingSet, str]:
     """The training set under these labels, and a note."""
     if kind == "truth":
         return true_labels(given.data, given.truth), ""
@@ -80,7 +80,7 @@ def labels_of(kind: str, given: Lessons) -> tuple[TrainingSet, str]:
 
 
 def settings_for(seed: int) -> TrainingSettings:
-    """Never stopped early and never looked at on the way: all take the same steps."""
+    """No early stopping and a single validation: all take the same number of steps."""
     return TrainingSettings(
         size="pico",
         start="demo",
@@ -93,12 +93,12 @@ def settings_for(seed: int) -> TrainingSettings:
 
 
 def place_of(seed: int, kind: str) -> Path:
-    """Folder of a student."""
+    """The folder of a student."""
     return CACHE / f"seed-{seed}-{IMAGES}" / f"{kind}-{STEPS}".replace(" ", "-")
 
 
 def _student(seed: int, kind: str) -> dict[str, float | str]:
-    """Train one student and measure it; a result that is there already is read."""
+    """Train and evaluate one student, unless its result is cached."""
     place = place_of(seed, kind)
     done = place / "result.json"
     if not done.exists():
@@ -114,7 +114,7 @@ def _trained(seed: int, kind: str, place: Path) -> dict[str, float | str]:
     from secondlook.training.predict import predict
     from secondlook.training.trainer import train
 
-    data, note = labels_of(kind, lessons(seed, IMAGES))
+    data, note = labels_of(kind, labelled_scenes(seed, IMAGES))
     model = load_student(train(data, settings_for(seed), place))
     samples = unseen(UNSEEN_SEED, UNSEEN, data.classes)
     scores = score(samples, predict(model, samples, input_size_of(model)), data.classes)
@@ -145,16 +145,16 @@ def _figures(found: dict[tuple[int, str], dict[str, float | str]]) -> list[Figur
         ratio("student on verified labels ÷ on the exact truth", "truth", 0.95),
         ratio("… ÷ on unverified labels at their best single threshold", "unverified", 1.03),
         ratio("… the same, attribute classes", "unverified", 1.3, "attributes"),
-        ratio("doubts as ignore regions ÷ as background", "background", 1.0),
-        ratio("… with a careful user's doubts", "careful background", 1.0, ours="careful"),
+        ratio("unsure boxes as ignore regions ÷ as background", "background", 1.0),
+        ratio("… with a careful user's limits", "careful background", 1.0, ours="careful"),
     ]
 
 
 def _table(found: dict[tuple[int, str], dict[str, float | str]]) -> str:
     head = (
         f"Medians of {len(SEEDS)} seeds, {IMAGES} images, {STEPS} steps of 16, pico; "
-        f"measured on {UNSEEN} unseen scenes.\n\n"
-        "| labels | mAP50 | mAP | nouns, AP50 | attributes, AP50 | boxes learnt | ignored |\n"
+        f"evaluated on {UNSEEN} unseen scenes.\n\n"
+        "| labels | mAP50 | mAP | nouns, AP50 | attributes, AP50 | training boxes | ignored |\n"
         "|---|---|---|---|---|---|---|"
     )
     return "\n".join([head, *(_row(found, kind) for kind in KINDS)])

@@ -1,18 +1,18 @@
-"""Stage two alone: boxes verified a second, and questions that share a view.
+"""The verifier alone: boxes verified per second, and questions that share a view.
 
-The plain side is ``generate`` with the same weights, one box and one question at a time.
+The baseline is ``generate`` with the same weights, one box and one question at a time.
 """
 
 import numpy as np
 
-from bench import material
-from bench.paired import Figure, paired
-from bench.plain import PlainVerifier
+from bench import fixtures
+from bench.baseline import BaselineVerifier
+from bench.paired_timing import Figure, paired
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask
+from secondlook.core.types import VQAQuery
 from secondlook.models.embedded import load_verifier
 
-BOXES, PLAIN_BOXES, VIEWS = 256, 64, 24
+BOXES, BASELINE_BOXES, VIEWS = 256, 64, 24
 QUESTIONS = (
     "Is this a person?",
     "Is this person wearing glasses?",
@@ -28,32 +28,32 @@ QUESTIONS = (
 def run() -> list[Figure | str]:
     """Two ratios."""
     verifier = load_verifier("", ModelSettings())
-    plain = PlainVerifier()
-    crops = material.crops(BOXES)
-    asks = [Ask(np.asarray(crop), (question,)) for crop, question in crops]
+    baseline = BaselineVerifier()
+    crops = fixtures.crops(BOXES)
+    asks = [VQAQuery(np.asarray(crop), (question,)) for crop, question in crops]
 
     def batched() -> float:
         return len(verifier.answer(asks))
 
     def one_at_a_time() -> float:
-        for crop, question in crops[:PLAIN_BOXES]:
-            plain.yes(crop, question)
-        return PLAIN_BOXES
+        for crop, question in crops[:BASELINE_BOXES]:
+            baseline.yes(crop, question)
+        return BASELINE_BOXES
 
     def shared() -> float:
         for ask in asks[:VIEWS]:
-            verifier.answer([Ask(ask.pixels, QUESTIONS)])
+            verifier.answer([VQAQuery(ask.pixels, QUESTIONS)])
         return VIEWS * len(QUESTIONS)
 
     def separate() -> float:
         for ask in asks[:VIEWS]:
             for question in QUESTIONS:
-                verifier.answer([Ask(ask.pixels, (question,))])
+                verifier.answer([VQAQuery(ask.pixels, (question,))])
         return VIEWS * len(QUESTIONS)
 
     return [
         paired(
-            "boxes verified a second ÷ one-at-a-time `generate()`",
+            "boxes verified ÷ one-at-a-time `generate()`",
             batched,
             one_at_a_time,
             at_least=5,

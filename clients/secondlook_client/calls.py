@@ -248,7 +248,7 @@ class BlockingConnection(Connection, Blocking):
         silence_s: float = math.inf,
         done: Callable[[], bool] = lambda: False,
     ) -> Generator[Any, None, None]:
-        """``resumed``, given up after ``silence_s`` without a response; closing it ends the call."""
+        """``resumed``, given up after ``silence_s`` of silence; closing it ends the call."""
         return iterate(resumed(start, lambda: self._attempts(silence_s), done=done))
 
 

@@ -30,7 +30,7 @@ from secondlook_client.v1 import labeling_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-FRAMES_UNDER_WAY, BYTES_UNDER_WAY = 64, 16 * 2**20
+MAX_FRAMES_IN_FLIGHT, MAX_BYTES_IN_FLIGHT = 64, 16 * 2**20
 """Sent and not acknowledged, at most; one frame alone may be larger."""
 LONGEST_REST_S = 30.0
 
@@ -54,7 +54,7 @@ class CaptureState:
 
 
 class CaptureStream:
-    """Frames in; the server labels them whenever it can, and ``Client.results`` has the labels.
+    """Frames in; the server labels them when it can, and ``Client.jobs.results`` has the labels.
 
         with client.capture("gate-3", spool="/var/spool/gate-3", classes=["dog"]) as capture:
             for jpeg in camera:
@@ -83,7 +83,7 @@ class CaptureStream:
         self._address = address
         self._on_refused = on_refused or (lambda sequence, why: None)
         self._changed = threading.Condition()
-        self._under_way: OrderedDict[int, int] = OrderedDict()
+        self._in_flight: OrderedDict[int, int] = OrderedDict()
         """Bytes by number, of this connection."""
         self._sent = -1
         self._connection = 0
@@ -139,7 +139,7 @@ class CaptureStream:
         )
 
     def close(self) -> None:
-        """Hang up and let go of the spool; what was not acknowledged stays in it."""
+        """Hang up and close the spool; what was not acknowledged stays in it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -182,7 +182,7 @@ class CaptureStream:
             self._call = call = self._method(self._messages(self._connection))
         try:
             for response in call:
-                self._hear(response)
+                self._receive(response)
         except grpc.RpcError as failed:
             return self._problem_on_disk or typed(failed, self._address)
         return None
@@ -192,7 +192,7 @@ class CaptureStream:
         self._changed.wait_for(lambda: self._closed or self._spool.frames)
         return not self._closed
 
-    def _hear(self, response: pb.LabelStreamResponse) -> None:
+    def _receive(self, response: pb.LabelStreamResponse) -> None:
         with self._changed:
             if response.HasField("opened"):
                 self._open = True
@@ -205,7 +205,7 @@ class CaptureStream:
             self._changed.notify_all()
 
     def _answered(self, answer: pb.FrameAnswer) -> None:
-        self._under_way.pop(answer.sequence, None)
+        self._in_flight.pop(answer.sequence, None)
         if answer.HasField("stored"):
             self._spool.remove(answer.sequence)
             self._stored += 1
@@ -221,14 +221,14 @@ class CaptureStream:
         self._on_refused(sequence, why)
 
     def _lost(self, cause: SecondlookError | None) -> None:
-        if isinstance(cause, MessageTooLarge) and self._under_way:
-            largest = max(self._under_way, key=self._under_way.__getitem__)
+        if isinstance(cause, MessageTooLarge) and self._in_flight:
+            largest = max(self._in_flight, key=self._in_flight.__getitem__)
             self._refuse(largest, cause)
         elif cause is not None and not self._closed:
             if type(cause) is not type(self._problem):
                 log.warning("captured frames wait in the spool: %s", cause)
             self._problem = cause
-        self._under_way.clear()
+        self._in_flight.clear()
 
     def _messages(self, connection: int) -> Iterator[pb.LabelStreamRequest]:
         """What goes out on one connection; gRPC runs this in a thread of its own."""
@@ -249,14 +249,14 @@ class CaptureStream:
                 frame = self._spool.after(self._sent) if self._may_send() else None
                 if frame is not None:
                     self._sent = frame.sequence
-                    self._under_way[frame.sequence] = len(frame.data)
+                    self._in_flight[frame.sequence] = len(frame.data)
                     return frame
                 self._changed.wait()
             return None
 
     def _may_send(self) -> bool:
-        sent = self._under_way
-        room = len(sent) < FRAMES_UNDER_WAY and sum(sent.values()) < BYTES_UNDER_WAY
+        sent = self._in_flight
+        room = len(sent) < MAX_FRAMES_IN_FLIGHT and sum(sent.values()) < MAX_BYTES_IN_FLIGHT
         return self._open and room
 
 

@@ -2,10 +2,10 @@
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 OPTIONS: tuple[tuple[str, int], ...] = (
-    # The server says what is too large; the client has no opinion.
+    # The server limits the size of messages, the client does not.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A line that died without a word is noticed within 40 s, not after hours.
+    # A connection that died without notice is detected within 40 s, not after hours.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # By default gRPC waits up to two minutes before it looks for a restarted server.

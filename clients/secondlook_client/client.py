@@ -157,7 +157,7 @@ class Client(LabelCalls, Blocking):
     ) -> CaptureStream:
         """Open a captured stream; see ``CaptureStream``.
 
-        ``stream_id`` names it on the server for ever, ``spool`` is its own folder here. ``classes``
+        ``stream_id`` is its name on the server, ``spool`` is its own folder here. ``classes``
         None asks for the server's own, or what the stream was begun with. Raises
         ``SpoolUnusable``.
         """

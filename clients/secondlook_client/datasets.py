@@ -22,14 +22,14 @@ AT_ONCE = 256
 
 
 class Datasets(BlockingConnection):
-    """The snapshots of a server that keeps what it does; use ``Client.datasets``.
+    """The snapshots of a server with a store; use ``Client.datasets``.
 
         client.datasets.create("street-1", SnapshotQuery(runs=["street"]))
         for example in client.datasets.pull("street-1", split="train"):
             learn(example.content, example.labels)
 
     Every call raises a ``SecondlookError``: ``NotFound`` for a snapshot that is not there,
-    ``AlreadyExists`` for a name in use, ``NotSupported`` from a server that keeps nothing.
+    ``AlreadyExists`` for a name in use, ``NotSupported`` from a server without a store.
     """
 
     def __init__(self, channel: Any, retry: RetryPolicy, address: str) -> None:
@@ -70,10 +70,10 @@ class Datasets(BlockingConnection):
     ) -> Iterator[Example]:
         """The images of a snapshot (of one split, unless empty), each checked by its hash.
 
-        The order is as good as shuffled and always the same. ``shard`` of ``shards`` are every
-        so many of them. ``cursor``, of the last example that was used, goes on behind it; a line
-        that breaks is resumed without a word. Without ``images``, ``content`` is empty. Leaving
-        the loop ends the call.
+        They come in random order, always the same. ``shard`` of ``shards`` takes every
+        ``shards``-th of them. ``cursor``, of the last example that was used, continues behind it;
+        a connection that breaks is resumed. Without ``images``, ``content`` is empty. Leaving the
+        loop ends the call.
         """
         classes = self.get(name).classes
         request = pb.PullRequest(

@@ -54,6 +54,8 @@ class SecondlookError(Exception):
     """Stable word for programs: the server's, or the class's name in snake case."""
     retry_after_s: float | None = None
     """When trying again is likely to succeed, seconds (> 0); None when nothing is known."""
+    from_server: bool = False
+    """Whether a server answered with it, or should have answered."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -278,12 +280,15 @@ def from_status(
         failure = _from_transport(status, message, address)
     hint = trailing.get("secondlook-retry-after-ms", "")
     failure.retry_after_s = int(hint) / 1000 if hint.isdecimal() else None
+    failure.from_server = True
     return failure
 
 
 def from_reason(reason: str, message: str) -> SecondlookError:
     """The typed error for one frame that failed while its stream goes on."""
-    return _BY_REASON.get(reason, ServerFailure)(message, reason=reason)
+    failure = _BY_REASON.get(reason, ServerFailure)(message, reason=reason)
+    failure.from_server = True
+    return failure
 
 
 def _from_transport(status: str, message: str, address: str) -> SecondlookError:

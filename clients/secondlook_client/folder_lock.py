@@ -6,11 +6,11 @@ from pathlib import Path
 from secondlook_client.errors import SecondlookError
 
 
-def hold(folder: Path, refusal: SecondlookError) -> int | None:
-    """Keep other processes out until the handle is closed, or this one ends however it ends.
+def lock_folder(folder: Path, refusal: SecondlookError) -> int | None:
+    """Lock a folder until the handle is closed or the process ends, however it ends.
 
-    None on a system without such locks, which are POSIX's. Raises ``refusal`` when another
-    process has the folder, and ``OSError``.
+    None on a system without POSIX locks. Raises ``refusal`` when another process has the lock,
+    and ``OSError``.
     """
     try:
         import fcntl

@@ -194,7 +194,7 @@ class JobCalls(Connection):
 
 
 class Jobs(JobCalls, Blocking):
-    """The jobs of a server that keeps what it does; use ``Client.jobs``.
+    """The jobs of a server with a store; use ``Client.jobs``.
 
         client.jobs.create("street", classes=["dog"])
         for path, kept in client.jobs.upload("street", ((p, p) for p in paths)):
@@ -205,7 +205,7 @@ class Jobs(JobCalls, Blocking):
 
     Every call may be made again: an image is stored once and has one result. Every call raises a
     ``SecondlookError``: ``NotFound`` for a job that is not there, ``NotSupported`` from a server
-    that keeps nothing.
+    without a store.
     """
 
     def upload(

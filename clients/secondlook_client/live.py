@@ -1,4 +1,4 @@
-"""The bookkeeping of a live stream: which frame waits, which is under way, which is reported.
+"""The state of a live stream: which frames wait, which are in flight, which are reported.
 
 No thread and no socket, so that both clients share it and tests can drive it. Every
 frame that was offered leaves it exactly once, as a ``FrameResult``.
@@ -38,7 +38,7 @@ class LiveOptions:
 
     max_pending: int = 2
     """Waiting on this machine; one more pushes the oldest out."""
-    max_under_way: int = 4
+    max_in_flight: int = 4
     """Sent and not answered yet."""
     server_pending: int = 2
     """Waiting on the server, 1 to 32."""
@@ -52,7 +52,7 @@ class LiveOptions:
 
 
 @dataclass(frozen=True)
-class Frame:
+class LiveFrame:
     """One image on its way."""
 
     sequence: int
@@ -76,13 +76,13 @@ class Frame:
         return FrameResult(self.sequence, self.key, error=error)
 
 
-class FrameBook:
-    """Frames waiting and under way. Not thread-safe: its owner has the lock."""
+class FrameQueue:
+    """Frames waiting and in flight. Not thread-safe: its owner has the lock."""
 
     def __init__(self, options: LiveOptions) -> None:
         self._options = options
-        self._waiting: deque[Frame] = deque()
-        self._under_way: dict[int, Frame] = {}
+        self._waiting: deque[LiveFrame] = deque()
+        self._in_flight: dict[int, LiveFrame] = {}
 
     @property
     def waiting(self) -> int:
@@ -92,24 +92,24 @@ class FrameBook:
     @property
     def idle(self) -> bool:
         """True when every frame has been reported."""
-        return not self._waiting and not self._under_way
+        return not self._waiting and not self._in_flight
 
-    def offer(self, frame: Frame, connected: bool) -> list[FrameResult]:
+    def offer(self, frame: LiveFrame, connected: bool) -> list[FrameResult]:
         """Let a new frame wait; the reports of those that it pushed out."""
         self._waiting.append(frame)
         return self._shorten("superseded" if connected else "not_connected")
 
-    def take(self) -> Frame | None:
-        """The next frame to send, or None while there is none or enough are under way."""
-        if not self._waiting or len(self._under_way) >= self._options.max_under_way:
+    def take(self) -> LiveFrame | None:
+        """The next frame to send, or None while there is none or enough are in flight."""
+        if not self._waiting or len(self._in_flight) >= self._options.max_in_flight:
             return None
         frame = self._waiting.popleft()
-        self._under_way[frame.sequence] = frame
+        self._in_flight[frame.sequence] = frame
         return frame
 
     def answered(self, answer: pb.FrameAnswer) -> list[FrameResult]:
         """The report of an answer; none for a frame that was reported before."""
-        frame = self._under_way.pop(answer.sequence, None)
+        frame = self._in_flight.pop(answer.sequence, None)
         if frame is None:
             return []
         kind = answer.WhichOneof("answer")
@@ -121,26 +121,26 @@ class FrameBook:
         return [frame.dropped(DROP_NAMES.get(answer.dropped.reason, "superseded"))]
 
     def lost(self, cause: SecondlookError | None) -> list[FrameResult]:
-        """The connection broke: frames under way wait again, each of them once.
+        """The connection broke: frames in flight wait again, each of them once.
 
         When one of them was too large for the server, it is the largest, and it fails alone.
         """
         reports = []
-        if isinstance(cause, MessageTooLarge) and self._under_way:
-            largest = max(self._under_way.values(), key=lambda frame: len(frame.data))
-            reports.append(self._under_way.pop(largest.sequence).failed(cause))
-        for frame in reversed(self._under_way.values()):
+        if isinstance(cause, MessageTooLarge) and self._in_flight:
+            largest = max(self._in_flight.values(), key=lambda frame: len(frame.data))
+            reports.append(self._in_flight.pop(largest.sequence).failed(cause))
+        for frame in reversed(self._in_flight.values()):
             if frame.sent_before:
                 reports.append(frame.dropped("connection_lost"))
             else:
                 self._waiting.appendleft(replace(frame, sent_before=True))
-        self._under_way.clear()
+        self._in_flight.clear()
         return reports + self._shorten("connection_lost")
 
     def give_up(self, error: SecondlookError | None, why: str = "closed") -> list[FrameResult]:
         """The stream is over: everything left, failed with ``error`` or dropped for ``why``."""
-        left = [*self._under_way.values(), *self._waiting]
-        self._under_way.clear()
+        left = [*self._in_flight.values(), *self._waiting]
+        self._in_flight.clear()
         self._waiting.clear()
         return [frame.failed(error) if error else frame.dropped(why) for frame in left]
 
@@ -151,7 +151,7 @@ class FrameBook:
         return dropped
 
 
-class StreamRules:
+class ReconnectPolicy:
     """When a stream that broke is opened again."""
 
     def __init__(self, policy: RetryPolicy) -> None:
@@ -159,7 +159,7 @@ class StreamRules:
         self._failures = 0
         self._silent_since = 0.0
 
-    def heard(self) -> None:
+    def frame_answered(self) -> None:
         """A frame was answered: the next break is the first again."""
         self._failures = 0
 
@@ -167,8 +167,8 @@ class StreamRules:
         """How long to wait before the next try; None when there shall be none.
 
         A request that the server refuses is refused again. All else may pass, however long it
-        takes: a device outlives many servers. Only when no more frames will come is the patience
-        that of a single call.
+        takes: a device outlives many servers. Only when no more frames will come does it
+        give up as a single call does.
         """
         if isinstance(cause, NotSupported | NotReady | NotFound | NotAllowed | AlreadyExists):
             return None

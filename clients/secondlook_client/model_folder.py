@@ -1,7 +1,7 @@
 """A model's folder on this disk: read to be sent, or written by a download that may break off.
 
-FOLDER.part/manifest.json   which version is on its way
-FOLDER.part/model.onnx      as much of it as has come
+FOLDER.part/manifest.json   which version is being downloaded
+FOLDER.part/model.onnx      as much of it as has arrived
 FOLDER/                     appears with all of its files, each checked by size and hash
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secondlook_client.errors import Damaged, FolderUnusable, InvalidInput, NotFound
-from secondlook_client.folder_lock import hold
+from secondlook_client.folder_lock import lock_folder
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.values import ModelVersion
 from secondlook_client.wire import MANIFEST
@@ -24,7 +24,7 @@ CHUNK = 256 * 2**10
 
 
 class PartFolder:
-    """What is there of a download. Use ``opened``; another process may not use it meanwhile."""
+    """A download in progress. Use ``opened``, which keeps other processes out."""
 
     def __init__(self, part: Path, model: ModelVersion) -> None:
         self._part = part
@@ -33,15 +33,17 @@ class PartFolder:
     @classmethod
     @contextmanager
     def opened(cls, folder: Path, model: ModelVersion) -> "Iterator[PartFolder]":
-        """The download of ``model`` into ``folder``, begun or gone on with.
+        """The download of ``model`` into ``folder``, new or resumed.
 
-        Raises ``FolderUnusable`` where the disk refuses or another process is at it.
+        Raises ``FolderUnusable`` where the disk refuses or another process uses it.
         """
         part = folder.with_name(f"{folder.name}.part")
         with explained(folder):
             part.mkdir(parents=True, exist_ok=True)
-            in_use = f"another process is at work on {part}; wait for it, or give another folder"
-            lock = hold(part, FolderUnusable(in_use))
+            in_use = (
+                f"another process is downloading into {part}; wait for it, or give another folder"
+            )
+            lock = lock_folder(part, FolderUnusable(in_use))
             try:
                 opened = cls(part, model)
                 opened._begin()
@@ -51,7 +53,7 @@ class PartFolder:
                     os.close(lock)
 
     def have(self, name: str) -> int:
-        """Bytes of a file that are here; a file that is too long is begun anew."""
+        """Bytes of a file that are here; a file that is too long is removed."""
         path, (_, size) = self._part / name, self._model.files[name]
         there = path.stat().st_size if path.is_file() else 0
         if there > size:
@@ -70,7 +72,7 @@ class PartFolder:
         return there
 
     def whole(self, name: str) -> bool:
-        """Whether a file is here as it must be; it is on the disk for good then."""
+        """Whether a file is complete and correct; it is durable then."""
         sha256, size = self._model.files[name]
         path = self._part / name
         if not size and not path.exists():
@@ -78,12 +80,12 @@ class PartFolder:
         return is_whole(path, sha256, size, sync=True)
 
     def discard(self, name: str) -> None:
-        """Forget what has come of a file."""
+        """Remove what was downloaded of a file."""
         with explained(self._part):
             (self._part / name).unlink(missing_ok=True)
 
     def finish(self, folder: Path, names: Collection[str]) -> None:
-        """Let the folder appear, with these files and the manifest and nothing else."""
+        """Rename the part to its folder, with these files and the manifest and nothing else."""
         with explained(folder):
             for path in self._part.iterdir():
                 if path.name not in names and path.name != MANIFEST:
@@ -95,7 +97,7 @@ class PartFolder:
             _sync(folder.parent)
 
     def _begin(self) -> None:
-        """Go on with this very version; what is there of another is removed."""
+        """Resume this version; files of another are removed."""
         manifest = self._part / MANIFEST
         text = self._model.manifest_json.encode()
         with explained(self._part):
@@ -115,7 +117,7 @@ class PartFolder:
 
 
 def wrong(name: str, model: ModelVersion) -> Damaged:
-    """The error for a file that came with other bytes than it has."""
+    """The error for a file that arrived with other bytes than its hash says."""
     return Damaged(
         f"{name} of version {model.version} of '{model.name}' came with other bytes than its hash "
         "says and was discarded; run `secondlook check` where the server's store is"
@@ -131,20 +133,20 @@ def is_complete(folder: Path, model: ModelVersion, names: Collection[str]) -> bo
         return all(is_whole(folder / name, *model.files[name]) for name in names)
 
 
-def take_place(folder: Path, model: ModelVersion) -> None:
-    """Make sure that the folder can appear; what is there of this very version is gone on with.
+def prepare_folder(folder: Path, model: ModelVersion) -> None:
+    """Make sure that ``folder`` can be created; a damaged copy of this version is resumed.
 
     Raises ``FolderUnusable`` when there is something else in its place.
     """
     with explained(folder):
-        if is_complete(folder, model, ()):  # a file is missing or has rotted
+        if is_complete(folder, model, ()):  # a file is missing or damaged
             part = folder.with_name(f"{folder.name}.part")
             if part.exists():
                 _remove(part)
             folder.rename(part)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FolderUnusable(
-                f"{folder} holds something else than this version; give a folder that is new"
+                f"{folder} holds something other than this version; give a new folder"
             )
 
 

@@ -30,14 +30,14 @@ Progress = Callable[[int, int], None]
 
 
 class Models(BlockingConnection):
-    """The models of a server that keeps what it does; use ``Client.models``.
+    """The models of a server with a store; use ``Client.models``.
 
         newest = client.models.current("street")
         if newest and newest.version != running:
             client.models.download(newest.name, newest.version, Path("models/street-7"))
 
     Every call may be made again, and every call raises a ``SecondlookError``: ``NotFound`` for a
-    model that is not there, ``NotSupported`` from a server that keeps nothing.
+    model that is not there, ``NotSupported`` from a server without a store.
     """
 
     def __init__(self, channel: Any, retry: RetryPolicy, address: str) -> None:
@@ -146,7 +146,7 @@ class Models(BlockingConnection):
             )
         if model_folder.is_complete(folder, model, wanted):
             return model
-        model_folder.take_place(folder, model)
+        model_folder.prepare_folder(folder, model)
         total, done = sum(model.files[file][1] for file in wanted), 0
 
         def tell(here: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secondlook_client.errors import InvalidInput, SpoolFull, SpoolUnusable
-from secondlook_client.folder_lock import hold
+from secondlook_client.folder_lock import lock_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Spool:
         with self._explaining():
             folder.mkdir(parents=True, exist_ok=True)
             in_use = f"the spool {folder} is in use by another process; give each its own folder"
-            self._handle = hold(folder, SpoolUnusable(in_use))
+            self._handle = lock_folder(folder, SpoolUnusable(in_use))
             self._sizes = self._found()
         self._bytes = sum(self._sizes.values())
         self._last = next(reversed(self._sizes), -1)

@@ -16,7 +16,7 @@ import grpc
 
 from secondlook_client.errors import Cancelled, ResultsUnread, SecondlookError
 from secondlook_client.images import ImageInput, image_bytes, image_name
-from secondlook_client.live import Frame, FrameBook, LiveOptions, StreamRules
+from secondlook_client.live import FrameQueue, LiveFrame, LiveOptions, ReconnectPolicy
 from secondlook_client.retry import RetryPolicy, typed
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.values import FrameResult
@@ -36,7 +36,7 @@ class LiveStream:
 
     When frames come faster than they are answered the newest win; those left out are reported
     with ``dropped``. A broken connection is made anew for as long as the stream is open, and
-    frames that were under way are sent once more. Thread-safe: one thread may send and another
+    frames that were in flight are sent once more. Thread-safe: one thread may send and another
     iterate.
     """
 
@@ -59,9 +59,9 @@ class LiveStream:
         self._options = options
         self._address = address
         self._on_change = on_change
-        self._rules = StreamRules(retry)
+        self._reconnect = ReconnectPolicy(retry)
         self._changed = threading.Condition()
-        self._book = FrameBook(options)
+        self._queue = FrameQueue(options)
         self._results: deque[FrameResult] = deque()
         self._next = 0
         self._connection = 0
@@ -84,9 +84,9 @@ class LiveStream:
         data = image_bytes(image)
         with self._changed:
             self._check_open()
-            frame = Frame(self._next, key, image_name(image, name), data)
+            frame = LiveFrame(self._next, key, image_name(image, name), data)
             self._next += 1
-            self._report(self._book.offer(frame, self._open))
+            self._report(self._queue.offer(frame, self._open))
             return frame.sequence
 
     def ready(self) -> list[FrameResult]:
@@ -175,17 +175,17 @@ class LiveStream:
         finally:
             with self._changed:
                 self._open, self._over = False, True
-                self._report(self._book.give_up(self._failure))
+                self._report(self._queue.give_up(self._failure))
 
     def _connect_again(self, cause: SecondlookError | None) -> bool:
         """Settle what a connection left, and wait as long as is due; False to end the stream."""
         with self._changed:
             self._connection += 1
             self._open = False
-            self._report(self._book.lost(cause))
-            if self._closed or (self._finished and self._book.idle):
+            self._report(self._queue.lost(cause))
+            if self._closed or (self._finished and self._queue.idle):
                 return False
-            wait_s = self._rules.wait_s(cause, self._finished)
+            wait_s = self._reconnect.wait_s(cause, self._finished)
             if wait_s is None:
                 self._failure = cause
                 return False
@@ -205,16 +205,16 @@ class LiveStream:
             self._call = call = self._method(self._messages(self._connection))
         try:
             for response in call:
-                self._hear(response)
+                self._receive(response)
         except grpc.RpcError as failed:
             return typed(failed, self._address)
         return None
 
-    def _hear(self, response: pb.LabelStreamResponse) -> None:
+    def _receive(self, response: pb.LabelStreamResponse) -> None:
         with self._changed:
             if response.HasField("answer"):
-                self._rules.heard()
-                self._report(self._book.answered(response.answer))
+                self._reconnect.frame_answered()
+                self._report(self._queue.answered(response.answer))
             else:
                 self._open = True
                 self._changed.notify_all()
@@ -225,16 +225,16 @@ class LiveStream:
         while frame := self._next_frame(connection):
             yield frame.message()
 
-    def _next_frame(self, connection: int) -> Frame | None:
+    def _next_frame(self, connection: int) -> LiveFrame | None:
         """Waits for a frame that may be sent; None ends the sending side of the connection."""
         with self._changed:
             while True:
                 if self._closed or self._connection != connection:
                     return None
                 # Only an accepted stream takes frames: what a dead line swallows counts as sent.
-                if self._open and (frame := self._book.take()):
+                if self._open and (frame := self._queue.take()):
                     return frame
-                if self._finished and not self._book.waiting:
+                if self._finished and not self._queue.waiting:
                     return None
                 self._changed.wait()
 

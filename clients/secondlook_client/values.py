@@ -355,13 +355,13 @@ class Job:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How a job stands and how fast it gets on."""
+    """The state of a job and its speed."""
 
     job: Job
     images_per_second: float
-    """Settled lately; 0 while that is not known."""
+    """Labelled or failed, lately; 0 while that is not known."""
     seconds_left: float | None
-    """Until all images known so far are settled; None while that is not known."""
+    """Until all images known so far are labelled or failed; None while that is not known."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +407,7 @@ class JobFailure:
 
 
 class BoxKind(StrEnum):
-    """What a box says to whoever trains on it."""
+    """How a training uses a box."""
 
     LABEL = "label"
     """An object of the class: learn it."""
@@ -574,9 +574,9 @@ class ModelComparison:
     current_version: int
     """The one that was current before."""
     current_map50: float
-    """Its mAP50, [0, 1]."""
+    """[0, 1], over the classes of the current version that have a true box."""
     candidate_map50: float
-    """Of the one promoted, over the same classes."""
+    """The same, of the one promoted; a class that it lacks counts as 0."""
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,12 @@ class EnumNumbers(Generic[Member]):
         """``wire`` is the generated enum; members that it lacks never travel."""
         prefix = wire.Name(0).removesuffix("UNSPECIFIED")
         known = set(wire.keys())
-        self.number: Mapping[Member, Any] = {
+        self.number: Mapping[str, Any] = {
             member: wire.Value(prefix + member.name)
             for member in kind
             if prefix + member.name in known
         }
-        self.member: Mapping[int, Member] = {n: member for member, n in self.number.items()}
+        self.member: Mapping[int, Member] = {n: kind(member) for member, n in self.number.items()}
 
 
 OUTCOMES = EnumNumbers(Outcome, pb.Outcome)
@@ -166,7 +166,7 @@ def live_opening(
 def capture_opening(classes: Classes | None, stream_id: str) -> pb.StreamOpening:
     """The first message of a captured stream. Raises ``BadOntology`` or ``InvalidInput``."""
     if not stream_id:
-        raise InvalidInput("a captured stream needs a stream_id; it is its name for ever")
+        raise InvalidInput("a captured stream needs a stream_id, its name on the server")
     return pb.StreamOpening(
         stream_id=stream_id, mode=pb.STREAM_MODE_CAPTURE, ontology=ontology_message(classes)
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask, Image
+from secondlook.core.types import Image, VQAQuery
 from secondlook.demo.world import scene
 from secondlook.models.embedded import EMBEDDED, load_proposer, load_verifier
 
@@ -47,7 +47,9 @@ def test_verifier_tells_glasses_on_the_eyes_from_none() -> None:
         for thing in drawn.things:
             if thing.noun == "person":
                 x1, y1, x2, y2 = (int(edge) for edge in thing.box)
-                asks.append(Ask(drawn.image[y1:y2, x1:x2], ("Is this person wearing glasses?",)))
+                asks.append(
+                    VQAQuery(drawn.image[y1:y2, x1:x2], ("Is this person wearing glasses?",))
+                )
                 truth.append("glasses" in thing.traits)
     said = [answers[0].p_yes for answers in verifier.answer(asks)]
     assert None not in said
@@ -61,7 +63,7 @@ def test_any_image_size_goes_through_both_models(side: int) -> None:
     pixels = np.random.default_rng(side).integers(0, 255, (side, 2 * side, 3), dtype=np.uint8)
     boxes = load_proposer("", ModelSettings()).propose([Image(pixels, "")], ["dog"], 0.0)
     assert len(boxes) == 1
-    [(answer,)] = load_verifier("", ModelSettings()).answer([Ask(pixels, ("Is this a dog?",))])
+    [(answer,)] = load_verifier("", ModelSettings()).answer([VQAQuery(pixels, ("Is this a dog?",))])
     assert answer.p_yes is None or 0 <= answer.p_yes <= 1
 
 

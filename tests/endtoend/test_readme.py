@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from endtoend.conftest import Run, serving
+from installed import Run, served
 
 from secondlook.cli import COMMANDS, group, run
 from secondlook.store import open_store
@@ -112,7 +112,7 @@ def test_stream_answers_every_frame_once(server: str, world: Path) -> None:
 
 def test_a_stopped_server_finishes_what_it_accepted(world: Path) -> None:
     image = sorted((world / "images").iterdir())[0]
-    with serving("--ontology", world / "ontology.yaml") as (address, process):
+    with served("--ontology", world / "ontology.yaml") as (address, process):
         with Client(address) as client:
             assert client.label(image).judgements
         process.terminate()

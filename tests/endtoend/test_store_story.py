@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from endtoend.conftest import Kept, Run
+from installed import Kept, Run
 
 from secondlook.cli import run
 from secondlook_client import Client
@@ -42,8 +42,8 @@ def test_explain_a_label(
     assert (tmp_path / "explain.html").exists()
     capsys.readouterr()
     monkeypatch.chdir(tmp_path)
-    again = ("explain", label["label"], "--again", "--models", "demo", "--json")
-    assert run([*again, "--data", str(kept.data)]) == 0  # here, where torch is loaded already
+    rerun = ("explain", label["label"], "--rerun", "--models", "demo", "--json")
+    assert run([*rerun, "--data", str(kept.data)]) == 0  # here, where torch is loaded already
     assert json.loads(capsys.readouterr().out)["outcome"] == "accept"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from endtoend.conftest import Kept, Run, environment, serving
+from installed import Kept, Run, environment, served
 
 from secondlook.cli import run
 from secondlook_client import Client
@@ -90,7 +90,7 @@ def test_a_student_before_the_models(taught: Taught, world: Path) -> None:
     student = ("--student", taught.folder / "student")
     image = sorted((world / "images").iterdir())[0]
     with (
-        serving("--ontology", world / "ontology.yaml", *student) as (address, _),
+        served("--ontology", world / "ontology.yaml", *student) as (address, _),
         Client(address) as client,
     ):
         assert client.info().student.startswith(f"student:{SNAPSHOT}@")
@@ -102,7 +102,7 @@ def test_the_promoted_student_before_the_models(
 ) -> None:
     kept = ("--data", tmp_path / "data", "--student", f"model:{SNAPSHOT}")
     with (
-        serving("--ontology", world / "ontology.yaml", *kept) as (address, _),
+        served("--ontology", world / "ontology.yaml", *kept) as (address, _),
         Client(address) as client,
     ):
         assert client.info().student == ""

@@ -107,7 +107,7 @@ def test_what_cannot_be_kept_fails_alone(store: Store) -> None:
     ("requests", "status", "words"),
     [
         ((opening(""),), "INVALID_ARGUMENT", "needs a stream_id"),
-        ((opening(classes=()),), "INVALID_ARGUMENT", "say with which classes"),
+        ((opening(classes=()),), "INVALID_ARGUMENT", "give the classes to label it with"),
         ((opening(), frame(5), frame(5)), "INVALID_ARGUMENT", "numbered above 5"),
         ((opening(), frame(2**63)), "INVALID_ARGUMENT", "below 2^63"),
         ((opening(), opening()), "INVALID_ARGUMENT", "opened once"),
@@ -225,7 +225,7 @@ def test_frames_wait_in_the_spool_for_a_server(store: Store, tmp_path: Path) -> 
     with back, Client(address) as client:
         with client.capture("gate", spool=spool) as capture:  # the next start of the device
             numbers.append(capture.send(png(shade=5)))
-            with pytest.raises(SecondlookError, match="say with which classes"):
+            with pytest.raises(SecondlookError, match="give the classes to label it with"):
                 capture.flush(timeout_s=0.3)
         with client.capture("gate", spool=spool, classes=["dog"]) as capture:
             capture.flush(timeout_s=30)

@@ -196,7 +196,7 @@ def test_a_message_over_the_limit_is_told_in_words_and_not_retried():
             client.label(b"x" * 2000)
         started = time.monotonic()
         with pytest.raises(errors.MessageTooLarge, match="max_image_bytes") as caught:
-            client.label(b"x" * (options.max_message_bytes + 1))
+            client.label(b"x" * (max_message_bytes(options.images) + 1))
         assert caught.value.reason == "message_too_large"
         assert time.monotonic() - started < 5
 

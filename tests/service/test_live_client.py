@@ -12,10 +12,11 @@ from flaky_line import FlakyLine
 from serving import png, server_settings, serving
 
 from secondlook.config.settings import BatchingSettings
+from secondlook.server.app import max_message_bytes
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
 
 QUICK = RetryPolicy(first_s=0.02, longest_s=0.2, unavailable_s=20)
-WIDE = LiveOptions(max_pending=100, max_under_way=8, server_pending=32)
+WIDE = LiveOptions(max_pending=100, max_in_flight=8, server_pending=32)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def test_a_bad_frame_fails_alone():
 
 def test_sending_never_waits_and_the_newest_win():
     gate = threading.Event()
-    options = LiveOptions(max_pending=2, max_under_way=2, server_pending=1)
+    options = LiveOptions(max_pending=2, max_in_flight=2, server_pending=1)
     with (
         serving(ScriptedProposer(gate=gate)) as s,
         Client(s.address) as client,
@@ -128,7 +129,7 @@ def test_closing_reports_what_was_left():
 
 def test_an_oversize_frame_fails_alone():
     options = server_settings(max_image_bytes=10_000)
-    huge = b"x" * (options.max_message_bytes + 1)
+    huge = b"x" * (max_message_bytes(options.images) + 1)
     with (
         serving(options=options) as s,
         Client(s.address, retry=QUICK) as client,
@@ -258,6 +259,35 @@ def test_the_async_stream_reports_refusals_and_leftovers():
             assert [f.dropped async for f in stream] == ["closed"]
             with pytest.raises(errors.Cancelled):
                 stream.send(png())
+
+    with serving() as s:
+        asyncio.run(run(s.address))
+
+
+def test_a_stream_ends_with_its_client():
+    with serving() as s:
+        client = Client(s.address, retry=QUICK)
+        stream = client.stream()
+        stream.send(png())
+        assert next(stream).result
+        client.close()
+        with pytest.raises(errors.Cancelled):
+            list(stream)
+        with pytest.raises(errors.Cancelled):
+            stream.send(png())
+        stream.close()
+
+
+def test_an_async_stream_ends_with_its_client():
+    async def run(address):
+        client = AsyncClient(address, retry=QUICK)
+        stream = client.stream()
+        stream.send(png())
+        assert (await anext(stream)).result
+        await client.close()
+        with pytest.raises(errors.Cancelled):
+            await anext(stream)
+        await stream.close()
 
     with serving() as s:
         asyncio.run(run(s.address))

@@ -83,7 +83,7 @@ def test_a_model_from_its_first_version_to_a_roll_back(place, tmp_path, capfd) -
     assert "has version 2 of 'street'" in told(capfd)[0]
     verify_files(out_folder, read_manifest(out_folder))
     assert models("download", "street", "1", "--out", str(out_folder)) == 1
-    assert "holds something else than this version" in told(capfd)[1]
+    assert "holds something other than this version" in told(capfd)[1]
 
 
 def test_what_is_wrong_is_told_in_one_line(tmp_path, capfd, monkeypatch) -> None:

@@ -14,7 +14,7 @@ from ollama_server import DIGEST, Behaviour, FakeOllama, Top
 from PIL import Image as PILImage
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask, Image, Proposals
+from secondlook.core.types import Image, Proposals, VQAQuery
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models import ollama as adapter
 from secondlook.models.ollama import OllamaVerifier
@@ -88,7 +88,9 @@ def test_probabilities_come_from_the_first_token(server: FakeOllama) -> None:
     verifier = load(server)
     assert verifier.name == "moondream"
     assert verifier.digest == DIGEST.removeprefix("sha256:")[:12]
-    answers = verifier.answer([Ask(RED, ("Is it red?", "Is it a cat?")), Ask(BLUE, ("Red?",))])
+    answers = verifier.answer(
+        [VQAQuery(RED, ("Is it red?", "Is it a cat?")), VQAQuery(BLUE, ("Red?",))]
+    )
     assert answers[0][0].p_yes == pytest.approx(0.8 / 0.95) and answers[0][0].exact
     assert answers[0][1].p_yes == pytest.approx(0.1) and answers[0][1].raw == "No"
     assert answers[1][0].p_yes == pytest.approx(0.1)
@@ -97,7 +99,7 @@ def test_probabilities_come_from_the_first_token(server: FakeOllama) -> None:
 
 
 def test_what_is_sent(server: FakeOllama) -> None:
-    load(server).answer([Ask(RED, ("Is it red?",))])
+    load(server).answer([VQAQuery(RED, ("Is it red?",))])
     (request,) = server.asked
     assert request["messages"][0]["content"] == "Is it red? Answer yes or no."
     assert request["options"]["temperature"] == 0
@@ -108,7 +110,7 @@ def test_what_is_sent(server: FakeOllama) -> None:
 def test_leading_white_space_is_not_the_answer(server: FakeOllama) -> None:
     verifier = load(server)
     server.behaviour.reply = lambda question, image: [[("\n", 0.9)], [(" Yes", 0.6), ("No", 0.4)]]
-    assert verifier.answer([Ask(RED, ("Red?",))])[0][0].p_yes == pytest.approx(0.6)
+    assert verifier.answer([VQAQuery(RED, ("Red?",))])[0][0].p_yes == pytest.approx(0.6)
 
 
 def test_an_old_server_is_read_by_its_words(
@@ -173,7 +175,7 @@ def test_a_body_that_is_no_object_does_not_break_the_error_path(server: FakeOlla
 def test_a_hanging_server_is_left_in_time(server: FakeOllama) -> None:
     verifier = load(server, backend_timeout_s=0.3, backend_concurrency=1)
     server.behaviour.fault = lambda number: "hang"
-    answers = verifier.answer([Ask(RED, ("Red?", "Blue?", "Green?"))])[0]
+    answers = verifier.answer([VQAQuery(RED, ("Red?", "Blue?", "Green?"))])[0]
     assert [answer.p_yes for answer in answers] == [None] * 3
     assert "in time" in answers[0].error
     # One question waited; the others are not made to wait for the same silence.
@@ -200,7 +202,9 @@ def test_one_view_that_fails_leaves_the_others(server: FakeOllama) -> None:
 
     before = len(server.requests)
     server.behaviour.fault = lambda number: "500" if before + 1 < number <= before + 5 else ""
-    answers = verifier.answer([Ask(RED, ("red?",)), Ask(BLUE, ("red?",)), Ask(RED, ("red?",))])
+    answers = verifier.answer(
+        [VQAQuery(RED, ("red?",)), VQAQuery(BLUE, ("red?",)), VQAQuery(RED, ("red?",))]
+    )
     assert [answer.error != "" for (answer,) in answers] == [False, True, False]
 
 
@@ -209,7 +213,7 @@ def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None
     verifier = load(server, backend_concurrency=limit)
     server.most_at_once = 0
     server.behaviour.meeting = limit
-    asks = [Ask(RED, ("red?", "blue?"))] * 3
+    asks = [VQAQuery(RED, ("red?", "blue?"))] * 3
     callers = [threading.Thread(target=verifier.answer, args=(asks,)) for _ in range(2)]
     for caller in callers:
         caller.start()

@@ -9,7 +9,7 @@ from openai_server import Behaviour, FakeOpenAI, Top
 from PIL import Image as PILImage
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask
+from secondlook.core.types import VQAQuery
 from secondlook.models import openai as adapter
 from secondlook.models.openai import KEY_VARIABLE, OpenAIVerifier
 from secondlook.models.remote import RetryLimits, encode_view
@@ -50,13 +50,13 @@ def load(server: FakeOpenAI, **options: Any) -> OpenAIVerifier:
 
 
 def asked(verifier: OpenAIVerifier) -> Any:
-    return verifier.answer([Ask(RED, ("Is it red?",))])[0][0]
+    return verifier.answer([VQAQuery(RED, ("Is it red?",))])[0][0]
 
 
 def test_probabilities_come_from_the_first_token(server: FakeOpenAI) -> None:
     verifier = load(server)
     assert verifier.name == "tiny-vlm" and len(verifier.digest) == 12
-    red, cat = verifier.answer([Ask(RED, ("Is it red?", "Is it a cat?"))])[0]
+    red, cat = verifier.answer([VQAQuery(RED, ("Is it red?", "Is it a cat?"))])[0]
     assert red.p_yes == pytest.approx(0.8 / 0.95) and red.exact
     assert cat.p_yes == pytest.approx(0.1)
     assert server.requests[-1]["temperature"] == 0

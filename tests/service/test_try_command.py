@@ -29,7 +29,7 @@ def test_every_stage_is_shown_for_each_image(tmp_path, capsys):
     assert code == 0
     for expected in (
         "dog, young dog", "Is it young?", "a.png", "b [red].png", "0 0 40 40", "0.90", "accept",
-        "reject", "Yes", "P(yes) 0.10 ≤ 0.40", "broken.png: these 6 bytes are no image",
+        "reject", "Yes", "P(yes) 0.10 ≤ 0.40", "broken.png: these 6 bytes are not an image",
     ):  # fmt: skip
         assert expected in shown, shown
     page = out.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from secondlook.core.types import Ask, Image, Proposals
+from secondlook.core.types import Image, Proposals, VQAQuery
 from secondlook_client.values import Answer
 
 Row = tuple[tuple[float, float, float, float], Mapping[str, float]]
@@ -82,7 +82,7 @@ class ScriptedVerifier:
         self.calls = 0
         self.questions: list[str] = []
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """The script's answer to every question."""
         self.calls += 1
         self.views += len(asks)

@@ -13,14 +13,14 @@ from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
 from secondlook.config.settings import BatchingSettings
-from secondlook.jobs import failure_policy, failures, image_source, worker
-from secondlook.jobs.failures import backoff_s
+from secondlook.jobs import worker
 from secondlook.jobs.runner import JobRunner
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.store import Store
 from secondlook.store.queue import JobRow
 from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.retry import RetryPolicy
 
 DOGS = Ontology((ClassSpec("dog"),))
 SETTLED_NS = 10**18
@@ -81,11 +81,8 @@ def wait_for(
 def try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed in a job is tried again after a tenth of the usual time."""
 
-    def tenth_s(tried: int, **bounds: float) -> float:
-        return backoff_s(tried, **bounds) / 10
-
-    for module in (failures, image_source, failure_policy, worker):
-        monkeypatch.setattr(module, "backoff_s", tenth_s)
+    usual = RetryPolicy.backoff_s
+    monkeypatch.setattr(RetryPolicy, "backoff_s", lambda policy, n: usual(policy, n) / 10)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from serving import Serving
 from stored import stored_frames
 from students import write_student
 
-from secondlook.detector.frames import Detection, Frame
+from secondlook.detector.frames import Detection, SourceFrame
 from secondlook.edge.app import RunningAgent, run_agent
 from secondlook.edge.health import Health
 from secondlook.edge.settings import EdgeSettings
@@ -93,7 +93,7 @@ class BackgroundAgent:
         self._at = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def _hook(self, frame: Frame, found: Sequence[Detection]) -> None:
+    def _hook(self, frame: SourceFrame, found: Sequence[Detection]) -> None:
         now = time.monotonic()
         self.slowest_s = max(self.slowest_s, now - self._at if self._at else 0.0)
         self._at = now

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask, Image, Proposals
+from secondlook.core.types import Image, Proposals, VQAQuery
 from secondlook_client.values import Answer
 
 
@@ -52,7 +52,7 @@ class Agreeable:
     def __init__(self, word: str) -> None:
         self._word = word
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """P(yes) 0.9 or 0.1."""
         return [tuple(self._one(q) for q in ask.questions) for ask in asks]
 

@@ -39,7 +39,7 @@ class _BoxKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BoxKind.Value
     """Proposed for the class and rejected: background that looks like the class."""
 
 class BoxKind(_BoxKind, metaclass=_BoxKindEnumTypeWrapper):
-    """What a box of a dataset says to whoever trains on it."""
+    """How a training uses a box of a dataset."""
 
 BOX_KIND_UNSPECIFIED: BoxKind.ValueType  # 0
 """Never sent."""
@@ -295,7 +295,7 @@ class SnapshotBox(_message.Message):
     y2: _builtins.float
     """Bottom edge, above y1."""
     kind: Global___BoxKind.ValueType
-    """What it says."""
+    """How a training uses it."""
     probability: _builtins.float
     """That the label is right, [0, 1]."""
     score: _builtins.float

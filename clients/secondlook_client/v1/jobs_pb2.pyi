@@ -3,8 +3,8 @@
 isort:skip_file
 Many images at a time: jobs that outlive the call, the client and the server.
 
-A server that keeps nothing (started without a data folder) refuses these calls with
-FAILED_PRECONDITION. Errors are as in labeling.proto.
+A server without a store (started without a data folder) refuses these calls with
+UNIMPLEMENTED. Errors are as in labeling.proto.
 
 Every call may be sent again after a broken line: an image is stored once, whatever was sent
 twice, and an image has one result in a job, however often it was tried.
@@ -68,7 +68,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_RUNNING: _JobState.ValueType  # 2
     """Images are labelled, or more are waited for."""
     JOB_STATE_DONE: _JobState.ValueType  # 3
-    """Every image is labelled or set aside."""
+    """Every image is labelled, or failed."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 4
     """It was stopped with CancelJob."""
     JOB_STATE_FAILED: _JobState.ValueType  # 5
@@ -84,7 +84,7 @@ JOB_STATE_LISTING: JobState.ValueType  # 1
 JOB_STATE_RUNNING: JobState.ValueType  # 2
 """Images are labelled, or more are waited for."""
 JOB_STATE_DONE: JobState.ValueType  # 3
-"""Every image is labelled or set aside."""
+"""Every image is labelled, or failed."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 4
 """It was stopped with CancelJob."""
 JOB_STATE_FAILED: JobState.ValueType  # 5
@@ -123,7 +123,7 @@ class Job(_message.Message):
     done: _builtins.int
     """Labelled."""
     failed: _builtins.int
-    """Set aside, each with a reason; see ListFailures."""
+    """Failed, each with a reason; see ListFailures."""
     message: _builtins.str
     """What it waits for, or why it failed; empty when all goes well."""
     open: _builtins.bool
@@ -131,7 +131,7 @@ class Job(_message.Message):
     created_at: _builtins.float
     """Seconds since 1970, UTC."""
     updated_at: _builtins.float
-    """When it last got on. Seconds since 1970, UTC."""
+    """When it last progressed. Seconds since 1970, UTC."""
     @_builtins.property
     def ontology(self) -> _labeling_pb2.Ontology:
         """What is looked for; absent in ListJobs and WatchJob."""
@@ -380,7 +380,7 @@ class UploadImageRequest(_message.Message):
     """Name of an upload job."""
     image: _builtins.bytes
     """An encoded image, as in LabelRequest. It is kept whatever it holds; one that cannot be
-    decoded is set aside when its turn comes.
+    decoded fails when its turn comes.
     """
     name: _builtins.str
     """For people; at most 4,096 characters; never used as a path."""
@@ -614,9 +614,9 @@ class WatchJobResponse(_message.Message):
     IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
     images_per_second: _builtins.float
-    """Images settled a second, lately; 0 while that is not known."""
+    """Images labelled or failed per second, lately; 0 while that is not known."""
     seconds_left: _builtins.float
-    """Until every image known so far is settled; absent while that is not known."""
+    """Until every image known so far is labelled or failed; absent while that is not known."""
     @_builtins.property
     def job(self) -> Global___Job:
         """As it stands."""
@@ -696,7 +696,7 @@ class RetryJobRequest(_message.Message):
     """Name of the job."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only images that were set aside for one of these reasons. Empty: all."""
+        """Only images that failed for one of these reasons. Empty: all."""
 
     def __init__(
         self,
@@ -755,7 +755,7 @@ class ListResultsRequest(_message.Message):
     after: _builtins.int
     """Only results behind this cursor. 0: from the first."""
     detail: _labeling_pb2.Detail.ValueType
-    """How much to tell of each image."""
+    """How much to send of each image."""
     follow: _builtins.bool
     """Wait for further results until the job is over."""
     def __init__(
@@ -864,7 +864,7 @@ Global___ListFailuresRequest: _TypeAlias = ListFailuresRequest  # noqa: Y015
 
 @_typing.final
 class JobFailure(_message.Message):
-    """An image that was set aside."""
+    """An image that failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Labels many images and keeps what was found.
+    """Labels many images and stores images, evidence and decisions.
     """
 
     def __init__(self, channel):
@@ -93,7 +93,7 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Labels many images and keeps what was found.
+    """Labels many images and stores images, evidence and decisions.
     """
 
     def CreateJob(self, request, context):
@@ -119,7 +119,8 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishUpload(self, request, context):
-        """Say that no more images will come: the job is done when all it has are settled.
+        """Say that no more images will come: the job is done when all that it has are labelled or
+        failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +155,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Try the images again that were set aside.
+        """Queue the failed images again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +169,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFailures(self, request, context):
-        """The images of a job that were set aside, page by page.
+        """The failed images of a job, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +242,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Labels many images and keeps what was found.
+    """Labels many images and stores images, evidence and decisions.
     """
 
     @staticmethod

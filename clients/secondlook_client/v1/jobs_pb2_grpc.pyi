@@ -3,8 +3,8 @@
 isort:skip_file
 Many images at a time: jobs that outlive the call, the client and the server.
 
-A server that keeps nothing (started without a data folder) refuses these calls with
-FAILED_PRECONDITION. Errors are as in labeling.proto.
+A server without a store (started without a data folder) refuses these calls with
+UNIMPLEMENTED. Errors are as in labeling.proto.
 
 Every call may be sent again after a broken line: an image is stored once, whatever was sent
 twice, and an image has one result in a job, however often it was tried.
@@ -34,7 +34,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """Labels many images and keeps what was found."""
+    """Labels many images and stores images, evidence and decisions."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -49,7 +49,9 @@ class JobServiceStub:
     makes all durable together that wait. A finished upload is opened again by it.
     """
     FinishUpload: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.FinishUploadRequest, _jobs_pb2.FinishUploadResponse]
-    """Say that no more images will come: the job is done when all it has are settled."""
+    """Say that no more images will come: the job is done when all that it has are labelled or
+    failed.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]
     """How one job stands."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]
@@ -59,15 +61,15 @@ class JobServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
     """Stop a job. What is done stays; cancelling one that is over changes nothing."""
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RetryJobRequest, _jobs_pb2.RetryJobResponse]
-    """Try the images again that were set aside."""
+    """Queue the failed images again."""
     ListResults: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ListResultsRequest, _jobs_pb2.ListResultsResponse]
     """The results of a job in the order in which they were made, from a cursor on."""
     ListFailures: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListFailuresRequest, _jobs_pb2.ListFailuresResponse]
-    """The images of a job that were set aside, page by page."""
+    """The failed images of a job, page by page."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
-    """Labels many images and keeps what was found."""
+    """Labels many images and stores images, evidence and decisions."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CreateJobRequest, _jobs_pb2.CreateJobResponse]  # type: ignore[assignment]
@@ -79,7 +81,9 @@ class JobServiceAsyncStub(JobServiceStub):
     makes all durable together that wait. A finished upload is opened again by it.
     """
     FinishUpload: _aio.UnaryUnaryMultiCallable[_jobs_pb2.FinishUploadRequest, _jobs_pb2.FinishUploadResponse]  # type: ignore[assignment]
-    """Say that no more images will come: the job is done when all it has are settled."""
+    """Say that no more images will come: the job is done when all that it has are labelled or
+    failed.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.GetJobRequest, _jobs_pb2.GetJobResponse]  # type: ignore[assignment]
     """How one job stands."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListJobsRequest, _jobs_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -89,14 +93,14 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Stop a job. What is done stays; cancelling one that is over changes nothing."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RetryJobRequest, _jobs_pb2.RetryJobResponse]  # type: ignore[assignment]
-    """Try the images again that were set aside."""
+    """Queue the failed images again."""
     ListResults: _aio.UnaryStreamMultiCallable[_jobs_pb2.ListResultsRequest, _jobs_pb2.ListResultsResponse]  # type: ignore[assignment]
     """The results of a job in the order in which they were made, from a cursor on."""
     ListFailures: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListFailuresRequest, _jobs_pb2.ListFailuresResponse]  # type: ignore[assignment]
-    """The images of a job that were set aside, page by page."""
+    """The failed images of a job, page by page."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Labels many images and keeps what was found."""
+    """Labels many images and stores images, evidence and decisions."""
 
     @_abc_1.abstractmethod
     def CreateJob(
@@ -130,7 +134,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.FinishUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.FinishUploadResponse, _abc.Awaitable[_jobs_pb2.FinishUploadResponse]]:
-        """Say that no more images will come: the job is done when all it has are settled."""
+        """Say that no more images will come: the job is done when all that it has are labelled or
+        failed.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -170,7 +176,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.RetryJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.RetryJobResponse, _abc.Awaitable[_jobs_pb2.RetryJobResponse]]:
-        """Try the images again that were set aside."""
+        """Queue the failed images again."""
 
     @_abc_1.abstractmethod
     def ListResults(
@@ -186,6 +192,6 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.ListFailuresRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListFailuresResponse, _abc.Awaitable[_jobs_pb2.ListFailuresResponse]]:
-        """The images of a job that were set aside, page by page."""
+        """The failed images of a job, page by page."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

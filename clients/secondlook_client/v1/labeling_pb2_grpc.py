@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LabelingServiceStub:
-    """Finds boxes with words and takes a second look at each one.
+    """Proposes boxes for the classes of an ontology and verifies each with a vision-language model.
     """
 
     def __init__(self, channel):
@@ -53,11 +53,11 @@ class LabelingServiceStub:
 
 
 class LabelingServiceServicer:
-    """Finds boxes with words and takes a second look at each one.
+    """Proposes boxes for the classes of an ontology and verifies each with a vision-language model.
     """
 
     def Label(self, request, context):
-        """Label one image.
+        """Label one image. Nothing is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +110,7 @@ def add_LabelingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LabelingService:
-    """Finds boxes with words and takes a second look at each one.
+    """Proposes boxes for the classes of an ontology and verifies each with a vision-language model.
     """
 
     @staticmethod

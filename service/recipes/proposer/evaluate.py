@@ -10,8 +10,9 @@ import torch
 from transformers import BertTokenizer, GroundingDinoForObjectDetection
 
 from recipes.proposer.data import RenderedScene, collate, token_nouns
-from secondlook.core import boxes as geometry
+from secondlook.core.boxes import from_cxcywh
 from secondlook.demo.world import NOUNS
+from secondlook.evaluation.matching import match_boxes
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 MATCH_IOU = 0.5
@@ -60,7 +61,7 @@ def _by_noun(
     scores: np.ndarray, boxes: np.ndarray, named: np.ndarray, of: RenderedScene
 ) -> list[ProposedBoxes]:
     height, width = of.image.shape[:2]
-    pixels = geometry.from_cxcywh(boxes, width, height)
+    pixels = from_cxcywh(boxes, width, height)
     kept = []
     for noun in range(len(NOUNS)):
         best = scores[:, named == noun].max(1)
@@ -72,16 +73,10 @@ def _by_noun(
 
 def _matches(found: ProposedBoxes, truth: np.ndarray) -> np.ndarray:
     """(N,) bool: the proposal is the best-scored one on a true box, greedily at ``MATCH_IOU``."""
-    right = np.zeros(len(found.scores), bool)
-    if not len(truth) or not len(right):
-        return right
-    iou = geometry.iou(found.boxes, truth)
-    for row, overlaps in enumerate(iou):
-        column = int(overlaps.argmax())
-        if overlaps[column] >= MATCH_IOU:
-            right[row] = True
-            iou[:, column] = -1
-    return right
+    proposals = found.boxes, np.zeros(len(found.boxes), np.int64)
+    real = truth, np.zeros(len(truth), np.int64)
+    regions = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    return match_boxes(proposals, found.scores, real, regions, MATCH_IOU).truth >= 0
 
 
 def figures(

@@ -48,7 +48,7 @@ ANSWERS = ("no", "yes")
 OTHER_WORDS = (
     "man woman people someone child face eyes forehead his her their sunglasses spectacles "
     "puppy vehicle many how what where which who any all some one two be can do you see i in "
-    "on at of off up down with and or not but answer please image photo image object thing "
+    "on at of off up down with and or not but answer please picture photo image object thing "
     "colour orange pink purple brown grey "
 )
 """Words that people may use and no question of the training holds; they are learnt by nobody."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from secondlook.core import boxes as box_ops
+from secondlook.core.boxes import Xyxy
 from secondlook.core.types import Image
 from secondlook.demo.world import NOUNS
 from secondlook.labeling.proposer import Proposer
@@ -22,10 +23,8 @@ SAME_BOX = 0.6
 OTHERS = 0.4
 """Share of the boxes of other things than persons that is shown."""
 
-Box = tuple[float, float, float, float]
 
-
-def proposed(rng: np.random.Generator, proposer: Proposer, image: Image) -> Iterator[Box]:
+def proposed(rng: np.random.Generator, proposer: Proposer, image: Image) -> Iterator[Xyxy]:
     """Boxes of ``image``, pixel xyxy: every one of a person, and OTHERS of the rest."""
     found = proposer.propose([image], NOUNS, FLOOR)[0]
     boxes = box_ops.clip(found.boxes, image.width, image.height)

@@ -39,7 +39,7 @@ SUBJECTS = (
     "colour of ball",
     "person",
     "glasses",
-    "in the image",
+    "in the picture",
 )
 """Subjects of the curve."""
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from recipes.verifier.proposals import Box, proposed
+from recipes.verifier.proposals import proposed
 from recipes.verifier.questions import Facts
-from secondlook.core.boxes import iou
+from secondlook.core.boxes import Xyxy, iou
 from secondlook.core.types import Image
 from secondlook.demo import world
 from secondlook.demo.world import NOUNS, Scene, Thing, classes_of
@@ -88,7 +88,7 @@ def samples_of(seed: int, index: int, proposer: Proposer | None = None) -> list[
 
 
 def judge(
-    box: Box, things: tuple[Thing, ...], boxes: NDArray[np.float32]
+    box: Xyxy, things: tuple[Thing, ...], boxes: NDArray[np.float32]
 ) -> tuple[Thing | None] | None:
     """The thing that a box holds, (None,) for nothing, or None where nobody could say.
 
@@ -129,13 +129,13 @@ def _worn_as(noun: str, traits: frozenset[str]) -> str:
     return ""
 
 
-def _at_head(box: Box, person: Box) -> bool:
+def _at_head(box: Xyxy, person: Xyxy) -> bool:
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     inside = person[0] <= x <= person[2] and person[1] <= y
     return inside and y <= person[1] + 0.33 * (person[3] - person[1])
 
 
-def _boxes(rng: np.random.Generator, scene: Scene) -> Iterator[Box]:
+def _boxes(rng: np.random.Generator, scene: Scene) -> Iterator[Xyxy]:
     """Boxes to be shown: things as a detector finds them, and places that hold none."""
     size = (scene.image.shape[1], scene.image.shape[0])
     for thing in scene.things:
@@ -161,7 +161,7 @@ def _repeats(rng: np.random.Generator, thing: Thing) -> int:
     return int(rng.random() < (0.5 if thing.noun == "tree" else 0.8))
 
 
-def shaken(rng: np.random.Generator, box: Box, width: int, height: int) -> Box:
+def shaken(rng: np.random.Generator, box: Xyxy, width: int, height: int) -> Xyxy:
     """A box as a detector would give it: centre and sides off by some per cent, 12 at most."""
     x0, y0, x1, y1 = box
     wide, tall = x1 - x0, y1 - y0
@@ -176,7 +176,7 @@ def shaken(rng: np.random.Generator, box: Box, width: int, height: int) -> Box:
     )
 
 
-def _bare_places(rng: np.random.Generator, person: Thing) -> Iterator[Box]:
+def _bare_places(rng: np.random.Generator, person: Thing) -> Iterator[Xyxy]:
     """Where glasses or a helmet would be, on persons who wear none there."""
     x0, y0, x1, y1 = person.box
     x, tall = (x0 + x1) / 2, y1 - y0
@@ -187,7 +187,7 @@ def _bare_places(rng: np.random.Generator, person: Thing) -> Iterator[Box]:
         yield x - 0.16 * tall, y0, x + 0.16 * tall, y0 + 0.17 * tall
 
 
-def _part(rng: np.random.Generator, box: Box) -> Box:
+def _part(rng: np.random.Generator, box: Xyxy) -> Xyxy:
     """A piece of a thing, too small to be taken for it."""
     x0, y0, x1, y1 = box
     wide, tall = (x1 - x0) * rng.uniform(0.25, 0.8), (y1 - y0) * rng.uniform(0.25, 0.8)
@@ -195,7 +195,7 @@ def _part(rng: np.random.Generator, box: Box) -> Box:
     return float(x), float(y), float(x + wide), float(y + tall)
 
 
-def _anywhere(rng: np.random.Generator, width: int, height: int) -> Box:
+def _anywhere(rng: np.random.Generator, width: int, height: int) -> Xyxy:
     """A box of any place, size and shape, larger than 8 pixels."""
     size = np.exp(rng.uniform(np.log(12), np.log(0.7 * min(width, height))))
     ratio = np.exp(rng.uniform(-0.45, 0.45))
@@ -218,7 +218,7 @@ def to_side(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _of_box(
-    rng: np.random.Generator, image: _Image, box: Box, view: View, thing: Thing | None
+    rng: np.random.Generator, image: _Image, box: Xyxy, view: View, thing: Thing | None
 ) -> ViewSample:
     # An adapter may enlarge small crops before the processor sees them; both are learnt.
     pixels = to_side(render(image.image, box, view, int(rng.choice((1, 32, 64)))))
@@ -243,7 +243,7 @@ def _of_all(image: _Image) -> ViewSample:
     return ViewSample(pixels, Facts(View.IMAGE, present=present), _layout(whole, None, image))
 
 
-def _layout(window: Box, main: Thing | None, image: _Image) -> NDArray[np.uint16]:
+def _layout(window: Xyxy, main: Thing | None, image: _Image) -> NDArray[np.uint16]:
     """Which cells of a view lie in the boxes of things, as bits of LAYERS."""
     cells = np.zeros((CELLS, CELLS), dtype=np.uint16)
     wide, tall = max(window[2] - window[0], 1e-3), max(window[3] - window[1], 1e-3)

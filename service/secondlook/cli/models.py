@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.output import console, local_time, print_facts, size, table
-from secondlook.cli.params import Address, Command, limit_option, server_option
+from secondlook.cli.params import Address, limit_option, server_option
 from secondlook.cli.store import opened_store, store_options
+from secondlook.config.entrypoint import Command
 from secondlook.detector.manifest import DEFAULT_SIZE, STUDENT_SIZES
 
 if TYPE_CHECKING:

@@ -1,13 +1,13 @@
 """Types of parameters that several commands take, and ``--server`` where there must be one."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from secondlook.config.entrypoint import Command
 
 HOUR_S, DAY_S = 3600, 86400
 AGE_UNITS_S = {"h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S}

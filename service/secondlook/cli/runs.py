@@ -21,9 +21,9 @@ from secondlook.cli.options import (
     settings_of,
 )
 from secondlook.cli.output import console, counted, local_time, table
-from secondlook.cli.params import Command, NamedNumber
+from secondlook.cli.params import NamedNumber
 from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
-from secondlook.config.entrypoint import setting_options
+from secondlook.config.entrypoint import Command, setting_options
 from secondlook.config.settings import ImageSettings, Settings
 from secondlook_client import LabelPath
 
@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 def explain_command(label: str, out: Path, rerun: bool, as_json: bool, **flags: Any) -> int:
     """Show how LABEL was decided, for example 81.3.
 
-    `secondlook job results` and `secondlook compare` print the ids of labels. Shown are the image,
-    the box, the scores of every class, the questions and raw answers, the thresholds, the models
-    with their digests, and the corrections by persons.
+    LABEL is an id from `secondlook job results` or from the page of `secondlook compare`. Shows the
+    image, the box, the scores of every class, the questions and raw answers, the thresholds, the
+    models with their digests, and the corrections by persons.
 
     With --rerun the models of --proposer and --verifier label the image again; the exit code is 1
     when the outcome differs.

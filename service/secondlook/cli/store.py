@@ -14,8 +14,8 @@ import click
 
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import bar, counted, size
-from secondlook.cli.params import Age, Command, Time
-from secondlook.config.entrypoint import config_option, setting_options
+from secondlook.cli.params import Age, Time
+from secondlook.config.entrypoint import Command, config_option, setting_options
 from secondlook.config.settings import StoreSettings
 
 if TYPE_CHECKING:

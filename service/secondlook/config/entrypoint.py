@@ -88,7 +88,7 @@ def _message(failure: Exception) -> tuple[str, int]:
     line = " ".join(str(failure).split())
     if isinstance(failure, SecondlookError):
         usage = isinstance(failure, InvalidInput | NotFound | NotAllowed | AlreadyExists)
-        return line, 2 if usage else 1
+        return line, 2 if usage and not failure.from_server else 1
     return f"unexpected {type(failure).__name__}: {line}; --debug shows where it came from", 1
 
 

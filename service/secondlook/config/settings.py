@@ -149,7 +149,9 @@ class StoreSettings(SettingGroup):
     """Where images, labels, jobs, datasets and models are kept."""
 
     data: str = setting("", "Folder in which everything is kept; without it nothing is kept.")
-    database_url: str = setting("", "PostgreSQL instead of SQLite in --data: postgresql://…")
+    database_url: str = setting(
+        "", "PostgreSQL database instead of SQLite in --data, as postgresql://USER@HOST/NAME."
+    )
     blob_url: str = setting("", "Object storage for images instead of --data: s3://bucket/prefix.")
 
     @property

@@ -95,7 +95,8 @@ class SettingSpec:
     @property
     def help_line(self) -> str:
         """The meaning, the values allowed and the default, for ``--help``."""
-        allowed = ", ".join(self.choices) or self.range.removeprefix("from ")
+        words = list(self.words)[:1]
+        allowed = ", ".join(self.choices) or " or ".join([self.range.removeprefix("from "), *words])
         return f"{self.help}  [{allowed}{'; ' if allowed else ''}default: {self.default_text}]"
 
     @property
@@ -151,7 +152,7 @@ class SettingGroup:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _convert(value: object, kind: type) -> Any:

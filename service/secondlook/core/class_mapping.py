@@ -1,4 +1,4 @@
-"""Evidence that was gathered for one ontology, seen through another.
+"""Evidence for one ontology, mapped to the classes of another.
 
 A class can be decided without a model when its phrases were proposed and its question was asked
 before; its name, group and thresholds are free. A student's scores are of classes and not of
@@ -18,8 +18,8 @@ from secondlook_client.values import LabelPath
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Where the classes of one ontology stand among the scores for another."""
+class ColumnMapping:
+    """Which score columns of one ontology each class of another reads."""
 
     places: tuple[tuple[int, ...], ...]
     """For each wanted class the columns whose best score is its score."""
@@ -29,13 +29,15 @@ class Columns:
         best = [kept[:, places].max(axis=1, initial=0) for places in self.places]
         return np.stack(best, axis=1).astype(np.float32)
 
-    def seen(self, evidence: Evidence) -> Evidence:
+    def apply(self, evidence: Evidence) -> Evidence:
         """The same evidence with its scores by wanted class; rows and verdicts stay."""
         boxes, scores = evidence.proposals.boxes, evidence.proposals.scores
         return replace(evidence, proposals=Proposals(boxes, self.scores(scores)))
 
 
-def columns_for(wanted: Ontology, kept: Ontology, path: LabelPath = LabelPath.TEACHERS) -> Columns:
+def columns_for(
+    wanted: Ontology, kept: Ontology, path: LabelPath = LabelPath.TEACHERS
+) -> ColumnMapping:
     """Where to find the scores of ``wanted`` in evidence that was gathered for ``kept``.
 
     ``path`` is the evidence's. Raises ``BadOntology`` for a class whose phrases were never
@@ -43,9 +45,9 @@ def columns_for(wanted: Ontology, kept: Ontology, path: LabelPath = LabelPath.TE
     """
     if path is LabelPath.STUDENT:
         check_questions(wanted, kept)
-        return Columns(tuple(_same_question(spec, kept) for spec in wanted.classes))
+        return ColumnMapping(tuple(_same_question(spec, kept) for spec in wanted.classes))
     phrases = [frozenset(map(normal, spec.phrases)) for spec in kept.classes]
-    return Columns(tuple(_places(spec, phrases, kept) for spec in wanted.classes))
+    return ColumnMapping(tuple(_places(spec, phrases, kept) for spec in wanted.classes))
 
 
 def check_questions(wanted: Ontology, kept: Ontology) -> None:

@@ -83,7 +83,7 @@ class StripRow:
     """That each frame took; empty where nobody measured them."""
 
 
-class _Mark(NamedTuple):
+class _SheetMark(NamedTuple):
     """A box to be drawn, in pixels of the sheet."""
 
     box: Xyxy
@@ -213,7 +213,7 @@ def _labelled(pixels: Pixels, result: LabelResult) -> PILImage.Image:
         names = sorted((j.class_name for j in judgements if j.outcome is outcome), key=len)
         name = f"no {names[0]}" if outcome is Outcome.REJECT else names[-1]
         name += "?" if outcome is Outcome.UNSURE else ""
-        marks.append(_Mark(box, name, OUTCOME_COLOURS[outcome], DASHES[outcome]))
+        marks.append(_SheetMark(box, name, OUTCOME_COLOURS[outcome], DASHES[outcome]))
     _draw_marks(image, marks)
     return image
 
@@ -230,13 +230,13 @@ def _frame(
     for box, name in zip(boxes.tolist(), labels, strict=True):
         of_box.setdefault(_scaled(box, factor), []).append(name)
     most_telling = ((box, max(names, key=len)) for box, names in of_box.items())
-    marks = [_Mark(box, name, colours[name]) for box, name in most_telling]
+    marks = [_SheetMark(box, name, colours[name]) for box, name in most_telling]
     clock = _milliseconds(row.milliseconds[number]) if row.milliseconds else ""
     _draw_marks(frame, marks, clock)
     return frame
 
 
-def _draw_marks(image: PILImage.Image, marks: Sequence[_Mark], clock: str = "") -> None:
+def _draw_marks(image: PILImage.Image, marks: Sequence[_SheetMark], clock: str = "") -> None:
     """The boxes, the largest first, and their names where there is room; a time in the corner."""
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(size=FONT_SIZE)
     ordered = sorted(marks, key=lambda m: -(m.box[2] - m.box[0]) * (m.box[3] - m.box[1]))

@@ -69,7 +69,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-
 def name_to_text(name: str) -> str:
     """A file's name, as the operating system's functions give it, as plain text."""
     doubled = name.replace("\\", "\\\\")

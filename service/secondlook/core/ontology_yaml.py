@@ -24,11 +24,13 @@ that is ``name [@group] [= phrase, phrase …] [? question]``. YAML, where every
         reject: 0.4                                P(yes) up to which it is rejected
       helmet off: {phrases: person, question: Is the head bare?, group: head}
 
+A question needs no quotes, in braces neither, unless a comma or colon stands in it.
 ``classes`` (or the whole file) may also be a list of one-line forms. All scalars are read as text,
 so a class may be called ``no`` or ``1``; ``null`` and ``~`` after a colon count as nothing.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -54,6 +56,15 @@ _LINE = re.compile(
     r"(?:=(?P<phrases>[^?]*))?"
     r"(?:\?(?P<question>.*))?",
     re.DOTALL,
+)
+_QUESTION_IN_BRACES = re.compile(
+    r"""(?<=[:,\[{]\ )               # behind a colon, comma or opening bracket
+        (?!["'&*!|>%@`\ ])            # text that is not quoted
+        (?:(?!:\ )[^"\#,\[\]{}\n])*\?  # with a question mark
+        (?:(?!:\ )[^"\#,\[\]{}\n])*?
+        (?=\s*[,\]}])                # up to a comma or closing bracket
+    """,
+    re.VERBOSE,
 )
 
 
@@ -157,6 +168,21 @@ def _is_null(node: yaml.Node) -> bool:
 
 
 def _parse(text: str) -> Any:
+    """The document. In braces a question need not be quoted, though PyYAML ends text at a "?"."""
+    try:
+        return _parse_strictly(text)
+    except BadOntology:
+        quoted = _QUESTION_IN_BRACES.sub(_quoted, text)
+        if quoted == text:
+            raise
+        return _parse_strictly(quoted)
+
+
+def _quoted(found: re.Match[str]) -> str:
+    return json.dumps(found[0], ensure_ascii=False)
+
+
+def _parse_strictly(text: str) -> Any:
     loader = None
     try:
         loader = _TextLoader(text)

@@ -29,7 +29,7 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB, upright (EXIF orientation applied)."""
 
 NOT_ASKED = "this question was not asked of this box"
-"""The error of a verdict that nobody gave."""
+"""The error of a verdict for a question that was not asked."""
 
 STUDENT = "student:"
 """What the name of a student begins with where a proposer's stands: ``student:NAME@digest``."""
@@ -61,7 +61,7 @@ class Proposals:
     """The boxes found on one image, each with a score for every column asked for.
 
     A column is a phrase where a model made them, and a class of the ontology after
-    ``propose.by_class`` has folded phrases into classes.
+    the pipeline has merged phrases into classes.
     """
 
     boxes: Boxes
@@ -85,7 +85,7 @@ class Proposals:
 
 
 @dataclass(frozen=True, eq=False)
-class Ask:
+class VQAQuery:
     """Closed questions about one rendered view; they share its encoding."""
 
     pixels: Pixels
@@ -94,7 +94,7 @@ class Ask:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that the models said of one image, whatever is decided from it."""
+    """The output of all models for one image, from which decisions are made."""
 
     proposals: Proposals
     """By class: every box above the low threshold, best first."""
@@ -103,17 +103,17 @@ class Evidence:
     proposer: str
     """Name and digest."""
     verifier: str
-    """Name and digest; empty when there was no second look."""
+    """Name and digest; empty when none was in use."""
     student: str = ""
-    """``student:NAME@digest`` of the student that was compared with them; empty without one."""
+    """``student:NAME@digest`` of the student compared with them; empty without one."""
 
     @property
     def path(self) -> LabelPath:
-        """Who said it. A student's scores are the probabilities that its boxes are right."""
+        """Which models made it. A student's scores are probabilities that its boxes are right."""
         return path_of(self.proposer, self.student)
 
-    def heard(self, row: int, view: View, question: str) -> Verdict | None:
-        """What was said of one box; None only where no verifier was in use.
+    def verdict(self, row: int, view: View, question: str) -> Verdict | None:
+        """The verdict on one box; None only where no verifier was in use.
 
         A question that was not asked of this box is a verdict without an answer.
         """

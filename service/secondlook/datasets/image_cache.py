@@ -33,7 +33,8 @@ def size_of(path: Path, limits: ImageSettings = DEFAULT_LIMITS) -> tuple[int, in
         raise BadImage(f"{path} cannot be read as an image; remove it or its entry") from cause
     if width * height > limits.max_image_pixels or max(width, height) > limits.max_image_side:
         raise BadImage(
-            f"{path} has {width}×{height} pixels, more than {limits.max_image_pixels:,}; save it smaller"
+            f"{path} has {width}×{height} pixels, more than {limits.max_image_pixels:,}; save it "
+            "smaller"
         )
     return (height, width) if sideways else (width, height)
 

@@ -7,7 +7,7 @@ from secondlook.core.types import Pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class SourceFrame:
     """One image of a source."""
 
     pixels: Pixels

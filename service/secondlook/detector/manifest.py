@@ -146,7 +146,7 @@ def read_manifest(folder: Path) -> StudentManifest:
 
 
 def write_manifest(folder: Path, manifest: StudentManifest) -> None:
-    """Write it into the folder, whole or not at all.
+    """Write it into the folder, atomically.
 
     Raises ``InvalidInput`` for one that ``read_manifest`` would refuse, and ``StorageFull``.
     """

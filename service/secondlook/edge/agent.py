@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from secondlook.core.perceptual_hash import perceptual_hash
-from secondlook.detector.frames import Detection, Frame, SkippedFrame, certain
+from secondlook.detector.frames import Detection, SkippedFrame, SourceFrame, certain
 from secondlook.edge.health import FrameRate, Health, notify_systemd, resident_bytes
 from secondlook.edge.hooks import Hook
 from secondlook.edge.model_trial import LoadedModel, ModelRunner
@@ -41,7 +41,7 @@ class FrameSink(Protocol):
     def state(self) -> SenderState:
         """What became of them."""
 
-    def offer(self, frame: Frame, reason: str, wait_s: float = 0.0) -> bool:
+    def offer(self, frame: SourceFrame, reason: str, wait_s: float = 0.0) -> bool:
         """Take one, within this time."""
 
 
@@ -133,7 +133,7 @@ class Agent:
             rss_bytes=resident_bytes(),
         )
 
-    def _process(self, frame: Frame) -> None:
+    def _process(self, frame: SourceFrame) -> None:
         found = self._detect(frame)
         if found is None:
             return
@@ -151,7 +151,7 @@ class Agent:
                 self._selected[reason.value] += 1
                 self._sink.offer(frame, reason.value, 0 if self._source.live else DISK_S)
 
-    def _detect(self, frame: Frame) -> tuple[Detection, ...] | None:
+    def _detect(self, frame: SourceFrame) -> tuple[Detection, ...] | None:
         """What the model finds; None when there is none, or it fails on this frame."""
         try:
             detections = self._runner.detect(frame.pixels)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from secondlook.core.images import decode
-from secondlook.detector.frames import Frame, SkippedFrame
+from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook.edge.app import open_student
 from secondlook.edge.hooks import json_line, load_hook
 from secondlook.edge.model_trial import FrameDetections, LoadedModel, ModelRunner, TrialListener
@@ -26,7 +26,7 @@ class _RaiseRefusal(TrialListener):
 
 def detect_on(
     student: Path, images: Sequence[Path], precision: str = "auto", threads: int = 0
-) -> Iterator[tuple[Frame, FrameDetections]]:
+) -> Iterator[tuple[SourceFrame, FrameDetections]]:
     """What a student folder finds on each image, also below its thresholds.
 
     Raises ``NotFound``, ``BadImage`` and what opening a student raises.
@@ -40,7 +40,7 @@ def detect_on(
                 data = path.read_bytes()
             except OSError as cause:
                 raise NotFound(f"'{path}' cannot be read ({cause.strerror})") from cause
-            frame = Frame(decode(data, path.name).pixels, path.name, 0.0, 0.0, data)
+            frame = SourceFrame(decode(data, path.name).pixels, path.name, 0.0, 0.0, data)
             detections = runner.detect(frame.pixels)
             assert detections is not None
             yield frame, detections
@@ -48,7 +48,7 @@ def detect_on(
         runner.close()
 
 
-def format_detections(frame: Frame, detections: FrameDetections, as_json: bool) -> str:
+def format_detections(frame: SourceFrame, detections: FrameDetections, as_json: bool) -> str:
     """The detections of one image as text, or as the JSON line that ``run`` prints."""
     found = [d for d in detections.found if d.certain]
     if as_json:

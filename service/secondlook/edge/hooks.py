@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from secondlook.detector.frames import Detection, Frame
+from secondlook.detector.frames import Detection, SourceFrame
 from secondlook_client.errors import NotFound
 
-Hook = Callable[[Frame, Sequence[Detection]], object]
+Hook = Callable[[SourceFrame, Sequence[Detection]], object]
 """Called for each frame in the agent's loop, so it must be fast: frames wait for it."""
 
 
@@ -38,14 +38,14 @@ def load_hook(place: str) -> Hook:
 def json_lines_hook(out: TextIO) -> Hook:
     """A hook that writes one line of JSON per frame. Raises ``BrokenPipeError``."""
 
-    def write(frame: Frame, found: Sequence[Detection]) -> None:
+    def write(frame: SourceFrame, found: Sequence[Detection]) -> None:
         out.write(json_line(frame, found) + "\n")
         out.flush()
 
     return write
 
 
-def json_line(frame: Frame, found: Sequence[Detection]) -> str:
+def json_line(frame: SourceFrame, found: Sequence[Detection]) -> str:
     """``{"frame", "at", "size", "detections": [{"class", "probability", "score", "box"}]}``."""
     height, width = frame.pixels.shape[:2]
     return json.dumps(

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from secondlook.core.ontology_yaml import ontology_from_yaml
-from secondlook.detector.frames import Frame
+from secondlook.detector.frames import SourceFrame
 from secondlook.detector.manifest import StudentManifest
 from secondlook_client import CaptureState, CaptureStream, Client, SecondlookError, SpoolLimits
 from secondlook_client.ontology import ClassSpec, Ontology
@@ -103,7 +103,7 @@ class Sender:
         self._opened_target = target
         self._before = CaptureState(0, 0, 0, 0, 0, False, None)
         """Counts of the streams before the present one."""
-        self._queue: queue.Queue[tuple[Frame, str] | None] = queue.Queue(QUEUE_SIZE)
+        self._queue: queue.Queue[tuple[SourceFrame, str] | None] = queue.Queue(QUEUE_SIZE)
         self._spooled = self._dropped = 0
         self._problem = ""
         self._switching = threading.Lock()
@@ -111,7 +111,7 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="spooling", daemon=True)
         self._thread.start()
 
-    def offer(self, frame: Frame, reason: str, wait_s: float = 0.0) -> bool:
+    def offer(self, frame: SourceFrame, reason: str, wait_s: float = 0.0) -> bool:
         """Queue a frame for the spool; False when the disk is too slow, and the frame is dropped.
 
         ``wait_s``: how long the disk may take to catch up; a camera's loop cannot wait at all.
@@ -186,7 +186,7 @@ class Sender:
                 self._queue.task_done()
         self._queue.task_done()
 
-    def _spool_one(self, frame: Frame, reason: str) -> None:
+    def _spool_one(self, frame: SourceFrame, reason: str) -> None:
         capture = self._stream()
         if capture is None:
             self._dropped += 1
@@ -227,7 +227,7 @@ def _sum(before: CaptureState, last: CaptureState) -> CaptureState:
     )
 
 
-def jpeg(frame: Frame) -> bytes:
+def jpeg(frame: SourceFrame) -> bytes:
     """The frame as a JPEG of ``JPEG_QUALITY``."""
     out = io.BytesIO()
     PILImage.fromarray(frame.pixels).save(out, "JPEG", quality=JPEG_QUALITY)

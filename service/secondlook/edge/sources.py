@@ -23,7 +23,7 @@ import numpy as np
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.images import DEFAULT_LIMITS, decode
-from secondlook.detector.frames import Frame, SkippedFrame
+from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook_client.errors import InvalidInput, MissingExtra, NotFound, SecondlookError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class FrameSource(Protocol):
     def ended(self) -> bool:
         """Whether no frame will come any more."""
 
-    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+    def read(self, timeout_s: float) -> SourceFrame | SkippedFrame | None:
         """The next frame; None when there is none in time, or the source has ended."""
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class FolderSource:
         """A folder that is followed never ends."""
         return not self._follow and not self._waiting
 
-    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+    def read(self, timeout_s: float) -> SourceFrame | SkippedFrame | None:
         """See ``FrameSource``."""
         ends = time.monotonic() + timeout_s
         while not self._waiting:
@@ -147,7 +147,7 @@ class FolderSource:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _decode(self, path: Path) -> Frame | SkippedFrame:
+    def _decode(self, path: Path) -> SourceFrame | SkippedFrame:
         self._read += 1
         taken = self._read * self._frame_interval_s if self._frame_interval_s else time.monotonic()
         try:
@@ -157,7 +157,7 @@ class FolderSource:
             return SkippedFrame(path.name, f"cannot be read ({cause.strerror})")
         except SecondlookError as cause:
             return SkippedFrame(path.name, str(cause))
-        return Frame(pixels, path.name, taken, time.time(), data)
+        return SourceFrame(pixels, path.name, taken, time.time(), data)
 
     def _scan(self) -> None:
         """Find files that are new or have changed; forget removed ones."""
@@ -252,7 +252,7 @@ class FileSource:
         """After the last frame was asked for."""
         return self._ended
 
-    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+    def read(self, timeout_s: float) -> SourceFrame | SkippedFrame | None:
         """See ``FrameSource``; a file never has to wait."""
         found = next(self._frames, None)
         self._ended = found is None
@@ -263,7 +263,7 @@ class FileSource:
         self._frames.close()
         self._container.close()
 
-    def _decoded(self, av: Any) -> Generator[Frame | SkippedFrame, None, None]:
+    def _decoded(self, av: Any) -> Generator[SourceFrame | SkippedFrame, None, None]:
         """Packet by packet: one that is damaged costs its own frames, not the rest."""
         due, damaged = float("-inf"), 0
         packets = self._container.demux(self._stream)
@@ -303,7 +303,7 @@ class CameraSource:
         self._gap_s = 1 / fps if fps > 0 else 0.0
         self._limits = limits
         self._changed = threading.Condition()
-        self._newest: Frame | SkippedFrame | None = None
+        self._newest: SourceFrame | SkippedFrame | None = None
         self.superseded = 0
         self.ended = False
         self._closed = threading.Event()
@@ -312,7 +312,7 @@ class CameraSource:
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None, first_s)
 
-    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+    def read(self, timeout_s: float) -> SourceFrame | SkippedFrame | None:
         """See ``FrameSource``."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest is not None, timeout_s)
@@ -362,9 +362,9 @@ class CameraSource:
                 failures, due = 0, now + self._gap_s
                 self._put(_frame(frames[-1], _timestamp_name(time.time()), now, self._limits))
 
-    def _put(self, frame: Frame | SkippedFrame) -> None:
+    def _put(self, frame: SourceFrame | SkippedFrame) -> None:
         with self._changed:
-            if isinstance(self._newest, Frame):
+            if isinstance(self._newest, SourceFrame):
                 self.superseded += 1
                 if isinstance(frame, SkippedFrame):
                     return
@@ -405,13 +405,13 @@ def _check_size(codec: Any, limits: ImageSettings) -> None:
         )
 
 
-def _frame(frame: Any, name: str, at: float, limits: ImageSettings) -> Frame | SkippedFrame:
+def _frame(frame: Any, name: str, at: float, limits: ImageSettings) -> SourceFrame | SkippedFrame:
     if frame.width * frame.height > limits.max_image_pixels:  # a stream may change its size
         return SkippedFrame(
             name, f"{frame.width}×{frame.height} pixels; allowed: {limits.max_image_pixels:,}"
         )
     pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
-    return Frame(pixels, name, at, time.time())
+    return SourceFrame(pixels, name, at, time.time())
 
 
 def _timestamp_name(wall: float) -> str:

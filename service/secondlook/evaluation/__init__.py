@@ -1,0 +1,1 @@
+"""How good labels and students are: matching, average precision, calibration, figures of runs."""

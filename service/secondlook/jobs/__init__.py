@@ -1,1 +1,1 @@
-"""Jobs at work: images taken from the queue, labelled by the engine, kept in the store."""
+"""Background work: jobs label queued images, trainings make students; results go to the store."""

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from secondlook.core.types import Labelled
 from secondlook.jobs.failures import (
+    IMAGE_RETRY,
     MAX_ATTEMPTS,
     CircuitBreaker,
     FailureAction,
     Replaced,
     action_for,
-    backoff_s,
     describe_failure,
 )
 from secondlook.jobs.in_flight import Attempt, LabelledItem
@@ -96,7 +96,7 @@ class FailurePolicy:
         self._retry(attempt.item)
 
     def _retry_later(self, attempt: Attempt, reason: str, message: str) -> None:
-        wait_s = backoff_s(attempt.item.attempts + 1)
+        wait_s = IMAGE_RETRY.backoff_s(attempt.item.attempts + 1)
         self._results.retry(attempt.item, reason, message, wait_s)
 
 

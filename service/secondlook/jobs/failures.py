@@ -1,6 +1,5 @@
 """Failures of attempts at an image: what a job does about each, and when it retries."""
 
-import random
 import time
 from enum import Enum
 
@@ -20,11 +19,14 @@ from secondlook_client.errors import (
     StorageFull,
     Unavailable,
 )
+from secondlook_client.retry import RetryPolicy
 
 MAX_ATTEMPTS = 3
 """At an image that fails for its own reasons; then it counts as failed."""
-LONGEST_PAUSE_S = 30.0
-"""Between two attempts while something that all images need is unavailable."""
+IMAGE_RETRY = RetryPolicy(first_s=1.0, longest_s=60.0)
+"""Waits between attempts at one image."""
+PROBE_RETRY = RetryPolicy(first_s=0.25, longest_s=30.0)
+"""Waits between attempts while something that all images need is unavailable."""
 
 
 class Unfinished(BadImage):
@@ -85,14 +87,6 @@ def describe_failure(failure: BaseException) -> tuple[str, str]:
     return "internal", f"labelling this image failed ({kind}); the server's log has the details"
 
 
-def backoff_s(failed: int, first_s: float = 1.0, longest_s: float = 60.0) -> float:
-    """Seconds before the next attempt after ``failed`` ones (>= 1): exponential, with jitter.
-
-    Without jitter all that failed at one moment would be retried at one moment.
-    """
-    return float(min(longest_s, first_s * 2.0 ** min(failed - 1, 30))) * random.uniform(0.5, 1.0)
-
-
 class CircuitBreaker:
     """Stops attempts while something that all images need is unavailable, with growing pauses.
 
@@ -113,7 +107,7 @@ class CircuitBreaker:
             return
         self._since = self._since if self._trips else now
         self._trips += 1
-        self._until = now + backoff_s(self._trips, first_s=0.25, longest_s=LONGEST_PAUSE_S)
+        self._until = now + PROBE_RETRY.backoff_s(self._trips)
 
     def reset(self) -> None:
         """Close: what was unavailable is back."""

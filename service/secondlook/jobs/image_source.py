@@ -18,7 +18,7 @@ from secondlook.core.image_folder import ImageFile, ImageSelection, read_image_f
 from secondlook.core.images import decode
 from secondlook.core.perceptual_hash import perceptual_hash
 from secondlook.core.types import Image
-from secondlook.jobs.failures import Replaced, Unfinished, backoff_s
+from secondlook.jobs.failures import Replaced, Unfinished
 from secondlook.store.blobs import Blobs
 from secondlook.store.images import NewImage
 from secondlook.store.queue import Item, JobQueue, NewItem
@@ -31,6 +31,7 @@ from secondlook_client.errors import (
     StorageFull,
     Unavailable,
 )
+from secondlook_client.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ BATCH = 500
 """Images queued in one transaction."""
 BATCH_WINDOW_S = 0.5
 """The first images of a slow folder do not wait longer than this for the others."""
+WRITE_RETRY = RetryPolicy(first_s=1.0, longest_s=10.0)
+"""Waits between attempts to queue a batch while the store is unavailable."""
 RECENT_S = 10.0
 """A file that changed this recently may still be being written."""
 
@@ -181,7 +184,7 @@ def _batches(found: Iterable[NewItem]) -> Iterator[list[NewItem]]:
 def _retried(write: Callable[[], object], stopped: Callable[[float], bool]) -> bool:
     """Call ``write`` until the store is available; False when stopped before."""
     failed = 0
-    while not stopped(backoff_s(failed, longest_s=10.0) if failed else 0.0):
+    while not stopped(WRITE_RETRY.backoff_s(failed) if failed else 0.0):
         try:
             write()
         except (Unavailable, StorageFull) as failure:

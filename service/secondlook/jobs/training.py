@@ -322,15 +322,15 @@ class TrainingProcess:
 
 def distill_command(training: TrainingRow, address: str, out: Path) -> list[str]:
     """`secondlook distill` for a training; run again it resumes from the last checkpoint."""
-    order = training.spec
-    command = [sys.executable, "-m", "secondlook", "distill", order.snapshot]
-    command += ["--server", address, "--out", str(out), "--name", order.model]
-    command += ["--cache", str(cache_of(out)), "--size", order.size, "--seed", str(order.seed)]
+    spec = training.spec
+    command = [sys.executable, "-m", "secondlook", "distill", spec.snapshot]
+    command += ["--server", address, "--out", str(out), "--name", spec.model]
+    command += ["--cache", str(cache_of(out)), "--size", spec.size, "--seed", str(spec.seed)]
     command += ["--progress", "jsonl"]
-    if order.steps:
-        command += ["--steps", str(order.steps)]
-    if order.split:
-        command += ["--split", order.split]
+    if spec.steps:
+        command += ["--steps", str(spec.steps)]
+    if spec.split:
+        command += ["--split", spec.split]
     return command
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from secondlook.config.settings import ImageSettings
 from secondlook.jobs.failure_policy import FailurePolicy
-from secondlook.jobs.failures import CircuitBreaker, backoff_s
+from secondlook.jobs.failures import CircuitBreaker
 from secondlook.jobs.image_source import ImageReader, allowed_folder, list_folder
 from secondlook.jobs.in_flight import InFlight
 from secondlook.jobs.result_writer import BATCH, ResultWriter
@@ -35,6 +35,7 @@ from secondlook_client.errors import (
     StorageFull,
     Unavailable,
 )
+from secondlook_client.retry import RetryPolicy
 from secondlook_client.values import JobState
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ UNREADABLE_PAUSE_S = 5.0
 """Before a job whose folder this server cannot read is claimed again."""
 ERROR_PAUSE_S = 30.0
 """Before a job that failed unexpectedly is claimed again."""
+LISTING_RETRY = RetryPolicy(first_s=1.0, longest_s=30.0)
+"""Waits between attempts to list a folder."""
 GRACE_S = 20.0
 """For images in flight when the server stops."""
 STORE_ERRORS = (Unavailable, StorageFull)
@@ -264,7 +267,7 @@ class Worker:
 
     def _list(self, root: Path) -> None:
         failed = 0
-        while not self._stopping.wait(backoff_s(failed, longest_s=30.0) if failed else 0.0):
+        while not self._stopping.wait(LISTING_RETRY.backoff_s(failed) if failed else 0.0):
             try:
                 list_folder(self._queue, self.job.run_id, root, self._stopping.wait)
                 self._listing_error = ""

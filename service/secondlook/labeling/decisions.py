@@ -187,7 +187,7 @@ def judge_candidates(
     for candidate in found:
         specs = [ontology.classes[index] for index in candidate.classes]
         scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
-        heard = [evidence.heard(candidate.row, spec.view, spec.question) for spec in specs]
+        heard = [evidence.verdict(candidate.row, spec.view, spec.question) for spec in specs]
         box = box_of(evidence.proposals, candidate.row)
         for spec, score, verdict, decision in zip(
             specs, scores, heard, decide(specs, scores, heard), strict=True

@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from secondlook.core.boxes import padded_window
-from secondlook.core.types import Ask, Image, Pixels
+from secondlook.core.types import Image, Pixels, VQAQuery
 from secondlook_client.errors import SecondlookError
 from secondlook_client.values import Answer, Verdict, View
 
@@ -80,7 +80,7 @@ class Verifier(Protocol):
     min_side: int
     """Views are enlarged until their shorter side has this many pixels."""
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """Answer every question of every view, in order.
 
         An answer that is neither yes nor no has ``p_yes`` None and the words in ``raw``; a view
@@ -137,7 +137,7 @@ def verify(
 
     Questions that the cache knows are not asked again; the others go to the model in one call.
     """
-    asks: list[Ask] = []
+    asks: list[VQAQuery] = []
     plans: list[list[_Slot]] = []
     for look in looks:
         pixels = render(look.image, look.box, look.view, verifier.min_side)
@@ -145,7 +145,7 @@ def verify(
         slots = [_slot(seen, question, verifier.digest, cache) for question in look.questions]
         missing = tuple(slot.question for slot in slots if slot.known is None)
         if missing:
-            asks.append(Ask(pixels, missing))
+            asks.append(VQAQuery(pixels, missing))
         plans.append(slots)
     started = time.perf_counter()
     fresh = iter(_ask(verifier, asks))
@@ -177,7 +177,7 @@ def _slot(seen: bytes, question: str, digest: str, cache: VerdictCache) -> _Slot
     return _Slot(question, key, cache.get(key))
 
 
-def _ask(verifier: Verifier, asks: Sequence[Ask]) -> list[Answer]:
+def _ask(verifier: Verifier, asks: Sequence[VQAQuery]) -> list[Answer]:
     """All answers in one flat list; a failure becomes answers without a verdict."""
     if not asks:
         return []

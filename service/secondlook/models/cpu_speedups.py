@@ -337,8 +337,8 @@ def _fuse_pair(convolution: nn.Conv2d, norm: nn.Module) -> None:
         scale = exact(zeros + 1).flatten() - shift
         if convolution.bias is not None:
             shift = shift + convolution.bias.double() * scale
-        folded = weight.double() * scale.view(-1, 1, 1, 1)
-        convolution.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
+        fused = weight.double() * scale.view(-1, 1, 1, 1)
+        convolution.weight = nn.Parameter(fused.to(weight.dtype), requires_grad=False)
         convolution.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
 
 

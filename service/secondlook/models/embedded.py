@@ -1,8 +1,8 @@
 """The embedded default: the small models that come with the package, behind the usual adapters.
 
 They are real ``GroundingDinoForObjectDetection`` and ``FastVlmForConditionalGeneration``
-checkpoints, trained on the demo world by the recipes in ``service/recipes``. They know that drawn
-world only; real images want real checkpoints.
+checkpoints, trained on the demo world by the recipes in ``service/recipes``. They know that
+world only; real images need real checkpoints.
 """
 
 from dataclasses import replace

@@ -202,12 +202,12 @@ class GroundingDinoProposer:
             pixels, mask = preprocess(members, self._pixels, self._placement.device)
             for caption in captions:
                 boxes, scores = self._forward(pixels, mask, caption)
-                for row, near, seen in zip(rows, boxes, scores, strict=True):
-                    kept = seen.max(axis=1) >= floor
+                for row, relative, per_phrase in zip(rows, boxes, scores, strict=True):
+                    kept = per_phrase.max(axis=1) >= floor
                     wide = np.zeros((int(kept.sum()), len(phrases)), dtype=np.float32)
-                    wide[:, caption.columns] = seen[kept]
+                    wide[:, caption.columns] = per_phrase[kept]
                     size = images[row].width, images[row].height
-                    found[row].append(Proposals(box_ops.from_cxcywh(near[kept], *size), wide))
+                    found[row].append(Proposals(box_ops.from_cxcywh(relative[kept], *size), wide))
         return [_concatenate(parts, len(phrases)) for parts in found.values()]
 
     def _batches(self, images: Sequence[Image]) -> Iterator[list[int]]:
@@ -496,7 +496,7 @@ def preprocess(
 
 
 def _resize(pixels: Pixels, shape: Shape, interpolation: str) -> torch.Tensor:
-    """(H, W, 3) uint8 on the CPU: 8-bit resizing is quick there and gives the processor's bytes."""
+    """(H, W, 3) uint8 on the CPU: 8-bit resizing is fast there and gives the processor's bytes."""
     tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
     if tensor.shape[:2] == shape:
         return tensor

@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image as PILImage
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask
+from secondlook.core.types import VQAQuery
 from secondlook.models.remote import MAX_NEW_TOKENS, MIN_SIDE, self_test
 from secondlook.models.yes_no import answer_from_text, closed_question
 from secondlook_client.errors import MissingExtra, NotFound, Unavailable
@@ -43,7 +43,7 @@ class MoondreamVerifier:
         # The package batches what is in flight at one time.
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="moondream")
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """Every answer, in order; a question that the package fails on has ``error`` set."""
         views = [self._client.encode_image(PILImage.fromarray(ask.pixels)) for ask in asks]
         waiting = [

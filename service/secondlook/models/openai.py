@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask
+from secondlook.core.types import VQAQuery
 from secondlook.models.remote import (
     MAX_NEW_TOKENS,
     MIN_SIDE,
@@ -61,7 +61,7 @@ class OpenAIVerifier:
         limits = RetryLimits(options.backend_timeout_s)
         self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"server ({model})")
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """See ``Verifier.answer``; never raises."""
         return self._pool.answer(asks)
 

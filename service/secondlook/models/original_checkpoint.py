@@ -202,10 +202,10 @@ def build_model(weights: Weights, name: str) -> GroundingDinoForObjectDetection:
     )
     missing = [key for key in report["missing_keys"] if _UNUSED_NORM not in key]
     if missing or report["mismatched_keys"]:
-        odd = sorted([*missing, *map(str, report["mismatched_keys"])])
+        wrong = sorted([*missing, *map(str, report["mismatched_keys"])])
         raise NotFound(
-            f"'{name}' lacks {len(odd)} weights of a Grounding DINO with a Swin backbone, e.g. "
-            f"'{odd[0]}'; only that architecture is supported"
+            f"'{name}' lacks {len(wrong)} weights of a Grounding DINO with a Swin backbone, e.g. "
+            f"'{wrong[0]}'; only that architecture is supported"
         )
     return model
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from secondlook.core.types import Ask, Pixels
+from secondlook.core.types import Pixels, VQAQuery
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.values import Answer
 
@@ -60,7 +60,7 @@ class RetryLimits:
     """How long and how often one question is tried."""
 
     total_s: float
-    """No try begins later than this after the first; one under way is told what is left of it."""
+    """No try begins later than this after the first; one under way gets the time that is left."""
     tries: int = 5
     backoff: RetryPolicy = _BACKOFF
     """Partly random: without that, all questions that a restarted server refused at one moment
@@ -89,7 +89,7 @@ class QueryPool:
         for index in range(concurrency):
             threading.Thread(target=self._work, name=f"ask-{index}", daemon=True).start()
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """Every answer, in order; a question that could not be answered has ``error`` set.
 
         The questions of one view follow each other, so that a server which keeps the last prompt
@@ -167,13 +167,15 @@ def _red_disc() -> Pixels:
     return np.asarray(image)
 
 
-def self_test(ask: Callable[[Sequence[Ask]], Sequence[Sequence[Answer]]], name: str) -> list[str]:
+def self_test(
+    ask: Callable[[Sequence[VQAQuery]], Sequence[Sequence[Answer]]], name: str
+) -> list[str]:
     """Ask two questions with obvious answers about a synthetic image; returns what is wrong.
 
     A model that gives no answer, or always the same, would make a whole run unsure or useless;
     better to learn that at the start. The run goes on: some models still tell real images apart.
     """
-    present, absent = ask([Ask(_red_disc(), (PRESENT_QUESTION, ABSENT_QUESTION))])[0]
+    present, absent = ask([VQAQuery(_red_disc(), (PRESENT_QUESTION, ABSENT_QUESTION))])[0]
     if present.error or absent.error:
         return [f"{name} failed the start-up test: {present.error or absent.error}"]
     if present.p_yes is None or absent.p_yes is None:

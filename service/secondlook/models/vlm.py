@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask, Pixels
+from secondlook.core.types import Pixels, VQAQuery
 from secondlook.models import vlm_inputs
 from secondlook.models.cpu_speedups import fuse_conv_bn, use_channels_last
 from secondlook.models.loading import WEIGHTS, checkpoint_folder, choose_placement, digest_of
@@ -84,14 +84,14 @@ class TransformersVerifier:
         # With a fixed image size the processor enlarges small views; others need some pixels.
         self.min_side = 1 if self._pixels else 32
 
-    def answer(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """P(yes) of every question. A view that the model fails on has ``error`` set, alone."""
         answered: list[tuple[Answer, ...]] = []
         for chunk in self._chunks(asks):
             answered.extend(self._answer_chunk(chunk))
         return answered
 
-    def _chunks(self, asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
+    def _chunks(self, asks: Sequence[VQAQuery]) -> Iterator[Sequence[VQAQuery]]:
         """At most ``batch`` views and ``batch * QUESTIONS_PER_VIEW`` questions, or one view."""
         first, questions = 0, 0
         for index, ask in enumerate(asks):
@@ -103,7 +103,7 @@ class TransformersVerifier:
         if first < len(asks):
             yield asks[first:]
 
-    def _answer_chunk(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def _answer_chunk(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """A chunk that fails is halved, so that memory suffices and one bad view fails alone."""
         try:
             with self._lock, torch.inference_mode():
@@ -116,12 +116,12 @@ class TransformersVerifier:
             cause = f"the model failed on this view ({type(failure).__name__}); see the log"
             return [(Answer(None, error=cause),) * len(asks[0].questions)]
 
-    def _answers(self, asks: Sequence[Ask]) -> list[tuple[Answer, ...]]:
+    def _answers(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         asked = [ask for ask in asks if ask.questions]
         flat = iter(self._ask_all(asked))
         return [tuple(next(flat) for _ in ask.questions) for ask in asks]
 
-    def _ask_all(self, asks: Sequence[Ask]) -> list[Answer]:
+    def _ask_all(self, asks: Sequence[VQAQuery]) -> list[Answer]:
         """Every answer, view by view; every ask has a question."""
         if not asks:
             return []

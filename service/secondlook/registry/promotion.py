@@ -32,7 +32,7 @@ from secondlook.store import Store
 from secondlook.store.model_versions import StudentVersion
 from secondlook.store.snapshots import SnapshotRow
 from secondlook_client.errors import Busy, Cancelled, InvalidInput, NotBetter, NotFound
-from secondlook_client.values import BoxKind
+from secondlook_client.values import BoxKind, ModelComparison
 
 ALLOWED_LOSS = 0.005
 """Of mAP50: two trainings on the same data differ by half a point."""
@@ -45,18 +45,8 @@ TRIES = 3
 
 
 @dataclass(frozen=True)
-class StudentComparison:
-    """mAP50 of two versions on the same images."""
-
-    snapshot: str
-    """Its name."""
-    split: str
-    images: int
-    current_version: int
-    current_map50: float
-    """[0, 1], over the classes of the current version that have a true box."""
-    candidate_map50: float
-    """The same; a class that the candidate lacks counts as 0."""
+class StudentComparison(ModelComparison):
+    """mAP50 of two versions on the same images, over the current version's classes there."""
 
     @property
     def good_enough(self) -> bool:

@@ -1,0 +1,1 @@
+"""What people look at: the gallery of a run and the report of a distillation, as HTML files."""

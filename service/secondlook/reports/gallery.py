@@ -9,7 +9,7 @@ from typing import Any
 from secondlook.core.boxes import Xyxy
 from secondlook.core.drawing import GalleryImage, Load
 from secondlook.evaluation.run_stats import RunStats
-from secondlook.reports.page import data_uri, write_page
+from secondlook.reports.page import data_uri, rect, write_page
 from secondlook_client.errors import SecondlookError
 from secondlook_client.values import Judgement, LabelPath, LabelResult, Outcome
 
@@ -142,9 +142,6 @@ def _mark(
 ) -> dict[str, Any]:
     """``own`` are the judgements with this ``outcome`` among those of the ``box``."""
     inset = _inset(box, outcome, judgements, max(result.width, result.height) / 100)
-    x1, y1, x2, y2 = (
-        f"{side:.1f}" for side in (*inset[:2], inset[2] - inset[0], inset[3] - inset[1])
-    )
     p_yes = "no verdict" if own[0].p_yes is None else f"P(yes) {own[0].p_yes:.2f}"
     # The most telling class (the longest name), and how many more.
     names = sorted((j.class_name for j in own), key=len, reverse=True)
@@ -158,7 +155,7 @@ def _mark(
         "classes": json.dumps([j.class_name for j in own]),
         "judgements": json.dumps([_plain(j) for j in judgements]),
         "title": f"{own[0].class_name}: {word}, proposer {own[0].score:.2f}, {p_yes}",
-        "rect": {"x": x1, "y": y1, "width": x2, "height": y2},
+        "rect": rect(inset),
         "name": name,
         "inside": top < 6,
         "tag_style": f"left:{left:.2f}%;top:{top:.2f}%;max-width:{100 * width:.2f}%" * tagged,

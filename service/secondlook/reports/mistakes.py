@@ -14,7 +14,7 @@ from secondlook.core.types import Boxes, Pixels
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections
 from secondlook.evaluation.matching import match_detections
-from secondlook.reports.page import data_uri
+from secondlook.reports.page import data_uri, rect
 from secondlook_client.errors import SecondlookError
 
 SIDE, QUALITY = 480, 80
@@ -121,29 +121,24 @@ def card(
         "hatch": f"hatch{made.place}",
         "step": f"{step:.1f}",
         "half_step": f"{step / 2.5:.1f}",
-        "regions": [_rect(box) for box in sample.ignore[:MAX_BOXES].tolist()],
+        "regions": [rect(box) for box in sample.ignore[:MAX_BOXES].tolist()],
         "marks": marks,
         "tags": _tags(sample, [mark for mark in marks if mark.kind != "hit"]),
     }
 
 
 @dataclass(frozen=True)
-class _Mark:
+class _BoxMark:
     kind: str
     """``missed``, ``false`` or ``hit``."""
     box: Xyxy
     words: str
     """On the image."""
 
-    @property
-    def rect(self) -> dict[str, str]:
-        """For the template."""
-        return _rect(self.box)
-
 
 def _marks(
     made: Mistakes, sample: Sample, detections: Detections, classes: Sequence[str]
-) -> list[_Mark]:
+) -> list[_BoxMark]:
     """Found boxes first, so that mistakes are drawn over them."""
     marks = []
     for kind, boxes, rows in (
@@ -159,7 +154,9 @@ def _marks(
                     f"{name} {detections.scores[row]:.2f}"
                     for name, row in zip(names, same, strict=True)
                 ]
-            marks.append(_Mark(kind, tuple(boxes[same[0]].tolist()), ", ".join(names)[:MAX_NAME]))
+            marks.append(
+                _BoxMark(kind, tuple(boxes[same[0]].tolist()), ", ".join(names)[:MAX_NAME])
+            )
     return marks
 
 
@@ -176,14 +173,7 @@ def _same(boxes: Boxes, rows: NDArray[np.intp]) -> list[list[int]]:
     return groups
 
 
-def _rect(box: Sequence[float]) -> dict[str, str]:
-    """The attributes of an SVG rectangle."""
-    x1, y1, x2, y2 = box
-    sides = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
-    return {name: f"{value:.1f}" for name, value in sides.items()}
-
-
-def _tags(sample: Sample, marks: Sequence[_Mark]) -> list[tuple[_Mark, str]]:
+def _tags(sample: Sample, marks: Sequence[_BoxMark]) -> list[tuple[_BoxMark, str]]:
     """The marks whose name has room at the box, and where; pointing at a box tells it always."""
     scale = HEIGHT / sample.height
     size = (sample.width * scale, sample.height * scale)

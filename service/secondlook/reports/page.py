@@ -8,6 +8,7 @@ and embedded images.
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def data_uri(pixels: Pixels, side: int, quality: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
+def rect(box: Sequence[float]) -> Markup:
+    """The attributes of an SVG rectangle, from xyxy."""
+    x1, y1, x2, y2 = box
+    return Markup(f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"')
+
+
 def share(value: float | None) -> str:
     """A figure in [0, 1] with three digits, or a dash."""
     return "–" if value is None else f"{value:.3f}"
@@ -76,4 +83,4 @@ environment = Environment(
     keep_trailing_newline=True,
 )
 environment.filters |= {"share": share, "cut": cut}
-environment.globals |= {"asset": _asset, "digest": _digest}
+environment.globals |= {"asset": _asset, "digest": _digest, "rect": rect}

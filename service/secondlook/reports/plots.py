@@ -49,13 +49,13 @@ class Axes:
         around = [(points[0][0], low), *points, (points[-1][0], low)]
         return f'<polygon class="{kind}" points="{self._path(around)}"/>'
 
-    def dot(self, x: float, y: float, kind: str, radius: float = 3.5, told: str = "") -> str:
-        """A mark at a value; ``told`` is shown when it is pointed at."""
+    def dot(self, x: float, y: float, kind: str, radius: float = 3.5, title: str = "") -> str:
+        """A mark at a value; ``title`` is shown when it is pointed at."""
         at_x, at_y = self.place(x, y)
-        title = f"<title>{escape(told)}</title>" if told else ""
+        shown = f"<title>{escape(title)}</title>" if title else ""
         return (
             f'<circle class="{kind}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="{radius:.1f}">'
-            f"{title}</circle>"
+            f"{shown}</circle>"
         )
 
     def bar(self, x: Point, y: float, kind: str) -> str:
@@ -79,11 +79,11 @@ class Axes:
         parts.append(_text(middle, self.height - 3, names[0], "middle", "name"))
         return "".join(parts) + self._named_up(names[1])
 
-    def image(self, told: str, *parts: str) -> Markup:
-        """The whole diagram; ``told`` says in words what it shows."""
+    def image(self, label: str, *parts: str) -> Markup:
+        """The whole diagram; ``label`` says in words what it shows."""
         size = f'viewBox="0 0 {self.width} {self.height}"'
-        label = f'role="img" aria-label="{escape(told)}"'
-        return Markup(f"<svg {size} {label}>{''.join(parts)}</svg>")
+        role = f'role="img" aria-label="{escape(label)}"'
+        return Markup(f"<svg {size} {role}>{''.join(parts)}</svg>")
 
     def _named_up(self, name: str) -> str:
         if not name:
@@ -98,7 +98,7 @@ class Axes:
 
 
 def precision_recall(
-    curve: NDArray[np.float64], at: tuple[float | None, float | None], told: str
+    curve: NDArray[np.float64], at: tuple[float | None, float | None], label: str
 ) -> Markup:
     """A class's precision over recall, (101,); ``at`` is its precision and recall at the
     threshold."""
@@ -111,12 +111,12 @@ def precision_recall(
     parts += [axes.area(points, "under"), axes.line(points, "curve")]
     precision, recall = at
     if precision is not None and recall is not None:
-        said = f"at the threshold: precision {precision:.2f}, recall {recall:.2f}"
-        parts.append(axes.dot(recall, precision, "operating", told=said))
-    return axes.image(told, *parts)
+        text = f"at the threshold: precision {precision:.2f}, recall {recall:.2f}"
+        parts.append(axes.dot(recall, precision, "operating", title=text))
+    return axes.image(label, *parts)
 
 
-def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> Markup:
+def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], label: str) -> Markup:
     """Share that is right over the probability that was given, before and after calibration."""
     axes = Axes(360, 330, (0, 1), (0, 1), left=40, bottom=34)
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
@@ -128,23 +128,23 @@ def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], told: str) -> Mar
         most = max((b.count for b in known), default=1)
         for b in known:
             radius = 2 + 4 * math.sqrt(b.count / most)
-            said = f"{b.count:,} detections: given {b.probability:.2f}, right {b.right:.2f}"
-            parts.append(axes.dot(b.probability or 0, b.right or 0, kind, radius, said))
-    return axes.image(told, *parts)
+            text = f"{b.count:,} detections: given {b.probability:.2f}, right {b.right:.2f}"
+            parts.append(axes.dot(b.probability or 0, b.right or 0, kind, radius, text))
+    return axes.image(label, *parts)
 
 
-def histogram(calibrated: Sequence[Bin], told: str) -> Markup:
+def histogram(calibrated: Sequence[Bin], label: str) -> Markup:
     """How many detections were given each probability."""
     most = max((b.count for b in calibrated), default=0) or 1
     axes = Axes(360, 96, (0, 1), (0, most), left=40, bottom=34)
     bars = [axes.bar((b.low, b.high), b.count, "column") for b in calibrated if b.count]
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
     names = ("detections by calibrated probability", "")
-    return axes.image(told, axes.grid(ticks, (0, most), names), *bars)
+    return axes.image(label, axes.grid(ticks, (0, most), names), *bars)
 
 
 def training(
-    points: Sequence[Point], name: str, kind: str, told: str, share: bool = False
+    points: Sequence[Point], name: str, kind: str, label: str, share: bool = False
 ) -> Markup:
     """A figure over the steps of the training; ``share``: it lies in [0, 1]."""
     drawn = thinned(points)
@@ -157,9 +157,9 @@ def training(
         best = max(drawn, key=lambda point: point[1])
         for x, y in drawn:
             top = (x, y) == best
-            said = f"step {x:,.0f}: {y:.3f}" + (" (the best)" if top else "")
-            parts.append(axes.dot(x, y, f"{kind} best" if top else kind, 5 if top else 2.5, said))
-    return axes.image(told, *parts)
+            text = f"step {x:,.0f}: {y:.3f}" + (" (the best)" if top else "")
+            parts.append(axes.dot(x, y, f"{kind} best" if top else kind, 5 if top else 2.5, text))
+    return axes.image(label, *parts)
 
 
 def number(value: float) -> str:

@@ -98,66 +98,68 @@ class ReportInput:
     """Seconds since 1970, UTC."""
 
 
-def write_report(out: Path, told: ReportInput, load: mistakes.LoadSample = read_pixels) -> None:
+def write_report(out: Path, report: ReportInput, load: mistakes.LoadSample = read_pixels) -> None:
     """Write ``report.html`` and ``report.json`` into the folder ``out``, each atomically.
 
     At most ``MAX_IMAGES`` are read, by ``load``; the page says so of one that cannot be read.
     Raises ``StorageFull`` or ``InvalidInput`` where nothing can be written.
     """
-    text = json.dumps(plain(told), indent=1, allow_nan=False)
+    text = json.dumps(plain(report), indent=1, allow_nan=False)
     with replacing(out / JSON) as part:
         part.write_text(text + "\n", encoding="utf-8")
-    scores = told.scores
-    thresholds = [scores.best_thresholds[name] for name in told.classes]
-    worst, wrong_images = mistakes.worst(told.samples, told.found, thresholds, MAX_IMAGES)
+    scores = report.scores
+    thresholds = [scores.best_thresholds[name] for name in report.classes]
+    worst, wrong_images = mistakes.worst(report.samples, report.found, thresholds, MAX_IMAGES)
     known = [name for name, curve in scores.curves.items() if curve is not None]
     write_page(
         out / HTML,
         "report.html",
-        title=told.name,
-        about=_about(told),
-        figures=_figures(told),
-        warnings=_warnings(told),
-        classes=len(told.classes),
-        rows=[_class_row(scores, name) for name in told.classes[:MAX_ROWS]],
+        title=report.name,
+        about=_about(report),
+        figures=_figures(report),
+        warnings=_warnings(report),
+        classes=len(report.classes),
+        rows=[_class_row(scores, name) for name in report.classes[:MAX_ROWS]],
         with_curve=len(known),
         curves=[_curve(scores, name) for name in known[:MAX_CURVES]],
         reliability=_reliability_diagram(scores),
-        training=_training(told),
-        facts=_facts(told),
-        images=len(told.samples),
+        training=_training(report),
+        facts=_facts(report),
+        images=len(report.samples),
         wrong_images=wrong_images,
         shown=len(worst),
         total=_total(scores),
         cards=(
-            mistakes.card(one, told.samples[one.place], told.found[one.place], told.classes, load)
+            mistakes.card(
+                one, report.samples[one.place], report.found[one.place], report.classes, load
+            )
             for one in worst
         ),
         WORDS=mistakes.WORDS,
     )
 
 
-def plain(told: ReportInput) -> dict[str, Any]:
+def plain(report: ReportInput) -> dict[str, Any]:
     """The content of ``report.json``. A figure that is not finite is null."""
-    scores = told.scores
+    scores = report.scores
     return _finite(
         {
-            "name": told.name,
-            "architecture": told.architecture,
-            "size": told.size,
-            "start": told.start,
-            "input_size": list(told.input_size),
-            "classes": list(told.classes),
-            "created_at": told.created_at,
-            "data": told.data,
-            "snapshot": told.snapshot,
-            "split": told.split,
+            "name": report.name,
+            "architecture": report.architecture,
+            "size": report.size,
+            "start": report.start,
+            "input_size": list(report.input_size),
+            "classes": list(report.classes),
+            "created_at": report.created_at,
+            "data": report.data,
+            "snapshot": report.snapshot,
+            "split": report.split,
             "map": scores.map,
             "map50": scores.map50,
             "map50_per_class": dict(scores.map50_per_class),
             "map_per_class": dict(scores.map_per_class),
-            "images_per_second": told.images_per_second,
-            "machine": told.machine,
+            "images_per_second": report.images_per_second,
+            "machine": report.machine,
             "thresholds": dict(scores.best_thresholds),
             "at_thresholds": {n: _counts(c) for n, c in scores.at_thresholds.items()},
             "calibration": {n: list(fit) for n, fit in scores.calibration.items()},
@@ -170,16 +172,16 @@ def plain(told: ReportInput) -> dict[str, Any]:
                 for n, curve in scores.curves.items()
             },
             "counts": {
-                "train": vars(told.trained_on),
-                "held_out": vars(PartOfData.of(told.samples)),
+                "train": vars(report.trained_on),
+                "held_out": vars(PartOfData.of(report.samples)),
                 "boxes_per_class": dict(scores.boxes_per_class),
                 "detections": scores.detections,
             },
-            "parity": dict(told.parity),
-            "seconds": dict(told.seconds),
-            "settings": dict(told.settings),
-            "training": {"loss": _losses(told.training), "map50": _validations(told.training)},
-            "warnings": list(told.warnings),
+            "parity": dict(report.parity),
+            "seconds": dict(report.seconds),
+            "settings": dict(report.settings),
+            "training": {"loss": _losses(report.training), "map50": _validations(report.training)},
+            "warnings": list(report.warnings),
         }
     )
 
@@ -225,60 +227,60 @@ def _reliability_diagram(scores: Scores) -> dict[str, Any] | None:
     }
 
 
-def _training(told: ReportInput) -> list[tuple[str, Markup]]:
+def _training(report: ReportInput) -> list[tuple[str, Markup]]:
     """The curves of the training that there are."""
     shown = []
-    if losses := _losses(told.training):
+    if losses := _losses(report.training):
         shown.append(("loss", plots.training(losses, "loss", "loss", "loss over the steps")))
-    if map50 := _validations(told.training):
+    if map50 := _validations(report.training):
         drawn = plots.training(map50, "mAP50", "calibrated", "mAP50 over the steps", share=True)
         shown.append(("mAP50 on held-out images", drawn))
     return shown
 
 
-def _about(told: ReportInput) -> str:
-    wide, high = told.input_size
-    when = datetime.fromtimestamp(told.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _about(report: ReportInput) -> str:
+    wide, high = report.input_size
+    when = datetime.fromtimestamp(report.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
-        f"{told.architecture} {told.size}, {wide}×{high} pixels · trained on {told.data} "
-        f"({told.snapshot[:12]}) · figures on its {len(told.samples):,} held-out images "
-        f"('{told.split}') · {when}"
+        f"{report.architecture} {report.size}, {wide}×{high} pixels · trained on {report.data} "
+        f"({report.snapshot[:12]}) · figures on its {len(report.samples):,} held-out images "
+        f"('{report.split}') · {when}"
     )
 
 
-def _figures(told: ReportInput) -> Rows:
-    total = _total(told.scores)
+def _figures(report: ReportInput) -> Rows:
+    total = _total(report.scores)
     figures = [
-        ("mAP50", share(told.scores.map50)),
-        ("mAP", share(told.scores.map)),
+        ("mAP50", share(report.scores.map50)),
+        ("mAP", share(report.scores.map)),
         ("precision", share(total.precision)),
         ("recall", share(total.recall)),
     ]
-    if told.images_per_second is not None:
-        figures.append(("images a second", f"{told.images_per_second:,.0f}"))
+    if report.images_per_second is not None:
+        figures.append(("images a second", f"{report.images_per_second:,.0f}"))
     return figures
 
 
-def _warnings(told: ReportInput) -> list[str]:
-    more = len(told.warnings) - MAX_WARNINGS
-    shown = list(told.warnings[:MAX_WARNINGS])
+def _warnings(report: ReportInput) -> list[str]:
+    more = len(report.warnings) - MAX_WARNINGS
+    shown = list(report.warnings[:MAX_WARNINGS])
     return [*shown, f"and {more} more, in report.json"] if more > 0 else shown
 
 
-def _facts(told: ReportInput) -> dict[str, Rows]:
-    held_out = PartOfData.of(told.samples)
-    data = [("dataset", told.data), ("snapshot", told.snapshot), ("held out", told.split)]
-    data += [("began from", told.start)]
-    data += [("trained on", _in_words(told.trained_on)), ("judged on", _in_words(held_out))]
-    seconds = [(name, _duration(value)) for name, value in told.seconds.items()]
-    if told.images_per_second is not None:
-        seconds.append(("one image", f"{1000 / max(told.images_per_second, 1e-9):.1f} ms"))
-        seconds.append(("measured on", told.machine or "–"))
+def _facts(report: ReportInput) -> dict[str, Rows]:
+    held_out = PartOfData.of(report.samples)
+    data = [("dataset", report.data), ("snapshot", report.snapshot), ("held out", report.split)]
+    data += [("began from", report.start)]
+    data += [("trained on", _in_words(report.trained_on)), ("judged on", _in_words(held_out))]
+    seconds = [(name, _duration(value)) for name, value in report.seconds.items()]
+    if report.images_per_second is not None:
+        seconds.append(("one image", f"{1000 / max(report.images_per_second, 1e-9):.1f} ms"))
+        seconds.append(("measured on", report.machine or "–"))
     return {
         "Data": data,
         "Time": seconds,
-        "Exported models": [(name, _value(value)) for name, value in told.parity.items()],
-        "Settings": [(name, _value(value)) for name, value in told.settings.items()],
+        "Exported models": [(name, _value(value)) for name, value in report.parity.items()],
+        "Settings": [(name, _value(value)) for name, value in report.settings.items()],
     }
 
 

@@ -98,7 +98,7 @@ def rerun_models(
     run, before, class_name = label.run, label.result.labelled, label.judgement.class_name
     image = decode(store.blobs.get(before.sha256), before.name, limits)
     (found,) = pipeline.label([Task(image, label.evidence_run.ontology)])
-    evidence = columns_for(run.ontology, label.evidence_run.ontology).seen(found.evidence)
+    evidence = columns_for(run.ontology, label.evidence_run.ontology).apply(found.evidence)
     row, overlap = _closest(evidence.proposals.boxes, label.judgement.box)
     of_class = [
         judgement

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.core.boxes import area
-from secondlook.core.class_mapping import Columns, check_questions, columns_for
+from secondlook.core.class_mapping import ColumnMapping, check_questions, columns_for
 from secondlook.core.types import NOT_ASKED, Boxes
 from secondlook.labeling.decisions import decide, decide_for_student, in_students_words, in_words
 from secondlook.store import Store
@@ -222,7 +222,7 @@ class BatchDecider:
         self,
         ontology: Ontology,
         kept: Ontology,
-        columns: Columns,
+        columns: ColumnMapping,
         nms_iou: float,
         *,
         verified: bool,

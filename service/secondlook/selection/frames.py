@@ -67,26 +67,28 @@ class SelectionSettings(SettingGroup):
         words={"none": math.inf, "unlimited": math.inf, "inf": math.inf},
     )
     uncertain_low: float = setting(
-        0.3, "A detection is uncertain from this calibrated probability …", low=0, high=1
+        0.3, "Lowest calibrated probability of an uncertain detection.", low=0, high=1
     )
-    uncertain_high: float = setting(0.7, "… up to this one.", low=0, high=1)
+    uncertain_high: float = setting(
+        0.7, "Highest calibrated probability of an uncertain detection.", low=0, high=1
+    )
     novel_bits: int = setting(
         16,
-        "A frame is novel when its 64-bit perceptual hash differs by this from all frames sent "
-        "recently.",
+        "A frame is novel when its 64-bit perceptual hash differs by at least so many bits from "
+        "those of all frames sent recently.",
         unit="bits",
         low=0,
         high=64,
     )
     near_bits: int = setting(
         6,
-        "A frame is a near duplicate, and not sent, when it differs from one of those by no more.",
+        "A frame is a near duplicate, and not sent, when it differs by at most so many bits.",
         unit="bits",
         low=0,
         high=64,
     )
-    remembered: int = setting(
-        256, "Sent frames that a new one is compared with.", low=1, high=10**6
+    recent_frames: int = setting(
+        256, "How many of the last frames sent a new one is compared with.", low=1, high=10**6
     )
     rare_share: float = setting(
         0.02, "A class is rare below this share of the recent detections.", low=0, high=1
@@ -119,7 +121,7 @@ class FrameSelector:
         tokens = tokens or {}
         self.settings = settings
         self._random = random.Random(seed)
-        self._sent: deque[int] = deque(maxlen=settings.remembered)
+        self._sent: deque[int] = deque(maxlen=settings.recent_frames)
         self._sightings: dict[str, float] = {}
         self._weight = 1.0
         """Of a sighting now; those in the table have the weight of their time."""

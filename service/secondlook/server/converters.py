@@ -1,4 +1,9 @@
-"""Wire messages to values and back; whatever a message may hold is checked here, once."""
+"""Requests to checked values, and rows of the store to messages.
+
+Whatever a request may hold is checked here, once. Values that the client shares are converted by
+``secondlook_client.wire``; a row's fields travel under their own names, and only what is different
+is written out.
+"""
 
 import json
 from collections import OrderedDict
@@ -31,14 +36,22 @@ from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as labeling_pb
 from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
-from secondlook_client.values import (
-    GroupBy,
-    JobKind,
-    LabelPath,
-)
+from secondlook_client.values import GroupBy, LabelPath
 
 MAX_NAME = 4096
 """Characters of an image's name."""
+MAX_JOB_NAME = 200
+"""Characters of a job's name."""
+MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
+"""Bytes of a student's file, and of all its files; the largest published ones have 40 MB."""
+MAX_REPORT = 2 * 2**20
+"""Characters of a training's report."""
+MAX_STEPS = 1_000_000
+LARGEST_ID = 2**63 - 1
+LARGE_PAGE = 4 * 2**20
+"""Bytes from which on a page has no more versions: manifests may be long."""
+CURSOR_PREFIX = 16
+"""Hex digits of a manifest's hash that a cursor begins with."""
 
 
 class Ontologies:
@@ -77,7 +90,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def kept_name(name: str) -> str:
+def stored_name(name: str) -> str:
     """An image's name as every database takes it. Raises ``BadRequest`` when it is too long."""
     return checked_name(name).replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
@@ -96,12 +109,6 @@ def wants_all(detail: labeling_pb.Detail.ValueType) -> bool:
     return detail != labeling_pb.DETAIL_LABELS
 
 
-# Jobs as messages, and what a message may say of one: checked here, once.
-
-MAX_JOB_NAME = 200
-"""Characters of a job's name."""
-
-
 def job_message(
     job: JobRow, ontology: Ontology | None = None, paths: Sequence[TimeBucket] = ()
 ) -> jobs_pb.Job:
@@ -109,7 +116,7 @@ def job_message(
     return wire.write(
         jobs_pb.Job,
         job,
-        kind=wire.JOB_KINDS.number.get(JobKind(job.kind)),
+        kind=wire.JOB_KINDS.number.get(job.kind),
         state=wire.JOB_STATES.number[job.state],
         folder=job.root,
         open=not job.closed,
@@ -149,18 +156,6 @@ def key_of(name: str, content: bytes) -> int:
     """An image's number where the client gave none: name and content, signed 64 bits."""
     named = name.encode("utf-8", "replace") + b"\0" + sha256(content).digest()
     return int.from_bytes(blake2b(named, digest_size=8).digest(), "big", signed=True)
-
-
-# Students and trainings as messages, and what a message may say of them: checked here, once.
-
-MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
-"""Bytes of a student; the largest published ones have 40 MB."""
-MAX_REPORT = 2 * 2**20
-MAX_STEPS = 1_000_000
-MAX_PAGE, SOME = 200, 50
-LARGEST_ID = 2**63 - 1
-LARGE_PAGE = 4 * 2**20
-"""Bytes from which on a page has no more versions: manifests may be long."""
 
 
 def checked_model_name(name: str) -> str:
@@ -297,12 +292,6 @@ def training_message(training: TrainingRow) -> models_pb.Training:
     )
 
 
-# Messages of datasets to values and back.
-
-PREFIX = 16
-"""Hex digits of a manifest's hash that a cursor begins with."""
-
-
 @dataclass(frozen=True)
 class Slice:
     """What one call pulls of a manifest."""
@@ -316,7 +305,7 @@ class Slice:
 
     def cursor(self, manifest: SnapshotManifest, place: int) -> str:
         """What a client asks with to go on behind the image at ``place``."""
-        return f"{manifest.sha256[:PREFIX]}.{self.split}.{self.shard}.{self.shards}.{place}"
+        return f"{manifest.sha256[:CURSOR_PREFIX]}.{self.split}.{self.shard}.{self.shards}.{place}"
 
 
 def slice_of(request: datasets_pb.PullRequest, manifest: SnapshotManifest) -> Slice:
@@ -342,7 +331,7 @@ def _place(cursor: str, whole: Slice, manifest: SnapshotManifest) -> int:
     parts = cursor.split(".")
     if len(parts) != 5 or not parts[4].isdecimal() or len(parts[4]) > 18:
         raise BadRequest(f"'{cursor:.80}' is no cursor; send one that Pull has given, or none")
-    if parts[0] != manifest.sha256[:PREFIX]:
+    if parts[0] != manifest.sha256[:CURSOR_PREFIX]:
         raise BadRequest(
             "the cursor is of another snapshot; leave it out to pull this one from the beginning"
         )

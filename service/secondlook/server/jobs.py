@@ -21,7 +21,7 @@ from secondlook.server.converters import (
     checked_job_name,
     failure_message,
     job_message,
-    kept_name,
+    stored_name,
     key_of,
     result_message,
     wants_all,
@@ -152,7 +152,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         """Keep one image."""
         assert self._store
         assert self._batcher
-        name = kept_name(request.name)
+        name = stored_name(request.name)
         await self._check_accepts_more(request.job)  # or anybody could fill the disk
         given = request.HasField("key")
         key = request.key if given else key_of(name, request.image)

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from secondlook.core.types import Labelled
-from secondlook.server.converters import checked_name, kept_name
+from secondlook.server.converters import checked_name, stored_name
 from secondlook.store.ingest import CapturedFrame, FrameStatus
 from secondlook_client import wire
 from secondlook_client.errors import BadRequest, Busy, SecondlookError, ShuttingDown
@@ -270,7 +270,7 @@ def _frame(request: pb.LabelStreamRequest, last: int) -> CapturedFrame:
             f"expected a frame numbered above {last} and below 2^63, got {frame.sequence}; "
             "frames are numbered upwards, so that each is stored once"
         )
-    return CapturedFrame(frame.sequence, kept_name(frame.name), frame.image)
+    return CapturedFrame(frame.sequence, stored_name(frame.name), frame.image)
 
 
 def _answer(frame: CapturedFrame, kept: FrameStatus) -> pb.FrameAnswer:

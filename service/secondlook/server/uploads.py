@@ -24,7 +24,7 @@ MAX_BYTES = 256 * 2**20
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _QueuedImage:
     job: str
     arrived: UploadedImage
     already: "asyncio.Future[bool]"
@@ -36,7 +36,7 @@ class UploadBatcher:
     def __init__(self, uploads: UploadIngest) -> None:
         self._uploads = uploads
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="uploads")
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_QueuedImage] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._bytes = 0
 
@@ -55,7 +55,7 @@ class UploadBatcher:
         try:
             loop = asyncio.get_running_loop()
             image = await loop.run_in_executor(self._writers, self._uploads.store, content)
-            one = _Waiting(job, UploadedImage(key, name, image), loop.create_future())
+            one = _QueuedImage(job, UploadedImage(key, name, image), loop.create_future())
             self._waiting.append(one)
             if self._committing is None:
                 self._committing = loop.create_task(self._commit_all())
@@ -76,7 +76,7 @@ class UploadBatcher:
         finally:
             self._committing = None
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_QueuedImage]:
         """The images of one job that wait, the longest waiting job first."""
         job = self._waiting[0].job
         chosen = [one for one in self._waiting if one.job == job][:MAX_AT_ONCE]
@@ -84,7 +84,7 @@ class UploadBatcher:
         self._waiting = deque(one for one in self._waiting if id(one) not in taken)
         return chosen
 
-    async def _commit(self, group: list[_Waiting]) -> None:
+    async def _commit(self, group: list[_QueuedImage]) -> None:
         arrived = [one.arrived for one in group]
         try:
             already = await asyncio.to_thread(self._uploads.add, group[0].job, arrived)

@@ -53,7 +53,7 @@ class Blobs(Protocol):
         ...
 
     def remove_unless_new(self, sha256: str, age_s: float) -> bool:
-        """Delete the bytes unless they were put within ``age_s`` seconds; whether they are gone.
+        """Delete the bytes unless they were put within ``age_s`` seconds; whether it was done.
 
         Whoever put them again may be about to insert the row that refers to them.
         """

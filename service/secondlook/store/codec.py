@@ -227,7 +227,7 @@ def _judgements(
                 spec.name,
                 (x1, y1, x2, y2),
                 scores[row][class_],
-                evidence.heard(row, spec.view, spec.question),
+                evidence.verdict(row, spec.view, spec.question),
                 Decision(OUTCOMES[outcome], probability, texts[reason]),
                 row,
             )

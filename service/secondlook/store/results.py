@@ -34,7 +34,7 @@ from secondlook_client.errors import InvalidInput, NotFound
 from secondlook_client.ontology import Ontology
 
 TIME_BUCKETS = 24
-"""Intervals of equal length in which the history of a run is told."""
+"""Intervals of equal length in which the history of a run is shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +250,7 @@ class ResultReader:
         found = self.evidence(row, content)
         if row.ontology_id == run.ontology_id:
             return found
-        return columns_for(run.ontology, self._ontology(row.ontology_id), found.path).seen(found)
+        return columns_for(run.ontology, self._ontology(row.ontology_id), found.path).apply(found)
 
     def _ontology(self, ontology_id: int) -> Ontology:
         if ontology_id not in self._ontologies:

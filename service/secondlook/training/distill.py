@@ -49,8 +49,8 @@ def distill(
     Goes on where the same call was stopped; a student that is done is only read, and one whose
     files do not open is exported again from its weights. ``tell`` is called at every step,
     ``name`` is the student's (empty: the data's), ``int8`` is ``auto`` (kept unless it finds
-    less), ``required`` or ``never``. None in the processes of a training on several devices that are not
-    the first. Raises what ``trainer.train`` and ``export_student`` raise: ``Cancelled``,
+    less), ``required`` or ``never``. None in the processes of a training on several devices that
+    are not the first. Raises what ``trainer.train`` and ``export_student`` raise: ``Cancelled``,
     ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``.
     """
     if len(name) > MAX_LINE or not name.isprintable():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask
+from secondlook.core.types import VQAQuery
 from secondlook.labeling.verifier import Verifier
 from secondlook.models import moondream as adapter
 from secondlook.models.moondream import DEFAULT_MODEL, MoondreamVerifier
@@ -64,7 +64,7 @@ def test_the_calls_fit_the_real_signatures() -> None:
 def test_answers_through_the_vendors_client(client: Any) -> None:
     verifier = MoondreamVerifier(client, DEFAULT_MODEL, "0" * 12, concurrency=2)
     assert isinstance(verifier, Verifier)
-    red, cat = verifier.answer([Ask(VIEW, ("Is it red?", "Is it a cat?"))])[0]
+    red, cat = verifier.answer([VQAQuery(VIEW, ("Is it red?", "Is it a cat?"))])[0]
     assert red.p_yes == pytest.approx(0.9) and not red.exact
     assert cat.p_yes is None and cat.raw == "It is not" and not cat.error
     asked = client._model.asked
@@ -81,7 +81,7 @@ def test_a_question_that_fails_is_no_verdict(client: Any) -> None:
 
     client._model.query = crash
     verifier = MoondreamVerifier(client, DEFAULT_MODEL, "0" * 12, concurrency=1)
-    (answer,) = verifier.answer([Ask(VIEW, ("Is it red?",))])[0]
+    (answer,) = verifier.answer([VQAQuery(VIEW, ("Is it red?",))])[0]
     assert answer.p_yes is None and "Moondream failed" in answer.error
 
 

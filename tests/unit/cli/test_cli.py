@@ -16,7 +16,7 @@ from secondlook.config.settings import Settings
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name, capsys):
+def test_every_command_and_option_has_help(name, capsys):
     assert run([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"Usage: secondlook {name}")
@@ -111,7 +111,7 @@ def test_errors_are_one_line(arguments, code, told, capsys, tmp_path, monkeypatc
     assert told in shown and "Traceback" not in shown
 
 
-def test_a_bug_is_told_in_a_line_and_shown_whole_with_debug(monkeypatch, capsys, tmp_path):
+def test_a_bug_is_one_line_and_a_traceback_with_debug(monkeypatch, capsys, tmp_path):
     def broken(*_):
         raise KeyError("secret")
 
@@ -183,5 +183,5 @@ def test_the_rate_counts_only_what_is_new_and_follows_a_change():
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (150, "2 min"), (9000, "2.5 h")]
 )
-def test_durations_read_like_speech(seconds, text):
+def test_durations_for_people(seconds, text):
     assert duration(seconds) == text

@@ -104,7 +104,7 @@ def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
         ("--input-height 64", "give input_width too"),
     ],
 )
-def test_wrong_flags_are_told(
+def test_wrong_flags_are_refused(
     called: list[dict[str, Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -130,7 +130,7 @@ def test_the_classes_may_be_described(
     assert "lacks the class 'red'" in capsys.readouterr().err
 
 
-def test_a_stop_is_told(
+def test_a_stop_is_reported(
     called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_coco(tmp_path / "set", PARTS)

@@ -59,7 +59,7 @@ def test_it_leaves_no_file_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     fetched = FetchedResults(tmp_path, array("q", [1]))
 
     class Full:

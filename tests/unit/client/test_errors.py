@@ -47,6 +47,7 @@ def test_every_error_comes_back_from_the_wire_as_itself(error: type[SecondlookEr
     trailing = {"secondlook-reason": error("x").reason}
     assert type(errors.from_status(error.status, "x", trailing, "host:1")) is error
     assert type(errors.from_reason(error("x").reason, "x")) is error
+    assert errors.from_reason(error("x").reason, "x").from_server and not error("x").from_server
 
 
 def test_an_unknown_reason_is_typed_by_its_status() -> None:

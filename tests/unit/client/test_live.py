@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook_client import LiveOptions, RetryPolicy, errors
-from secondlook_client.live import Frame, FrameBook, StreamRules
+from secondlook_client.live import FrameQueue, LiveFrame, ReconnectPolicy
 from secondlook_client.stream import LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
 
@@ -31,11 +31,11 @@ def answer(sequence, kind):
 
 @given(steps, st.integers(1, 4), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_every_frame_leaves_once_and_bounds_hold(steps, pending, under_way, rng):
-    book = FrameBook(LiveOptions(max_pending=pending, max_under_way=under_way))
+    book = FrameQueue(LiveOptions(max_pending=pending, max_in_flight=under_way))
     offered, reports, sent, flying = 0, [], Counter(), []
     for step in steps:
         if step == "offer":
-            frame = Frame(offered, f"k{offered}", "", bytes(rng.randrange(9)))
+            frame = LiveFrame(offered, f"k{offered}", "", bytes(rng.randrange(9)))
             reports += book.offer(frame, connected=rng.random() < 0.5)
             offered += 1
         elif step == "take":
@@ -62,9 +62,9 @@ def test_every_frame_leaves_once_and_bounds_hold(steps, pending, under_way, rng)
 
 
 def test_after_a_break_the_newest_are_sent_again_in_order():
-    book = FrameBook(LiveOptions(max_pending=2, max_under_way=3))
+    book = FrameQueue(LiveOptions(max_pending=2, max_in_flight=3))
     for n in range(3):
-        book.offer(Frame(n, None, "", b""), connected=True)
+        book.offer(LiveFrame(n, None, "", b""), connected=True)
         book.take()
     (dropped,) = book.lost(errors.Unavailable("cut"))
     assert (dropped.sequence, dropped.dropped) == (0, "connection_lost")
@@ -74,9 +74,9 @@ def test_after_a_break_the_newest_are_sent_again_in_order():
 
 
 def test_of_the_frames_under_way_the_largest_is_the_one_too_large():
-    book = FrameBook(LiveOptions(max_pending=9, max_under_way=9))
+    book = FrameQueue(LiveOptions(max_pending=9, max_in_flight=9))
     for n, size in enumerate([5, 50, 7]):
-        book.offer(Frame(n, None, "", bytes(size)), connected=True)
+        book.offer(LiveFrame(n, None, "", bytes(size)), connected=True)
         book.take()
     (failed,) = book.lost(errors.MessageTooLarge("too much"))
     assert failed.sequence == 1 and isinstance(failed.error, errors.MessageTooLarge)
@@ -84,7 +84,7 @@ def test_of_the_frames_under_way_the_largest_is_the_one_too_large():
 
 
 def test_rules_for_opening_again():
-    rules = StreamRules(RetryPolicy(draw=lambda: 0.0, first_s=0.1, unavailable_s=0))
+    rules = ReconnectPolicy(RetryPolicy(draw=lambda: 0.0, first_s=0.1, unavailable_s=0))
     refused = [errors.BadOntology("x"), errors.NotSupported("x"), errors.NotReady("x")]
     assert all(rules.wait_s(cause, finished=False) is None for cause in refused)
     busy = errors.from_status("RESOURCE_EXHAUSTED", "x", {}, "host:1")  # without a hint
@@ -94,12 +94,12 @@ def test_rules_for_opening_again():
     )
     full = errors.Busy("x", retry_after_s=5.0)
     assert rules.wait_s(full, finished=False) == 5.0
-    rules.heard()
+    rules.frame_answered()
     assert rules.wait_s(None, finished=False) == pytest.approx(0.05)
     assert rules.wait_s(None, finished=True) is None
 
 
-@pytest.mark.parametrize("field", ["max_pending", "max_under_way", "server_pending", "max_unread"])
+@pytest.mark.parametrize("field", ["max_pending", "max_in_flight", "server_pending", "max_unread"])
 def test_options_of_nothing_are_refused(field):
     with pytest.raises(errors.InvalidInput, match=field):
         LiveOptions(**{field: 0})

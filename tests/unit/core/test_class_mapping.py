@@ -20,7 +20,7 @@ def test_the_same_classes_stay_where_they_are() -> None:
     columns = columns_for(street_ontology(), street_ontology(threshold=0.5))
     assert columns.places == ((0,), (0,), (2,))
     said = labelled().evidence
-    seen = columns_for(street_ontology(accept=0.9), street_ontology()).seen(said)
+    seen = columns_for(street_ontology(accept=0.9), street_ontology()).apply(said)
     assert np.array_equal(seen.proposals.scores, said.proposals.scores)
     assert seen.verdicts is said.verdicts
 

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,36 @@ def test_yaml() -> None:
     assert (no.name, no.phrases) == ("no", ("nay", "never"))
     assert (wearing.accept, wearing.reject, wearing.group) == (0.9, 0.1, "eyewear")
     assert (bare.view, bare.threshold) == (View.CROP, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "question"),
+    [
+        ("{question: Is it a dog?}", "Is it a dog?"),
+        ("{question: Is it a dog?, view: context}", "Is it a dog?"),
+        ("{view: crop, question: Is it the man's dog? 🐕 }", "Is it the man's dog? 🐕"),
+        ("{phrases: [dog], question: A dog? Or a wolf?, view: crop}", "A dog? Or a wolf?"),
+        ('{question: "Is it a dog, or not?", view: crop}', "Is it a dog, or not?"),
+        ("{question: 'Is it a dog?', view: crop}", "Is it a dog?"),
+        ("{phrases: [dog],\n    question: Is it a dog?,\n    view: crop}", "Is it a dog?"),
+    ],
+)
+def test_a_question_in_braces_needs_no_quotes(entries: str, question: str) -> None:
+    text = f"classes:\n  dog: {entries}\n  cat: {{question: Is it a cat?, threshold: 0.4}}"
+    dog, cat = ontology_from_yaml(text).classes
+    assert (dog.question, cat.question, cat.threshold) == (question, "Is it a cat?", 0.4)
+
+
+def test_what_is_wrong_in_braces_is_still_told_at_its_line() -> None:
+    with pytest.raises(BadOntology, match="no valid YAML at line 3"):
+        ontology_from_yaml("classes:\n  a: {question: Is it?}\n  b: {question: [Is it?}")
+
+
+def test_the_ontology_of_the_readme_is_read() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```yaml\n(classes:.*?)```", readme, re.DOTALL)
+    questions = [spec.question for spec in ontology_from_yaml(shown).classes]
+    assert "Is this person not wearing glasses?" in questions
 
 
 @pytest.mark.parametrize("text", ["- dog\n- cat = kitten ? Is it?", "classes: [dog, cat = kitten]"])

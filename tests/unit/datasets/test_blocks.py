@@ -1,4 +1,4 @@
-"""Grouped by time: the frames of one fixed camera, all alike, fall on every side, in blocks."""
+"""Grouping by time: the frames of one fixed camera, all alike, are in every split, in blocks."""
 
 import random
 import re

@@ -138,19 +138,19 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_told(tmp_path: Path, case: str) -> None:
+def test_broken_datasets_are_refused_with_the_cause(tmp_path: Path, case: str) -> None:
     write, told = BROKEN[case]
     with pytest.raises((InvalidInput, NotFound), match=told):
         data = open_training_set(str(write(tmp_path / "set")))
         raise AssertionError(f"{len(data.train)} were read")
 
 
-def test_an_empty_part_to_hold_out_is_no_part(tmp_path: Path) -> None:
+def test_an_empty_split_is_not_held_out(tmp_path: Path) -> None:
     data = open_training_set(str(write_coco(tmp_path / "set", {"train": range(9), "val": ()})))
     assert data.split == BY_HASH and len(data.train) + len(data.held_out) == 9
 
 
-def test_nothing_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="--server"):
         open_training_set(str(tmp_path / "nowhere"))
     with pytest.raises(InvalidInput, match="neither COCO files"):
@@ -159,7 +159,7 @@ def test_nothing_there_is_told(tmp_path: Path) -> None:
         open_training_set(str(write_coco(tmp_path / "set", PARTS)), split="dev")
 
 
-def test_boxes_without_area_are_left_out_and_told(tmp_path: Path) -> None:
+def test_boxes_without_area_are_left_out_with_a_warning(tmp_path: Path) -> None:
     def flatten(plain: dict[str, Any]) -> None:
         plain["annotations"][0]["bbox"][2] = 0  # no width
         plain["annotations"][2]["bbox"] = [80, 5, 20, 20]  # right of the image
@@ -173,7 +173,7 @@ def test_boxes_without_area_are_left_out_and_told(tmp_path: Path) -> None:
     assert [0, 0, 20, 20] in boxes["002.png"]
 
 
-def test_a_few_gone_images_are_told(tmp_path: Path) -> None:
+def test_a_few_missing_images_are_a_warning(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "set", {"train": range(20), "val": range(20, 24)})
     (root / "images/train/003.png").unlink()
     data = open_training_set(str(root))

@@ -1,4 +1,4 @@
-"""Comparing snapshots: images that came, went, moved, or say something else."""
+"""Comparing snapshots: images that were added, removed, moved or relabelled."""
 
 from frozen import DOG_BOX, PETS, photos, stored
 
@@ -32,7 +32,7 @@ def test_the_same_content_does_not_differ(store: Store) -> None:
     assert changes(store, one, two) == changes(store, one, turned) == []
 
 
-def test_images_that_came_and_went(store: Store) -> None:
+def test_added_and_removed_images(store: Store) -> None:
     stored(store, "a", photos(5))
     stored(store, "b", photos(5, first=3))
     old, new = made(store, "old", "a"), made(store, "new", "b")
@@ -47,7 +47,7 @@ def test_images_that_came_and_went(store: Store) -> None:
     assert hashes == sorted(hashes)
 
 
-def test_a_person_s_word_shows(store: Store) -> None:
+def test_corrections_are_changes(store: Store) -> None:
     run = stored(store, "r", photos(3))
     old = made(store, "old", "r")
     image = store.results.page(run.id)[1].image_id

@@ -55,7 +55,7 @@ def test_images_are_byte_for_byte_what_was_given(kept: Store, tmp_path: Path) ->
     assert not any(p.is_symlink() for p in out.rglob("*"))
 
 
-def test_every_file_lies_in_the_folder_and_names_no_place_outside(
+def test_every_file_is_in_the_folder_and_refers_to_nothing_outside(
     kept: Store, tmp_path: Path
 ) -> None:
     before = {p for p in tmp_path.rglob("*") if "data" not in p.parts}
@@ -99,9 +99,7 @@ def test_pycocotools_tells_crowds_from_objects(kept: Store, tmp_path: Path) -> N
     assert (images, dogs, crowds) == (len(NAMES), len(NAMES), 2)
 
 
-def test_hard_negatives_stand_where_no_reader_takes_them_for_labels(
-    kept: Store, tmp_path: Path
-) -> None:
+def test_hard_negatives_are_never_read_as_labels(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "negatives", tmp_path / "out", ("coco", "yolo"))
     plain = json.loads((out / "annotations" / "train.json").read_text())
     assert {a["category_id"] for a in plain["annotations"]} <= {2}
@@ -174,7 +172,7 @@ def test_parquet_files_are_of_a_sensible_size(
     assert counts == [1] * len(NAMES)
 
 
-def test_what_lies_beside_the_images(kept: Store, tmp_path: Path) -> None:
+def test_card_statistics_and_contact_sheet(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "s", tmp_path / "out", FORMATS)
     snapshot = kept.snapshots.get("s")
     assert json.loads((out / "statistics.json").read_text()) == snapshot.statistics
@@ -190,7 +188,7 @@ def test_what_lies_beside_the_images(kept: Store, tmp_path: Path) -> None:
         assert sheet.width == 1600 and sheet.height > 200
 
 
-def test_an_export_appears_whole_or_not_at_all(kept: Store, tmp_path: Path) -> None:
+def test_an_export_is_atomic(kept: Store, tmp_path: Path) -> None:
     kept.blobs.remove(entries_of(kept)[3].sha256)
     with pytest.raises((Damaged, NotFound)):
         export(kept, "s", tmp_path / "out", ("coco",))

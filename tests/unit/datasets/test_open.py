@@ -207,12 +207,12 @@ def test_a_list_that_is_named_twice_is_divided(tmp_path: Path) -> None:
     assert data.split == BY_HASH and len(data.train) + len(data.held_out) == 20
 
 
-def test_images_in_both_parts_are_only_held_out(tmp_path: Path) -> None:
+def test_images_in_both_splits_are_only_held_out(tmp_path: Path) -> None:
     root = write_yolo(tmp_path / "set", PARTS)
     (root / "val.txt").write_text("images/val/006.png\nimages/train/000.png\n")
     data = open_training_set(str(edited(root, val="val.txt")))
     assert names(data.train) == [f"{n:03}.png" for n in range(1, 6)]
-    assert any("1 images are in both parts" in warning for warning in data.warnings)
+    assert any("1 images are in both splits" in warning for warning in data.warnings)
 
 
 def test_outlines_count_by_their_extent(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_turned_images_have_their_upright_size(tmp_path: Path) -> None:
     assert size_of(tmp_path / "a.jpg") == (30, 40)
 
 
-def test_what_became_of_a_image_is_told(tmp_path: Path) -> None:
+def test_changed_and_missing_images_are_errors(tmp_path: Path) -> None:
     data = open_training_set(str(write_coco(tmp_path / "set", PARTS)))
     gone, other, torn = data.train[:3]
     gone.path.unlink()

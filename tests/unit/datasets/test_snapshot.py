@@ -184,7 +184,7 @@ def test_statistics_count_everything(store: Store) -> None:
     assert counted["bytes"] == sum(len(encoded(drawn(n))) for n in range(4))
 
 
-def test_a_snapshot_says_what_was_asked_for(store: Store) -> None:
+def test_a_snapshot_keeps_the_ontology(store: Store) -> None:
     many(store)
     create_snapshot(store, "s", Query(("r",), classes=("bird", "dog")))
     asked = ontology_from_yaml(str(store.snapshots.get("s").statistics["ontology"]))
@@ -192,7 +192,7 @@ def test_a_snapshot_says_what_was_asked_for(store: Store) -> None:
     assert [spec.question for spec in asked.classes] == ["Bird?", PETS.classes[0].question]
 
 
-def test_one_side_of_a_contrast_stands_alone(store: Store) -> None:
+def test_one_class_of_a_contrast_group_leaves_the_group(store: Store) -> None:
     sides = ("awake", "asleep")
     pair = Ontology(tuple(ClassSpec(name, phrases=("dog",), group="state") for name in sides))
     stored(store, "r", photos(2), ontology=pair, script=one_dog, answers={})

@@ -1,4 +1,4 @@
-"""How a snapshot is divided: what belongs together stands on one side; a large one has parts."""
+"""How a snapshot is divided: a group is in one split, and a large snapshot has several parts."""
 
 import pytest
 from frozen import HALVES, drawn, encoded, frozen, photos, stored
@@ -16,7 +16,7 @@ def sides(found: list[Entry]) -> dict[str, str]:
     return {entry.name: entry.split for entry in found}
 
 
-def test_near_duplicates_stand_on_one_side(store: Store) -> None:
+def test_near_duplicates_are_in_one_split(store: Store) -> None:
     images = {}
     for place in range(40):
         image = drawn(place)
@@ -31,7 +31,7 @@ def test_near_duplicates_stand_on_one_side(store: Store) -> None:
         assert side[f"{place}.jpg"] == side[f"{place}-again.jpg"] == side[f"{place}-small.png"]
 
 
-def test_frames_of_a_stream_stand_on_one_side(store: Store) -> None:
+def test_frames_of_a_stream_are_in_one_split(store: Store) -> None:
     names = tuple(f"camera{n}" for n in range(12))
     for place, name in enumerate(names):
         stored(store, name, photos(4, first=10 * place), kind="capture")
@@ -42,7 +42,7 @@ def test_frames_of_a_stream_stand_on_one_side(store: Store) -> None:
     assert len({entry.group for entry in apart}) == 4 * len(names)
 
 
-def test_folders_stand_on_one_side_when_asked_for(store: Store) -> None:
+def test_folders_are_in_one_split_with_group_by_folder(store: Store) -> None:
     stored(store, "r", photos(40))
     found = frozen(store, split=HALVES, group_by=GroupBy.FOLDER)
     folders = {entry.name.split("/")[0]: set() for entry in found}
@@ -52,14 +52,14 @@ def test_folders_stand_on_one_side_when_asked_for(store: Store) -> None:
     assert len({entry.group for entry in found}) == 8
 
 
-def test_a_near_duplicate_ties_two_folders_together(store: Store) -> None:
+def test_a_near_duplicate_joins_two_folders(store: Store) -> None:
     shared = drawn(99)
     images = {**photos(10), "f0/x.jpg": encoded(shared), "f1/y.jpg": encoded(shared, quality=40)}
     stored(store, "r", images)
     assert len({entry.group for entry in frozen(store, group_by=GroupBy.FOLDER)}) == 1
 
 
-def test_more_images_move_no_group_to_the_other_side(store: Store) -> None:
+def test_more_images_move_no_group_to_another_split(store: Store) -> None:
     stored(store, "r", photos(30))
     stored(store, "r2", photos(30, first=30))
     before = {e.sha256: e.split for e in frozen(store, split=HALVES)}
@@ -68,7 +68,7 @@ def test_more_images_move_no_group_to_the_other_side(store: Store) -> None:
     assert before == {sha256: after[sha256] for sha256 in before}
 
 
-def test_a_large_snapshot_lies_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_snapshot_has_several_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secondlook.datasets.manifest.PART", 7)
     stored(store, "r", photos(30))
     snapshot = create_snapshot(store, "s", Query(("r",), split=HALVES))

@@ -10,7 +10,7 @@ from device_models import RecordingListener, ScriptedDetector
 from students import write_student
 
 from secondlook.core.ontology_yaml import ontology_from_lines
-from secondlook.detector.frames import Frame, SkippedFrame
+from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook.detector.manifest import read_manifest
 from secondlook.edge.agent import Agent
 from secondlook.edge.app import _TargetSwitch
@@ -25,7 +25,7 @@ class Frames:
 
     superseded = 0
 
-    def __init__(self, frames: list[Frame | SkippedFrame], live: bool = False) -> None:
+    def __init__(self, frames: list[SourceFrame | SkippedFrame], live: bool = False) -> None:
         self._frames = frames
         self.live = live
 
@@ -33,7 +33,7 @@ class Frames:
     def ended(self) -> bool:
         return not self._frames
 
-    def read(self, timeout_s: float) -> Frame | SkippedFrame | None:
+    def read(self, timeout_s: float) -> SourceFrame | SkippedFrame | None:
         return self._frames.pop(0)
 
     def close(self) -> None:
@@ -51,16 +51,16 @@ class Sink:
     def state(self) -> SenderState:
         return SenderState(len(self.frames), 3, 2, 1, 5, 999, True, "no line")
 
-    def offer(self, frame: Frame, reason: str, wait_s: float = 0.0) -> bool:
+    def offer(self, frame: SourceFrame, reason: str, wait_s: float = 0.0) -> bool:
         self.frames.append((frame.name, reason))
         self.waits.add(wait_s)
         return True
 
 
-def frames(count: int) -> list[Frame | SkippedFrame]:
+def frames(count: int) -> list[SourceFrame | SkippedFrame]:
     rng = np.random.default_rng(5)
     pixels = rng.integers(0, 255, (count, 8, 9, 3), np.uint8).repeat(8, 1).repeat(8, 2)
-    return [Frame(pixels[n], f"{n}.jpg", float(n), 1e9 + n) for n in range(count)]
+    return [SourceFrame(pixels[n], f"{n}.jpg", float(n), 1e9 + n) for n in range(count)]
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_nothing_that_goes_wrong_with_one_frame_ends_the_loop(runner: ModelRunne
         if pixels[0, 0, 0] == 7:
             raise RuntimeError("an odd frame")
 
-    def hook(frame: Frame, found: object) -> None:
+    def hook(frame: SourceFrame, found: object) -> None:
         if frame.name == "2.jpg":
             raise KeyError("the user's own bug")
 
     some = frames(5)
     odd = np.full((8, 8, 3), 7, np.uint8)
-    some[1:1] = [SkippedFrame("broken.jpg", "truncated"), Frame(odd, "odd.jpg", 0.0, 0.0)]
+    some[1:1] = [SkippedFrame("broken.jpg", "truncated"), SourceFrame(odd, "odd.jpg", 0.0, 0.0)]
     called: list[str] = []
     runner.detect(frames(1)[0].pixels)  # type: ignore[union-attr]
     assert runner.current is not None
@@ -143,7 +143,7 @@ def test_only_images_of_a_folder_wait_for_the_disk(runner: ModelRunner, live: bo
 
 
 def test_a_closed_output_ends_the_loop(runner: ModelRunner) -> None:
-    def gone(frame: Frame, found: object) -> None:
+    def gone(frame: SourceFrame, found: object) -> None:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):

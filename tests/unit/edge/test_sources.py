@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from serving import png
 
 from secondlook.config.settings import ImageSettings
-from secondlook.detector.frames import Frame, SkippedFrame
+from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook.edge import sources
 from secondlook.edge.sources import FpsLimiter, FrameSource, _timestamp_name, open_source
 from secondlook_client.errors import InvalidInput, NotFound
@@ -30,7 +30,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "FIRST_RETRY_S", sources.FIRST_RETRY_S / 10)
 
 
-def everything(source: FrameSource) -> list[Frame | SkippedFrame]:
+def everything(source: FrameSource) -> list[SourceFrame | SkippedFrame]:
     found = []
     while not source.ended:
         if (frame := source.read(1.0)) is not None:
@@ -39,12 +39,12 @@ def everything(source: FrameSource) -> list[Frame | SkippedFrame]:
     return found
 
 
-def names(found: list[Frame | SkippedFrame]) -> list[str]:
+def names(found: list[SourceFrame | SkippedFrame]) -> list[str]:
     return [frame.name for frame in found]
 
 
-def shade(frame: Frame | SkippedFrame | None) -> int:
-    assert isinstance(frame, Frame), frame
+def shade(frame: SourceFrame | SkippedFrame | None) -> int:
+    assert isinstance(frame, SourceFrame), frame
     return round(float(frame.pixels.mean()))
 
 
@@ -55,7 +55,7 @@ def test_images_of_a_folder_come_in_the_order_of_their_names(tmp_path: Path) -> 
     found = everything(open_source(str(tmp_path)))
     assert names(found) == ["a.PNG", "b.png", "c.jpg"]
     first = found[0]
-    assert isinstance(first, Frame)
+    assert isinstance(first, SourceFrame)
     assert first.pixels.shape == (30, 40, 3)
     assert first.encoded == png()
     assert abs(first.wall - time.time()) < 60
@@ -84,7 +84,7 @@ def test_a_file_that_vanishes_is_skipped(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     (tmp_path / "1.png").unlink()
     found = everything(source)
-    assert isinstance(found[0], SkippedFrame) and isinstance(found[1], Frame)
+    assert isinstance(found[0], SkippedFrame) and isinstance(found[1], SourceFrame)
 
 
 def test_a_folder_that_is_followed_gives_new_images_and_half_written_ones_again(
@@ -123,7 +123,7 @@ def test_images_taken_slower_than_they_are_read_have_a_clock_of_their_own(tmp_pa
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(png())
     found = everything(open_source(str(tmp_path), frame_interval_s=10))
-    assert [frame.monotonic for frame in found if isinstance(frame, Frame)] == [10, 20, 30]
+    assert [frame.monotonic for frame in found if isinstance(frame, SourceFrame)] == [10, 20, 30]
 
 
 def test_frames_are_no_faster_than_asked_for() -> None:
@@ -160,7 +160,7 @@ def write_video(path: Path, frames: int = 20, width: int = 64, codec: str = "mpe
 def test_a_video_is_read_to_its_end_on_its_own_clock(tmp_path: Path) -> None:
     found = everything(open_source(str(write_video(tmp_path / "a.mp4"))))
     assert len(found) == 20
-    times = [frame.monotonic for frame in found if isinstance(frame, Frame)]
+    times = [frame.monotonic for frame in found if isinstance(frame, SourceFrame)]
     assert times == pytest.approx([n / 10 for n in range(20)], abs=1e-3)
     assert [abs(shade(frame) - 10 * n) < 6 for n, frame in enumerate(found)] == [True] * 20
     assert found[3].name == "a.mp4@0.300s.jpg"
@@ -168,7 +168,7 @@ def test_a_video_is_read_to_its_end_on_its_own_clock(tmp_path: Path) -> None:
 
 def test_of_a_video_only_so_many_frames_a_second(tmp_path: Path) -> None:
     found = everything(open_source(str(write_video(tmp_path / "a.mp4")), fps=2))
-    assert [round(frame.monotonic, 1) for frame in found if isinstance(frame, Frame)] == [
+    assert [round(frame.monotonic, 1) for frame in found if isinstance(frame, SourceFrame)] == [
         0.0,
         0.5,
         1.0,
@@ -184,7 +184,7 @@ def test_damage_in_a_video_costs_its_own_frames(tmp_path: Path) -> None:
     content[marks[8] + 8 : marks[8] + 8 + size] = bytes(size)
     path.write_bytes(bytes(content))
     found = everything(open_source(str(path)))
-    assert [type(frame) for frame in found].count(Frame) == 19
+    assert [type(frame) for frame in found].count(SourceFrame) == 19
     (skipped,) = [frame for frame in found if isinstance(frame, SkippedFrame)]
     assert skipped.name == "a.avi#packet 7"
     truncated = tmp_path / "b.avi"
@@ -241,7 +241,11 @@ def test_of_a_camera_the_newest_frame_wins() -> None:
         time.sleep(0.6)  # somebody is slow
         second, third = source.read(10), source.read(10)
         source.close()
-    assert isinstance(first, Frame) and isinstance(second, Frame) and isinstance(third, Frame)
+    assert (
+        isinstance(first, SourceFrame)
+        and isinstance(second, SourceFrame)
+        and isinstance(third, SourceFrame)
+    )
     assert source.superseded >= 3
     assert first.monotonic < second.monotonic < third.monotonic
     assert second.monotonic - first.monotonic > 0.4
@@ -256,7 +260,7 @@ def test_a_camera_that_goes_away_is_opened_again() -> None:
             kinds.append(type(source.read(0.5)))
         source.close()
     assert len(calls) >= 3
-    assert Frame in kinds and SkippedFrame in kinds
+    assert SourceFrame in kinds and SkippedFrame in kinds
     assert not source.ended
 
 

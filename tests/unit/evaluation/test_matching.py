@@ -183,7 +183,7 @@ def test_no_prediction_at_all_is_an_average_precision_of_nothing(tmp_path, truth
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('"text"', "expected a COCO data set"),
+        ('"text"', "expected a COCO dataset"),
         ({}, "no list 'images'"),
         ({"images": [{}], "annotations": [], "categories": []}, r"images\[0\] has no 'id'"),
         ({"images": [3], "annotations": [], "categories": []}, r"images\[0\] has no 'id'"),

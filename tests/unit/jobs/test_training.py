@@ -142,14 +142,14 @@ def test_lines_of_progress_that_make_no_sense_are_left_out(tmp_path: Path) -> No
 
 
 def test_what_is_started_is_the_command_of_a_person(tmp_path: Path) -> None:
-    from secondlook.cli.distill import distill_command
+    from secondlook.cli.distill import distill_command as command_line
 
     order = TrainingSpec("street", "street-1", "test", "pico", 50, 3)
     training = TrainingRow(7, order, TrainingState.RUNNING, "", 0, 0.0, 0.0)
     out = tmp_path / "7"
     line = distill_command(training, "127.0.0.1:5", out)
     assert line[:4] == [sys.executable, "-m", "secondlook", "distill"]
-    read = distill_command.make_context("distill", line[4:]).params
+    read = command_line.make_context("distill", line[4:]).params
     assert (read["source"], read["server"], read["out"]) == ("street-1", "127.0.0.1:5", out)
     assert (read["size"], read["split"], read["name"]) == ("pico", "test", "street")
     assert (str(read["steps"]), str(read["seed"]), read["how"]) == ("50", "3", "jsonl")
@@ -175,7 +175,7 @@ def test_a_folder_may_be_named_relative_to_the_server(kept, tmp_path, monkeypatc
     def command(training: TrainingRow, address: str, out: Path) -> list[str]:
         return [sys.executable, str(PROGRAM), "trains", str(tmp_path / "student"), str(out)]
 
-    made = Trainer(kept, Path("data/trainings"), 1, distill_command)
+    made = Trainer(kept, Path("data/trainings"), 1, command)
     made.start("127.0.0.1:1")
     assert until(kept, number, TrainingState.DONE)
     made.close()
@@ -190,7 +190,7 @@ def test_a_fault_of_ours_ends_one_training_and_not_the_others(kept, tmp_path, ca
             raise KeyError("secret")
         return [sys.executable, str(PROGRAM), "trains", str(tmp_path / "student"), str(out)]
 
-    made = Trainer(kept, tmp_path / "data" / "trainings", 1, distill_command)
+    made = Trainer(kept, tmp_path / "data" / "trainings", 1, command)
     made.start("127.0.0.1:1")
     until(kept, numbers[1], TrainingState.DONE)
     made.close()

@@ -12,10 +12,10 @@ from secondlook.models import embedded
 SHAPES = """
 import torch
 from secondlook.config.settings import ModelSettings
-from secondlook.models.loading import PRIMITIVES, place
-place(ModelSettings(device="cpu"))
+from secondlook.models.loading import MAX_CACHED_KERNELS, choose_placement
+choose_placement(ModelSettings(device="cpu"))
 layer = torch.nn.Conv2d(16, 16, 3).requires_grad_(False)
-for side in [*range(40, 60 + PRIMITIVES), 40]:
+for side in [*range(40, 60 + MAX_CACHED_KERNELS), 40]:
     layer(torch.zeros(4, 16, side, 40))
 """
 

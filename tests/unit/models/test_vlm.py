@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import Ask
+from secondlook.core.types import VQAQuery
 from secondlook.labeling.verifier import Verifier
 from secondlook.models import vlm, vlm_inputs, vlm_prefix_cache
 from secondlook.models.vlm import TransformersVerifier
@@ -93,9 +93,10 @@ def generated(made: Made, view: np.ndarray, question: str) -> float:
     return float(yes / (yes + no))
 
 
-def some_asks() -> list[Ask]:
+def some_asks() -> list[VQAQuery]:
     return [
-        Ask(synthetic_image(*size, seed=i), QUESTIONS[: 1 + i % 3]) for i, size in enumerate(SIZES)
+        VQAQuery(synthetic_image(*size, seed=i), QUESTIONS[: 1 + i % 3])
+        for i, size in enumerate(SIZES)
     ]
 
 
@@ -125,7 +126,7 @@ def test_every_pass_gives_the_same_as_one_at_a_time(
         pytest.skip("not a causal model; choosing another pass is tested above")
     monkeypatch.setattr(made.verifier, "_pass", vlm_prefix_cache.plain)
     singly = [
-        made.verifier.answer([Ask(ask.pixels, (q,))])[0][0].p_yes
+        made.verifier.answer([VQAQuery(ask.pixels, (q,))])[0][0].p_yes
         for ask in some_asks()
         for q in ask.questions
     ]
@@ -212,19 +213,21 @@ def test_a_processor_that_does_something_else_is_not_planned_around(
     view = synthetic_image(50, 60, 1)
     made = Made(model, processor, verifier, "prefix")
     expected = generated(made, view, QUESTIONS[0])
-    assert verifier.answer([Ask(view, QUESTIONS[:1])])[0][0].p_yes == pytest.approx(expected, 1e-4)
+    assert verifier.answer([VQAQuery(view, QUESTIONS[:1])])[0][0].p_yes == pytest.approx(
+        expected, 1e-4
+    )
 
 
 def test_a_model_that_says_neither_abstains(smolvlm: Made) -> None:
     verifier = TransformersVerifier(
         smolvlm.model, smolvlm.processor, name="t", digest="0", min_mass=0.999
     )
-    answer = verifier.answer([Ask(synthetic_image(40, 40, 0), QUESTIONS[:1])])[0][0]
+    answer = verifier.answer([VQAQuery(synthetic_image(40, 40, 0), QUESTIONS[:1])])[0][0]
     assert answer.p_yes is None and answer.raw and not answer.error
 
 
 def test_one_bad_view_fails_alone(smolvlm: Made, caplog: pytest.LogCaptureFixture) -> None:
-    bad = Ask(np.zeros((0, 5, 3), np.uint8), QUESTIONS[:2])
+    bad = VQAQuery(np.zeros((0, 5, 3), np.uint8), QUESTIONS[:2])
     good = some_asks()
     with caplog.at_level(logging.CRITICAL):
         answers = smolvlm.verifier.answer([good[0], bad, *good[1:]])
@@ -269,7 +272,7 @@ def test_a_template_with_the_question_first_is_refused() -> None:
 
 def test_nothing_asked_is_nothing_answered(smolvlm: Made) -> None:
     assert smolvlm.verifier.answer([]) == []
-    assert smolvlm.verifier.answer([Ask(synthetic_image(9, 9, 0), ())]) == [()]
+    assert smolvlm.verifier.answer([VQAQuery(synthetic_image(9, 9, 0), ())]) == [()]
 
 
 def test_load_from_a_folder(tmp_path: Path) -> None:
@@ -277,7 +280,7 @@ def test_load_from_a_folder(tmp_path: Path) -> None:
     verifier = vlm.load(str(folder), ModelSettings(device="cpu"))
     assert isinstance(verifier, Verifier)
     assert verifier.name == "tiny" and len(verifier.digest) == 12
-    (answer,) = verifier.answer([Ask(synthetic_image(40, 50, 0), QUESTIONS[:1])])[0]
+    (answer,) = verifier.answer([VQAQuery(synthetic_image(40, 50, 0), QUESTIONS[:1])])[0]
     assert answer.error == ""
     config = folder / "config.json"
     config.write_text(config.read_text() + "\n")

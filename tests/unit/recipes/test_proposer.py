@@ -214,6 +214,11 @@ def test_processor_prepares_images_as_the_training_did(tokenizer: BertTokenizer)
     torch.testing.assert_close(theirs["pixel_values"], mine["pixel_values"], atol=1e-4, rtol=0)
 
 
+def test_shipped_tokenizer_is_the_recipe_s() -> None:
+    shipped = AutoProcessor.from_pretrained(WEIGHTS).tokenizer.get_vocab()
+    assert dict(shipped) == proposer_model.vocabulary()
+
+
 def test_record_holds_the_promised_figures() -> None:
     record = json.loads((WEIGHTS / "training.json").read_text())
     assert record["images"] == 500

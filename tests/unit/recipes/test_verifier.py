@@ -71,8 +71,8 @@ class TestQuestions:
 
     def test_images_are_asked_what_they_hold(self) -> None:
         told = answers(Facts(View.IMAGE, present=frozenset({"dog"})))
-        assert told["Is there a dog in this image?"] is True
-        assert told["Is there a tree in this image?"] is False
+        assert told["Is there a dog in this picture?"] is True
+        assert told["Is there a tree in this picture?"] is False
 
     def test_half_of_what_is_drawn_is_yes(self) -> None:
         facts = Facts(View.CROP, "person", traits=frozenset({"glasses"}))
@@ -246,6 +246,10 @@ def test_figures_of_scores() -> None:
 
 class TestWeights:
     """The weights that come with the package, on scenes that no training has seen."""
+
+    def test_the_shipped_tokenizer_is_the_recipe_s(self) -> None:
+        shipped = AutoProcessor.from_pretrained(WEIGHTS).tokenizer
+        assert build_tokenizer().get_vocab() == shipped.get_vocab()
 
     def test_generate_says_what_p_yes_says(self) -> None:
         model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()

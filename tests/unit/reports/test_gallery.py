@@ -80,7 +80,7 @@ def test_doubtful_images_come_first_and_the_rest_is_cut(tmp_path):
     assert len(page.all("figure", "card")) == 1 and "1 of 3 images are shown" in text
 
 
-def test_a_image_that_has_gone_is_said_to_be(tmp_path):
+def test_an_image_that_has_gone_is_said_to_be(tmp_path):
     def gone(name):
         raise BadImage("it is no longer there")
 

@@ -71,7 +71,7 @@ def test_other_classes_in_their_own_words(data: Path, capsys: pytest.CaptureFixt
     assert "no scores for 'cat' alone" in said
 
 
-def test_boxes_never_asked_about_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_questions_never_asked_are_reported(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, "redecide", "first", "low", "--threshold", "0.15", "--data", str(data))
     assert "2 judgements are unsure because their question was not asked" in said
 
@@ -89,7 +89,7 @@ def test_boxes_never_asked_about_are_told(data: Path, capsys: pytest.CaptureFixt
         (("explain", "99.0"), 2, "no label '99.0'"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_errors_of_the_commands(
     data: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
@@ -131,7 +131,7 @@ def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert plain["rerun"] is None
 
 
-def test_the_models_are_asked_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_models_are_run_again(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By plug-ins of the tests, which find nothing on a plain image or answer otherwise."""
     with opened(data) as store:
         (first, _) = store.results.page(1)

@@ -77,7 +77,7 @@ def test_two_boxes_over_one_are_matched_once(store: "Store") -> None:
     assert (found.kept["dog"], found.gained["dog"], found.lost["dog"]) == (1, 0, 1)
 
 
-def test_what_a_person_said_stands_in_both(store: "Store") -> None:
+def test_corrections_count_in_both_runs(store: "Store") -> None:
     stored_run(store, "first", [labelled("a", answers=DOGGED)])
     redecide(store, "first", "strict", street_ontology(accept=0.97))
     image = image_of(store, "a")

@@ -87,7 +87,7 @@ def test_many_at_once_are_decided_as_one_by_one_to_the_last_bit(
     decider = BatchDecider(ontology, KEPT, columns, nms_iou, verified=bool(verifier))
     together = pack_many(decider.decide(unpack_many(packed, KEPT)))
     one_by_one = [
-        pack_decisions(judge(columns.seen(again), ontology, nms_iou), ontology)
+        pack_decisions(judge(columns.apply(again), ontology, nms_iou), ontology)
         for again in (unpack_evidence(one, KEPT, "p@1", verifier) for one in packed)
     ]
     assert together == one_by_one

@@ -38,7 +38,7 @@ def pipeline(rows: object = STREET, answers: object = ANSWERS) -> Pipeline:
     return Pipeline(proposer, ScriptedVerifier(answers), LIMITS)  # type: ignore[arg-type]
 
 
-def test_every_class_says_what_it_thinks_of_the_box(store: "Store") -> None:
+def test_the_evidence_of_every_class_for_the_box(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     found = explain(store, label_of(store, "first", 2))
     on, off, dog = found.classes
@@ -93,7 +93,7 @@ def test_the_same_models_say_the_same(store: "Store") -> None:
         assert again.judgement.decision.outcome is outcome
 
 
-def test_other_answers_are_told(store: "Store") -> None:
+def test_other_answers_are_another_outcome(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     label = explain(store, label_of(store, "first", 2)).label
     surer = pipeline(answers={**ANSWERS, "Dog?": 0.9})
@@ -110,7 +110,7 @@ def test_other_answers_are_told(store: "Store") -> None:
     assert (nothing.score, nothing.judgement, nothing.same_outcome) == (None, None, False)
 
 
-def test_what_the_run_decided_counts_not_what_a_person_said(store: "Store") -> None:
+def test_a_rerun_is_compared_with_the_decision_before_corrections(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     image = image_of(store, "street")
     store.results.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")

@@ -1,4 +1,4 @@
-"""What a student said alone is kept, read, decided again, compared, explained and frozen."""
+"""Labels of a student alone are stored, read, redecided, compared, explained and frozen."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def mixed(store: "Store", name: str = "first") -> list[Labelled]:
     return [result.labelled for result in store.results.page(run.id)]
 
 
-def test_each_result_says_who_made_it_and_is_what_was_decided_live(store: "Store") -> None:
+def test_each_result_has_its_path_and_the_live_decisions(store: "Store") -> None:
     results = mixed(store)
     assert [labelled.path for labelled in results] == [
         LabelPath.TEACHERS,
@@ -130,7 +130,7 @@ def test_questions_that_the_student_was_not_taught_are_refused_before_a_run_is_m
     assert redecide(store, "scores", "same", STREET).images == 2
 
 
-def test_an_explanation_says_that_the_student_was_alone(store: "Store", tmp_path: "Path") -> None:
+def test_an_explanation_of_a_label_by_the_student_alone(store: "Store", tmp_path: "Path") -> None:
     mixed(store)
     result = store.results.page(store.results.run("first").id)[2]
     place = [j.class_name for j in result.labelled.judgements].index("dog")
@@ -193,6 +193,6 @@ def test_deciding_in_bulk_is_deciding_one_by_one(data: st.DataObject, accept: fl
     packed = [pack_evidence(said, STREET) for said in images]
     again = [unpack_evidence(content, STREET, "student:s@1", "") for content in packed]
     one_by_one = [
-        pack_decisions(judge(columns.seen(said), wanted, LIMITS.nms_iou), wanted) for said in again
+        pack_decisions(judge(columns.apply(said), wanted, LIMITS.nms_iou), wanted) for said in again
     ]
     assert pack_many(decider.decide(unpack_many(packed, STREET))) == one_by_one

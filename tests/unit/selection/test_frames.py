@@ -58,7 +58,7 @@ def test_a_frame_unlike_those_sent_is_novel_and_the_same_again_is_not_sent() -> 
 
 
 def test_only_the_last_frames_sent_are_compared_with() -> None:
-    selector = FrameSelector(SelectionSettings(remembered=2, random_share=0, **FREE))
+    selector = FrameSelector(SelectionSettings(recent_frames=2, random_share=0, **FREE))
     assert [selector.select([], unlike(n), 0.0) for n in (1, 2, 1, 3, 1)] == [
         SelectionReason.NOVEL,
         SelectionReason.NOVEL,
@@ -176,7 +176,7 @@ def test_a_budget_that_a_power_cut_left_in_pieces_is_a_new_one(tmp_path, text: s
 
 
 def test_memory_does_not_grow_with_frames_or_classes() -> None:
-    selector = FrameSelector(SelectionSettings(remembered=8, **FREE))
+    selector = FrameSelector(SelectionSettings(recent_frames=8, **FREE))
     for number in range(30_000):
         selector.select(detections((f"class {number}", 0.9)), SAME, 0.0)
         if number < 20:

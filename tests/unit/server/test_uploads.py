@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from secondlook.server import uploads as arrivals
+from secondlook.server import uploads as upload_module
 from secondlook.server.converters import key_of
 from secondlook.server.jobs import Throughput
 from secondlook.store.ingest import UploadIngest
@@ -37,12 +37,12 @@ class Counted(UploadIngest):
 
 async def keep_all(uploads, images):
     """What becomes of (job, key, content), all sent at one time."""
-    kept = UploadBatcher(uploads)
-    sending = (kept.keep(job, key, str(key), content) for job, key, content in images)
+    batcher = upload_module.UploadBatcher(uploads)
+    sending = (batcher.keep(job, key, str(key), content) for job, key, content in images)
     try:
         return await asyncio.gather(*sending, return_exceptions=True)
     finally:
-        kept.close()
+        batcher.close()
 
 
 def test_images_that_come_together_are_committed_together(store, uploads):
@@ -74,26 +74,26 @@ def test_after_a_failure_the_next_image_is_kept(store, uploads):
     assert asyncio.run(keep_all(uploads, [("a", 1, b"1")])) == [False]
 
 
-def test_only_so_many_bytes_are_inside(store, uploads, monkeypatch):
+def test_bytes_that_are_not_durable_are_bounded(store, uploads, monkeypatch):
     store.queue.create("a", "upload", DOG)
-    monkeypatch.setattr(arrivals, "MAX_BYTES", 10)
+    monkeypatch.setattr(upload_module, "MAX_BYTES", 10)
     outcomes = asyncio.run(keep_all(uploads, [("a", key, b"%06d" % key) for key in range(3)]))
     assert outcomes[0] is False and all(isinstance(one, Busy) for one in outcomes[1:])
     large = asyncio.run(keep_all(uploads, [("a", 9, b"alone it may be as large as it is")]))
     assert large == [False]
 
 
-def test_the_pace_is_that_of_the_last_while():
+def test_throughput_is_that_of_the_last_half_minute():
     now = [0.0]
-    pace = Throughput(lambda: now[0])
-    assert pace.per_second(1000) == 0  # what was done before says nothing
+    throughput = Throughput(lambda: now[0])
+    assert throughput.per_second(1000) == 0  # what was done before says nothing
     for second in range(1, 101):
         now[0] = second
-        rate = pace.per_second(1000 + 2 * second)
+        rate = throughput.per_second(1000 + 2 * second)
     assert rate == pytest.approx(2)
     for second in range(101, 141):
         now[0] = second
-        rate = pace.per_second(1200)
+        rate = throughput.per_second(1200)
     assert rate == 0
 
 

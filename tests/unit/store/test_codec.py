@@ -88,7 +88,7 @@ def test_decisions_come_back_to_the_last_bit(
             spec.name,
             tuple(boxes[row]),
             scores[row][ONTOLOGY.classes.index(spec)],
-            evidence.heard(row, spec.view, spec.question),
+            evidence.verdict(row, spec.view, spec.question),
             Decision(outcome, probability, reason),
             row,
         )

@@ -83,7 +83,13 @@ def test_steps_follow_from_the_images() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": "huge"}, {"batch": 0}, {"rate": -1.0}, {"input_height": 64}, {"steps": True}],
+    [
+        {"size": "huge"},
+        {"batch": 0},
+        {"learning_rate": -1.0},
+        {"input_height": 64},
+        {"steps": True},
+    ],
     ids=str,
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:

@@ -126,7 +126,7 @@ def test_rare_classes_weigh_more(counts, balance, weights):
     assert class_weights([], 3, balance).tolist() == [1, 1, 1]
 
 
-def test_a_image_of_nothing_has_a_finite_loss(student):
+def test_an_image_of_nothing_has_a_finite_loss(student):
     attach_loss(student)
     empty = _image(labels=())
     said = student(pixel_values=torch.rand(1, 3, SIDE, SIDE), labels=[empty])

@@ -117,7 +117,7 @@ def test_a_loss_that_is_no_number_is_told(
     assert not (tmp_path / "out" / "torch").exists()
 
 
-def test_a_image_that_went_is_told(data: TrainingSet, tmp_path: Path) -> None:
+def test_an_image_that_went_is_told(data: TrainingSet, tmp_path: Path) -> None:
     data.train[5].path.unlink()
     with pytest.raises(NotFound, match=data.train[5].name):
         train(data, QUICK, tmp_path / "out")

@@ -34,10 +34,7 @@ class InferenceGraph(nn.Module):
         """
         super().__init__()
         width, height = input_size
-        divided = fuse_modules(
-            student, lambda: student(pixel_values=torch.zeros(1, 3, height, width))
-        )
-        self.scale = 1.0 if divided else 1 / 255
+        fuse_modules(student, lambda: student(pixel_values=torch.zeros(1, 3, height, width)))
         model = student.model
         _fix_positions(model, student.config, input_size)
         self.backbone = _Features(model)
@@ -50,8 +47,7 @@ class InferenceGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        maps = self._maps(pixels if self.scale == 1 else pixels * self.scale)
+        maps = self._maps(images.permute(0, 3, 1, 2).to(torch.float32) / 255)
         states, boxes = self.queries(maps)
         return self.decoder(maps, states, boxes)
 
@@ -264,7 +260,7 @@ class _DeformableAttention(nn.Module):
         )
 
     def forward(self, states: Tensor, boxes: Tensor, maps: list[Tensor]) -> Tensor:
-        """(B·rows, width) queries with ``boxes`` (B·rows, 4), and (B, width, H, W) maps, to queries."""
+        """(B·rows, width) queries at ``boxes`` (B·rows, 4) from (B, width, H, W) maps."""
         both = self.both(states).reshape(-1, self.rows, self.heads, 3 * self.points)
         offsets, weights = both.transpose(1, 2).split([2 * self.points, self.points], dim=3)
         weights = weights.softmax(dim=3).reshape(-1, 1, self.rows, self.points)

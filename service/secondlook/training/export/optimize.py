@@ -1,8 +1,9 @@
-"""Convolutions of a student as few and as plain as its outputs allow, for export.
+"""Fewer and faster operations for an exported student, with the same outputs but for rounding.
 
-Equal to the trained model but for rounding: norms go into the convolutions before them, parallel
-branches become one, learnable affine blocks go into weights, and convolutions whose halves are read
-apart become two, so that onnxruntime need not cut its own memory layout open.
+``fuse_modules`` works on the PyTorch model: batch norms and learnable affine blocks go into the
+convolutions before them, parallel branches become one convolution, and a convolution whose halves
+are read apart becomes two, so that onnxruntime need not leave its own memory layout to cut.
+``simplify_onnx`` works on the exported file. What each step gains: docs/decisions/0018.
 """
 
 from collections import defaultdict
@@ -16,37 +17,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secondlook.models.cpu_speedups import fuse_conv_bn
+from secondlook.models.cpu_speedups import fuse_conv_bn, replace_modules
 
 
-def fuse_modules(model: nn.Module, run: Callable[[], object]) -> bool:
-    """Fold a DEIMv2 or D-FINE in place; ``run`` calls it on any image.
+def fuse_modules(model: nn.Module, run: Callable[[], object]) -> None:
+    """Fuse the layers of a DEIMv2 or D-FINE in place; ``run`` calls it on any image.
 
-    The model must be in evaluation mode and no longer be needed as it was. Gives whether it takes
-    pixels from 0 to 255 now, which it does where the backbone is an HGNetV2; else from 0 to 1.
+    The model must be in evaluation mode and cannot be trained any more.
     """
     fuse_conv_bn(model, run)
+    # The classes of the two architectures differ by a prefix only.
     with torch.no_grad():
-        _replace(model, "HGNetV2ConvLayer", _with_affine)
-        _replace(model, "HGNetV2Embeddings", _Stem)
-        _replace(model, "ShortStem", _FromBytes)
-        _replace(model, "RepVggBlock", _merged)
-        _replace(model, "CSPRepLayer", _split_csp)
-        _replace(model, "RepNCSPELAN5", _Elan5)
-        _replace(model, "RepNCSPELAN4", _Elan4)
-    return any(isinstance(module, (_Stem, _FromBytes)) for module in model.modules())
+        replace_modules(model, "HGNetV2ConvLayer", _fuse_affine)
+        replace_modules(model, "HGNetV2Embeddings", _Stem)
+        replace_modules(model, "RepVggBlock", _merge_branches)
+        replace_modules(model, "RepNCSPELAN5", _Elan)
+        replace_modules(model, "RepNCSPELAN4", _Elan)
 
 
-def _replace(model: nn.Module, suffix: str, make: Callable[[Any], nn.Module]) -> None:
-    """The classes of the two architectures differ by a prefix only."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__.endswith(suffix):
-                setattr(parent, name, make(child))
-
-
-class _AtLeast(nn.Module):
-    """What is below ``low`` becomes it."""
+class _ClampMin(nn.Module):
+    """A ReLU with the lower bound ``low``."""
 
     def __init__(self, low: float) -> None:
         super().__init__()
@@ -56,7 +46,7 @@ class _AtLeast(nn.Module):
         return x.clamp(min=self.low)
 
 
-def _with_affine(layer: Any) -> nn.Module:
+def _fuse_affine(layer: Any) -> nn.Module:
     """Convolution, activation and affine block as a convolution and one cheap activation.
 
     For ReLU and a scale s ≥ 0: s · max(x, 0) + b = max(s · x + b, b), which runs inside of the
@@ -68,23 +58,22 @@ def _with_affine(layer: Any) -> nn.Module:
     scale, bias = float(lab.scale), float(lab.bias)
     if scale < 0 or type(layer.activation).__name__ not in ("ReLU", "ReLUActivation"):
         return nn.Sequential(convolution, layer.activation, lab)
-    folded = deepcopy(convolution)
-    folded.weight.mul_(scale)
-    folded.bias.mul_(scale).add_(bias)
-    return nn.Sequential(folded, nn.ReLU() if bias == 0 else _AtLeast(bias))
+    fused = deepcopy(convolution)
+    fused.weight.mul_(scale)
+    fused.bias.mul_(scale).add_(bias)
+    return nn.Sequential(fused, nn.ReLU() if bias == 0 else _ClampMin(bias))
 
 
 class _Stem(nn.Module):
-    """HGNetV2's stem. It takes pixels from 0 to 255: the division is in its first weights.
+    """HGNetV2's stem.
 
-    The zeros that go right and below of a map are written once for each reader, so that a
-    convolution can take them as its own padding; the pooling can where nothing is below zero.
+    The zeros right of and below a map are written once for each reader, so that a convolution can
+    take them as its own padding (``simplify_onnx``); the pooling can where nothing is below zero.
     """
 
     def __init__(self, stem: Any) -> None:
         super().__init__()
         self.first = stem.stem1
-        self.first[0].weight.div_(255)
         self.narrow, self.wide, self.pool = stem.stem2a, stem.stem2b, stem.pool
         self.last = nn.Sequential(stem.stem3, stem.stem4)
 
@@ -96,15 +85,7 @@ class _Stem(nn.Module):
         return self.last(torch.cat([pooled, wide], dim=1))
 
 
-class _FromBytes(nn.Sequential):
-    """The short stem, from pixels from 0 to 255."""
-
-    def __init__(self, stem: Any) -> None:
-        super().__init__(stem.first, stem.second)
-        stem.first[0].weight.div_(255)
-
-
-def _merged(block: Any) -> nn.Module:
+def _merge_branches(block: Any) -> nn.Module:
     """A 3×3 and a 1×1 convolution, added, are one 3×3."""
     wide, narrow = block.conv1.conv, block.conv2.conv
     one = deepcopy(wide)
@@ -113,86 +94,43 @@ def _merged(block: Any) -> nn.Module:
     return nn.Sequential(one, block.activation)
 
 
-def _halves(layer: Any) -> tuple[nn.Module, nn.Module]:
-    """A convolution whose result is cut in two by channels, as two convolutions."""
-    return _part(layer, slice(None, layer.conv.out_channels // 2)), _part(
-        layer, slice(layer.conv.out_channels // 2, None)
-    )
+class _Elan(nn.Module):
+    """The aggregation block of both; D-FINE's has a convolution behind each branch."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        middle = block.conv1.conv.out_channels // 2
+        self.kept = _slice_channels(block.conv1, slice(None, middle))
+        self.first = _slice_channels(block.conv1, slice(middle, None))
+        self.second, self.third, self.last = block.csp_rep1, block.csp_rep2, block.conv2
+        if hasattr(block, "conv4"):
+            self.second = nn.Sequential(block.csp_rep1, block.conv2)
+            self.third = nn.Sequential(block.csp_rep2, block.conv3)
+            self.last = block.conv4
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        second = self.second(first)
+        return self.last(torch.cat([self.kept(x), first, second, self.third(second)], dim=1))
 
 
-def _part(layer: Any, channels: slice) -> nn.Module:
+def _slice_channels(layer: Any, channels: slice) -> nn.Module:
+    """A convolution and its activation for some of the output channels."""
     whole = layer.conv
-    part = nn.Conv2d(
-        whole.in_channels,
-        len(range(whole.out_channels)[channels]),
-        whole.kernel_size,
-        whole.stride,
-        whole.padding,
-    )
-    part.weight.copy_(whole.weight[channels])
+    weight = whole.weight[channels]
+    part = nn.Conv2d(whole.in_channels, len(weight), whole.kernel_size, whole.stride, whole.padding)
+    part.weight.copy_(weight)
     assert part.bias is not None
     part.bias.copy_(whole.bias[channels])
     return nn.Sequential(part, layer.activation)
 
 
-def _split_csp(layer: Any) -> nn.Module:
-    """DEIMv2's has one convolution for both branches; D-FINE's has two already."""
-    return layer if hasattr(layer, "conv3") else _Csp(layer)
-
-
-class _Csp(nn.Module):
-    """DEIMv2's cross stage partial block."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.residual, self.first = _halves(layer.conv1)
-        self.bottlenecks = nn.Sequential(*layer.bottlenecks)
-        self.last = layer.conv2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.residual(x) + self.bottlenecks(self.first(x)))
-
-
-class _Elan5(nn.Module):
-    """DEIMv2's aggregation block."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.kept, self.first = _halves(block.conv1)
-        self.second, self.third = block.csp_rep1, block.csp_rep2
-        self.last = block.conv2
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.first(x)
-        second = self.second(first)
-        return self.last(torch.cat([self.kept(x), first, second, self.third(second)], dim=1))
-
-
-class _Elan4(nn.Module):
-    """D-FINE's aggregation block, with a convolution behind each branch."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.kept, self.first = _halves(block.conv1)
-        self.second = nn.Sequential(block.csp_rep1, block.conv2)
-        self.third = nn.Sequential(block.csp_rep2, block.conv3)
-        self.last = block.conv4
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = self.first(x)
-        second = self.second(first)
-        return self.last(torch.cat([self.kept(x), first, second, self.third(second)], dim=1))
-
-
-# What is tidied up in an exported graph before it is kept.
-
-
 def simplify_onnx(path: Path) -> None:
-    """Make the ONNX file smaller and quicker where it stands; its outputs stay the same.
+    """Rewrite the ONNX file with fewer nodes; its outputs stay the same.
 
-    onnxruntime folds all that is constant, in standard operators only. Then zeros around a map
-    become part of the convolution or the pooling that reads them: in onnxruntime's own layout of
-    memory a padding by itself costs two re-orderings.
+    onnxruntime computes what is constant, in standard operators only. Then zeros around a map
+    become padding of the convolution or the pooling that reads them: in onnxruntime's own memory
+    layout a separate padding costs two re-orderings.
     """
     import onnx
     import onnxruntime

@@ -1,4 +1,4 @@
-"""Two sides of one ratio, timed in turn in one run."""
+"""Timing of two sides in turn, in one run, and the ratio between them."""
 
 import statistics
 import time
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 class Figure:
     """A measured ratio of two sides.
 
-    ``ours`` and ``plain`` are medians in ``unit``; ``ratio`` is the median of the ratios taken
+    ``ours`` and ``baseline`` are medians in ``unit``; ``ratio`` is the median of the ratios taken
     pair by pair, which stays honest when the machine's speed drifts.
     """
 
     name: str
     bar: str
     ours: float
-    plain: float
+    baseline: float
     unit: str
     ratio: float
     low: float
@@ -31,14 +31,14 @@ class Figure:
         verdict = "met" if self.met else "**missed**"
         return (
             f"| {self.name} | {self.bar} | {self.ratio:.3g} ({self.low:.3g}–{self.high:.3g}) "
-            f"| {self.ours:.4g} / {self.plain:.4g} {self.unit} | {verdict}{self.note} |"
+            f"| {self.ours:.4g} / {self.baseline:.4g} {self.unit} | {verdict}{self.note} |"
         )
 
 
 def paired(
     name: str,
     ours: Callable[[], float],
-    plain: Callable[[], float],
+    baseline: Callable[[], float],
     *,
     at_least: float,
     unit: str,
@@ -49,13 +49,13 @@ def paired(
     One uncounted round of each comes first. The order within a pair alternates, so that neither
     side always runs on a warmer machine.
     """
-    _rate(ours), _rate(plain)
+    _rate(ours), _rate(baseline)
     pairs = []
     for index in range(rounds):
         if index % 2:
-            slow, fast = _rate(plain), _rate(ours)
+            slow, fast = _rate(baseline), _rate(ours)
         else:
-            fast, slow = _rate(ours), _rate(plain)
+            fast, slow = _rate(ours), _rate(baseline)
         pairs.append((fast, slow))
     return of_pairs(name, pairs, at_least=at_least, unit=unit)
 
@@ -63,14 +63,14 @@ def paired(
 def of_pairs(
     name: str, pairs: Sequence[tuple[float, float]], *, at_least: float, unit: str
 ) -> Figure:
-    """The figure of (ours, plain) pairs, each measured under the same circumstances."""
-    ratios = [ours / plain for ours, plain in pairs]
+    """The figure of (ours, baseline) pairs, each measured under the same circumstances."""
+    ratios = [ours / baseline for ours, baseline in pairs]
     ratio = statistics.median(ratios)
     return Figure(
         name=name,
         bar=f"≥ {at_least:g}",
         ours=statistics.median(ours for ours, _ in pairs),
-        plain=statistics.median(plain for _, plain in pairs),
+        baseline=statistics.median(baseline for _, baseline in pairs),
         unit=unit,
         ratio=ratio,
         low=min(ratios),

@@ -1,6 +1,6 @@
-"""The plain way: what a careful person writes in an afternoon with the same two checkpoints.
+"""The baseline: a straightforward loop over the same two checkpoints, written with transformers.
 
-processor → model → post-process, then one ``generate`` a box; nothing batched, nothing shared.
+Processor, model, post-processing, then one ``generate`` per box; nothing is batched or shared.
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from secondlook.models.embedded import EMBEDDED
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One class, for the plain loop."""
+class BaselineClass:
+    """One class that the loop labels."""
 
     phrase: str
     question: str
     threshold: float
-    """Proposer score from which the question is asked."""
+    """Lowest proposer score at which the question is asked."""
 
 
-class PlainVerifier:
+class BaselineVerifier:
     """``generate`` for one box and one question at a time."""
 
     def __init__(self) -> None:
@@ -40,20 +40,20 @@ class PlainVerifier:
 
     @torch.inference_mode()
     def yes(self, crop: PILImage.Image, question: str) -> bool:
-        """Whether the model's first word is yes."""
+        """Whether the first word of the answer is yes."""
         content = [{"type": "image"}, {"type": "text", "text": f"{question} Answer yes or no."}]
         prompt = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
         inputs = self.processor(text=prompt, images=[[crop]], return_tensors="pt")
-        made = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        output = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
         words = self.processor.batch_decode(
-            made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
         return words[0].strip().lower() == "yes"
 
 
-class PlainProposer:
+class BaselineProposer:
     """transformers' own processor and post-processing, one image at a time."""
 
     def __init__(self) -> None:
@@ -81,20 +81,20 @@ class PlainProposer:
 
 
 def label(
-    proposer: PlainProposer,
-    verifier: PlainVerifier,
+    proposer: BaselineProposer,
+    verifier: BaselineVerifier,
     image: PILImage.Image,
-    wanted: Sequence[Wanted],
+    classes: Sequence[BaselineClass],
 ) -> int:
-    """Label one image; returns how many boxes were confirmed."""
-    phrases = list(dict.fromkeys(item.phrase for item in wanted))
-    lowest = min(item.threshold for item in wanted)
+    """Label one image; returns the number of boxes that were confirmed."""
+    phrases = list(dict.fromkeys(item.phrase for item in classes))
+    lowest = min(item.threshold for item in classes)
     confirmed = 0
     for box, phrase, score in proposer.boxes(image, phrases, lowest):
         x1, y1, x2, y2 = box
         window = padded_window((x1, y1, x2, y2), CROP_MARGIN, image.width, image.height)
         crop = image.crop(window)
-        for item in wanted:
+        for item in classes:
             if item.phrase == phrase and score >= item.threshold:
                 confirmed += verifier.yes(crop, item.question)
     return confirmed

@@ -1,11 +1,11 @@
-"""Cold starts: each command in a fresh process, its wall time, and whether torch came along."""
+"""Cold starts: each command in a fresh process; its wall time, and that torch is not imported."""
 
 import statistics
 import subprocess
 import sys
 import time
 
-from bench.paired import Figure
+from bench.paired_timing import Figure
 
 BAR_S = 0.5
 CHECK = "import sys; assert 'torch' not in sys.modules, 'torch was imported'"
@@ -35,7 +35,7 @@ def _seconds(name: str, code: str, rounds: int = 7) -> Figure:
         name=f"cold {name}, seconds",
         bar=f"< {BAR_S} s, no torch",
         ours=seconds,
-        plain=BAR_S,
+        baseline=BAR_S,
         unit="s (bar on the right)",
         ratio=seconds,
         low=min(times[1:]),

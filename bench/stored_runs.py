@@ -1,9 +1,9 @@
-"""A finished run of any size in a store, from a few images that were really labelled."""
+"""A finished run of any size in a store, made from a few images that were really labelled."""
 
 import hashlib
 from functools import cache
 
-from bench import material
+from bench import fixtures
 from secondlook.core.images import decode
 from secondlook.core.types import Labelled
 from secondlook.labeling.pipeline import Task
@@ -16,15 +16,15 @@ from secondlook.store.runs import Run, create_run, name_models
 from secondlook.store.schema import decisions, evidence, images, items
 
 LABELLED = 48
-"""Images that the embedded models look at; a large run repeats their results."""
+"""Images that the embedded models label; a large run repeats their results."""
 AT_ONCE = 2000
 
 
 @cache
 def labelled() -> list[Labelled]:
-    """What the embedded models say of scenes of the demo world."""
-    ontology, pipeline = material.ontology(), material.pipeline()
-    tasks = [Task(decode(data), ontology) for data in material.jpegs(LABELLED)]
+    """Results of the embedded models on scenes of the demo world."""
+    ontology, pipeline = fixtures.ontology(), fixtures.pipeline()
+    tasks = [Task(decode(data), ontology) for data in fixtures.jpegs(LABELLED)]
     return [
         found
         for start in range(0, LABELLED, 8)
@@ -32,16 +32,16 @@ def labelled() -> list[Labelled]:
     ]
 
 
-def fill(store: Store, name: str, count: int) -> Run:
-    """A run of ``count`` images, written in bulk; its images have no bytes."""
-    found, settings = labelled(), material.pipeline().settings.recorded()
+def write_run(store: Store, name: str, count: int) -> Run:
+    """Write a run of ``count`` images in bulk; the images have no bytes."""
+    found, settings = labelled(), fixtures.pipeline().settings.recorded()
     with store.database.writing() as connection:
-        run = create_run(connection, name, "folder", material.ontology(), settings)
-        said = found[0].evidence
-        name_models(connection, run, said.proposer, said.verifier)
+        run = create_run(connection, name, "folder", fixtures.ontology(), settings)
+        first = found[0].evidence
+        name_models(connection, run, first.proposer, first.verifier)
         models = {
-            "proposer_id": text_id(connection, said.proposer),
-            "verifier_id": text_id(connection, said.verifier),
+            "proposer_id": text_id(connection, first.proposer),
+            "verifier_id": text_id(connection, first.verifier),
         }
     packed = [pack_evidence(one.evidence, run.ontology) for one in found]
     shared = {"ontology_id": run.ontology_id, "created_at": now(), **models}

@@ -1,7 +1,8 @@
-"""Labels for the students' benches, made once a seed through the whole product and kept.
+"""Labelled scenes for the student benchmarks, made once per seed with the product itself.
 
-Scenes are drawn, labelled by both stages, frozen into a snapshot and pulled, as a user would. They
-lie in ``.cache/bench/students`` so that a bench that was killed goes on.
+Scenes are rendered, labelled by both stages, frozen into a snapshot and downloaded, as a user
+would do it. They are cached in ``.cache/bench/students``, so that a benchmark that was killed can
+be resumed.
 """
 
 import pickle
@@ -25,49 +26,49 @@ from secondlook_client.errors import NotFound
 from secondlook_client.values import LabelResult, SnapshotQuery
 
 CACHE = Path(__file__).parents[1] / ".cache" / "bench" / "students"
-SNAPSHOT = "lessons"
+SNAPSHOT = "verified"
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What both stages said of the scenes of one seed, and what is true of them."""
+class LabelledScenes:
+    """The scenes of one seed, with the labels of both stages and with the exact truth."""
 
     data: TrainingSet
     """Verified labels: a snapshot with ignore regions and hard negatives."""
     results: Mapping[str, LabelResult]
-    """By hash of the image."""
+    """By the image's hash."""
     truth: Mapping[str, Sequence[TrueBox]]
-    """By hash of the image."""
+    """By the image's hash."""
     ontology_file: Path
 
 
-def lessons(seed: int, count: int) -> Lessons:
-    """``count`` scenes of the world ``seed``, labelled; read where that was done before."""
+def labelled_scenes(seed: int, count: int) -> LabelledScenes:
+    """``count`` scenes of the world ``seed``, labelled; read from the cache if possible."""
     place = CACHE / f"seed-{seed}-{count}"
-    known = place / "lessons.pickle"  # our own: two trainings cannot hold the run's folder at once
-    if not known.exists():
-        made = _labelled(seed, count, place)
-        with replacing(known) as part:
-            part.write_bytes(pickle.dumps(made))
-    found: Lessons = pickle.loads(known.read_bytes())
+    cached = place / "labelled.pickle"  # two trainings cannot lock the run's folder at once
+    if not cached.exists():
+        labelled = _labelled(seed, count, place)
+        with replacing(cached) as part:
+            part.write_bytes(pickle.dumps(labelled))
+    found: LabelledScenes = pickle.loads(cached.read_bytes())
     return found
 
 
-def _labelled(seed: int, count: int, place: Path) -> Lessons:
-    world = drawn(place / "world", seed, count)
+def _labelled(seed: int, count: int, place: Path) -> LabelledScenes:
+    world = rendered_world(place / "world", seed, count)
     run, data = verified(world, place)
     named = truth_of(world / "truth.json")
     by_hash = dict(_by_hash(run))
     truth = {sha256: named[name] for sha256, (name, _) in by_hash.items()}
     results = {sha256: result for sha256, (_, result) in by_hash.items()}
-    return Lessons(data, results, truth, world / "ontology.yaml")
+    return LabelledScenes(data, results, truth, world / "ontology.yaml")
 
 
 def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[LabelRun, TrainingSet]:
-    """Label ``world / "images"`` by its ``ontology.yaml``, freeze the labels and pull them.
+    """Label ``world / "images"`` by its ``ontology.yaml``, freeze the labels and download them.
 
-    Labels, store and images stay in ``place``. ``group_by`` says what is on one side of the
-    split, as ``snapshot create`` has it.
+    Labels, store and images are left in ``place``. ``group_by``: what stays within one split, as
+    in ``snapshot create``.
     """
     ontology = load_ontology(world / "ontology.yaml")
     settings = Settings()
@@ -83,16 +84,16 @@ def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[LabelRun
 
 
 def unseen(seed: int, count: int, classes: Sequence[str]) -> list[Sample]:
-    """Scenes of another world with their exact truth, in the classes' order."""
-    world = drawn(CACHE / f"unseen-{seed}-{count}", seed, count)
+    """Scenes of another world with their exact truth; the classes must be ``classes``."""
+    world = rendered_world(CACHE / f"unseen-{seed}-{count}", seed, count)
     data = open_training_set(str(world))
     if data.classes != tuple(classes):
         raise ValueError(f"expected the classes {classes}, got {data.classes}")
     return sorted((*data.train, *data.held_out), key=lambda sample: sample.name)
 
 
-def drawn(folder: Path, seed: int, count: int) -> Path:
-    """A world on the disk; drawn where it is not."""
+def rendered_world(folder: Path, seed: int, count: int) -> Path:
+    """The folder of a world; rendered unless it exists."""
     if not (folder / "truth.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_world(folder, seed, count, 320)

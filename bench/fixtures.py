@@ -1,4 +1,4 @@
-"""What the suites work on: scenes of the demo world and the embedded models."""
+"""Inputs of the benchmarks: scenes of the demo world and the embedded models."""
 
 import io
 from functools import cache
@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image as PILImage
 
-from bench.plain import Wanted
+from bench.baseline import BaselineClass
 from secondlook.config.settings import ModelSettings, PipelineSettings
 from secondlook.core.boxes import padded_window
 from secondlook.core.ontology_yaml import load_ontology
@@ -24,7 +24,7 @@ SEED = 9001
 
 @cache
 def jpegs(count: int, size: int = 320) -> list[bytes]:
-    """Encoded scenes."""
+    """Scenes, encoded as JPEG."""
     return [_jpeg(scene(SEED, index, size).image) for index in range(count)]
 
 
@@ -36,13 +36,13 @@ def _jpeg(pixels: Pixels) -> bytes:
 
 @cache
 def crops(count: int) -> list[tuple[PILImage.Image, str]]:
-    """Truth boxes with the verifier's margin, and the plain question about each one's noun."""
+    """Crops of true boxes with the verifier's margin, each with a question about its noun."""
     found: list[tuple[PILImage.Image, str]] = []
     index = 0
     while len(found) < count:
-        drawn = scene(SEED, index)
-        image = PILImage.fromarray(drawn.image)
-        for thing in drawn.things:
+        rendered = scene(SEED, index)
+        image = PILImage.fromarray(rendered.image)
+        for thing in rendered.things:
             window = padded_window(thing.box, CROP_MARGIN, image.width, image.height)
             found.append((image.crop(window), f"Is this a {thing.noun}?"))
         index += 1
@@ -51,22 +51,22 @@ def crops(count: int) -> list[tuple[PILImage.Image, str]]:
 
 @cache
 def ontology() -> Ontology:
-    """The one that the demo world writes: its nouns and attribute classes."""
+    """The ontology of the demo world: its nouns and attribute classes."""
     with TemporaryDirectory() as folder:
         write_world(Path(folder), SEED, 1, 320)
         return load_ontology(Path(folder) / "ontology.yaml")
 
 
-def wanted() -> list[Wanted]:
-    """The same classes for the plain loop."""
+def baseline_classes() -> list[BaselineClass]:
+    """The same classes, for the baseline."""
     return [
-        Wanted(normal(spec.phrases[0]), spec.question, spec.threshold)
+        BaselineClass(normal(spec.phrases[0]), spec.question, spec.threshold)
         for spec in ontology().classes
     ]
 
 
 def pipeline() -> Pipeline:
-    """The embedded models, without the verdict cache: no round may profit from the one before."""
+    """The embedded models, without the verdict cache: no round may profit from an earlier one."""
     options = ModelSettings()
     return Pipeline(
         embedded.load_proposer("", options),
