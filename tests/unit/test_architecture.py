@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,27 @@ def test_modules_are_named_for_what_they_do(path: Path) -> None:
 def test_no_module_is_loose_at_the_root_of_the_package() -> None:
     loose = {path.name for path in PACKAGES[0].glob("*.py")}
     assert loose == {"__init__.py", "__main__.py"}
+
+
+def test_a_class_name_stands_for_one_idea() -> None:
+    """No two modules define a class of the same name; nested and private ones included."""
+    places: dict[str, set[str]] = {}
+    recipes = sorted((ROOT / "service" / "recipes").rglob("*.py"))
+    for path in [*modules(), *recipes]:
+        if path.parent.name == "versions":  # migrations are history
+            continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, set()).add(named(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports inside of functions count too; those for type checkers alone do not."""
+    packages = ("secondlook", "secondlook_client", "recipes")
+    graph = grimp.build_graph(*packages, exclude_type_checking_imports=True)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert [*TopologicalSorter(imports).static_order()]  # raises CycleError, which names them
 
 
 def undocumented(tree: ast.AST, prefix: str = "") -> Iterator[str]:

@@ -33,7 +33,7 @@ from secondlook.cascade.trust import Trust
 from secondlook.config.settings import BatchingSettings, CascadeSettings
 from secondlook.core.types import Labelled
 from secondlook.labeling.batcher import Batcher
-from secondlook.labeling.engine import Engine, Visit, follow
+from secondlook.labeling.engine import Engine, EngineCall, propagate_cancellation
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook_client.errors import DeadlineExceeded
 from secondlook_client.ontology import Ontology
@@ -149,7 +149,7 @@ class Cascade(Engine):
             trust = self._trusts.get((source, ontology.digest))
             return trust is not None and not trust.teachers_label_all
 
-    def _begin(self, visit: Visit) -> None:
+    def _begin(self, visit: EngineCall) -> None:
         with self._trust_lock:
             runs = self._covers(visit.task.ontology) and self._trust(visit.task).should_run()
         visit.outcome.add_done_callback(self._labelled)
@@ -157,7 +157,7 @@ class Cascade(Engine):
             super()._begin(visit)
             return
         prediction = self._predictions.submit(visit.task, visit.deadline)
-        follow(visit.outcome, prediction)
+        propagate_cancellation(visit.outcome, prediction)
         prediction.add_done_callback(lambda done: self._predicted(done, visit))
 
     def _predict(self, tasks: Sequence[Task]) -> list[StudentPrediction]:
@@ -172,7 +172,7 @@ class Cascade(Engine):
             for task, one in zip(tasks, found, strict=True)
         ]
 
-    def _predicted(self, done: "Future[StudentPrediction]", visit: Visit) -> None:
+    def _predicted(self, done: "Future[StudentPrediction]", visit: EngineCall) -> None:
         """The student has finished an image: route it (in its worker's thread)."""
         if visit.outcome.cancelled() or done.cancelled():
             return
@@ -202,23 +202,23 @@ class Cascade(Engine):
         """Whether it is the present student's; another may have taken over meanwhile."""
         return prediction.labelled.evidence.proposer == self.student
 
-    def _send_to_teachers(self, visit: Visit) -> None:
+    def _send_to_teachers(self, visit: EngineCall) -> None:
         try:
             super()._begin(visit)
         except Exception as refused:
             visit.fail(refused)
 
-    def _compare(self, visit: Visit, prediction: StudentPrediction, path: LabelPath) -> None:
+    def _compare(self, visit: EngineCall, prediction: StudentPrediction, path: LabelPath) -> None:
         """The teachers label the image; the student's prediction is compared with that."""
         teachers: Future[Labelled] = Future()
-        follow(visit.outcome, teachers)
+        propagate_cancellation(visit.outcome, teachers)
         teachers.add_done_callback(lambda done: self._compared(done, visit, prediction, path))
         self._send_to_teachers(replace(visit, outcome=teachers))
 
     def _compared(
         self,
         done: "Future[Labelled]",
-        visit: Visit,
+        visit: EngineCall,
         prediction: StudentPrediction,
         path: LabelPath,
     ) -> None:

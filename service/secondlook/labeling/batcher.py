@@ -1,4 +1,4 @@
-"""Dynamic batching: many callers hand in single items, one worker runs them in batches.
+"""Dynamic batching: many callers submit single items, one worker runs them in batches.
 
 The first waiting item opens a batch; it closes when it is full or ``max_wait_s`` later. While
 the worker is busy the next batch fills by itself, so under load the wait costs nothing.
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[Item, Result]):
+class _QueuedItem(Generic[Item, Result]):
     item: Item
     deadline: float | None
     future: "Future[Result]" = field(default_factory=Future)
@@ -52,7 +52,7 @@ class Batcher(Generic[Item, Result]):
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._observe = observe or (lambda name, size, seconds: None)
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._waiting: deque[_QueuedItem[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._seconds_an_item = 0.1
@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Result]):
 
         Raises ``Busy`` (with a retry hint) when the queue is full, ``ShuttingDown`` after close.
         """
-        waiting: _Waiting[Item, Result] = _Waiting(item, deadline)
+        waiting: _QueuedItem[Item, Result] = _QueuedItem(item, deadline)
         with self._changed:
             if self._closing:
                 raise ShuttingDown("the server is shutting down; send this again in a moment")
@@ -86,7 +86,7 @@ class Batcher(Generic[Item, Result]):
         return len(self._waiting)
 
     def close(self) -> None:
-        """Take nothing new, finish what is queued, and return when the worker has ended."""
+        """Accept nothing new, finish what is queued, and return when the worker has ended."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -104,7 +104,7 @@ class Batcher(Generic[Item, Result]):
             if ready:
                 self._run_batch(ready)
 
-    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+    def _next_batch(self) -> list[_QueuedItem[Item, Result]]:
         """Blocks until there is work; empty only when closing and drained."""
         with self._changed:
             while not self._waiting and not self._closing:
@@ -118,28 +118,28 @@ class Batcher(Generic[Item, Result]):
             size = min(self._max_batch, len(self._waiting))
             return [self._waiting.popleft() for _ in range(size)]
 
-    def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+    def _run_batch(self, batch: list[_QueuedItem[Item, Result]]) -> None:
         started = time.perf_counter()
         try:
             results = self._run([waiting.item for waiting in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")
-        except Exception as failure:  # whatever a model raises belongs to its own callers
+        except Exception as failure:  # whatever a model raises goes to the callers of this batch
             self._fail(batch, failure)
             return
         seconds = time.perf_counter() - started
         self._seconds_an_item = 0.8 * self._seconds_an_item + 0.2 * seconds / len(batch)
-        self._tell(len(batch), seconds)
+        self._report(len(batch), seconds)
         for waiting, result in zip(batch, results, strict=True):
             waiting.future.set_result(result)
 
-    def _tell(self, size: int, seconds: float) -> None:
+    def _report(self, size: int, seconds: float) -> None:
         try:
             self._observe(self._name, size, seconds)
-        except Exception:  # a fault in somebody's metrics must not end the worker
+        except Exception:  # a fault in the metrics must not end the worker
             log.exception("%s: the observer failed", self._name)
 
-    def _fail(self, batch: list[_Waiting[Item, Result]], failure: Exception) -> None:
+    def _fail(self, batch: list[_QueuedItem[Item, Result]], failure: Exception) -> None:
         if len(batch) == 1:
             batch[0].future.set_exception(failure)
             return
@@ -148,7 +148,7 @@ class Batcher(Generic[Item, Result]):
             self._run_batch([waiting])
 
 
-def _still_wanted(waiting: _Waiting[Item, Result]) -> bool:
+def _still_wanted(waiting: _QueuedItem[Item, Result]) -> bool:
     if not waiting.future.set_running_or_notify_cancel():
         return False
     if waiting.deadline is not None and time.monotonic() > waiting.deadline:

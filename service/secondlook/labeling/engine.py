@@ -1,7 +1,7 @@
 """The pipeline behind two batching queues: what the server and every long run share.
 
 Stage one of the next batch runs while stage two of the last one does, and images of all
-callers meet in the same batches. At most ``max_in_flight`` are inside at any moment; one more is
+callers share batches. At most ``max_in_flight`` images are accepted at any moment; more are
 refused at once with a retry hint, so memory and delay stay bounded whatever arrives.
 """
 
@@ -20,8 +20,8 @@ from secondlook_client.errors import Busy
 
 
 @dataclass(frozen=True, eq=False)
-class Visit:
-    """One image inside."""
+class EngineCall:
+    """One image on its way through both stages."""
 
     task: Task
     outcome: "Future[Labelled]"
@@ -37,7 +37,7 @@ class Visit:
             self.outcome.set_exception(failure)
 
     def finish(self, labelled: Labelled) -> None:
-        """Give the caller its answer, with the time since it came, unless it has gone away."""
+        """Give the caller its answer, with the time since it arrived, unless it has gone away."""
         total = (time.perf_counter() - self.entered) * 1000
         timings = {**labelled.timings_ms, "total": total}
         if self.outcome.set_running_or_notify_cancel():
@@ -56,7 +56,7 @@ class Engine:
         """``observe(stage, batch size, seconds)`` is called after each batch, for metrics."""
         self.pipeline = pipeline
         self.batching = batching or BatchingSettings()
-        self._inside = 0
+        self._in_flight = 0
         self._lock = threading.Lock()
         window_s, room = self.batching.batching_window_ms / 1000, self.batching.max_in_flight
         self._propose: Batcher[Task, Proposed] = Batcher(
@@ -82,24 +82,24 @@ class Engine:
         The future fails with ``DeadlineExceeded`` when the time ran out before a stage began;
         cancelling it keeps work not yet begun from being done. Raises ``Busy`` when full.
         """
-        self._enter()
+        self._admit()
         outcome: Future[Labelled] = Future()
         outcome.add_done_callback(self._leave)
         try:
-            self._begin(Visit(task, outcome, deadline, time.perf_counter()))
+            self._begin(EngineCall(task, outcome, deadline, time.perf_counter()))
         except Exception:
             outcome.cancel()
             raise
         return outcome
 
     def close(self) -> None:
-        """Finish what was accepted, take nothing new."""
+        """Finish what was accepted and accept nothing new."""
         self._propose.close()
         self._judge.close()
 
     def depth(self) -> int:
-        """Images inside now."""
-        return self._inside
+        """Images in flight now."""
+        return self._in_flight
 
     @property
     def recorded_settings(self) -> dict[str, Any]:
@@ -111,51 +111,51 @@ class Engine:
         """Name and digest of the student that runs before the models; empty without one."""
         return ""
 
-    def _enter(self) -> None:
+    def _admit(self) -> None:
         with self._lock:
-            if self._inside >= self.batching.max_in_flight:
+            if self._in_flight >= self.batching.max_in_flight:
                 raise Busy(
-                    f"{self._inside} images are being worked on already; "
+                    f"{self._in_flight} images are being worked on already; "
                     "try again in a moment or send fewer at a time",
                     retry_after_s=0.2,
                 )
-            self._inside += 1
+            self._in_flight += 1
 
     def _leave(self, _: "Future[Labelled]") -> None:
         with self._lock:
-            self._inside -= 1
+            self._in_flight -= 1
 
-    def _begin(self, visit: Visit) -> None:
+    def _begin(self, call: EngineCall) -> None:
         """Hand the image to stage one. Raises what its queue raises."""
-        first = self._propose.submit(visit.task, visit.deadline)
-        follow(visit.outcome, first)
-        first.add_done_callback(lambda done: self._go_on(done, visit))
+        first = self._propose.submit(call.task, call.deadline)
+        propagate_cancellation(call.outcome, first)
+        first.add_done_callback(lambda done: self._start_stage_two(done, call))
 
-    def _go_on(self, first: "Future[Proposed]", visit: Visit) -> None:
-        """Stage one is done (in its worker's thread): hand the image to stage two."""
-        if visit.outcome.cancelled() or first.cancelled():
+    def _start_stage_two(self, first: "Future[Proposed]", call: EngineCall) -> None:
+        """Stage one is done: hand the image to stage two; runs in the thread of stage one."""
+        if call.outcome.cancelled() or first.cancelled():
             return
         if failure := first.exception():
-            visit.fail(failure)
+            call.fail(failure)
             return
         try:
-            second = self._judge.submit(first.result(), visit.deadline)
+            second = self._judge.submit(first.result(), call.deadline)
         except Exception as refused:
-            visit.fail(refused)
+            call.fail(refused)
             return
-        follow(visit.outcome, second)
-        second.add_done_callback(lambda done: _finish(done, visit))
+        propagate_cancellation(call.outcome, second)
+        second.add_done_callback(lambda done: _finish(done, call))
 
 
-def follow(outcome: "Future[Labelled]", step: "Future[Any]") -> None:
+def propagate_cancellation(outcome: "Future[Labelled]", step: "Future[Any]") -> None:
     """Cancel a step when the outcome that it leads to is cancelled."""
     outcome.add_done_callback(lambda done: step.cancel() if done.cancelled() else None)
 
 
-def _finish(second: "Future[Labelled]", visit: Visit) -> None:
+def _finish(second: "Future[Labelled]", call: EngineCall) -> None:
     if second.cancelled():
         return
     if failure := second.exception():
-        visit.fail(failure)
+        call.fail(failure)
     else:
-        visit.finish(second.result())
+        call.finish(second.result())
