@@ -10,9 +10,9 @@ from serving import DOG, png
 
 from secondlook.config.settings import BatchingSettings
 from secondlook.core import images
+from secondlook.labeling import pipeline
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.server import labeling
 from secondlook.server.labeling import AdmissionControl
 from secondlook_client.errors import Busy, DeadlineExceeded
 
@@ -43,7 +43,7 @@ def test_images_being_decoded_count(monkeypatch):
         decoded.append(name)
         return images.decode(data, name, limits)
 
-    monkeypatch.setattr(labeling, "decode", slow)
+    monkeypatch.setattr(pipeline, "decode", slow)
 
     async def scene(admission):
         first = [asyncio.create_task(admission.label(png(), name, DOG)) for name in "ab"]
@@ -60,7 +60,7 @@ def test_images_being_decoded_count(monkeypatch):
 
 
 def test_a_late_image_is_not_decoded(monkeypatch):
-    monkeypatch.setattr(labeling, "decode", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(pipeline, "decode", lambda *_: pytest.fail("it was decoded"))
 
     async def scene(admission):
         with pytest.raises(DeadlineExceeded, match="allow more time"):
@@ -74,7 +74,7 @@ def test_decoding_leaves_the_event_loop_free(monkeypatch):
         time.sleep(0.5)
         return images.decode(data, name, limits)
 
-    monkeypatch.setattr(labeling, "decode", slow)
+    monkeypatch.setattr(pipeline, "decode", slow)
 
     async def scene(admission):
         task = asyncio.create_task(admission.label(png(), "x", DOG))

@@ -67,7 +67,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 def test_every_kind_of_box_is_pulled(served: Serving, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     data = open_training_set(
-        "s", server=served.address, cache=tmp_path / "c", told=lambda *done: told.append(done)
+        "s", server=served.address, cache=tmp_path / "c", progress=lambda *done: told.append(done)
     )
     with Client(served.address) as client:
         snapshot = client.datasets.get("s")

@@ -7,6 +7,7 @@ is the student's digest.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,10 +40,10 @@ MAX_SIDE = 2048
 
 _Line = Annotated[str, Meta(max_length=MAX_LINE)]
 _Word = Annotated[str, Meta(pattern=r"\A[a-z0-9_]{1,40}\Z")]
-_PlainName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")]
-"""No folder, no leading dot: nothing that leads out of the folder it is joined to."""
 _Side = Annotated[int, Meta(ge=16, le=MAX_SIDE)]
 _Factor = Annotated[float, Meta(ge=-1e6, le=1e6)]
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+"""No folder, no leading dot: nothing that leads out of the folder it is joined to."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class StudentManifest:
         Meta(max_length=5 * MAX_CLASSES),
     ]
     """``map``, ``map50``, ``int8_map50``, ``images_per_second``, …; only finite numbers."""
-    files: Annotated[Mapping[_PlainName, ModelFile], Meta(max_length=20)]
+    files: Annotated[Mapping[str, ModelFile], Meta(max_length=20)]
     """By plain name; ``model.onnx`` and ``self_test.npz`` are always among them."""
     created_at: Annotated[float, Meta(ge=0, le=1e11)]
     """Seconds since 1970, UTC."""
@@ -233,6 +234,8 @@ def _check(manifest: StudentManifest, plain: dict[str, Any]) -> None:
     for name in ("thresholds", "calibration"):
         if len(getattr(manifest, name)) != count:
             raise Damaged(f"{name} of the manifest is not as it must be: {count}, one a class")
+    if not all(map(_PLAIN_NAME.fullmatch, manifest.files)):
+        raise Damaged("files of the manifest are not as they must be: each has a plain name")
     for needed in (FP32, SELF_TEST):
         if needed not in manifest.files:
             raise Damaged(f"the manifest names no {needed}")

@@ -15,10 +15,9 @@ from pathlib import Path
 from secondlook.config.settings import ImageSettings
 from secondlook.core.files import name_to_text, text_to_name
 from secondlook.core.image_folder import ImageFile, ImageSelection, read_image_file
-from secondlook.core.images import decode
 from secondlook.core.perceptual_hash import perceptual_hash
-from secondlook.core.types import Image
 from secondlook.jobs.failures import Replaced, Unfinished
+from secondlook.labeling.pipeline import Task
 from secondlook.store.blobs import Blobs
 from secondlook.store.images import NewImage
 from secondlook.store.queue import Item, JobQueue, NewItem
@@ -31,6 +30,7 @@ from secondlook_client.errors import (
     StorageFull,
     Unavailable,
 )
+from secondlook_client.ontology import Ontology
 from secondlook_client.retry import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def list_folder(queue: JobQueue, run_id: int, root: Path, stopped: Callable[[flo
 class PreparedImage:
     """A decoded image whose bytes are durable."""
 
-    image: Image
+    task: Task
     stored: NewImage
     perceptual_hash: int
     """Difference hash, signed 64 bits."""
@@ -100,11 +100,20 @@ class PreparedImage:
 class ImageReader:
     """Reads the items of one job. Thread-safe."""
 
-    def __init__(self, blobs: Blobs, root: Path | None, limits: ImageSettings) -> None:
-        """``root`` is the folder, resolved, of a job that has one."""
+    def __init__(
+        self,
+        blobs: Blobs,
+        root: Path | None,
+        limits: ImageSettings,
+        ontology: Ontology,
+        source: str,
+    ) -> None:
+        """``root`` is the folder, resolved, of a job that has one; ``source``: see ``Task``."""
         self._blobs = blobs
         self._root = root
         self._limits = limits
+        self._ontology = ontology
+        self._source = source
 
     def prepare(self, item: Item) -> PreparedImage:
         """Read and decode one image and store its bytes.
@@ -126,9 +135,9 @@ class ImageReader:
         return prepared
 
     def _prepared(self, content: bytes, name: str) -> PreparedImage:
-        image = decode(content, name, self._limits)
-        stored = NewImage.of(image.sha256, content)
-        return PreparedImage(image, stored, perceptual_hash(image.pixels))
+        task = Task.from_bytes(content, name, self._ontology, self._limits, self._source)
+        stored = NewImage.of(task.image.sha256, content)
+        return PreparedImage(task, stored, perceptual_hash(task.image.pixels))
 
     def _from_folder(self, item: Item) -> tuple[ImageFile, bytes]:
         """The file and its bytes, if it is the one that was listed."""

@@ -13,7 +13,6 @@ from secondlook.labeling.pipeline import Task
 from secondlook.store.images import NewImage
 from secondlook.store.queue import Item
 from secondlook_client.errors import Busy, ShuttingDown
-from secondlook_client.ontology import Ontology
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +42,11 @@ class InFlight:
         engine: Engine,
         threads: Executor,
         images: ImageReader,
-        ontology: Ontology,
-        source: str = "",
     ) -> None:
-        """``threads`` read and decode; they may be shared. ``source``: see ``pipeline.Task``."""
+        """``threads`` read and decode; they may be shared."""
         self._engine = engine
         self._threads = threads
         self._images = images
-        self._ontology = ontology
-        self._source = source
         self._ended: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
         self._item_ids: set[int] = set()
         self._stopping = threading.Event()
@@ -90,7 +85,7 @@ class InFlight:
     def _try(self, item: Item, began: float) -> None:
         try:
             prepared = self._images.prepare(item)
-            future = self._submit(Task(prepared.image, self._ontology, self._source))
+            future = self._submit(prepared.task)
         except BaseException as failure:  # whatever it is, the attempt must be returned
             self._ended.put(Attempt(item, began, failure))
             return

@@ -147,9 +147,13 @@ class Worker:
         self._in_flight = InFlight(
             context.engine,
             context.threads,
-            ImageReader(context.store.blobs, root, context.limits),
-            self._results.ontology,
-            f"job:{job.name}",
+            ImageReader(
+                context.store.blobs,
+                root,
+                context.limits,
+                self._results.ontology,
+                f"job:{job.name}",
+            ),
         )
         self._wake = self._in_flight.wake
         lister = threading.Thread(target=self._list, args=(root,), name=f"list-{job.run_id}")

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secondlook.config.settings import PipelineSettings
+from secondlook.config.settings import ImageSettings, PipelineSettings
+from secondlook.core.images import decode
 from secondlook.core.types import Evidence, Image, Labelled, Proposals
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
@@ -26,6 +27,13 @@ class Task:
     source: str = ""
     """The job or stream that the image belongs to; empty: none. Labels do not depend on it,
     only whether a student is trusted with it."""
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, name: str, ontology: Ontology, limits: ImageSettings, source: str = ""
+    ) -> "Task":
+        """The task for an encoded image. Raises ``BadImage`` and ``ImageTooLarge``."""
+        return cls(decode(data, name, limits), ontology, source)
 
 
 @dataclass(frozen=True, eq=False)

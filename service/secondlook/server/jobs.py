@@ -21,9 +21,9 @@ from secondlook.server.converters import (
     checked_job_name,
     failure_message,
     job_message,
-    stored_name,
     key_of,
     result_message,
+    stored_name,
     wants_all,
 )
 from secondlook.server.store_calls import StoreServicer, next_token, page_of

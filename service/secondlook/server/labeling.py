@@ -13,8 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from secondlook.config.settings import ImageSettings
-from secondlook.core.images import decode
-from secondlook.core.types import Image, Labelled
+from secondlook.core.types import Labelled
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
 from secondlook.server.converters import (
@@ -76,9 +75,9 @@ class AdmissionControl:
         self._in_flight += 1
         try:
             started = time.perf_counter()
-            image = await self._decoded(data, name, deadline)
+            task = await self._decoded(data, name, ontology, deadline, source)
             decode_ms = (time.perf_counter() - started) * 1000
-            future = self._engine.submit(Task(image, ontology, source), deadline)
+            future = self._engine.submit(task, deadline)
             labelled = await asyncio.wrap_future(future)
         finally:
             self._in_flight -= 1
@@ -92,13 +91,15 @@ class AdmissionControl:
         """Let the decoding threads end; call it when nothing is in flight."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    async def _decoded(self, data: bytes, name: str, deadline: float | None) -> Image:
-        def work() -> Image:
+    async def _decoded(
+        self, data: bytes, name: str, ontology: Ontology, deadline: float | None, source: str
+    ) -> Task:
+        def work() -> Task:
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded(
                     "the deadline passed before the image was decoded; allow more time"
                 )
-            return decode(data, name, self.limits)
+            return Task.from_bytes(data, name, ontology, self.limits, source)
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 

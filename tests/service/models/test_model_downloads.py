@@ -171,6 +171,6 @@ def test_two_downloads_into_one_folder_do_not_mix(client, folder, tmp_path) -> N
     added = client.models.add(folder)
     with (
         PartFolder.opened(tmp_path / "out", added),
-        pytest.raises(FolderUnusable, match="another process is at work"),
+        pytest.raises(FolderUnusable, match="another process is downloading"),
     ):
         client.models.download("street", 1, tmp_path / "out")

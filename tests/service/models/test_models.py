@@ -102,7 +102,7 @@ def test_servers_that_keep_nothing_or_train_nothing_say_so(client, folder) -> No
         ):
             with pytest.raises(NotSupported, match="start it with --data"):
                 call()
-    with pytest.raises(NotSupported, match="this server trains nothing"):
+    with pytest.raises(NotSupported, match="this server trains no students"):
         client.models.train("street", "s")
 
 
