@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_trainings import QUICK, Told, Whole, data, tiny, weights, whole
-from training_sets import CLASSES
+from training_sets import CLASSES, training_set
 
 from secondlook.datasets.samples import TrainingSet
 from secondlook.training import model, trainer
@@ -46,16 +46,22 @@ def test_a_training_from_beginning_to_end(whole: Whole) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns(data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rectangles are found after some seconds: loss, targets, views and measure fit together."""
+@pytest.mark.timeout(400)
+def test_it_learns(tmp_path: Path) -> None:
+    """Three images of rectangles are memorised: loss, targets, batches and metric fit together.
+
+    Memorised, because that ends near 1 from any seed and with any processor's arithmetic, where
+    what a few steps teach about unseen images varies by a factor of five.
+    """
+    data = training_set(tmp_path / "images", train=3)
     settings = replace(
-        QUICK, steps=60, batch=4, validate_every=60, learning_rate=5e-3, augment=False
+        QUICK, steps=120, batch=3, validate_every=60, learning_rate=5e-3, augment=False
     )
     told = Told()
     train(replace(data, held_out=data.train), settings, tmp_path / "out", told.append)
     losses = [p.losses["loss"] for p in told if p.losses]
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    assert told[-1].best_map50 is not None and told[-1].best_map50 > 0.2
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+    assert told[-1].best_map50 is not None and told[-1].best_map50 > 0.9
 
 
 def test_a_rare_class_weighs_more_as_the_balance_says(data: TrainingSet, tmp_path: Path) -> None:
