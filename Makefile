@@ -6,8 +6,11 @@ export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 # Tests wait for servers half of the time: two files at once, the long ones (testpaths) first.
 WORKERS ?= 2
+# What this repository's own environments have of pyproject.toml's extras, beside its group dev.
+EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video
+comma := ,
 
-.PHONY: demo test lint unit bench peers stubs clean
+.PHONY: demo test lint unit bench peers stubs lock clean
 
 demo: .venv/.ready
 	$(BIN)/secondlook demo --out demo-out
@@ -34,12 +37,20 @@ peers: .venv/.ready
 stubs: .venv/.ready
 	$(BIN)/python protos/generate.py
 
-.venv/.ready: pyproject.toml
+# Keeps the versions it has where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest.
+lock: .venv/.ready
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	  $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) --group dev $(UPGRADE) \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+# The lock's versions; then our own package, without an index, so that a lock that lacks something is told.
+.venv/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable '.[serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video]' --group dev
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-index --no-build-isolation --editable '.[$(EXTRAS)]' --group dev
 	touch $@
 
 clean:
