@@ -184,8 +184,8 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         store = self._store
         if self._trainer is None:
             raise NotSupported(
-                "this server trains no students; start it with --data FOLDER and --max-trainings 1, "
-                "or run `secondlook distill` yourself"
+                "this server trains no students; start it with --data FOLDER and --max-trainings "
+                "1, or run `secondlook distill` yourself"
             )
         self._trainer.check()
         named = known_name(request.snapshot, "snapshot")
