@@ -85,8 +85,8 @@ def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
     SmolVLMForConditionalGeneration(config).save_pretrained(folder)
     verifier = vlm.load(str(folder), ModelSettings(model_batch=boxes))
     pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    asks = [VQAQuery(pixels, ("Is this a person?",))] * boxes
-    return _row("SmolVLM-256M's shape, boxes", lambda: verifier.answer(asks), boxes, rate)
+    queries = [VQAQuery(pixels, ("Is this a person?",))] * boxes
+    return _row("SmolVLM-256M's shape, boxes", lambda: verifier.answer(queries), boxes, rate)
 
 
 def _smolvlm_256m(tokenizer: Any) -> SmolVLMConfig:

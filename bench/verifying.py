@@ -30,10 +30,10 @@ def run() -> list[Figure | str]:
     verifier = load_verifier("", ModelSettings())
     baseline = BaselineVerifier()
     crops = fixtures.crops(BOXES)
-    asks = [VQAQuery(np.asarray(crop), (question,)) for crop, question in crops]
+    queries = [VQAQuery(np.asarray(crop), (question,)) for crop, question in crops]
 
     def batched() -> float:
-        return len(verifier.answer(asks))
+        return len(verifier.answer(queries))
 
     def one_at_a_time() -> float:
         for crop, question in crops[:BASELINE_BOXES]:
@@ -41,14 +41,14 @@ def run() -> list[Figure | str]:
         return BASELINE_BOXES
 
     def shared() -> float:
-        for ask in asks[:VIEWS]:
-            verifier.answer([VQAQuery(ask.pixels, QUESTIONS)])
+        for query in queries[:VIEWS]:
+            verifier.answer([VQAQuery(query.pixels, QUESTIONS)])
         return VIEWS * len(QUESTIONS)
 
     def separate() -> float:
-        for ask in asks[:VIEWS]:
+        for query in queries[:VIEWS]:
             for question in QUESTIONS:
-                verifier.answer([VQAQuery(ask.pixels, (question,))])
+                verifier.answer([VQAQuery(query.pixels, (question,))])
         return VIEWS * len(QUESTIONS)
 
     return [

@@ -41,20 +41,20 @@ def test_proposer_sees_nouns_and_no_attributes() -> None:
 
 def test_verifier_tells_glasses_on_the_eyes_from_none() -> None:
     verifier = load_verifier("", ModelSettings())
-    asks, truth = [], []
+    queries, truth = [], []
     for index in range(30):
         drawn = scene(4244, index)
         for thing in drawn.things:
             if thing.noun == "person":
                 x1, y1, x2, y2 = (int(edge) for edge in thing.box)
-                asks.append(
+                queries.append(
                     VQAQuery(drawn.image[y1:y2, x1:x2], ("Is this person wearing glasses?",))
                 )
                 truth.append("glasses" in thing.traits)
-    said = [answers[0].p_yes for answers in verifier.answer(asks)]
+    said = [answers[0].p_yes for answers in verifier.answer(queries)]
     assert None not in said
     right = np.mean([(p > 0.5) == wears for p, wears in zip(said, truth, strict=True) if p])
-    assert len(asks) > 50
+    assert len(queries) > 50
     assert right > 0.9
 
 

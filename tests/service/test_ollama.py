@@ -213,8 +213,8 @@ def test_never_more_at_once_than_allowed(server: FakeOllama, limit: int) -> None
     verifier = load(server, backend_concurrency=limit)
     server.most_at_once = 0
     server.behaviour.meeting = limit
-    asks = [VQAQuery(RED, ("red?", "blue?"))] * 3
-    callers = [threading.Thread(target=verifier.answer, args=(asks,)) for _ in range(2)]
+    queries = [VQAQuery(RED, ("red?", "blue?"))] * 3
+    callers = [threading.Thread(target=verifier.answer, args=(queries,)) for _ in range(2)]
     for caller in callers:
         caller.start()
     for caller in callers:

@@ -82,13 +82,13 @@ class ScriptedVerifier:
         self.calls = 0
         self.questions: list[str] = []
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """The script's answer to every question."""
         self.calls += 1
-        self.views += len(asks)
-        self.questions += [question for ask in asks for question in ask.questions]
+        self.views += len(queries)
+        self.questions += [question for query in queries for question in query.questions]
         time.sleep(self.delay_s)
-        return [tuple(self._one(question) for question in ask.questions) for ask in asks]
+        return [tuple(self._one(question) for question in query.questions) for query in queries]
 
     def _one(self, question: str) -> Answer:
         if isinstance(self.script, float | int):

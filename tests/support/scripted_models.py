@@ -52,9 +52,9 @@ class Agreeable:
     def __init__(self, word: str) -> None:
         self._word = word
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """P(yes) 0.9 or 0.1."""
-        return [tuple(self._one(q) for q in ask.questions) for ask in asks]
+        return [tuple(self._one(q) for q in query.questions) for query in queries]
 
     def _one(self, question: str) -> Answer:
         yes = self._word in question

@@ -21,7 +21,7 @@ from secondlook.core.types import Image
 from secondlook.demo import world
 from secondlook.demo.world import NOUNS, Scene, Thing, classes_of
 from secondlook.labeling.proposer import Proposer
-from secondlook.labeling.verifier import CONTEXT_MARGIN, CROP_MARGIN, render
+from secondlook.labeling.verifier import CONTEXT_MARGIN, CROP_MARGIN, render_view
 from secondlook_client.values import View
 
 SIDE = 96
@@ -221,7 +221,7 @@ def _of_box(
     rng: np.random.Generator, image: _Image, box: Xyxy, view: View, thing: Thing | None
 ) -> ViewSample:
     # An adapter may enlarge small crops before the processor sees them; both are learnt.
-    pixels = to_side(render(image.image, box, view, int(rng.choice((1, 32, 64)))))
+    pixels = to_side(render_view(image.image, box, view, int(rng.choice((1, 32, 64)))))
     facts = Facts(view)
     if thing is not None:
         facts = Facts(view, thing.noun, thing.colour or "", thing.traits)
@@ -239,7 +239,7 @@ def _of_box(
 def _of_all(image: _Image) -> ViewSample:
     present = frozenset(name for thing in image.things for name in classes_of(thing))
     whole = (0.0, 0.0, float(image.image.width), float(image.image.height))
-    pixels = to_side(render(image.image, whole, View.IMAGE, 1))
+    pixels = to_side(render_view(image.image, whole, View.IMAGE, 1))
     return ViewSample(pixels, Facts(View.IMAGE, present=present), _layout(whole, None, image))
 
 

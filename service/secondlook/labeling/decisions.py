@@ -1,4 +1,8 @@
-"""Scores and verdicts in, decisions out. No model, no state: the same input decides the same."""
+"""Scores and verdicts in, decisions and judgements out.
+
+Needs no model and no pixels and keeps no state, so stored evidence can be decided again under other
+thresholds, groups or classes, and gives exactly what the pipeline gave.
+"""
 
 from collections.abc import Sequence
 
@@ -8,14 +12,65 @@ from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Decision, Judgement, LabelPath, Outcome, Verdict
 
 
+def judge(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
+    """Every judgement that the evidence allows, candidate by candidate.
+
+    ``evidence.proposals`` has one column a class of ``ontology``. ``nms_iou`` in [0, 1] is for
+    the suppression inside contrast groups. A question that would have to be asked and was not is
+    no verdict, so its box is unsure. A student's evidence is judged by the probabilities in it.
+    """
+    if evidence.path is LabelPath.STUDENT:
+        return _judge_student(evidence, ontology, nms_iou)
+    found = candidates(evidence.proposals, ontology, nms_iou)
+    return judge_candidates(evidence, ontology, found)
+
+
+def _judge_student(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
+    """By a student's probabilities: see ``decide_for_student``."""
+    judgements: list[Judgement] = []
+    for candidate in student_candidates(evidence.proposals, ontology, nms_iou):
+        specs = [ontology.classes[index] for index in candidate.classes]
+        probabilities = [
+            float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes
+        ]
+        box = box_of(evidence.proposals, candidate.row)
+        decisions = decide_for_student(specs, probabilities)
+        for spec, probability, decision in zip(specs, probabilities, decisions, strict=True):
+            judgements.append(Judgement(spec.name, box, probability, None, decision, candidate.row))
+    return tuple(judgements)
+
+
+def judge_candidates(
+    evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
+) -> tuple[Judgement, ...]:
+    """``judge`` where the candidates are known already."""
+    judgements: list[Judgement] = []
+    for candidate in found:
+        specs = [ontology.classes[index] for index in candidate.classes]
+        scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
+        verdicts = [evidence.verdict(candidate.row, spec.view, spec.question) for spec in specs]
+        box = box_of(evidence.proposals, candidate.row)
+        for spec, score, verdict, decision in zip(
+            specs, scores, verdicts, decide(specs, scores, verdicts), strict=True
+        ):
+            judgements.append(Judgement(spec.name, box, score, verdict, decision, candidate.row))
+    return tuple(judgements)
+
+
+def box_of(proposals: Proposals, row: int) -> tuple[float, float, float, float]:
+    """One box as plain numbers."""
+    x1, y1, x2, y2 = proposals.boxes[row].tolist()
+    return x1, y1, x2, y2
+
+
 def decide(
     specs: Sequence[ClassSpec], scores: Sequence[float], verdicts: Sequence[Verdict | None]
 ) -> list[Decision]:
     """Decide one box for the classes of one contrast group (or for one class alone).
 
     ``scores`` are the proposer's, ``verdicts`` the answers to each class's own question; None
-    means that no verifier is in use, and the proposer's score decides alone. In a group every
-    side is heard: a class is accepted only if every other side was answered with no.
+    means that no verifier is in use, and the proposer's score decides alone. In a group
+    a class is accepted only if every other side was answered with no.
     """
     if all(verdict is None for verdict in verdicts):
         return _decide_by_scores(specs, scores)
@@ -23,37 +78,37 @@ def decide(
         _decide_alone(spec, score, verdict)
         for spec, score, verdict in zip(specs, scores, verdicts, strict=True)
     ]
-    return _hear_all(specs, alone)
+    return _resolve_contrast(specs, alone)
 
 
 def decide_for_student(
     specs: Sequence[ClassSpec], probabilities: Sequence[float]
 ) -> list[Decision]:
-    """``decide`` for a box of a student, which takes no second look.
+    """``decide`` for a box of a student, which is not verified.
 
     ``probabilities`` in [0, 1], one a class, meet the same limits as P(yes) would: from ``accept``
-    on it is a label, up to ``reject`` it is none. Of a contrast one side may reach ``accept``. The
-    others need not be ruled out: a verifier is asked about each side alone and may say yes to both,
-    a student learnt that at most one of them is a label, and gives one side what the other lacks.
+    on the box is a label, up to ``reject`` it is rejected. Of a contrast one side may reach
+    ``accept``; the others need not be ruled out: a verifier is asked about each side alone and may
+    say yes to both, a student learnt that at most one of them is a label.
     """
     alone = []
     for spec, probability in zip(specs, probabilities, strict=True):
         outcome = _outcome(spec, probability)
-        reason = in_students_words(spec, outcome, probability)
+        reason = student_reason(spec, outcome, probability)
         alone.append(Decision(outcome, probability, reason))
     claims = _claims(alone)
     return _settle_claims(specs, alone, claims) if len(claims) > 1 else alone
 
 
-def in_students_words(spec: ClassSpec, outcome: Outcome, probability: float) -> str:
-    """Why a student's word alone leads to ``outcome``."""
+def student_reason(spec: ClassSpec, outcome: Outcome, probability: float) -> str:
+    """Why a student's probability alone leads to ``outcome``."""
     if outcome is Outcome.ACCEPT:
         return f"the student was certain ({probability:.2f}), and audits agree with it"
     if outcome is Outcome.REJECT:
         return f"the student ruled it out ({probability:.2f} ≤ {spec.reject:.2f})"
     return (
         f"the student's {probability:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}, "
-        "and no second look was taken"
+        "and was not verified"
     )
 
 
@@ -66,15 +121,15 @@ def _decide_by_scores(specs: Sequence[ClassSpec], scores: Sequence[float]) -> li
 
 
 def _decide_by_score(spec: ClassSpec, score: float, winners: list[str]) -> Decision:
-    said = f"score {score:.2f}, no second look"
+    reason = f"score {score:.2f}, not verified"
     if score < spec.threshold:
-        return Decision(Outcome.REJECT, score, f"{said}; the threshold is {spec.threshold:.2f}")
+        return Decision(Outcome.REJECT, score, f"{reason}; the threshold is {spec.threshold:.2f}")
     if spec.name not in winners:
-        return Decision(Outcome.REJECT, score, f"{said}; '{winners[0]}' scores higher")
+        return Decision(Outcome.REJECT, score, f"{reason}; '{winners[0]}' scores higher")
     if len(winners) > 1:
         others = " and ".join(f"'{name}'" for name in winners)
-        return Decision(Outcome.UNSURE, score, f"{said}; scores alone cannot tell {others} apart")
-    return Decision(Outcome.ACCEPT, score, said)
+        return Decision(Outcome.UNSURE, score, f"{reason}; scores alone cannot tell {others} apart")
+    return Decision(Outcome.ACCEPT, score, reason)
 
 
 def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Decision:
@@ -84,7 +139,7 @@ def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Dec
     if p_yes is None:
         return Decision(Outcome.UNSURE, score, _no_verdict(verdict))
     outcome = _outcome(spec, p_yes)
-    return Decision(outcome, p_yes, in_words(spec, outcome, p_yes))
+    return Decision(outcome, p_yes, verdict_reason(spec, outcome, p_yes))
 
 
 def _outcome(spec: ClassSpec, probability: float) -> Outcome:
@@ -93,7 +148,7 @@ def _outcome(spec: ClassSpec, probability: float) -> Outcome:
     return Outcome.REJECT if probability <= spec.reject else Outcome.UNSURE
 
 
-def in_words(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
+def verdict_reason(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
     """Why an answer alone leads to ``outcome``."""
     if outcome is Outcome.ACCEPT:
         return f"P(yes) {p_yes:.2f} ≥ {spec.accept:.2f}"
@@ -108,12 +163,12 @@ def _no_verdict(verdict: Verdict) -> str:
     return f"no verdict: the answer was neither yes nor no ({verdict.answer.raw[:60]!r})"
 
 
-def _hear_all(specs: Sequence[ClassSpec], alone: list[Decision]) -> list[Decision]:
-    """What becomes of each side of a contrast once the others are heard."""
+def _resolve_contrast(specs: Sequence[ClassSpec], alone: list[Decision]) -> list[Decision]:
+    """The decision on each side of a contrast, given those on the others."""
     claims = _claims(alone)
     if len(claims) > 1:
         return _settle_claims(specs, alone, claims)
-    return [_hear_the_others(i, alone, specs) for i in range(len(specs))]
+    return [_unless_contradicted(i, alone, specs) for i in range(len(specs))]
 
 
 def _claims(alone: list[Decision]) -> list[int]:
@@ -133,7 +188,7 @@ def _settle_claims(
     ]
 
 
-def _hear_the_others(index: int, alone: list[Decision], specs: Sequence[ClassSpec]) -> Decision:
+def _unless_contradicted(index: int, alone: list[Decision], specs: Sequence[ClassSpec]) -> Decision:
     """A lone yes stands only if every other side of the contrast said no."""
     own = alone[index]
     doubtful = [
@@ -145,58 +200,3 @@ def _hear_the_others(index: int, alone: list[Decision], specs: Sequence[ClassSpe
         reason = f"{own.reason}, but '{doubtful[0]}' was not ruled out"
         return Decision(Outcome.UNSURE, own.probability, reason)
     return own
-
-
-# Evidence in, judgements out: what the models said of one image, made into decisions.
-#
-# Needs no model and no pixels, so stored evidence can be decided again under other thresholds,
-# groups or classes, and gives exactly what the pipeline gave.
-
-
-def judge(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
-    """Every judgement that the evidence allows, candidate by candidate.
-
-    ``evidence.proposals`` has one column a class of ``ontology``. ``nms_iou`` in [0, 1] is for
-    the suppression inside contrast groups. A question that would have to be asked and was not is
-    no verdict, so its box is unsure. A student's evidence is judged by the probabilities in it.
-    """
-    if evidence.path is LabelPath.STUDENT:
-        return _judge_student(evidence, ontology, nms_iou)
-    found = candidates(evidence.proposals, ontology, nms_iou)
-    return judge_candidates(evidence, ontology, found)
-
-
-def _judge_student(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
-    """A student's own limits and words: see ``decide.decide_for_student``."""
-    judgements: list[Judgement] = []
-    for candidate in student_candidates(evidence.proposals, ontology, nms_iou):
-        specs = [ontology.classes[index] for index in candidate.classes]
-        said = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
-        box = box_of(evidence.proposals, candidate.row)
-        decisions = decide_for_student(specs, said)
-        for spec, probability, decision in zip(specs, said, decisions, strict=True):
-            judgements.append(Judgement(spec.name, box, probability, None, decision, candidate.row))
-    return tuple(judgements)
-
-
-def judge_candidates(
-    evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
-) -> tuple[Judgement, ...]:
-    """``judge`` where the candidates are known already."""
-    judgements: list[Judgement] = []
-    for candidate in found:
-        specs = [ontology.classes[index] for index in candidate.classes]
-        scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
-        heard = [evidence.verdict(candidate.row, spec.view, spec.question) for spec in specs]
-        box = box_of(evidence.proposals, candidate.row)
-        for spec, score, verdict, decision in zip(
-            specs, scores, heard, decide(specs, scores, heard), strict=True
-        ):
-            judgements.append(Judgement(spec.name, box, score, verdict, decision, candidate.row))
-    return tuple(judgements)
-
-
-def box_of(proposals: Proposals, row: int) -> tuple[float, float, float, float]:
-    """One box as plain numbers."""
-    x1, y1, x2, y2 = proposals.boxes[row].tolist()
-    return x1, y1, x2, y2

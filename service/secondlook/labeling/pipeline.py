@@ -95,17 +95,17 @@ class Pipeline:
         started = time.perf_counter()
         if self.verifier is None:
             return [self._labelled(item, {}, 0.0) for item in proposed]
-        wanted = [_looks(item) for item in proposed]
-        looks = [look for of_image in wanted for look in of_image.values()]
-        answered = iter(verify.verify(self.verifier, looks, self.cache))
-        heard = [
+        wanted = [_requests(item) for item in proposed]
+        requests = [request for of_image in wanted for request in of_image.values()]
+        answered = iter(verify.verify(self.verifier, requests, self.cache))
+        answers = [
             {(*key, verdict.question): verdict for key in of_image for verdict in next(answered)}
             for of_image in wanted
         ]
         ms = (time.perf_counter() - started) * 1000 / max(len(proposed), 1)
         return [
             self._labelled(item, verdicts, ms)
-            for item, verdicts in zip(proposed, heard, strict=True)
+            for item, verdicts in zip(proposed, answers, strict=True)
         ]
 
     def _labelled(
@@ -129,14 +129,16 @@ class Pipeline:
         )
 
 
-def _looks(item: Proposed) -> dict[tuple[int, View], verify.Look]:
-    """What must be seen of one image: one look a box and view, with all its questions."""
+def _requests(item: Proposed) -> dict[tuple[int, View], verify.VerificationRequest]:
+    """What must be verified of one image: one request a box and view, with all its questions."""
     questions: dict[tuple[int, View], dict[str, None]] = {}
     for candidate in item.candidates:
         for spec in (item.task.ontology.classes[index] for index in candidate.classes):
             questions.setdefault((candidate.row, spec.view), {})[spec.question] = None
     image = item.task.image
     return {
-        (row, view): verify.Look(image, box_of(item.proposals, row), view, tuple(asked))
+        (row, view): verify.VerificationRequest(
+            image, box_of(item.proposals, row), view, tuple(asked)
+        )
         for (row, view), asked in questions.items()
     }

@@ -56,7 +56,7 @@ def by_class(phrases: Proposals, image: Image, ontology: Ontology, max_boxes: in
             f"the proposer gave {phrases.scores.shape[1]} scores a box "
             f"for {len(ontology.phrases)} phrases"
         )
-    return _tidy(_fold(phrases, _phrase_columns(ontology)), image, max_boxes)
+    return _clipped_best(_best_phrase(phrases, _phrase_columns(ontology)), image, max_boxes)
 
 
 def candidates(proposals: Proposals, ontology: Ontology, nms_iou: float) -> list[Candidate]:
@@ -101,12 +101,12 @@ def _phrase_columns(ontology: Ontology) -> list[list[int]]:
     return [[place[normal(p)] for p in spec.phrases] for spec in ontology.classes]
 
 
-def _fold(raw: Proposals, columns: list[list[int]]) -> Proposals:
+def _best_phrase(raw: Proposals, columns: list[list[int]]) -> Proposals:
     scores: list[NDArray[np.float32]] = [raw.scores[:, c].max(axis=1, initial=0) for c in columns]
     return Proposals(raw.boxes, np.stack(scores, axis=1).astype(np.float32))
 
 
-def _tidy(proposals: Proposals, image: Image, max_boxes: int) -> Proposals:
+def _clipped_best(proposals: Proposals, image: Image, max_boxes: int) -> Proposals:
     clipped = box_ops.clip(proposals.boxes, image.width, image.height)
     sound = (box_ops.area(clipped) > 0) & np.isfinite(proposals.scores).all(axis=1)
     best = np.where(sound, proposals.scores.max(axis=1, initial=0), -1)

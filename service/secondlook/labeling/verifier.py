@@ -1,4 +1,7 @@
-"""Stage two: boxes and questions in, verdicts out."""
+"""Stage two: boxes and questions in, verdicts out.
+
+A verifier is shown a view of a box: the crop, the crop in its context, or the whole image.
+"""
 
 import hashlib
 import logging
@@ -18,7 +21,7 @@ from secondlook.core.types import Image, Pixels, VQAQuery
 from secondlook_client.errors import SecondlookError
 from secondlook_client.values import Answer, Verdict, View
 
-# What a verifier is shown of a box: the crop, the crop in its context, or the whole image.
+log = logging.getLogger(__name__)
 
 CROP_MARGIN = 0.1
 CONTEXT_MARGIN = 0.5
@@ -28,7 +31,165 @@ MAX_SIDE = 2048
 """A view is never enlarged beyond this, however thin its box."""
 
 
-def render(
+@runtime_checkable
+class Verifier(Protocol):
+    """A model that answers closed questions about images. Implement this to plug one in."""
+
+    name: str
+    """Short name for people, e.g. ``moondream``."""
+    digest: str
+    """Hash or version of the weights; part of every verdict."""
+    min_side: int
+    """Views are enlarged until their shorter side has this many pixels."""
+
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+        """Answer every question of every view, in order.
+
+        An answer that is neither yes nor no has ``p_yes`` None and the words in ``raw``; a view
+        that could not be asked has ``error`` set. Raise only when nothing at all can be
+        answered: the whole batch then has no verdict, and its boxes are unsure.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class VerificationRequest:
+    """One box of an image, the view that is shown of it, and the questions about it."""
+
+    image: Image
+    box: tuple[float, float, float, float]
+    view: View
+    questions: tuple[str, ...]
+
+
+class VerdictCache:
+    """Answers by (pixels of the view, question, model digest), least recently used out first.
+
+    Holds at most ``size`` answers. Failures are never cached: a backend that was down is asked
+    again. Thread-safe.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._answers: OrderedDict[tuple[bytes, str, str], Answer] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: tuple[bytes, str, str]) -> Answer | None:
+        """The answer kept under ``key``, or None."""
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+            return self._answers.get(key)
+
+    def put(self, key: tuple[bytes, str, str], answer: Answer) -> None:
+        """Keep ``answer``, unless it is a failure."""
+        if answer.error or self._size <= 0:
+            return
+        with self._lock:
+            self._answers[key] = answer
+            self._answers.move_to_end(key)
+            while len(self._answers) > self._size:
+                self._answers.popitem(last=False)
+
+
+def verify(
+    verifier: Verifier, requests: Sequence[VerificationRequest], cache: VerdictCache
+) -> list[tuple[Verdict, ...]]:
+    """Answer every question of every request, in order; never raises for a failing backend.
+
+    Cached answers are not asked for again; the other questions go to the model in one call.
+    """
+    queries: list[VQAQuery] = []
+    plans: list[list[_Slot]] = []
+    for request in requests:
+        pixels = render_view(request.image, request.box, request.view, verifier.min_side)
+        shown = _fingerprint(pixels)
+        slots = [_slot(shown, question, verifier.digest, cache) for question in request.questions]
+        missing = tuple(slot.question for slot in slots if slot.known is None)
+        if missing:
+            queries.append(VQAQuery(pixels, missing))
+        plans.append(slots)
+    started = time.perf_counter()
+    fresh = iter(_ask(verifier, queries))
+    asked = sum(len(query.questions) for query in queries)
+    share_ms = (time.perf_counter() - started) * 1000 / max(asked, 1)
+    model = f"{verifier.name}@{verifier.digest}"
+    return [
+        _verdicts(request, slots, fresh, cache, model, share_ms)
+        for request, slots in zip(requests, plans, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    question: str
+    key: tuple[bytes, str, str]
+    known: Answer | None
+
+
+def _fingerprint(pixels: Pixels) -> bytes:
+    """Of the shape and the values; once a view, however many questions are asked about it."""
+    shape = str(pixels.shape).encode()
+    values = np.ascontiguousarray(pixels).data
+    return hashlib.blake2b(values, digest_size=16, key=shape).digest()
+
+
+def _slot(shown: bytes, question: str, digest: str, cache: VerdictCache) -> _Slot:
+    key = (shown, question, digest)
+    return _Slot(question, key, cache.get(key))
+
+
+def _ask(verifier: Verifier, queries: Sequence[VQAQuery]) -> list[Answer]:
+    """All answers in one flat list; a failure becomes answers without a verdict."""
+    if not queries:
+        return []
+    expected = [len(query.questions) for query in queries]
+    try:
+        answers = verifier.answer(queries)
+        got = [len(of_view) for of_view in answers]
+    except Exception as failure:  # a plug-in may raise anything, and a failure is not a no
+        log.exception("verifier failed", extra={"verifier": verifier.name})
+        return [Answer(None, error=_cause(failure))] * sum(expected)
+    if got != expected:
+        mismatch = f"the verifier gave {sum(got)} answers to {sum(expected)} questions"
+        return [Answer(None, error=mismatch)] * sum(expected)
+    return [_checked(answer) for of_view in answers for answer in of_view]
+
+
+def _checked(answer: Answer) -> Answer:
+    """A plug-in may return anything, and NaN would pass every comparison."""
+    if answer.p_yes is None or 0 <= answer.p_yes <= 1:
+        return answer
+    return Answer(None, answer.raw, error=f"the verifier gave P(yes) = {answer.p_yes}")
+
+
+def _cause(failure: Exception) -> str:
+    """Short and safe to send: our own errors as they are, others by their class only."""
+    if isinstance(failure, SecondlookError):
+        return str(failure)
+    return f"the verifier failed ({type(failure).__name__}); see the log"
+
+
+def _verdicts(
+    request: VerificationRequest,
+    slots: list[_Slot],
+    fresh: Iterator[Answer],
+    cache: VerdictCache,
+    model: str,
+    share_ms: float,
+) -> tuple[Verdict, ...]:
+    found = []
+    for slot in slots:
+        if slot.known is not None:
+            found.append(Verdict(slot.question, request.view, slot.known, model, 0.0, cached=True))
+            continue
+        answer = next(fresh)
+        cache.put(slot.key, answer)
+        found.append(Verdict(slot.question, request.view, answer, model, share_ms))
+    return tuple(found)
+
+
+def render_view(
     image: Image, box: tuple[float, float, float, float], view: View, min_side: int
 ) -> Pixels:
     """The pixels that a verifier sees, (h, w, 3) uint8 RGB.
@@ -64,164 +225,3 @@ def _enlarge(pixels: Pixels, min_side: int) -> Pixels:
         return pixels
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     return np.asarray(PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC))
-
-
-log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Verifier(Protocol):
-    """A model that answers closed questions about images. Implement this to plug one in."""
-
-    name: str
-    """Short name for people, e.g. ``moondream``."""
-    digest: str
-    """Hash or version of the weights; part of every verdict."""
-    min_side: int
-    """Views are enlarged until their shorter side has this many pixels."""
-
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
-        """Answer every question of every view, in order.
-
-        An answer that is neither yes nor no has ``p_yes`` None and the words in ``raw``; a view
-        that could not be asked has ``error`` set. Raise only when nothing at all can be
-        answered: the whole batch then has no verdict, and its boxes are unsure.
-        """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """One box of one image, to be seen in one way, and what is asked about it."""
-
-    image: Image
-    box: tuple[float, float, float, float]
-    view: View
-    questions: tuple[str, ...]
-
-
-class VerdictCache:
-    """Answers already given, by (pixels of the view, question, model digest). Thread-safe.
-
-    Holds at most ``size`` answers and forgets the ones used longest ago. Failures are never
-    kept: a backend that was down is asked again.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._answers: OrderedDict[tuple[bytes, str, str], Answer] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: tuple[bytes, str, str]) -> Answer | None:
-        """The answer kept under ``key``, or None."""
-        with self._lock:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-            return self._answers.get(key)
-
-    def put(self, key: tuple[bytes, str, str], answer: Answer) -> None:
-        """Keep ``answer``, unless it is a failure."""
-        if answer.error or self._size <= 0:
-            return
-        with self._lock:
-            self._answers[key] = answer
-            self._answers.move_to_end(key)
-            while len(self._answers) > self._size:
-                self._answers.popitem(last=False)
-
-
-def verify(
-    verifier: Verifier, looks: Sequence[Look], cache: VerdictCache
-) -> list[tuple[Verdict, ...]]:
-    """Answer every question of every look, in order; never raises for a failing backend.
-
-    Questions that the cache knows are not asked again; the others go to the model in one call.
-    """
-    asks: list[VQAQuery] = []
-    plans: list[list[_Slot]] = []
-    for look in looks:
-        pixels = render(look.image, look.box, look.view, verifier.min_side)
-        seen = _fingerprint(pixels)
-        slots = [_slot(seen, question, verifier.digest, cache) for question in look.questions]
-        missing = tuple(slot.question for slot in slots if slot.known is None)
-        if missing:
-            asks.append(VQAQuery(pixels, missing))
-        plans.append(slots)
-    started = time.perf_counter()
-    fresh = iter(_ask(verifier, asks))
-    asked = sum(len(ask.questions) for ask in asks)
-    share_ms = (time.perf_counter() - started) * 1000 / max(asked, 1)
-    model = f"{verifier.name}@{verifier.digest}"
-    return [
-        _verdicts(look, slots, fresh, cache, model, share_ms)
-        for look, slots in zip(looks, plans, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _Slot:
-    question: str
-    key: tuple[bytes, str, str]
-    known: Answer | None
-
-
-def _fingerprint(pixels: Pixels) -> bytes:
-    """Of the shape and the values; once a view, however many questions are asked about it."""
-    shape = str(pixels.shape).encode()
-    values = np.ascontiguousarray(pixels).data
-    return hashlib.blake2b(values, digest_size=16, key=shape).digest()
-
-
-def _slot(seen: bytes, question: str, digest: str, cache: VerdictCache) -> _Slot:
-    key = (seen, question, digest)
-    return _Slot(question, key, cache.get(key))
-
-
-def _ask(verifier: Verifier, asks: Sequence[VQAQuery]) -> list[Answer]:
-    """All answers in one flat list; a failure becomes answers without a verdict."""
-    if not asks:
-        return []
-    expected = [len(ask.questions) for ask in asks]
-    try:
-        answers = verifier.answer(asks)
-        got = [len(of_view) for of_view in answers]
-    except Exception as failure:  # a verifier is somebody's plug-in: whatever it raises is no "no"
-        log.exception("verifier failed", extra={"verifier": verifier.name})
-        return [Answer(None, error=_cause(failure))] * sum(expected)
-    if got != expected:
-        mismatch = f"the verifier gave {sum(got)} answers to {sum(expected)} questions"
-        return [Answer(None, error=mismatch)] * sum(expected)
-    return [_checked(answer) for of_view in answers for answer in of_view]
-
-
-def _checked(answer: Answer) -> Answer:
-    """A plug-in may compute nonsense, and NaN would pass every comparison unseen."""
-    if answer.p_yes is None or 0 <= answer.p_yes <= 1:
-        return answer
-    return Answer(None, answer.raw, error=f"the verifier gave P(yes) = {answer.p_yes}")
-
-
-def _cause(failure: Exception) -> str:
-    """Short and safe: our own errors speak for themselves, others only by their kind."""
-    if isinstance(failure, SecondlookError):
-        return str(failure)
-    return f"the verifier failed ({type(failure).__name__}); see the log"
-
-
-def _verdicts(
-    look: Look,
-    slots: list[_Slot],
-    fresh: Iterator[Answer],
-    cache: VerdictCache,
-    model: str,
-    share_ms: float,
-) -> tuple[Verdict, ...]:
-    found = []
-    for slot in slots:
-        if slot.known is not None:
-            found.append(Verdict(slot.question, look.view, slot.known, model, 0.0, cached=True))
-            continue
-        answer = next(fresh)
-        cache.put(slot.key, answer)
-        found.append(Verdict(slot.question, look.view, answer, model, share_ms))
-    return tuple(found)

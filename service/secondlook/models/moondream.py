@@ -43,12 +43,12 @@ class MoondreamVerifier:
         # The package batches what is in flight at one time.
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="moondream")
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """Every answer, in order; a question that the package fails on has ``error`` set."""
-        views = [self._client.encode_image(PILImage.fromarray(ask.pixels)) for ask in asks]
+        views = [self._client.encode_image(PILImage.fromarray(query.pixels)) for query in queries]
         waiting = [
-            [self._pool.submit(self._ask, view, question) for question in ask.questions]
-            for view, ask in zip(views, asks, strict=True)
+            [self._pool.submit(self._ask, view, question) for question in query.questions]
+            for view, query in zip(views, queries, strict=True)
         ]
         return [tuple(future.result() for future in of_view) for of_view in waiting]
 

@@ -59,9 +59,9 @@ class OllamaVerifier:
         limits = RetryLimits(options.backend_timeout_s)
         self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"Ollama ({model})")
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """See ``Verifier.answer``; never raises."""
-        return self._pool.answer(asks)
+        return self._pool.answer(queries)
 
     def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         """One try. The client's time limit is fixed, so ``left_s`` cannot be passed on."""

@@ -61,9 +61,9 @@ class OpenAIVerifier:
         limits = RetryLimits(options.backend_timeout_s)
         self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"server ({model})")
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """See ``Verifier.answer``; never raises."""
-        return self._pool.answer(asks)
+        return self._pool.answer(queries)
 
     def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         import httpx

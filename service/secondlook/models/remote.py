@@ -89,7 +89,7 @@ class QueryPool:
         for index in range(concurrency):
             threading.Thread(target=self._work, name=f"ask-{index}", daemon=True).start()
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """Every answer, in order; a question that could not be answered has ``error`` set.
 
         The questions of one view follow each other, so that a server which keeps the last prompt
@@ -97,9 +97,9 @@ class QueryPool:
         """
         unreachable = threading.Event()
         asked: list[list[_Question]] = []
-        for ask in asks:
-            image = encode_view(ask.pixels)
-            asked.append([_Question(image, question, unreachable) for question in ask.questions])
+        for query in queries:
+            image = encode_view(query.pixels)
+            asked.append([_Question(image, question, unreachable) for question in query.questions])
             for question in asked[-1]:
                 self._waiting.put(question)
         return [tuple(question.answer.result() for question in of_view) for of_view in asked]

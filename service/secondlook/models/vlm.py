@@ -84,56 +84,56 @@ class TransformersVerifier:
         # With a fixed image size the processor enlarges small views; others need some pixels.
         self.min_side = 1 if self._pixels else 32
 
-    def answer(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """P(yes) of every question. A view that the model fails on has ``error`` set, alone."""
         answered: list[tuple[Answer, ...]] = []
-        for chunk in self._chunks(asks):
+        for chunk in self._chunks(queries):
             answered.extend(self._answer_chunk(chunk))
         return answered
 
-    def _chunks(self, asks: Sequence[VQAQuery]) -> Iterator[Sequence[VQAQuery]]:
+    def _chunks(self, queries: Sequence[VQAQuery]) -> Iterator[Sequence[VQAQuery]]:
         """At most ``batch`` views and ``batch * QUESTIONS_PER_VIEW`` questions, or one view."""
         first, questions = 0, 0
-        for index, ask in enumerate(asks):
-            full = questions + len(ask.questions) > self._batch * QUESTIONS_PER_VIEW
+        for index, query in enumerate(queries):
+            full = questions + len(query.questions) > self._batch * QUESTIONS_PER_VIEW
             if index > first and (full or index - first >= self._batch):
-                yield asks[first:index]
+                yield queries[first:index]
                 first, questions = index, 0
-            questions += len(ask.questions)
-        if first < len(asks):
-            yield asks[first:]
+            questions += len(query.questions)
+        if first < len(queries):
+            yield queries[first:]
 
-    def _answer_chunk(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+    def _answer_chunk(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """A chunk that fails is halved, so that memory suffices and one bad view fails alone."""
         try:
             with self._lock, torch.inference_mode():
-                return self._answers(asks)
+                return self._answers(queries)
         except Exception as failure:
-            if len(asks) > 1:
-                half = len(asks) // 2
-                return self._answer_chunk(asks[:half]) + self._answer_chunk(asks[half:])
-            log.exception("%s failed on a view of %s", self.name, asks[0].pixels.shape)
+            if len(queries) > 1:
+                half = len(queries) // 2
+                return self._answer_chunk(queries[:half]) + self._answer_chunk(queries[half:])
+            log.exception("%s failed on a view of %s", self.name, queries[0].pixels.shape)
             cause = f"the model failed on this view ({type(failure).__name__}); see the log"
-            return [(Answer(None, error=cause),) * len(asks[0].questions)]
+            return [(Answer(None, error=cause),) * len(queries[0].questions)]
 
-    def _answers(self, asks: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
-        asked = [ask for ask in asks if ask.questions]
+    def _answers(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+        asked = [query for query in queries if query.questions]
         flat = iter(self._ask_all(asked))
-        return [tuple(next(flat) for _ in ask.questions) for ask in asks]
+        return [tuple(next(flat) for _ in query.questions) for query in queries]
 
-    def _ask_all(self, asks: Sequence[VQAQuery]) -> list[Answer]:
+    def _ask_all(self, queries: Sequence[VQAQuery]) -> list[Answer]:
         """Every answer, view by view; every ask has a question."""
-        if not asks:
+        if not queries:
             return []
         found: dict[int, list[Answer]] = {}
-        for group in self._view_batches([ask.pixels for ask in asks]):
+        for group in self._view_batches([query.pixels for query in queries]):
             suffixes = [
-                [self._prompts.suffix(q) for q in asks[row].questions] for row in group.rows
+                [self._prompts.suffix(q) for q in queries[row].questions] for row in group.rows
             ]
             answers = iter(self._read(self._pass(self._model, group, suffixes)))
             for row in group.rows:
-                found[row] = [next(answers) for _ in asks[row].questions]
-        return [answer for row in range(len(asks)) for answer in found[row]]
+                found[row] = [next(answers) for _ in queries[row].questions]
+        return [answer for row in range(len(queries)) for answer in found[row]]
 
     def _view_batches(self, views: Sequence[Pixels]) -> list[ViewBatch]:
         if self._pixels is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secondlook.core.boxes import area
 from secondlook.core.class_mapping import ColumnMapping, check_questions, columns_for
 from secondlook.core.types import NOT_ASKED, Boxes
-from secondlook.labeling.decisions import decide, decide_for_student, in_students_words, in_words
+from secondlook.labeling.decisions import decide, decide_for_student, student_reason, verdict_reason
 from secondlook.store import Store
 from secondlook.store.bulk import (
     DecisionBatch,
@@ -289,7 +289,7 @@ class BatchDecider:
         return decide(specs, scores, verdicts)
 
     def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
-        return in_words(spec, outcome, p_yes)
+        return verdict_reason(spec, outcome, p_yes)
 
     def _answers(
         self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
@@ -325,7 +325,7 @@ class StudentBatchDecider(BatchDecider):
         return found.scores[np.ix_(boxes, np.array(members))].astype(np.float64)
 
     def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
-        return in_students_words(spec, outcome, p_yes)
+        return student_reason(spec, outcome, p_yes)
 
     def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
         specs = [self._ontology.classes[place] for place in members]

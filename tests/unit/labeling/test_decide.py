@@ -12,7 +12,7 @@ FAILED = Answer(None, error="the backend is down")
 ABSTAINED = Answer(None, raw="maybe")
 
 
-def heard(answer: Answer | float | None) -> Verdict | None:
+def verdict(answer: Answer | float | None) -> Verdict | None:
     if answer is None:
         return None
     said = answer if isinstance(answer, Answer) else Answer(answer)
@@ -20,7 +20,7 @@ def heard(answer: Answer | float | None) -> Verdict | None:
 
 
 def outcomes(specs: list[ClassSpec], answers: list) -> list[Outcome]:
-    decisions = decide(specs, [0.9] * len(specs), [heard(answer) for answer in answers])
+    decisions = decide(specs, [0.9] * len(specs), [verdict(answer) for answer in answers])
     return [decision.outcome for decision in decisions]
 
 
@@ -41,7 +41,7 @@ ANSWER = st.one_of(SHARE, st.sampled_from([FAILED, ABSTAINED]))
 def test_never_two_sides_of_a_contrast(specs: list[ClassSpec], data: st.DataObject) -> None:
     answers = [data.draw(st.one_of(ANSWER, st.none())) for _ in specs]
     scores = [data.draw(SHARE) for _ in specs]
-    decisions = decide(specs, scores, [heard(answer) for answer in answers])
+    decisions = decide(specs, scores, [verdict(answer) for answer in answers])
     accepted = [i for i, decision in enumerate(decisions) if decision.outcome is Outcome.ACCEPT]
     assert len(accepted) <= 1
     assert all(0 <= decision.probability <= 1 and decision.reason for decision in decisions)
@@ -103,7 +103,7 @@ PAIR = [ClassSpec("on", group="g"), ClassSpec("off", group="g")]
         ([0.1, ABSTAINED], [Outcome.REJECT, Outcome.UNSURE]),
     ],
 )
-def test_both_sides_are_heard(answers: list, expected: list[Outcome]) -> None:
+def test_both_sides_are_considered(answers: list, expected: list[Outcome]) -> None:
     assert outcomes(PAIR, answers) == expected
 
 
@@ -132,13 +132,13 @@ def test_a_student_never_has_two_sides(specs: list[ClassSpec], data: st.DataObje
 
 
 def test_reasons_are_for_people() -> None:
-    both = decide(PAIR, [0.9, 0.9], [heard(0.9), heard(0.8)])
+    both = decide(PAIR, [0.9, 0.9], [verdict(0.9), verdict(0.8)])
     assert both[0].reason == "the answers contradict: yes to 'on' and 'off'"
-    one = decide(PAIR, [0.9, 0.9], [heard(0.9), heard(0.5)])
+    one = decide(PAIR, [0.9, 0.9], [verdict(0.9), verdict(0.5)])
     assert one[0].reason == "P(yes) 0.90 ≥ 0.60, but 'off' was not ruled out"
-    (failed,) = decide([ClassSpec("dog")], [0.7], [heard(FAILED)])
+    (failed,) = decide([ClassSpec("dog")], [0.7], [verdict(FAILED)])
     assert failed.reason == "no verdict: the backend is down"
-    (silent,) = decide([ClassSpec("dog")], [0.7], [heard(ABSTAINED)])
+    (silent,) = decide([ClassSpec("dog")], [0.7], [verdict(ABSTAINED)])
     assert "'maybe'" in silent.reason
 
 
@@ -155,9 +155,7 @@ def test_without_a_verifier_the_score_decides() -> None:
 def test_without_a_verifier_equal_scores_tell_nothing() -> None:
     assert by_score([0.9, 0.9]) == [Outcome.UNSURE, Outcome.UNSURE]
     (first, _) = decide(PAIR, [0.9, 0.9], [None, None])
-    assert (
-        first.reason == "score 0.90, no second look; scores alone cannot tell 'on' and 'off' apart"
-    )
+    assert first.reason == "score 0.90, not verified; scores alone cannot tell 'on' and 'off' apart"
 
 
 @given(groups(), st.data())

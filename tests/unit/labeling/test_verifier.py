@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from secondlook.core.types import Image
-from secondlook.labeling.verifier import Look, VerdictCache, Verifier, verify
+from secondlook.labeling.verifier import VerdictCache, VerificationRequest, Verifier, verify
 from secondlook_client.errors import Unavailable
 from secondlook_client.values import Answer, View
 
@@ -16,11 +16,15 @@ IMAGE = Image(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8), 
 LEFT, RIGHT = (0.0, 0.0, 20.0, 20.0), (30.0, 10.0, 50.0, 30.0)
 
 
-def look(box: tuple[float, float, float, float], *questions: str, view: View = View.CROP) -> Look:
-    return Look(IMAGE, box, view, questions)
+def look(
+    box: tuple[float, float, float, float], *questions: str, view: View = View.CROP
+) -> VerificationRequest:
+    return VerificationRequest(IMAGE, box, view, questions)
 
 
-def p_yes(verifier: ScriptedVerifier, looks: list[Look], cache: VerdictCache) -> list[list]:
+def p_yes(
+    verifier: ScriptedVerifier, looks: list[VerificationRequest], cache: VerdictCache
+) -> list[list]:
     return [[v.answer.p_yes for v in of_look] for of_look in verify(verifier, looks, cache)]
 
 
@@ -54,10 +58,10 @@ def test_what_is_known_is_not_asked_again() -> None:
         look(RIGHT, "a?"),
         look(LEFT, "a? "),
         look(LEFT, "a?", view=View.CONTEXT),
-        Look(Image(IMAGE.pixels ^ 1, "0" * 64), LEFT, View.CROP, ("a?",)),
+        VerificationRequest(Image(IMAGE.pixels ^ 1, "0" * 64), LEFT, View.CROP, ("a?",)),
     ],
 )
-def test_another_view_or_question_is_asked(other: Look) -> None:
+def test_another_view_or_question_is_asked(other: VerificationRequest) -> None:
     verifier, cache = ScriptedVerifier(), VerdictCache(100)
     verify(verifier, [look(LEFT, "a?")], cache)
     verify(verifier, [other], cache)
@@ -75,7 +79,7 @@ def test_views_of_equal_bytes_and_other_shape_differ() -> None:
     wide, high = make_image(width=20, height=10), make_image(width=10, height=20)
     cache, verifier = VerdictCache(100), ScriptedVerifier()
     for image in (wide, high):
-        verify(verifier, [Look(image, (0, 0, 20, 20), View.IMAGE, ("a?",))], cache)
+        verify(verifier, [VerificationRequest(image, (0, 0, 20, 20), View.IMAGE, ("a?",))], cache)
     assert verifier.calls == 2
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.core.types import Image
-from secondlook.labeling.verifier import MAX_SIDE, render
+from secondlook.labeling.verifier import MAX_SIDE, render_view
 from secondlook_client.values import View
 
 
@@ -22,12 +22,12 @@ def red(pixels: np.ndarray) -> np.ndarray:
 
 def test_a_crop_is_the_box_with_a_margin() -> None:
     np.testing.assert_array_equal(
-        render(IMAGE, (10, 10, 30, 20), View.CROP, 8), IMAGE.pixels[9:21, 8:32]
+        render_view(IMAGE, (10, 10, 30, 20), View.CROP, 8), IMAGE.pixels[9:21, 8:32]
     )
 
 
 def test_a_context_is_wider_and_shows_the_box() -> None:
-    shown = render(IMAGE, (20, 10, 40, 30), View.CONTEXT, 8)
+    shown = render_view(IMAGE, (20, 10, 40, 30), View.CONTEXT, 8)
     assert shown.shape == (40, 40, 3)
     outline = np.zeros((40, 40), bool)
     outline[10:30, [10, 29]] = outline[[10, 29], 10:30] = True
@@ -36,12 +36,12 @@ def test_a_context_is_wider_and_shows_the_box() -> None:
 
 
 def test_all_of_the_image() -> None:
-    np.testing.assert_array_equal(render(IMAGE, (20, 10, 40, 30), View.IMAGE, 8), IMAGE.pixels)
+    np.testing.assert_array_equal(render_view(IMAGE, (20, 10, 40, 30), View.IMAGE, 8), IMAGE.pixels)
 
 
 @pytest.mark.parametrize("view", [View.CONTEXT])
 def test_a_box_at_the_border_keeps_all_its_sides(view: View) -> None:
-    shown = red(render(IMAGE, (0, 0, 60, 40), view, 8))
+    shown = red(render_view(IMAGE, (0, 0, 60, 40), view, 8))
     assert shown[0].all()
     assert shown[-1].all()
     assert shown[:, 0].all()
@@ -49,8 +49,8 @@ def test_a_box_at_the_border_keeps_all_its_sides(view: View) -> None:
 
 
 def test_small_crops_are_enlarged_with_their_shape() -> None:
-    assert render(IMAGE, (10, 10, 20, 15), View.CROP, 64).shape[0] == 64
-    thin = render(noise(60, 1), (0, 0, 60, 1), View.CROP, 64)
+    assert render_view(IMAGE, (10, 10, 20, 15), View.CROP, 64).shape[0] == 64
+    thin = render_view(noise(60, 1), (0, 0, 60, 1), View.CROP, 64)
     assert thin.shape == (round(MAX_SIDE / 60), MAX_SIDE, 3)
 
 
@@ -69,7 +69,7 @@ def test_every_box_can_be_seen(
 ) -> None:
     x1, x2 = sorted([shares[0] * width, shares[2] * width])
     y1, y2 = sorted([shares[1] * height, shares[3] * height])
-    shown = render(noise(width, height), (x1, y1, x2, y2), view, min_side)
+    shown = render_view(noise(width, height), (x1, y1, x2, y2), view, min_side)
     assert shown.dtype == np.uint8
     assert shown.shape[2] == 3
     assert max(shown.shape) <= max(MAX_SIDE, width, height)

@@ -105,10 +105,10 @@ def p_yes(answers: list[tuple[Any, ...]]) -> list[float]:
 
 
 def test_batches_give_what_generate_gives_one_at_a_time(made: Made) -> None:
-    asks = some_asks()
-    expected = [generated(made, ask.pixels, q) for ask in asks for q in ask.questions]
+    queries = some_asks()
+    expected = [generated(made, query.pixels, q) for query in queries for q in query.questions]
     assert max(expected) - min(expected) > 0.02, "the answers must differ, or nothing is compared"
-    got = p_yes(made.verifier.answer(asks))
+    got = p_yes(made.verifier.answer(queries))
     assert got == pytest.approx(expected, abs=2e-5)
 
 
@@ -126,9 +126,9 @@ def test_every_pass_gives_the_same_as_one_at_a_time(
         pytest.skip("not a causal model; choosing another pass is tested above")
     monkeypatch.setattr(made.verifier, "_pass", vlm_prefix_cache.plain)
     singly = [
-        made.verifier.answer([VQAQuery(ask.pixels, (q,))])[0][0].p_yes
-        for ask in some_asks()
-        for q in ask.questions
+        made.verifier.answer([VQAQuery(query.pixels, (q,))])[0][0].p_yes
+        for query in some_asks()
+        for q in query.questions
     ]
     monkeypatch.setattr(made.verifier, "_pass", way)
     assert p_yes(made.verifier.answer(some_asks())) == pytest.approx(singly, abs=2e-5)
@@ -172,12 +172,12 @@ def test_a_model_that_can_share_nothing_says_why(
 
 
 def test_batch_size_does_not_change_answers(smolvlm: Made) -> None:
-    asks = some_asks() * 3
-    whole = p_yes(smolvlm.verifier.answer(asks))
+    queries = some_asks() * 3
+    whole = p_yes(smolvlm.verifier.answer(queries))
     small = TransformersVerifier(
         smolvlm.model, smolvlm.processor, name="t", digest="0", batch=1, min_mass=0.0
     )
-    assert p_yes(small.answer(asks)) == pytest.approx(whole, abs=2e-5)
+    assert p_yes(small.answer(queries)) == pytest.approx(whole, abs=2e-5)
 
 
 def test_plain_pictures_are_planned(made: Made) -> None:
@@ -241,22 +241,22 @@ def test_one_bad_view_fails_alone(smolvlm: Made, caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize("family", ["smolvlm", "paligemma"])
 def test_half_precision_chooses_the_same_pass_and_nearly_the_same_answers(family: str) -> None:
     build, shares = FAMILIES[family]
-    asks = some_asks()
+    queries = some_asks()
     whole = TransformersVerifier(*build(), name="t", digest="0", min_mass=0.0)
     model, processor = build()
     half = TransformersVerifier(
         model.to(torch.bfloat16), processor, name="t", digest="0", min_mass=0.0
     )
     assert half._pass.__name__ == shares
-    assert p_yes(half.answer(asks)) == pytest.approx(p_yes(whole.answer(asks)), abs=0.05)
+    assert p_yes(half.answer(queries)) == pytest.approx(p_yes(whole.answer(queries)), abs=0.05)
 
 
 def test_callers_in_many_threads_get_their_own_answers() -> None:
     # Qwen-VL keeps state in the model between the two passes of one question.
     model, processor = tiny_vlms.qwen()
     verifier = TransformersVerifier(model, processor, name="t", digest="0", min_mass=0.0)
-    wanted = [[ask] for ask in some_asks()] * 4
-    expected = [p_yes(verifier.answer(asks)) for asks in wanted]
+    wanted = [[query] for query in some_asks()] * 4
+    expected = [p_yes(verifier.answer(queries)) for queries in wanted]
     with ThreadPoolExecutor(4) as pool:
         got = [p_yes(answers) for answers in pool.map(verifier.answer, wanted)]
     for mine, right in zip(got, expected, strict=True):
@@ -295,9 +295,9 @@ def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
     model = AutoModelForImageTextToText.from_pretrained(WEIGHTS).eval()
     made = Made(model, processor, verifier, "prefix")
     assert verifier._pass.__name__ == "prefix" and verifier._pixels is not None
-    asks = some_asks()
-    expected = [generated(made, ask.pixels, q) for ask in asks for q in ask.questions]
-    assert p_yes(verifier.answer(asks)) == pytest.approx(expected, abs=2e-5)
+    queries = some_asks()
+    expected = [generated(made, query.pixels, q) for query in queries for q in query.questions]
+    assert p_yes(verifier.answer(queries)) == pytest.approx(expected, abs=2e-5)
 
 
 def test_the_norms_of_the_embedded_verifier_are_fused() -> None:
