@@ -48,19 +48,23 @@ class LabelCalls(Connection):
         classes: Classes | None = None,
         name: str = "",
         detail: str = "all",
+        keep: str = "",
         timeout_s: float = 60.0,
     ) -> Plan[LabelResult]:
         """Label one image, given as bytes or by path.
 
         ``classes`` None asks for the server's own; ``detail`` is ``all`` or only ``labels``;
-        ``name`` (default: the file's) comes back with the result. ``timeout_s`` bounds all tries
-        together.
+        ``name`` (default: the file's) comes back with the result. ``keep`` names an upload job,
+        created if it is new, in which the server keeps the image and its result before it
+        answers; it stays open for more until ``jobs.finish``. Empty: they are not kept.
+        ``timeout_s`` bounds all tries together.
         """
         request = pb.LabelRequest(
             image=(yield Load(image)),
             name=image_name(image, name),
             ontology=wire.ontology_message(classes),
             detail=wire.detail_number(detail),
+            keep=keep,
         )
         answer = yield from self._answer(self._stub.Label, request, timeout_s)
         return wire.label_result(answer.labelled)
@@ -76,6 +80,7 @@ class LabelCalls(Connection):
         self,
         classes: Classes | None,
         detail: str,
+        keep: str,
         timeout_s: float,
         name: Callable[[Key], str] | None,
     ) -> PlanOf[Key, LabelResult]:
@@ -87,6 +92,7 @@ class LabelCalls(Connection):
                 name=sendable((name or key_name)(key)),
                 ontology=ontology,
                 detail=number,
+                keep=keep,
             )
             answer = yield from self._answer(self._stub.Label, request, timeout_s)
             return wire.label_result(answer.labelled)
@@ -120,6 +126,7 @@ class Client(LabelCalls, Blocking):
         classes: Classes | None = None,
         detail: str = "all",
         concurrency: int = 16,
+        keep: str = "",
         timeout_s: float = 60.0,
         name: Callable[[Key], str] | None = None,
     ) -> Iterator[tuple[Key, LabelResult | SecondlookError]]:
@@ -128,9 +135,10 @@ class Client(LabelCalls, Blocking):
         ``items`` may be endless: it is read only as far as ``concurrency`` images are in flight,
         so memory does not grow with it. An image that fails is yielded with its error and the
         rest goes on. ``timeout_s`` is for each image; ``name(key)`` goes with it (default: the
-        key, where that is a text or path). Leaving the loop cancels what is in flight.
+        key, where that is a text or path). Leaving the loop cancels what is in flight. With
+        ``keep`` each is kept in that upload job, as by ``label``.
         """
-        plan_of = self._labelling(classes, detail, timeout_s, name)
+        plan_of = self._labelling(classes, detail, keep, timeout_s, name)
         return ManyCalls(plan_of, concurrency).results(items)
 
     def stream(
@@ -206,11 +214,12 @@ class AsyncClient(LabelCalls, Awaiting):
         classes: Classes | None = None,
         detail: str = "all",
         concurrency: int = 16,
+        keep: str = "",
         timeout_s: float = 60.0,
         name: Callable[[Key], str] | None = None,
     ) -> AsyncIterator[tuple[Key, LabelResult | SecondlookError]]:
         """Label pairs of key and image, as they are done; as ``Client.label_many``."""
-        plan_of = self._labelling(classes, detail, timeout_s, name)
+        plan_of = self._labelling(classes, detail, keep, timeout_s, name)
         return many_async(items, plan_of, concurrency)
 
     def stream(

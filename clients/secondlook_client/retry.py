@@ -1,4 +1,4 @@
-"""When a failed call is tried again. Labelling has no side effect, so any call may be."""
+"""When a failed call is tried again. What is sent again is stored once, so any call may be."""
 
 import random
 import time

@@ -9,6 +9,7 @@ from fakes import ScriptedProposer
 from job_client import numbered, send, wait
 from serving import DOG, png, serving
 
+from secondlook.store.runs import create_run
 from secondlook_client import AsyncClient, ClassSpec, Client, JobState, errors
 
 
@@ -126,7 +127,7 @@ def test_cancelled_work_stops_and_stays_stopped(store):
             raise send(client, "stop", 1, start=99)[99]
 
 
-def test_a_name_is_taken_once_and_given_back_when_asked(served):
+def test_a_name_is_taken_once_and_given_back_when_asked(served, store):
     _, client = served
     client.jobs.create("mine", classes=["dog"])
     with pytest.raises(errors.AlreadyExists, match="mine"):
@@ -134,6 +135,11 @@ def test_a_name_is_taken_once_and_given_back_when_asked(served):
     assert client.jobs.create("mine", classes=["dog"], reuse=True).name == "mine"
     with pytest.raises(errors.AlreadyExists):
         client.jobs.create("mine", classes=["cat"], reuse=True)
+    with store.database.writing() as connection:
+        create_run(connection, "decided", "redecide", DOG, {})
+    for reuse in (False, True):  # a run that is no job
+        with pytest.raises(errors.AlreadyExists, match="'decided'"):
+            client.jobs.create("decided", reuse=reuse)
 
 
 def test_jobs_are_listed_newest_first_over_pages(served):

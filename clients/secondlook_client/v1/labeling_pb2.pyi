@@ -10,8 +10,8 @@ out, and this trailing metadata:
   secondlook-retry-after-ms  when trying again is likely to succeed; only where it may
   secondlook-request-id      finds the request in the server's log
 
-Label and live streams store nothing, so any call may be sent again. Jobs and captured streams are
-stored (see jobs.proto), and sending them again stores them once.
+Live streams, and Label without "keep", store nothing, so any call may be sent again. Kept images,
+jobs and captured streams are stored (see jobs.proto), and sending them again stores them once.
 """
 
 from collections import abc as _abc
@@ -148,7 +148,7 @@ class _StreamModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamMode
     """The same as STREAM_MODE_LIVE."""
     STREAM_MODE_LIVE: _StreamMode.ValueType  # 1
     """The newest frame wins: latency is bounded; older frames are dropped and reported. Nothing is
-    stored.
+    stored; what is to be kept is captured.
     """
     STREAM_MODE_CAPTURE: _StreamMode.ValueType  # 2
     """Nothing is dropped. A frame is answered with "stored" once it is durable and labelled later;
@@ -163,7 +163,7 @@ STREAM_MODE_UNSPECIFIED: StreamMode.ValueType  # 0
 """The same as STREAM_MODE_LIVE."""
 STREAM_MODE_LIVE: StreamMode.ValueType  # 1
 """The newest frame wins: latency is bounded; older frames are dropped and reported. Nothing is
-stored.
+stored; what is to be kept is captured.
 """
 STREAM_MODE_CAPTURE: StreamMode.ValueType  # 2
 """Nothing is dropped. A frame is answered with "stored" once it is durable and labelled later;
@@ -521,12 +521,21 @@ class LabelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ONTOLOGY_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """An encoded image: JPEG, PNG, WebP, BMP, TIFF or a still GIF."""
     name: _builtins.str
     """For people, given back as it is; at most 4,096 characters; never used as a path."""
     detail: Global___Detail.ValueType
     """How much to answer."""
+    keep: _builtins.str
+    """Name of an upload job (see jobs.proto) to keep the image in, 1 to 200 characters without control
+    characters. Empty: it is not kept. The job is created if it is new; one of another kind or with
+    other classes is refused with ALREADY_EXISTS. The answer comes once image, evidence and decision
+    are durable. An image whose call ends before, by its deadline or with its connection, is
+    labelled and kept all the same once it is stored. The same name and bytes sent again are stored
+    once and have one result. Needs a server with a store.
+    """
     @_builtins.property
     def ontology(self) -> Global___Ontology:
         """What to look for. Absent: the server's own."""
@@ -538,10 +547,11 @@ class LabelRequest(_message.Message):
         name: _builtins.str = ...,
         ontology: Global___Ontology | None = ...,
         detail: Global___Detail.ValueType = ...,
+        keep: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "image", b"image", "name", b"name", "ontology", b"ontology"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "image", b"image", "keep", b"keep", "name", b"name", "ontology", b"ontology"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

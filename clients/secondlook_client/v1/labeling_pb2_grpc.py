@@ -57,7 +57,7 @@ class LabelingServiceServicer:
     """
 
     def Label(self, request, context):
-        """Label one image. Nothing is stored.
+        """Label one image. Nothing is stored unless the request names a run to keep it in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

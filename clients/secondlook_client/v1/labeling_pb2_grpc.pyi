@@ -10,8 +10,8 @@ out, and this trailing metadata:
   secondlook-retry-after-ms  when trying again is likely to succeed; only where it may
   secondlook-request-id      finds the request in the server's log
 
-Label and live streams store nothing, so any call may be sent again. Jobs and captured streams are
-stored (see jobs.proto), and sending them again stores them once.
+Live streams, and Label without "keep", store nothing, so any call may be sent again. Kept images,
+jobs and captured streams are stored (see jobs.proto), and sending them again stores them once.
 """
 
 from collections import abc as _abc
@@ -45,7 +45,7 @@ class LabelingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LabelingServiceAsyncStub: ...
     Label: _grpc.UnaryUnaryMultiCallable[_labeling_pb2.LabelRequest, _labeling_pb2.LabelResponse]
-    """Label one image. Nothing is stored."""
+    """Label one image. Nothing is stored unless the request names a run to keep it in."""
     LabelStream: _grpc.StreamStreamMultiCallable[_labeling_pb2.LabelStreamRequest, _labeling_pb2.LabelStreamResponse]
     """Label a stream of frames, such as a camera's.
 
@@ -64,7 +64,7 @@ class LabelingServiceAsyncStub(LabelingServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Label: _aio.UnaryUnaryMultiCallable[_labeling_pb2.LabelRequest, _labeling_pb2.LabelResponse]  # type: ignore[assignment]
-    """Label one image. Nothing is stored."""
+    """Label one image. Nothing is stored unless the request names a run to keep it in."""
     LabelStream: _aio.StreamStreamMultiCallable[_labeling_pb2.LabelStreamRequest, _labeling_pb2.LabelStreamResponse]  # type: ignore[assignment]
     """Label a stream of frames, such as a camera's.
 
@@ -86,7 +86,7 @@ class LabelingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _labeling_pb2.LabelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_labeling_pb2.LabelResponse, _abc.Awaitable[_labeling_pb2.LabelResponse]]:
-        """Label one image. Nothing is stored."""
+        """Label one image. Nothing is stored unless the request names a run to keep it in."""
 
     @_abc_1.abstractmethod
     def LabelStream(

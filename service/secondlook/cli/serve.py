@@ -22,7 +22,8 @@ def serve_command(**flags: Any) -> None:
 
     With --data there are jobs (see `secondlook job`), captured streams, datasets, trainings and
     models; all of it is kept there, and work that was interrupted resumes when the server starts
-    again. Single images and live streams are answered and not kept.
+    again. A single image is kept when its request names a run to keep it in; live streams are
+    answered and not kept.
     """
     from secondlook.core.ontology_yaml import load_ontology
 

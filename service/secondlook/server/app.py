@@ -225,6 +225,7 @@ class Server:
             self.metrics,
             self._stopping,
             limit,
+            self._jobs,
             self._services.frames if self._services else None,
         )
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(servicer, server)

@@ -8,11 +8,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from secondlook.config.settings import ImageSettings
+from secondlook.core.types import Labelled
 from secondlook.jobs.image_source import allowed_folder
 from secondlook.jobs.runner import JobRunner
 from secondlook.labeling.engine import Engine
@@ -31,8 +33,16 @@ from secondlook.server.uploads import UploadBatcher
 from secondlook.store import Store
 from secondlook.store.ingest import UPLOAD_KIND as UPLOAD
 from secondlook.store.ingest import CaptureIngest, UploadIngest
-from secondlook.store.queue import JobRow
-from secondlook_client.errors import AlreadyExists, BadRequest, NotFound, ShuttingDown
+from secondlook.store.queue import FailedItem, JobRow
+from secondlook.store.results import Result
+from secondlook_client.errors import (
+    AlreadyExists,
+    BadRequest,
+    DeadlineExceeded,
+    NotFound,
+    ShuttingDown,
+    from_reason,
+)
 from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import jobs_pb2 as pb
 from secondlook_client.v1 import jobs_pb2_grpc
@@ -50,6 +60,8 @@ POLL_S = 0.5
 """Between two queries for what another process wrote; this process's own writes notify at once."""
 MIN_RESULTS_INTERVAL_S, MIN_PROGRESS_INTERVAL_S = 0.02, 0.25
 """Between two queries, however much is written."""
+ANSWER_S = 0.1
+"""A call that waits for a result answers this long before its deadline, so that it is heard."""
 HEARTBEAT_S = 1.0
 """A watcher gets a message at least this often, so that it knows that the connection stands."""
 RESULTS_A_QUERY = 64
@@ -75,10 +87,13 @@ class StoreServices:
         self.store = store
         self.frames = CaptureIngest(store.database, store.blobs, store.queue)
         self.runner = JobRunner(store, engine, limits, roots)
+        self.ended = asyncio.Event()
+        """Set once no image of a job is labelled any more."""
 
     async def close(self) -> None:
         """Finish and keep what is under way; jobs go on where they are when a server starts."""
         await asyncio.to_thread(self.runner.close)
+        self.ended.set()
         self.frames.close()
 
 
@@ -103,6 +118,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         self._settings = settings
         self._roots = roots
         self._stopping = stopping
+        self._ended = services.ended if services else stopping
         self._uploads = UploadIngest(store.database, store.blobs) if store else None
         self._batcher = UploadBatcher(self._uploads) if self._uploads else None
         self._accepts_more: dict[str, float] = {}
@@ -126,10 +142,8 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
             try:
                 return store.queue.create(name, kind, ontology, root, self._settings)
             except AlreadyExists:
-                run, job = store.results.run(name), store.queue.get(name)
-                same = (job.kind, job.root, run.ontology.digest) == (kind, root, ontology.digest)
-                if request.reuse and same:
-                    return job
+                if request.reuse:
+                    return self._existing(name, kind, ontology, root)
                 raise
 
         return pb.CreateJobResponse(job=job_message(await self._in_thread(create), ontology))
@@ -150,14 +164,25 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         self, request: pb.UploadImageRequest, context: Any
     ) -> pb.UploadImageResponse:
         """Keep one image."""
-        assert self._store
-        assert self._batcher
-        name = stored_name(request.name)
-        await self._check_accepts_more(request.job)  # or anybody could fill the disk
-        given = request.HasField("key")
-        key = request.key if given else key_of(name, request.image)
-        already = await self._batcher.keep(request.job, key, name, request.image)
+        given = request.key if request.HasField("key") else None
+        key, already = await self._keep(request.job, request.name, request.image, given)
         return pb.UploadImageResponse(key=key, already=already)
+
+    async def keep_labelled(
+        self, job: str, name: str, image: bytes, ontology: Ontology, deadline: float | None
+    ) -> Labelled:
+        """Label one image as an image of an upload job, which is created if it is new.
+
+        Returns once image, evidence and decision are durable; sent again, the image has the same
+        result. ``deadline`` is a ``time.monotonic()`` moment. Raises ``AlreadyExists`` when the
+        name is another source's or the job has other classes, what storing raises, what the image
+        failed with, and ``DeadlineExceeded`` and ``ShuttingDown``: then it is labelled later.
+        """
+        checked_job_name(job)
+        found = await self._in_thread(lambda: self._created_or_existing(job, ontology))
+        key, _ = await self._keep(job, name, image)
+        watcher = JobWatcher(self._store, self._in_thread, self._ended)
+        return (await watcher.result(job, found.run_id, key, deadline)).labelled
 
     async def FinishUpload(  # noqa: N802
         self, request: pb.FinishUploadRequest, context: Any
@@ -241,6 +266,37 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         store = self._store
         return job_message(await self._in_thread(lambda: store.queue.get(name)))
 
+    def _existing(self, name: str, kind: str, ontology: Ontology, root: str = "") -> JobRow:
+        """The job of that name. Raises ``NotFound``, and ``AlreadyExists`` for another one."""
+        run = self._store.results.run(name)
+        if (run.kind, run.ontology.digest) == (kind, ontology.digest):
+            job = self._store.queue.get(name)
+            if job.root == root:
+                return job
+        raise AlreadyExists(
+            f"there is a run '{name}' already, from another source or with other classes; choose "
+            "another name"
+        )
+
+    def _created_or_existing(self, name: str, ontology: Ontology) -> JobRow:
+        """The upload job of that name. Raises ``AlreadyExists`` as ``_existing`` does."""
+        with suppress(NotFound):  # the usual case, without a transaction that writes
+            return self._existing(name, UPLOAD, ontology)
+        with suppress(AlreadyExists):  # another call was faster
+            return self._store.queue.create(name, UPLOAD, ontology, settings=self._settings)
+        return self._existing(name, UPLOAD, ontology)
+
+    async def _keep(
+        self, job: str, name: str, image: bytes, key: int | None = None
+    ) -> tuple[int, bool]:
+        """Make an image durable and queue it; its key, and whether the job had it before."""
+        assert self._store
+        assert self._batcher
+        name = stored_name(name)
+        await self._check_accepts_more(job)  # or anybody could fill the disk
+        key = key_of(name, image) if key is None else key
+        return key, await self._batcher.keep(job, key, name, image)
+
     async def _upload(self, name: str) -> JobRow:
         """The job, if images may be sent for it."""
         assert self._store
@@ -269,7 +325,7 @@ class JobWatcher:
     """Sends the progress or the results of a job, for one call, as they are written."""
 
     def __init__(self, store: Store, in_thread: InThread, stopping: asyncio.Event) -> None:
-        """``in_thread`` runs what may wait for the database."""
+        """``in_thread`` runs what may wait for the database; ``stopping`` ends every wait."""
         self._store = store
         self._in_thread = in_thread
         self._stopping = stopping
@@ -313,6 +369,44 @@ class JobWatcher:
                     return
                 await self._wait(written, MIN_RESULTS_INTERVAL_S)
 
+    async def result(self, name: str, run_id: int, key: int, deadline: float | None) -> Result:
+        """The result of one stored image, as soon as there is one.
+
+        Raises what the image failed with, ``BadRequest`` when the job ended without it,
+        ``NotFound`` when it was deleted, and ``DeadlineExceeded`` and ``ShuttingDown``.
+        """
+
+        def read() -> tuple[JobRow, Result | FailedItem | None]:
+            return self._store.queue.get(name), self._store.results.outcome(run_id, key)
+
+        with self._store.database.changes.event() as written:
+            while True:
+                written.clear()
+                stopped = self._stopping.is_set()  # asked first, so that what it ended with is read
+                job, found = await self._in_thread(read)
+                if isinstance(found, Result):
+                    return found
+                if found:
+                    raise from_reason(found.reason, found.message)
+                if not job.active:
+                    why = job.message or "keep it under another name"
+                    raise BadRequest(
+                        f"job '{name}' was {job.state} before the image was labelled: {why}"
+                    )
+                if stopped:
+                    raise ShuttingDown(
+                        f"the server is shutting down; the image is stored in '{name}' and will be "
+                        "labelled after the next start: send it again for its labels"
+                    )
+                left_s = POLL_S if deadline is None else deadline - ANSWER_S - time.monotonic()
+                if left_s <= 0:
+                    why = f"; it waits: {job.message}" if job.message else ""
+                    raise DeadlineExceeded(
+                        f"the image is stored in '{name}' and will be labelled{why}; send it again "
+                        f"with more time, or see `secondlook job results {name}`"
+                    )
+                await self._next_change(written, MIN_RESULTS_INTERVAL_S, min(left_s, POLL_S))
+
     def _read(self, run_id: int, after: int, every: bool) -> list[pb.JobResult]:
         found = self._store.results.page(run_id, after, RESULTS_A_QUERY)
         return [result_message(result, every) for result in found]
@@ -338,15 +432,21 @@ class JobWatcher:
 
     async def _wait(self, written: asyncio.Event, at_least_s: float) -> None:
         """Until something is written or might have been. Raises ``ShuttingDown``."""
+        await self._next_change(written, at_least_s, POLL_S)
+        if self._stopping.is_set():
+            raise ShuttingDown("the server is shutting down; follow the job again in a moment")
+
+    async def _next_change(
+        self, written: asyncio.Event, at_least_s: float, at_most_s: float
+    ) -> None:
+        """Sleep ``at_least_s``, then until a write, the stop, or ``at_most_s`` have passed."""
         await asyncio.sleep(at_least_s)
         waits = [asyncio.ensure_future(event.wait()) for event in (written, self._stopping)]
         try:
-            await asyncio.wait(waits, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=at_most_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        if self._stopping.is_set():
-            raise ShuttingDown("the server is shutting down; follow the job again in a moment")
 
 
 class Throughput:

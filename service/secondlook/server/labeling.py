@@ -1,5 +1,7 @@
 """``LabelingService``: each call is checked, labelled by the engine, and answered.
 
+An image that is to be kept goes through the store instead, as an image of a job.
+
 Images are decoded in threads and counted from their arrival to their answer, so that a bounded
 number is in flight. Errors are mapped by the interceptor.
 """
@@ -7,7 +9,9 @@ number is in flight. Errors are mapped by the interceptor.
 import asyncio
 import functools
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -21,6 +25,7 @@ from secondlook.server.converters import (
     checked_name,
     wants_all,
 )
+from secondlook.server.jobs import JobServicer
 from secondlook.server.metrics import Metrics
 from secondlook.server.streams import DEFAULT_PENDING, MAX_PENDING, CaptureSession, LiveSession
 from secondlook.store.ingest import CaptureIngest
@@ -52,6 +57,22 @@ class AdmissionControl:
         self._in_flight = 0
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
 
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count one image as in flight. Raises ``Busy`` when there are too many."""
+        room = self._engine.batching.max_in_flight
+        if self._in_flight >= room:
+            raise Busy(
+                f"{self._in_flight} images are being worked on already; try again in "
+                f"{RETRY_AFTER_S} s or send fewer at a time",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
     async def label(
         self,
         data: bytes,
@@ -65,22 +86,12 @@ class AdmissionControl:
         Raises ``Busy``, ``BadImage``, ``ImageTooLarge``, ``DeadlineExceeded``, or what a model
         raised. Cancelling it withdraws the image, unless a model is already working on it.
         """
-        room = self._engine.batching.max_in_flight
-        if self._in_flight >= room:
-            raise Busy(
-                f"{self._in_flight} images are being worked on already; try again in "
-                f"{RETRY_AFTER_S} s or send fewer at a time",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._in_flight += 1
-        try:
+        with self.admitted():
             started = time.perf_counter()
             task = await self._decoded(data, name, ontology, deadline, source)
             decode_ms = (time.perf_counter() - started) * 1000
             future = self._engine.submit(task, deadline)
             labelled = await asyncio.wrap_future(future)
-        finally:
-            self._in_flight -= 1
         return replace(labelled, timings_ms={**labelled.timings_ms, "decode": decode_ms})
 
     def in_flight(self) -> int:
@@ -115,11 +126,13 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         metrics: Metrics,
         stopping: asyncio.Event,
         max_message_bytes: int,
+        jobs: JobServicer,
         frames: CaptureIngest | None = None,
     ) -> None:
-        """``stopping`` is set once the server accepts nothing new; ``frames`` stores captured ones.
+        """``stopping`` is set once the server accepts nothing new.
 
-        Without ``frames``, capture mode is refused.
+        ``jobs`` keeps images and ``frames`` stores captured ones; without ``frames``, capture
+        mode is refused.
         """
         self._engine = engine
         self._admission = admission
@@ -128,17 +141,23 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         self._metrics = metrics
         self._stopping = stopping
         self._max_message_bytes = max_message_bytes
+        self._jobs = jobs
         self._frames = frames
         self._streams = 0
 
     async def Label(  # noqa: N802 (gRPC's own spelling)
         self, request: pb.LabelRequest, context: Any
     ) -> pb.LabelResponse:
-        """Label one image."""
+        """Label one image, and keep it if that is asked for."""
         ontology, every = self._ontologies.of(request), wants_all(request.detail)
-        labelled = await self._admission.label(
-            request.image, checked_name(request.name), ontology, _deadline(context)
-        )
+        name, deadline = checked_name(request.name), _deadline(context)
+        if request.keep:
+            with self._admission.admitted():
+                labelled = await self._jobs.keep_labelled(
+                    request.keep, name, request.image, ontology, deadline
+                )
+        else:
+            labelled = await self._admission.label(request.image, name, ontology, deadline)
         self._metrics.judged(labelled)
         return pb.LabelResponse(labelled=wire.labelled_message(labelled.result, every))
 

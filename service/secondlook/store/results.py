@@ -9,7 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Row, Select, cast, delete, exists, func, insert, select
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Select,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+)
 
 from secondlook.core.class_mapping import columns_for
 from secondlook.core.types import Evidence, Judgement, Labelled, LabelPath, Outcome, path_of
@@ -28,6 +40,7 @@ from secondlook.store.ontologies import (
     proposer_text,
     text_id,
 )
+from secondlook.store.queue import FailedItem, ItemState
 from secondlook.store.runs import Run, load_run, load_run_by_id, name_models, source_run
 from secondlook.store.schema import decisions, evidence, images, items
 from secondlook_client.errors import InvalidInput, NotFound
@@ -145,6 +158,27 @@ class Results:
             )
             reader = ResultReader(connection)
             return [reader.result(run, row, corrections.get(row.image_id, [])) for row in rows]
+
+    def outcome(self, run_id: int, key: int) -> Result | FailedItem | None:
+        """The result of one item of a run, or its failure; None as long as it has neither.
+
+        ``key`` is the item's identity in the run. Raises ``NotFound`` when the run has no such
+        item, and ``Damaged``.
+        """
+        with self._database.reading() as connection:
+            item = connection.execute(_ITEM, {"run": run_id, "key": key}).first()
+            if item is None:
+                raise NotFound(f"run number {run_id} has no image with key {key}; send it again")
+            if item.state == ItemState.FAILED:
+                return FailedItem(
+                    item.id, item.name, item.key, item.reason, item.message, item.attempts
+                )
+            row = connection.execute(_RESULT_OF_ITEM, {"run": run_id, "item": item.id}).first()
+            if row is None:
+                return None
+            run = load_run_by_id(connection, run_id)
+            corrections = corrections_of(connection, [row.image_id]).get(row.image_id, [])
+            return ResultReader(connection).result(run, row, corrections)
 
     def count(self, run_id: int) -> int:
         """How many results a run has."""
@@ -349,6 +383,11 @@ _SELECT_RESULTS: Select[Any] = (
     .join(evidence, evidence.c.id == decisions.c.evidence_id)
 )
 """What ``ResultReader.result`` reads."""
+# Statements of ``outcome``, built once: it is asked again and again while an image is labelled.
+_ITEM = select(items).where(items.c.run_id == bindparam("run"), items.c.key == bindparam("key"))
+_RESULT_OF_ITEM = _SELECT_RESULTS.where(
+    decisions.c.run_id == bindparam("run"), decisions.c.item_id == bindparam("item")
+)
 
 
 def _add_evidence(

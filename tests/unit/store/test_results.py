@@ -2,11 +2,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from settled import settled_job
 from sqlalchemy import func, select
 from stored import ANSWERS, image_of, labelled, stored_run, street_ontology
 
 from secondlook.core.types import Labelled
 from secondlook.store import ontologies as texts
+from secondlook.store.results import Result
 from secondlook.store.runs import create_run
 from secondlook.store.schema import decisions, evidence, ontologies
 from secondlook_client.errors import AlreadyExists, Damaged, InvalidInput, NotFound
@@ -55,6 +57,28 @@ def test_results_come_back_as_they_were_page_by_page(store: "Store") -> None:
     assert store.results.count(run.id) == 7
     assert store.results.page(run.id, after) == []
     assert (run.proposer, run.verifier) == ("scripted@p0", "scripted@v0")
+
+
+def test_the_outcome_of_one_item_is_its_result_or_its_failure(store: "Store") -> None:
+    results = [labelled("a"), labelled("b")]
+    run_id = settled_job(store, "day", results, failed=["broken"], waiting=["next"]).run_id
+    settled_job(store, "night", [labelled("c")])
+    first = store.results.outcome(run_id, 0)
+    assert isinstance(first, Result) and (first.key, first.labelled.name) == (0, "a")
+    assert_same(first.labelled, results[0])
+    (_, last) = store.results.page(run_id)
+    second = store.results.outcome(run_id, 1)
+    assert isinstance(second, Result) and second.cursor == last.cursor
+    assert store.results.outcome(run_id, 2) is None  # it waits
+    (failed,) = store.queue.failures(run_id)
+    assert store.results.outcome(run_id, failed.key) == failed
+    assert failed.reason == "bad_image"
+    with pytest.raises(NotFound, match="no image with key 3"):
+        store.results.outcome(run_id, 3)
+    store.results.correct(first.image_id, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "ann")
+    corrected = store.results.outcome(run_id, 0)
+    assert isinstance(corrected, Result)
+    assert len(corrected.labelled.result.labels) == len(first.labelled.result.labels) + 1
 
 
 def test_a_run_without_second_look(store: "Store") -> None:
