@@ -10,7 +10,7 @@ WORKERS ?= 2
 EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video
 comma := ,
 
-.PHONY: demo test lint unit bench peers stubs lock clean
+.PHONY: demo test lint unit test-lowest test-newest bench peers stubs lock clean
 
 demo: .venv/.ready
 	$(BIN)/secondlook demo --out demo-out
@@ -27,6 +27,17 @@ lint: .venv/.ready
 
 unit: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The unit tests on the lowest and on the newest versions that pyproject.toml's ranges allow, each
+# in an environment of its own. TESTS names fewer.
+TESTS ?= tests/unit
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest: test-%: .venv/.ready
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-$*
+	$(BIN)/uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --upgrade \
+	  --editable '.[$(EXTRAS)]' --group dev
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: .venv/.ready
 	$(BIN)/python -m bench
@@ -54,4 +65,4 @@ lock: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf .venv demo-out .cache
+	rm -rf .venv .venv-lowest .venv-newest demo-out .cache
