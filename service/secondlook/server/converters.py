@@ -139,7 +139,7 @@ def result_message(result: Result, every: bool) -> jobs_pb.JobResult:
 
 
 def failure_message(failure: FailedItem) -> jobs_pb.JobFailure:
-    """One image that was set aside."""
+    """One image that failed."""
     return wire.write(jobs_pb.JobFailure, failure)
 
 
