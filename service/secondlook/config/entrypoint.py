@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from secondlook.config.spec import SettingGroup
+if TYPE_CHECKING:
+    from secondlook.config.spec import SettingGroup
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,7 +26,7 @@ config_option = click.option(
 
 
 def setting_options(
-    *groups: type[SettingGroup], only: Collection[str] | None = None
+    *groups: "type[SettingGroup]", only: Collection[str] | None = None
 ) -> Callable[[Command], Command]:
     """A flag for every setting of ``groups``, or for ``only`` some; None where it is not given."""
     specs = {

@@ -264,6 +264,7 @@ def _deadline(context: Any) -> float | None:
     return None if left is None else time.monotonic() + left
 
 
+@functools.cache  # it searches every folder of sys.path
 def _version() -> str:
     try:
         return metadata.version("secondlook")
