@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ COLOURS = (
 )
 
 
-class RecipeRun:
+class RecipeRun(ABC):
     """A training in progress, which is saved and goes on where it was killed."""
 
     modules: ClassVar[tuple[str, ...]] = ("model", "average", "optimiser")
@@ -40,9 +41,9 @@ class RecipeRun:
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
 
+    @abstractmethod
     def one_step(self) -> dict[str, float]:
         """Learn one batch; returns the losses by kind."""
-        raise NotImplementedError
 
     def save(self) -> None:
         """Write the checkpoint; a kill while writing leaves the previous one."""
