@@ -117,8 +117,6 @@ def _running(
     server: str | None, settings: Settings, ready: Callable[[], Path] | None
 ) -> "Iterator[tuple[str, Server | None]]":
     if server:
-        if ":" not in server:
-            raise click.UsageError(f"--server: expected HOST:PORT, got {server!r}")
         yield server, None
         return
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secondlook.cli.options import looked_for, ontology_of
+from secondlook.cli.options import class_options, ontology_of
 from secondlook.cli.output import console, counted, local_time, print_facts, table
 from secondlook.cli.params import limit_option, server_option
 
@@ -41,7 +41,7 @@ def job_command() -> None:
 @click.option(
     "--folder", metavar="DIR", help="Label a folder on the service's machine instead of IMAGES."
 )
-@looked_for
+@class_options
 @click.option("--watch", is_flag=True, help="Show the progress until the job has ended.")
 @server_option
 def create(

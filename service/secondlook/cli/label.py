@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.cli.connection import Session
-from secondlook.cli.options import looked_for, models, ontology_of, settings_of
+from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
 from secondlook.cli.output import Step, bar, counted
 from secondlook.cli.output_folder import FailedImage, OutputFolder, WrittenOutputs, write_outputs
 from secondlook.cli.params import NameList
@@ -83,7 +83,7 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
     show_default=True,
     help="Folder for the labels. The same folder resumes a run.",
 )
-@looked_for
+@class_options
 @click.option(
     "--format",
     "formats",
@@ -104,7 +104,7 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
 )
 @click.option("--fresh", is_flag=True, help="Remove the results of an earlier run in --out first.")
 @click.option("--retry-failed", is_flag=True, help="Try the images that failed again.")
-@models
+@model_options
 @setting_options(CascadeSettings, StoreSettings)
 def label_command(
     images: tuple[Path, ...],

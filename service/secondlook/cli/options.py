@@ -1,12 +1,13 @@
 """Options that several commands share: which classes to label, and which models label them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from secondlook.config.entrypoint import config_option, setting_options
+from secondlook.cli.params import Address
+from secondlook.config.entrypoint import Command, config_option, setting_options
 from secondlook.config.settings import (
     SOURCES,
     BatchingSettings,
@@ -17,8 +18,6 @@ from secondlook.config.settings import (
 )
 from secondlook_client.ontology import Ontology
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
 models_option = click.option("--models", help="Short for --proposer and --verifier alike.")
 in_process_options = setting_options(
     ModelSettings, PipelineSettings, BatchingSettings, ImageSettings
@@ -26,7 +25,7 @@ in_process_options = setting_options(
 """The settings that matter when a command runs the models itself; ``serve`` takes them all."""
 
 
-def looked_for(command: Command) -> Command:
+def class_options(command: Command) -> Command:
     """``-c/--class`` and ``--ontology``."""
     lines = click.option(
         "-c",
@@ -42,10 +41,11 @@ def looked_for(command: Command) -> Command:
     return lines(file(command))
 
 
-def models(command: Command) -> Command:
+def model_options(command: Command) -> Command:
     """``--server``, ``--models``, ``--config`` and the settings of models in this process."""
     server = click.option(
         "--server",
+        type=Address(),
         metavar="HOST:PORT",
         help="Label through a running service; without it, the models run in this process.",
     )

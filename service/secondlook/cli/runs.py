@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.options import (
+    class_options,
     in_process_options,
-    looked_for,
     models_option,
     ontology_of,
     settings_of,
@@ -311,7 +311,7 @@ def _threshold_options(command: Command) -> Command:
     metavar="X",
     help="Boxes of one contrast group with a higher IoU are one object.  [default: as in RUN]",
 )
-@looked_for
+@class_options
 @store_options
 def redecide_command(
     run: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.options import looked_for, models, ontology_of, settings_of
+from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
 from secondlook.cli.output import counted, table
 from secondlook_client.errors import InvalidInput, SecondlookError
 
@@ -26,7 +26,7 @@ STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
 
 @click.command("try")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@looked_for
+@class_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -34,7 +34,7 @@ STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
     show_default=True,
     help="HTML page with the images and their boxes; it is overwritten.",
 )
-@models
+@model_options
 def try_command(
     images: tuple[Path, ...],
     lines: tuple[str, ...],
