@@ -33,8 +33,8 @@ def pick(
 ) -> list[GalleryImage]:
     """At most ``limit`` images, those with the smallest ``key`` first.
 
-    Without a key: the doubtful first, then those with boxes, then the empty ones. Holds no more
-    than ``limit`` results at a time, however many there are.
+    Without a key: images with unsure boxes first, then those with boxes, then the empty ones.
+    Holds no more than ``limit`` results at a time, however many there are.
     """
     rank = key or _rank
     ranked = ((rank(result), place, name, result) for place, (name, result) in enumerate(results))
@@ -56,9 +56,9 @@ def write(
     cannot be loaded any more is shown as an empty frame with the reason. ``words`` say what the
     outcomes are called, where they stand for something else.
     """
-    shown = f"{len(images):,} of {stats.images:,} images are shown, the doubtful first"
+    shown = f"{len(images):,} of {stats.images:,} images are shown, those with unsure boxes first"
     if len(images) >= stats.images:
-        shown = f"All {stats.images:,} images are shown, the doubtful first."
+        shown = f"All {stats.images:,} images are shown, those with unsure boxes first."
     else:
         shown += " (--gallery N)."
     amounts = {
