@@ -59,15 +59,11 @@ class LabelCalls(Connection):
         answers; it stays open for more until ``jobs.finish``. Empty: they are not kept.
         ``timeout_s`` bounds all tries together.
         """
+        ontology, number = wire.ontology_message(classes), wire.detail_number(detail)
         request = pb.LabelRequest(
-            image=(yield Load(image)),
-            name=image_name(image, name),
-            ontology=wire.ontology_message(classes),
-            detail=wire.detail_number(detail),
-            keep=keep,
+            name=image_name(image, name), ontology=ontology, detail=number, keep=keep
         )
-        answer = yield from self._answer(self._stub.Label, request, timeout_s)
-        return wire.label_result(answer.labelled)
+        return (yield from self._labelled(image, request, timeout_s))
 
     @Unary
     def info(self, *, timeout_s: float = 10.0) -> Plan[ServerInfo]:
@@ -88,16 +84,22 @@ class LabelCalls(Connection):
 
         def label(key: Key, image: ImageInput) -> Plan[LabelResult]:
             request = pb.LabelRequest(
-                image=(yield Load(image)),
                 name=sendable((name or key_name)(key)),
                 ontology=ontology,
                 detail=number,
                 keep=keep,
             )
-            answer = yield from self._answer(self._stub.Label, request, timeout_s)
-            return wire.label_result(answer.labelled)
+            return (yield from self._labelled(image, request, timeout_s))
 
         return label
+
+    def _labelled(
+        self, image: ImageInput, request: pb.LabelRequest, timeout_s: float
+    ) -> Plan[LabelResult]:
+        """Send ``request`` with the image's bytes."""
+        request.image = yield Load(image)
+        answer = yield from self._answer(self._stub.Label, request, timeout_s)
+        return wire.label_result(answer.labelled)
 
 
 class Client(LabelCalls, Blocking):

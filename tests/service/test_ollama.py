@@ -17,6 +17,7 @@ from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals, VQAQuery
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models import ollama as adapter
+from secondlook.models import remote
 from secondlook.models.ollama import OllamaVerifier
 from secondlook.models.remote import RetryLimits
 from secondlook_client.errors import BadSetting, NotFound, Unavailable
@@ -49,7 +50,7 @@ def server() -> Iterator[FakeOllama]:
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "LOAD_S", 1.0)
     monkeypatch.setattr(
-        adapter,
+        remote,
         "RetryLimits",
         lambda total_s: RetryLimits(total_s, 4, SOON),
     )

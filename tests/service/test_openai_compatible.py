@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import VQAQuery
 from secondlook.models import openai as adapter
+from secondlook.models import remote
 from secondlook.models.openai import KEY_VARIABLE, OpenAIVerifier
 from secondlook.models.remote import RetryLimits, encode_view
 from secondlook_client.errors import BadSetting, NotFound, Unavailable
@@ -38,7 +39,7 @@ def server() -> Iterator[FakeOpenAI]:
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        adapter,
+        remote,
         "RetryLimits",
         lambda total_s: RetryLimits(total_s, TRIES, RetryPolicy(first_s=0.01, longest_s=0.02)),
     )

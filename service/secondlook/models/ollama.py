@@ -11,26 +11,21 @@ queue from running dry while the next image is on its way; more only fill the qu
 
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import VQAQuery
 from secondlook.models.remote import (
     MAX_NEW_TOKENS,
-    MIN_SIDE,
     TOP_LOGPROBS,
     FailedError,
-    QueryPool,
     RefusedError,
-    RetryLimits,
+    RemoteVerifier,
     UnreachableError,
     self_test,
 )
 from secondlook.models.yes_no import (
     answer_from_logprobs,
-    answer_from_text,
     answer_position,
     closed_question,
 )
@@ -45,23 +40,12 @@ LOAD_S = 300.0
 _SPEC = re.compile(r"(?P<model>.+?)(?:@(?P<host>https?://.+))?", re.DOTALL)
 
 
-class OllamaVerifier:
+class OllamaVerifier(RemoteVerifier):
     """Yes/no questions to a model that an Ollama server runs. Thread-safe."""
-
-    min_side = MIN_SIDE
 
     def __init__(self, client: Any, model: str, digest: str, options: ModelSettings) -> None:
         """``client`` is an ``ollama.Client`` whose time limit is ``options.backend_timeout_s``."""
-        self.name = model
-        self.digest = digest
-        self._client = client
-        self._warned = False
-        limits = RetryLimits(options.backend_timeout_s)
-        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"Ollama ({model})")
-
-    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
-        """See ``Verifier.answer``; never raises."""
-        return self._pool.answer(queries)
+        super().__init__(client, model, digest, options, f"Ollama ({model})")
 
     def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         """One try. The client's time limit is fixed, so ``left_s`` cannot be passed on."""
@@ -97,14 +81,8 @@ class OllamaVerifier:
         if first is not None and places[first].top_logprobs:
             top = [(one.token, one.logprob) for one in places[first].top_logprobs]
             return answer_from_logprobs(top, raw=places[first].token)
-        if reply.message.content and not self._warned:
-            self._warned = True
-            log.warning(
-                "%s gives no probabilities (Ollama has them since 0.12.11, its cloud does not); "
-                "answers are read from their text",
-                self.name,
-            )
-        return answer_from_text(reply.message.content or "")
+        note = " (Ollama has them since 0.12.11, its cloud does not)"
+        return self._from_text(reply.message.content or "", note)
 
 
 def _refusal(status: int, model: str) -> Exception:

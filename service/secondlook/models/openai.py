@@ -11,25 +11,21 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from secondlook.config.settings import ModelSettings
-from secondlook.core.types import VQAQuery
 from secondlook.models.remote import (
     MAX_NEW_TOKENS,
-    MIN_SIDE,
     TOP_LOGPROBS,
     FailedError,
-    QueryPool,
     RefusedError,
-    RetryLimits,
+    RemoteVerifier,
     UnreachableError,
     self_test,
 )
 from secondlook.models.yes_no import (
     answer_from_logprobs,
-    answer_from_text,
     answer_position,
     closed_question,
 )
@@ -46,24 +42,13 @@ they come, some gateways 5, some know no probabilities at all."""
 _SPEC = re.compile(r"(?P<model>.+?)@(?P<url>https?://[^\s]+)")
 
 
-class OpenAIVerifier:
+class OpenAIVerifier(RemoteVerifier):
     """Yes/no questions to a model behind an OpenAI-compatible server. Thread-safe."""
-
-    min_side = MIN_SIDE
 
     def __init__(self, client: Any, model: str, digest: str, options: ModelSettings) -> None:
         """``client`` is an ``httpx.Client`` whose base URL ends in ``/v1``."""
-        self.name = model
-        self.digest = digest
-        self._client = client
         self._top = 0
-        self._warned = False
-        limits = RetryLimits(options.backend_timeout_s)
-        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, f"server ({model})")
-
-    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
-        """See ``Verifier.answer``; never raises."""
-        return self._pool.answer(queries)
+        super().__init__(client, model, digest, options, f"server ({model})")
 
     def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         import httpx
@@ -112,10 +97,7 @@ class OpenAIVerifier:
                 (str(one["token"]), float(one["logprob"])) for one in places[first]["top_logprobs"]
             ]
             return answer_from_logprobs(top, raw=places[first]["token"])
-        if words and not self._warned:
-            self._warned = True
-            log.warning("%s gives no probabilities; answers are read from their text", self.name)
-        return answer_from_text(words)
+        return self._from_text(words)
 
 
 def _refusal(status: int, headers: Mapping[str, str]) -> Exception:

@@ -1,4 +1,4 @@
-"""What every model behind a network has in common: limits, retries, and images as bytes.
+"""What every verifier behind a network has in common: limits, retries, and images as bytes.
 
 A question is tried until it is answered, until another try cannot help, or until its time is up;
 then it has no verdict. It is never answered with no because a server was down.
@@ -9,15 +9,19 @@ import logging
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Pixels, VQAQuery
+from secondlook.models.yes_no import answer_from_text
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.values import Answer
 
@@ -65,6 +69,43 @@ class RetryLimits:
     backoff: RetryPolicy = _BACKOFF
     """Partly random: without that, all questions that a restarted server refused at one moment
     would come back at one moment."""
+
+
+class RemoteVerifier(ABC):
+    """A verifier whose model runs on a server; a subclass says how one question is asked.
+
+    Thread-safe where ``_ask`` is.
+    """
+
+    min_side = MIN_SIDE
+
+    def __init__(
+        self, client: Any, model: str, digest: str, options: ModelSettings, server: str
+    ) -> None:
+        """``client`` speaks the server's protocol; ``server`` is its name in errors."""
+        self.name = model
+        self.digest = digest
+        self._client = client
+        self._warned = False
+        limits = RetryLimits(options.backend_timeout_s)
+        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, server)
+
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+        """See ``Verifier.answer``; never raises."""
+        return self._pool.answer(queries)
+
+    @abstractmethod
+    def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
+        """One try, see ``QueryPool``."""
+
+    def _from_text(self, words: str, note: str = "") -> Answer:
+        """Read an answer without probabilities; warns the first time that there is one."""
+        if words and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s gives no probabilities%s; answers are read from their text", self.name, note
+            )
+        return answer_from_text(words)
 
 
 class QueryPool:
