@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from secondlook_client.errors import (
+    BadSequence,
     Cancelled,
     DeadlineExceeded,
     MessageTooLarge,
@@ -25,7 +26,7 @@ from secondlook_client.errors import (
 )
 from secondlook_client.images import ImageInput, image_bytes, image_name
 from secondlook_client.retry import RetryPolicy, typed
-from secondlook_client.spool import Spool, SpooledFrame
+from secondlook_client.spool import MAX_FOLLOWED, SEQUENCE_TAKEN, Spool, SpooledFrame
 from secondlook_client.v1 import labeling_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 MAX_FRAMES_IN_FLIGHT, MAX_BYTES_IN_FLIGHT = 64, 16 * 2**20
 """Sent and not acknowledged, at most; one frame alone may be larger."""
 LONGEST_REST_S = 30.0
+MAX_RENUMBERED = 8
+"""A frame whose number was refused so often, each time another one, is given up."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,14 @@ class CaptureStream:
         self._connection = 0
         self._failures = 0
         self._stored = self._refused = 0
+        self._seen = -1
+        """The highest number that the server has of this stream, as far as is known."""
+        self._renumbered: dict[int, int] = {}
+        """How often a frame had another number, by its number now."""
+        self._too_high: int | None = None
+        """The lowest number that was refused as too high on this connection, which then ends."""
+        self._restarts = 0
+        """Connections that ended so since a frame was last stored."""
         self._open = self._closed = False
         self._problem: SecondlookError | None = None
         self._problem_on_disk: SecondlookError | None = None
@@ -168,6 +179,7 @@ class CaptureStream:
                 self._connection += 1
                 self._open = False
                 self._lost(cause)
+                self._lower_numbers()
                 self._failures += 1
                 hint = cause.retry_after_s if cause is not None else None
                 rest_s = max(self._retry.backoff_s(self._failures), hint or 0.0)
@@ -198,24 +210,66 @@ class CaptureStream:
                 self._open = True
                 self._problem = None
                 if response.opened.HasField("resume_after"):
-                    self._spool.number_above(response.opened.resume_after)
+                    resume_after = response.opened.resume_after
+                    self._spool.number_above(resume_after)
+                    if resume_after <= MAX_FOLLOWED:
+                        self._seen = max(self._seen, resume_after)
             else:
-                self._failures = 0
                 self._answered(response.answer)
             self._changed.notify_all()
 
     def _answered(self, answer: pb.FrameAnswer) -> None:
         self._in_flight.pop(answer.sequence, None)
         if answer.HasField("stored"):
+            self._failures = self._restarts = 0
+            self._renumbered.pop(answer.sequence, None)
+            self._seen = max(self._seen, answer.sequence)
             self._spool.remove(answer.sequence)
             self._stored += 1
         elif answer.HasField("failure"):
-            failure = answer.failure
-            self._refuse(answer.sequence, from_reason(failure.reason, failure.message))
+            failure = from_reason(answer.failure.reason, answer.failure.message)
+            if not self._is_renumbered(answer.sequence, failure):
+                self._failures = 0
+                self._refuse(answer.sequence, failure)
+
+    def _is_renumbered(self, sequence: int, why: SecondlookError) -> bool:
+        """Whether a frame that was refused for its number alone has another one now.
+
+        It was not stored, so it is stored once all the same.
+        """
+        if why.reason == SEQUENCE_TAKEN:
+            times = self._renumbered.pop(sequence, 0)
+            if times == MAX_RENUMBERED:
+                return False
+            # Farther each time: whoever took the number may have taken those behind it too.
+            try:
+                new = self._spool.renumber(sequence, 4**times)
+            except SpoolUnusable as failed:
+                self._problem = failed
+                return True  # it is sent under the same number on the next connection
+            if new is not None:
+                self._renumbered[new] = times + 1
+            return True
+        if not isinstance(why, BadSequence) or self._restarts == MAX_RENUMBERED:
+            return False
+        if self._too_high is None or sequence < self._too_high:
+            self._too_high = sequence
+        return True
+
+    def _lower_numbers(self) -> None:
+        """Between two connections, as numbers only rise on one and all answers are in."""
+        if self._too_high is not None:
+            try:
+                self._spool.renumber_from(self._too_high, self._seen)
+            except SpoolUnusable as failed:
+                self._problem = failed
+            self._too_high = None
+            self._restarts += 1
 
     def _refuse(self, sequence: int, why: SecondlookError) -> None:
         """Sending it again would end the same way, for ever."""
         log.warning("frame %d will not be stored: %s", sequence, why)
+        self._renumbered.pop(sequence, None)
         self._spool.remove(sequence)
         self._refused += 1
         self._on_refused(sequence, why)
@@ -246,6 +300,8 @@ class CaptureStream:
         """Waits for a frame that may be sent; None ends the sending side of the connection."""
         with self._changed:
             while not self._closed and self._connection == connection:
+                if self._too_high is not None:
+                    return None
                 frame = self._spool.after(self._sent) if self._may_send() else None
                 if frame is not None:
                     self._sent = frame.sequence

@@ -7,6 +7,7 @@
 once is read from the cache from then on, so a second epoch needs no server.
 """
 
+import hashlib
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from secondlook_client.channel import OPTIONS
 from secondlook_client.dataset_cache import ImageCache, Index, default_cache
 from secondlook_client.datasets import Datasets
 from secondlook_client.errors import InvalidInput
+from secondlook_client.private_files import checked_sha256, is_plain_name
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.values import Box, BoxKind, Example, Snapshot, SnapshotQuery
@@ -107,8 +109,12 @@ class SnapshotDataset(Generic[Item]):
             self._fetched(missing)
 
     def _indexed(self, request: pb.PullRequest) -> Index:
-        part = f"{request.split or 'all'}-{request.shard}-of-{request.shards}"
-        path = self._cache.root / "snapshots" / self.snapshot.manifest / part
+        split = request.split or "all"
+        if not is_plain_name(split):  # whoever made the snapshot names its splits
+            split = hashlib.sha256(split.encode()).hexdigest()
+        part = f"{split}-{request.shard}-of-{request.shards}"
+        folder = self._cache.root / "snapshots"
+        path = folder / checked_sha256(self.snapshot.manifest, "the snapshot") / part
         count = len(range(request.shard, self.snapshot.count(request.split), request.shards))
         return Index.open(path, count, lambda: self._line.datasets().messages(request))
 

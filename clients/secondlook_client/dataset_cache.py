@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from secondlook_client.errors import CacheUnusable, Damaged
+from secondlook_client.private_files import checked_sha256, make_private_folder
 from secondlook_client.v1 import datasets_pb2 as pb
 
 
@@ -29,7 +30,10 @@ def default_cache() -> Path:
 
 
 class ImageCache:
-    """Bytes of images in a folder. Raises ``CacheUnusable`` where the disk refuses."""
+    """Bytes of images in a folder, by the hash that a server gave.
+
+    Raises ``CacheUnusable`` where the disk refuses, and ``Damaged`` for a hash that is none.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,6 +57,7 @@ class ImageCache:
             file.write(content)
 
     def _path(self, sha256: str) -> Path:
+        checked_sha256(sha256, "an image of the snapshot")
         return self.root / "images" / sha256[:2] / sha256
 
 
@@ -126,7 +131,7 @@ def _write(path: Path, pulled: Iterable[pb.SnapshotImage]) -> None:
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside ``path`` that takes its place when everything is written."""
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         handle, part = tempfile.mkstemp(prefix=".", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -3,9 +3,11 @@
     SecondlookError
     ├── InvalidInput        INVALID_ARGUMENT     the request is wrong; the same again fails again
     │   ├── BadImage                             bytes that are not an image that can be read
+    │   │   └── DecodingFailed                   one whose decoding took too much, or crashed
     │   ├── ImageTooLarge                        more bytes, pixels or frames than are allowed
     │   ├── BadOntology                          classes that are empty, unknown or contradictory
     │   ├── BadRequest                           a message that breaks the protocol's rules
+    │   │   └── BadSequence                      a frame numbered far above those before it
     │   ├── BadSetting                           a flag, variable or file entry out of range
     │   └── MessageTooLarge                      over the server's message size; sent by gRPC
     ├── NotFound            NOT_FOUND            no file, job, snapshot or plug-in of that name
@@ -77,10 +79,29 @@ class InvalidInput(SecondlookError):
     """The request itself is wrong; sending it again unchanged cannot succeed."""
 
     status = "INVALID_ARGUMENT"
+    field: str = ""
+    """Path of the wrong field in the request, e.g. ``ontology.classes[3].name``; or empty."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        reason: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
+        """``field`` is the path of the wrong field, where there is one."""
+        super().__init__(message, reason=reason, retry_after_s=retry_after_s)
+        if field:
+            self.field = field
 
 
 class BadImage(InvalidInput):
     """Bytes that are not an image, or one that cannot be decoded whole."""
+
+
+class DecodingFailed(BadImage):
+    """An image whose decoding took more time or memory than is allowed, or ended the decoder."""
 
 
 class ImageTooLarge(InvalidInput):
@@ -93,6 +114,10 @@ class BadOntology(InvalidInput):
 
 class BadRequest(InvalidInput):
     """A message that cannot be decoded, or that comes where the protocol does not allow it."""
+
+
+class BadSequence(BadRequest):
+    """A frame whose number is far above those of its stream; it was not stored."""
 
 
 class BadSetting(InvalidInput):

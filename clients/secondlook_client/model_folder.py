@@ -16,6 +16,13 @@ from typing import Any
 
 from secondlook_client.errors import Damaged, FolderUnusable, InvalidInput, NotFound
 from secondlook_client.folder_lock import lock_folder
+from secondlook_client.private_files import (
+    FILE_MODE,
+    is_plain_name,
+    is_sha256,
+    make_private_folder,
+    open_private,
+)
 from secondlook_client.v1 import models_pb2 as pb
 from secondlook_client.values import ModelVersion
 from secondlook_client.wire import MANIFEST
@@ -39,7 +46,7 @@ class PartFolder:
         """
         part = folder.with_name(f"{folder.name}.part")
         with explained(folder):
-            part.mkdir(parents=True, exist_ok=True)
+            make_private_folder(part)
             in_use = (
                 f"another process is downloading into {part}; wait for it, or give another folder"
             )
@@ -63,7 +70,7 @@ class PartFolder:
 
     def add(self, name: str, data: bytes) -> int:
         """Append to a file; how long it is then. Raises ``Damaged`` once it is too long."""
-        with explained(self._part), (self._part / name).open("ab") as file:
+        with explained(self._part), open_private(self._part / name, "ab") as file:
             file.write(data)
             there = file.tell()
         if there > self._model.files[name][1]:
@@ -76,7 +83,7 @@ class PartFolder:
         sha256, size = self._model.files[name]
         path = self._part / name
         if not size and not path.exists():
-            path.touch()
+            path.touch(FILE_MODE)
         return is_whole(path, sha256, size, sync=True)
 
     def discard(self, name: str) -> None:
@@ -106,7 +113,7 @@ class PartFolder:
             for path in self._part.iterdir():
                 _remove(path)
             written = manifest.with_name(f"{MANIFEST}.new")
-            with written.open("wb") as file:
+            with open_private(written, "wb") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -192,9 +199,10 @@ class SentFolder:
         try:
             plain = json.loads(self._manifest)
             for file, entry in plain["files"].items():
-                if Path(file).name != file or not isinstance(entry["size"], int):
+                sound = is_plain_name(file) and is_sha256(str(entry["sha256"]))
+                if not sound or not isinstance(entry["size"], int):
                     raise ValueError(file)
-                str(entry["sha256"]), str(plain["name"])
+                str(plain["name"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as failure:
             raise InvalidInput(
                 f"{self._folder / MANIFEST} is no manifest of a student; export it again"

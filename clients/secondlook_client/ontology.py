@@ -14,7 +14,8 @@ from functools import cached_property
 from secondlook_client.errors import BadOntology
 from secondlook_client.values import View
 
-MAX_CLASSES = 256
+MAX_CLASSES = 2000
+"""LVIS has 1,203."""
 MAX_PHRASES = 16
 MAX_NAME = 120
 MAX_PHRASE = 400
@@ -180,5 +181,11 @@ def _check_text(what: str, text: str, limit: int) -> None:
         raise BadOntology(f"the {what} is empty; give it some words")
     if len(text) > limit:
         raise BadOntology(f"the {what} has {len(text)} characters; at most {limit}")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
+    if not is_one_line(text):
         raise BadOntology(f"the {what} holds a control character or line break; remove it")
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a name has no control character and no line break; joined emoji are fine."""
+    # The first test is quick, and enough for most texts.
+    return text.isprintable() or not any(unicodedata.category(c) in _UNPRINTABLE for c in text)

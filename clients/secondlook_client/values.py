@@ -64,6 +64,9 @@ class Answer:
     """Why there is no answer at all; empty when the model answered."""
     exact: bool = True
     """False when the backend gave no probabilities and ``p_yes`` was parsed from words."""
+    reason: str = field(default="", compare=False)
+    """Stable word for ``error``, where it was given just now: "unreachable", "refused", ...; it is
+    counted, and neither sent nor stored."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ function below says only what is different.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
@@ -16,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from secondlook_client.errors import BadOntology, Damaged, InvalidInput
 from secondlook_client.ontology import Classes, ClassSpec
+from secondlook_client.private_files import checked_sha256, is_plain_name, is_sha256
 from secondlook_client.v1 import datasets_pb2 as datasets_pb
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -306,18 +306,33 @@ def query_message(query: SnapshotQuery) -> datasets_pb.SnapshotQuery:
 
 
 def snapshot(message: datasets_pb.Snapshot) -> Snapshot:
-    """A snapshot without its images."""
+    """A snapshot without its images. Raises ``Damaged`` for one that no server of ours sends."""
+    checked_sha256(message.manifest, f"snapshot '{message.name:.200}'")
+    try:
+        statistics = json.loads(message.statistics_json)
+    except (ValueError, RecursionError):
+        statistics = None
+    if not isinstance(statistics, dict):
+        raise Damaged(
+            f"snapshot '{message.name:.200}' came with statistics that are no JSON object; run "
+            "`secondlook check` where the server's store is"
+        )
     return read(
         Snapshot,
         message,
         classes=tuple(message.classes),
         splits=dict(message.splits),
-        statistics=json.loads(message.statistics_json),
+        statistics=statistics,
     )
 
 
 def example(message: datasets_pb.SnapshotImage, classes: Sequence[str], content: bytes) -> Example:
-    """An image of a snapshot, with these bytes."""
+    """An image of a snapshot, with these bytes. Raises ``Damaged`` for a class it has not."""
+    if any(box.class_index >= len(classes) for box in message.boxes):
+        raise Damaged(
+            f"image {message.sha256[:12]} came with a box of a class that the snapshot has not; "
+            "run `secondlook check` where the server's store is"
+        )
     boxes = tuple(_box(box, classes) for box in message.boxes)
     return read(Example, message, boxes=boxes, content=content)
 
@@ -343,8 +358,6 @@ def checked_content(sha256: str, content: bytes) -> bytes:
     return content
 
 
-_PLAIN_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", re.ASCII)
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 MANIFEST = "manifest.json"
 
 
@@ -370,7 +383,7 @@ def _is_sound(message: models_pb.ModelVersion, files: Mapping[str, tuple[str, in
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return listed == files and all(
-        _PLAIN_FILE.fullmatch(name) and _SHA256.fullmatch(sha256) and name != MANIFEST
+        is_plain_name(name) and is_sha256(sha256) and name != MANIFEST
         for name, (sha256, _) in files.items()
     )
 

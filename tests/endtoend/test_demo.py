@@ -32,7 +32,8 @@ def test_the_demo_shows_what_the_second_look_is_worth(tmp_path, capsys):
     assert Image.open(out / "overview.png").width == 1600
     assert "<figure" in (out / "gallery.html").read_text(encoding="utf-8")
 
-    joined = join(out / "coco.json", out / "world" / "truth.json")
+    labels = out / "coco" / "annotations" / "instances_default.json"
+    joined = join(labels, out / "world" / "truth.json")
     total = evaluate(joined.images.values(), joined.classes).total()
     assert total.precision == pytest.approx(report["precision"])  # one arithmetic for both
     assert total.recall == pytest.approx(report["recall"])

@@ -13,6 +13,7 @@ from secondlook.cli import COMMANDS, group, run
 from secondlook.store import open_store
 from secondlook_client import Client
 
+COCO = "coco/annotations/instances_default.json"
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -48,7 +49,7 @@ def test_label_a_folder_in_one_line(
     line = "person wearing glasses = person ? Is this person wearing glasses?"
     arguments = ("label", world / "images", "-c", line, "--models", "demo", "--out", "labels")
     secondlook(*arguments, "--format", "coco,yolo,voc", cwd=tmp_path)
-    labels = json.loads((tmp_path / "labels" / "coco.json").read_text())
+    labels = json.loads((tmp_path / "labels" / COCO).read_text())
     assert len(labels["images"]) == 12
     assert {c["name"] for c in labels["categories"]} == {"person wearing glasses"}
     assert labels["annotations"]
@@ -77,9 +78,7 @@ def test_try_and_evaluate(secondlook: Run, world: Path, server: str, tmp_path: P
     assert (tmp_path / "try.html").exists()
     with_file = ("--ontology", world / "ontology.yaml", "--server", server, "--out", "labels")
     secondlook("label", world / "images", *with_file, cwd=tmp_path)
-    judged = secondlook(
-        "evaluate", "labels/coco.json", world / "truth.json", "--json", cwd=tmp_path
-    )
+    judged = secondlook("evaluate", "labels", world / "truth.json", "--json", cwd=tmp_path)
     figures = json.loads(judged.stdout)
     assert figures["precision"] > 0.8
 

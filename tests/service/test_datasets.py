@@ -137,7 +137,7 @@ def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
         ("t", SnapshotQuery(), "name a run"),
         ("t", SnapshotQuery(["r"], since=5, until=4), "swap since and until"),
         ("t", SnapshotQuery(["r"], min_probability=1.5), r"in \[0, 1\], got 1.5"),
-        ("t", SnapshotQuery(["r"], min_probability=float("nan")), r"in \[0, 1\], got nan"),
+        ("t", SnapshotQuery(["r"], min_probability=float("nan")), "min_probability: .* finite"),
         ("t", SnapshotQuery(["r"], split={"a": 0}), "a share above 0, got 0"),
         ("t", SnapshotQuery(["r"], split={"a/b": 1}), "letters, digits"),
         ("t", SnapshotQuery(["r", "r"]), "'r' is given twice"),

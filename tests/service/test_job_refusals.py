@@ -30,13 +30,19 @@ def test_streams_and_pages_of_a_job_that_is_not_there_are_reported(served):
     ("request_", "message"),
     [
         (pb.CreateJobRequest(name="a"), "has no source"),
-        (pb.CreateJobRequest(upload=pb.UploadSource()), "1 to 200 printable"),
+        (pb.CreateJobRequest(upload=pb.UploadSource()), "printable characters"),
         (pb.CreateJobRequest(name="a\nb", upload=pb.UploadSource()), "printable"),
-        (pb.CreateJobRequest(name="a" * 201, upload=pb.UploadSource()), "1 to 200"),
+        (
+            pb.CreateJobRequest(name="a" * 201, upload=pb.UploadSource()),
+            "name: expected at most 200 characters, got 201",
+        ),
         (pb.ListJobsRequest(page_token="nonsense"), "page_token"),
-        (pb.ListJobsRequest(page_size=501), "up to 500, got 501"),
-        (pb.ListFailuresRequest(page_size=1001), "up to 1000"),
-        (pb.OfferImagesRequest(keys=[1] * 10_001), "10,000 keys, got 10,001"),
+        (pb.ListJobsRequest(page_size=501), "page_size: expected at most 500, got 501"),
+        (pb.ListFailuresRequest(page_size=1001), "page_size: expected at most 1,000"),
+        (
+            pb.OfferImagesRequest(keys=[1] * 10_001),
+            "keys: expected at most 10,000 items, got 10,001",
+        ),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(served, request_, message):
@@ -52,7 +58,7 @@ def test_requests_that_make_no_sense_are_refused(served, request_, message):
 def test_a_cursor_that_none_can_be_is_refused(served):
     _, client = served
     client.jobs.create("c")
-    with pytest.raises(errors.InvalidInput, match="cursor"):
+    with pytest.raises(errors.InvalidInput, match=r"after: expected a number below 2\^63"):
         next(client.jobs.results("c", after=2**64 - 1))
 
 

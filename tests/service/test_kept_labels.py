@@ -133,7 +133,7 @@ def test_the_async_client_keeps_too(served):
     assert asyncio.run(main()) == results(client, "street")
 
 
-def test_images_in_flight_are_bounded_with_those_that_are_not_kept(store):
+def test_kept_images_in_flight_are_bounded(store):
     gate = threading.Event()
     limits = BatchingSettings(max_in_flight=2)
     with (

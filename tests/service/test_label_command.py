@@ -10,16 +10,21 @@ from collections import Counter
 
 import pytest
 from label_command import (
+    COCO,
     arguments,
     environment,
     folder_of,
     image,
     label,
     label_apart,
+    lines,
     names_done,
     wait_for_results,
 )
+from strange_names import NAMES
 
+from secondlook.cli import run
+from secondlook.datasets.open import open_training_set
 from secondlook.store import open_store
 
 
@@ -28,11 +33,13 @@ def test_a_folder_becomes_labels_in_every_format(tmp_path):
     done = label_apart(folder, out, "--format", "coco,yolo,voc")
     assert done.returncode == 0, done.stderr
     assert "5 images: 5 boxes accepted, 5 rejected, 0 unsure" in done.stdout
-    coco = json.loads((out / "coco.json").read_text())
+    coco = json.loads((out / COCO).read_text())
     assert [i["file_name"] for i in coco["images"]] == [f"{n:03}.png" for n in range(5)]
     assert {tuple(a["bbox"]) for a in coco["annotations"]} == {(0, 0, 20, 30)}
     assert {a["category_id"] for a in coco["annotations"]} == {1}
-    assert (out / "yolo/labels/000.txt").read_text() == "0 0.250000 0.500000 0.500000 1.000000\n"
+    assert (
+        out / "yolo/labels/default/000.txt"
+    ).read_text() == "0 0.250000 0.500000 0.500000 1.000000\n"
     assert (out / "voc/Annotations/004.xml").exists() and (out / "gallery.html").exists()
     assert (out / "failed.jsonl").read_text() == ""
 
@@ -50,7 +57,7 @@ def test_a_run_that_is_ended_goes_on_without_redoing_a_image(tmp_path, how):
     first.send_signal(how)
     _, told = first.communicate(timeout=30)
     kept = names_done(out)
-    assert 10 <= len(kept) < 60 and not (out / "coco.json").exists()
+    assert 10 <= len(kept) < 60 and not (out / COCO).exists()
     if how is not signal.SIGKILL:
         assert first.returncode == 130 and "the same command continues from there" in told
         assert f"{len(kept)} of 60" in told
@@ -59,16 +66,16 @@ def test_a_run_that_is_ended_goes_on_without_redoing_a_image(tmp_path, how):
     assert second.returncode == 0, second.stderr
     assert names_done(out) == Counter(f"{n:03}.png" for n in range(60))
     assert len(log.read_text().splitlines()) == 60 - len(kept)
-    assert len(json.loads((out / "coco.json").read_text())["images"]) == 60
+    assert len(json.loads((out / COCO).read_text())["images"]) == 60
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):
     folder, out, log = folder_of(tmp_path / "in", 3), tmp_path / "out", tmp_path / "log"
     label(folder, out)
-    before = (out / "coco.json").read_bytes()
+    before = (out / COCO).read_bytes()
     again = label(folder, out, log=log)
     assert again.returncode == 0 and not log.exists()
-    assert (out / "coco.json").read_bytes() == before
+    assert (out / COCO).read_bytes() == before
 
 
 def test_a_replaced_image_is_labelled_again_and_a_removed_one_leaves(tmp_path):
@@ -78,7 +85,7 @@ def test_a_replaced_image_is_labelled_again_and_a_removed_one_leaves(tmp_path):
     (folder / "002.png").unlink()
     label(folder, out, log=log)
     assert len(log.read_text().splitlines()) == 1
-    images = json.loads((out / "coco.json").read_text())["images"]
+    images = json.loads((out / COCO).read_text())["images"]
     assert [(i["file_name"], i["width"]) for i in images] == [("000.png", 40), ("001.png", 80)]
 
 
@@ -90,7 +97,7 @@ def test_another_ontology_is_refused_until_fresh(tmp_path):
     assert 'different classes (["dog", "cat"], now ["dog"])' in refused.stderr
     assert "--fresh" in refused.stderr and refused.stderr.count("\n") == 1
     assert label(folder, out, "--fresh", classes=("dog",)).returncode == 0
-    assert len(json.loads((out / "coco.json").read_text())["categories"]) == 1
+    assert len(json.loads((out / COCO).read_text())["categories"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -139,3 +146,63 @@ def test_with_data_images_are_kept_there_and_shared(tmp_path):
         jobs = store.queue.list_jobs()
         assert [(job.state, job.done) for job in jobs] == [("done", 3)] * 3
         assert sum(1 for _ in store.blobs.all()) == 3
+
+
+@pytest.mark.parametrize("out_name", [".", "labels"])
+def test_a_run_labels_neither_its_own_output_nor_that_of_another(tmp_path, out_name):
+    folder = folder_of(tmp_path / "in", 2)
+    out, again = folder / out_name, folder / "again"
+    for more in ((), (), ("--fresh",)):
+        done = label(folder, out, "--format", "coco,yolo,voc", *more)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("2 images: "), done.stdout
+    done = label(folder, again, classes=("dog",))
+    assert done.stdout.startswith("2 images: "), done.stdout
+    assert "left out: " in done.stderr and "written by secondlook" in done.stderr
+    images = json.loads((again / COCO).read_text())["images"]
+    assert [entry["file_name"] for entry in images] == ["000.png", "001.png"]
+    assert lines(out / "failed.jsonl") == lines(again / "failed.jsonl") == []
+
+
+def test_an_export_of_a_snapshot_inside_the_folder_is_not_labelled(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
+    label(folder, out)
+    place = ("--data", str(out / ".store"))
+    with open_store(out / ".store") as store:
+        (job,) = store.queue.list_jobs()
+    assert run(["snapshot", "create", "s", "--run", job.name, *place]) == 0
+    made = ("--out", str(folder / "s"), "--format", "coco,yolo,voc")
+    assert run(["snapshot", "export", "s", *made, *place]) == 0
+    done = label(folder, tmp_path / "again")
+    assert done.stdout.startswith("3 images: "), done.stdout
+    assert "1 written by secondlook (such as s)" in done.stderr
+    refused = label(folder / "s", tmp_path / "third")
+    assert refused.returncode == 2 and "name the folder that they are in" in refused.stderr
+
+
+def test_what_a_run_wrote_is_read_by_the_other_commands(tmp_path, capsys):
+    """Names of every kind, from a folder of images to a dataset and back."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for place, name in enumerate(NAMES):
+        path = image(folder / "x.png", place)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / name)
+    done = label(folder, out, "--format", "coco,yolo,voc", classes=("dog",))
+    assert done.stdout.startswith(f"{len(NAMES)} images: {len(NAMES)} boxes accepted"), done
+    for dataset in (out, out / "coco", out / "yolo"):
+        data = open_training_set(str(dataset))
+        samples = (*data.train, *data.held_out)
+        assert len(samples) == len(NAMES)
+        assert all(sample.boxes.tolist() == [[0, 0, 20, 30]] for sample in samples)
+    assert run(["evaluate", str(out), str(out / COCO), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["right"], figures["wrong"], figures["missed"]) == (len(NAMES), 0, 0)
+    place = ("--data", str(out / ".store"))
+    with open_store(out / ".store") as store:
+        (job,) = store.queue.list_jobs()
+    assert run(["snapshot", "create", "s", "--run", job.name, *place]) == 0
+    exported = tmp_path / "s"
+    assert run(["snapshot", "export", "s", "--out", str(exported), *place]) == 0
+    data = open_training_set(str(exported))
+    found = [sample.path.read_bytes() for sample in (*data.train, *data.held_out)]
+    assert sorted(found) == sorted((folder / name).read_bytes() for name in NAMES)

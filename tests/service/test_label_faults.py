@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from label_command import (
+    COCO,
     SCRIPTED,
     START,
     arguments,
@@ -127,7 +128,7 @@ def test_a_server_that_restarts_costs_nothing(tmp_path):
         assert again == address
         assert labelling.wait(60) == 0
         assert names_done(out, data) == Counter(f"{n:03}.png" for n in range(40))
-        assert len(json.loads((out / "coco.json").read_text())["images"]) == 40
+        assert len(json.loads((out / COCO).read_text())["images"]) == 40
         assert lines(out / "failed.jsonl") == [] and not (out / ".store").exists()
     finally:
         server.kill()

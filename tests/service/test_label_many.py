@@ -11,7 +11,6 @@ from fakes import ScriptedProposer
 from serving import png, serving, wait_until
 
 from secondlook.config.settings import BatchingSettings
-from secondlook.server.app import EXTRA_CALLS
 from secondlook_client import AsyncClient, Client, RetryPolicy, errors
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
@@ -121,28 +120,6 @@ def test_a_full_server_says_when_to_come_back_and_the_client_does():
         time.sleep(0.1)
         gate.set()
         assert all(call.result(timeout=20).labels for call in first + later)
-
-
-def test_requests_that_never_arrive_whole_cannot_take_all_memory():
-    never = threading.Event()
-
-    def nothing():
-        never.wait(30)
-        yield from ()
-
-    limits = BatchingSettings(max_in_flight=1)
-    with serving(limits=limits) as s, grpc.insecure_channel(s.address) as channel:
-        upload = channel.stream_unary("/secondlook.v1.LabelingService/Label")
-        uploads = [upload.future(nothing()) for _ in range(limits.max_in_flight * 2 + EXTRA_CALLS)]
-        with Client(s.address, retry=RetryPolicy(longest_s=0.1)) as client:
-            with pytest.raises(errors.Busy):
-                for _ in range(100):  # gRPC counts a call a moment after it was made
-                    client.label(png(), timeout_s=0.3)
-                    time.sleep(0.05)
-            never.set()
-            for call in uploads:
-                call.cancel()
-            assert client.label(png()).labels
 
 
 def _refusal(address):

@@ -23,11 +23,13 @@ from serving import DOG, png, server_settings, serving
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.server.app import SERVICES, Server
+from secondlook.server.health import FAILURES, VERIFIER
 from secondlook.server.json_logs import JsonFormatter
 from secondlook_client import AsyncClient, Client, LiveOptions, RetryPolicy, errors
 from secondlook_client.errors import BadSetting
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
+from secondlook_client.values import Answer
 
 ONE_TRY = RetryPolicy(unavailable_s=0)
 SERVING, NOT_SERVING = (
@@ -46,6 +48,55 @@ def test_health_says_serving(service):
         assert stub.Check(health_pb2.HealthCheckRequest(service=service)).status == SERVING
 
 
+def test_health_lists_every_name():
+    with serving() as s, grpc.insecure_channel(s.address) as channel:
+        listed = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
+    statuses = {name: answer.status for name, answer in listed.statuses.items()}
+    assert statuses.items() >= dict.fromkeys(("", VERIFIER, *SERVICES), SERVING).items()
+
+
+def test_a_verifier_that_is_down_shows_in_health_and_metrics():
+    down = Answer(None, error="nothing answers", reason="unreachable")
+    verifier = ScriptedVerifier(lambda question: down)
+    with (
+        serving(verifier=verifier) as s,
+        Client(s.address) as client,
+        grpc.insecure_channel(s.address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=VERIFIER))
+        assert next(watch).status == SERVING
+        for shade in range(FAILURES):
+            result = client.label(png(shade=shade))
+            assert not result.labels and result.judgements
+        assert next(watch).status == NOT_SERVING
+        assert stub.Check(health_pb2.HealthCheckRequest(service=SERVICE)).status == SERVING
+        verifier.script = 1.0
+        assert client.label(png(shade=99)).labels
+        assert next(watch).status == SERVING
+        watch.cancel()
+        counted = s.metrics.registry.get_sample_value
+        name = "secondlook_answers_total"
+        assert counted(name, {"outcome": "unreachable"}) == verifier.calls - 1
+        assert counted(name, {"outcome": "answered"}) == 1
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_is_served_as_v1_too(version):
+    path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    asked = reflection_pb2.ServerReflectionRequest
+    requests = [asked(list_services=""), asked(file_containing_symbol=path[1:].replace("/", "."))]
+    with serving() as s, grpc.insecure_channel(s.address) as channel:
+        call = channel.stream_stream(
+            path, asked.SerializeToString, reflection_pb2.ServerReflectionResponse.FromString
+        )
+        listed, described = call(iter(requests))
+    names = {service.name for service in listed.list_services_response.service}
+    assert {SERVICE, f"grpc.reflection.{version}.ServerReflection"} <= names
+    (file,) = described.file_descriptor_response.file_descriptor_proto
+    assert f"grpc.reflection.{version}".encode() in file
+
+
 def test_reflection_lists_and_describes_the_service():
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
@@ -56,7 +107,7 @@ def test_reflection_lists_and_describes_the_service():
         listed, described = stub.ServerReflectionInfo(iter(requests))
     names = {service.name for service in listed.list_services_response.service}
     assert names >= {"secondlook.v1.LabelingService", "grpc.health.v1.Health"}
-    (proto,) = described.file_descriptor_response.file_descriptor_proto
+    proto, *_ = described.file_descriptor_response.file_descriptor_proto
     assert b"LabelStream" in proto
 
 

@@ -161,7 +161,7 @@ def test_an_order_that_makes_no_sense_is_refused(training_server: str) -> None:
         for wrong, words in (
             ({"size": "huge"}, "expected a size of pico, nano, small, got 'huge'"),
             ({"split": "test"}, "no image in a split 'test', only in train, val"),
-            ({"steps": 10**7}, "up to 1,000,000 steps"),
+            ({"steps": 10**7}, "steps: expected at most 1,000,000"),
             ({"model": "../x"}, "letters, digits"),
             ({"seed": -1}, "from 0, got -1"),
         ):

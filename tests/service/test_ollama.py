@@ -5,6 +5,7 @@ Whatever goes wrong, a box is unsure: never rejected because the backend failed.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -136,7 +137,9 @@ def test_an_answer_that_is_neither_is_unsure(server: FakeOllama, said: str, logp
     assert answer.p_yes is None and answer.error == ""
 
 
-@pytest.mark.parametrize("fault", ["503", "429", "500", "truncated", "html", "list", "cut"])
+@pytest.mark.parametrize(
+    "fault", ["503", "429", "500", "truncated", "html", "list", "cut", "error"]
+)
 def test_a_passing_fault_is_tried_again(server: FakeOllama, fault: str) -> None:
     verifier = load(server)
     before = len(server.requests)
@@ -146,7 +149,7 @@ def test_a_passing_fault_is_tried_again(server: FakeOllama, fault: str) -> None:
     assert len(server.requests) - before == 3
 
 
-@pytest.mark.parametrize("fault", ["503", "500", "truncated", "html", "list", "cut"])
+@pytest.mark.parametrize("fault", ["503", "500", "truncated", "html", "list", "cut", "error"])
 def test_a_lasting_fault_is_no_verdict(server: FakeOllama, fault: str) -> None:
     verifier = load(server)
     before = len(server.requests)
@@ -276,3 +279,68 @@ def test_no_server_says_how_to_start_one(server: FakeOllama) -> None:
 def test_no_model_named() -> None:
     with pytest.raises(BadSetting, match="ollama:MODEL"):
         adapter.load("", ModelSettings())
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (b'{"error":"model requires more system memory (8 GiB)"}', "requires more system memory"),
+        (b"<html><title>502 Bad Gateway</title></html>", "502 Bad Gateway"),
+        (b"plain words", "plain words"),
+    ],
+)
+def test_the_servers_own_words_are_in_the_error(
+    server: FakeOllama, status: bytes, words: str
+) -> None:
+    verifier = load(server)
+    server.behaviour.status_body = status
+    server.behaviour.fault = lambda number: "500"
+    assert words in judged(verifier)[1].error
+
+
+def test_the_limit_holds_while_bytes_drip(
+    server: FakeOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = load(server, backend_timeout_s=0.3, backend_concurrency=1)
+    server.behaviour.fault = lambda number: "drip"
+    began = time.monotonic()
+    answer = judged(verifier)[1]
+    assert answer.p_yes is None and "in time" in answer.error
+    assert time.monotonic() - began < 2
+    # At the start a silence is granted, in which a model is loaded; a server that drips loads none.
+    monkeypatch.setattr(adapter, "LOAD_S", 60.0)
+    load(server, backend_timeout_s=0.3)
+    assert time.monotonic() - began < 6
+
+
+def test_a_model_may_be_loaded_slowly_at_the_start(
+    server: FakeOllama, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(adapter, "LOAD_S", 10.0)
+    slow = by_colour
+
+    def loading(question: str, image: PILImage.Image) -> list[Top]:
+        time.sleep(0.4)
+        return slow(question, image)
+
+    server.behaviour.reply = loading
+    load(server, backend_timeout_s=0.2)
+    assert "in time" not in caplog.text
+
+
+def test_a_first_token_of_another_sentence_is_no_answer(server: FakeOllama) -> None:
+    verifier = load(server)
+    server.behaviour.reply = lambda question, image: [[("No", 0.98)], [(" image", 0.9)]]
+    outcome, answer = judged(verifier)
+    assert outcome is Outcome.UNSURE and answer.raw == "No image"
+
+
+def test_the_host_may_come_without_a_scheme_or_from_the_environment(
+    server: FakeOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = server.url.removeprefix("http://")
+    options = ModelSettings(backend_timeout_s=2.0)
+    server.behaviour.models = {"hf.co/you/llava:Q4_K_M": ("vision",)}
+    assert adapter.load(f"hf.co/you/llava:Q4_K_M@{host}", options).name == "hf.co/you/llava:Q4_K_M"
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    assert adapter.load("hf.co/you/llava:Q4_K_M", options).name == "hf.co/you/llava:Q4_K_M"

@@ -41,7 +41,7 @@ def test_a_snapshot_from_making_to_removing(data, tmp_path, capfd) -> None:
     assert shown["manifest"] in told(capfd)[0]
     out_folder = tmp_path / "out"
     assert run(["snapshot", "export", "s", "--out", str(out_folder), *data]) == 0
-    assert len(list((out_folder / "images").rglob("*.jpg"))) == 12
+    assert len(list((out_folder / "coco" / "images").rglob("*.jpg"))) == 12
     capfd.readouterr()
     assert run(["snapshot", "export", "s", "--out", str(out_folder), *data]) == 2
     assert "holds something already" in told(capfd)[1]

@@ -42,6 +42,11 @@ class FlakyDatabase:
         self._real, self._whim = real, whim
         self.dialect, self.changes = real.dialect, real.changes
 
+    def ping(self) -> None:
+        """See ``Database``."""
+        self._whim.strike()
+        self._real.ping()
+
     @contextmanager
     def reading(self) -> Iterator[Any]:
         """See ``Database``."""

@@ -28,6 +28,8 @@ from secondlook.store import open_store
 TESTS = Path(__file__).parent
 SCRIPTED = ("--proposer", "scripted_models:bright_half:{pause}", "--verifier",
             "scripted_models:agreeable:dog")  # fmt: skip
+COCO = Path("coco/annotations/instances_default.json")
+"""In the output folder of a run."""
 START = [sys.executable, "-c", "from secondlook.cli import main; main()"]
 
 

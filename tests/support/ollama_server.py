@@ -155,6 +155,18 @@ def _handler(server: FakeOllama) -> type[BaseHTTPRequestHandler]:
                 self._raw(b"<html>Sign in to the hotel network</html>", kind="text/html")
             elif fault == "list":
                 self._raw(b"[1, 2]")
+            elif fault == "error":
+                self._json({"error": "model runner has unexpectedly stopped"})
+            elif fault == "drip":
+                self.send_response(200)
+                self.send_header("Content-Length", "100000")
+                self.end_headers()
+                with suppress(OSError):  # the client leaves
+                    for _ in range(1000):
+                        self.wfile.write(b" ")
+                        self.wfile.flush()
+                        time.sleep(0.02)
+                self.close_connection = True
             elif fault == "cut":
                 self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"model"')
                 self.close_connection = True

@@ -4,6 +4,7 @@ The proposer finds the bright half of an image; the verifier says yes to what th
 """
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,37 @@ class Agreeable:
 def bright_half(argument: str, options: ModelSettings) -> BrightHalf:
     """``argument``: seconds that each image takes."""
     return BrightHalf(float(argument or 0))
+
+
+class Hanging(BrightHalf):
+    """Never ends an image that is wider than 100 pixels."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(0.0)
+        self._how = how
+
+    def propose(
+        self, images: Sequence[Image], phrases: Sequence[str], floor: float
+    ) -> list[Proposals]:
+        """Once it hangs it notes that on standard output."""
+        if any(image.width > 100 for image in images):
+            print("hangs", flush=True)
+            while self._how == "python":
+                pass
+            threading.Event().wait()
+        return super().propose(images, phrases, floor)
+
+
+def hanging(argument: str, options: ModelSettings) -> Hanging:
+    """``argument``: ``waiting`` for an event, or ``python`` for a loop of Python code."""
+    return Hanging(argument)
+
+
+def slow_to_load(argument: str, options: ModelSettings) -> BrightHalf:
+    """Says on standard output that it is being loaded, for a minute."""
+    print("loading", flush=True)
+    time.sleep(60)
+    return BrightHalf(0.0)
 
 
 def agreeable(argument: str, options: ModelSettings) -> Agreeable:

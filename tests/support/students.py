@@ -146,6 +146,46 @@ def model_of(
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
+def bomb(
+    side: int, products: int = 0, classes: int = 2, input_size: tuple[int, int] = (64, 64)
+) -> bytes:
+    """A small ONNX file that fills ``side``² numbers when it runs, then multiplies them so often.
+
+    The objects that it finds, if it ever ends, are those of ``write_student``.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = model_of(*_weights(classes, 0), input_size)
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0 / side])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["side"], ["matrix"], value=one),
+        helper.make_node("ReduceMean", ["unit"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["matrix", "mean"], ["product0"]),
+        *(
+            helper.make_node("MatMul", [f"product{n}", "matrix"], [f"product{n + 1}"])
+            for n in range(products)
+        ),
+        helper.make_node("ReduceMax", [f"product{products}"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["none"]),
+        helper.make_node("Add", ["none", "colours"], ["coloured"]),
+    ]
+    place = next(n for n, node in enumerate(model.graph.node) if node.op_type == "MatMul")
+    model.graph.node[place].input[0] = "coloured"
+    before, after = model.graph.node[:place], model.graph.node[place:]
+    ordered = [*before, *nodes, *after]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    sides = np.array([side, side], np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(sides, "side"))
+    return bytes(model.SerializeToString())
+
+
+def write_bomb(folder: Path, side: int = 25_000, products: int = 0) -> StudentManifest:
+    """A student folder with a ``bomb``; by default it wants 2.5 GB."""
+    manifest = write_student(folder)
+    return replace_model(folder, manifest, bomb(side, products))
+
+
 def truncate(folder: Path, name: str = FP32) -> None:
     """Cut a file of a student in half, like an interrupted download."""
     content = (folder / name).read_bytes()

@@ -65,8 +65,9 @@ def test_an_export_format_is_one_function(tmp_path: Path) -> None:
     exec(BLOCKS["an export format"], scope)
     plain = {"name": "a.jpg", "sha256": "", "width": 9, "height": 9, "proposals": 0}
     result = LabelResult(**plain, judgements=(), proposer="p", verifier="v")  # type: ignore[arg-type]
-    labels = Labels(tmp_path, ["dog"], lambda: iter([("a.jpg", result)]))
-    scope["write_splits"]({"train": labels}, tmp_path)  # type: ignore[operator]
+    rows = lambda: iter([("a.jpg", result)])  # noqa: E731
+    labels = Labels(["dog"], rows, lambda name, result, path: None)
+    scope["write"]({"train": labels}, tmp_path)  # type: ignore[operator]
     assert (tmp_path / "train.csv").read_text() == ""
 
 

@@ -9,6 +9,10 @@ out, and this trailing metadata:
   secondlook-reason          stable word for programs, e.g. "bad_image" or "busy"
   secondlook-retry-after-ms  when trying again is likely to succeed; only where it may
   secondlook-request-id      finds the request in the server's log
+  grpc-status-details-bin    the same as google.rpc.Status: ErrorInfo (the reason in capitals,
+                             domain "secondlook"), RetryInfo, and BadRequest with the field
+
+How much a request may hold stands beside each field and method; see bounds.proto.
 
 Live streams, and Label without "keep", store nothing, so any call may be sent again. Kept images,
 jobs and captured streams are stored (see jobs.proto), and sending them again stores them once.
@@ -272,7 +276,7 @@ class Ontology(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassSpec]:
-        """1 to 256."""
+        """At least one."""
 
     def __init__(
         self,

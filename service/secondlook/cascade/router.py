@@ -156,7 +156,7 @@ class Cascade(Engine):
         if not runs:
             super()._begin(visit)
             return
-        prediction = self._predictions.submit(visit.task, visit.deadline)
+        prediction = self._predictions.submit(visit.task, visit.deadline, visit.background)
         propagate_cancellation(visit.outcome, prediction)
         prediction.add_done_callback(lambda done: self._predicted(done, visit))
 

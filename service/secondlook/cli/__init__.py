@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from secondlook.config.entrypoint import run_group
+from secondlook.config.entrypoint import run_group, write_privately
+from secondlook.config.redaction import redacted
+from secondlook.config.terminal import TerminalFormatter, printable
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "Label synthetic scenes and show what each stage contributes."),
@@ -74,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _configure_logging("--debug" in arguments)
+    write_privately()
     sys.exit(run(arguments))
 
 
@@ -85,7 +88,9 @@ def run(arguments: Sequence[str]) -> int:
 def _configure_logging(debug: bool) -> None:
     """Warnings of secondlook in one line each; origins and warnings of libraries only for debug."""
     if debug:
-        logging.basicConfig(level=logging.DEBUG)
+        handler = logging.StreamHandler()
+        handler.setFormatter(TerminalFormatter(logging.BASIC_FORMAT))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
         return
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core repeats our errors on stderr
     handler = logging.StreamHandler()
@@ -96,4 +101,4 @@ def _configure_logging(debug: bool) -> None:
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
+        return printable(redacted(f"{record.levelname.lower()}: {record.getMessage()}"))

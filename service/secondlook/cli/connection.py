@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.config.settings import ImageSettings, Settings
+from secondlook.config.terminal import echo
 from secondlook.core.image_folder import ImageFile
 from secondlook.core.ontology_yaml import dump, load_ontology
 from secondlook_client import (
@@ -133,7 +134,7 @@ def _running(
 def warn_about_demo_models(settings: Settings) -> None:
     """Say on stderr that the embedded models are of no use on photos, if they are to be used."""
     if "demo" in (settings.models.proposer, settings.models.verifier):
-        click.echo(
+        echo(
             "note: the embedded demo models know only the synthetic images of `secondlook world`; "
             "for photos name others with --proposer and --verifier",
             err=True,

@@ -78,7 +78,7 @@ def demo_command(count: int | None, seed: int, size: int, out: Path, distill: bo
     """Render synthetic scenes, label them through the service, and compare with the exact truth.
 
     Prints the precision and recall of the proposer alone and after verification, and writes
-    gallery.html, overview.png, coco.json, report.json and the images to --out. --distill adds
+    gallery.html, overview.png, coco/, report.json and the images to --out. --distill adds
     student/ with its report.html, strip.png and demo.json.
     """
     from secondlook.cli.connection import connected

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.output import PLAIN_EVERY_S, duration
+from secondlook.cli.output import PLAIN_EVERY_S, console, duration
 from secondlook.cli.params import Address
 from secondlook.config.entrypoint import setting_options
+from secondlook.config.terminal import echo, printable
 from secondlook.core.files import explain_write_errors
+from secondlook.training.progress import has_begun
 from secondlook.training.settings import TrainingSettings, load_settings
 from secondlook_client.errors import BadOntology, Cancelled, MissingExtra
 
@@ -130,7 +132,7 @@ def _distill(
     from secondlook.cli.output_folder import OutputFolder
     from secondlook.config.entrypoint import gentle_interrupts
 
-    data = _open_data(source, server, split, cache, how)
+    data = _open_data(source, server, split, cache, how, out, settings.max_bad_images)
     if ontology is not None:
         data = replace(data, ontology=_ontology_text(ontology, data.classes))
     try:
@@ -157,24 +159,60 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _open_data(source: str, server: str, split: str, cache: Path | None, how: str) -> "TrainingSet":
-    """The data; prints its warnings and its size."""
-    from secondlook.cli.output import bar
+def _open_data(
+    source: str,
+    server: str,
+    split: str,
+    cache: Path | None,
+    how: str,
+    out: Path,
+    max_bad_images: float,
+) -> "TrainingSet":
+    """The data, its images checked; prints its warnings and its size."""
+    from secondlook.datasets.bad_images import ImageCheck, read_record
     from secondlook.datasets.open import open_training_set
 
     with ExitStack() as stack:
-        step = stack.enter_context(bar("downloading", 0)) if server and how == "bar" else None
-        data = open_training_set(source, server=server, split=split, cache=cache, progress=step)
+        shown = how == "bar" and _is_main_process()
+        before = read_record(out) if has_begun(out) else None
+        data = open_training_set(
+            source,
+            server=server,
+            split=split,
+            cache=cache,
+            progress=_later_bar(stack, "downloading") if server and shown else None,
+            check=ImageCheck(
+                max_bad_images,
+                progress=_later_bar(stack, "checking images") if shown else None,
+                folder=out if _is_main_process() else None,
+                before=before,
+            ),
+        )
     if not _is_main_process():
         return data
     for warning in data.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(
+        echo(f"warning: {warning}", err=True)
+    echo(
         f"{data.name}: {len(data.train)} images to train on, {len(data.held_out)} held out "
         f"({data.split}), {len(data.classes)} classes, {data.digest[:12]}",
         err=True,
     )
     return data
+
+
+def _later_bar(stack: ExitStack, what: str) -> Callable[[int, int], None]:
+    """A bar that appears with the first image, once the one before it is done."""
+    from secondlook.cli.output import bar
+
+    shown: list[Callable[[int, int], None]] = []
+
+    def step(done: int, whole: int) -> None:
+        if not shown:
+            stack.close()
+            shown.append(stack.enter_context(bar(what, whole)))
+        shown[0](done, whole)
+
+    return step
 
 
 def _ontology_text(file: Path, classes: tuple[str, ...]) -> str:
@@ -192,8 +230,8 @@ def _print_student(manifest: "StudentManifest", out: Path) -> None:
     facts = [f"mAP {figures['map']:.3f}", f"mAP50 {figures['map50']:.3f}"]
     if "images_per_second" in figures:
         facts.append(f"{figures['images_per_second']:.0f} images/s here")
-    click.echo(f"{manifest.name}: {', '.join(facts)} on '{manifest.split}'")
-    click.echo(f"the student is in {out}; look at {out / 'report.html'}")
+    echo(f"{manifest.name}: {', '.join(facts)} on '{manifest.split}'")
+    echo(f"the student is in {out}; look at {out / 'report.html'}")
 
 
 def _register(server: str, model: str, out: Path) -> None:
@@ -201,7 +239,7 @@ def _register(server: str, model: str, out: Path) -> None:
 
     with Client(server) as client:
         added = client.models.add(out, model)
-    click.echo(f"added version {added.version} of {model} to {server}")
+    echo(f"added version {added.version} of {model} to {server}")
 
 
 @contextmanager
@@ -244,17 +282,16 @@ def _progress_file(path: Path) -> Iterator["ProgressCallback"]:
 
 @contextmanager
 def _progress_bars() -> Iterator[Callable[["Progress"], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=console(err=True)) as bars:
         tasks: dict[str, object] = {}
 
         def show(progress: "Progress") -> None:
@@ -264,7 +301,7 @@ def _progress_bars() -> Iterator[Callable[["Progress"], None]]:
             task = tasks[progress.phase]
             facts = progress_facts(progress)
             if facts:
-                bars.update(task, facts=facts)  # type: ignore[arg-type]
+                bars.update(task, facts=printable(facts))  # type: ignore[arg-type]
             bars.update(task, completed=progress.step, total=progress.of)  # type: ignore[arg-type]
             if progress.note:
                 bars.console.print(progress.note, style="dim")
@@ -283,7 +320,7 @@ def _progress_lines() -> Iterator[Callable[["Progress"], None]]:
             at, phase = time.monotonic(), progress.phase
             facts = progress.note or progress_facts(progress)
             name = PHASE_NAMES.get(progress.phase, progress.phase)
-            click.echo(f"{name}: {progress.step}/{progress.of} {facts}".rstrip(), err=True)
+            echo(f"{name}: {progress.step}/{progress.of} {facts}".rstrip(), err=True)
 
     yield show
 

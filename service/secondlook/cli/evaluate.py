@@ -1,6 +1,5 @@
 """``secondlook evaluate``: the quality of predictions against truth."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from secondlook.cli.output import console, counted, share, table
+from secondlook.config.terminal import print_json
 from secondlook.evaluation.average_precision import AveragePrecision, average_precision_of_images
 from secondlook.evaluation.coco_files import Joined, join
 from secondlook.evaluation.matching import Counts, Quality, evaluate
@@ -28,14 +28,15 @@ from secondlook.evaluation.matching import Counts, Quality, evaluate
 def evaluate_command(predictions: Path, truth: Path, iou: float, as_json: bool) -> None:
     """Measure precision, recall and average precision of PREDICTIONS against TRUTH.
 
-    Both are COCO files. PREDICTIONS may be a list of results, or a dataset such as the coco.json of
-    a run. Crowd and ignore regions count neither as right nor as wrong.
+    Both are COCO files, or folders that have one. PREDICTIONS may be a list of results, or the
+    output folder of `secondlook label`. Crowd and ignore regions count neither as right nor as
+    wrong.
     """
     joined = join(predictions, truth)
     quality = evaluate(joined.images.values(), joined.classes, iou)
     precision = average_precision_of_images([*joined.images.values()], joined.classes)
     report = report_json(quality, precision, joined, iou)
-    click.echo(json.dumps(report, indent=2)) if as_json else _print(report)
+    print_json(report, indent=2) if as_json else _print(report)
 
 
 def report_json(
@@ -51,6 +52,7 @@ def report_json(
         "ap75": precision.map75,
         "predictions_without_truth": joined.without_truth,
         "classes_left_out": list(joined.classes_left_out),
+        "warnings": list(joined.warnings),
         "classes": {
             name: {**_figures(counts), "ap": precision.map_per_class[name]}
             for name, counts in quality.by_class.items()
@@ -101,4 +103,4 @@ def _left_out(report: dict[str, Any]) -> list[str]:
         names = report["classes_left_out"]
         some = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
         lines.append(f"left out: classes of the truth that PREDICTIONS does not list: {some}")
-    return lines
+    return [*lines, *(f"warning: {sentence}" for sentence in report["warnings"])]

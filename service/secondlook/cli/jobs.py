@@ -3,7 +3,6 @@
 The commands, then how a job is sent and watched, then what is printed.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -15,6 +14,7 @@ import click
 from secondlook.cli.options import class_options, ontology_of
 from secondlook.cli.output import console, counted, local_time, print_facts, table
 from secondlook.cli.params import limit_option, server_option
+from secondlook.config.terminal import echo, print_json
 
 if TYPE_CHECKING:
     from secondlook.cli.output import Step
@@ -71,7 +71,7 @@ def create(
             _send(client.jobs, name, images)
         if watch:
             return _watch(client.jobs, name)
-    click.echo(f"job '{name}' is running; `secondlook job watch` shows its progress")
+    echo(f"job '{name}' is running; `secondlook job watch` shows its progress")
     return 0
 
 
@@ -96,7 +96,7 @@ def show(name: str, failures: bool, server: str) -> None:
         limit = None if failures else SHOWN_FAILURES
         _print_failures(islice(client.jobs.failures(name), limit))
         if limit and job.failed > limit:
-            click.echo(f"… and {job.failed - limit} more; --failures lists them all")
+            echo(f"… and {job.failed - limit} more; --failures lists them all")
 
 
 @job_command.command("watch")
@@ -131,7 +131,7 @@ def retry(name: str, reasons: tuple[str, ...], server: str) -> None:
     """Try the failed images of the job NAME again."""
     with _client(server) as client:
         retried = client.jobs.retry(name, reasons=reasons)
-    click.echo(f"{counted(retried, 'image')} queued again")
+    echo(f"{counted(retried, 'image')} queued again")
 
 
 @job_command.command("results")
@@ -161,7 +161,7 @@ def results(name: str, after: int, follow: bool, labels: bool, server: str) -> N
                 if not labels or judgement["outcome"] == "accept"
             ]
             line = {"cursor": found.cursor, "key": found.key, **result, "judgements": judgements}
-            click.echo(json.dumps(line))
+            print_json(line)
 
 
 def _client(server: str) -> "Client":
@@ -180,6 +180,7 @@ def _send(jobs: "Jobs", name: str, images: tuple[Path, ...]) -> None:
 
     upload = SelectionUpload(jobs, name, select_images(images), DEFAULT_LIMITS.max_image_bytes)
     upload.count()
+    upload.print_left_out()
     total, sent = upload.images, upload.known
     with bar("sending", total, sent) as step, gentle_interrupts() as stopped:
         for _ in upload.send(stopped):
@@ -191,7 +192,7 @@ def _send(jobs: "Jobs", name: str, images: tuple[Path, ...]) -> None:
         )
     jobs.finish(name)
     for image in upload.failed:
-        click.echo(f"not sent: {image.name}: {image.message}", err=True)
+        echo(f"not sent: {image.name}: {image.message}", err=True)
 
 
 def _watch(jobs: "Jobs", name: str) -> int:
@@ -226,7 +227,7 @@ class _ProgressPrinter:
     def show(self, job: "Job", step: "Step") -> None:
         step(job.done + job.failed, max(job.total, 1))
         if job.message and job.message != self._message:
-            click.echo(f"waiting: {job.message}", err=True)
+            echo(f"waiting: {job.message}", err=True)
         self._message = job.message
         if job.failed > self._failed and len(self._printed) < SHOWN_FAILURES:
             self._print_new_failures()
@@ -235,17 +236,17 @@ class _ProgressPrinter:
     def _print_new_failures(self) -> None:
         for failure in self._jobs.failures(self._name):
             if len(self._printed) >= SHOWN_FAILURES:
-                click.echo("more failed: `secondlook job show --failures` lists them", err=True)
+                echo("more failed: `secondlook job show --failures` lists them", err=True)
                 return
             if failure.key not in self._printed:
                 self._printed.add(failure.key)
-                click.echo(f"failed: {failure.name}: {failure.message}", err=True)
+                echo(f"failed: {failure.name}: {failure.message}", err=True)
 
 
 def _print_end(job: "Job") -> None:
     left = f", {job.waiting} not tried" if job.waiting else ""
     why = f": {job.message}" if job.message else ""
-    click.echo(f"{job.name}: {job.state}, {job.done} labelled, {job.failed} failed{left}{why}")
+    echo(f"{job.name}: {job.state}, {job.done} labelled, {job.failed} failed{left}{why}")
 
 
 def _print_jobs(jobs: Sequence["Job"]) -> None:

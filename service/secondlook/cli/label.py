@@ -28,17 +28,31 @@ from numpy.typing import NDArray
 from secondlook.cli.connection import Session
 from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
 from secondlook.cli.output import Step, bar, counted
-from secondlook.cli.output_folder import FailedImage, OutputFolder, WrittenOutputs, write_outputs
+from secondlook.cli.output_folder import (
+    FailedImage,
+    OutputFolder,
+    WrittenOutputs,
+    image_loader,
+    write_outputs,
+)
 from secondlook.cli.params import NameList
 from secondlook.config.entrypoint import gentle_interrupts, setting_options
 from secondlook.config.settings import CascadeSettings, StoreSettings
-from secondlook.core.files import explain_write_errors, name_to_text, text_to_name
-from secondlook.core.image_folder import IMAGE_SUFFIXES, ImageFile, ImageSelection, read_image_file
-from secondlook.datasets.writers import WRITERS, Labels
+from secondlook.config.terminal import echo
+from secondlook.core.files import explain_write_errors, is_below, name_to_text, text_to_name
+from secondlook.core.image_folder import (
+    IMAGE_SUFFIXES,
+    ImageFile,
+    ImageSelection,
+    LeftOut,
+    read_image_file,
+)
+from secondlook.datasets.writers import LABEL_FORMATS, Labels, linked_images
 from secondlook.evaluation.run_stats import Results
 from secondlook_client import Job, JobState, LabelPath
 from secondlook_client.errors import (
     BadImage,
+    Damaged,
     ImageTooLarge,
     InvalidInput,
     MessageTooLarge,
@@ -69,7 +83,7 @@ OFFER_BATCH = 1000
 IN_FLIGHT = 16
 """Images sent and not durable yet; the server makes those durable together."""
 MAX_NAME = 4000
-"""Characters of a name that are sent; the server accepts few more."""
+"""Characters of a path, from which a name is; the server accepts few more."""
 ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
 """Any other error would be the same for all images."""
 
@@ -87,11 +101,11 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
 @click.option(
     "--format",
     "formats",
-    type=NameList(WRITERS),
+    type=NameList(LABEL_FORMATS),
     default="coco",
     show_default=True,
     metavar="FORMAT,…",
-    help=f"Any of {', '.join(WRITERS)}, separated by commas.",
+    help=f"Any of {', '.join(LABEL_FORMATS)}, separated by commas.",
 )
 @click.option(
     "--gallery",
@@ -152,31 +166,37 @@ def label_command(
                 retry_failed=retry_failed,
             )
     _print_run(run.written, out)
-    return 1 if run.written.failed and not run.written.stats.images else 0
+    nothing_labelled = run.written.failed and not run.written.stats.images
+    return 1 if nothing_labelled or run.written.stats.verifier_never_answered else 0
 
 
 def _print_run(written: WrittenOutputs, out: Path) -> None:
     stats = written.stats
-    click.echo(
+    echo(
         f"{counted(stats.images, 'image')}: {counted(stats.accepted, 'box')} accepted, "
         f"{stats.rejected:,} rejected, {stats.unsure:,} unsure; "
         f"{counted(stats.verified_empty, 'image')} verified empty"
     )
     if by_student := stats.by_path[LabelPath.STUDENT]:
-        click.echo(
+        echo(
             f"{counted(by_student, 'image')} labelled by the student alone, "
             f"{1 - by_student / stats.images:.0%} by the models"
         )
     if stats.without_verdict:
-        click.echo(
+        echo(
             f"the verifier gave no answer for {counted(stats.without_verdict, 'box')}, which are "
             f"unsure; the first error: {stats.first_error}"
         )
+    if stats.abstained:
+        echo(
+            f"the verifier answered neither yes nor no for {counted(stats.abstained, 'box')}, "
+            f"which are unsure; the first time it said {stats.first_abstention[:60]!r}"
+        )
     if written.failed:
         failed = counted(written.failed, "image")
-        click.echo(f"{failed} failed; the reasons are in {out / 'failed.jsonl'}")
+        echo(f"{failed} failed; the reasons are in {out / 'failed.jsonl'}")
     for path in written.paths:
-        click.echo(f"  {path}")
+        echo(f"  {path}")
 
 
 @dataclass(frozen=True)
@@ -201,9 +221,7 @@ def label_into(
     retry_failed: bool = False,
 ) -> LabelRun:
     """Label ``selection`` into ``folder``, continuing where an earlier start stopped."""
-    if next(selection.walk(), None) is None:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise InvalidInput(f"there is no image in {selection.root}; images end in {suffixes}")
+    check_has_image(selection)
     job = _open_job(folder, session, selection, retry_failed)
     upload = SelectionUpload(
         session.client.jobs, job, selection, session.image_limits.max_image_bytes
@@ -214,11 +232,11 @@ def label_into(
     fetched = _fetch(folder.path, upload, session, job)
     written = write_outputs(
         folder.path,
-        Labels(selection.root, session.ontology.names, fetched.results),
+        Labels(session.ontology.names, fetched.results, linked_images(selection.root)),
+        image_loader(selection.root, session.image_limits),
         _failures(fetched, upload, session, job),
         formats=formats,
         shown=shown,
-        limits=session.image_limits,
     )
     return LabelRun(written, fetched.results, finished, seconds)
 
@@ -247,6 +265,7 @@ def _label(upload: "SelectionUpload", session: Session, job: str, out: Path) -> 
     """Send what the job lacks and wait until it is done; how many images that finished."""
     jobs = session.client.jobs
     upload.count()
+    upload.print_left_out()
     before = jobs.get(job)
     progress = _Progress(upload, before)
     with (
@@ -299,6 +318,18 @@ def _failures(
             yield FailedImage(text_to_name(failure.name), failure.reason, failure.message)
 
 
+def check_has_image(selection: ImageSelection) -> None:
+    """Raises ``InvalidInput`` where the selection has no image, with what was left out."""
+    left_out = LeftOut()
+    if next(selection.walk(left_out), None) is not None:
+        return
+    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+    message = f"there is no image in {selection.root}; images end in {suffixes}"
+    if left_out:
+        message += f"; left out: {left_out}; to label them, name the folder that they are in"
+    raise InvalidInput(message)
+
+
 class _Progress:
     """Counts the finished images of the selection; the job may have earlier ones besides."""
 
@@ -345,7 +376,7 @@ class _JobPoller:
                     "there"
                 )
             if job.message != self._message:
-                click.echo(f"waiting: {job.message}", err=True)
+                echo(f"waiting: {job.message}", err=True)
         else:
             self._waiting_since = None
         self._message = job.message
@@ -370,6 +401,8 @@ class SelectionUpload:
         """Found by the last walk."""
         self.keys = array("q")
         """Of the images found by the last walk that can be opened, in order."""
+        self.left_out = LeftOut()
+        """By the last walk."""
         self.failed: list[FailedImage] = []
         """Images of the last walk that cannot be sent."""
 
@@ -388,6 +421,11 @@ class SelectionUpload:
             known.extend(key for key in keys if key not in wanted)
         self._known = np.unique(np.array(known, dtype=np.int64))
 
+    def print_left_out(self) -> None:
+        """Say on stderr what the last walk left out, if it did."""
+        if self.left_out:
+            echo(f"left out: {self.left_out}", err=True)
+
     def send(self, stopped: Callable[[], bool]) -> Iterator[None]:
         """Send what the job lacks; yields whenever an image is durable or has failed.
 
@@ -400,7 +438,7 @@ class SelectionUpload:
             self._job,
             self._readable(lacking),
             number=lambda image: image.key,
-            name=lambda image: name_to_text(image.name)[-MAX_NAME:],
+            name=lambda image: name_to_text(image.name),
             concurrency=IN_FLIGHT,
         ):
             if isinstance(answer, ERRORS_OF_ONE_IMAGE):
@@ -411,11 +449,14 @@ class SelectionUpload:
 
     def _walk(self) -> Iterator[ImageFile]:
         """Every image that can be opened; the others have failed."""
-        self.images, self.keys, self.failed = 0, array("q"), []
-        for image in self._selection.walk():
+        self.images, self.keys, self.failed, self.left_out = 0, array("q"), [], LeftOut()
+        for image in self._selection.walk(self.left_out):
             self.images += 1
             if image.refusal:
                 self.failed.append(FailedImage(image.name, "bad_image", image.refusal))
+            elif len(name_to_text(image.name)) > MAX_NAME:
+                refusal = f"its path has more than {MAX_NAME:,} characters; move it up"
+                self.failed.append(FailedImage(image.name, "bad_image", refusal))
             else:
                 self.keys.append(image.key)
                 yield image
@@ -456,6 +497,11 @@ class FetchedResults:
         place = find_sorted(self._sorted, key)
         if place is None:
             return
+        if not is_below(text_to_name(result.name)):
+            raise Damaged(
+                f"the server calls an image '{result.name:.80}', which was never sent; run "
+                "`secondlook check` where its store is, or use a server that you trust"
+            )
         line = json.dumps(result.to_dict(), separators=(",", ":")).encode("ascii") + b"\n"
         with explain_write_errors(self._folder):
             self._offsets[self._order[place]] = self._file.seek(0, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from secondlook.cascade.router import Cascade
 from secondlook.config.settings import ServerSettings, Settings
-from secondlook.detector.runtime import OnnxDetector
+from secondlook.detector.trial import open_tried
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.models.registry import load_proposer, load_verifier
@@ -71,7 +71,7 @@ def _cascade(
             yield cascade
         return
     with (
-        closing(OnnxDetector.open(Path(student), "fp32", threads)) as detector,
+        closing(open_tried(Path(student), "fp32", threads)) as detector,
         closing(Cascade(pipeline, detector, *given)) as cascade,
     ):
         yield cascade

@@ -16,6 +16,7 @@ from secondlook.cli.output import console, local_time, print_facts, size, table
 from secondlook.cli.params import Address, limit_option, server_option
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import Command
+from secondlook.config.terminal import echo, print_json
 from secondlook.detector.manifest import DEFAULT_SIZE, STUDENT_SIZES
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def list_models(name: str, limit: int, as_json: bool, **flags: Any) -> None:
     if not as_json:
         _print_models(found)
     for model in found if as_json else ():
-        click.echo(json.dumps(model_json(model)))
+        print_json(model_json(model))
 
 
 @models_command.command("show")
@@ -71,7 +72,7 @@ def show(name: str, version: int | None, as_json: bool, **flags: Any) -> None:
     with _models(flags) as models:
         found = models.get(name, version or 0, report=as_json)
     if as_json:
-        click.echo(json.dumps(model_json(found), indent=2))
+        print_json(model_json(found), indent=2)
     else:
         _print_model(found)
 
@@ -86,7 +87,7 @@ def add(folder: Path, name: str, **flags: Any) -> None:
     """Add the student in FOLDER, written by `secondlook distill`, as a new version."""
     with _models(flags) as models:
         added = models.add(folder, name)
-    click.echo(
+    echo(
         f"added version {added.version} of '{added.name}'; `secondlook models promote {added.name} "
         f"{added.version}` makes it the one that devices run"
     )
@@ -108,7 +109,7 @@ def promote(name: str, version: int, force: bool, on_snapshot: str, **flags: Any
     """Make VERSION of the model NAME the current one, which devices run."""
     with _models(flags) as models:
         promoted = models.promote(name, version, force=force, on_snapshot=on_snapshot)
-    click.echo(f"version {version} of '{name}' is current: {promoted.model.promotion}")
+    echo(f"version {version} of '{name}' is current: {promoted.model.promotion}")
 
 
 @models_command.command("rollback")
@@ -118,7 +119,7 @@ def rollback(name: str, **flags: Any) -> None:
     """Make the previous version of the model NAME current again."""
     with _models(flags) as models:
         current = models.rollback(name)
-    click.echo(f"version {current.version} of '{name}' is current: {current.promotion}")
+    echo(f"version {current.version} of '{name}' is current: {current.promotion}")
 
 
 @models_command.command("download")
@@ -135,7 +136,7 @@ def download(name: str, version: int | None, out: Path, **flags: Any) -> None:
 
     with _models(flags) as models, bar("downloading", 1, unit="bytes") as step:
         found = models.download(name, version or 0, out, progress=lambda n, of: step(n, max(of, 1)))
-    click.echo(f"{out} has version {found.version} of '{name}'")
+    echo(f"{out} has version {found.version} of '{name}'")
 
 
 @models_command.command("train")
@@ -173,9 +174,7 @@ def train(name: str, snapshot: str, watch: bool, server: str, **spec: Any) -> in
         training = models.train(name, snapshot, **spec)
         if watch:
             return _watch(models, training.id)
-    click.echo(
-        f"training {training.id} is queued; `secondlook models watch {training.id}` shows it"
-    )
+    echo(f"training {training.id} is queued; `secondlook models watch {training.id}` shows it")
     return 0
 
 
@@ -243,7 +242,7 @@ def _watch(models: "Models", number: int) -> int:
         for training in models.watch(number):
             step(training.step, max(training.of, training.step, 1))
             if (status := _status(training)) != printed:
-                click.echo(printed := status, err=True)
+                echo(printed := status, err=True)
             if stopped():
                 raise KeyboardInterrupt(
                     f"training {number} continues; `secondlook models watch {number}` shows it"
@@ -261,7 +260,7 @@ def _status(training: "Training") -> str:
 def _print_end(training: "Training") -> None:
     why = f": {training.message}" if training.message else ""
     version = f", version {training.version} of '{training.model}'" if training.version else ""
-    click.echo(f"training {training.id}: {training.state}{version}{why}")
+    echo(f"training {training.id}: {training.state}{version}{why}")
 
 
 def model_json(model: "ModelVersion") -> dict[str, Any]:

@@ -5,9 +5,9 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import click
+from secondlook.config.terminal import echo, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,33 +24,73 @@ Step = Callable[[int, int], None]
 """Called with (done so far, total)."""
 
 
-def console() -> "Console":
-    """The standard output, for tables."""
+def console(*, err: bool = False) -> "Console":
+    """The standard output, or error, for tables. What it prints is ``printable``, without markup.
+
+    A text may begin with line breaks; others in it are escaped.
+    """
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
-    return Console(width=shutil.get_terminal_size().columns if terminal else WIDE)
+    class PrintableConsole(Console):
+        def print(self, *objects: Any, **how: Any) -> None:
+            super().print(*(_printable_lines(each) for each in objects), **how)
+
+    terminal = (sys.stderr if err else sys.stdout).isatty()
+    width = shutil.get_terminal_size().columns if terminal else WIDE
+    return PrintableConsole(width=width, markup=False, stderr=err)
 
 
-def table(*headings: str, right: Collection[str] = ()) -> "Table":
-    """A table without borders; columns in ``right`` are aligned to the right and never wrap."""
+def table(*headings: str, right: Collection[str] = (), header: bool = True) -> "Table":
+    """A table without borders; columns in ``right`` are aligned to the right and never wrap.
+
+    A cell is one ``printable`` line, whatever it is given.
+    """
     from rich.table import Table
 
-    made = Table(box=None)
+    class PrintableTable(Table):
+        def add_row(self, *cells: Any, **how: Any) -> None:
+            super().add_row(*map(_printable_cell, cells), **how)
+
+    made = PrintableTable(box=None, show_header=header)
     for heading in headings:
         numbers = heading in right
         made.add_column(
-            heading, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold"
+            printable(heading),
+            justify="right" if numbers else "left",
+            no_wrap=numbers,
+            overflow="fold",
         )
     return made
 
 
-def print_facts(facts: Mapping[str, str]) -> None:
-    """A line for each name and its value."""
-    from rich.table import Table
+def _printable_lines(shown: Any) -> Any:
+    """A text with the line breaks at its beginning kept; what is no text stays as it is."""
     from rich.text import Text
 
-    made = Table(box=None, show_header=False)
+    text = shown.plain if isinstance(shown, Text) else shown
+    if not isinstance(text, str):
+        return shown
+    inside = text.lstrip("\n")
+    safe = text[: len(text) - len(inside)] + printable(inside)
+    if safe == text:
+        return shown
+    return Text(safe, style=shown.style) if isinstance(shown, Text) else safe
+
+
+def _printable_cell(cell: Any) -> Any:
+    from rich.text import Text
+
+    text = cell.plain if isinstance(cell, Text) else cell
+    if not isinstance(text, str) or printable(text) == text:
+        return cell
+    return Text(printable(text), style=cell.style if isinstance(cell, Text) else "")
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """A line for each name and its value."""
+    from rich.text import Text
+
+    made = table(header=False)
     for name, value in facts.items():
         made.add_row(Text(name, style="dim"), Text(value))
     console().print(made)
@@ -96,7 +136,6 @@ def bar(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[
 
 @contextmanager
 def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Step]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -114,15 +153,15 @@ def _rich_bar(what: str, total: int, done: int, unit: str) -> Iterator[Step]:
             return Text(f"{speed:.1f} {unit}/s" if speed else "", style="dim")
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
         TextColumn("[dim]left[/dim]"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total, completed=done)
+    with Progress(*columns, console=console(err=True)) as progress:
+        task = progress.add_task(printable(what), total=total, completed=done)
         yield lambda now, whole: progress.update(task, completed=now, total=whole)
 
 
@@ -137,7 +176,7 @@ def _plain_lines(what: str, total: int, done: int, unit: str) -> Iterator[Step]:
         if time.monotonic() - printed_at >= PLAIN_EVERY_S:
             printed_at = time.monotonic()
             left = f", {duration((whole - now) / rate)} left" if rate else ""
-            click.echo(f"{what}: {now}/{whole}, {rate:.1f} {unit}/s{left}", err=True)
+            echo(f"{what}: {now}/{whole}, {rate:.1f} {unit}/s{left}", err=True)
 
     yield step
 

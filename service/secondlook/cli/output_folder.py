@@ -20,13 +20,13 @@ from secondlook.core.files import explain_write_errors, remove, replacing
 from secondlook.core.image_folder import ImageFile, read_image_file
 from secondlook.core.images import decode
 from secondlook.core.types import Pixels
-from secondlook.datasets.writers import OUTPUTS, WRITERS, Labels
+from secondlook.datasets.writers import LABEL_FORMATS, UNSPLIT, Labels, write_format
 from secondlook.evaluation.run_stats import RunStats
 from secondlook.reports import gallery
 from secondlook_client.errors import BadImage, OutputExists
 
 RUN, FAILED, GALLERY, STORE = "run.json", "failed.jsonl", "gallery.html", ".store"
-OWN_FILES = (*OUTPUTS, GALLERY, FAILED, STORE, RUN)
+OWN_FILES = (*LABEL_FORMATS, GALLERY, FAILED, STORE, RUN)
 """Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
 ``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
@@ -166,26 +166,26 @@ class WrittenOutputs:
 def write_outputs(
     out: Path,
     labels: Labels,
+    load: Callable[[str], Pixels],
     failures: Iterable[FailedImage],
     *,
     formats: Sequence[str],
     shown: int,
-    limits: ImageSettings,
 ) -> WrittenOutputs:
     """Write the formats, the gallery (at most ``shown`` images; 0: none) and ``failed.jsonl``.
 
-    Everything is streamed, so memory does not grow with the run. After ``StorageFull`` nothing is
-    lost, and the same command writes the rest later.
+    ``load`` gives the pixels of an image by its name. Everything is streamed, so memory does not
+    grow with the run. After ``StorageFull`` nothing is lost, and the same command writes the rest
+    later.
     """
     failed = _write_failures(out / FAILED, failures)
     stats = RunStats.of(result for _, result in labels.results())
-    paths = [WRITERS[name](labels, out) for name in formats]
+    paths = [write_format(name, {UNSPLIT: labels}, out) for name in formats]
     if shown:
         best = gallery.pick(labels.results(), shown)
         title = ", ".join(labels.classes[:4])
         if len(labels.classes) > 4:
             title += f" and {len(labels.classes) - 4} more"
-        load = image_loader(labels.root, limits)
         paths.append(gallery.write(out / GALLERY, title, stats, best, load))
     return WrittenOutputs(stats, failed, tuple(paths))
 

@@ -3,7 +3,6 @@
 Each command is followed by what it prints. All three read a store, without a server.
 """
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from secondlook.cli.params import NamedNumber
 from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
 from secondlook.config.entrypoint import Command, setting_options
 from secondlook.config.settings import ImageSettings, Settings
+from secondlook.config.terminal import echo, print_json
 from secondlook_client import LabelPath
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def explain_command(label: str, out: Path, rerun: bool, as_json: bool, **flags: 
         write_explanation(out, explanation, store.blobs, settings.images)
         again = _rerun(store, explanation.label, settings) if rerun else None
     if as_json:
-        click.echo(json.dumps(explanation_json(explanation, again), indent=2))
+        print_json(explanation_json(explanation, again), indent=2)
     else:
         _print_explanation(explanation, again, out)
     return 1 if again and not again.same_outcome else 0
@@ -338,16 +338,16 @@ def redecide_command(
         with _redecide_bar(store, run) as progress:
             done = redecide(store, run, new, wanted, nms_iou, progress)
         seconds = time.perf_counter() - started
-    click.echo(
+    echo(
         f"{counted(done.images, 'image')} of '{run}' decided again as '{new}' in "
         f"{seconds:.1f} s" + (f"; {done.before:,} had been before" if done.before else "")
     )
     if done.not_asked:
-        click.echo(
+        echo(
             f"{done.not_asked:,} judgements are unsure because their question was not asked: the "
             "threshold is lower than the one of the labelling run"
         )
-    click.echo(f"see what changed: secondlook compare {shlex.quote(run)} {shlex.quote(new)}")
+    echo(f"see what changed: secondlook compare {shlex.quote(run)} {shlex.quote(new)}")
 
 
 @contextmanager
@@ -400,11 +400,11 @@ def compare_command(
             for _ in differences:
                 pass
     if as_json:
-        click.echo(json.dumps(comparison_json(comparison), indent=2))
+        print_json(comparison_json(comparison), indent=2)
         return
     _print_comparison(comparison)
     if shown:
-        click.echo(f"The images that differ most: {out}")
+        echo(f"The images that differ most: {out}")
 
 
 def comparison_json(comparison: "RunComparison") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """``secondlook serve``: labelling over gRPC."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 from secondlook.cli.options import models_option
 from secondlook.config.entrypoint import config_option, setting_options
 from secondlook.config.settings import Settings, load_settings
+from secondlook.config.terminal import echo
 
 
 @click.command("serve")
@@ -25,8 +27,12 @@ def serve_command(**flags: Any) -> None:
     again. A single image is kept when its request names a run to keep it in; live streams are
     answered and not kept.
     """
+    from secondlook.config.stop_signals import end_at_once
     from secondlook.core.ontology_yaml import load_ontology
 
+    # While nothing is accepted there is nothing to finish. In a container the first process must
+    # say so, or the signal is lost.
+    signal.signal(signal.SIGTERM, lambda number, frame: end_at_once(128 + number))
     settings = load_settings(flags, flags.pop("config"))
     ontology = load_ontology(Path(settings.ontology)) if settings.ontology else None
     from secondlook.cli.local_service import configured_store, running_engine
@@ -46,5 +52,5 @@ def serve_command(**flags: Any) -> None:
             settings,
             metrics,
             store,
-            ready=lambda server: click.echo(f"serving on {server.address}"),
+            ready=lambda server: echo(f"serving on {server.address}"),
         )

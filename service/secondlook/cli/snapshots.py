@@ -14,6 +14,7 @@ import click
 from secondlook.cli.output import console, counted, local_time, table
 from secondlook.cli.params import NamedNumber, NameList, Time, limit_option
 from secondlook.cli.store import opened_store, store_options
+from secondlook.config.terminal import echo, print_json
 from secondlook.datasets.writers import EXPORT_FORMATS
 from secondlook_client.values import GroupBy
 
@@ -132,7 +133,7 @@ def list_snapshots(limit: int, as_json: bool, **flags: Any) -> None:
     if not as_json:
         _print_snapshots(found)
     for snapshot in found if as_json else ():
-        click.echo(json.dumps(snapshot_json(snapshot)))
+        print_json(snapshot_json(snapshot))
 
 
 @snapshot_command.command("show")
@@ -144,7 +145,7 @@ def show(name: str, as_json: bool, **flags: Any) -> None:
     with opened_store(flags) as store:
         found = store.snapshots.get(name)
     if as_json:
-        click.echo(json.dumps(snapshot_json(found), indent=2))
+        print_json(snapshot_json(found), indent=2)
     else:
         _print_snapshot(found)
 
@@ -167,7 +168,7 @@ def diff(old: str, new: str, as_json: bool, **flags: Any) -> int:
         for place, change in enumerate(compare_snapshots(store.blobs, *manifests)):
             counts.add(change)
             if as_json:
-                click.echo(json.dumps(asdict(change)))
+                print_json(asdict(change))
             elif place < SHOWN_CHANGES:
                 _print_change(change)
     if not as_json:
@@ -196,7 +197,7 @@ def export_snapshot(name: str, out: Path, formats: tuple[str, ...], **flags: Any
         from secondlook.datasets.export import export
 
         export(store, name, out, formats)
-    click.echo(f"wrote {', '.join(formats)} to {out}; its README.md says how to open them")
+    echo(f"wrote {', '.join(formats)} to {out}; its README.md says how to open them")
 
 
 @snapshot_command.command("remove")
@@ -206,7 +207,7 @@ def remove(name: str, **flags: Any) -> None:
     """Remove the snapshot NAME. `secondlook forget` may remove its images from then on."""
     with opened_store(flags) as store:
         store.snapshots.remove(name)
-    click.echo(f"removed the snapshot '{name}'")
+    echo(f"removed the snapshot '{name}'")
 
 
 def _ontology_digest(given: str) -> str:

@@ -17,6 +17,7 @@ from secondlook.cli.output import bar, counted, size
 from secondlook.cli.params import Age, Time
 from secondlook.config.entrypoint import Command, config_option, setting_options
 from secondlook.config.settings import StoreSettings
+from secondlook.config.terminal import echo
 
 if TYPE_CHECKING:
     from secondlook.store import Store
@@ -62,30 +63,40 @@ def opened_store(flags: dict[str, Any], *, new: bool = False) -> "Store":
 @click.command("check")
 @store_options
 @click.option("--quick", is_flag=True, help="Check only that the images exist; do not read them.")
-def check_command(quick: bool, **flags: Any) -> int:
+@click.option(
+    "--accept-losses",
+    is_flag=True,
+    help="Forget which transactions were lost, once what they held was sent again.",
+)
+def check_command(quick: bool, accept_losses: bool, **flags: Any) -> int:
     """Check every row and every image of a store. A server may use it meanwhile.
 
     Prints what is wrong and how to repair it. The exit code is 1 if anything is wrong.
     """
     with opened_store(flags) as store:
+        if accept_losses and store.database.witness:
+            store.database.witness.forget_losses()
         from secondlook.store.integrity import CheckCounts, check
 
+        lossy = bool(store.database.witness and store.database.witness.losses())
         checked, found = CheckCounts(), 0
         for finding in check(store, checked, content=not quick):
             found += 1
             if found <= SHOWN_FINDINGS:
-                click.echo(str(finding))
+                echo(str(finding))
     if found > SHOWN_FINDINGS:
-        click.echo(f"… and {found - SHOWN_FINDINGS} more")
-    click.echo(
+        echo(f"… and {found - SHOWN_FINDINGS} more")
+    echo(
         f"{counted(checked.rows, 'row')} and {counted(checked.blobs, 'blob')} checked: "
         + (f"{counted(found, 'problem')}" if found else "no problem")
     )
     if checked.orphans:
-        click.echo(
-            f"unused, as a crash may leave them: {counted(checked.orphans, 'blob')}; "
-            "`secondlook forget --orphans` removes them"
+        advice = (
+            "keep them: images of the lost transactions may be among them"
+            if lossy
+            else "`secondlook forget --orphans` removes them"
         )
+        echo(f"unused, as a crash may leave them: {counted(checked.orphans, 'blob')}; {advice}")
     return 1 if found else 0
 
 
@@ -103,7 +114,7 @@ def backup_command(to: Path, **flags: Any) -> int:
         from secondlook.store.backup import back_up
 
         copied = back_up(store, to, step)
-    click.echo(
+    echo(
         f"{to}: {counted(copied.rows, 'row')}, {counted(copied.blobs, 'new blob')} "
         f"({size(copied.size)})"
     )
@@ -124,16 +135,14 @@ def restore_command(backup: Path, **flags: Any) -> int:
         from secondlook.store.backup import restore
 
         copied = restore(backup, store, step)
-    click.echo(
-        f"{counted(copied.rows, 'row')}, {counted(copied.blobs, 'blob')} ({size(copied.size)})"
-    )
+    echo(f"{counted(copied.rows, 'row')}, {counted(copied.blobs, 'blob')} ({size(copied.size)})")
     return _print_broken(copied.broken)
 
 
 def _print_broken(broken: Sequence[str]) -> int:
     """Print which blobs could not be copied; the exit code."""
     for problem in broken:
-        click.echo(f"not copied: {problem}", err=True)
+        echo(f"not copied: {problem}", err=True)
     return 1 if broken else 0
 
 
@@ -187,22 +196,22 @@ def forget_command(
             else:
                 _print_deletions("would be removed", count_deletions(store, query))
         if orphans and yes:
-            click.echo(f"removed: {counted(remove_orphans(store), 'unused blob')}")
+            echo(f"removed: {counted(remove_orphans(store), 'unused blob')}")
     if not yes:
-        click.echo("nothing was removed; give --yes to do it")
+        echo("nothing was removed; give --yes to do it")
 
 
 def _print_deletions(verb: str, counts: "DeletionCounts") -> None:
-    click.echo(
+    echo(
         f"{verb}: {counted(counts.results, 'result')} of {counted(counts.items, 'image')} in runs; "
         f"{counted(counts.images, 'image')} ({size(counts.size)}) that nothing else needs"
     )
     if counts.runs:
-        click.echo(f"{verb}, as nothing is left of them: {counted(counts.runs, 'run')}")
+        echo(f"{verb}, as nothing is left of them: {counted(counts.runs, 'run')}")
     if counts.in_snapshots:
-        click.echo(f"kept because they are in a snapshot: {counted(counts.in_snapshots, 'image')}")
+        echo(f"kept because they are in a snapshot: {counted(counts.in_snapshots, 'image')}")
     if counts.corrected:
-        click.echo(
+        echo(
             f"kept because a person corrected them: {counted(counts.corrected, 'image')}; "
             "--corrected removes them too"
         )

@@ -9,6 +9,7 @@ import click
 
 from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
 from secondlook.cli.output import counted, table
+from secondlook.config.terminal import echo
 from secondlook_client.errors import InvalidInput, SecondlookError
 
 if TYPE_CHECKING:
@@ -99,7 +100,12 @@ def _write_page(
 
 
 def _few(selection: "ImageSelection") -> "list[ImageFile]":
-    files = list(itertools.islice(selection.walk(), MAX_IMAGES + 1))
+    from secondlook.core.image_folder import LeftOut
+
+    left_out = LeftOut()
+    files = list(itertools.islice(selection.walk(left_out), MAX_IMAGES + 1))
+    if left_out:
+        echo(f"left out: {left_out}", err=True)
     if len(files) > MAX_IMAGES:
         raise InvalidInput(
             f"there are more than {MAX_IMAGES} images; try fewer of them, or run `secondlook label`"

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from secondlook.cli.output import bar, counted
+from secondlook.config.terminal import echo
 from secondlook_client.errors import OutputExists
 
 
@@ -53,4 +54,4 @@ def world_command(out: Path, count: int, seed: int, size: int) -> None:
         raise OutputExists(f"{out} is not an empty folder; give another --out or remove it")
     with explain_write_errors(out), bar("rendering", total=count) as step:
         write_world(out, seed, count, size, progress=step)
-    click.echo(f"{counted(count, 'image')} in {out / 'images'}, truth in {out / 'truth.json'}")
+    echo(f"{counted(count, 'image')} in {out / 'images'}, truth in {out / 'truth.json'}")

@@ -1,24 +1,26 @@
 """What every command line of ours shares: flags of settings, exit codes, errors, Ctrl-C."""
 
+import io
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from secondlook.config.stop_signals import INTERRUPTED, StopSignals
+from secondlook.config.terminal import echo
 
 if TYPE_CHECKING:
     from secondlook.config.spec import SettingGroup
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+FINISH_S = 30.0
+"""For a command to finish what is under way after Ctrl-C or SIGTERM; then it is ended."""
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings file (TOML)."
@@ -59,10 +61,13 @@ def run_group(group: click.Group, name: str, arguments: Sequence[str]) -> int:
     try:
         outcome = group.main(list(arguments), prog_name=name, standalone_mode=False)
     except click.exceptions.Abort as stop:  # Ctrl-C
-        click.echo(str(stop.__cause__ or "") or "interrupted", err=True)
+        echo(str(stop.__cause__ or "") or "interrupted", err=True)
         return INTERRUPTED
     except click.ClickException as usage:
-        usage.show()
+        shown = io.StringIO()
+        usage.show(shown)
+        for line in shown.getvalue().removesuffix("\n").split("\n"):
+            echo(line, err=True)
         return usage.exit_code
     except BrokenPipeError:  # nobody reads our output any more, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,13 +76,23 @@ def run_group(group: click.Group, name: str, arguments: Sequence[str]) -> int:
         if "--debug" in arguments:
             raise
         message, code = _message(failure)
-        click.echo(f"error: {message}", err=True)
+        echo(f"error: {message}", err=True)
         return code
     return outcome if isinstance(outcome, int) else 0
 
 
+def write_privately() -> None:
+    """Everything that this process and its children create is for this user only.
+
+    Outputs hold images and labels too. A folder that exists keeps its rights; whoever wants to
+    share a result gives it away with ``chmod``.
+    """
+    os.umask(os.umask(0o077) | 0o077)
+
+
 def _message(failure: Exception) -> tuple[str, int]:
     """One line and the exit code: 2 for what can be corrected in the command, else 1."""
+    from secondlook.config.redaction import redacted
     from secondlook_client.errors import (
         AlreadyExists,
         InvalidInput,
@@ -86,7 +101,7 @@ def _message(failure: Exception) -> tuple[str, int]:
         SecondlookError,
     )
 
-    line = " ".join(str(failure).split())
+    line = " ".join(redacted(str(failure)).split())
     if isinstance(failure, SecondlookError):
         usage = isinstance(failure, InvalidInput | NotFound | NotAllowed | AlreadyExists)
         return line, 2 if usage and not failure.from_server else 1
@@ -100,22 +115,16 @@ def gentle_interrupts(
     """While it lasts, Ctrl-C and SIGTERM only answer the yielded question with yes.
 
     ``message`` is printed on stderr then, unless it is empty. A second one ends the process
-    at once. An exception raised wherever the main thread happens to be can leave a gRPC channel
-    that never closes, so a run asks instead.
+    at once, and so do ``FINISH_S`` after the first. An exception raised wherever the main thread
+    happens to be can leave a gRPC channel that never closes, so a run asks instead.
     """
     asked = threading.Event()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            os._exit(INTERRUPTED)  # what is on disk is whole at any moment
+    def ask() -> None:
         asked.set()
         if message:
-            click.echo(f"\n{message}; once more to stop at once", err=True)
+            echo(err=True)
+            echo(f"{message}; once more to stop at once", err=True)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
+    with StopSignals(ask, FINISH_S):
         yield asked.is_set
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

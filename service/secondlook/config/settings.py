@@ -93,6 +93,15 @@ class BatchingSettings(SettingGroup):
         low=1,
         high=100_000,
     )
+    max_queue_s: float = setting(
+        0.0,
+        "How long a call may wait beyond the time that keeps batches full, at the measured rate; "
+        "more calls are refused with a retry hint. Longer takes bursts of clients that do not "
+        "retry, and answers later under load.",
+        unit="seconds",
+        low=0,
+        high=600,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ class CascadeSettings(SettingGroup):
 
 @dataclass(frozen=True)
 class ImageSettings(SettingGroup):
-    """How large an image may be."""
+    """How large an image may be, and what decoding images may take."""
 
     max_image_bytes: int = setting(
         64 * 2**20, "Maximum size of an encoded image.", unit="bytes", low=1, high=2**31 - 2**16
@@ -141,6 +150,21 @@ class ImageSettings(SettingGroup):
     )
     max_image_side: int = setting(
         30_000, "Maximum width or height of an image.", unit="pixels", low=1, high=10**6
+    )
+    max_decoded_bytes: int = setting(
+        256 * 2**20,
+        "Maximum memory of decoded images; more are refused with RESOURCE_EXHAUSTED, or wait where "
+        "they belong to a job. One image is let in whatever its size.",
+        unit="bytes",
+        low=2**20,
+        high=2**40,
+    )
+    max_decode_s: float = setting(
+        10.0,
+        "Maximum CPU time to decode one image; it may take four times as long on a busy machine.",
+        unit="seconds",
+        low=0.1,
+        high=3600,
     )
 
 
@@ -179,6 +203,28 @@ class ServerSettings(SettingGroup):
     )
     max_trainings: int = setting(
         1, "Maximum concurrent trainings of students; 0 disables training.", low=0, high=64
+    )
+    max_connections: int = setting(
+        1000,
+        "Maximum open connections, and at most what the limit of open files allows; idle ones make "
+        "room for others.",
+        low=16,
+        high=1_000_000,
+    )
+    max_request_bytes: int = setting(
+        128 * 2**20,
+        "Maximum bytes of requests that have not arrived whole, and of those being worked on; at "
+        "least one of the largest image fits.",
+        unit="bytes",
+        low=2**20,
+        high=2**40,
+    )
+    receive_timeout_s: float = setting(
+        60.0,
+        "Time for a request to arrive whole; at 16 kB a second or faster it may take longer.",
+        unit="seconds",
+        low=0.1,
+        high=86_400,
     )
     grace_s: float = setting(
         30.0,

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from secondlook.config.redaction import redacted
 from secondlook_client.errors import BadSetting, NotFound
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class SettingSpec:
             return self.words[value.strip().lower()]
         converted = _convert(value, self.kind)
         if converted is None or not self._allows(converted):
-            raise BadSetting(f"{source}: expected {self.expected}, got {value!r}")
+            raise BadSetting(f"{source}: expected {self.expected}, got {redacted(repr(value))}")
         return converted
 
     def _allows(self, value: Any) -> bool:

@@ -3,22 +3,31 @@
 A file's name is bytes, and Python shows those that are not UTF-8 as lone surrogates, which no
 database and no message takes. As text such a byte is written ``\\xff``, and a backslash twice, so
 that no two names become one; all other names stay as they are.
+
+What strangers may name or rename beneath a folder is reached through a ``FolderRoot`` only.
 """
 
 import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath, PurePosixPath
 
-from secondlook_client.errors import InvalidInput, StorageFull
+from secondlook_client.errors import InvalidInput, NotAllowed, StorageFull
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_PERMITTED = (errno.EACCES, errno.EPERM, errno.EROFS)
 IMPOSSIBLE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 """Nobody can write there."""
+MAX_SWAPS = 10
+"""Times that a way is gone anew because something on it was replaced meanwhile."""
+STATS_AT_ONCE = 256
+# Only passed through, never read: a folder on the way need not be readable.
+_STEP = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2})")
 
 
@@ -85,3 +94,89 @@ def _unescaped(found: re.Match[str]) -> str:
     if escaped == "\\":
         return escaped
     return bytes.fromhex(escaped[1:]).decode("utf-8", "surrogateescape")
+
+
+def is_below(name: str) -> bool:
+    """Whether ``name``, which a server or file gave, is a path below the folder it belongs to.
+
+    Links are another matter: see ``FolderRoot``.
+    """
+    path = PurePosixPath(name)
+    leads_out = path.is_absolute() or ".." in path.parts
+    return bool(path.name) and not leads_out and "\0" not in name
+
+
+class FolderRoot:
+    """Reaches what lies beneath a folder, and nothing else, whatever is renamed meanwhile.
+
+    Every step is taken from the folder before it and follows no link, so a folder that is swapped
+    with a link between two steps is refused. Links to something beneath the root are followed all
+    the same: ``realpath`` says where they lead, and the way there is then gone without links.
+    Whoever swaps something in between gains an error. (``openat2`` does this in one call, on Linux
+    only; this works everywhere.)
+    """
+
+    def __init__(self, path: Path) -> None:
+        """``path`` is absolute and resolved: a link on the way to it is refused.
+
+        Nothing is opened yet.
+        """
+        self.path = path
+
+    def resolve(self, name: str) -> PurePath:
+        """Where ``name`` leads at present, relative to the root. Raises ``NotAllowed``."""
+        if "\0" in name:
+            raise NotAllowed("no file has a name with a null character")
+        real = Path(os.path.realpath(self.path / name))
+        if not real.is_relative_to(self.path):
+            raise NotAllowed("a link that leads out of the folder is not followed")
+        return real.relative_to(self.path)
+
+    def open(self, name: str) -> int:
+        """A descriptor to read the file ``name`` by; it never waits for a pipe.
+
+        Raises ``NotAllowed`` for what lies outside, and ``OSError``.
+        """
+        for _ in range(MAX_SWAPS):
+            place = self.resolve(name)
+            try:
+                with self._opened(place.parent) as folder:
+                    return os.open(place.name, _READ, dir_fd=folder)
+            except OSError as failure:
+                if failure.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+                    raise
+                cause = failure
+        raise cause
+
+    def names(self, place: PurePath) -> list[str]:
+        """What a folder at a resolved place holds, sorted. Raises ``OSError``."""
+        with self._opened(place, _LIST) as folder:
+            return sorted(os.listdir(folder))  # noqa: PTH208 (of a descriptor)
+
+    def stats(self, place: PurePath, names: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
+        """What ``names`` in a folder are, links themselves; those that are gone are left out.
+
+        Nothing stays open in between: folders nest deeper than a process may have files open.
+        Raises ``OSError``.
+        """
+        for start in range(0, len(names), STATS_AT_ONCE):
+            found = []
+            with self._opened(place) as folder:
+                for name in names[start : start + STATS_AT_ONCE]:
+                    with suppress(FileNotFoundError):
+                        found.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
+            yield from found
+
+    @contextmanager
+    def _opened(self, place: PurePath, flags: int = _STEP) -> Iterator[int]:
+        """A descriptor of a folder, reached from ``/`` without following a link."""
+        way = self.path / place
+        handle = os.open(way.anchor, _STEP if way.name else flags)
+        try:
+            for number, part in enumerate(way.parts[1:], start=2):
+                step = os.open(part, flags if number == len(way.parts) else _STEP, dir_fd=handle)
+                os.close(handle)
+                handle = step
+            yield handle
+        finally:
+            os.close(handle)

@@ -2,17 +2,23 @@
 
 A folder of a user may hold named pipes that block whoever opens them, links that
 lead out of it, and names in any script or none. Nothing here opens anything but regular files.
+
+Two kinds of entries are left out everywhere: hidden ones with what systems and tools add
+(``is_hidden``), and folders that secondlook wrote itself, which carry a tag (``tag_output``): an
+image in them is a copy of one that is labelled already. ``LeftOut`` counts both.
 """
 
 import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import IO
 
-from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
+from secondlook.core.files import FolderRoot
+from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotAllowed, NotFound
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
@@ -20,6 +26,77 @@ IMAGE_SUFFIXES = frozenset(
 """Suffixes of images in a folder, in any case; a file that is named itself is always taken."""
 UNREADABLE_FORMATS = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
 """Images that cannot be decoded: each is refused with a reason, rather than left out silently."""
+OUTPUT_TAG = ".secondlook-output"
+"""A file in each folder of images that secondlook wrote; such a folder is not walked into."""
+_SYSTEM_NAMES = frozenset(
+    (
+        "__macosx",  # of archives made on a Mac
+        "@eadir",  # thumbnails by a Synology
+        "#recycle",
+        "#snapshot",
+        "@recycle",  # of a QNAP
+        "@recently-snapshot",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+        "__pycache__",
+        "thumbs.db",
+        "desktop.ini",
+    )
+)
+"""In lower case."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or a copy that a system or tool made.
+
+    Such names are ``._photo.jpg``, ``.ipynb_checkpoints``, ``__MACOSX`` and ``@eaDir``. Every
+    search of a folder leaves them out; a path that is given itself, or listed in a file, is taken.
+    """
+    return name.startswith(".") or name.casefold() in _SYSTEM_NAMES
+
+
+def tag_output(folder: Path) -> None:
+    """Mark ``folder``, which exists, as written by secondlook, so that no run labels it."""
+    text = "Written by secondlook. Images in this folder are copies; no search finds them.\n"
+    (folder / OUTPUT_TAG).write_text(text, encoding="ascii")
+
+
+class LeftOut:
+    """Counts what a walk leaves out, for one line."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+
+    def hidden(self, path: Path) -> None:
+        """Count a hidden folder, or a hidden file with the suffix of an image; others are none."""
+        if path.suffix.lower() in IMAGE_SUFFIXES or os.path.isdir(path):  # noqa: PTH112
+            self._add("hidden", path)
+
+    def output(self, folder: Path) -> None:
+        """Count a folder that secondlook wrote."""
+        self._add("written by secondlook", folder)
+
+    def _add(self, what: str, path: Path) -> None:
+        self._counts[what] = self._counts.get(what, 0) + 1
+        self._first.setdefault(what, path.name)
+
+    def __str__(self) -> str:
+        """For example ``2 hidden (such as ._a.jpg), 1 written by secondlook (such as yolo)``."""
+        return ", ".join(
+            f"{count:,} {what} (such as {_shown(self._first[what])})"
+            for what, count in self._counts.items()
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+
+def _shown(name: str) -> str:
+    """A name on one line of a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 @dataclass(frozen=True)
@@ -34,6 +111,9 @@ class ImageFile:
     mtime_ns: int
     refusal: str = ""
     """Why it cannot be opened at all; empty for a regular file."""
+    root: Path | None = None
+    """The folder that it must lie beneath when it is read; None for a file that was given itself,
+    which may be a link to anywhere."""
 
     @property
     def key(self) -> int:
@@ -53,57 +133,79 @@ class ImageSelection:
     skip: Path | None = None
     """A folder that is left out: the run's own output."""
 
-    def walk(self) -> Iterator[ImageFile]:
+    def walk(self, left_out: LeftOut | None = None) -> Iterator[ImageFile]:
         """Every image once: sources in the order given, each folder sorted by name.
 
-        Holds the names of one chain of folders at a time. Hidden files and folders are left
-        out, and so are files whose name is not an image's.
+        Holds the names of one chain of folders at a time. Hidden files and folders, folders that
+        secondlook wrote and files whose name is not an image's are left out; ``left_out`` counts
+        the first two.
         """
+        left_out = LeftOut() if left_out is None else left_out
         for source in self.sources:
             if source.is_dir():
-                yield from self._walk_folder(source)
+                yield from self._walk_folder(source, left_out)
             else:
                 yield self._source(source)
 
-    def _walk_folder(self, folder: Path) -> Iterator[ImageFile]:
-        waiting = [self._entries(folder)]  # a stack of its own: folders nest deeper than calls may
+    def _walk_folder(self, folder: Path, left_out: LeftOut) -> Iterator[ImageFile]:
+        # A stack of its own: folders nest deeper than calls may.
+        waiting = [self._entries(folder, left_out)]
         while waiting:
-            path = next(waiting[-1], None)
-            if path is None:
+            entry = next(waiting[-1], None)
+            if entry is None:
                 waiting.pop()
-            elif isinstance(path, ImageFile):
-                yield path
-            elif path.is_symlink():
+                continue
+            if isinstance(entry, ImageFile):
+                yield entry
+                continue
+            path, found = entry
+            if stat.S_ISLNK(found.st_mode):
                 yield from self._walk_link(path)
-            elif path.is_dir():
-                waiting.append(self._entries(path))
+            elif stat.S_ISDIR(found.st_mode):
+                waiting.append(self._entries(path, left_out))
             elif path.suffix.lower() in IMAGE_SUFFIXES:
-                yield self._source(path)
+                yield self._found(path, found)
             elif form := UNREADABLE_FORMATS.get(path.suffix.lower()):
                 yield self._refused(path, f"{form} is not read; convert it to JPEG")
 
-    def _entries(self, folder: Path) -> Iterator[Path | ImageFile]:
+    def _entries(
+        self, folder: Path, left_out: LeftOut
+    ) -> Iterator[tuple[Path, os.stat_result] | ImageFile]:
+        root, place = FolderRoot(self.root), folder.relative_to(self.root)
         try:
-            names = sorted(os.listdir(folder))  # noqa: PTH208 (names alone weigh less than paths)
+            names = root.names(place)
+            if OUTPUT_TAG in names:
+                left_out.output(folder)
+                return
+            for name, found in root.stats(place, names):
+                path = folder / name
+                if is_hidden(name):
+                    left_out.hidden(path)
+                elif path == self.skip:
+                    left_out.output(path)
+                else:
+                    yield path, found
         except OSError as failure:
             yield self._refused(folder, f"the folder cannot be read: {failure.strerror}")
-            return
-        for name in names:
-            path = folder / name
-            if not name.startswith(".") and path != self.skip:
-                yield path
 
     def _walk_link(self, path: Path) -> Iterator[ImageFile]:
         """A link to an image of this folder is an image; one to a folder of it is seen there."""
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
-            if not target.is_relative_to(self.root):
-                yield self._refused(path, "a link that leads out of the folder is not followed")
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            if not target.is_relative_to(self.root):
-                yield self._refused(path, "a link that leads out of the folder is not followed")
-            else:
-                yield self._source(path)
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        root = FolderRoot(self.root)
+        try:
+            place = root.resolve(self._name(path))
+            (found,) = (found for _, found in root.stats(place.parent, [place.name]))
+        except NotAllowed as refusal:
+            if is_image or path.is_dir():
+                yield self._refused(path, str(refusal))
+        except (OSError, ValueError):
+            if is_image:
+                yield self._refused(path, "a link to something that is not there")
+        else:
+            if is_image and stat.S_ISLNK(found.st_mode):
+                yield self._refused(path, "a link to itself")
+            elif is_image and not stat.S_ISDIR(found.st_mode):
+                yield self._found(path, found)
 
     def _source(self, path: Path) -> ImageFile:
         try:
@@ -112,10 +214,14 @@ class ImageSelection:
             if failure.errno == errno.ENOENT and path.is_symlink():
                 return self._refused(path, "a link to something that is not there")
             return self._refused(path, f"it cannot be read: {failure.strerror}")
+        return replace(self._found(path, found), root=None)
+
+    def _found(self, path: Path, found: os.stat_result) -> ImageFile:
         if not stat.S_ISREG(found.st_mode):
             kind = "a named pipe" if stat.S_ISFIFO(found.st_mode) else "a device or socket"
             return self._refused(path, f"{kind}, not a file")
-        return ImageFile(self._name(path), path, found.st_size, found.st_mtime_ns)
+        name = self._name(path)
+        return ImageFile(name, path, found.st_size, found.st_mtime_ns, root=self.root)
 
     def _refused(self, path: Path, why: str) -> ImageFile:
         return ImageFile(self._name(path), path, 0, 0, refusal=why)
@@ -148,27 +254,35 @@ def _upright(path: Path) -> Path:
 
 
 def read_image_file(source: ImageFile, max_bytes: int) -> bytes:
-    """The file's bytes; never blocks on a pipe and never follows a link put there since.
+    """The file's bytes; never blocks on a pipe and never leads out of the file's root.
 
     Raises ``BadImage`` with the cause, or ``ImageTooLarge`` (over ``max_bytes``).
     """
     if source.refusal:
         raise BadImage(source.refusal)
+    path = Path(os.path.realpath(source.path))
+    root, name = (source.root, source.name) if source.root else (path.parent, path.name)
     try:
-        path = os.path.realpath(source.path)
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = FolderRoot(root).open(name)
+    except NotAllowed as refusal:
+        raise BadImage(str(refusal)) from None
     except OSError as failure:
         raise BadImage(f"the file cannot be opened: {failure.strerror}") from None
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise BadImage("it is no longer a regular file")
-        if found.st_size > max_bytes:
-            raise ImageTooLarge(
-                f"the file has {found.st_size:,} bytes; at most {max_bytes:,} are allowed "
-                "(--max-image-bytes)"
-            )
-        try:
-            return file.read(max_bytes)
-        except OSError as failure:
-            raise BadImage(f"the file cannot be read: {failure.strerror}") from None
+        return read_opened(file, max_bytes)
+
+
+def read_opened(file: IO[bytes], max_bytes: int) -> bytes:
+    """The bytes of an open file. Raises what ``read_image_file`` raises."""
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        raise BadImage("it is no longer a regular file")
+    if found.st_size > max_bytes:
+        raise ImageTooLarge(
+            f"the file has {found.st_size:,} bytes; at most {max_bytes:,} are allowed "
+            "(--max-image-bytes)"
+        )
+    try:
+        return file.read(max_bytes)
+    except OSError as failure:
+        raise BadImage(f"the file cannot be read: {failure.strerror}") from None

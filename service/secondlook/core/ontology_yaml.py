@@ -39,6 +39,7 @@ from typing import Any
 
 import yaml
 
+from secondlook.core.written_yaml import YamlProblem, parse_yaml
 from secondlook_client.errors import BadOntology, NotFound
 from secondlook_client.ontology import ClassSpec, Ontology, default_question
 from secondlook_client.values import View
@@ -47,22 +48,14 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 6
 CLASS_KEYS = ("phrases", "question", "view", "group", "threshold", "accept", "reject")
 DEFAULT_KEYS = ("view", "threshold", "accept", "reject")
-NULLS = ("null", "Null", "NULL", "~")
 NUMBERS = ("threshold", "accept", "reject")
 FORM = "name [@group] [= phrase, phrase …] [? question]"
-_LINE = re.compile(
-    r"(?P<name>[^=?]*?)"
-    r"(?:(?:^|\s)@(?P<group>[^=?@]*?))?\s*"
-    r"(?:=(?P<phrases>[^?]*))?"
-    r"(?:\?(?P<question>.*))?",
-    re.DOTALL,
-)
-_QUESTION_IN_BRACES = re.compile(
+# Possessive: backtracking over a long text takes time by the square of its length.
+_TEXT_IN_BRACES = re.compile(
     r"""(?<=[:,\[{]\ )               # behind a colon, comma or opening bracket
         (?!["'&*!|>%@`\ ])            # text that is not quoted
-        (?:(?!:\ )[^"\#,\[\]{}\n])*\?  # with a question mark
-        (?:(?!:\ )[^"\#,\[\]{}\n])*?
-        (?=\s*[,\]}])                # up to a comma or closing bracket
+        (?:(?!:\ )[^"\#,\[\]{}\n])++
+        (?=\s*+[,\]}])               # up to a comma or closing bracket
     """,
     re.VERBOSE,
 )
@@ -126,75 +119,29 @@ def _told(spec: ClassSpec) -> dict[str, Any]:
     return entries
 
 
-class _TextLoader(yaml.BaseLoader):
-    """YAML without types, tags, aliases or repeated keys, and no deeper than an ontology is.
-
-    Aliases are what makes a short file explode in memory; ``defaults`` does their work here.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise BadOntology("aliases (*name) are not taken; put shared entries under defaults:")
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise BadOntology("nested too deep; classes are one level of names with their entries")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for place, key in enumerate(keys):
-            if not isinstance(key, str):
-                raise BadOntology(f"expected a name before ':', got {key!r}; write it as text")
-            if key in keys[:place]:
-                raise BadOntology(f"'{key}' is given twice; give it one entry")
-        found = super().construct_mapping(node, deep)
-        # "dog: null" leaves the entry out; "null:" before a colon is still a class of that name.
-        left_out = [_is_null(value) for _, value in node.value]
-        return {
-            key: "" if empty else value
-            for (key, value), empty in zip(found.items(), left_out, strict=True)
-        }
-
-
-def _is_null(node: yaml.Node) -> bool:
-    """Unquoted, as in YAML proper."""
-    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in NULLS
-
-
 def _parse(text: str) -> Any:
     """The document. In braces a question need not be quoted, though PyYAML ends text at a "?"."""
     try:
         return _parse_strictly(text)
     except BadOntology:
-        quoted = _QUESTION_IN_BRACES.sub(_quoted, text)
+        quoted = _TEXT_IN_BRACES.sub(_quoted_question, text)
         if quoted == text:
             raise
         return _parse_strictly(quoted)
 
 
-def _quoted(found: re.Match[str]) -> str:
-    return json.dumps(found[0], ensure_ascii=False)
+def _quoted_question(found: re.Match[str]) -> str:
+    text = found[0].rstrip()
+    if "?" not in text:
+        return found[0]
+    return json.dumps(text, ensure_ascii=False) + found[0][len(text) :]
 
 
 def _parse_strictly(text: str) -> Any:
-    loader = None
     try:
-        loader = _TextLoader(text)
-        return loader.get_single_data()
-    except yaml.YAMLError as cause:
-        where = getattr(cause, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        problem = getattr(cause, "problem", None) or "it holds a character that YAML forbids"
-        raise BadOntology(f"no valid YAML{line}: {problem}") from cause
-    finally:
-        if loader is not None:
-            loader.dispose()
+        return parse_yaml(text, MAX_DEPTH, empty_nulls=True)
+    except YamlProblem as problem:
+        raise BadOntology(f"no valid YAML{problem.where}: {problem}") from problem
 
 
 def _ontology(document: Any) -> Ontology:
@@ -230,21 +177,32 @@ def _named(classes: Any) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _entries_of_line(line: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    match = _LINE.fullmatch(line.strip()) if isinstance(line, str) else None
-    if match is None:
+    if not isinstance(line, str):
         raise BadOntology(f"expected a class as '{FORM}', got {line!r:.80}")
-    entries = {key: text.strip() for key, text in match.groupdict().items() if text is not None}
-    name = entries.pop("name")
+    name, entries = _parts_of_line(line)
     for key, text in entries.items():
         if not text:
-            raise BadOntology(f"'{line}': {key} left empty; a class is written '{FORM}'")
+            raise BadOntology(f"'{line:.200}': {key} left empty; a class is written '{FORM}'")
     if not entries:
         return [(part.strip(), {}) for part in name.split(",")]
     if "," in name:
         raise BadOntology(
-            f"'{line}': several names share one {' and '.join(entries)}; give each its own line"
+            f"'{line:.200}': several names share one {' and '.join(entries)}; give each its own "
+            "line"
         )
     return [(name, entries)]
+
+
+def _parts_of_line(line: str) -> tuple[str, dict[str, str]]:
+    """The name of a one-line form, and what else it gives: group, phrases, question."""
+    head, asks, question = line.partition("?")
+    name, equals, phrases = head.partition("=")
+    name = name.strip()
+    before, at, group = name.rpartition("@")
+    if not at or before[-1:].strip():  # an "@" inside of a word is part of the name
+        before, at, group = name, "", ""
+    parts = (("group", at, group), ("phrases", equals, phrases), ("question", asks, question))
+    return before.strip(), {key: text.strip() for key, given, text in parts if given}
 
 
 def _spec(name: str, entries: Mapping[str, Any]) -> ClassSpec:

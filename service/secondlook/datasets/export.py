@@ -1,18 +1,21 @@
 """A snapshot as files that others read: COCO, YOLO, Pascal VOC and Parquet.
 
-    OUT/images/SPLIT/NAME-HASH.jpg   the images, byte for byte as they were given
-    OUT/annotations/SPLIT.json       COCO
-    OUT/data.yaml, SPLIT.txt, labels/SPLIT/NAME-HASH.txt    YOLO
-    OUT/voc/Annotations/SPLIT/NAME-HASH.xml, voc/ImageSets/Main/SPLIT.txt    Pascal VOC
+    OUT/coco/annotations/instances_SPLIT.json, images/SPLIT/NAME-HASH.jpg
+    OUT/yolo/data.yaml, images/SPLIT/NAME-HASH.jpg, labels/SPLIT/NAME-HASH.txt; likewise unsure/
+    OUT/voc/JPEGImages/NAME-HASH.jpg, Annotations/NAME-HASH.xml, ImageSets/Main/SPLIT.txt
     OUT/data/SPLIT-00000.parquet     Parquet, images inside
     OUT/README.md                    the dataset card: counts, and how to open each format
     OUT/statistics.json, contact_sheet.png
 
-Every path in these files is relative, so the folder can be moved.
+The images are byte for byte as they were given; those of several formats are hard links, so that
+each folder is complete and the disk has them once. Every path in these files is relative, so the
+folders can be moved.
 """
 
 import itertools
 import json
+import os
+import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,7 +25,8 @@ import yaml
 
 from secondlook.core import drawing
 from secondlook.core.drawing import GalleryImage
-from secondlook.core.files import explain_write_errors, replacing
+from secondlook.core.files import explain_write_errors, remove, replacing
+from secondlook.core.image_folder import tag_output
 from secondlook.core.images import decode
 from secondlook.datasets.manifest import (
     Entry,
@@ -31,7 +35,7 @@ from secondlook.datasets.manifest import (
     entries,
     load_manifest,
 )
-from secondlook.datasets.writers import EXPORT_FORMATS, Labels
+from secondlook.datasets.writers import EXPORT_FORMATS, Labels, write_format
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
 from secondlook.store.snapshots import SnapshotRow
@@ -78,6 +82,7 @@ def export(store: Store, name: str, out: Path, formats: Sequence[str]) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as part:
         part.mkdir()
+        tag_output(part)
         _write(store.blobs, snapshot, manifest, part, formats)
     return out
 
@@ -89,34 +94,39 @@ def _write(
     out: Path,
     formats: Sequence[str],
 ) -> None:
+    staged = out / ".images"
+    staged.mkdir()
     splits = {
-        split: _labels(blobs, manifest, split, out)
+        split: _labels(blobs, manifest, split, staged)
         for split in manifest.splits
         if manifest.count(split)
     }
-    if any(EXPORT_FORMATS[name].image_files for name in formats):
-        _write_images(blobs, manifest, out)
     for name in formats:
-        EXPORT_FORMATS[name].write(splits, out)
+        write_format(name, splits, out)
+    remove(staged)
     statistics = json.dumps(snapshot.statistics, indent=2, sort_keys=True)
     (out / "statistics.json").write_text(statistics, encoding="utf-8")
     (out / "README.md").write_text(dataset_card(snapshot, manifest, formats), encoding="utf-8")
     _write_contact_sheet(blobs, manifest, out / "contact_sheet.png")
 
 
-def _labels(blobs: Blobs, manifest: SnapshotManifest, split: str, out: Path) -> Labels:
+def _labels(blobs: Blobs, manifest: SnapshotManifest, split: str, staged: Path) -> Labels:
+    """The labels of a split; its images are written into ``staged`` once, and linked from there."""
+
     def results() -> Iterator[tuple[str, LabelResult]]:
         for _, entry in entries(blobs, manifest, split):
             yield file_name(entry), _result(entry, manifest)
 
-    return Labels(out / "images" / split, manifest.classes, results, True, blobs.get)
+    def place_image(_: str, result: LabelResult, path: Path) -> None:
+        image = staged / result.sha256
+        if not image.exists():
+            image.write_bytes(blobs.get(result.sha256))
+        try:
+            os.link(image, path)
+        except OSError:  # a file system without hard links, or one with too many of this file
+            shutil.copyfile(image, path)
 
-
-def _write_images(blobs: Blobs, manifest: SnapshotManifest, out: Path) -> None:
-    for _, entry in entries(blobs, manifest):
-        path = out / "images" / entry.split / file_name(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(blobs.get(entry.sha256))
+    return Labels(manifest.classes, results, place_image, True, blobs.get)
 
 
 def _write_contact_sheet(blobs: Blobs, manifest: SnapshotManifest, path: Path) -> None:

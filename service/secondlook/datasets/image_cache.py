@@ -4,39 +4,25 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image as PILImage
-
 from secondlook.config.settings import ImageSettings
-from secondlook.core.images import DEFAULT_LIMITS, decode
+from secondlook.core.images import DEFAULT_LIMITS, decode, upright_size
 from secondlook.core.types import Pixels
 from secondlook.datasets.samples import Sample
-from secondlook_client.errors import BadImage, Damaged, InvalidInput, NotFound
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Suffixes that a folder is searched for, in lower case."""
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-_ORIENTATION = 0x0112
-_SIDEWAYS = range(5, 9)
-"""EXIF orientations that swap width and height."""
+from secondlook_client.errors import BadImage, Damaged, InvalidInput, NotFound, SecondlookError
 
 
 def size_of(path: Path, limits: ImageSettings = DEFAULT_LIMITS) -> tuple[int, int]:
     """(width, height) in pixels of the image when upright, from its header alone.
 
-    Raises ``BadImage``, which names the file, when it is not an image or over ``limits``.
+    Raises ``NotFound`` and ``BadImage``, which do not name the file.
     """
     try:
-        with PILImage.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            sideways = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-    except Exception as cause:  # a decoder fed with hostile bytes may raise anything
-        raise BadImage(f"{path} cannot be read as an image; remove it or its entry") from cause
-    if width * height > limits.max_image_pixels or max(width, height) > limits.max_image_side:
-        raise BadImage(
-            f"{path} has {width}×{height} pixels, more than {limits.max_image_pixels:,}; save it "
-            "smaller"
-        )
-    return (height, width) if sideways else (width, height)
+        if not path.is_file():  # a named pipe would block whoever opens it
+            raise NotFound("it is missing")
+        return upright_size(path, limits)
+    except (OSError, ValueError) as cause:
+        reason = getattr(cause, "strerror", None) or "its name is not valid"
+        raise BadImage(f"it cannot be read: {reason}") from cause
 
 
 def read_pixels(sample: Sample, limits: ImageSettings = DEFAULT_LIMITS) -> Pixels:
@@ -65,6 +51,16 @@ def read_pixels(sample: Sample, limits: ImageSettings = DEFAULT_LIMITS) -> Pixel
             "put the old file back, or start a new training with another --out"
         )
     return image.pixels
+
+
+def reason_of(failure: SecondlookError) -> str:
+    """Why ``read_pixels`` failed, without the name of the image."""
+    cause = failure.__cause__
+    if isinstance(cause, SecondlookError):
+        return str(cause)
+    if isinstance(cause, OSError):
+        return f"it cannot be read: {os.strerror(cause.errno or 0)}"
+    return str(failure)
 
 
 class PixelCache:

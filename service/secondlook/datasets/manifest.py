@@ -8,7 +8,9 @@ nor a database id in it, so the root's own hash is a hash of the content.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.types import Labelled
@@ -101,16 +103,17 @@ class SnapshotManifest:
 
 def load_manifest(blobs: Blobs, sha256: str) -> SnapshotManifest:
     """The root of a snapshot. Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable``."""
-    plain = json.loads(blobs.get(sha256))
-    if plain["format"] not in (1, FORMAT):
+    root = _decoded(blobs.get(sha256), _Root, f"manifest {sha256[:12]}")
+    if root.format not in (1, FORMAT):
         raise Damaged(
-            f"manifest {sha256[:12]} has format {plain['format']} and this version reads {FORMAT}; "
+            f"manifest {sha256[:12]} has format {root.format} and this version reads {FORMAT}; "
             "was it made by a newer secondlook?"
         )
-    counts = "images" if plain["format"] == FORMAT else "pictures"
-    parts = tuple(ManifestPart(part["sha256"], part[counts]) for part in plain["parts"])
-    classes, splits, models = (tuple(plain[name]) for name in ("classes", "splits", "models"))
-    return SnapshotManifest(sha256, classes, splits, models, parts)
+    parts = tuple(
+        ManifestPart(part.sha256, part.images if root.format == FORMAT else part.pictures)
+        for part in root.parts
+    )
+    return SnapshotManifest(sha256, root.classes, root.splits, root.models, parts)
 
 
 def entries(
@@ -139,27 +142,77 @@ def entries(
 
 
 def part_entries(content: bytes) -> Iterator[Entry]:
-    """The images of one part."""
-    return (entry_from_json(json.loads(line)) for line in content.splitlines())
+    """The images of one part. Raises ``Damaged`` at a line that is none."""
+    for line in content.splitlines():
+        yield _entry_of(_decoded(line, _StoredEntry, "an image of a snapshot's manifest"))
 
 
 def entry_from_json(plain: Mapping[str, Any]) -> Entry:
     """Read what ``entry_to_json`` made."""
-    path = LabelPath(plain.get("path", LabelPath.TEACHERS))
-    return Entry(**{**plain, "boxes": tuple(_box_of(box) for box in plain["boxes"]), "path": path})
+    return _entry_of(msgspec.convert(plain, _StoredEntry))
 
 
-def _box_of(plain: Mapping[str, Any]) -> ManifestBox:
-    x1, y1, x2, y2 = plain["box"]
-    return ManifestBox(
-        class_index=plain["class"],
-        xyxy=(x1, y1, x2, y2),
-        kind=BoxKind(plain["kind"]),
-        probability=plain["probability"],
-        score=plain["score"],
-        p_yes=plain["p_yes"],
-        reason=plain["reason"],
+_Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _StoredPart(msgspec.Struct):
+    sha256: _Sha256
+    images: dict[str, _Count] = {}
+    pictures: dict[str, _Count] = {}
+    """The same in format 1."""
+
+
+class _Root(msgspec.Struct):
+    format: int
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+    models: tuple[str, ...]
+    parts: tuple[_StoredPart, ...]
+
+
+class _StoredBox(msgspec.Struct):
+    class_index: _Count = msgspec.field(name="class")
+    box: Xyxy
+    kind: BoxKind
+    probability: float
+    score: float
+    p_yes: float | None
+    reason: str
+
+
+class _StoredEntry(msgspec.Struct):
+    sha256: _Sha256
+    name: str
+    format: str
+    size: _Count
+    width: _Count
+    height: _Count
+    split: str
+    group: str
+    boxes: tuple[_StoredBox, ...]
+    path: LabelPath = LabelPath.TEACHERS
+
+
+_Stored = TypeVar("_Stored")
+
+
+def _decoded(content: bytes, kind: type[_Stored], what: str) -> _Stored:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        raise Damaged(
+            f"{what} cannot be read ({cause}); `secondlook check` says what else is damaged"
+        ) from cause
+
+
+def _entry_of(stored: _StoredEntry) -> Entry:
+    fields = {name: getattr(stored, name) for name in _FIELDS}
+    boxes = tuple(
+        ManifestBox(b.class_index, b.box, b.kind, b.probability, b.score, b.p_yes, b.reason)
+        for b in stored.boxes
     )
+    return Entry(**fields, boxes=boxes, path=stored.path)
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:

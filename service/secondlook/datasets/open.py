@@ -1,19 +1,26 @@
 """Open a training set: a snapshot of a service, a COCO file or folder, or a YOLO folder."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from secondlook.core.ontology_yaml import load_ontology
+from secondlook.datasets.bad_images import (
+    HEADERS_ONLY,
+    ImageCheck,
+    digest_of,
+    warnings_of,
+    without_bad_images,
+)
 from secondlook.datasets.readers.annotations import ParsedDataset
 from secondlook.datasets.readers.coco import find_coco, read_coco
 from secondlook.datasets.readers.snapshot import read_snapshot
 from secondlook.datasets.readers.yolo import find_yolo, read_yolo
-from secondlook.datasets.samples import Sample, TrainingSet
+from secondlook.datasets.samples import ImageRecord, Sample, TrainingSet, image_key
 from secondlook.detector.manifest import MAX_LINE
 from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.ontology import is_one_line
 
 HELD_OUT = ("val", "valid", "validation", "test")
 """Splits that a student is measured on, the preferred one first."""
@@ -33,23 +40,55 @@ def open_training_set(
     split: str = "",
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    check: ImageCheck = HEADERS_ONLY,
 ) -> TrainingSet:
     """The training set at ``source``: a snapshot's name with ``server``, else a file or folder.
 
     ``split`` is the one to hold out (empty: the first there is of val, valid, validation, test). Of
     a dataset without splits a fifth is held out, chosen by a seeded hash of the images' content:
     the same images always give the same fifth. ``cache`` is the folder of downloaded snapshots
-    (None: the user's own); ``progress`` is called with (images downloaded, all images). Raises
-    ``NotFound``, ``InvalidInput`` with the way out, and a ``SecondlookError`` of the service.
+    (None: the user's own); ``progress`` is called with (images downloaded, all images). ``check``
+    says how the images are checked and how many of them may be bad. Raises ``NotFound``,
+    ``InvalidInput`` with the way out, and a ``SecondlookError`` of the service.
     """
     data = read_snapshot(source, server, cache, progress) if server else _read_path(Path(source))
+    samples, record = without_bad_images(_printable(data.name), data.samples, check)
+    digest = data.digest or digest_of(data.classes, record)
+    data = replace(data, samples=samples)
     train, held_out, split, warnings = _divide(data, split)
     _check_names(data)
     _check_labels(data, train, held_out, split)
-    warnings = (*data.warnings, *warnings, *_classes_without_box(data, train, held_out, split))
-    digest = data.digest or _digest(data)
-    name = _printable(data.name)
-    return TrainingSet(name, data.classes, train, held_out, split, digest, data.ontology, warnings)
+    warnings = (
+        *data.warnings,
+        *warnings_of(record),
+        *warnings,
+        *_classes_without_box(data, train, held_out, split),
+    )
+    return TrainingSet(
+        _printable(data.name),
+        data.classes,
+        train,
+        held_out,
+        split,
+        digest,
+        data.ontology,
+        warnings,
+        _with_hashes(record, data, (*train, *held_out)),
+    )
+
+
+def _with_hashes(
+    record: ImageRecord, data: ParsedDataset, divided: Iterable[Sample]
+) -> ImageRecord:
+    """The record with the hashes that a split was made by."""
+    hashes = {sample.path: sample.sha256 for sample in divided if sample.sha256}
+    used = dict(record.used)
+    for split, samples in data.samples.items():
+        for sample in samples:
+            if sample.path in hashes:
+                key = image_key(split, sample.name)
+                used[key] = replace(used[key], sha256=hashes[sample.path])
+    return replace(record, used=used)
 
 
 def _read_path(path: Path) -> ParsedDataset:
@@ -64,15 +103,15 @@ def _read_path(path: Path) -> ParsedDataset:
             "of a service name it with --server HOST:PORT"
         )
     name = path.resolve().name
-    files = find_coco(path)
-    if files:
-        return _with_ontology(read_coco(name, files, path), path)
-    yolo = find_yolo(path)
-    if yolo:
-        return _with_ontology(read_yolo(name, yolo), path)
+    for folder in (path, path / "coco", path / "yolo"):  # as `label` and `snapshot export` write
+        if files := find_coco(folder):
+            return _with_ontology(read_coco(name, files, folder), path)
+        if yolo := find_yolo(folder):
+            return _with_ontology(read_yolo(name, yolo), path)
     raise InvalidInput(
         f"{path} has neither COCO files (annotations/*.json, */_annotations.coco.json, *.json) "
-        "nor a data.yaml; give a folder that does, or a snapshot with --server HOST:PORT"
+        "nor a data.yaml or classes.txt of YOLO; give a folder that does, or a snapshot with "
+        "--server HOST:PORT"
     )
 
 
@@ -85,7 +124,7 @@ def _with_ontology(data: ParsedDataset, folder: Path) -> ParsedDataset:
         same = set(load_ontology(file).names) == set(data.classes)
     except InvalidInput:
         same = False
-    return replace(data, ontology=file.read_text(encoding="utf-8")) if same else data
+    return replace(data, ontology=file.read_text(encoding="utf-8-sig")) if same else data
 
 
 Division = tuple[tuple[Sample, ...], tuple[Sample, ...], str, tuple[str, ...]]
@@ -175,16 +214,16 @@ def _draw(key: str) -> float:
 def _check_names(data: ParsedDataset) -> None:
     """Check the classes by the rule of the student's manifest, which is written only at the end."""
     for name in data.classes:
-        if not name or len(name) > MAX_LINE or not name.isprintable():
+        if not name.strip() or len(name) > MAX_LINE or not is_one_line(name):
             raise InvalidInput(
                 f"'{data.name}' has a class {name[:60]!a}; expected names of 1 to {MAX_LINE} "
-                "printable characters"
+                "characters on one line"
             )
 
 
 def _printable(name: str) -> str:
     """The name of a folder, which may hold any character, for people."""
-    return "".join(c if c.isprintable() else "?" for c in name)[:MAX_LINE] or "dataset"
+    return "".join(c if is_one_line(c) else "?" for c in name)[:MAX_LINE] or "dataset"
 
 
 def _check_labels(
@@ -215,18 +254,3 @@ def _classes_without_box(
             more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
             warnings.append(f"{', '.join(absent[:_NAMED])}{more}: {what}")
     return tuple(warnings)
-
-
-def _digest(data: ParsedDataset) -> str:
-    """The hash of a folder: classes, and each image's split, name, size and boxes."""
-    total = hashlib.sha256(json.dumps(data.classes).encode())
-    for split in sorted(data.samples):
-        for sample in sorted(data.samples[split], key=lambda sample: sample.name):
-            size = sample.path.stat().st_size
-            fields = [split, sample.name, sample.width, sample.height, size]
-            total.update(json.dumps(fields).encode())
-            for rows in (sample.boxes, sample.ignore, sample.negatives):
-                total.update(len(rows).to_bytes(4) + rows.tobytes())
-            for numbers in (sample.classes, sample.ignore_classes, sample.negative_classes):
-                total.update(numbers.tobytes())
-    return total.hexdigest()

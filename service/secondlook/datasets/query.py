@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -74,9 +75,9 @@ class Query:
             ("class", self.classes),
             ("split", tuple(share.name for share in self.split)),
         ):
-            twice = [name for place, name in enumerate(names) if name in names[:place]]
-            if twice:
-                raise InvalidInput(f"{what} '{twice[0]}' is given twice; name it once")
+            if len(set(names)) < len(names):
+                twice, _ = Counter(names).most_common(1)[0]
+                raise InvalidInput(f"{what} '{twice:.200}' is given twice; name it once")
         if not self.split:
             raise InvalidInput("there is no split; give at least one, for example train=1")
         if not 0 <= self.min_probability <= 1:  # also refuses NaN

@@ -3,8 +3,8 @@
 Boxes are float32 pixel xyxy in the upright image, as everywhere; every box has an area.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,38 @@ class Sample:
     """(K,): the classes that they were proposed for."""
     group: str = ""
     """Samples of one group stay in one split; empty: the image is its own group."""
+    problem: str = ""
+    """Why the image cannot be used; such a sample has no size and no boxes. Empty: it can."""
+
+
+@dataclass(frozen=True)
+class UnusableImage:
+    """An image of a dataset that is left out."""
+
+    name: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RecordedImage:
+    """What one image was when a training began."""
+
+    labels: str
+    """Hash of its size and boxes, hex."""
+    size: int
+    """Of its file, in bytes."""
+    sha256: str = ""
+    """Of its file, where a split was made by it."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The images that a training set was made of, by which a training that goes on knows them."""
+
+    used: Mapping[str, RecordedImage] = field(default_factory=dict)
+    """By ``image_key``."""
+    left_out: tuple[UnusableImage, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +93,21 @@ class TrainingSet:
     """YAML text of the classes with phrases and questions; empty where they are not known."""
     warnings: tuple[str, ...] = ()
     """What was left out or looks wrong, a sentence each, for a person."""
+    images: ImageRecord = ImageRecord()
+    """Which images it was made of, and which were left out."""
+
+
+def bad_sample(path: Path, name: str, problem: str, sha256: str = "") -> Sample:
+    """A sample for an image that cannot be used."""
+    none, nobody = boxes_array(()), class_array(())
+    return Sample(
+        path, 0, 0, name, sha256, none, nobody, none, nobody, none, nobody, problem=problem
+    )
+
+
+def image_key(split: str, name: str) -> str:
+    """What an image of a dataset is known by in its record."""
+    return f"{split}/{name}"
 
 
 def boxes_array(rows: Iterable[Iterable[float]]) -> Boxes:

@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 
 from secondlook.core.boxes import Xyxy
+from secondlook.core.cancellation import check_cancelled
 from secondlook.core.ontology_yaml import dump
 from secondlook.datasets.manifest import (
     Entry,
@@ -63,7 +64,7 @@ def create_snapshot(store: Store, name: str, query: Query) -> SnapshotRow:
 
     Raises ``AlreadyExists`` for a name in use, ``NotFound`` for a run that is not there,
     ``InvalidInput`` for a name that cannot be used, classes that no run has and a query that finds
-    nothing, and what the store raises.
+    nothing, ``Cancelled`` (see ``core.cancellation``), and what the store raises.
     """
     if not NAME.fullmatch(name):
         raise InvalidInput(
@@ -255,6 +256,7 @@ class SnapshotBuilder:
         }
 
     def _record(self, number: int) -> dict[str, Any]:
+        check_cancelled()
         self._file.seek(self._offsets[number])
         record: dict[str, Any] = json.loads(self._file.readline())
         return record
@@ -303,6 +305,7 @@ class SnapshotBuilder:
         sets = UnionFind(len(kept))
         names = [sha256.hex() for sha256, _ in kept]
         for source, numbers in sorted(self._sources.items(), reverse=True):
+            check_cancelled()
             members = np.array([places[n] for n in numbers if n in places], dtype=np.int64)
             if len(members):
                 sets.join(members[1:], np.full(len(members) - 1, members[0]))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.core.cancellation import check_cancelled
 from secondlook.datasets.query import SplitShare
 
 NEAR = 6
@@ -46,6 +47,7 @@ class UnionFind:
     def join(self, left: Numbers, right: Numbers) -> None:
         """Put every ``left[i]`` into one set with ``right[i]``."""
         while len(left):
+            check_cancelled()
             roots = self.roots()
             a, b = roots[left], roots[right]
             apart = a != b
@@ -114,6 +116,7 @@ def _near_pairs(
         rest = bucket[roots[bucket] != values[most]] if crowded else bucket
         rows = max(1, AT_ONCE // len(bucket))
         for start in range(0, len(rest), rows):
+            check_cancelled()
             mine = rest[start : start + rows]
             differing = _bit_count(hashes[mine][:, None] ^ hashes[bucket][None, :])
             left, right = np.nonzero(differing <= near)

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from secondlook.core.files import replacing
 from secondlook_client.errors import Damaged, InvalidInput, NotFound
+from secondlook_client.ontology import is_one_line
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
@@ -222,7 +223,7 @@ def _mismatch(name: str) -> Damaged:
 def _check(manifest: StudentManifest, plain: dict[str, Any]) -> None:
     """What the types of the fields cannot say. Raises ``Damaged``."""
     lines = [manifest.name, manifest.snapshot, manifest.split, *manifest.metrics]
-    if not all(line.isprintable() for line in [*lines, *manifest.classes]):
+    if not all(map(is_one_line, [*lines, *manifest.classes])):
         raise Damaged(
             "name, snapshot, split, classes and metrics of the manifest are one line each"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from secondlook.detector.manifest import INT8, read_manifest
 from secondlook.detector.runtime import OnnxDetector
+from secondlook.detector.trial import TrialLimits, try_student
 from secondlook.edge.agent import Agent
 from secondlook.edge.health import Health, HealthFile, HealthServer
 from secondlook.edge.hooks import Hook
@@ -114,12 +115,30 @@ def running_agent(
 def open_student(folder: Path, precision: str = "auto", threads: int = 0) -> OnnxDetector:
     """Open a student folder, with its hashes checked and its self-test run.
 
-    Raises ``NotFound``, ``Damaged``, ``BadSetting`` and ``MissingExtra``.
+    One that has not worked on this device before is tried first, by ``StudentGate``. Raises
+    ``NotFound``, ``Damaged``, ``BadSetting`` and ``MissingExtra``.
     """
-    if precision == "int8" and INT8 not in read_manifest(folder).files:
+    return OnnxDetector.open(folder, _precision_of(folder, precision), threads)
+
+
+@dataclass(frozen=True)
+class StudentGate:
+    """Tries students of strangers in a process of its own, as an agent would run them."""
+
+    settings: EdgeSettings
+
+    def __call__(self, folder: Path, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Raises ``Damaged`` and the other errors of ``detector.trial.try_student``."""
+        most_s = self.settings.max_trial_s  # a slow image is for the comparison of models to judge
+        limits = TrialLimits(self.settings.max_model_mb, most_s, image_s=most_s, batch=1)
+        try_student(folder, _precision_of(folder, self.settings.precision), limits, stopped)
+
+
+def _precision_of(folder: Path, asked: str) -> str:
+    if asked == "int8" and INT8 not in read_manifest(folder).files:
         log.warning("this student has no int8 model; fp32 is used")
-        precision = "fp32"
-    return OnnxDetector.open(folder, precision, threads)
+        return "fp32"
+    return asked
 
 
 def _check(settings: EdgeSettings) -> None:
@@ -138,6 +157,7 @@ class _Models:
         self._settings = settings
         self._client = client
         self._open = partial(open_student, precision=settings.precision, threads=settings.threads)
+        self._gate = StudentGate(settings)
         self._cache: ModelCache | None = None
         self._updater: ModelUpdater | None = None
         listener: TrialListener = _LogTrials()
@@ -147,6 +167,7 @@ class _Models:
                 settings,
                 client.models if client is not None else None,
                 self._cache,
+                self._gate,
                 self._open,
                 lambda model: self.runner.offer(model),
             )
@@ -160,6 +181,7 @@ class _Models:
         if updater is not None and updater.offer_last_good():
             return
         if settings.student:
+            self._gate(Path(settings.student))
             detector = self._open(Path(settings.student))
             self.runner.offer(LoadedModel(0, detector.manifest.digest, detector, proven=True))
             return

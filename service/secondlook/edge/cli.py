@@ -14,7 +14,9 @@ from secondlook.config.entrypoint import (
     gentle_interrupts,
     run_group,
     setting_options,
+    write_privately,
 )
+from secondlook.config.terminal import TerminalFormatter, echo
 from secondlook.edge.settings import EdgeSettings, load_settings
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def group(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input."""
+    write_privately()
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -68,7 +71,7 @@ def run_command(frames: int, **flags: Any) -> None:
 
     def ready(running: RunningAgent) -> None:
         if running.health_port is not None:
-            click.echo(f"health on {settings.health_host}:{running.health_port}", err=True)
+            echo(f"health on {settings.health_host}:{running.health_port}", err=True)
 
     with gentle_interrupts("") as stopped:
         health = run_agent(
@@ -76,9 +79,7 @@ def run_command(frames: int, **flags: Any) -> None:
         )
     sent = f"; {health.acknowledged} sent, {health.pending} pending" if settings.server else ""
     unreadable = f", {health.unreadable} could not be read" if health.unreadable else ""
-    click.echo(
-        f"{health.frames} frames, {health.detections} detections{unreadable}{sent}", err=True
-    )
+    echo(f"{health.frames} frames, {health.detections} detections{unreadable}{sent}", err=True)
 
 
 @group.command("once")
@@ -93,7 +94,7 @@ def once_command(images: tuple[Path, ...], student: Path, as_json: bool, **flags
     settings = load_settings(flags)
     found = detect_on(student, images, settings.precision, settings.threads)
     for frame, detections in found:
-        click.echo(format_detections(frame, detections, as_json))
+        echo(format_detections(frame, detections, as_json))
 
 
 @group.command("check")
@@ -107,7 +108,7 @@ def check_command(**flags: Any) -> int:
     failed = False
     for what, problem in run_checks(settings, ontology):
         failed |= bool(problem)
-        click.echo(f"{'FAILED' if problem else 'ok':7}{what}{': ' + problem if problem else ''}")
+        echo(f"{'FAILED' if problem else 'ok':7}{what}{': ' + problem if problem else ''}")
     return int(failed)
 
 
@@ -134,7 +135,7 @@ def _configure_logging(level: str) -> None:
     """One line per message; the journal of systemd adds the time."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core repeats our messages
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(TerminalFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from secondlook.core.images import decode
 from secondlook.detector.frames import SkippedFrame, SourceFrame
-from secondlook.edge.app import open_student
+from secondlook.edge.app import StudentGate, open_student
 from secondlook.edge.hooks import json_line, load_hook
 from secondlook.edge.model_trial import FrameDetections, LoadedModel, ModelRunner, TrialListener
 from secondlook.edge.settings import EdgeSettings
@@ -31,6 +31,7 @@ def detect_on(
 
     Raises ``NotFound``, ``BadImage`` and what opening a student raises.
     """
+    StudentGate(EdgeSettings(precision=precision))(student)
     detector = open_student(student, precision, threads)
     runner = ModelRunner(_RaiseRefusal())
     runner.offer(LoadedModel(0, detector.manifest.digest, detector, proven=True))
@@ -67,7 +68,7 @@ def run_checks(settings: EdgeSettings, ontology: Ontology | None) -> Iterator[tu
     """(what was checked, its problem) for everything in the settings; empty where it works."""
     yield "source", _problem(lambda: _one_frame(settings))
     if settings.student:
-        yield "student", _problem(lambda: open_student(Path(settings.student)).close())
+        yield "student", _problem(lambda: StudentGate(settings)(Path(settings.student)))
     if settings.hook:
         yield "hook", _problem(lambda: load_hook(settings.hook))
     if settings.server:

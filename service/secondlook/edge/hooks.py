@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from secondlook.config.terminal import printable_json
 from secondlook.detector.frames import Detection, SourceFrame
 from secondlook_client.errors import NotFound
 
@@ -48,7 +49,7 @@ def json_lines_hook(out: TextIO) -> Hook:
 def json_line(frame: SourceFrame, found: Sequence[Detection]) -> str:
     """``{"frame", "at", "size", "detections": [{"class", "probability", "score", "box"}]}``."""
     height, width = frame.pixels.shape[:2]
-    return json.dumps(
+    line = json.dumps(
         {
             "frame": frame.name,
             "at": round(frame.wall, 3),
@@ -65,3 +66,4 @@ def json_line(frame: SourceFrame, found: Sequence[Detection]) -> str:
         },
         ensure_ascii=False,
     )
+    return printable_json(line)

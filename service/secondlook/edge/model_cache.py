@@ -10,6 +10,7 @@ recognised by the count of trials that never ended.
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from secondlook.core.files import remove, replacing
 from secondlook_client.errors import BadSetting, SecondlookError
+from secondlook_client.private_files import make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ MAX_REFUSED = 64
 MAX_TRIES = 5
 """Starts of the agent that may end before a new model has run on a frame; then it is the cause."""
 _MAX_STATE = 2**20
+_VERSION = re.compile("[1-9][0-9]{0,9}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class ModelCache:
         self._folder = folder
         self._keep = keep
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
         except OSError as cause:
             raise BadSetting(
                 f"the folder for models '{folder}' cannot be created ({cause.strerror}); give "
@@ -162,7 +165,7 @@ def _read(path: Path) -> CacheState:
         good, refused, tries = plain["good"], plain["refused"], plain["tries"]
         texts = [plain["name"], *good.values(), *refused.values()]
         sound = all(isinstance(text, str) for text in texts)
-        sound = sound and all(version.isdecimal() for version in good)
+        sound = sound and all(map(_VERSION.fullmatch, good))
         sound = sound and all(isinstance(count, int) for count in tries.values())
     except FileNotFoundError:
         return CacheState()

@@ -1,9 +1,9 @@
 """Keeps a device's model that of the server: newer ones, or older ones after a roll-back.
 
 A thread asks the server now and then which version is promoted. When that is not the one in use, it
-is downloaded, compared with its hashes, opened (which runs its self-test) and offered to the
-``ModelRunner``, which reports how its trial ended. What does not pass is refused by its digest, for
-good.
+is downloaded, compared with its hashes, tried in a process of its own, opened (which runs its
+self-test) and offered to the ``ModelRunner``, which reports how its trial ended. What does not pass
+is refused by its digest, for good.
 """
 
 import logging
@@ -20,7 +20,14 @@ from secondlook.detector.runtime import required_files
 from secondlook.edge.model_cache import ModelCache
 from secondlook.edge.model_trial import Detector, LoadedModel, TrialListener
 from secondlook.edge.settings import EdgeSettings
-from secondlook_client.errors import Damaged, MissingExtra, NotFound, SecondlookError
+from secondlook_client.errors import (
+    Cancelled,
+    Damaged,
+    MissingExtra,
+    NotFound,
+    SecondlookError,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +70,19 @@ class ModelUpdater(TrialListener):
         settings: EdgeSettings,
         registry: ModelRegistry | None,
         cache: ModelCache,
+        try_model: Callable[[Path, Callable[[], bool]], None],
         open_model: Callable[[Path], Detector],
         offer: Callable[[LoadedModel], None],
     ) -> None:
-        """``registry`` None: no server, only what is on the disk. ``offer`` is the runner's."""
+        """``registry`` None: no server, only what is on the disk.
+
+        ``try_model`` raises for a model that must not be opened in this process; its second
+        argument tells whether to stop. ``offer`` is the runner's.
+        """
         self._settings = settings
         self._registry = registry
         self._cache = cache
+        self._try = try_model
         self._open = open_model
         self._offer = offer
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -143,7 +156,7 @@ class ModelUpdater(TrialListener):
         try:
             proven = self._cache.is_good(wanted.digest)
             model = self._opened(folder, wanted.version, wanted.digest, proven)
-        except (OSError, MemoryError, MissingExtra):
+        except (OSError, MemoryError, MissingExtra, Cancelled, Unavailable):
             self._cache.end_trial(wanted.digest)  # no fault of the model
             raise
         except Exception as cause:  # onnxruntime may raise anything on an unknown file
@@ -183,6 +196,8 @@ class ModelUpdater(TrialListener):
         return folder
 
     def _opened(self, folder: Path, version: int, digest: str, proven: bool) -> LoadedModel:
+        if not proven:
+            self._try(folder, lambda: self._closed)
         return LoadedModel(version, digest, self._open(folder), proven)
 
     def _give(self, model: LoadedModel) -> None:

@@ -81,6 +81,20 @@ class EdgeSettings(SettingGroup):
         low=0,
         high=1000,
     )
+    max_trial_s: float = setting(
+        60.0,
+        "CPU time in which a new model must open and find objects in a few images, or is refused.",
+        unit="seconds",
+        low=1,
+        high=3600,
+    )
+    max_model_mb: int = setting(
+        1024,
+        "Memory that a new model may take; one that wants more is refused.",
+        unit="megabytes",
+        low=64,
+        high=10**6,
+    )
     wait_for_model: bool = setting(
         False, "Start without any model, and wait until the server has one."
     )

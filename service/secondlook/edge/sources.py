@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from secondlook.config.settings import ImageSettings
+from secondlook.core.image_folder import OUTPUT_TAG, is_hidden
 from secondlook.core.images import DEFAULT_LIMITS, decode
 from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook_client.errors import InvalidInput, MissingExtra, NotFound, SecondlookError
@@ -175,6 +176,8 @@ class FolderSource:
         self._waiting.extend(fresh)
 
     def _files(self) -> Iterator[tuple[str, int]]:
+        if (self._folder / OUTPUT_TAG).exists():
+            return  # its images are copies that secondlook wrote
         with os.scandir(self._folder) as entries:
             for count, entry in enumerate(entries):
                 if count >= MAX_FILES:
@@ -182,13 +185,18 @@ class FolderSource:
                         f"'{self._folder}' holds more than {MAX_FILES:,} files; split it up"
                     )
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122  # a million times
-                if suffix in IMAGES and not entry.name.startswith(".") and entry.is_file():
+                if suffix in IMAGES and not is_hidden(entry.name) and entry.is_file():
                     yield entry.name, entry.stat().st_ctime_ns
 
 
 def _bytes_of(path: Path, limits: ImageSettings) -> bytes:
-    """The file, or as much of it as shows that it is too large."""
-    with path.open("rb") as file:
+    """The file, or as much of it as shows that it is too large; a pipe put there is not waited for.
+
+    Raises ``OSError`` and ``InvalidInput``.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidInput("it is no longer a regular file")
         return file.read(limits.max_image_bytes + 1)
 
 

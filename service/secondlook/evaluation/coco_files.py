@@ -1,25 +1,20 @@
 """COCO files of anyone as detections and true boxes.
 
 Predictions may be a results list (``[{"image_id", "category_id", "bbox", "score"}, …]``) or a
-whole data set such as ``coco.json``. Two data sets are joined by file name and class name, since
-ids mean nothing outside their own file; a results list is joined by the ids of the truth.
+whole data set as ``secondlook label`` writes it. Two data sets are joined by file name and class
+name, since ids mean nothing outside their own file; a results list is joined by the ids of the
+truth.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from secondlook.core.boxes import Xyxy
-from secondlook.datasets.readers.coco_json import (
-    CocoEntry,
-    CocoFile,
-    coco_entry,
-    entry_value,
-    read_json,
-    refuse_duplicates,
-)
+from secondlook.datasets.readers.coco import only_coco_file
+from secondlook.datasets.readers.coco_json import CocoEntry, CocoFile, Id, coco_entry, read_json
+from secondlook.datasets.readers.fields import RowChecks
 from secondlook.evaluation.matching import ScoredBox, ScoredImage, TrueBox
 from secondlook_client.errors import InvalidInput
 
@@ -36,23 +31,41 @@ class Joined:
     """Predictions left out because the truth lacks their image or class."""
     classes_left_out: tuple[str, ...]
     """Classes of the truth that the predictions' file does not list."""
+    warnings: tuple[str, ...] = ()
+    """What was left out of either file or put together, a sentence each."""
 
 
 def join(predictions: Path, truth: Path) -> Joined:
-    """Read both files. Raises ``NotFound`` or ``InvalidInput`` naming the file and the entry."""
-    true_set = _NamedCoco(truth, read_json(truth))
-    plain = read_json(predictions)
+    """Read both files, or the only COCO file of a folder.
+
+    Raises ``NotFound`` or ``InvalidInput`` naming the file and the entry.
+    """
+    predictions, truth = only_coco_file(predictions), only_coco_file(truth)
+    true_set = _open(truth)
+    notes: list[str] = []
+    plain = read_json(predictions, notes)
     if isinstance(plain, list):
-        guesses, known = list(_results(predictions, plain, true_set)), None
+        check = RowChecks("results")
+        guesses, known = [*_results(plain, true_set, check)], None
+        check.check(predictions)
+        notes += [f"{predictions.name}: {sentence}" for sentence in check.warnings()]
     else:
-        own = _NamedCoco(predictions, plain)
-        guesses, known = list(own.rows()), set(own.names.values())
-    return _joined(guesses, known, true_set)
+        own = _NamedCoco(predictions, plain, notes)
+        guesses, known = [*own.rows()], set(own.names.values())
+        notes = [*own.warnings()]
+    joined = _joined(guesses, known, true_set)
+    warnings = [*notes, *true_set.warnings(), *true_set.without_area()]
+    return replace(joined, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def truth_of(path: Path) -> Mapping[str, Sequence[TrueBox]]:
     """The boxes of a COCO data set by file name. Raises as ``join`` does."""
-    return _NamedCoco(path, read_json(path)).boxes()
+    return _open(path).boxes()
+
+
+def _open(path: Path) -> "_NamedCoco":
+    notes: list[str] = []
+    return _NamedCoco(path, read_json(path, notes), notes)
 
 
 @dataclass(frozen=True)
@@ -67,58 +80,64 @@ class _Row:
 
 
 class _NamedCoco(CocoFile):
-    """A COCO data set whose images are told apart by name."""
+    """A COCO data set whose images are told apart by name, or by id where one has none."""
 
-    def __init__(self, path: Path, plain: Any) -> None:
-        super().__init__(path, plain)
-        self.image_names = {
-            key: str(entry.get("file_name", key)) for key, entry in self.images.items()
-        }
-        refuse_duplicates(path, "names of images", list(self.image_names.values()))
+    def image_name(self, key: Id) -> str:
+        """Of the image ``key``, as it came to its labeller."""
+        image = self.images[key]
+        return image.original_name or image.name or str(key)
 
     def rows(self) -> Iterator[_Row]:
-        """Every annotation, by names."""
-        for entry in self.annotations():
-            yield _row(entry, self.image_names[entry.image_id], self.names[entry.category_id])
+        """Every annotation, by names; one without a score is certain."""
+        for entry in self.annotations:
+            yield _row(entry, self.image_name(entry.image_id), self.names[entry.category_id])
 
     def boxes(self) -> dict[str, list[TrueBox]]:
-        """By image; one without boxes has an empty list."""
-        found: dict[str, list[TrueBox]] = {name: [] for name in self.image_names.values()}
+        """Those with an area, by image; one without boxes has an empty list."""
+        found: dict[str, list[TrueBox]] = {self.image_name(key): [] for key in self.images}
         for row in self.rows():
-            found[row.image].append(TrueBox(row.class_name, row.box, row.ignore))
+            x1, y1, x2, y2 = row.box
+            if x2 > x1 and y2 > y1:
+                found[row.image].append(TrueBox(row.class_name, row.box, row.ignore))
         return found
 
+    def without_area(self) -> Iterator[str]:
+        """A sentence of the boxes that ``boxes`` leaves out, as a training does."""
+        boxes = (entry.box for entry in self.annotations)
+        if count := sum(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in boxes):
+            yield f"{self.path.name}: {count:,} boxes have no area; they are left out"
 
-def _results(path: Path, plain: list[Any], truth: _NamedCoco) -> Iterator[_Row]:
+
+def _results(plain: list[Any], truth: _NamedCoco, check: RowChecks) -> Iterator[_Row]:
     """A results list; what the truth does not list keeps a name that matches nothing."""
     for place, result in enumerate(plain):
-        where = f"{path}: [{place}]"
-        entry_value(result, "score", where)
-        entry = coco_entry(result, where)
+        try:
+            entry = coco_entry(result)
+            if entry.score is None:
+                raise ValueError("it has no 'score'")
+        except ValueError as cause:
+            check.bad(f"[{place}]", cause)
+            continue
+        check.good()
+        first = truth.first_id(entry.image_id)
         yield _row(
             entry,
-            truth.image_names.get(entry.image_id, f"image_id {entry.image_id!r}"),
+            f"image_id {entry.image_id!r}" if first is None else truth.image_name(first),
             truth.names.get(entry.category_id, f"category_id {entry.category_id!r}"),
         )
 
 
 def _row(entry: CocoEntry, image: str, class_name: str) -> _Row:
-    score = entry.plain.get("score", 1.0)
-    if not isinstance(score, int | float) or not math.isfinite(score):
-        raise InvalidInput(f"{entry.where}: expected a number as score, got {score!r}")
-    x1, y1, x2, y2 = entry.box
-    if x2 < x1 or y2 < y1:
-        raise InvalidInput(
-            f"{entry.where}: a bbox cannot have a negative side, got {entry.plain['bbox']!r}"
-        )
-    return _Row(image, class_name, entry.box, float(score), entry.ignore)
+    score = 1.0 if entry.score is None else entry.score
+    return _Row(image, class_name, entry.box, score, entry.ignore)
 
 
 def _joined(guesses: Sequence[_Row], known: set[str] | None, truth: _NamedCoco) -> Joined:
-    classes = tuple(n for n in truth.names.values() if known is None or n in known)
+    names = truth.classes()
+    classes = tuple(n for n in names if known is None or n in known)
     if not classes:
         raise InvalidInput(
-            f"{truth.path}: none of its classes ({_some(truth.names.values())}) is a class of "
+            f"{truth.path}: none of its classes ({_some(names)}) is a class of "
             f"the predictions ({_some(known or ())}); name the classes alike in both files"
         )
     real = truth.boxes()
@@ -133,7 +152,7 @@ def _joined(guesses: Sequence[_Row], known: set[str] | None, truth: _NamedCoco) 
         )
     for g in usable:
         found[g.image].append(ScoredBox(g.class_name, g.box, g.score))
-    left_out = tuple(n for n in truth.names.values() if n not in classes)
+    left_out = tuple(n for n in names if n not in classes)
     images = {name: (tuple(found[name]), tuple(real[name])) for name in real}
     return Joined(classes, images, len(kept) - len(usable), left_out)
 

@@ -36,6 +36,10 @@ class RunStats:
     """Judgements that the verifier failed to answer; all of them unsure."""
     first_error: str = ""
     """Why the first of those has no verdict."""
+    abstained: int = 0
+    """Judgements to which the verifier answered neither yes nor no; all of them unsure."""
+    first_abstention: str = ""
+    """What it said to the first of those."""
     by_class: dict[str, Counter[Outcome]] = field(default_factory=dict)
     by_path: Counter[LabelPath] = field(default_factory=Counter)
     """Images by who labelled them."""
@@ -55,11 +59,20 @@ class RunStats:
             if judgement.error:
                 self.without_verdict += 1
                 self.first_error = self.first_error or judgement.error
+            elif judgement.verdict and judgement.verdict.answer.p_yes is None:
+                self.abstained += 1
+                self.first_abstention = self.first_abstention or judgement.verdict.answer.raw
         accepted, unsure = len(result.labels), len(result.of(Outcome.UNSURE))
         self.accepted += accepted
         self.unsure += unsure
         self.rejected += len(result.judgements) - accepted - unsure
         self.verified_empty += not (accepted or unsure)
+
+    @property
+    def verifier_never_answered(self) -> bool:
+        """Whether it was asked and abstained every time: such a run labelled nothing."""
+        judged = self.accepted + self.rejected + self.unsure
+        return 0 < self.abstained == judged
 
     def count(self, outcome: Outcome, classes: Iterable[str]) -> int:
         """Judgements of these classes with this outcome."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from secondlook.core.types import Labelled
+from secondlook.jobs.abstentions import AbstentionCheck
 from secondlook.jobs.failures import (
     IMAGE_RETRY,
     MAX_ATTEMPTS,
@@ -48,6 +49,7 @@ class FailurePolicy:
         self._retry = retry
         self._replace = replace
         self._succeeded_at = 0.0
+        self._abstentions = AbstentionCheck()
 
     def handle(self, attempt: Attempt) -> None:
         """Decide about an attempt. Raises a failure that would be the same for every image."""
@@ -63,6 +65,12 @@ class FailurePolicy:
 
     def _handle_result(self, attempt: Attempt, result: LabelledItem) -> None:
         error = verification_error(result.labelled)
+        problem = "" if error else self._abstentions.problem(attempt.item.id, result.labelled)
+        if problem and self.breaker.open_s <= MAX_FREE_S:
+            self._pause(attempt, problem)
+            return
+        if problem:
+            self._abstentions.waive()
         if error and not self._is_own_fault(attempt):
             self._pause(attempt, f"the verifier does not answer: {error}")
         elif error and attempt.item.attempts + 1 < MAX_ATTEMPTS:

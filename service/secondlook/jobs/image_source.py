@@ -6,15 +6,17 @@ listing, decoded, and its bytes are stored before it is labelled.
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
-from secondlook.config.settings import ImageSettings
-from secondlook.core.files import name_to_text, text_to_name
-from secondlook.core.image_folder import ImageFile, ImageSelection, read_image_file
+from secondlook.core.decoding import ImageDecoder
+from secondlook.core.files import FolderRoot, name_to_text, text_to_name
+from secondlook.core.image_folder import ImageFile, ImageSelection, LeftOut, read_opened
 from secondlook.core.perceptual_hash import perceptual_hash
 from secondlook.jobs.failures import Replaced, Unfinished
 from secondlook.labeling.pipeline import Task
@@ -24,6 +26,7 @@ from secondlook.store.queue import Item, JobQueue, NewItem
 from secondlook_client.errors import (
     BadImage,
     BadRequest,
+    DecodingFailed,
     InvalidInput,
     NotAllowed,
     NotFound,
@@ -76,12 +79,16 @@ def list_folder(queue: JobQueue, run_id: int, root: Path, stopped: Callable[[flo
     """
     if not root.is_dir():
         raise _folder_missing(root)
+    left_out = LeftOut()
+    found = ImageSelection(root, (root,)).walk(left_out)
     try:
-        for batch in _batches(_item(source) for source in ImageSelection(root, (root,)).walk()):
+        for batch in _batches(_item(source) for source in found):
             if not _retried(partial(queue.add, run_id, batch), stopped):
                 return
         if not root.is_dir():
             raise _folder_missing(root)
+        if left_out:
+            log.info("left out of the folder: %s", left_out, extra={"run": run_id})
         _retried(partial(queue.close, run_id), stopped)
     except BadRequest:
         log.info("listing ended: the job was closed or cancelled", extra={"run": run_id})
@@ -104,29 +111,32 @@ class ImageReader:
         self,
         blobs: Blobs,
         root: Path | None,
-        limits: ImageSettings,
+        decoder: ImageDecoder,
         ontology: Ontology,
         source: str,
     ) -> None:
         """``root`` is the folder, resolved, of a job that has one; ``source``: see ``Task``."""
         self._blobs = blobs
         self._root = root
-        self._limits = limits
+        self._decoder = decoder
         self._ontology = ontology
         self._source = source
 
-    def prepare(self, item: Item) -> PreparedImage:
+    def prepare(self, item: Item, stopping: threading.Event) -> PreparedImage:
         """Read and decode one image and store its bytes.
 
-        Raises ``InvalidInput`` and ``NotAllowed`` for the image's own faults, ``Replaced``,
-        ``Unfinished``, ``Unavailable`` while the folder is missing, ``NotFound`` and ``Damaged``
-        for stored bytes, and ``StoreUnavailable`` and ``StorageFull``.
+        Raises ``ShuttingDown`` once ``stopping`` is set, ``InvalidInput`` and ``NotAllowed`` for
+        the image's own faults, ``Replaced``, ``Unfinished``, ``Unavailable`` while the folder is
+        missing, ``NotFound`` and ``Damaged`` for stored bytes, and ``StoreUnavailable`` and
+        ``StorageFull``.
         """
         if item.sha256:
-            return self._prepared(self._blobs.get(item.sha256), item.name)
+            return self._prepared(self._blobs.get(item.sha256), item.name, stopping)
         source, content = self._from_folder(item)
         try:
-            prepared = self._prepared(content, item.name)
+            prepared = self._prepared(content, item.name, stopping)
+        except DecodingFailed:  # it would take as long again
+            raise
         except InvalidInput as failure:
             if time.time() - source.mtime_ns / 1e9 < RECENT_S:
                 raise Unfinished(str(failure)) from failure
@@ -134,10 +144,11 @@ class ImageReader:
         self._blobs.put(content)
         return prepared
 
-    def _prepared(self, content: bytes, name: str) -> PreparedImage:
-        task = Task.from_bytes(content, name, self._ontology, self._limits, self._source)
-        stored = NewImage.of(task.image.sha256, content)
-        return PreparedImage(task, stored, perceptual_hash(task.image.pixels))
+    def _prepared(self, content: bytes, name: str, stopping: threading.Event) -> PreparedImage:
+        image = self._decoder.decode(content, name, stopping)
+        stored = NewImage.of(image.sha256, content)
+        task = Task(image, self._ontology, self._source)
+        return PreparedImage(task, stored, perceptual_hash(image.pixels))
 
     def _from_folder(self, item: Item) -> tuple[ImageFile, bytes]:
         """The file and its bytes, if it is the one that was listed."""
@@ -145,26 +156,29 @@ class ImageReader:
         if root is None:
             raise BadImage("the image was never uploaded; send it again")
         name = text_to_name(item.name)
-        path = Path(os.path.realpath(root / name))
-        if not path.is_relative_to(root):
-            raise NotAllowed("a link that leads out of the folder is not followed")
-        source = self._stat(name, path)
-        if (source.size, source.mtime_ns) != (item.size, item.mtime_ns):
-            raise Replaced(_item(source))
-        content = read_image_file(source, self._limits.max_image_bytes)
-        if self._stat(name, path) != source:
-            raise Unfinished("the file changed while it was read")
+        with self._opened(root, name) as file:
+
+            def found() -> ImageFile:
+                now = os.fstat(file.fileno())
+                return ImageFile(name, root / name, now.st_size, now.st_mtime_ns, root=root)
+
+            source = found()
+            if (source.size, source.mtime_ns) != (item.size, item.mtime_ns):
+                raise Replaced(_item(source))
+            content = read_opened(file, self._decoder.limits.max_image_bytes)
+            if found() != source:
+                raise Unfinished("the file changed while it was read")
         return source, content
 
-    def _stat(self, name: str, path: Path) -> ImageFile:
+    def _opened(self, root: Path, name: str) -> IO[bytes]:
+        """The file, which lies beneath ``root`` and stays the same one if its name is replaced."""
         try:
-            found = path.stat()
+            return os.fdopen(FolderRoot(root).open(name), "rb")
         except OSError as failure:
-            if self._root is not None and not self._root.is_dir():
-                raise _folder_missing(self._root) from None
+            if not root.is_dir():
+                raise _folder_missing(root) from None
             cause = (failure.strerror or "it cannot be read").lower()
             raise Unfinished(f"the file cannot be opened: {cause}") from None
-        return ImageFile(name, path, found.st_size, found.st_mtime_ns)
 
 
 def _item(source: ImageFile) -> NewItem:

@@ -79,12 +79,12 @@ class InFlight:
         self._ended.put(None)
 
     def stop(self) -> None:
-        """Submit nothing more: attempts that wait for room in the engine end at once."""
+        """Submit nothing more: attempts end that are being decoded or wait for room."""
         self._stopping.set()
 
     def _try(self, item: Item, began: float) -> None:
         try:
-            prepared = self._images.prepare(item)
+            prepared = self._images.prepare(item, self._stopping)
             future = self._submit(prepared.task)
         except BaseException as failure:  # whatever it is, the attempt must be returned
             self._ended.put(Attempt(item, began, failure))
@@ -97,7 +97,7 @@ class InFlight:
     def _submit(self, task: Task) -> "Future[Labelled]":
         while not self._stopping.is_set():
             try:
-                return self._engine.submit(task)
+                return self._engine.submit(task, background=True)
             except Busy as full:
                 self._stopping.wait(min(full.retry_after_s, 1.0))
         raise ShuttingDown("the server is shutting down; the image stays in the queue")

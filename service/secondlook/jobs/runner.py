@@ -14,9 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-from secondlook.config.settings import ImageSettings
-from secondlook.core.images import DEFAULT_LIMITS
-from secondlook.jobs.worker import Worker, WorkerContext
+from secondlook.core.decoding import ImageDecoder
+from secondlook.jobs.worker import GRACE_S, Worker, WorkerContext
 from secondlook.labeling.engine import Engine
 from secondlook.store import Store
 from secondlook_client.errors import StorageFull, Unavailable
@@ -33,6 +32,8 @@ LEASE_S = 15.0
 """A server that did not renew its leases for this long is presumed dead."""
 PAUSE_S = 2.0
 """Before another poll of a database that failed."""
+RELEASE_S = 0.3
+"""Of the time to close: for the outcomes of the images in flight to be written."""
 
 
 def server_name() -> str:
@@ -47,7 +48,7 @@ class JobRunner:
         self,
         store: Store,
         engine: Engine,
-        limits: ImageSettings = DEFAULT_LIMITS,
+        decoder: ImageDecoder | None = None,
         roots: Sequence[Path] = (),
         *,
         owner: str = "",
@@ -58,7 +59,7 @@ class JobRunner:
         """``roots`` are the folders that may be read; ``owner`` is this server's name.
 
         ``in_flight`` is the maximum of images in flight, of all jobs together; each job may
-        have one. ``threads`` read and decode images.
+        have one. ``threads`` read images and wait for them to be decoded.
         """
         self._store = store
         self._in_flight = in_flight
@@ -67,7 +68,7 @@ class JobRunner:
             store,
             engine,
             self._threads,
-            limits,
+            decoder or ImageDecoder(),
             tuple(roots),
             lease_s or LEASE_S,
             self._share,
@@ -94,20 +95,25 @@ class JobRunner:
         found = self._workers.get(run_id)
         return found[0].waits_for() if found else ""
 
-    def close(self) -> None:
+    def close(self, limit_s: float = GRACE_S) -> None:
         """Claim nothing new, finish and store the images in flight, and release the jobs.
 
-        Call it while the engine still runs.
+        After ``limit_s`` what is not finished is left as it is: the leases expire, and the images
+        are attempted again. Call it while the engine still runs.
         """
+        ends = time.monotonic() + limit_s
         self._stopping.set()
         self._wake.set()
         if self._thread.ident:
-            self._thread.join()
-        for worker, _ in self._workers.values():
-            worker.stop()
-        for _, thread in self._workers.values():
-            thread.join()
-        self._threads.shutdown(cancel_futures=True)
+            self._thread.join(limit_s)
+        workers = [*self._workers.values()]
+        for worker, _ in workers:
+            worker.stop(max(ends - time.monotonic() - RELEASE_S, 0.0))
+        for worker, thread in workers:
+            thread.join(max(ends - time.monotonic(), 0.0))
+            if thread.is_alive():
+                worker.abandon()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self) -> None:
         with self._store.database.changes.subscribed(self._wake.set):

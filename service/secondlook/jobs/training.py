@@ -53,6 +53,8 @@ PAUSE_S = 2.0
 """Before another attempt at a database that failed."""
 STOP_TIMEOUT_S = 20.0
 """For a process to terminate: long enough to write a checkpoint."""
+KILL_S = 0.5
+"""Of the time to close: for a process that had to be killed, and to release its training."""
 PROGRESS_FILE = "progress.jsonl"
 MAX_TAIL = 64 * 2**10
 """Bytes read from the end of a file that a process writes."""
@@ -97,6 +99,7 @@ class Trainer:
         self._lease_s = lease_s
         self._address = ""
         self._stopping = threading.Event()
+        self._stop_timeout_s = STOP_TIMEOUT_S
         name = server_name()
         self._threads = [
             threading.Thread(
@@ -121,12 +124,17 @@ class Trainer:
                 'pip install "secondlook[serve,distill]" there'
             )
 
-    def close(self) -> None:
-        """Terminate the processes; their trainings resume when a server starts."""
+    def close(self, limit_s: float = STOP_TIMEOUT_S) -> None:
+        """Terminate the processes; their trainings resume when a server starts.
+
+        What has not ended ``limit_s`` later is killed: it resumes from its last checkpoint.
+        """
+        ends = time.monotonic() + limit_s
+        self._stop_timeout_s = min(max(limit_s - KILL_S, 0.0), STOP_TIMEOUT_S)
         self._stopping.set()
         for thread in self._threads:
             if thread.ident:
-                thread.join()
+                thread.join(max(ends - time.monotonic(), 0.0))
 
     def _run(self, owner: str) -> None:
         claims = 0
@@ -155,7 +163,7 @@ class Trainer:
                 if not _is_finished(out):  # by a process of a server that died
                     process.start(command(training, self._address, out))
                 leased = self._follow(process, training, owner)
-                failure = process.stop()
+                failure = process.stop(self._stop_timeout_s)
             if not leased:
                 self._clear_if_over(training.id, out)
             elif failure is None:
@@ -294,15 +302,18 @@ class TrainingProcess:
                     return found
         return None
 
-    def stop(self) -> str | None:
-        """Terminate it if it runs; why it failed in one sentence, or None if it succeeded."""
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> str | None:
+        """Terminate it if it runs; why it failed in one sentence, or None if it succeeded.
+
+        It is killed when it has not ended ``timeout_s`` later.
+        """
         process = self._process
         if process is None:
             return None
         if process.poll() is None:
             _signal(process.pid, signal.SIGTERM)
             try:
-                process.wait(STOP_TIMEOUT_S)
+                process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 _signal(process.pid, signal.SIGKILL)
         code = process.wait()

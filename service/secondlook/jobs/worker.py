@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from secondlook.config.settings import ImageSettings
+from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.failure_policy import FailurePolicy
 from secondlook.jobs.failures import CircuitBreaker
 from secondlook.jobs.image_source import ImageReader, allowed_folder, list_folder
@@ -66,8 +66,8 @@ class WorkerContext:
     store: Store
     engine: Engine
     threads: Executor
-    """They read and decode images."""
-    limits: ImageSettings
+    """They read images, and wait for them to be decoded."""
+    decoder: ImageDecoder
     roots: Sequence[Path]
     """Folders that may be read."""
     lease_s: float
@@ -85,6 +85,8 @@ class Worker:
         self._context = context
         self._queue = context.store.queue
         self._stopping = threading.Event()
+        self._drained_by = 0.0
+        """Once stopped: until when images in flight are waited for."""
         self._lost = False
         """Another server has the job, or it was cancelled."""
         self._database = CircuitBreaker()
@@ -98,15 +100,16 @@ class Worker:
         self._idle_since = time.monotonic()
         self._fetch_at = self._check_at = 0.0
 
-    def stop(self) -> None:
-        """Begin nothing more, finish what is in flight, and release the job."""
+    def stop(self, limit_s: float = GRACE_S) -> None:
+        """Begin nothing more, finish what is in flight by then, and release the job."""
+        self._drained_by = time.monotonic() + limit_s
         self._stopping.set()
         self._wake()
 
     def abandon(self) -> None:
         """Drop everything: another server has the job, or it was cancelled."""
         self._lost = True
-        self.stop()
+        self.stop(0.0)
 
     def wake(self) -> None:
         """Check for new work now; from any thread."""
@@ -150,13 +153,15 @@ class Worker:
             ImageReader(
                 context.store.blobs,
                 root,
-                context.limits,
+                context.decoder,
                 self._results.ontology,
                 f"job:{job.name}",
             ),
         )
         self._wake = self._in_flight.wake
-        lister = threading.Thread(target=self._list, args=(root,), name=f"list-{job.run_id}")
+        lister = threading.Thread(
+            target=self._list, args=(root,), name=f"list-{job.run_id}", daemon=True
+        )
         if job.state is JobState.LISTING:
             lister.start()
         try:
@@ -263,9 +268,11 @@ class Worker:
     def _drain(self) -> None:
         """Wait for the attempts in flight, as far as there is time, and write their outcomes."""
         self._in_flight.stop()
-        ends = time.monotonic() + GRACE_S
-        while self._in_flight.item_ids and not self._lost and time.monotonic() < ends:
-            self._collect(POLL_S)
+        while self._in_flight.item_ids and not self._lost:
+            left_s = self._drained_by - time.monotonic()
+            if left_s <= 0:
+                break
+            self._collect(min(left_s, POLL_S))
         if not self._lost:
             self._if_available(self._results.write)
 

@@ -1,7 +1,8 @@
 """Dynamic batching: many callers submit single items, one worker runs them in batches.
 
 The first waiting item opens a batch; it closes when it is full or ``max_wait_s`` later. While
-the worker is busy the next batch fills by itself, so under load the wait costs nothing.
+the worker is busy the next batch fills by itself, so under load the wait costs nothing. What
+somebody waits for goes before what has time (``background``), which keeps a share of each batch.
 """
 
 import logging
@@ -16,6 +17,9 @@ from typing import Generic, TypeVar
 from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
 
 log = logging.getLogger(__name__)
+
+BACKGROUND_SHARE = 0.25
+"""Of each batch, for items in the background while others wait too: those must not starve."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,37 +57,43 @@ class Batcher(Generic[Item, Result]):
         self._max_queue = max_queue
         self._observe = observe or (lambda name, size, seconds: None)
         self._waiting: deque[_QueuedItem[Item, Result]] = deque()
+        self._background: deque[_QueuedItem[Item, Result]] = deque()
+        self._background_credit = 0.0
+        """Places in batches that the background has not used yet; small batches add up."""
         self._changed = threading.Condition()
         self._closing = False
         self._seconds_an_item = 0.1
         self._thread = threading.Thread(target=self._work, name=f"batch-{name}", daemon=True)
         self._thread.start()
 
-    def submit(self, item: Item, deadline: float | None = None) -> "Future[Result]":
+    def submit(
+        self, item: Item, deadline: float | None = None, background: bool = False
+    ) -> "Future[Result]":
         """Queue one item; ``deadline`` is a ``time.monotonic()`` moment.
 
-        Raises ``Busy`` (with a retry hint) when the queue is full, ``ShuttingDown`` after close.
+        Items in the background wait for the others. Raises ``Busy`` (with a retry hint) when the
+        queue is full, ``ShuttingDown`` after close.
         """
         waiting: _QueuedItem[Item, Result] = _QueuedItem(item, deadline)
         with self._changed:
             if self._closing:
                 raise ShuttingDown("the server is shutting down; send this again in a moment")
-            if len(self._waiting) >= self._max_queue:
+            if self.depth() >= self._max_queue:
                 self._forget_cancelled()
-            if len(self._waiting) >= self._max_queue:
-                seconds = max(0.05, round(len(self._waiting) * self._seconds_an_item, 2))
+            if self.depth() >= self._max_queue:
+                seconds = max(0.05, round(self.depth() * self._seconds_an_item, 2))
                 raise Busy(
-                    f"{len(self._waiting)} images are waiting already; try again in {seconds} s "
+                    f"{self.depth()} images are waiting already; try again in {seconds} s "
                     "or send fewer at a time",
                     retry_after_s=seconds,
                 )
-            self._waiting.append(waiting)
+            (self._background if background else self._waiting).append(waiting)
             self._changed.notify()
         return waiting.future
 
     def depth(self) -> int:
         """Items waiting now."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._background)
 
     def close(self) -> None:
         """Accept nothing new, finish what is queued, and return when the worker has ended."""
@@ -94,29 +104,46 @@ class Batcher(Generic[Item, Result]):
 
     def _forget_cancelled(self) -> None:
         """Callers that went away keep no place in a full queue."""
-        for waiting in [waiting for waiting in self._waiting if waiting.future.cancelled()]:
-            waiting.future.set_running_or_notify_cancel()
-            self._waiting.remove(waiting)
+        for queue in (self._waiting, self._background):
+            for waiting in [waiting for waiting in queue if waiting.future.cancelled()]:
+                waiting.future.set_running_or_notify_cancel()
+                queue.remove(waiting)
 
     def _work(self) -> None:
         while batch := self._next_batch():
             ready = [waiting for waiting in batch if _still_wanted(waiting)]
             if ready:
                 self._run_batch(ready)
+            del batch, ready  # images, which would stay in memory until the next batch
 
     def _next_batch(self) -> list[_QueuedItem[Item, Result]]:
         """Blocks until there is work; empty only when closing and drained."""
         with self._changed:
-            while not self._waiting and not self._closing:
+            while not self.depth() and not self._closing:
                 self._changed.wait()
             closes = time.monotonic() + self._max_wait_s
-            while len(self._waiting) < self._max_batch and not self._closing:
+            while self.depth() < self._max_batch and not self._closing:
                 left = closes - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            size = min(self._max_batch, len(self._waiting))
-            return [self._waiting.popleft() for _ in range(size)]
+            later = self._background_places()
+            now = min(self._max_batch - later, len(self._waiting))
+            return [self._waiting.popleft() for _ in range(now)] + [
+                self._background.popleft() for _ in range(later)
+            ]
+
+    def _background_places(self) -> int:
+        """Of the next batch: what the others leave free, or the background's share of it."""
+        if not self._background:
+            self._background_credit = 0.0
+            return 0
+        free = max(self._max_batch - len(self._waiting), 0)
+        share = BACKGROUND_SHARE * self._max_batch
+        self._background_credit = min(self._background_credit + share, share + 1)
+        places = min(max(free, int(self._background_credit)), len(self._background))
+        self._background_credit = max(self._background_credit - places, 0.0)
+        return places
 
     def _run_batch(self, batch: list[_QueuedItem[Item, Result]]) -> None:
         started = time.perf_counter()

@@ -5,17 +5,16 @@ that images of many clients share batches.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from secondlook.config.settings import ImageSettings, PipelineSettings
-from secondlook.core.images import decode
+from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Evidence, Image, Labelled, Proposals
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
 from secondlook.labeling.decisions import box_of, judge_candidates
 from secondlook_client.ontology import Ontology
-from secondlook_client.values import Verdict, View
+from secondlook_client.values import Answer, Verdict, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +26,6 @@ class Task:
     source: str = ""
     """The job or stream that the image belongs to; empty: none. Labels do not depend on it,
     only whether a student is trusted with it."""
-
-    @classmethod
-    def from_bytes(
-        cls, data: bytes, name: str, ontology: Ontology, limits: ImageSettings, source: str = ""
-    ) -> "Task":
-        """The task for an encoded image. Raises ``BadImage`` and ``ImageTooLarge``."""
-        return cls(decode(data, name, limits), ontology, source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +52,8 @@ class Pipeline:
         self.verifier = verifier
         self.settings = settings or PipelineSettings()
         self.cache = verify.VerdictCache(self.settings.verdict_cache_size)
+        self.observe_answers: Callable[[Sequence[Answer]], None] | None = None
+        """Told what the verifier answers to each batch of questions, in the thread that asks."""
 
     def label(self, tasks: Sequence[Task]) -> list[Labelled]:
         """Both stages on a batch, in order."""
@@ -97,7 +91,8 @@ class Pipeline:
             return [self._labelled(item, {}, 0.0) for item in proposed]
         wanted = [_requests(item) for item in proposed]
         requests = [request for of_image in wanted for request in of_image.values()]
-        answered = iter(verify.verify(self.verifier, requests, self.cache))
+        found = verify.verify(self.verifier, requests, self.cache, self.observe_answers)
+        answered = iter(found)
         answers = [
             {(*key, verdict.question): verdict for key in of_image for verdict in next(answered)}
             for of_image in wanted

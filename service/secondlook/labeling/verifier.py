@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol, runtime_checkable
@@ -65,8 +65,8 @@ class VerificationRequest:
 class VerdictCache:
     """Answers by (pixels of the view, question, model digest), least recently used out first.
 
-    Holds at most ``size`` answers. Failures are never cached: a backend that was down is asked
-    again. Thread-safe.
+    Holds at most ``size`` answers. Failures and abstentions are never cached: a backend that was
+    down, or whose model got no image, is asked again. Thread-safe.
     """
 
     def __init__(self, size: int) -> None:
@@ -82,8 +82,8 @@ class VerdictCache:
             return self._answers.get(key)
 
     def put(self, key: tuple[bytes, str, str], answer: Answer) -> None:
-        """Keep ``answer``, unless it is a failure."""
-        if answer.error or self._size <= 0:
+        """Keep ``answer``, if it is one."""
+        if answer.p_yes is None or self._size <= 0:
             return
         with self._lock:
             self._answers[key] = answer
@@ -93,11 +93,15 @@ class VerdictCache:
 
 
 def verify(
-    verifier: Verifier, requests: Sequence[VerificationRequest], cache: VerdictCache
+    verifier: Verifier,
+    requests: Sequence[VerificationRequest],
+    cache: VerdictCache,
+    observe: Callable[[Sequence[Answer]], None] | None = None,
 ) -> list[tuple[Verdict, ...]]:
     """Answer every question of every request, in order; never raises for a failing backend.
 
-    Cached answers are not asked for again; the other questions go to the model in one call.
+    Cached answers are not asked for again; the other questions go to the model in one call, whose
+    answers ``observe`` is told.
     """
     queries: list[VQAQuery] = []
     plans: list[list[_Slot]] = []
@@ -110,7 +114,10 @@ def verify(
             queries.append(VQAQuery(pixels, missing))
         plans.append(slots)
     started = time.perf_counter()
-    fresh = iter(_ask(verifier, queries))
+    answers = _ask(verifier, queries)
+    if observe and answers:
+        observe(answers)
+    fresh = iter(answers)
     asked = sum(len(query.questions) for query in queries)
     share_ms = (time.perf_counter() - started) * 1000 / max(asked, 1)
     model = f"{verifier.name}@{verifier.digest}"

@@ -122,41 +122,43 @@ def _as_given(ids: torch.Tensor, **_: Any) -> BatchEncoding:
 
 @contextmanager
 def text_encoder(tokenizer: Any, config: BertConfig) -> Iterator[None]:
-    """While a model is built, BERT comes from here instead of the hub.
+    """While a model is built, BERT comes from here instead of the hub, and is not wrapped.
 
-    The package has no parameter for it; two functions of one of its modules are replaced for as
-    long as the building takes.
+    The package has no parameter for it; three names of its modules are replaced for as long as the
+    building takes. Its own wrapper calls parts of transformers' BERT that change between versions.
     """
+    from groundingdino.models.GroundingDINO import groundingdino as network
     from groundingdino.util import get_tokenlizer as source
 
     with _BUILDING:
-        kept = source.get_tokenlizer, source.get_pretrained_language_model
+        kept = source.get_tokenlizer, source.get_pretrained_language_model, network.BertModelWarper
         source.get_tokenlizer = lambda _: tokenizer
-        source.get_pretrained_language_model = lambda _: bert_for_the_package(config)
+        source.get_pretrained_language_model = lambda _: TextEncoder(config)
+        network.BertModelWarper = lambda bert_model: bert_model
         try:
             yield
         finally:
-            source.get_tokenlizer, source.get_pretrained_language_model = kept
+            source.get_tokenlizer, source.get_pretrained_language_model = kept[:2]
+            network.BertModelWarper = kept[2]
 
 
-def bert_for_the_package(config: BertConfig) -> BertModel:
-    """BERT with the three methods that the package calls and transformers 5 no longer has.
+class TextEncoder(BertModel):
+    """BERT that takes the package's masks: which token may attend to which, (B, T, T) boolean.
 
-    They are given to this one object, not to the class, and do what transformers 4 did for masks
-    of shape (B, T) and (B, T, T) and for heads that are all kept.
+    Only ``forward`` of transformers' class is called, with the four-dimensional mask that every
+    version takes as it is.
     """
-    bert = BertModel(config)
-    if not hasattr(bert, "get_extended_attention_mask"):
-        bert.get_extended_attention_mask = _additive
-        bert.invert_attention_mask = _additive
-        bert.get_head_mask = lambda head_mask, layers: [None] * layers
-    return bert
 
-
-def _additive(mask: torch.Tensor, *_: Any) -> torch.Tensor:
-    """1 for tokens to attend to, as 0 to be added to the scores; 0 as the least number."""
-    wide = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-    return (1.0 - wide.to(torch.float32)) * torch.finfo(torch.float32).min
+    def forward(  # type: ignore[override, unused-ignore]
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **given: Any
+    ) -> Any:
+        """As ``BertModel.forward``; ``attention_mask`` has True where a token may attend to."""
+        wide = (
+            attention_mask[:, None, None] if attention_mask.ndim == 2 else attention_mask[:, None]
+        )
+        # Added to the scores: right for eager attention and for SDPA, a boolean for SDPA only.
+        added = (1.0 - wide.to(self.dtype)) * torch.finfo(self.dtype).min
+        return super().forward(input_ids, attention_mask=added, **given)
 
 
 def _check_installed() -> None:

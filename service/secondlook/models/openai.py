@@ -10,26 +10,24 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secondlook.config.settings import ModelSettings
-from secondlook.models.remote import (
-    MAX_NEW_TOKENS,
-    TOP_LOGPROBS,
+from secondlook.models.model_server import (
     FailedError,
+    ModelServer,
+    ModelServerFailure,
     RefusedError,
-    RemoteVerifier,
-    UnreachableError,
-    self_test,
+    parse_address,
+    printable,
+    split_spec,
+    start_error,
 )
-from secondlook.models.yes_no import (
-    answer_from_logprobs,
-    answer_position,
-    closed_question,
-)
-from secondlook_client.errors import BadSetting, MissingExtra, NotFound, Unavailable
+from secondlook.models.remote import MAX_NEW_TOKENS, TOP_LOGPROBS, RemoteVerifier, self_test
+from secondlook.models.yes_no import closed_question
+from secondlook_client.errors import BadSetting, MissingExtra, NotFound
 from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
@@ -38,131 +36,148 @@ KEY_VARIABLE = "SECONDLOOK_OPENAI_API_KEY"
 TOP_LOGPROBS_FALLBACKS = (TOP_LOGPROBS, 5, 0)
 """How many likeliest tokens to ask for, next when a server refuses: llama.cpp and vLLM take 20 as
 they come, some gateways 5, some know no probabilities at all."""
+MAX_THINKING_TOKENS = 256
+"""Asked for where ``max_tokens`` is refused for ``max_completion_tokens``: models that want it
+count what they think with the answer, and with a few tokens never come to one."""
 
-_SPEC = re.compile(r"(?P<model>.+?)@(?P<url>https?://[^\s]+)")
+
+LISTS_NOTHING = (404, 405, 501)
+"""Statuses of a server that works without a list of its models."""
+
+
+@dataclass(frozen=True)
+class RequestForm:
+    """Which of the optional parameters a server takes; learned from its refusals."""
+
+    level: int = 0
+    """Index in ``TOP_LOGPROBS_FALLBACKS``."""
+    counts_thinking: bool = False
+    """``max_completion_tokens`` in place of ``max_tokens``."""
+    temperature: bool = True
+
+    def parameters(self) -> dict[str, Any]:
+        """The optional part of a request."""
+        top = TOP_LOGPROBS_FALLBACKS[self.level]
+        return {
+            **({"logprobs": True, "top_logprobs": top} if top else {}),
+            **({"temperature": 0} if self.temperature else {}),
+            **(
+                {"max_completion_tokens": MAX_THINKING_TOKENS}
+                if self.counts_thinking
+                else {"max_tokens": MAX_NEW_TOKENS}
+            ),
+        }
+
+    def without(self, words: str) -> "RequestForm | None":
+        """The form to try after a refusal in these words; None when they name no parameter."""
+        words = words.lower()
+        if "logprob" in words and self.level + 1 < len(TOP_LOGPROBS_FALLBACKS):
+            return replace(self, level=self.level + 1)
+        if "max_completion_tokens" in words and not self.counts_thinking:
+            return replace(self, counts_thinking=True)
+        if "temperature" in words and self.temperature:
+            return replace(self, temperature=False)
+        return None
 
 
 class OpenAIVerifier(RemoteVerifier):
     """Yes/no questions to a model behind an OpenAI-compatible server. Thread-safe."""
 
-    def __init__(self, client: Any, model: str, digest: str, options: ModelSettings) -> None:
-        """``client`` is an ``httpx.Client`` whose base URL ends in ``/v1``."""
-        self._top = 0
-        super().__init__(client, model, digest, options, f"server ({model})")
+    _form = RequestForm()
 
-    def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
-        import httpx
+    async def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
+        while True:
+            form = self._form
+            body = self._body(image, question, form)
+            try:
+                reply = await self._server.request("POST", "chat/completions", body, left_s=left_s)
+            except (RefusedError, FailedError) as failure:
+                # With any status: 400 and 422, but 403, 500 and 501 were seen as well.
+                simpler = form.without(failure.words) if failure.status else None
+                if simpler is None:
+                    raise
+                if self._form == form:
+                    log.info("%s; asking without it", failure)
+                    self._form = simpler
+                continue
+            return self._choice(reply)
 
-        level = self._top
-        body = self._body(image, question, TOP_LOGPROBS_FALLBACKS[level])
-        try:
-            reply = self._client.post("chat/completions", json=body, timeout=left_s)
-        except (httpx.ConnectError, httpx.TimeoutException) as down:
-            late = isinstance(down, httpx.ReadTimeout)
-            what = "did not answer in time" if late else "cannot be reached"
-            raise UnreachableError(f"the model server {what}") from down
-        except httpx.HTTPError as cut:
-            raise FailedError("the model server broke off its reply") from cut
-        if reply.status_code == 400 and "logprobs" in reply.text and body.get("logprobs"):
-            self._top = max(self._top, level + 1)
-            raise FailedError("the model server gives fewer probabilities")
-        if reply.status_code != 200:
-            raise _refusal(reply.status_code, reply.headers)
-        try:
-            return self._read(reply.json()["choices"][0])
-        except (ValueError, LookupError, TypeError, AttributeError) as garbled:
-            raise FailedError("the model server sent a reply that is cut off") from garbled
-
-    def _body(self, image: bytes, question: str, top: int) -> dict[str, Any]:
+    def _body(self, image: bytes, question: str, form: RequestForm) -> dict[str, Any]:
         kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
         url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": closed_question(question)},
         ]
-        return {
-            "model": self.name,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": MAX_NEW_TOKENS,
-            "temperature": 0,
-            **({"logprobs": True, "top_logprobs": top} if top else {}),
-        }
+        messages = [{"role": "user", "content": content}]
+        return {"model": self.name, "messages": messages, **form.parameters()}
 
-    def _read(self, choice: Mapping[str, Any]) -> Answer:
-        words = choice["message"].get("content") or ""
-        places = (choice.get("logprobs") or {}).get("content") or []
-        first = answer_position([place["token"] for place in places])
-        if first is not None and places[first].get("top_logprobs"):
-            top = [
-                (str(one["token"]), float(one["logprob"])) for one in places[first]["top_logprobs"]
-            ]
-            return answer_from_logprobs(top, raw=places[first]["token"])
-        return self._from_text(words)
-
-
-def _refusal(status: int, headers: Mapping[str, str]) -> Exception:
-    """What an HTTP status means for a question: another try, or none."""
-    if status in (408, 425, 429) or status >= 500:
-        after = headers.get("retry-after", "")
-        wait_s = float(after) if after.isdigit() else 0.0  # it may also be a date: not worth it
-        return FailedError(f"the model server answered with status {status}", wait_s)
-    if status in (401, 403):
-        return RefusedError(f"the model server wants another key ({KEY_VARIABLE})")
-    return RefusedError(f"the model server refused the question with status {status}")
+    def _choice(self, reply: Any) -> Answer:
+        try:
+            choice = reply["choices"][0]
+            places = choice.get("logprobs") or {}
+            return self._read(choice["message"], places.get("content"))
+        except (LookupError, TypeError, AttributeError) as garbled:
+            raise FailedError(
+                f"{self._server.name} sent a reply that is cut off or without an answer"
+            ) from garbled
 
 
 def load(argument: str, options: ModelSettings) -> OpenAIVerifier:
     """A verifier from ``MODEL@http://host:port/v1``; tested once with a synthetic image.
 
-    Raises ``MissingExtra`` without httpx, ``BadSetting`` for another spec or a wrong key,
-    ``Unavailable`` when no server answers, ``NotFound`` when it does not serve the model.
+    Raises ``MissingExtra`` without httpx, ``BadSetting`` for another spec, a wrong key or a wrong
+    address, ``Unavailable`` when no server answers, ``NotFound`` when it does not serve the model.
     """
     try:
-        import httpx
+        import httpx  # noqa: F401
     except ImportError as missing:
         raise MissingExtra(
             "httpx is not installed; run: pip install 'secondlook[openai]'"
         ) from missing
-    named = _SPEC.fullmatch(argument)
-    if not named:
+    model, address = split_spec(argument)
+    if not model or not address:
         raise BadSetting(
-            f"expected openai:MODEL@http://host:port/v1, got 'openai:{argument}'; "
+            "expected openai:MODEL@http://host:port/v1; "
             "for example openai:Qwen/Qwen2.5-VL-3B-Instruct@http://127.0.0.1:8000/v1"
         )
-    key = os.environ.get(KEY_VARIABLE)
-    client = httpx.Client(
-        base_url=named["url"].rstrip("/") + "/",
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=options.backend_timeout_s,
+    server = ModelServer(
+        parse_address(address),
+        "the model server",
+        options.backend_timeout_s,
+        key=os.environ.get(KEY_VARIABLE, ""),
+        key_hint=f"set {KEY_VARIABLE}",
+        path_hint="most addresses end in /v1",
     )
-    digest = _digest(_served(client, named["model"], named["url"]), named["model"])
-    verifier = OpenAIVerifier(client, named["model"], digest, options)
-    for problem in self_test(verifier.answer, named["model"]):
+    digest = _digest(_served(server, model), model)
+    verifier = OpenAIVerifier(server, model, digest, options)
+    for problem in self_test(verifier.answer, model):
         log.warning(problem)
     return verifier
 
 
-def _served(client: Any, model: str, url: str) -> Mapping[str, Any]:
+def _served(server: ModelServer, model: str) -> Mapping[str, Any]:
     """How the server describes the model; empty when it lists none (not every server does)."""
-    import httpx
-
+    listed: dict[str, Any] = {}
     try:
-        reply = client.get("models")
-    except httpx.HTTPError as down:
-        raise Unavailable(f"no server answers at {url}; start it, or correct the address") from down
-    if reply.status_code in (401, 403):
-        raise BadSetting(f"the server at {url} wants a key; set {KEY_VARIABLE}")
-    try:
-        listed = {str(one["id"]): one for one in reply.json()["data"]}
-    except (ValueError, LookupError, TypeError):
+        reply = server.call("GET", "models")
+        listed = {str(one["id"]): one for one in reply["data"]}
+    except ModelServerFailure as failure:
+        if failure.status not in LISTS_NOTHING or not server.has_path:
+            raise start_error(failure, server.url) from failure
+    except (LookupError, TypeError):
+        pass
+    if not listed:
         log.warning(
-            "%s does not say which models it serves; '%s' is assumed to be one of them", url, model
+            "%s does not say which models it serves; '%s' is assumed to be one of them",
+            server.url,
+            model,
         )
         return {}
     if model not in listed:
-        has = ", ".join(sorted(listed)) or "none"
-        raise NotFound(f"the server at {url} does not serve '{model}'; it serves: {has}")
-    return dict(listed[model])
+        has = printable(", ".join(sorted(listed)), 1000)
+        raise NotFound(f"the server at {server.url} does not serve '{model}'; it serves: {has}")
+    return listed[model] if isinstance(listed[model], dict) else {}
 
 
 def _digest(described: Mapping[str, Any], model: str) -> str:

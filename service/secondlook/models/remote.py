@@ -4,15 +4,14 @@ A question is tried until it is answered, until another try cannot help, or unti
 then it has no verdict. It is never answered with no because a server was down.
 """
 
+import asyncio
 import io
 import logging
-import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,19 @@ from PIL import ImageDraw
 
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Pixels, VQAQuery
-from secondlook.models.yes_no import answer_from_text
+from secondlook.models.model_server import (
+    FailedError,
+    ModelServer,
+    RefusedError,
+    UnreachableError,
+    submit,
+)
+from secondlook.models.yes_no import (
+    SHOWN,
+    answer_from_logprobs,
+    answer_from_text,
+    answer_position,
+)
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.values import Answer
 
@@ -35,25 +46,11 @@ MAX_NEW_TOKENS = 4
 """Tokens asked for: one answers; a template may put a line break first, words may need more."""
 TOP_LOGPROBS = 20
 """Likeliest tokens asked for at each place; the most that Ollama, vLLM and OpenAI give."""
+UNREACHABLE = "unreachable"
+"""``Answer.reason`` when nothing answers at all."""
 
 PRESENT_QUESTION = "Is there a red circle in this image?"
 ABSENT_QUESTION = "Is there a crowd of elephants in this image?"
-
-
-class RefusedError(Exception):
-    """The backend refused this question for good; the message is safe to show."""
-
-
-class FailedError(Exception):
-    """The backend failed on this question and may do better on the next try."""
-
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class UnreachableError(FailedError):
-    """Nothing answers at all: no other question of this batch will fare better either."""
 
 
 _BACKOFF = RetryPolicy(first_s=0.25, longest_s=8.0)
@@ -80,32 +77,77 @@ class RemoteVerifier(ABC):
     min_side = MIN_SIDE
 
     def __init__(
-        self, client: Any, model: str, digest: str, options: ModelSettings, server: str
+        self,
+        server: ModelServer,
+        model: str,
+        digest: str,
+        options: ModelSettings,
+        total_s: float | None = None,
     ) -> None:
-        """``client`` speaks the server's protocol; ``server`` is its name in errors."""
+        """``total_s`` bounds one question, all tries together: ``backend_timeout_s`` by default."""
         self.name = model
         self.digest = digest
-        self._client = client
+        self._server = server
         self._warned = False
-        limits = RetryLimits(options.backend_timeout_s)
-        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, server)
+        limits = RetryLimits(total_s or options.backend_timeout_s)
+        self._pool = QueryPool(self._ask, limits, options.backend_concurrency, server.name)
 
     def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """See ``Verifier.answer``; never raises."""
         return self._pool.answer(queries)
 
     @abstractmethod
-    def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
+    async def _ask(self, image: bytes, question: str, left_s: float) -> Answer:
         """One try, see ``QueryPool``."""
 
-    def _from_text(self, words: str, note: str = "") -> Answer:
-        """Read an answer without probabilities; warns the first time that there is one."""
-        if words and not self._warned:
+    def _read(self, message: Mapping[str, Any], places: Any, note: str = "") -> Answer:
+        """The answer in a chat's ``message`` and in the log probabilities of its tokens.
+
+        ``places`` has one entry a token with its likeliest alternatives, as Ollama and OpenAI give
+        them; a server may send anything else. ``note`` says who gives no probabilities.
+        """
+        text = text_of(message.get("content"))
+        places = [place for place in places if isinstance(place, dict)] if places else []
+        tokens = [str(place.get("token") or "") for place in places]
+        first = answer_position(tokens)
+        if first is not None and (top := _likeliest(places[first])):
+            return answer_from_logprobs(top, tokens[first], text)
+        if not text.strip() and (aside := _aside_of(message)):
+            return Answer(None, raw=aside[:SHOWN], exact=False)
+        if text.strip() and not self._warned:
             self._warned = True
             log.warning(
                 "%s gives no probabilities%s; answers are read from their text", self.name, note
             )
-        return answer_from_text(words)
+        return answer_from_text(text)
+
+
+def text_of(content: Any) -> str:
+    """The text of a message: a string, or a list of parts as in ``[{"type": "text", …}]``."""
+    if isinstance(content, list):
+        parts = (part.get("text") if isinstance(part, dict) else part for part in content)
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _aside_of(message: Mapping[str, Any]) -> str:
+    """What a model said in place of an answer: its refusal, or the thoughts before it."""
+    for name in ("refusal", "reasoning_content", "reasoning", "thinking"):
+        if isinstance(message.get(name), str) and message[name].strip():
+            kind = "refused" if name == "refusal" else "still thinking"
+            return f"({kind}) {message[name].strip()}"
+    return ""
+
+
+def _likeliest(place: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """(token, log probability) of the likeliest tokens at one place that have a number."""
+    listed = place.get("top_logprobs")
+    found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return [
+        (str(one.get("token")), float(one["logprob"]))
+        for one in found
+        if isinstance(one.get("logprob"), int | float) and one["logprob"] == one["logprob"]
+    ]
 
 
 class QueryPool:
@@ -117,7 +159,7 @@ class QueryPool:
 
     def __init__(
         self,
-        ask: Callable[[bytes, str, float], Answer],
+        ask: Callable[[bytes, str, float], Awaitable[Answer]],
         limits: RetryLimits,
         concurrency: int,
         name: str,
@@ -125,10 +167,7 @@ class QueryPool:
         self._ask = ask
         self._limits = limits
         self._name = name
-        self._waiting: queue.SimpleQueue[_Question] = queue.SimpleQueue()
-        # Daemons, unlike the threads of an executor, do not hold up the end of the process.
-        for index in range(concurrency):
-            threading.Thread(target=self._work, name=f"ask-{index}", daemon=True).start()
+        self._slots = asyncio.Semaphore(concurrency)
 
     def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
         """Every answer, in order; a question that could not be answered has ``error`` set.
@@ -137,25 +176,23 @@ class QueryPool:
         reads the image once.
         """
         unreachable = threading.Event()
-        asked: list[list[_Question]] = []
+        asked = []
         for query in queries:
             image = encode_view(query.pixels)
-            asked.append([_Question(image, question, unreachable) for question in query.questions])
-            for question in asked[-1]:
-                self._waiting.put(question)
-        return [tuple(question.answer.result() for question in of_view) for of_view in asked]
+            questions = [_Question(image, question, unreachable) for question in query.questions]
+            asked.append([submit(self._answer(question)) for question in questions])
+        return [tuple(future.result() for future in of_view) for of_view in asked]
 
-    def _work(self) -> None:
-        while True:
-            question = self._waiting.get()
+    async def _answer(self, question: "_Question") -> Answer:
+        async with self._slots:
             try:
-                question.answer.set_result(self._ask_with_retries(question))
-            except Exception as bug:  # an answer must come, or its image waits for ever
+                return await self._ask_with_retries(question)
+            except Exception as bug:  # an answer must come: a failure is not a no
                 log.exception("%s: a question failed", self._name)
                 cause = f"{self._name} failed ({type(bug).__name__}); see the log"
-                question.answer.set_result(Answer(None, error=cause))
+                return Answer(None, error=cause)
 
-    def _ask_with_retries(self, question: "_Question") -> Answer:
+    async def _ask_with_retries(self, question: "_Question") -> Answer:
         """Ask one question until it is answered or given up."""
         ends = time.monotonic() + self._limits.total_s
         tried = 0
@@ -163,22 +200,25 @@ class QueryPool:
             tried += 1
             try:
                 left_s = max(ends - time.monotonic(), 0.001)
-                return self._ask(question.image, question.text, left_s)
+                return await self._ask(question.image, question.text, left_s)
             except RefusedError as refusal:
-                return Answer(None, error=str(refusal))
+                return Answer(None, error=str(refusal), reason="refused")
             except FailedError as failure:
                 wait_s = max(self._limits.backoff.backoff_s(tried), failure.retry_after_s)
                 if tried == self._limits.tries or time.monotonic() + wait_s >= ends:
                     return self._give_up(question, failure, tried)
-                log.info("%s: %s; trying again in %.1f s", self._name, failure, wait_s)
-                time.sleep(wait_s)
-        return Answer(None, error=f"{self._name} does not answer")
+                log.info("%s; trying again in %.1f s", failure, wait_s)
+                await asyncio.sleep(wait_s)
+        return Answer(None, error=f"{self._name} does not answer", reason=UNREACHABLE)
 
     def _give_up(self, question: "_Question", failure: FailedError, tried: int) -> Answer:
-        log.warning("%s: %s; gave up after %d tries", self._name, failure, tried)
+        tries = f"{tried} {'try' if tried == 1 else 'tries'}"
+        log.warning("%s; gave up after %s", failure, tries)
+        reason = ""
         if isinstance(failure, UnreachableError):
             question.unreachable.set()
-        return Answer(None, error=f"{failure} ({tried} {'try' if tried == 1 else 'tries'})")
+            reason = UNREACHABLE
+        return Answer(None, error=f"{failure} ({tries})", reason=reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +227,6 @@ class _Question:
     text: str
     unreachable: threading.Event
     """Set for the whole batch once the backend was given up on."""
-    answer: "Future[Answer]" = field(default_factory=Future)
 
 
 def encode_view(pixels: Pixels) -> bytes:

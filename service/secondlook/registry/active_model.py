@@ -9,10 +9,11 @@ from types import TracebackType
 
 from secondlook.detector.manifest import FILE_NAME, FP32, SELF_TEST
 from secondlook.detector.runtime import OnnxDetector
+from secondlook.detector.trial import open_tried
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
 from secondlook.store.model_versions import StudentVersion
-from secondlook_client.errors import NotFound
+from secondlook_client.errors import NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +21,22 @@ POLL_S = 5.0
 """Between two checks of which version is promoted."""
 
 
-def open_version(blobs: Blobs, student: StudentVersion, threads: int = 0) -> OnnxDetector:
-    """Open the student; its files are on the disk only meanwhile.
+def open_version(
+    blobs: Blobs,
+    student: StudentVersion,
+    threads: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> OnnxDetector:
+    """Try the student in a process of its own, then open it here.
 
-    Raises what ``OnnxDetector.open`` and the blob store raise.
+    Its files are on the disk only meanwhile. Raises what ``open_tried`` and the blob store raise.
     """
     with tempfile.TemporaryDirectory(prefix="secondlook-") as scratch:
         folder = Path(scratch)
         (folder / FILE_NAME).write_text(student.manifest, encoding="ascii")
         for name in (FP32, SELF_TEST):
             (folder / name).write_bytes(blobs.get(student.files[name].sha256))
-        return OnnxDetector.open(folder, "fp32", threads)
+        return open_tried(folder, "fp32", threads, stopped=stopped)
 
 
 class PromotionWatcher:
@@ -97,6 +103,10 @@ class PromotionWatcher:
         version = f"version {student.version} of '{self._name}'"
         try:
             detector = self._opened(student)
+        except Unavailable as cause:  # no fault of the version: it is tried again
+            log.warning("%s cannot be used now: %s", version, cause)
+            self._digest = ""
+            return
         except Exception as cause:  # whatever it is, the previous version goes on
             log.error("%s cannot be used: %s", version, cause)
             return
@@ -106,7 +116,7 @@ class PromotionWatcher:
         log.info("%s is in use", version)
 
     def _opened(self, student: StudentVersion) -> OnnxDetector:
-        detector = open_version(self._store.blobs, student, self._threads)
+        detector = open_version(self._store.blobs, student, self._threads, self._stopped.is_set)
         try:
             self._use(detector)
         except BaseException:

@@ -6,6 +6,7 @@ of a split by hash too, so a later snapshot of the same runs does not train on w
 held out.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.core.cancellation import check_cancelled
 from secondlook.core.images import decode
 from secondlook.datasets.manifest import (
     Entry,
@@ -38,6 +40,8 @@ ALLOWED_LOSS = 0.005
 """Of mAP50: two trainings on the same data differ by half a point."""
 MAX_IMAGES = 2000
 """Images compared on; minutes on one core."""
+MAX_COMPARISON_S = 300.0
+"""After which the images compared so far decide: others wait to promote theirs."""
 THREADS = 1
 """CPU threads of each model: the server labels meanwhile."""
 TRIES = 3
@@ -76,10 +80,13 @@ def promote(
 ) -> tuple[StudentVersion, StudentComparison | None]:
     """Make a version current, unless it is worse than the present one; returns the comparison.
 
-    The first version of a name only has to pass its self-test; with ``force`` nothing is run.
-    Raises ``NotBetter``, ``NotFound``, ``Damaged`` for a student that does not run,
-    ``InvalidInput`` for a snapshot on which they cannot be compared, ``MissingExtra``, ``Busy``,
-    ``Cancelled`` once ``stopped``, and what the store raises.
+    A version is tried in a process of its own before it is opened here. The first version of a name
+    only has to pass that; with ``force`` nothing is run.
+
+    Raises ``NotBetter``, ``NotFound``, ``Damaged`` for a student that does not run or takes more
+    than a student may, ``InvalidInput`` for a snapshot on which they cannot be compared,
+    ``MissingExtra``, ``Busy``, ``Unavailable``, ``Cancelled`` once ``stopped`` or the call is
+    cancelled, and what the store raises.
     """
     for _ in range(TRIES):
         candidate = store.model_versions.get(name, version)
@@ -90,7 +97,7 @@ def promote(
         if force:
             reason = "promoted by force"
         elif current is None:
-            with closing(open_version(store.blobs, candidate, THREADS)):
+            with closing(open_version(store.blobs, candidate, THREADS, stopped)):
                 reason = "the first one"
         else:
             comparison = compare(store, candidate, current, on_snapshot, stopped)
@@ -124,7 +131,7 @@ def compare(
     split = _split(manifest, snapshot, [parse_manifest(s.manifest).split for s in students])
     with ExitStack() as stack:
         detectors = [
-            stack.enter_context(closing(open_version(store.blobs, student, THREADS)))
+            stack.enter_context(closing(open_version(store.blobs, student, THREADS, stopped)))
             for student in students
         ]
         classes = detectors[0].manifest.classes
@@ -132,7 +139,11 @@ def compare(
         truth = _class_indices(manifest.classes, classes)
         samples: list[Sample] = []
         found: list[list[Detections]] = [[], []]
+        ends = time.monotonic() + MAX_COMPARISON_S
         for _, entry in islice(entries(store.blobs, manifest, split), MAX_IMAGES):
+            if samples and time.monotonic() > ends:
+                break
+            check_cancelled()
             if stopped():
                 raise Cancelled("the comparison was cancelled; ask for the promotion again")
             pixels = decode(store.blobs.get(entry.sha256), entry.name).pixels

@@ -16,30 +16,34 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import os
-import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import grpc
-from google.protobuf import descriptor_pool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from secondlook.config.settings import ImageSettings, ServerSettings, Settings
+from secondlook.config.stop_signals import StopSignals
+from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.training import Trainer
 from secondlook.labeling.engine import Engine
+from secondlook.server import reflection
+from secondlook.server.call_limits import CallLimits
+from secondlook.server.connections import connection_budget, raise_descriptor_limit
 from secondlook.server.datasets import DatasetServicer
+from secondlook.server.health import HealthServicer, VerifierHealth
 from secondlook.server.interceptors import CallInterceptor
 from secondlook.server.jobs import JobServicer, StoreServices
 from secondlook.server.labeling import MAX_STREAMS, AdmissionControl, LabelingServicer
-from secondlook.server.loop_thread import in_own_thread
+from secondlook.server.loop_thread import in_daemon_thread, in_own_thread
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
-from secondlook.server.reflection import PoolWithMethods
+from secondlook.server.readiness import Readiness
 from secondlook.store import Store
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
@@ -53,6 +57,7 @@ from secondlook_client.v1 import (
     models_pb2,
     models_pb2_grpc,
 )
+from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +65,6 @@ MESSAGE_OVERHEAD = 4 * 2**20
 """Bytes of a message besides its image: the longest ontology has fewer."""
 MAX_MESSAGE_BYTES = 2**31 - 1
 """gRPC counts in 32 bits."""
-DECODE_THREADS = max(2, min(8, os.cpu_count() or 2))
 TRAININGS = "trainings"
 """Folder in the data folder in which students are trained."""
 
@@ -71,9 +75,17 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 EXTRA_CALLS = 2 * MAX_STREAMS
-"""Concurrent streams, health watchers and the like, besides calls for single images."""
+"""Calls at the same time besides twice as many as images in flight."""
+STREAMS_OF_CONNECTION = 256
+"""Calls at the same time on one connection; a client waits with more."""
+HANDSHAKE_S = 20.0
+"""A connection that has not begun to speak HTTP/2 by then is closed."""
+IDLE_CONNECTION_S = 600.0
+"""A connection without calls for this long is closed; clients open another one with their next."""
 CLOSE_S = 0.5
 """Time for calls that never end by themselves, such as health watchers."""
+ABANDON_S = 1.2
+"""After the grace: what has not ended by then is abandoned with the process."""
 
 
 class Server:
@@ -103,11 +115,10 @@ class Server:
         self._ontology = ontology
         self._stopping = asyncio.Event()
         self._calls = CallInterceptor(self.metrics, self._stopping)
-        self._admission = AdmissionControl(engine, self.settings.images, DECODE_THREADS)
+        self._decoder = ImageDecoder(self.settings.images)
+        self._admission = AdmissionControl(engine, self._decoder)
         self._services = (
-            StoreServices(
-                store, engine, self.settings.images, self.settings.server.image_root_folders
-            )
+            StoreServices(store, engine, self._decoder, self.settings.server.image_root_folders)
             if store
             else None
         )
@@ -121,8 +132,25 @@ class Server:
         self._datasets = DatasetServicer(store, self._stopping)
         self._trainer = _trainer(store, self.settings)
         self._models = ModelServicer(store, self._trainer, self._stopping)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
+        self._verifier: VerifierHealth | None = None
+        self._readiness = Readiness(
+            self._health,
+            self.metrics,
+            store,
+            self._models_are_away,
+            (SERVICES[:1], SERVICES[1:]),
+        )
         self._metrics_endpoint: MetricsEndpoint | None = None
+        self._max_connections = connection_budget(
+            self.settings.server.max_connections, raise_descriptor_limit()
+        )
+        self._limits = CallLimits(
+            self.settings.server,
+            engine.batching.max_in_flight * 2 + EXTRA_CALLS,
+            max_message_bytes(self.settings.images),
+            self.metrics,
+        )
         self._grpc = self._build()
 
     async def start(self) -> None:
@@ -142,14 +170,34 @@ class Server:
         if not is_loopback(server.host):
             log.warning("open to the network without TLS or login", extra={"host": server.host})
         await self._grpc.start()
-        for service in SERVICES:
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._limits.start(port, self._max_connections)
+        self._watch_verifier()
+        await self._readiness.start()
         if self._services is not None:
             self._services.runner.start()
         if self._trainer is not None:
             await asyncio.to_thread(self._trainer.start, local_address(server.host, port))
         self.address = format_address(server.host, port)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
+
+    def _watch_verifier(self) -> None:
+        """Count what the verifier answers, and let health tell when it is down."""
+        pipeline = self._engine.pipeline
+        if pipeline.verifier is None:
+            return
+        verifier = VerifierHealth(self._health)
+
+        def observe(answers: Sequence[Answer]) -> None:
+            self.metrics.questions_answered(answers)
+            verifier.observe(answers)
+
+        pipeline.observe_answers = observe
+        self._verifier = verifier
+
+    def _models_are_away(self) -> bool:
+        """Whether labelling, or the verifier, failed again and again and lately."""
+        verifier = self._verifier
+        return self._admission.failures.away or (verifier is not None and verifier.streak.away)
 
     def finish_jobs(self) -> None:
         """Start no more images of jobs, and finish those in progress; from any thread."""
@@ -159,33 +207,36 @@ class Server:
     async def stop(self, grace_s: float | None = None) -> None:
         """Say NOT_SERVING, refuse new calls, finish the accepted ones, then stop listening.
 
-        What is not finished after ``grace_s`` (default: the settings') is cancelled.
+        Trainings, jobs and calls end side by side. What is not finished after ``grace_s``
+        (default: the settings') is cancelled.
         """
         if self._stopping.is_set():
             return
+        limit_s = self.settings.server.grace_s if grace_s is None else grace_s
         await self._health.enter_graceful_shutdown()
         self._stopping.set()
+        endings: list[asyncio.Future[None]] = [asyncio.ensure_future(self._calls.wait_idle())]
         if self._trainer is not None:
-            await asyncio.to_thread(self._trainer.close)
+            endings.append(in_daemon_thread(partial(self._trainer.close, limit_s)))
         if self._services is not None:
-            await self._services.close()
-        with contextlib.suppress(TimeoutError):
-            limit = self.settings.server.grace_s if grace_s is None else grace_s
-            await asyncio.wait_for(self._calls.wait_idle(), limit)
-        await self._grpc.stop(CLOSE_S)
+            endings.append(asyncio.ensure_future(self._services.close(limit_s)))
+        _, left = await asyncio.wait(endings, timeout=limit_s)
+        for ending in endings:
+            if not ending.cancel() and (failure := ending.exception()):
+                log.error("stopping failed in part", exc_info=failure)
+        await self._grpc.stop(0 if left else CLOSE_S)
+        await self._limits.close()
+        await self._readiness.close()
         self._close_threads()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
         log.info("stopped", extra={"address": self.address})
 
-    async def abandon(self) -> None:
-        """Cancel every call and stop at once, instead of ``stop``."""
-        await self._grpc.stop(0)
-        self._close_threads()
-
     def _close_threads(self) -> None:
-        for part in (self._admission, self._jobs, self._datasets, self._models):
+        for part in (self._decoder, self._jobs, self._datasets, self._models):
             part.close()
+        if self._services is not None:
+            self._services.frames.close()
 
     async def __aenter__(self) -> "Server":
         await self.start()
@@ -202,10 +253,16 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         limit = max_message_bytes(self.settings.images)
         server = grpc.aio.server(
-            interceptors=(self._calls,),
-            # Requests still arriving take memory before ``AdmissionControl`` can refuse them.
-            maximum_concurrent_rpcs=self._engine.batching.max_in_flight * 2 + EXTRA_CALLS,
+            interceptors=(self._limits, self._calls),
             options=(
+                ("grpc.max_allowed_incoming_connections", self._max_connections),
+                ("grpc.max_concurrent_streams", STREAMS_OF_CONNECTION),
+                ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
+                ("grpc.max_connection_idle_ms", int(IDLE_CONNECTION_S * 1000)),
+                # What a stream that nobody reads may send; a message that is waited for may be sent
+                # whole, whatever this is. By default it would be 4 MB.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", 2**16),
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
                 # A device that vanished must not hold its stream for ever.
@@ -227,15 +284,14 @@ class Server:
             limit,
             self._jobs,
             self._services.frames if self._services else None,
+            self._limits.request_bytes,
         )
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(servicer, server)
         jobs_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        pool = PoolWithMethods(descriptor_pool.Default())
-        reflection.enable_server_reflection(names, server, pool)
+        reflection.enable((*SERVICES, HEALTH), server)
         return server
 
 
@@ -269,32 +325,33 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what was accepted; a second one stops at once.
 
-    ``ready`` is called once the server listens. Call this from the main thread.
+    The process ends at most the settings' grace and ``ABANDON_S`` after the signal, also when this
+    has returned before and something else does not end: it is for a process that does nothing
+    else. Its exit code is ``ABANDONED`` then. ``ready`` is called once the server listens. Call
+    this from the main thread.
     """
     asyncio.run(_serve(lambda: Server(engine, ontology, settings, metrics, store), ready))
 
 
 async def _serve(make: Callable[[], Server], ready: Callable[[Server], None]) -> None:
-    first_signal, second_signal = asyncio.Event(), asyncio.Event()
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
 
-    def on_signal() -> None:
-        (second_signal if first_signal.is_set() else first_signal).set()
+    def ask() -> None:  # in any thread
+        with suppress(RuntimeError):  # the loop has just been closed
+            loop.call_soon_threadsafe(asked.set)
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
     server = make()
-    await server.start()
-    ready(server)
-    await first_signal.wait()
-    log.info("stopping; finishing what was accepted")
-    stop = asyncio.ensure_future(server.stop())
-    hurry = asyncio.ensure_future(second_signal.wait())
-    await asyncio.wait({stop, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    if not stop.done():
-        stop.cancel()
-        await server.abandon()
-    hurry.cancel()
+    with StopSignals(ask, server.settings.server.grace_s + ABANDON_S):
+        started = asyncio.ensure_future(server.start())
+        stopped = asyncio.ensure_future(asked.wait())
+        await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            await started
+            ready(server)
+            await stopped
+        log.info("stopping; finishing what was accepted")
+        started.cancel()
+        await server.stop()
 
 
 def max_message_bytes(limits: ImageSettings) -> int:

@@ -1,10 +1,11 @@
 """Requests to checked values, and rows of the store to messages.
 
-Whatever a request may hold is checked here, once. Values that the client shares are converted by
-``secondlook_client.wire``; a row's fields travel under their own names, and only what is different
-is written out.
+What a request may hold is checked here, once, after its size (``bounds``). Values that the client
+shares are converted by ``secondlook_client.wire``; a row's fields travel under their own names, and
+only what is different is written out.
 """
 
+import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from secondlook.datasets.query import DEFAULT_SPLIT, Query, SplitShare, query_of
 from secondlook.datasets.snapshot import NAME
 from secondlook.detector.manifest import (
     DEFAULT_SIZE,
-    MAX_TEXT,
     STUDENT_SIZES,
     StudentManifest,
     parse_manifest,
@@ -38,18 +38,12 @@ from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
 from secondlook_client.values import GroupBy, LabelPath
 
-MAX_NAME = 4096
-"""Characters of an image's name."""
-MAX_JOB_NAME = 200
-"""Characters of a job's name."""
 MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
 """Bytes of a student's file, and of all its files; the largest published ones have 40 MB."""
-MAX_REPORT = 2 * 2**20
-"""Characters of a training's report."""
-MAX_STEPS = 1_000_000
-LARGEST_ID = 2**63 - 1
 LARGE_PAGE = 4 * 2**20
-"""Bytes from which on a page has no more versions: manifests may be long."""
+"""Bytes from which on a page has no more versions or snapshots: manifests may be long."""
+QUICK_CLASSES = 100
+"""Up to so many classes are checked within a few milliseconds, on the event loop."""
 CURSOR_PREFIX = 16
 """Hex digits of a manifest's hash that a cursor begins with."""
 
@@ -63,7 +57,7 @@ class Ontologies:
         self._size = size
         self._built: OrderedDict[bytes, Ontology] = OrderedDict()
 
-    def of(
+    async def of(
         self, request: labeling_pb.LabelRequest | labeling_pb.StreamOpening | CreateJobRequest
     ) -> Ontology:
         """The request's own ontology, or the default. Raises ``BadOntology``."""
@@ -75,24 +69,25 @@ class Ontologies:
                 )
             return self._default
         key = request.ontology.SerializeToString(deterministic=True)
-        if key not in self._built:
-            self._built[key] = Ontology(wire.class_specs(request.ontology))
-        self._built.move_to_end(key)
+        if (known := self._built.get(key)) is not None:
+            self._built.move_to_end(key)
+            return known
+        many = len(request.ontology.classes) > QUICK_CLASSES
+        built = (
+            await asyncio.to_thread(_built, request.ontology) if many else _built(request.ontology)
+        )
+        self._built[key] = built
         while len(self._built) > self._size:
             self._built.popitem(last=False)
-        return self._built[key]
+        return built
 
 
-def checked_name(name: str) -> str:
-    """An image's name as it came. Raises ``BadRequest`` when it is too long."""
-    if len(name) > MAX_NAME:
-        raise BadRequest(f"the image's name has {len(name):,} characters; at most {MAX_NAME:,}")
-    return name
-
-
-def stored_name(name: str) -> str:
-    """An image's name as every database takes it. Raises ``BadRequest`` when it is too long."""
-    return checked_name(name).replace("\x00", "\N{REPLACEMENT CHARACTER}")
+def _built(message: labeling_pb.Ontology) -> Ontology:
+    try:
+        return Ontology(wire.class_specs(message))
+    except BadOntology as failure:
+        failure.field = failure.field or "ontology"
+        raise
 
 
 def wants_all(detail: labeling_pb.Detail.ValueType) -> bool:
@@ -145,10 +140,8 @@ def failure_message(failure: FailedItem) -> jobs_pb.JobFailure:
 
 def checked_job_name(name: str) -> str:
     """A name for a new job. Raises ``BadRequest``."""
-    if not name.strip() or len(name) > MAX_JOB_NAME or not name.isprintable():
-        raise BadRequest(
-            f"expected a job name of 1 to {MAX_JOB_NAME} printable characters, got {name!r:.60}"
-        )
+    if not name.strip() or not name.isprintable():
+        raise BadRequest(f"expected a job name of printable characters, got {name!r:.60}")
     return name
 
 
@@ -179,11 +172,6 @@ def known_name(name: str, what: str = "model") -> str:
 def checked_header(header: models_pb.AddVersionHeader) -> tuple[str, StudentManifest, str]:
     """Name, manifest and report of a version to come. Raises ``BadRequest``."""
     name = checked_model_name(header.name)
-    if len(header.manifest_json) > MAX_TEXT or len(header.report_json) > MAX_REPORT:
-        raise BadRequest(
-            f"the manifest may have {MAX_TEXT:,} characters and the report {MAX_REPORT:,}; got "
-            f"{len(header.manifest_json):,} and {len(header.report_json):,}"
-        )
     try:
         manifest = parse_manifest(header.manifest_json)
     except Damaged as failure:
@@ -216,8 +204,6 @@ def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int
     size = request.size or DEFAULT_SIZE
     if size not in STUDENT_SIZES:
         raise BadRequest(f"expected a size of {', '.join(STUDENT_SIZES)}, got '{size:.40}'")
-    if request.steps > MAX_STEPS:
-        raise BadRequest(f"expected up to {MAX_STEPS:,} steps, got {request.steps:,}")
     if request.split and not splits.get(request.split):
         raise BadRequest(
             f"the snapshot has no image in a split '{request.split:.60}', only in "
@@ -236,13 +222,6 @@ def checked_order(request: models_pb.TrainModelRequest, splits: Mapping[str, int
         steps=request.steps,
         seed=request.seed,
     )
-
-
-def checked_id(number: int) -> int:
-    """A training's number that a database can hold. Raises ``BadRequest``."""
-    if number > LARGEST_ID:
-        raise BadRequest(f"expected the id of a training, got {number}")
-    return number
 
 
 def model_message(student: StudentVersion) -> models_pb.ModelVersion:
@@ -389,6 +368,21 @@ def snapshot_message(snapshot: SnapshotRow) -> datasets_pb.Snapshot:
         statistics_json=json.dumps(snapshot.statistics, sort_keys=True),
         query=query_message(query_of(snapshot.query)),
     )
+
+
+def snapshot_page(found: Sequence[SnapshotRow], most: int) -> datasets_pb.ListSnapshotsResponse:
+    """A page of at most ``most`` snapshots of those, and where the next begins if there are more.
+
+    Each may have megabytes of statistics, so a page also ends at ``LARGE_PAGE`` bytes.
+    """
+    response, size = datasets_pb.ListSnapshotsResponse(), 0
+    for place, snapshot in enumerate(found):
+        if place == most or size > LARGE_PAGE:
+            response.next_page_token = str(found[place - 1].id)
+            break
+        response.snapshots.append(snapshot_message(snapshot))
+        size += response.snapshots[-1].ByteSize()
+    return response
 
 
 def image_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.SnapshotImage:

@@ -14,8 +14,9 @@ from secondlook.server.converters import (
     query_value,
     slice_of,
     snapshot_message,
+    snapshot_page,
 )
-from secondlook.server.store_calls import StoreServicer, next_token, page_of
+from secondlook.server.store_calls import StoreServicer, page_of
 from secondlook.store import Store
 from secondlook_client.errors import BadRequest, NotFound, ShuttingDown
 from secondlook_client.v1 import datasets_pb2 as pb
@@ -25,7 +26,6 @@ THREADS = 8
 """Calls that wait for the store at the same time."""
 READERS = 8
 """Images read from the blob store at the same time: one from a bucket takes a while."""
-MAX_FETCHED = 256
 IMAGES_AT_ONCE = 256
 BYTES_AT_ONCE = 2**20
 """Of one message: enough that its overhead does not count, and a slow line shows progress."""
@@ -50,16 +50,18 @@ class DatasetServicer(StoreServicer, datasets_pb2_grpc.DatasetServiceServicer):
     ) -> pb.CreateSnapshotResponse:
         """Freeze what a query finds."""
         store, query = self._store, query_value(request.query)
-        made = await self._in_thread(lambda: create_snapshot(store, request.name, query))
-        return pb.CreateSnapshotResponse(snapshot=snapshot_message(made))
+        made = await self._in_thread(
+            lambda: snapshot_message(create_snapshot(store, request.name, query))
+        )
+        return pb.CreateSnapshotResponse(snapshot=made)
 
     async def GetSnapshot(  # noqa: N802
         self, request: pb.GetSnapshotRequest, context: Any
     ) -> pb.GetSnapshotResponse:
         """One snapshot."""
         store = self._store
-        found = await self._in_thread(lambda: store.snapshots.get(request.name))
-        return pb.GetSnapshotResponse(snapshot=snapshot_message(found))
+        found = await self._in_thread(lambda: snapshot_message(store.snapshots.get(request.name)))
+        return pb.GetSnapshotResponse(snapshot=found)
 
     async def ListSnapshots(  # noqa: N802
         self, request: pb.ListSnapshotsRequest, context: Any
@@ -67,9 +69,9 @@ class DatasetServicer(StoreServicer, datasets_pb2_grpc.DatasetServiceServicer):
         """A page of snapshots, the newest first."""
         store = self._store
         size, before = page_of(request.page_size, request.page_token, "ListSnapshots")
-        found = await self._in_thread(lambda: store.snapshots.page(before, size + 1))
-        page = map(snapshot_message, found[:size])
-        return pb.ListSnapshotsResponse(snapshots=page, next_page_token=next_token(found, size))
+        return await self._in_thread(
+            lambda: snapshot_page(store.snapshots.page(before, size + 1), size)
+        )
 
     # The stubs know only handlers that yield; these write, so that a slow reader slows them.
     async def Pull(  # type: ignore[override]  # noqa: N802
@@ -153,8 +155,8 @@ def _messages_of(
 
 
 def _check_hashes(hashes: list[str]) -> None:
-    if not 0 < len(hashes) <= MAX_FETCHED:
-        raise BadRequest(f"expected 1 to {MAX_FETCHED} hashes, got {len(hashes)}")
+    if not hashes:
+        raise BadRequest("expected the hashes of images, got none")
     for sha256 in hashes:
         if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
             raise BadRequest(f"expected hashes of 64 hex digits, got '{sha256:.80}'")

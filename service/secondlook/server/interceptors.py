@@ -1,9 +1,11 @@
-"""One interceptor around every call of ours: errors to statuses, a log line, a count.
+"""One interceptor around every call: bounds of requests, statuses of errors, a log line, a count.
+
+Requests are read by ``bounds.request_reader``, those of health and reflection too; left alone,
+gRPC would answer bytes that are no message with INTERNAL and log a traceback.
 
 An error of ours travels as its own status and sentence, with trailing metadata for programs (see
-``labeling.proto``). Any other exception is logged whole under a request id and answered with a
-fixed sentence. Bytes that are no message are refused like other bad input; left alone, gRPC would
-answer them with UNKNOWN and the exception's text.
+``labeling.proto``): our own words, and a ``google.rpc.Status`` for clients that know those. Any
+other exception is logged whole under a request id and answered with a fixed sentence.
 """
 
 import asyncio
@@ -11,17 +13,30 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 
+from secondlook.config.redaction import redacted
+from secondlook.server.bounds import request_reader
 from secondlook.server.metrics import Metrics
-from secondlook_client.errors import BadRequest, SecondlookError, ShuttingDown
+from secondlook_client.errors import (
+    BadRequest,
+    InvalidInput,
+    SecondlookError,
+    ServerFailure,
+    ShuttingDown,
+)
 
 log = logging.getLogger(__name__)
 
 OURS = "/secondlook."
+DOMAIN = "secondlook"
+"""Whose reasons they are, in ``google.rpc.ErrorInfo``."""
+MAX_MESSAGE = 2048
+"""Bytes of an error's sentence as it travels: clients drop a call whose trailers are over 8 KiB."""
 INTERNAL_MESSAGE = (
     "something failed on the server; its log has the details under request id {request_id}"
 )
@@ -38,16 +53,14 @@ _KINDS: Mapping[tuple[bool, bool], Callable[[Any], tuple[Any, Behaviour]]] = {
 """gRPC's maker of handlers and the handler's behaviour, by (request, response) streaming."""
 
 
-class _Undecodable:
-    """Stands where a message should be."""
-
-
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Maps errors, logs and counts calls, and refuses new ones once ``stopping`` is set."""
 
     def __init__(self, metrics: Metrics, stopping: asyncio.Event) -> None:
         self._metrics = metrics
         self._stopping = stopping
+        self._handlers: dict[str, Any] = {}
+        """Wrapped, by method: a handful, and wrapping takes as long as a small call."""
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -57,17 +70,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         await self._idle.wait()
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """gRPC's hook: the handler of a method, wrapped when the method is ours."""
-        handler = await continuation(handler_call_details)
+        """gRPC's hook: the handler of a method, wrapped."""
         method: str = handler_call_details.method
-        if handler is None or not method.startswith(OURS):
-            return handler
+        if known := self._handlers.get(method):
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
         make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming](handler)
-        return make(
-            self._guarded(method.rsplit("/", 1)[-1], behaviour, handler),
-            _tolerant(handler.request_deserializer),
+        guard = self._guarded if method.startswith(OURS) else _checked_only
+        self._handlers[method] = make(
+            guard(method.rsplit("/", 1)[-1], behaviour, handler),
+            request_reader(method, handler.request_deserializer),
             handler.response_serializer,
         )
+        return self._handlers[method]
 
     def _guarded(self, method: str, behaviour: Behaviour, handler: Any) -> Behaviour:
         lasting = handler.request_streaming or handler.response_streaming
@@ -83,11 +100,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except SecondlookError as failure:
                 reason = failure.reason
-                await _abort(context, failure, request_id)
+                await abort_call(context, failure, request_id)
             except Exception:
                 reason = "internal"
                 log.exception("a call failed", extra={"method": method, "request_id": request_id})
-                await _abort_unknown(context, request_id)
+                await abort_call(context, _unknown(request_id), request_id)
             finally:
                 self._leave(method, reason, time.perf_counter() - started, request_id, lasting)
 
@@ -115,19 +132,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log.info("call", extra=facts)
 
 
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def read(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            return _Undecodable()
+def _checked_only(method: str, behaviour: Behaviour, handler: Any) -> Behaviour:
+    """Other people's servicers (health, reflection): only what a client sends is checked."""
 
-    return read
+    async def run(request: Any, context: Any) -> Any:
+        try:
+            checked = _decodable(request) if handler.request_streaming else _checked(request)
+            answer = behaviour(checked, context)
+            if not isinstance(answer, AsyncIterator):
+                return await answer
+            async for response in answer:
+                await context.write(response)
+        except SecondlookError as failure:
+            await abort_call(context, failure, uuid4().hex[:12])
+        except (grpc.aio.AbortError, grpc.RpcError):
+            raise
+        except Exception:
+            request_id = uuid4().hex[:12]
+            log.exception("a call failed", extra={"method": method, "request_id": request_id})
+            await abort_call(context, _unknown(request_id), request_id)
+
+    return run
 
 
 def _checked(request: Any) -> Any:
-    if isinstance(request, _Undecodable):
-        raise BadRequest("the bytes are no message of this method; do client and server fit?")
+    if isinstance(request, BadRequest):
+        raise request
     return request
 
 
@@ -136,18 +166,52 @@ async def _decodable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _checked(request)
 
 
-async def _abort(context: Any, failure: SecondlookError, request_id: str) -> None:
-    trailing = [
+def _unknown(request_id: str) -> SecondlookError:
+    return ServerFailure(INTERNAL_MESSAGE.format(request_id=request_id), reason="internal")
+
+
+async def abort_call(context: Any, failure: SecondlookError, request_id: str) -> None:
+    """End a call with an error: its status, its sentence, and what programs want to know of it."""
+    code, message = grpc.StatusCode[failure.status], _brief(redacted(str(failure)))
+    trailing: list[tuple[str, str | bytes]] = [
         ("secondlook-reason", failure.reason),
         ("secondlook-request-id", request_id),
     ]
     if failure.retry_after_s is not None:
         wait_ms = round(failure.retry_after_s * 1000)
         trailing.append(("secondlook-retry-after-ms", str(wait_ms)))
-    await context.abort(grpc.StatusCode[failure.status], str(failure), tuple(trailing))
+    details = _status(code, message, failure, request_id).SerializeToString()
+    trailing.append(("grpc-status-details-bin", details))
+    await context.abort(code, message, tuple(trailing))
 
 
-async def _abort_unknown(context: Any, request_id: str) -> None:
-    trailing = (("secondlook-reason", "internal"), ("secondlook-request-id", request_id))
-    message = INTERNAL_MESSAGE.format(request_id=request_id)
-    await context.abort(grpc.StatusCode.INTERNAL, message, trailing)
+def _brief(message: str) -> str:
+    """The sentence, cut where it is too long to travel: each byte that is not ASCII takes three."""
+    if len(message) * 12 <= MAX_MESSAGE or len(quote(message)) <= MAX_MESSAGE:
+        return message
+    size = 0
+    for place, character in enumerate(message):
+        size += len(quote(character))
+        if size > MAX_MESSAGE - len("%E2%80%A6"):
+            return f"{message[:place]}…"
+    return message
+
+
+def _status(
+    code: grpc.StatusCode, message: str, failure: SecondlookError, request_id: str
+) -> status_pb2.Status:
+    """The error as ``google.rpc`` has it, for clients that know nothing of our trailers."""
+    status = status_pb2.Status(code=code.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(
+        reason=failure.reason.upper(), domain=DOMAIN, metadata={"request_id": request_id}
+    )
+    status.details.add().Pack(info)
+    if failure.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(failure.retry_after_s * 1000))
+        status.details.add().Pack(retry)
+    if isinstance(failure, InvalidInput) and failure.field:
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=failure.field, description=message)
+        status.details.add().Pack(bad)
+    return status

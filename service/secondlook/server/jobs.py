@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from secondlook.config.settings import ImageSettings
+from secondlook.core.decoding import ImageDecoder
 from secondlook.core.types import Labelled
 from secondlook.jobs.image_source import allowed_folder
 from secondlook.jobs.runner import JobRunner
@@ -25,9 +25,9 @@ from secondlook.server.converters import (
     job_message,
     key_of,
     result_message,
-    stored_name,
     wants_all,
 )
+from secondlook.server.loop_thread import in_daemon_thread
 from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.server.uploads import UploadBatcher
 from secondlook.store import Store
@@ -52,7 +52,6 @@ THREADS = 8
 """Calls that wait for the database at the same time."""
 ACCEPTS_MORE_S = 1.0
 """How long a job that accepted an image is believed to accept others; each commit asks again."""
-MAX_OFFERED = 10_000
 MAX_JOBS, DEFAULT_JOBS = 500, 50
 MAX_FAILURES, DEFAULT_FAILURES = 1000, 200
 
@@ -67,7 +66,6 @@ HEARTBEAT_S = 1.0
 RESULTS_A_QUERY = 64
 LARGE_MESSAGE = 2**20
 """Bytes from which results are sent without waiting for more."""
-LARGEST_CURSOR = 2**63 - 1
 
 T = TypeVar("T")
 Write = Callable[[Any], Awaitable[None]]
@@ -81,20 +79,24 @@ class StoreServices:
     """
 
     def __init__(
-        self, store: Store, engine: Engine, limits: ImageSettings, roots: Sequence[Path]
+        self, store: Store, engine: Engine, decoder: ImageDecoder, roots: Sequence[Path]
     ) -> None:
         """``roots``: folders that jobs may read images from."""
         self.store = store
         self.frames = CaptureIngest(store.database, store.blobs, store.queue)
-        self.runner = JobRunner(store, engine, limits, roots)
+        self.runner = JobRunner(store, engine, decoder, roots)
         self.ended = asyncio.Event()
         """Set once no image of a job is labelled any more."""
 
-    async def close(self) -> None:
-        """Finish and keep what is under way; jobs go on where they are when a server starts."""
-        await asyncio.to_thread(self.runner.close)
-        self.ended.set()
-        self.frames.close()
+    async def close(self, limit_s: float) -> None:
+        """Finish and keep what is under way, for ``limit_s`` at most.
+
+        Jobs go on where they are when a server starts.
+        """
+        try:
+            await in_daemon_thread(partial(self.runner.close, limit_s))
+        finally:
+            self.ended.set()
 
 
 class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
@@ -135,7 +137,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.CreateJobResponse:
         """Begin a job."""
         store, name = self._store, checked_job_name(request.name)
-        ontology = self._ontologies.of(request)
+        ontology = await self._ontologies.of(request)
         kind, root = await self._in_thread(lambda: self._source(request))
 
         def create() -> JobRow:
@@ -153,8 +155,6 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.OfferImagesResponse:
         """Which images are wanted."""
         store = self._store
-        if len(request.keys) > MAX_OFFERED:
-            raise BadRequest(f"expected up to {MAX_OFFERED:,} keys, got {len(request.keys):,}")
         job = await self._upload(request.job)
         known = await self._in_thread(lambda: store.queue.known(job.run_id, request.keys))
         wanted = (key for key in dict.fromkeys(request.keys) if key not in known)
@@ -292,7 +292,6 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         """Make an image durable and queue it; its key, and whether the job had it before."""
         assert self._store
         assert self._batcher
-        name = stored_name(name)
         await self._check_accepts_more(job)  # or anybody could fill the disk
         key = key_of(name, image) if key is None else key
         return key, await self._batcher.keep(job, key, name, image)
@@ -352,10 +351,8 @@ class JobWatcher:
     async def results(self, name: str, after: int, every: bool, follow: bool, write: Write) -> None:
         """Write the results after the cursor ``after``; with ``follow``, until the job has ended.
 
-        Raises ``NotFound``, ``BadRequest`` for an impossible cursor, and ``ShuttingDown``.
+        Raises ``NotFound`` and ``ShuttingDown``.
         """
-        if after > LARGEST_CURSOR:
-            raise BadRequest(f"invalid cursor {after}; use one that ListResults returned")
         run = await self._in_thread(lambda: self._store.results.run(name))
         with self._store.database.changes.event() as written:
             while True:

@@ -5,12 +5,15 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from secondlook.config.redaction import redacted
+from secondlook.config.terminal import printable_json
+
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; the rest came in with ``extra`` and is told too."""
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time", "level", "logger", "message", ...extra, "exception"?}``."""
+    """``{"time", "level", "logger", "message", ...extra, "exception"?}``, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; values that JSON does not know are told as text."""
@@ -23,7 +26,7 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _PLAIN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return printable_json(redacted(json.dumps(line, default=str, ensure_ascii=False)))
 
 
 def configure(level: str) -> None:

@@ -2,76 +2,164 @@
 
 An image that is to be kept goes through the store instead, as an image of a job.
 
-Images are decoded in threads and counted from their arrival to their answer, so that a bounded
-number is in flight. Errors are mapped by the interceptor.
+Images are decoded in child processes and counted from their arrival to their answer. As many are
+admitted as keep the models busy: a longer queue would not raise throughput, only everybody's wait.
+A call beyond that is refused at once and told when its turn would come. Errors are mapped by the
+interceptor.
 """
 
 import asyncio
 import functools
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from secondlook.config.settings import ImageSettings
-from secondlook.core.types import Labelled
-from secondlook.labeling.engine import Engine
+from secondlook.core.decoding import RETRY_AFTER_S, ImageDecoder
+from secondlook.core.types import Image, Labelled
+from secondlook.labeling.engine import Engine, retry_hint_s
 from secondlook.labeling.pipeline import Task
+from secondlook.server.call_limits import RequestBytes
 from secondlook.server.converters import (
     Ontologies,
-    checked_name,
     wants_all,
 )
+from secondlook.server.health import FailureStreak
 from secondlook.server.jobs import JobServicer
 from secondlook.server.metrics import Metrics
-from secondlook.server.streams import DEFAULT_PENDING, MAX_PENDING, CaptureSession, LiveSession
+from secondlook.server.streams import DEFAULT_PENDING, CaptureSession, LiveSession
 from secondlook.store.ingest import CaptureIngest
 from secondlook_client import wire
-from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, NotSupported
+from secondlook_client.errors import BadRequest, Busy, NotSupported, SecondlookError
 from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
 
-RETRY_AFTER_S = 0.25
-"""Hint for a caller that found the server full: a few batches later."""
+WAIT_FOR_MEMORY_S = 1.0
+"""How long a call waits for the pixels of others to be freed before it is refused."""
+BEING_DECODED = 2
+"""Images on their way to the models while those work on full batches, at least."""
+OPTIMISM = 0.8
+"""Callers that come back a little early find others in their place; late ones leave it empty."""
+MAX_TURNED_AWAY = 10
+"""Times as many refused callers as places are taken into account in retry hints."""
 MAX_STREAMS = 64
 """Open at the same time; each holds a few encoded frames."""
-MAX_STREAM_ID = 128
 
 
 class AdmissionControl:
     """Labels encoded images, a bounded number at the same time.
 
-    Belongs to one event loop, which never decodes or computes. At most as many images as the
-    engine's ``max_in_flight`` are in flight, those being decoded
-    included; more are refused at once.
+    Belongs to one event loop, which never decodes or computes. Calls and frames of streams have
+    the same number of places each, so neither can starve the other: one call more is refused, a
+    frame waits in its stream for its turn. Together they are at most ``max_in_flight``.
     """
 
-    def __init__(self, engine: Engine, image_limits: ImageSettings, decode_threads: int) -> None:
-        self.limits = image_limits
+    def __init__(self, engine: Engine, decoder: ImageDecoder) -> None:
+        self.limits = decoder.limits
         """How large an image may be."""
         self._engine = engine
-        self._in_flight = 0
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decoder = decoder
+        self._calls = self._frames = self._kept = 0
+        self._decode_s = 0.0
+        """Mean time from an image's admission to its pixels, of the last ones."""
+        self._turned_away, self._turned_away_at = 0.0, 0.0
+        """Callers that were refused and whose turn has not come, at that moment."""
+        self.failures = FailureStreak()
+        """Images that the models failed on, one after the other."""
+        self.turns = asyncio.Semaphore(self.places)
+        """Places of the streams' frames, first come first served."""
+
+    @property
+    def places(self) -> int:
+        """How many calls are admitted at the same time.
+
+        As many as the models work on, those being decoded meanwhile at the measured rate (at most
+        half as many), and those that may wait by ``max_queue_s``.
+        """
+        batching, full = self._engine.batching, self._engine.working_set
+        image_s = self._engine.seconds_for(1)
+        decoding = int(self._decode_s / image_s) + 1 if image_s else BEING_DECODED
+        waiting = int(batching.max_queue_s / image_s) if image_s else 0
+        places = full + min(max(decoding, BEING_DECODED), full // 2) + waiting
+        return min(places, batching.max_in_flight)
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count one image as in flight. Raises ``Busy`` when there are too many."""
-        room = self._engine.batching.max_in_flight
-        if self._in_flight >= room:
-            raise Busy(
-                f"{self._in_flight} images are being worked on already; try again in "
-                f"{RETRY_AFTER_S} s or send fewer at a time",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._in_flight += 1
+    def admitted(self, deadline: float | None = None) -> Iterator[None]:
+        """Count one call as in flight.
+
+        Raises ``Busy`` when there are too many, or when ``deadline`` (a ``time.monotonic()``
+        moment) would come before its turn.
+        """
+        self._check_places(self._calls, self.places)
+        self._check_places(self._calls + self._frames, self._engine.batching.max_in_flight)
+        self._check_deadline(deadline)
+        self._calls += 1
         try:
             yield
         finally:
-            self._in_flight -= 1
+            self._calls -= 1
+
+    @contextmanager
+    def admitted_frame(self) -> Iterator[None]:
+        """Count one frame, which has a place of ``turns``. Raises ``Busy`` as for a call."""
+        self._check_places(self._calls + self._frames, self._engine.batching.max_in_flight)
+        self._frames += 1
+        try:
+            yield
+        finally:
+            self._frames -= 1
+
+    @contextmanager
+    def admitted_kept(self) -> Iterator[None]:
+        """Count one image that waits for its job, and not for the models before the others.
+
+        Raises ``Busy`` when there are too many.
+        """
+        self._check_places(self._kept, self._engine.batching.max_in_flight)
+        self._kept += 1
+        try:
+            yield
+        finally:
+            self._kept -= 1
+
+    def _check_places(self, taken: int, places: int) -> None:
+        if taken >= places:
+            hint_s = self._seconds_until_turn()
+            raise Busy(
+                f"{taken} images are being worked on already, as many as keep the models busy; "
+                f"try again in {hint_s:.2f} s or send fewer at a time",
+                retry_after_s=hint_s,
+            )
+
+    def _check_deadline(self, deadline: float | None) -> None:
+        """With less than a batch in flight the image is tried anyway: rates are measured late."""
+        in_flight = self._calls + self._frames
+        if deadline is None or 2 * in_flight < self._engine.working_set:
+            return
+        expected_s = self._engine.seconds_for(in_flight + 1)
+        left_s = deadline - time.monotonic()
+        if expected_s is not None and expected_s > left_s > 0:
+            raise Busy(
+                f"this image would take {expected_s:.2f} s at present and its deadline comes in "
+                f"{left_s:.2f} s; allow more time",
+                retry_after_s=self._seconds_until_turn(),
+            )
+
+    def _seconds_until_turn(self) -> float:
+        """A retry hint: as if everybody who was refused stood in a queue.
+
+        Those who do not come back lengthen it for others, so it has an end.
+        """
+        image_s, now = self._engine.seconds_for(1), time.monotonic()
+        if image_s:
+            gone = (now - self._turned_away_at) / image_s
+            self._turned_away = max(self._turned_away - gone, 0.0)
+        self._turned_away_at = now
+        self._turned_away = min(self._turned_away + 1, MAX_TURNED_AWAY * self.places)
+        return retry_hint_s(image_s and OPTIMISM * image_s * self._turned_away)
 
     async def label(
         self,
@@ -81,38 +169,44 @@ class AdmissionControl:
         deadline: float | None = None,
         source: str = "",
     ) -> Labelled:
-        """Label one image; ``deadline`` is a ``time.monotonic()`` moment, ``source`` its stream.
+        """Label one image; ``deadline`` is a ``time.monotonic()`` moment.
 
+        ``source`` is the stream of a frame, which has a place of ``turns``; empty for a call.
         Raises ``Busy``, ``BadImage``, ``ImageTooLarge``, ``DeadlineExceeded``, or what a model
         raised. Cancelling it withdraws the image, unless a model is already working on it.
         """
-        with self.admitted():
+        with self.admitted_frame() if source else self.admitted(deadline):
             started = time.perf_counter()
-            task = await self._decoded(data, name, ontology, deadline, source)
-            decode_ms = (time.perf_counter() - started) * 1000
+            task = Task(await self._decoded(data, name, deadline), ontology, source)
+            decode_s = time.perf_counter() - started
+            self._decode_s += 0.1 * (decode_s - self._decode_s)
             future = self._engine.submit(task, deadline)
-            labelled = await asyncio.wrap_future(future)
-        return replace(labelled, timings_ms={**labelled.timings_ms, "decode": decode_ms})
+            try:
+                labelled = await asyncio.wrap_future(future)
+            except SecondlookError:  # not the models' fault
+                raise
+            except Exception:
+                self.failures.failed()
+                raise
+            self.failures.succeeded()
+        return replace(labelled, timings_ms={**labelled.timings_ms, "decode": decode_s * 1000})
 
     def in_flight(self) -> int:
         """Images being worked on now."""
-        return self._in_flight
+        return self._calls + self._frames + self._kept
 
-    def close(self) -> None:
-        """Let the decoding threads end; call it when nothing is in flight."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
-    async def _decoded(
-        self, data: bytes, name: str, ontology: Ontology, deadline: float | None, source: str
-    ) -> Task:
-        def work() -> Task:
-            if deadline is not None and time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    "the deadline passed before the image was decoded; allow more time"
-                )
-            return Task.from_bytes(data, name, ontology, self.limits, source)
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+    async def _decoded(self, data: bytes, name: str, deadline: float | None) -> Image:
+        """The image, once there is room for its pixels; ``Busy`` when there is none for long."""
+        ends = time.monotonic() + WAIT_FOR_MEMORY_S
+        if deadline is not None:
+            ends = min(ends, deadline)
+        while True:
+            try:
+                return await asyncio.wrap_future(self._decoder.submit(data, name, deadline))
+            except Busy:
+                if time.monotonic() + RETRY_AFTER_S > ends:
+                    raise
+            await asyncio.sleep(RETRY_AFTER_S)
 
 
 class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
@@ -128,8 +222,11 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         max_message_bytes: int,
         jobs: JobServicer,
         frames: CaptureIngest | None = None,
+        request_bytes: RequestBytes | None = None,
     ) -> None:
         """``stopping`` is set once the server accepts nothing new.
+
+        ``request_bytes`` counts those of frames, beside the other calls'; without it nothing does.
 
         ``jobs`` keeps images and ``frames`` stores captured ones; without ``frames``, capture
         mode is refused.
@@ -143,16 +240,17 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         self._max_message_bytes = max_message_bytes
         self._jobs = jobs
         self._frames = frames
+        self._request_bytes = request_bytes or RequestBytes()
         self._streams = 0
 
     async def Label(  # noqa: N802 (gRPC's own spelling)
         self, request: pb.LabelRequest, context: Any
     ) -> pb.LabelResponse:
         """Label one image, and keep it if that is asked for."""
-        ontology, every = self._ontologies.of(request), wants_all(request.detail)
-        name, deadline = checked_name(request.name), _deadline(context)
+        ontology, every = await self._ontologies.of(request), wants_all(request.detail)
+        name, deadline = request.name, _deadline(context)
         if request.keep:
-            with self._admission.admitted():
+            with self._admission.admitted_kept():
                 labelled = await self._jobs.keep_labelled(
                     request.keep, name, request.image, ontology, deadline
                 )
@@ -166,14 +264,14 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         self, request_iterator: Any, context: Any
     ) -> None:
         """Label a stream of frames now, or store them to be labelled later."""
+        requests = aiter(request_iterator)
+        opening = _opening(await anext(requests, None))  # one that never opens takes no place
         if self._streams >= MAX_STREAMS:
             raise Busy(
                 f"{self._streams} streams are open already; try again later", retry_after_s=5.0
             )
         self._streams += 1
         try:
-            requests = aiter(request_iterator)
-            opening = _opening(await anext(requests, None))
             if opening.mode == pb.STREAM_MODE_CAPTURE:
                 await self._capture(opening, requests, context)
             else:
@@ -182,7 +280,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             self._streams -= 1
 
     async def _label_live(self, opening: pb.StreamOpening, requests: Any, context: Any) -> None:
-        ontology, every = self._ontologies.of(opening), wants_all(opening.detail)
+        ontology, every = await self._ontologies.of(opening), wants_all(opening.detail)
         max_pending = opening.max_pending or DEFAULT_PENDING
         deadline, source = _deadline(context), f"live:{opening.stream_id}"
 
@@ -196,6 +294,8 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         stream = LiveSession(
             label,
             context.write,
+            turns=self._admission.turns,
+            request_bytes=self._request_bytes,
             every=every,
             max_pending=max_pending,
             stopping=self._stopping,
@@ -209,7 +309,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             raise NotSupported(
                 "this server has no store, so it cannot capture; start it with --data FOLDER"
             )
-        wanted = self._ontologies.of(opening) if opening.HasField("ontology") else None
+        wanted = await self._ontologies.of(opening) if opening.HasField("ontology") else None
         found = await asyncio.to_thread(
             frames.open, opening.stream_id, wanted, self._default, self._engine.recorded_settings
         )
@@ -218,6 +318,8 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         stream = CaptureSession(
             functools.partial(frames.add, found.run_id),
             context.write,
+            resume_after=found.resume_after,
+            request_bytes=self._request_bytes,
             max_frame_bytes=self._admission.limits.max_image_bytes,
             stopping=self._stopping,
             observe=self._metrics.frame_answered,
@@ -251,10 +353,6 @@ def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
         raise BadRequest(f"expected mode live or capture, got number {opening.mode}")
     if opening.mode == pb.STREAM_MODE_CAPTURE and not opening.stream_id.strip():
         raise BadRequest("a captured stream needs a stream_id, which names it for ever")
-    if opening.max_pending > MAX_PENDING:
-        raise BadRequest(f"expected max_pending up to {MAX_PENDING}, got {opening.max_pending}")
-    if len(opening.stream_id) > MAX_STREAM_ID:
-        raise BadRequest(f"the stream_id has over {MAX_STREAM_ID} characters; shorten it")
     return opening
 
 

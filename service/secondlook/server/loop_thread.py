@@ -1,13 +1,14 @@
-"""What needs an event loop, for plain code: a thread of its own runs the loop."""
+"""An event loop in a thread of its own, for plain code; and threads that no loop waits for."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import TypeVar
 
 Opened = TypeVar("Opened")
+Done = TypeVar("Done")
 
 
 @contextmanager
@@ -39,3 +40,22 @@ def in_own_thread(
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join()
+
+
+def in_daemon_thread(work: Callable[[], Done]) -> "asyncio.Future[Done]":
+    """Run ``work`` in a thread of its own; the outcome belongs to the running loop.
+
+    Unlike the loop's executor, nothing waits for the thread once the outcome was cancelled: it is
+    for work that may hang when the process is to end.
+    """
+    outcome: Future[Done] = Future()
+
+    def run() -> None:
+        with suppress(InvalidStateError):  # cancelled meanwhile
+            try:
+                outcome.set_result(work())
+            except BaseException as failure:
+                outcome.set_exception(failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asyncio.wrap_future(outcome)

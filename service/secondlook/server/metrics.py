@@ -1,16 +1,23 @@
 """Metrics for Prometheus; always counted, served only when a port is given."""
 
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http.server import ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, MetricsHandler
 
 from secondlook.cascade.router import RoutingEvent
 from secondlook.core.types import Labelled
 from secondlook_client.errors import BadSetting
+from secondlook_client.values import Answer
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+SCRAPES, SCRAPE_TIMEOUT_S = 8, 5.0
+"""Connections to the metrics at the same time, and how long one may say nothing."""
 AGREEMENTS = (0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -57,6 +64,12 @@ class Metrics:
             ("outcome",),
             registry=self.registry,
         )
+        self._answers = Counter(
+            "secondlook_answers",
+            "Questions put to the verifier, by outcome: answered, abstained, or why it failed.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self._frames = Counter(
             "secondlook_frames",
             "Frames of streams, by what became of them.",
@@ -87,6 +100,27 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._limited = Counter(
+            "secondlook_limited",
+            "Calls and connections ended or refused by limits, by what they were and why.",
+            ("what", "why"),
+            registry=self.registry,
+        )
+        self._connections = Gauge(
+            "secondlook_connections", "Open connections of clients.", registry=self.registry
+        )
+        self._unfinished = Gauge(
+            "secondlook_unfinished_bytes",
+            "Bytes of messages that have not arrived whole.",
+            registry=self.registry,
+        )
+        self._ready = Gauge(
+            "secondlook_ready",
+            "1 where a part that calls need is there, 0 where it is away.",
+            ("part",),
+            registry=self.registry,
+        )
+
     def call_ended(self, method: str, reason: str, seconds: float, streaming: bool) -> None:
         """A call of ``method`` ended; ``reason`` is ``ok`` or the error's."""
         self._calls.labels(method, reason).inc()
@@ -111,6 +145,13 @@ class Metrics:
         for judgement in labelled.judgements:
             self._outcomes.labels(judgement.decision.outcome.value).inc()
 
+    def questions_answered(self, answers: Sequence[Answer]) -> None:
+        """For ``Pipeline.observe_answers``: the verifier answered these, or failed."""
+        for answer in answers:
+            abstained = "abstained" if answer.p_yes is None else "answered"
+            outcome = (answer.reason or "failed") if answer.error else abstained
+            self._answers.labels(outcome).inc()
+
     def frame_answered(self, answer: str) -> None:
         """A frame was ``labelled``, ``failure`` or ``dropped``."""
         self._frames.labels(answer).inc()
@@ -119,13 +160,28 @@ class Metrics:
         """``depth()`` is asked at each scrape."""
         self._depth.set_function(depth)
 
+    def call_limited(self, what: str, why: str) -> None:
+        """A limit ended or refused something."""
+        self._limited.labels(what, why).inc()
+
+    def watch_connections(
+        self, connections: Callable[[], int], unfinished_bytes: Callable[[], int]
+    ) -> None:
+        """Both are asked at each scrape."""
+        self._connections.set_function(connections)
+        self._unfinished.set_function(unfinished_bytes)
+
+    def part_is_ready(self, part: str, ready: bool) -> None:
+        """Whether ``models`` or ``store`` are there."""
+        self._ready.labels(part).set(ready)
+
     def serve(self, host: str, port: int) -> "MetricsEndpoint":
         """Answer scrapes over HTTP at ``/metrics``; port 0 picks a free one.
 
         Raises ``BadSetting`` when the port cannot be had.
         """
         try:
-            httpd, _ = start_http_server(port, addr=host, registry=self.registry)
+            httpd = _ScrapeServer(host, port, self.registry)
         except OSError as cause:
             raise BadSetting(
                 f"metrics cannot listen on {host}:{port} ({cause.strerror or cause}); "
@@ -134,12 +190,50 @@ class Metrics:
         return MetricsEndpoint(httpd)
 
 
+class _ScrapeServer(ThreadingHTTPServer):
+    """Answers scrapes, a few connections at a time: one more ends the oldest one."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        self._open: dict[socket.socket, None] = {}
+        """In the order in which they were accepted."""
+        self._lock = threading.Lock()
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        handler = type("ScrapeHandler", (_SilentScrapeHandler,), {"registry": registry})
+        super().__init__((host, port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin to answer one connection, in a thread of its own."""
+        with self._lock:
+            if len(self._open) >= SCRAPES:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End one connection; called in its thread."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are nothing to tell of."""
+
+
+class _SilentScrapeHandler(MetricsHandler):
+    timeout = SCRAPE_TIMEOUT_S
+    """Seconds that a client may say nothing."""
+
+
 class MetricsEndpoint:
     """The HTTP server of the metrics."""
 
-    def __init__(self, httpd: Any) -> None:
+    def __init__(self, httpd: _ScrapeServer) -> None:
         self._httpd = httpd
         self.port: int = httpd.server_port
+        threading.Thread(target=httpd.serve_forever, name="metrics", daemon=True).start()
 
     def close(self) -> None:
         """Stop answering; returns when the port is free."""

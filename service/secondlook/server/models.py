@@ -5,7 +5,6 @@ A student is uploaded in chunks; each file is checked and stored as soon as it i
 
 import asyncio
 import hashlib
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
@@ -19,7 +18,6 @@ from secondlook.jobs.training import Trainer
 from secondlook.registry.promotion import promote
 from secondlook.server.converters import (
     checked_header,
-    checked_id,
     checked_order,
     comparison_message,
     known_name,
@@ -38,8 +36,10 @@ from secondlook_client.v1 import models_pb2_grpc
 
 THREADS = 4
 """Calls that wait for the store at the same time."""
-MAX_COMPARISONS = 4
-"""Promotions that wait for their comparison; one is computed at a time."""
+COMPARISONS = 2
+"""Promotions computed at the same time: a slow model holds up no other one."""
+MAX_COMPARISONS = 6
+"""Promotions that are computed or wait."""
 CHUNK = 256 * 2**10
 """Bytes of one message of a download: shows progress on a slow connection."""
 POLL_S = 0.5
@@ -47,7 +47,6 @@ HEARTBEAT_S = 5.0
 """A watcher gets a message at least this often, so that it knows that the connection stands."""
 MAX_UPLOADS = 2
 """Students uploaded at the same time: a file of each may lie in memory."""
-MAX_CHUNK = 2**20
 UPLOAD_TIMEOUT_S = 60.0
 """Without a message for this long an upload is given up."""
 
@@ -71,7 +70,7 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         super().__init__(store, "models", THREADS)
         self._trainer = trainer
         self._stopping = stopping
-        self._comparisons = ThreadPoolExecutor(1, thread_name_prefix="compare-models")
+        self._comparisons = ThreadPoolExecutor(COMPARISONS, thread_name_prefix="compare-models")
         self._comparing = 0
         self._contents: WeakValueDictionary[str, _SharedFile] = WeakValueDictionary()
         self._uploads = ModelUploads(self._store_file)
@@ -126,10 +125,7 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
             raise Busy(
                 "other models are being compared already; try again in a minute", retry_after_s=10.0
             )
-        abandoned = threading.Event()
-
-        def stopped() -> bool:
-            return abandoned.is_set() or self._stopping.is_set()
+        stopped = self._stopping.is_set
 
         def work() -> Any:
             return promote(
@@ -140,7 +136,6 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         try:
             promoted, comparison = await self._in_thread(work, self._comparisons)
         finally:
-            abandoned.set()
             self._comparing -= 1
         return pb.PromoteModelResponse(
             model=model_message(promoted), comparison=comparison_message(comparison)
@@ -199,7 +194,7 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         self, request: pb.GetTrainingRequest, context: Any
     ) -> pb.GetTrainingResponse:
         """State of a training."""
-        store, number = self._store, checked_id(request.id)
+        store, number = self._store, request.id
         found = await self._in_thread(lambda: store.training_jobs.get(number))
         return pb.GetTrainingResponse(training=training_message(found))
 
@@ -207,7 +202,7 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         self, request: pb.WatchTrainingRequest, context: Any
     ) -> None:
         """Progress of a training until it has ended."""
-        store, number = self._store, checked_id(request.id)
+        store, number = self._store, request.id
         sent, sent_at = None, 0.0
         loop = asyncio.get_running_loop()
         while True:
@@ -217,8 +212,9 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
                 sent, sent_at = training, loop.time()
             if not training.active:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), POLL_S)
+            with suppress(TimeoutError):  # wait_for of Python 3.11 loses a cancellation
+                async with asyncio.timeout(POLL_S):
+                    await self._stopping.wait()
             if self._stopping.is_set():
                 raise ShuttingDown("the server is shutting down; follow it again in a moment")
 
@@ -226,7 +222,7 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         self, request: pb.CancelTrainingRequest, context: Any
     ) -> pb.CancelTrainingResponse:
         """Stop a training."""
-        store, number = self._store, checked_id(request.id)
+        store, number = self._store, request.id
         found = await self._in_thread(lambda: store.training_jobs.cancel(number))
         return pb.CancelTrainingResponse(training=training_message(found))
 
@@ -283,7 +279,8 @@ class ModelUploads:
         first = await _next(requests)
         if first is None or not first.HasField("header"):
             raise BadRequest("a model begins with its header; send name and manifest first")
-        name, manifest, report = checked_header(first.header)
+        # A manifest and a report of megabytes take a while to read.
+        name, manifest, report = await asyncio.to_thread(checked_header, first.header)
         files = _UploadedFiles(manifest)
         while (request := await _next(requests)) is not None:
             if not request.HasField("chunk"):
@@ -346,8 +343,6 @@ class _UploadedFiles:
                 f"a chunk of {chunk.file} came before the end of {self._name}; send one file after "
                 "the other"
             )
-        if len(chunk.data) > MAX_CHUNK:
-            raise BadRequest(f"a chunk has at most {MAX_CHUNK:,} bytes, got {len(chunk.data):,}")
 
     def _end(self) -> bytes:
         content, name = bytes(self._content), self._name

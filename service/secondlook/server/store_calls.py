@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from secondlook.core.cancellation import Cancellation, cancelled_by
 from secondlook.store import Store
 from secondlook_client.errors import BadRequest, NotSupported
 
@@ -30,7 +31,7 @@ class StoreServicer:
 
     def close(self) -> None:
         """Let the threads end; call it when no call is running."""
-        self._threads.shutdown(wait=False)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def _store(self) -> Store:
@@ -42,8 +43,22 @@ class StoreServicer:
         return self._optional_store
 
     async def _in_thread(self, work: Callable[[], T], threads: Any = None) -> T:
-        """Run ``work`` in a thread: the store may be slow, and the event loop never waits."""
-        return await asyncio.get_running_loop().run_in_executor(threads or self._threads, work)
+        """Run ``work`` in a thread: the store may be slow, and the event loop never waits.
+
+        When the call ends before, because its caller left, ``work`` is cancelled.
+        """
+        cancellation = Cancellation()
+
+        def run() -> T:
+            with cancelled_by(cancellation):
+                return work()
+
+        running = asyncio.get_running_loop().run_in_executor(threads or self._threads, run)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            raise
 
 
 def page_of(

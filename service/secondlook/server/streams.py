@@ -1,8 +1,9 @@
 """``LabelStream`` in live and in capture mode; each frame is answered exactly once.
 
 Live: the newest frames win. A frame is waiting (at most ``max_pending``, oldest first) or being
-labelled (at most ``CONCURRENT_FRAMES``). A frame that arrives when all places are taken pushes
-the oldest waiting one out, so no answer is older than that many frames, however fast they come.
+labelled (at most ``CONCURRENT_FRAMES``, and those of all streams take turns). A frame that arrives
+when all places are taken pushes the oldest waiting one out, so no answer is older than that many
+frames, however fast they come.
 Answers are written one at a time; when a client does not read them, reading its frames stops
 (gRPC's flow control), so that nothing piles up here.
 
@@ -18,10 +19,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from secondlook.core.types import Labelled
-from secondlook.server.converters import checked_name, stored_name
+from secondlook.server.call_limits import RequestBytes
 from secondlook.store.ingest import CapturedFrame, FrameStatus
 from secondlook_client import wire
-from secondlook_client.errors import BadRequest, Busy, SecondlookError, ShuttingDown
+from secondlook_client.errors import (
+    BadRequest,
+    BadSequence,
+    Busy,
+    ImageTooLarge,
+    SecondlookError,
+    ShuttingDown,
+)
+from secondlook_client.spool import MAX_SEQUENCE, SEQUENCE_TAKEN
 from secondlook_client.v1 import labeling_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -29,12 +38,16 @@ log = logging.getLogger(__name__)
 CONCURRENT_FRAMES = 2
 """One frame in each stage; more would only make the answers older."""
 DEFAULT_PENDING = 2
-MAX_PENDING = 32
 MAX_FRAMES_A_COMMIT = 64
 """Frames in one commit."""
 MAX_BYTES = 32 * 2**20
 """Bytes of frames read and not yet durable; one frame more may come on top."""
-LARGEST_SEQUENCE = 2**63 - 1
+ANY_TIME = 2**43
+"""Milliseconds since 1970 until the year 2248: devices number frames by their clock, and one of
+this century is never refused."""
+MAX_JUMP = 2**41
+"""How far a frame's number may lie above all that its stream has: 70 years of milliseconds, as a
+device may be off for years; but no single frame uses the numbers up."""
 INTERNAL_MESSAGE = "something failed on the server; its log has the details"
 
 Answer = pb.Labelled | pb.FrameFailure | pb.FrameDropped
@@ -48,6 +61,8 @@ class LiveSession:
         label: Callable[[bytes, str], Awaitable[Labelled]],
         write: Callable[[pb.LabelStreamResponse], Awaitable[None]],
         *,
+        turns: asyncio.Semaphore,
+        request_bytes: RequestBytes,
         every: bool,
         max_pending: int,
         stopping: asyncio.Event,
@@ -55,11 +70,15 @@ class LiveSession:
     ) -> None:
         """``label`` takes a frame's bytes and name; ``write`` sends one message to the client.
 
+        ``turns`` has a place for each frame of any stream that is being labelled, and
+        ``request_bytes`` counts the frames that are here.
         ``every`` judgement or only labels are told; ``observe`` hears what became of each frame:
         ``labelled``, ``failure`` or ``dropped``.
         """
         self._label = label
         self._write = write
+        self._turns = turns
+        self._request_bytes = request_bytes
         self._every = every
         self._max_pending = max_pending
         self._stopping = stopping
@@ -85,6 +104,7 @@ class LiveSession:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            self._request_bytes.give(sum(len(frame.image) for frame in self._waiting))
         if self._stopping.is_set():
             raise ShuttingDown("the server is shutting down; open the stream again in a moment")
 
@@ -103,10 +123,16 @@ class LiveSession:
             await self._offer(frame)
 
     async def _offer(self, frame: pb.StreamFrame) -> None:
+        try:
+            self._request_bytes.take(len(frame.image))
+        except Busy:
+            await self._answer(frame.sequence, pb.FrameDropped(reason=pb.DROP_REASON_SERVER_BUSY))
+            return
         self._waiting.append(frame)
         self._changed.set()
         if len(self._waiting) > self._max_pending:
             oldest = self._waiting.popleft()
+            self._request_bytes.give(len(oldest.image))
             dropped = pb.FrameDropped(reason=pb.DROP_REASON_SUPERSEDED)
             await self._answer(oldest.sequence, dropped)
 
@@ -117,12 +143,19 @@ class LiveSession:
                     return
                 self._changed.clear()
                 await self._changed.wait()
-            frame = self._waiting.popleft()
-            await self._answer(frame.sequence, await self._judge(frame))
+            async with self._turns:  # a newer frame may take this one's place in the meantime
+                if not self._waiting:
+                    continue
+                frame = self._waiting.popleft()
+                try:
+                    answer = await self._judge(frame)
+                finally:
+                    self._request_bytes.give(len(frame.image))
+            await self._answer(frame.sequence, answer)
 
     async def _judge(self, frame: pb.StreamFrame) -> Answer:
         try:
-            labelled = await self._label(frame.image, checked_name(frame.name))
+            labelled = await self._label(frame.image, frame.name)
         except Busy:
             return pb.FrameDropped(reason=pb.DROP_REASON_SERVER_BUSY)
         except ShuttingDown:
@@ -176,16 +209,25 @@ class CaptureSession:
         keep: Callable[[Sequence[CapturedFrame]], list[FrameStatus]],
         write: Callable[[pb.LabelStreamResponse], Awaitable[None]],
         *,
+        resume_after: int | None,
+        request_bytes: RequestBytes,
         max_frame_bytes: int,
         stopping: asyncio.Event,
         observe: Callable[[str], None],
     ) -> None:
         """``keep`` makes frames durable and may block; ``write`` sends one message.
 
+        ``resume_after`` is the highest number that the stream has; None for a new one.
+        ``request_bytes`` counts the frames that are here; a stream whose next one does not fit
+        among those of other streams ends with ``Busy``, once what was read is kept.
         ``observe`` hears what became of each frame: ``stored`` or ``failure``.
         """
         self._keep = keep
         self._write = write
+        self._request_bytes = request_bytes
+        self._held = 0
+        """Bytes of frames that are here."""
+        self._highest = -1 if resume_after is None else resume_after
         self._max_frame_bytes = max_frame_bytes
         self._stopping = stopping
         self._observe = observe
@@ -215,6 +257,7 @@ class CaptureSession:
             for task in (reading, keeping):
                 task.cancel()
             await asyncio.gather(reading, keeping, return_exceptions=True)
+            self._request_bytes.give(self._held)
         if self._stopping.is_set():
             raise ShuttingDown("the server is shutting down; open the stream again in a moment")
 
@@ -222,7 +265,9 @@ class CaptureSession:
         last = -1
         async for request in until(self._stopping, requests):
             frame = _frame(request, last)
-            last = frame.sequence
+            last = frame.sequence if frame.sequence <= self._ceiling else last
+            self._request_bytes.take(len(frame.content))
+            self._held += len(frame.content)
             async with self._changed:
                 await self._changed.wait_for(lambda: self._bytes < MAX_BYTES)
                 self._waiting.append(frame)
@@ -231,11 +276,14 @@ class CaptureSession:
 
     async def _keep_all(self) -> None:
         while frames := await self._next():
-            sound = [frame for frame in frames if len(frame.content) <= self._max_frame_bytes]
+            refused = {id(frame): refusal for frame in frames if (refusal := self._refusal(frame))}
+            sound = [frame for frame in frames if id(frame) not in refused]
             kept = iter(await asyncio.to_thread(self._keep, sound) if sound else ())
+            size = sum(len(frame.content) for frame in frames)
+            self._request_bytes.give(size)
+            self._held -= size
             for frame in frames:
-                whole = len(frame.content) <= self._max_frame_bytes
-                await self._answer(_answer(frame, next(kept)) if whole else self._too_large(frame))
+                await self._answer(refused.get(id(frame)) or _answer(frame, next(kept)))
 
     async def _next(self) -> list[CapturedFrame]:
         """Waits for frames; none are left when it returns an empty list."""
@@ -251,13 +299,28 @@ class CaptureSession:
         self._observe(answer.WhichOneof("answer") or "")
         await self._write(pb.LabelStreamResponse(answer=answer))
 
-    def _too_large(self, frame: CapturedFrame) -> pb.FrameAnswer:
-        message = (
-            f"the frame has {len(frame.content):,} bytes; at most {self._max_frame_bytes:,} are "
-            "taken. Send it smaller or raise the server's max_image_bytes"
-        )
-        failure = pb.FrameFailure(reason="image_too_large", message=message)
-        return pb.FrameAnswer(sequence=frame.sequence, failure=failure)
+    @property
+    def _ceiling(self) -> int:
+        return min(max(self._highest, ANY_TIME) + MAX_JUMP, MAX_SEQUENCE)
+
+    def _refusal(self, frame: CapturedFrame) -> pb.FrameAnswer | None:
+        """The answer to a frame that is not stored; None for one that may be."""
+        if frame.sequence > self._ceiling:
+            return _failure(
+                frame,
+                BadSequence.reason,
+                f"expected a frame numbered at most {self._ceiling}, got {frame.sequence}; count "
+                "on from the highest number of the stream",
+            )
+        self._highest = max(self._highest, frame.sequence)
+        if len(frame.content) > self._max_frame_bytes:
+            return _failure(
+                frame,
+                ImageTooLarge.reason,
+                f"the frame has {len(frame.content):,} bytes; at most {self._max_frame_bytes:,} "
+                "are taken. Send it smaller or raise the server's max_image_bytes",
+            )
+        return None
 
 
 def _frame(request: pb.LabelStreamRequest, last: int) -> CapturedFrame:
@@ -265,21 +328,26 @@ def _frame(request: pb.LabelStreamRequest, last: int) -> CapturedFrame:
     if request.WhichOneof("message") != "frame":
         raise BadRequest("expected a frame; a stream is opened once, by its first message")
     frame = request.frame
-    if not last < frame.sequence <= LARGEST_SEQUENCE:
+    if frame.sequence <= last:
         raise BadRequest(
-            f"expected a frame numbered above {last} and below 2^63, got {frame.sequence}; "
-            "frames are numbered upwards, so that each is stored once"
+            f"expected a frame numbered above {last}, got {frame.sequence}; frames are numbered "
+            "upwards, so that each is stored once"
         )
-    return CapturedFrame(frame.sequence, stored_name(frame.name), frame.image)
+    return CapturedFrame(frame.sequence, frame.name, frame.image)
 
 
 def _answer(frame: CapturedFrame, kept: FrameStatus) -> pb.FrameAnswer:
     if kept is FrameStatus.CONFLICT:
-        message = (
+        return _failure(
+            frame,
+            SEQUENCE_TAKEN,
             f"number {frame.sequence} of this stream is taken by another image; number frames "
-            "upwards for ever, or give another stream_id"
+            "upwards for ever, or give another stream_id",
         )
-        failure = pb.FrameFailure(reason="sequence_taken", message=message)
-        return pb.FrameAnswer(sequence=frame.sequence, failure=failure)
     stored = pb.FrameStored(already=kept is FrameStatus.DUPLICATE)
     return pb.FrameAnswer(sequence=frame.sequence, stored=stored)
+
+
+def _failure(frame: CapturedFrame, reason: str, message: str) -> pb.FrameAnswer:
+    failure = pb.FrameFailure(reason=reason, message=message)
+    return pb.FrameAnswer(sequence=frame.sequence, failure=failure)

@@ -65,7 +65,7 @@ class UploadBatcher:
 
     def close(self) -> None:
         """Let the threads end; call it when no upload is pending."""
-        self._writers.shutdown(wait=False)
+        self._writers.shutdown(wait=False, cancel_futures=True)
 
     async def _commit_all(self) -> None:
         """Until nothing waits; one commit at a time, so that the next one is a larger batch."""

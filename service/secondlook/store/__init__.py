@@ -1,13 +1,17 @@
 """Persistence: rows in SQLite or PostgreSQL, bytes in a folder or an object store.
 
-    DIR/store.db    the SQLite database, unless there is a ``database_url``
-    DIR/blobs/      images, manifests and students by sha256, unless there is a ``blob_url``
-    DIR/server.lock locked by the one server that works on the SQLite database
+    DIR/store.db         the SQLite database, unless there is a ``database_url``
+    DIR/store.db-commits how many transactions it has acknowledged: see ``commit_witness``
+    DIR/blobs/           images, manifests and students by sha256, unless there is a ``blob_url``
+    DIR/server.lock      locked by the one server that works on the SQLite database
 
-This package is the only place with SQL.
+Everything is for the user of the server only. This package is the only place with SQL.
 """
 
+import logging
 import os
+import stat
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,24 +19,37 @@ from typing import TYPE_CHECKING, Self
 
 from secondlook.store.blobs import Blobs, FolderBlobs
 from secondlook.store.database import Database
-from secondlook.store.locks import ProcessLock
+from secondlook.store.locks import BlobStoreLock, ProcessLock
 from secondlook.store.migrations import upgrade
 from secondlook_client.errors import BadSetting
+from secondlook_client.private_files import FILE_MODE, make_private_folder
 
 if TYPE_CHECKING:
     from secondlook.store.model_versions import ModelVersions
+    from secondlook.store.object_blobs import ObjectBlobs
     from secondlook.store.queue import JobQueue
     from secondlook.store.results import Results
     from secondlook.store.snapshots import Snapshots
     from secondlook.store.training_jobs import TrainingJobs
 
+log = logging.getLogger(__name__)
+
 DATABASE_FILE, BLOBS_FOLDER, LOCK_FILE = "store.db", "blobs", "server.lock"
+PROBE_BYTES = 2**18
+"""Written to see whether there is room on the disk."""
+SAMPLED_BLOBS = 20
+"""Images of which at least one must be in the blob store of a server that starts."""
 
 
 class Store:
     """A database and a blob store that belong together. A context manager; safe for threads."""
 
-    def __init__(self, database: Database, blobs: Blobs, lock: ProcessLock | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: Blobs,
+        lock: ProcessLock | BlobStoreLock | None = None,
+    ) -> None:
         """``database`` has the current schema: use ``open_store``. ``close`` releases ``lock``."""
         self.database = database
         self.blobs = blobs
@@ -73,8 +90,23 @@ class Store:
 
         return TrainingJobs(self.database)
 
+    def probe(self) -> None:
+        """Try whether the store can be used, as a call that stores an image would find it.
+
+        Reads from the database, and writes and removes an image's worth of bytes where that is a
+        folder; object storage is only asked. Raises ``StoreUnavailable``, ``StorageFull`` or
+        ``Damaged``.
+        """
+        self.database.ping()
+        if isinstance(self.blobs, FolderBlobs):
+            self.blobs.probe(PROBE_BYTES)
+        else:
+            self.blobs.has("0" * 64)
+
     def close(self) -> None:
         """Close the connections; no write is ever pending."""
+        if isinstance(self._lock, BlobStoreLock):
+            self._lock.release()  # while there is a connection
         self.database.close()
         if self._lock:
             self._lock.release()
@@ -105,36 +137,115 @@ def open_store(
     """
     if not (database_url and blob_url):
         _make_folder(data)
-    lock = ProcessLock(data / LOCK_FILE) if serving and not database_url else None
-    try:
-        database = _open_database(data, database_url)
-        try:
-            blobs = _open_blobs(data, blob_url)
-            store = Store(database, blobs, lock)
-            if lock:  # the server that had leases is dead: it no longer locks the folder
-                store.queue.clear_leases()
-                store.training_jobs.clear_leases()
-            return store
-        except BaseException:
-            database.close()
-            raise
-    except BaseException:
-        if lock:
-            lock.release()
-        raise
-
-
-def _open_database(data: Path, database_url: str) -> Database:
     database = Database(database_url) if database_url else Database.in_file(data / DATABASE_FILE)
-    try:
+    file = _database_file(database)
+    with ExitStack() as undone:
+        lock: ProcessLock | BlobStoreLock | None = None
+        if serving and file:
+            lock = ProcessLock(_lock_file(file))
+            undone.callback(lock.release)
+        undone.callback(database.close)
+        if file:
+            _make_private(file)
+        if serving:
+            _warn_if_shared(data)
+            database.check_quickly()
         upgrade(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
+        _tell_lost_commits(database, always=serving)
+        blobs = _open_blobs(data, blob_url)
+        if serving and not file:
+            lock = BlobStoreLock(database, blobs.identity())
+            undone.callback(lock.release)
+        store = Store(database, blobs, lock)
+        if serving and (database_url or blob_url):
+            _check_blobs_belong(store)
+        if isinstance(lock, ProcessLock):  # the server that had leases is dead: it has no lock
+            store.queue.clear_leases()
+            store.training_jobs.clear_leases()
+        undone.pop_all()
+    return store
 
 
-def _open_blobs(data: Path, blob_url: str) -> Blobs:
+def _database_file(database: Database) -> Path | None:
+    """The SQLite file itself, whatever links lead to it; None on PostgreSQL.
+
+    Raises ``BadSetting`` for a file with several names: SQLite keeps its log beside the name that
+    it was given, so writers that use different ones destroy the database.
+    """
+    if not database.file:
+        return None
+    file = Path(os.path.realpath(database.file))
+    try:
+        names = file.stat().st_nlink
+    except OSError:  # a new one
+        return file
+    if names > 1:
+        raise BadSetting(
+            f"the database file {file} has {names} names (hard links), and SQLite would keep a log "
+            "of its own for each; remove the others, or use a copy"
+        )
+    return file
+
+
+def _lock_file(file: Path) -> Path:
+    """Beside the database itself, so that it is the same by whatever URL the file is named."""
+    return file.with_name(LOCK_FILE if file.name == DATABASE_FILE else f"{file.name}.{LOCK_FILE}")
+
+
+def _make_private(file: Path) -> None:
+    """Create a missing database file for this user only; SQLite gives its log the same rights."""
+    if file.exists():
+        return
+    try:
+        file.touch(FILE_MODE)
+    except OSError as failure:
+        raise BadSetting(
+            f"{file} cannot be the database ({os.strerror(failure.errno or 0)}); give another "
+            "--data or --database-url"
+        ) from failure
+
+
+def _warn_if_shared(data: Path) -> None:
+    """A folder keeps the rights that somebody gave it, perhaps on purpose."""
+    if data.is_dir() and stat.S_IMODE(data.stat().st_mode) & 0o077:
+        log.warning(
+            "other users of this machine may look into %s, which has images and labels; run "
+            "`chmod 700` on it if that is not meant",
+            data,
+        )
+
+
+def _tell_lost_commits(database: Database, always: bool) -> None:
+    """Log it when transactions are missing that were not before; ``always``: also older losses."""
+    new = database.note_lost_commits()
+    if database.witness and (new or always):
+        count = sum(lost.count for lost in database.witness.losses())
+        if count:
+            log.error(
+                "%d transactions that were acknowledged are missing from the database: its log was "
+                "damaged, or an older copy of the file was put in its place; `secondlook check` "
+                "says what to do",
+                count,
+            )
+
+
+def _check_blobs_belong(store: Store) -> None:
+    """Raises ``BadSetting`` where the newest images of the database are not in this blob store."""
+    from sqlalchemy import select
+
+    from secondlook.store.schema import images
+
+    newest = select(images.c.sha256).order_by(images.c.id.desc()).limit(SAMPLED_BLOBS)
+    with store.database.reading() as connection:
+        sha256s = [row.sha256.hex() for row in connection.execute(newest)]
+    if sha256s and not any(map(store.blobs.has, sha256s)):
+        raise BadSetting(
+            "the images of this database are in another blob store: servers that share a database "
+            "share the folder of --data or the --blob-url too; correct them, or mount the disk"
+        )
+
+
+def _open_blobs(data: Path, blob_url: str) -> "FolderBlobs | ObjectBlobs":
     if not blob_url:
         return FolderBlobs(data / BLOBS_FOLDER)
     from secondlook.store.object_blobs import ObjectBlobs
@@ -144,7 +255,7 @@ def _open_blobs(data: Path, blob_url: str) -> Blobs:
 
 def _make_folder(data: Path) -> None:
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        make_private_folder(data)
     except OSError as failure:
         raise BadSetting(
             f"{data} cannot be the data folder ({os.strerror(failure.errno or 0)}); give another "

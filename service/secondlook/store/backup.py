@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Select, Table, cast, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import REGCLASS
@@ -23,6 +24,7 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 from secondlook.core.files import explain_write_errors, remove
 from secondlook.store import BLOBS_FOLDER, DATABASE_FILE, Store
 from secondlook.store.blobs import Blobs, FolderBlobs
+from secondlook.store.commit_witness import COMMITS, LOST
 from secondlook.store.database import Database, now
 from secondlook.store.locks import deletion_blocked, deletion_lock
 from secondlook.store.migrations import CURRENT, revision_of, upgrade
@@ -30,6 +32,7 @@ from secondlook.store.model_versions import model_blobs
 from secondlook.store.schema import images, jobs, metadata, model_files, snapshots, training_jobs
 from secondlook.store.snapshots import manifest_blobs
 from secondlook_client.errors import AlreadyExists, Damaged, NotFound
+from secondlook_client.private_files import make_private_folder, open_private
 
 ABOUT_FILE = "backup.json"
 BATCH = 500
@@ -70,6 +73,7 @@ def back_up(store: Store, folder: Path, progress: Progress = _no_progress) -> Co
         _claim(folder)
         part = folder / f"{DATABASE_FILE}.part"
         _remove_database(part)
+        open_private(part, "wb").close()
         with deletion_blocked(store.database):
             with closing(Database.in_file(part)) as target:
                 upgrade(target)
@@ -78,9 +82,13 @@ def back_up(store: Store, folder: Path, progress: Progress = _no_progress) -> Co
                 blobs = FolderBlobs(folder / BLOBS_FOLDER)
                 _copy_blobs(target, store.blobs, blobs, copied, progress)
             _make_one_file(part)
+        # An earlier backup that was used as a store has counted its own commits.
+        for suffix in (COMMITS, LOST):
+            remove(part.with_name(part.name + suffix))
+            remove(folder / (DATABASE_FILE + suffix))
         part.replace(folder / DATABASE_FILE)
         about = {"backup": 1, "schema": CURRENT, "created_at": now(), "rows": copied.rows}
-        (folder / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+        _write_about(folder, about)
         os.sync()
     return copied
 
@@ -197,15 +205,20 @@ def _blob_names(rows: Database, source: Blobs, copied: CopyCounts) -> Iterator[s
 
 
 def _claim(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     if any(folder.iterdir()) and not (folder / ABOUT_FILE).exists():
         raise AlreadyExists(f"{folder} is not empty and holds no backup; give another folder")
     if not (folder / ABOUT_FILE).exists():
-        (folder / ABOUT_FILE).write_text(json.dumps({"backup": 0}) + "\n", encoding="utf-8")
+        _write_about(folder, {"backup": 0})
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    with open_private(folder / ABOUT_FILE, "wb") as file:
+        file.write(json.dumps(about).encode() + b"\n")
 
 
 def _remove_database(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in ("", "-wal", "-shm", "-journal", COMMITS, LOST):
         remove(path.with_name(path.name + suffix))
 
 

@@ -19,10 +19,18 @@ from uuid import uuid4
 
 from secondlook.core.files import DISK_FULL
 from secondlook_client.errors import Damaged, NotFound, StorageFull, StoreUnavailable
+from secondlook_client.private_files import (
+    FOLDER_MODE,
+    is_sha256,
+    make_private_folder,
+    open_private,
+)
 
 log = logging.getLogger(__name__)
 
 INCOMING = "incoming"
+IDENTITY = "identity"
+"""A file with a number that no other blob store has."""
 ABANDONED_S = 3600.0
 """A partial file older than this was left by a process that died."""
 
@@ -76,8 +84,27 @@ class FolderBlobs:
         if read_only:
             return
         with _translated_errors():
-            (root / INCOMING).mkdir(parents=True, exist_ok=True)
+            make_private_folder(root / INCOMING)
             _remove_abandoned(root / INCOMING)
+
+    def identity(self) -> str:
+        """The same for all servers that have this folder, wherever it is mounted, and no others.
+
+        Raises ``StoreUnavailable``.
+        """
+        path = self._root / IDENTITY
+        with _translated_errors():
+            if not path.exists():
+                part = self._root / INCOMING / uuid4().hex
+                with open_private(part, "wb") as file:
+                    file.write(uuid4().hex.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                with suppress(FileExistsError):  # another server was faster
+                    os.link(part, path)
+                part.unlink()
+                _fsync_folder(self._root)
+            return path.read_bytes()[:32].hex()
 
     def put(self, content: bytes) -> str:
         """See ``Blobs``. Bytes that were corrupted on the disk are replaced."""
@@ -129,17 +156,29 @@ class FolderBlobs:
     def _path(self, sha256: str) -> Path:
         return self._root / blob_path(sha256)
 
+    def probe(self, size: int) -> None:
+        """Write that many bytes durably, and delete them. Raises what ``put`` raises."""
+        part = self._root / INCOMING / uuid4().hex
+        with _translated_errors():
+            try:
+                with part.open("xb") as file:
+                    file.write(bytes(size))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                part.unlink(missing_ok=True)
+
     def _write(self, path: Path, content: bytes) -> None:
         part = self._root / INCOMING / uuid4().hex
         try:
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
             with open(handle, "wb") as file:  # noqa: PTH123 - of a handle
                 file.write(content)
                 file.flush()
                 os.fsync(handle)
             # Never with parents: a folder whose disk is not mounted must not be created anew.
             with suppress(FileExistsError):
-                path.parent.mkdir()
+                path.parent.mkdir(FOLDER_MODE)
                 _fsync_folder(self._root)
             part.replace(path)
         except BaseException:
@@ -171,11 +210,6 @@ def blob_path(sha256: str) -> str:
     if not is_sha256(sha256):
         raise NotFound(f"{sha256[:80]!r} is not a sha256 of 64 hexadecimal digits")
     return f"{sha256[:2]}/{sha256}"
-
-
-def is_sha256(text: str) -> bool:
-    """Whether it is a sha256 in lower-case hexadecimal digits."""
-    return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
 def _renew(path: Path, content: bytes) -> bool:

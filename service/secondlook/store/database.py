@@ -23,7 +23,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
+from secondlook.config.redaction import redacted, url_scheme
+from secondlook.core.cancellation import check_cancelled, current_cancellation
+from secondlook.core.files import DISK_FULL
+from secondlook.store.commit_witness import CommitWitness, LostCommits
 from secondlook_client.errors import (
+    BadRequest,
     BadSetting,
     Damaged,
     MissingExtra,
@@ -37,6 +42,12 @@ log = logging.getLogger(__name__)
 WAIT_S = 30.0
 """How long a transaction waits for a lock or a free connection before it fails."""
 CONNECT_S = 5
+CANCEL_POLL_S = 0.2
+"""How soon work that waits notices that it was cancelled."""
+STEPS_A_CHECK = 200_000
+"""Of SQLite's machine, some milliseconds, after which a statement asks whether it was cancelled."""
+QUICK_CHECK_S = 2.0
+"""A server's start looks for damage for so long; `secondlook check` reads the whole file."""
 POOL: Mapping[str, Any] = {
     "pool_size": 8,
     "max_overflow": 24,
@@ -107,6 +118,8 @@ class Database:
         """
         self._engine = _engine(_checked_url(url))
         self._one_writer = threading.Lock()
+        self.witness = CommitWitness(Path(self.file).resolve()) if self.file else None
+        """Tells whether acknowledged commits are missing; None on PostgreSQL and read-only."""
         self.changes = ChangeNotifier()
         """Notified after each transaction of ``writing``."""
 
@@ -128,8 +141,9 @@ class Database:
 
     @property
     def file(self) -> str | None:
-        """Path of the SQLite file; None on PostgreSQL."""
-        return self._engine.url.database if self.dialect == "sqlite" else None
+        """Path of the SQLite file; None on PostgreSQL, and where the file is only read."""
+        url = self._engine.url
+        return url.database if self.dialect == "sqlite" and "uri" not in url.query else None
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
@@ -141,9 +155,14 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A read-only transaction that sees the database as it was at its first query.
 
-        Raises ``StoreUnavailable`` and ``Damaged``.
+        Raises ``StoreUnavailable``, ``Damaged``, and ``Cancelled`` for work that was cancelled.
         """
-        with _translated_errors(), self._connected() as connection, connection.begin():
+        with (
+            _translated_errors(),
+            self._connected() as connection,
+            connection.begin(),
+            _breaking_off(connection),
+        ):
             yield connection
 
     @contextmanager
@@ -151,23 +170,85 @@ class Database:
         """A transaction, committed durably when the block ends without an error, else rolled back.
 
         On SQLite a process has one at a time: a second one in the same thread would deadlock.
-        Raises ``StoreUnavailable``, ``StorageFull`` and ``Damaged``. After ``StoreUnavailable``
-        it may have been committed all the same, so writes must be idempotent.
+        Raises ``StoreUnavailable``, ``StorageFull``, ``Damaged`` and ``Cancelled``. After
+        ``StoreUnavailable`` it may have been committed all the same, so writes must be idempotent.
         """
         with (
             self._write_lock(),
             _translated_errors(),
             self._connected(writing=True) as connection,
             connection.begin(),
+            _breaking_off(connection),  # but not while it is committed
         ):
+            driver: Any = connection.connection.dbapi_connection
+            before = driver.total_changes if self.witness else 0
             yield connection
+            number = None
+            if self.witness and driver.total_changes != before:
+                number = self.witness.count_commit(driver)
+        if self.witness and number is not None:
+            with _witnessing():
+                self.witness.confirm(number)
         self.changes.notify()
+
+    def note_lost_commits(self) -> LostCommits | None:
+        """Note it if transactions that were acknowledged are missing; None where none are.
+
+        Raises what ``writing`` raises.
+        """
+        if self.witness is None:
+            return None
+        with self.reading() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            if not self.witness.missing(driver):
+                return None
+        with (
+            self._write_lock(),
+            _translated_errors(),
+            _witnessing(),
+            self._connected(writing=True) as connection,
+            connection.begin(),
+        ):
+            driver = connection.connection.dbapi_connection
+            return self.witness.note_loss(driver, now())
+
+    def check_quickly(self) -> None:
+        """Look for damage in the SQLite file for ``QUICK_CHECK_S``. Raises ``Damaged``.
+
+        What a longer look would find is found when it is read, or by ``secondlook check``.
+        """
+        if not self.file:
+            return
+        ends = time.monotonic() + QUICK_CHECK_S
+        with _translated_errors(), self._engine.connect() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            driver.set_progress_handler(lambda: time.monotonic() > ends, STEPS_A_CHECK)
+            try:
+                (report,) = driver.execute("PRAGMA quick_check(1)").fetchone()
+            except sqlite3.OperationalError as failure:
+                if failure.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    return
+                raise _damaged(failure) from failure
+            except sqlite3.DatabaseError as failure:
+                raise _damaged(failure) from failure
+            finally:
+                driver.set_progress_handler(None, 0)
+        if report != "ok":
+            raise _damaged(" ".join(str(report).split())[:200])
+
+    def ping(self) -> None:
+        """Make a query. Raises what ``reading`` raises."""
+        with self.reading() as connection:
+            connection.execute(sqlalchemy.select(sqlalchemy.literal(1)))
 
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._engine.dispose()
+        if self.witness:
+            self.witness.close()
 
     def _connected(self, writing: bool = False) -> Connection:
+        check_cancelled()
         options: dict[str, Any] = {"writing": writing}
         if self.dialect == "postgresql" and not writing:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -179,12 +260,49 @@ class Database:
         if self.dialect != "sqlite":
             yield
             return
-        if not self._one_writer.acquire(timeout=WAIT_S):
-            raise StoreUnavailable("the database is busy with other writes; try again in a moment")
+        ends = time.monotonic() + WAIT_S
+        while not self._one_writer.acquire(timeout=CANCEL_POLL_S):
+            check_cancelled()
+            if time.monotonic() > ends:
+                raise StoreUnavailable(
+                    "the database is busy with other writes; try again in a moment"
+                )
         try:
             yield
         finally:
             self._one_writer.release()
+
+
+@contextmanager
+def _breaking_off(connection: Connection) -> Iterator[None]:
+    """End the statement that runs, or the next one, when this thread's work is cancelled."""
+    cancellation = current_cancellation()
+    if cancellation is None:
+        yield
+        return
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        driver.set_progress_handler(lambda: cancellation.cancelled, STEPS_A_CHECK)
+        try:
+            yield
+        finally:
+            driver.set_progress_handler(None, 0)
+        return
+    over, cancelling = threading.Event(), threading.Lock()
+
+    def cancel() -> None:
+        while not over.wait(CANCEL_POLL_S):  # it has no effect between two statements, so again
+            with cancelling:
+                if not over.is_set():
+                    driver.cancel()
+
+    with cancellation.calling(lambda: threading.Thread(target=cancel, daemon=True).start()):
+        check_cancelled()
+        try:
+            yield
+        finally:
+            with cancelling:  # or the connection's next user would be cancelled
+                over.set()
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -220,7 +338,7 @@ def now() -> float:
 def _checked_url(text: str | URL) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # of a port that is no number
         url = URL.create("unknown")
     if url.get_backend_name() in ("postgres", "postgresql"):
         return url.set(drivername="postgresql+psycopg")
@@ -228,7 +346,7 @@ def _checked_url(text: str | URL) -> URL:
         return url.set(drivername="sqlite+pysqlite")
     raise BadSetting(
         "a database URL is postgresql://user:password@host:port/name or sqlite:///path/of/file, "
-        f"not one that begins with {str(text).partition('://')[0][:20]!r}"
+        f"not {url_scheme(str(text))}"
     )
 
 
@@ -236,10 +354,14 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
             options: Mapping[str, Any] = {**POSTGRESQL_OPTIONS, **url.query}
-            engine = sqlalchemy.create_engine(url, connect_args=options, pool_pre_ping=True, **POOL)
+            engine = sqlalchemy.create_engine(
+                url, connect_args=options, pool_pre_ping=True, hide_parameters=True, **POOL
+            )
             event.listen(engine, "connect", _prepare_postgresql)
         else:
-            engine = sqlalchemy.create_engine(url, connect_args={"timeout": WAIT_S}, **POOL)
+            engine = sqlalchemy.create_engine(
+                url, connect_args={"timeout": WAIT_S}, hide_parameters=True, **POOL
+            )
             event.listen(engine, "connect", _prepare_sqlite)
             if url.query.get("mode") != "ro":
                 event.listen(engine, "connect", _use_write_ahead_log)
@@ -283,11 +405,16 @@ def _translated_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as failure:
+        check_cancelled()
         error = _translated(failure)
         if error is None:
             raise
-        log.warning("the database failed: %s", failure.orig)
+        log.warning("the database failed: %s", redacted(str(failure.orig)))
         raise error from failure
+    except OverflowError as failure:
+        if "SQLite" not in str(failure):  # sqlite3 does not make it an error of its own
+            raise
+        raise _unstorable() from failure
     except NoConnectionFree as failure:
         raise StoreUnavailable(
             "every connection to the database is in use; try again in a moment"
@@ -305,9 +432,7 @@ def _sqlite_error(failure: sqlite3.Error) -> SecondlookError | None:
     if code == sqlite3.SQLITE_FULL:
         return _full("the disk of the data folder is full")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(
-            f"the database file is damaged ({failure}); restore a backup with `secondlook restore`"
-        )
+        return _damaged(failure)
     transient = {
         sqlite3.SQLITE_BUSY: "the database is busy with other writes",
         sqlite3.SQLITE_LOCKED: "the database is busy with other writes",
@@ -320,8 +445,32 @@ def _sqlite_error(failure: sqlite3.Error) -> SecondlookError | None:
     return StoreUnavailable(f"{transient}; try again in a moment") if transient else None
 
 
+def _damaged(cause: object) -> Damaged:
+    return Damaged(
+        f"the database file is damaged ({cause}); `secondlook check` says what can still be read, "
+        "and `secondlook restore` fills a new store from a backup"
+    )
+
+
+@contextmanager
+def _witnessing() -> Iterator[None]:
+    """Translate what the disk says to the file beside the database."""
+    try:
+        yield
+    except OSError as failure:
+        log.warning("the count of commits cannot be written: %s", failure)
+        if failure.errno in DISK_FULL:
+            raise _full("the disk of the data folder is full") from failure
+        raise StoreUnavailable(
+            "the count of commits beside the database cannot be written; free the data folder for "
+            "this user and try again"
+        ) from failure
+
+
 def _postgresql_error(failure: DBAPIError) -> SecondlookError | None:
     state = str(getattr(failure.orig, "sqlstate", None) or "")
+    if state.startswith("22") or (not state and type(failure.orig).__name__ == "DataError"):
+        return _unstorable()
     if state == "53100":
         return _full("the disk of the database is full")
     if state in ("XX001", "XX002"):
@@ -341,6 +490,13 @@ def _postgresql_error(failure: DBAPIError) -> SecondlookError | None:
             "it is back"
         )
     return None
+
+
+def _unstorable() -> BadRequest:
+    """Of a value that our own checks let pass."""
+    return BadRequest(
+        "the database cannot hold one of these values: a NUL character, or a number of 2^63 or more"
+    )
 
 
 def _full(what: str) -> StorageFull:

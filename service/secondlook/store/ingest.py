@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
@@ -31,6 +31,7 @@ from secondlook.store.runs import load_run
 from secondlook.store.schema import items
 from secondlook_client.errors import AlreadyExists, BadOntology, BadRequest, NotFound
 from secondlook_client.ontology import Ontology
+from secondlook_client.spool import MAX_SEQUENCE
 from secondlook_client.values import JobState
 
 UPLOAD_KIND, CAPTURE_KIND = "upload", "capture"
@@ -54,7 +55,7 @@ class CapturedFrame:
     """A frame as a client sent it."""
 
     sequence: int
-    """0 to 2^63 - 1."""
+    """0 to ``spool.MAX_SEQUENCE``."""
     name: str
     content: bytes
 
@@ -75,7 +76,10 @@ class OpenedStream:
 
     run_id: int
     resume_after: int | None
-    """The highest number stored; None before the first."""
+    """The highest number stored; None before the first.
+
+    Numbers above ``spool.MAX_SEQUENCE``, which earlier versions took, are left out of account.
+    """
 
 
 class UploadIngest:
@@ -178,8 +182,8 @@ class CaptureIngest:
         ]
 
     def close(self) -> None:
-        """Stop the writing threads."""
-        self._writers.shutdown()
+        """Let the writing threads end; call it when no stream is open."""
+        self._writers.shutdown(wait=False)
 
     def _opened(self, stream_id: str, ontology: Ontology | None) -> OpenedStream:
         with self._database.reading() as connection:
@@ -197,7 +201,8 @@ class CaptureIngest:
                 raise AlreadyExists(
                     f"the stream '{stream_id}' was cancelled; give another stream_id"
                 )
-            highest = select(func.max(items.c.key)).where(items.c.run_id == run.id)
+            counted = and_(items.c.run_id == run.id, items.c.key <= MAX_SEQUENCE)
+            highest = select(func.max(items.c.key)).where(counted)
             return OpenedStream(run.id, connection.execute(highest).scalar())
 
 

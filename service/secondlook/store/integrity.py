@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select, text
@@ -93,6 +94,7 @@ def check(
                 for table in metadata.sorted_tables:
                     count = select(func.count()).select_from(table)
                     counts.rows += int(connection.execute(count).scalar_one())
+                yield from _check_commits(store)
                 yield from _check_file(connection)
                 yield from _check_texts(connection)
                 yield from _check_evidence(connection)
@@ -119,6 +121,20 @@ def _pages(
     ).all():
         yield page
         after = page[-1][0]
+
+
+def _check_commits(store: Store) -> Iterator[Finding]:
+    """What the database has lost since a person last said that it was dealt with."""
+    for lost in store.database.witness.losses() if store.database.witness else ():
+        noticed = datetime.fromtimestamp(lost.noticed_at, UTC)
+        yield Finding(
+            "the database",
+            f"{lost.count} transactions that were acknowledged are missing, as was noticed on "
+            f"{noticed:%Y-%m-%d at %H:%M} UTC: its log was damaged, or an older copy of the file "
+            "was put in its place",
+            f"{RESTORE}, or send again what is missing (its images may be among the unused blobs); "
+            "`secondlook check --accept-losses` ends this message",
+        )
 
 
 def _check_file(connection: Connection) -> Iterator[Finding]:
@@ -313,6 +329,9 @@ def _snapshot_problems(
             listed.update(bytes.fromhex(json.loads(line)["sha256"]) for line in lines)
     except (NotFound, Damaged) as failure:
         yield str(failure)
+        return
+    except (ValueError, KeyError, TypeError, RecursionError):
+        yield "a part of its manifest is none"
         return
     if listed != stored:
         yield (

@@ -1,4 +1,5 @@
-"""Locks between processes: one server a data folder, and no deletion while others rely on rows.
+"""Locks between processes: one server a SQLite file, one blob store a PostgreSQL database, and no
+deletion while others rely on rows.
 
 ``ProcessLock`` is exclusive and names its holder. The deletion lock is shared or exclusive: readers
 that rely on rows and bytes staying (backup, check, re-deciding, snapshots) share it, and whoever
@@ -10,19 +11,24 @@ import errno
 import fcntl
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
+from secondlook.core.cancellation import check_cancelled
 from secondlook.store.database import Database
-from secondlook_client.errors import AlreadyExists, BadSetting, Busy
+from secondlook_client.errors import AlreadyExists, BadSetting, Busy, StoreUnavailable
+from secondlook_client.private_files import FILE_MODE
 
 DELETION_LOCK_FILE = "deletion.lock"
 """Beside the SQLite file."""
 DELETION_LOCK_NUMBER = 7_236_912
 """Of the advisory lock on PostgreSQL; any number that nobody else uses."""
+BLOB_STORE_LOCK_NUMBER = 7_236_913
+"""Of the advisory locks that say which blob store a server has."""
 TIMEOUT_S = 10.0
 POLL_S = 0.1
 
@@ -33,7 +39,8 @@ class ProcessLock:
     def __init__(self, path: Path) -> None:
         """Take the lock. Raises ``AlreadyExists`` when another process has it."""
         try:
-            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._handle: int | None = os.open(path, flags, FILE_MODE)
         except OSError as failure:
             raise BadSetting(
                 f"{path.parent} cannot be written ({os.strerror(failure.errno or 0)}); give a "
@@ -59,6 +66,47 @@ class ProcessLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+class BlobStoreLock:
+    """Held by each server of a PostgreSQL database, so that all of them have one blob store.
+
+    A server with another one would fail the images that the others have stored.
+    """
+
+    def __init__(self, database: Database, identity: str) -> None:
+        """``identity`` of the blob store of this server.
+
+        Raises ``BadSetting`` while a server with another one is at work.
+        """
+        number = zlib.crc32(identity.encode()) & 0x7FFFFFFF
+        self._held = ExitStack()
+        self._connection = self._held.enter_context(database.session())
+        try:
+            lock = func.pg_advisory_lock_shared(BLOB_STORE_LOCK_NUMBER, number)
+            self._connection.execute(select(lock))
+            numbers = {"ours": BLOB_STORE_LOCK_NUMBER, "number": number}
+            if self._connection.execute(_OTHER_BLOB_STORES, numbers).scalar_one():
+                raise BadSetting(
+                    "another server works on this database with another blob store: give both the "
+                    "same folder of --data (or the same --blob-url), or stop the other one"
+                )
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Release the lock; calling it again does nothing."""
+        with suppress(StoreUnavailable), self._held.pop_all():  # the system has released it then
+            if not self._connection.closed:
+                self._connection.execute(select(func.pg_advisory_unlock_all()))
+
+
+_OTHER_BLOB_STORES = text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+    "AND classid::bigint = :ours AND objid::bigint <> :number"
+)
 
 
 @contextmanager
@@ -91,6 +139,7 @@ def _deletion_lock(
     deadline = time.monotonic() + timeout_s
     with lock(database, shared) as acquire:
         while not acquire():
+            check_cancelled()
             if time.monotonic() >= deadline:
                 raise Busy(
                     f"{holder} at the moment; try again once that is over", retry_after_s=30.0
@@ -102,8 +151,8 @@ def _deletion_lock(
 @contextmanager
 def _file_lock(database: Database, shared: bool) -> Iterator[Callable[[], bool]]:
     assert database.file is not None
-    path = Path(database.file).with_name(DELETION_LOCK_FILE)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    path = Path(os.path.realpath(database.file)).with_name(DELETION_LOCK_FILE)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
 
     def acquire() -> bool:
         try:

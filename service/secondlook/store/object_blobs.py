@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from secondlook.store.blobs import blob_not_found, blob_path, is_sha256, verify_hash
+from secondlook.config.redaction import redacted, url_scheme
+from secondlook.store.blobs import blob_not_found, blob_path, verify_hash
 from secondlook_client.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
+from secondlook_client.private_files import is_sha256
 
 try:
     import obstore
@@ -42,6 +44,14 @@ class ObjectBlobs:
         Nothing is connected yet. Raises ``BadSetting``.
         """
         self._store: Any = _open(url)
+        self._url = url
+        self._url = url
+
+    def identity(self) -> str:
+        """The same for all servers that name bucket, prefix and endpoint alike."""
+        parts = urlsplit(self._url)
+        endpoint = dict(parse_qsl(parts.query)).get("endpoint", "")
+        return f"{parts.hostname}/{parts.path.strip('/')} {endpoint.rstrip('/')}"
 
     def put(self, content: bytes) -> str:
         """See ``Blobs``. An object whose bytes differ is replaced."""
@@ -113,8 +123,7 @@ def _open(url: str) -> Any:
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.netloc:
         raise BadSetting(
-            f"a blob URL is s3://bucket/prefix (or {', '.join(SCHEMES[2:])}), not one that begins "
-            f"with {url.partition('://')[0][:20]!r}"
+            f"a blob URL is s3://bucket/prefix (or {', '.join(SCHEMES[2:])}), not {url_scheme(url)}"
         )
     config = dict(parse_qsl(parts.query))
     if parts.scheme in ("s3", "s3a"):
@@ -167,4 +176,4 @@ def _cause(failure: Exception) -> str:
 
 
 def _line(failure: BaseException) -> str:
-    return " ".join(str(failure).split())[:300]
+    return " ".join(redacted(str(failure)).split())[:300]

@@ -357,7 +357,7 @@ def named_job(connection: Connection, name: str, *, lock: bool = False) -> JobRo
     query = _NAMED.with_for_update(of=jobs) if lock else _NAMED
     row = connection.execute(query, {"name": name}).first()
     if row is None:
-        raise NotFound(f"there is no job '{name}'; see `secondlook job list`")
+        raise NotFound(f"there is no job '{name:.200}'; see `secondlook job list`")
     return _job(row)
 
 

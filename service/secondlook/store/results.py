@@ -442,4 +442,6 @@ def _parse_label_id(label_id: str) -> tuple[int, int]:
     decision_id, dot, index = label_id.partition(".")
     if not (dot and decision_id.isdecimal() and index.isdecimal() and len(label_id) < 30):
         raise InvalidInput(f"expected a label such as 81.3, got '{label_id:.60}'")
+    if int(decision_id) >= 2**63:  # no database has it, and none takes it
+        raise NotFound(f"there is no label '{label_id}' in the store")
     return int(decision_id), int(index)

@@ -1,7 +1,7 @@
 """Runs: one ontology and one configuration applied to one set of images."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from secondlook.store.schema import runs
 from secondlook_client.errors import AlreadyExists, NotFound
 from secondlook_client.ontology import Ontology
 
+BATCH = 500
+"""Names a statement: below every database's limit of parameters."""
 SUGGESTIONS = 5
 """Runs that an error names."""
 MAX_IOU = 0.6
@@ -80,8 +82,20 @@ def load_run(connection: Connection, name: str) -> Run:
     """The run of that name. Raises ``NotFound``."""
     row = connection.execute(select(runs).where(runs.c.name == name)).first()
     if row is None:
-        raise NotFound(f"there is no run '{name}' in the store; {_newest(connection)}")
+        raise NotFound(f"there is no run '{name:.200}' in the store; {_newest(connection)}")
     return _run(connection, row)
+
+
+def load_runs(connection: Connection, names: Sequence[str]) -> list[Run]:
+    """The runs of these names, in order. Raises ``NotFound`` for the first that is missing."""
+    found: dict[str, Row[Any]] = {}
+    for start in range(0, len(names), BATCH):
+        some = select(runs).where(runs.c.name.in_(names[start : start + BATCH]))
+        found.update((row.name, row) for row in connection.execute(some))
+    for name in names:
+        if name not in found:
+            raise NotFound(f"there is no run '{name:.200}' in the store; {_newest(connection)}")
+    return [_run(connection, found[name]) for name in names]
 
 
 def _newest(connection: Connection) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select
 
+from secondlook.core.cancellation import check_cancelled
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database, insert_new, now
-from secondlook.store.runs import Run, load_run, load_run_by_id, source_run
+from secondlook.store.runs import Run, load_run_by_id, load_runs, source_run
 from secondlook.store.schema import images, items, ontologies, runs, snapshot_images, snapshots
-from secondlook_client.errors import AlreadyExists, NotFound, StoreUnavailable
+from secondlook_client.errors import AlreadyExists, Damaged, NotFound, StoreUnavailable
 
 BATCH = 500
 """Rows a statement: below every database's limit of parameters."""
@@ -78,6 +79,7 @@ class Snapshots:
             added = connection.execute(select(snapshots).where(snapshots.c.name == name)).one()
             ids = sorted(image_ids)
             for start in range(0, len(ids), BATCH):
+                check_cancelled()
                 some = ids[start : start + BATCH]
                 present = (
                     select(images.c.id)
@@ -97,7 +99,7 @@ class Snapshots:
         with self._database.reading() as connection:
             row = connection.execute(select(snapshots).where(snapshots.c.name == name)).first()
         if row is None:
-            raise NotFound(f"there is no snapshot '{name}'; see `secondlook snapshot list`")
+            raise NotFound(f"there is no snapshot '{name:.200}'; see `secondlook snapshot list`")
         return _snapshot(row)
 
     def with_manifest(self, manifest: str) -> SnapshotRow | None:
@@ -158,7 +160,7 @@ class Snapshots:
         """
         with self._database.reading() as connection:
             if names:
-                return [load_run(connection, name) for name in names]
+                return load_runs(connection, names)
             ids = (
                 select(runs.c.id)
                 .join(ontologies, ontologies.c.id == runs.c.ontology_id)
@@ -188,8 +190,12 @@ def manifest_blobs(blobs: Blobs, manifest: str) -> Iterator[str]:
     Raises ``NotFound``, ``Damaged`` and ``StoreUnavailable`` when the root cannot be read.
     """
     yield manifest
-    for part in json.loads(blobs.get(manifest))["parts"]:
-        yield part["sha256"]
+    content = blobs.get(manifest)
+    try:
+        parts = [str(part["sha256"]) for part in json.loads(content)["parts"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as failure:
+        raise Damaged(f"blob {manifest[:12]} is no manifest of a snapshot") from failure
+    yield from parts
 
 
 def _taken(name: str) -> AlreadyExists:

@@ -16,13 +16,11 @@ import torch
 
 from secondlook.core.files import explain_write_errors, replacing
 from secondlook.datasets.samples import TrainingSet
-from secondlook.training.progress import read_record
+from secondlook.training.progress import CHECKPOINTS, TORCH, read_record
 from secondlook.training.settings import RENAMED, TrainingSettings
 from secondlook_client.errors import Damaged, OutputExists
 
 FORMAT = 1
-TORCH, CHECKPOINTS = "torch", "checkpoints"
-"""Folders of a training: the weights of one that has ended, and the state of one that has not."""
 _WAY_OUT = "give another --out, or remove that folder to begin anew"
 
 

@@ -7,6 +7,8 @@ images and nothing of their order must be saved.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from secondlook.core.boxes import iou
 from secondlook.core.types import Boxes, Pixels
-from secondlook.datasets.image_cache import PixelCache, read_pixels
-from secondlook.datasets.samples import Sample
+from secondlook.datasets.image_cache import PixelCache, read_pixels, reason_of
+from secondlook.datasets.samples import Sample, bad_sample
 from secondlook.detector.runtime import stretch
 from secondlook.training.augment import AnnotatedImage, annotated_image, augmented, plain_view
 from secondlook.training.settings import TrainingSettings
+from secondlook_client.errors import NotFound, SecondlookError
 
 SAME_OBJECT_IOU = 0.95
 """IoU from which two labels of different classes are one object."""
@@ -33,8 +36,22 @@ MAX_WORKERS = 8
 
 Target = dict[str, Tensor]
 """What one image teaches, see ``targets_of``."""
-Batch = tuple[Tensor, list[Target]]
-"""Images (B, 3, H, W) uint8, and a target of each."""
+BadRows = dict[int, str]
+"""Samples that could not be read, by their place, with the cause."""
+View = tuple[Tensor, Target, BadRows]
+"""One image (3, H, W) uint8, its target, and what could not be read on the way to it."""
+MAX_SUBSTITUTES = 10
+"""Images that are tried in place of a bad one; with more the training ends soon anyway."""
+
+
+class Batch(NamedTuple):
+    """What one step learns from."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8."""
+    targets: list[Target]
+    """One an image."""
+    bad: BadRows
 
 
 def loader(
@@ -60,7 +77,7 @@ def loader(
         for step in steps
     )
     views = Views(samples, classes, size, settings, CACHE_BYTES // max(1, workers))
-    data: DataLoader[tuple[Tensor, Target]] = DataLoader(
+    data: DataLoader[View] = DataLoader(
         views,
         batch_sampler=places,
         num_workers=workers,
@@ -82,8 +99,11 @@ def workers_for(asked: int, device: str, processes: int) -> int:
     return max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // processes - 1))
 
 
-class Views(Dataset[tuple[Tensor, Target]]):
-    """An endless row of views; every ``len(samples)`` of them show each image once."""
+class Views(Dataset[View]):
+    """An endless row of views; every ``len(samples)`` of them show each image once.
+
+    In place of an image that cannot be read any more the next one is shown.
+    """
 
     def __init__(
         self,
@@ -100,22 +120,36 @@ class Views(Dataset[tuple[Tensor, Target]]):
         self._cache = PixelCache(cache_bytes)
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
 
-    def __getitem__(self, place: int) -> tuple[Tensor, Target]:
-        """The image (3, H, W) uint8 at ``place`` of the row, and its target."""
+    def __getitem__(self, place: int) -> View:
+        """The view at ``place`` of the row."""
         epoch, within = divmod(place, len(self._samples))
         if self._order[0] != epoch:
             rng = np.random.default_rng([self._settings.seed, 1, epoch])
             self._order = (epoch, rng.permutation(len(self._samples)))
-        row = int(self._order[1][within])
-        sample = self._samples[row]
-        image = annotated_image(sample, self._cache.get(row, lambda: _shrunk(sample, self._size)))
+        image, bad = self._image(within)
         if self._settings.augment:
             rng = np.random.default_rng([self._settings.seed, 2, place])
             view = augmented(image, self._size, rng)
         else:
             view = plain_view(image, self._size)
         planes = torch.from_numpy(np.require(view.pixels, requirements="W")).permute(2, 0, 1)
-        return planes, targets_of(view, self._classes)
+        return planes, targets_of(view, self._classes), bad
+
+    def _image(self, within: int) -> tuple[AnnotatedImage, BadRows]:
+        """The image at a place of the epoch, or the first behind it that can be read."""
+        bad: BadRows = {}
+        rows = self._order[1]
+        for place in range(within, within + min(len(rows), MAX_SUBSTITUTES)):
+            row = int(rows[place % len(rows)])
+            sample = self._samples[row]
+            try:
+                pixels = self._cache.get(row, lambda sample=sample: _shrunk(sample, self._size))  # type: ignore[misc]
+                return annotated_image(sample, pixels), bad
+            except SecondlookError as cause:
+                bad[row] = sample.problem or reason_of(cause)
+        width, height = self._size
+        nothing = replace(bad_sample(Path(), "", ""), width=width, height=height)
+        return annotated_image(nothing, np.zeros((height, width, 3), np.uint8)), bad
 
 
 def targets_of(image: AnnotatedImage, classes: int) -> Target:
@@ -170,6 +204,8 @@ def _without_ignore(sample: Sample) -> Sample:
 
 
 def _shrunk(sample: Sample, size: tuple[int, int]) -> Pixels:
+    if sample.problem:
+        raise NotFound(sample.problem)
     pixels = read_pixels(sample)
     height, width = pixels.shape[:2]
     scale = max(size[0] * CACHE_SCALE / width, size[1] * CACHE_SCALE / height)
@@ -178,5 +214,6 @@ def _shrunk(sample: Sample, size: tuple[int, int]) -> Pixels:
     return stretch(pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _collated(rows: Sequence[tuple[Tensor, Target]]) -> Batch:
-    return torch.stack([image for image, _ in rows]), [target for _, target in rows]
+def _collated(views: Sequence[View]) -> Batch:
+    bad = {row: cause for _, _, found in views for row, cause in found.items()}
+    return Batch(torch.stack([image for image, _, _ in views]), [t for _, t, _ in views], bad)

@@ -4,16 +4,20 @@ OUT/manifest.json, model.onnx, model.int8.onnx, self_test.npz    what devices fe
 OUT/report.html, report.json                                     what people look at
 OUT/torch/                                                       what to train on from
 OUT/checkpoints/                                                 only while it is under way
+OUT/images.json                                                  which images it was made of
+OUT/bad_images.txt                                               those left out, if there are any
 """
 
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from secondlook.core.files import explain_write_errors, remove
+from secondlook.datasets.bad_images import BadImageCount, readable
+from secondlook.datasets.bad_images import write_record as write_images
 from secondlook.datasets.samples import TrainingSet
 from secondlook.detector.manifest import (
     INT8,
@@ -26,12 +30,20 @@ from secondlook.detector.manifest import (
 )
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.reports import training as report
-from secondlook.training.checkpoints import CHECKPOINTS, TORCH, has_ended, identity_of
+from secondlook.training.checkpoints import has_ended, identity_of
 from secondlook.training.export.export import ExportResult, export_student
-from secondlook.training.progress import Progress, ProgressCallback, TrainingRecord, read_record
+from secondlook.training.progress import (
+    CHECKPOINTS,
+    TORCH,
+    Progress,
+    ProgressCallback,
+    TrainingRecord,
+    read_record,
+)
 from secondlook.training.settings import TrainingSettings
 from secondlook.training.trainer import ShouldStop, train
 from secondlook_client.errors import BadSetting, Cancelled, Damaged, NotFound
+from secondlook_client.ontology import is_one_line
 
 
 def distill(
@@ -51,9 +63,9 @@ def distill(
     ``name`` is the student's (empty: the data's), ``int8`` is ``auto`` (kept unless it finds
     less), ``required`` or ``never``. None in the processes of a training on several devices that
     are not the first. Raises what ``trainer.train`` and ``export_student`` raise: ``Cancelled``,
-    ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``.
+    ``OutputExists``, ``BadSetting``, ``ModelDrifted``, ``StorageFull``, ``InvalidInput``.
     """
-    if len(name) > MAX_LINE or not name.isprintable():
+    if len(name) > MAX_LINE or not is_one_line(name):
         raise BadSetting(f"name: expected at most {MAX_LINE} printable characters")
     _hide_progress_bars()
     with explain_write_errors(out):
@@ -62,9 +74,15 @@ def distill(
     if done is not None:
         tell(Progress("report", 1, 1, map50=done.metrics.get("map50"), note=f"{out} is done"))
         return done
+    first = os.environ.get("RANK", "0") == "0"
+    if first and data.images.used:
+        write_images(out, data.images)
     train(data, settings, out, tell, stop)
-    if os.environ.get("RANK", "0") != "0":
+    if not first:
         return None
+    # Those that were lost while it was trained must not end it now.
+    count = BadImageCount(data, settings.max_bad_images, out)
+    data = replace(data, held_out=readable(data.held_out, count))
     return _exported(data, settings, out, tell, stop, name=name or data.name, int8=int8)
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from secondlook.core.types import Pixels
-from secondlook.datasets.image_cache import PixelCache, read_pixels
+from secondlook.datasets.image_cache import PixelCache, read_pixels, reason_of
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections, select_detections
 from secondlook.detector.runtime import stretch
 from secondlook.evaluation.average_precision import average_precision
+from secondlook_client.errors import SecondlookError
 
 FLOOR = 0.01
 """Scores below it change no figure that anyone reads."""
@@ -26,21 +27,38 @@ class Validator:
     """Measures a student on the same held-out images again and again while it learns."""
 
     def __init__(
-        self, samples: Sequence[Sample], classes: Sequence[str], size: tuple[int, int]
+        self,
+        samples: Sequence[Sample],
+        classes: Sequence[str],
+        size: tuple[int, int],
+        on_bad: Callable[[Sample, str], None],
     ) -> None:
         """``size``: width and height of the student's images. Of many samples every n-th is
-        used: those of a folder come in its order, and the first may all be of one place."""
-        self._samples = samples[:: math.ceil(len(samples) / VALIDATED)]
-        self._classes, self._size = classes, size
+        used: those of a folder come in its order, and the first may all be of one place.
+        ``on_bad`` is called with one that cannot be read, which is not measured."""
+        some = samples[:: math.ceil(len(samples) / VALIDATED)]
+        self._samples = [sample for sample in some if not sample.problem]
+        self._classes, self._size, self._on_bad = classes, size, on_bad
+        self._bad: set[int] = set()
         self._cache = PixelCache(CACHE_BYTES)
 
     def map50(self, model: nn.Module) -> float:
         """Mean average precision of ``model`` at IoU 0.5, [0, 1]."""
         found = predict(model, self._samples, self._size, pixels=self._pixels)
-        return average_precision(self._samples, found, self._classes).map50 or 0.0
+        rows = [row for row in range(len(found)) if row not in self._bad]
+        samples, found = [self._samples[row] for row in rows], [found[row] for row in rows]
+        return average_precision(samples, found, self._classes).map50 or 0.0
 
     def _pixels(self, row: int) -> Pixels:
-        return self._cache.get(row, lambda: model_input(self._samples[row], self._size))
+        sample = self._samples[row]
+        try:
+            pixels = self._cache.get(row, lambda: model_input(sample, self._size))
+        except SecondlookError as cause:
+            self._bad.add(row)
+            self._on_bad(sample, reason_of(cause))
+            return np.zeros((self._size[1], self._size[0], 3), np.uint8)
+        self._bad.discard(row)
+        return pixels
 
 
 def predict(

@@ -11,6 +11,8 @@ from secondlook_client.errors import Damaged
 
 PHASES = ("train", "score", "export", "report")
 """In their order."""
+TORCH, CHECKPOINTS = "torch", "checkpoints"
+"""Folders of a training: the weights of one that has ended, and the state of one that has not."""
 RECORD = "training.json"
 """Beside the weights; read for the report, and by a second start of the same command."""
 POINTS = 200
@@ -108,6 +110,11 @@ class TrainingRecord:
             )
             for point in self.curve
         ]
+
+
+def has_begun(out: Path) -> bool:
+    """Whether ``out`` holds a training, under way or ended."""
+    return (out / TORCH).exists() or (out / CHECKPOINTS).exists()
 
 
 def write_record(folder: Path, record: TrainingRecord) -> None:

@@ -69,6 +69,13 @@ class TrainingSettings(SettingGroup):
     )
     device: str = setting("auto", "Device: auto, cpu, cuda, cuda:1 or mps.")
     precision: str = setting("auto", "Numeric precision of training.", choices=PRECISIONS)
+    max_bad_images: float = setting(
+        0.05,
+        "Maximum share of the images that may be missing or unreadable; they are left out and "
+        "listed.",
+        low=0,
+        high=1,
+    )
     workers: int = setting(
         -1, "Processes that load images; -1: chosen for this machine.", low=-1, high=64
     )
@@ -87,7 +94,7 @@ class TrainingSettings(SettingGroup):
 
     def shaping(self) -> dict[str, Any]:
         """The settings that a training that is resumed must share with its earlier part."""
-        free = ("device", "precision", "workers", "max_minutes", "patience")
+        free = ("device", "precision", "workers", "max_minutes", "patience", "max_bad_images")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
 
     def steps_for(self, images: int, *, from_nothing: bool) -> int:

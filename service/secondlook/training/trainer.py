@@ -6,6 +6,7 @@ with its validations, and below it the optimiser, the schedule, the average and 
 
 import copy
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,15 +22,17 @@ from torch import Tensor, nn
 
 from secondlook.config.settings import ModelSettings
 from secondlook.core.files import replacing
-from secondlook.datasets.samples import TrainingSet
+from secondlook.datasets.bad_images import BadImageCount
+from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.models.loading import choose_placement
-from secondlook.training.checkpoints import TORCH, Checkpoints, has_ended, identity_of
+from secondlook.training.checkpoints import Checkpoints, has_ended, identity_of
 from secondlook.training.data import Batch, loader, workers_for
 from secondlook.training.loss import attach_loss, class_weights
 from secondlook.training.model import StudentStart, build_student, save_student
 from secondlook.training.predict import Validator, to_pixel_values
 from secondlook.training.progress import (
     POINTS,
+    TORCH,
     CurvePoint,
     Progress,
     ProgressCallback,
@@ -37,7 +40,7 @@ from secondlook.training.progress import (
     write_record,
 )
 from secondlook.training.settings import TrainingSettings
-from secondlook_client.errors import BadSetting, Cancelled, OutputExists
+from secondlook_client.errors import BadSetting, Cancelled, InvalidInput, OutputExists
 
 OWN_RATE, CHECKPOINT_RATE = 1e-3, 4e-4
 """Highest rates: of our own shapes, and of checkpoints with COCO weights, which forget quickly."""
@@ -74,7 +77,8 @@ def train(
     at every step. When ``stop`` says yes the state is saved and ``Cancelled`` raised; a kill or
     ``KeyboardInterrupt`` costs what came after the last save, half a minute at most. Raises
     ``OutputExists`` where ``out`` holds another training, ``BadSetting`` for a device or start that
-    does not exist or a rate that is too high, and what reading an image raises.
+    does not exist or a rate that is too high, and ``InvalidInput`` when more images cannot be read
+    than ``settings.max_bad_images``; fewer are left out and told.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder, identity = out / TORCH, identity_of(data, settings)
@@ -85,7 +89,9 @@ def train(
     start = build_student(
         settings.size, data.classes, settings.start, settings.input_size, settings.seed
     )
-    run = TrainingRun(data, settings, start, checkpoints, tell)
+    first = os.environ.get("RANK", "0") == "0"
+    bad = BadImageCount(data, settings.max_bad_images, out if first else None)
+    run = TrainingRun(data, settings, start, checkpoints, tell, bad)
     if state is not None:
         run.resume(state)
     run.fit(stop)
@@ -102,9 +108,10 @@ class TrainingRun:
         start: StudentStart,
         checkpoints: Checkpoints,
         tell: ProgressCallback,
+        bad_images: BadImageCount,
     ) -> None:
         self._data, self._settings, self._start = data, settings, start
-        self._checkpoints, self._tell = checkpoints, tell
+        self._checkpoints, self._tell, self._bad_images = checkpoints, tell, bad_images
         self._accelerator = accelerator_for(settings)
         device = self._accelerator.device
         # Channels last, here and of the images, takes a third off a step on a CPU.
@@ -120,7 +127,9 @@ class TrainingRun:
         self._model, self._optimiser = self._accelerator.prepare(model, optimiser)
         self._steps = settings.steps_for(len(data.train), from_nothing=start.source == "nothing")
         self._validate_every = settings.validation_interval(self._steps)
-        self._validator = Validator(data.held_out, data.classes, start.input_size)
+        self._validator = Validator(
+            data.held_out, data.classes, start.input_size, on_bad=self._leave_out
+        )
         self._step, self._seconds = 0, 0.0
         self._map50: float | None = None
         self._best: float | None = None
@@ -194,7 +203,9 @@ class TrainingRun:
             group["lr"] = rate * group["share"]
         # The noise of the denoising queries too is a function of seed and step.
         torch.manual_seed(self._settings.seed * MAX_STEPS + self._step)
-        images, targets = next(batches)
+        images, targets, bad = next(batches)
+        for row, cause in bad.items():
+            self._leave_out(self._data.train[row], cause)
         labels = [{name: part.to(self._device) for name, part in t.items()} for t in targets]
         try:
             output = model(pixel_values=to_pixel_values(images.to(self._device)), labels=labels)
@@ -247,6 +258,16 @@ class TrainingRun:
             note = f"no progress in {self._without_progress} validations"
         self._save()
         self._report(note=note)
+
+    def _leave_out(self, sample: Sample, cause: str) -> None:
+        """Tell of an image that cannot be read any more; too many end the training."""
+        try:
+            note = self._bad_images.add(sample, cause)
+        except InvalidInput:
+            self._save()
+            raise
+        if note:
+            self._report(note=note)
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()

@@ -49,7 +49,8 @@ def ask(program, address, *words, data=None):
 def test_it_lists_the_services(program, address):
     status, said = ask(program, address, "list")
     assert status == 0
-    assert {SERVICE, "grpc.health.v1.Health"} <= set(said.split())
+    reflection = {f"grpc.reflection.{v}.ServerReflection" for v in ("v1", "v1alpha")}
+    assert {SERVICE, "grpc.health.v1.Health"} | reflection <= set(said.split())
 
 
 def test_it_describes_methods_and_messages(program, address):
@@ -58,7 +59,9 @@ def test_it_describes_methods_and_messages(program, address):
     status, said = ask(program, address, "describe", f"{SERVICE}.Label")
     assert status == 0 and "rpc Label ( .secondlook.v1.LabelRequest )" in said
     status, said = ask(program, address, "describe", "secondlook.v1.ClassSpec")
-    assert status == 0 and "optional double threshold" in said
+    assert status == 0 and "optional double threshold" in said and "max_chars" in said
+    status, said = ask(program, address, "describe", "grpc.reflection.v1.ServerReflection")
+    assert status == 0 and "stream .grpc.reflection.v1.ServerReflectionRequest" in said
 
 
 def test_it_labels_a_image(program, address):
@@ -85,4 +88,5 @@ def test_it_streams_frames(program, address):
 
 def test_it_is_told_what_is_wrong(program, address):
     status, said = ask(program, address, f"{SERVICE}/Label", data='{"image": "AAAA"}')
-    assert status != 0 and "InvalidArgument" in said and "no image" in said
+    assert status != 0 and "InvalidArgument" in said and "not an image" in said
+    assert '"reason": "BAD_IMAGE"' in said and '"domain": "secondlook"' in said

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from exported import CAT_BOX, IMAGES, exported, numbers
 from frozen import DOG_BOX
+from strange_names import NAMES, written
 
 supervision = pytest.importorskip("supervision")
 
@@ -25,10 +26,10 @@ def boxes(dataset) -> dict[int, list[tuple[str, list[float]]]]:
 
 
 def test_coco(tmp_path):
-    out, found = exported(tmp_path, "coco"), {}
+    out, found = exported(tmp_path, "coco") / "coco", {}
     for split in ("train", "val"):
         dataset = supervision.DetectionDataset.from_coco(
-            str(out / "images" / split), str(out / "annotations" / f"{split}.json")
+            str(out / "images" / split), str(out / "annotations" / f"instances_{split}.json")
         )
         found |= boxes(dataset)
     assert len(found) == IMAGES
@@ -37,25 +38,26 @@ def test_coco(tmp_path):
 
 
 def test_yolo(tmp_path):
-    out, found = exported(tmp_path, "yolo"), {}
+    out, found = exported(tmp_path, "yolo") / "yolo", {}
     for split in ("train", "val"):
         dataset = supervision.DetectionDataset.from_yolo(
             str(out / "images" / split), str(out / "labels" / split), str(out / "data.yaml")
         )
         found |= boxes(dataset)
-    assert len(found) == IMAGES
+    # It takes whole folders; images with a region to ignore are not in them.
+    assert set(found) == numbers(True, False) | numbers(False, False)
     for n in numbers(dogs=True, cats=False):
         ((name, box),) = found[n]
         assert name == "dog" and box == pytest.approx(DOG_BOX, abs=1.0)
 
 
 def test_voc(tmp_path):
-    out, found = exported(tmp_path, "voc"), {}
-    for split in ("train", "val"):
-        dataset = supervision.DetectionDataset.from_pascal_voc(
-            str(out / "images" / split), str(out / "voc" / "Annotations" / split)
+    out = exported(tmp_path, "voc") / "voc"
+    found = boxes(
+        supervision.DetectionDataset.from_pascal_voc(
+            str(out / "JPEGImages"), str(out / "Annotations")
         )
-        found |= boxes(dataset)
+    )
     assert len(found) == IMAGES
     for n in numbers(dogs=True, cats=True):
         (cat, cat_box), (dog, dog_box) = found[n]
@@ -63,3 +65,21 @@ def test_voc(tmp_path):
         # VOC has whole pixels, and supervision takes one off the right and lower edges too.
         assert cat_box == pytest.approx(CAT_BOX, abs=1.5)
         assert dog_box == pytest.approx(DOG_BOX, abs=1.5)
+
+
+def test_strange_names(tmp_path):
+    made, dataset = written(tmp_path), supervision.DetectionDataset
+    coco = made.coco / "annotations" / "instances_default.json"
+    for masks in (False, True):
+        found = dataset.from_coco(
+            str(made.coco / "images" / "default"), str(coco), force_masks=masks
+        )
+        assert [len(detections) for _, _, detections in found] == [2] * len(NAMES)
+    yolo = dataset.from_yolo(
+        str(made.yolo / "images" / "default"),
+        str(made.yolo / "labels" / "default"),
+        str(made.yolo / "data.yaml"),
+    )
+    assert [len(detections) for _, _, detections in yolo] == [2] * (len(NAMES) - 1)
+    voc = dataset.from_pascal_voc(str(made.voc / "JPEGImages"), str(made.voc / "Annotations"))
+    assert [len(detections) for _, _, detections in voc] == [2] * len(NAMES)

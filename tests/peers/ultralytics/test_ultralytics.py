@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from exported import exported, numbers
 from frozen import DOG_BOX
+from strange_names import NAMES, written
 
 pytest.importorskip("ultralytics")
 
@@ -13,7 +14,7 @@ def test_its_dataset_loader_reads_the_export(tmp_path, monkeypatch):
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
-    out = exported(tmp_path, "yolo")
+    out = exported(tmp_path, "yolo") / "yolo"
     monkeypatch.chdir(tmp_path)  # not the export's folder
     data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
     assert data["names"] == {0: "dog", 1: "cat"}
@@ -22,7 +23,7 @@ def test_its_dataset_loader_reads_the_export(tmp_path, monkeypatch):
         dataset = YOLODataset(img_path=data[split], data=data, imgsz=64, augment=False)
         for label in dataset.get_labels():
             found[int(Path(label["im_file"]).name.partition("-")[0])] = label
-    # Regions to ignore keep an image out: YOLO has no word for them.
+    # Regions to ignore put an image elsewhere: YOLO has no word for them.
     assert set(found) == numbers(True, False) | numbers(False, False)
     for number in numbers(dogs=True, cats=False):
         label = found[number]
@@ -31,3 +32,12 @@ def test_its_dataset_loader_reads_the_export(tmp_path, monkeypatch):
         box = ((cx - w / 2) * 72, (cy - h / 2) * 64, (cx + w / 2) * 72, (cy + h / 2) * 64)
         assert box == pytest.approx(DOG_BOX, abs=0.01)
     assert all(len(found[n]["cls"]) == 0 for n in numbers(dogs=False, cats=False))
+
+
+def test_strange_names(tmp_path):
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+
+    data = check_det_dataset(str(written(tmp_path).yolo / "data.yaml"), autodownload=False)
+    dataset = YOLODataset(img_path=data["train"], data=data, imgsz=64, augment=False)
+    assert [len(label["cls"]) for label in dataset.get_labels()] == [2] * (len(NAMES) - 1)

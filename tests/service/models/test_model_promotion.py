@@ -2,14 +2,17 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from registered import another_student, freeze_quarters
-from students import CLASSES, replace_model, swap_classes
+from students import CLASSES, replace_model, swap_classes, write_bomb
 
 from secondlook.detector.manifest import read_manifest
 from secondlook.detector.runtime import OnnxDetector
+from secondlook.registry import active_model
 from secondlook_client import Client
 from secondlook_client.errors import (
     Busy,
@@ -177,6 +180,7 @@ def test_a_promotion_that_was_given_up_changes_nothing(client, folder, monkeypat
     client.models.promote("street", 1)
     with monkeypatch.context() as patch:
         patch.setattr(OnnxDetector, "detect", slow)
+        patch.setattr(active_model, "open_tried", lambda *given, stopped: OnnxDetector.open(*given))
         with pytest.raises(DeadlineExceeded):
             client.models.promote("street", 2, timeout_s=0.3)
         gate.set()
@@ -193,3 +197,24 @@ def test_a_server_without_onnxruntime_says_what_to_install(client, folder, monke
     with pytest.raises(NotReady, match=r"secondlook\["):
         client.models.promote("street", 1)
     assert client.models.promote("street", 1, force=True).model.current
+
+
+def test_a_student_that_takes_too_much_is_refused_in_words_and_holds_up_no_other(
+    client: Client, folder: Path
+) -> None:
+    for name, products in (("memory", 0), ("time", 20_000)):
+        write_bomb(folder.with_name(name), side=1500 if products else 25_000, products=products)
+        client.models.add(folder.with_name(name), name)
+    client.models.add(folder)
+    before, children = psutil.Process().memory_info().rss, set(psutil.Process().children())
+    with pytest.raises(Damaged, match="more than 1,024 MB of memory"):
+        client.models.promote("memory", 1)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.models.promote, "time", 1, timeout_s=4.0)
+        assert client.models.promote("street", 1).model.current
+        assert isinstance(slow.exception(), DeadlineExceeded)
+    assert psutil.Process().memory_info().rss < before + 2**28
+    ends = time.monotonic() + 10
+    while not children.issuperset(psutil.Process().children()):  # the caller has left, so
+        assert time.monotonic() < ends
+        time.sleep(0.02)

@@ -68,7 +68,7 @@ def test_uploads_that_are_not_as_they_say_are_refused(send, folder, client, kept
         ([header(folder, manifest_json="[" * 10_000)], "no JSON"),
         ([header(folder, report_json="[1]")], "no JSON object"),
         ([header(folder, report_json="nan")], "no JSON"),
-        ([header(folder, manifest_json="x" * (2**20 + 1))], "may have 1,048,576 characters"),
+        ([header(folder, manifest_json="x" * (2**20 + 1))], "at most 1,048,576 characters"),
         ([with_files(**{"../model.onnx": 1})], "plain name"),
         ([with_files(**{"manifest.json": 1})], "model.onnx|manifest.json"),
         ([header(folder), *chunks(folder)[:-1]], "is incomplete: 0 of"),

@@ -15,6 +15,7 @@ from secondlook.cli import run
 from secondlook.cli.distill import progress_facts, training_progress
 from secondlook.cli.output_folder import OutputFolder
 from secondlook.config.entrypoint import INTERRUPTED
+from secondlook.datasets.bad_images import write_record
 from secondlook.detector.manifest import StudentManifest
 from secondlook.training import distill as distilling
 from secondlook.training.progress import Progress
@@ -130,6 +131,45 @@ def test_the_classes_may_be_described(
     assert "lacks the class 'red'" in capsys.readouterr().err
 
 
+def test_bad_images_are_all_told_and_a_few_are_left_out(
+    called: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("secondlook.cli.output.PLAIN_EVERY_S", 0.0)
+    source, out = write_yolo(tmp_path / "set", PARTS), tmp_path / "out"
+    bad = [source / "images/train/001.png", source / "images/val/007.png"]
+    content = [path.read_bytes() for path in bad]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:-900])
+    command = ["distill", str(source), "--out", str(out)]
+    assert run(command) == 2 and not called
+    told = capsys.readouterr().err
+    assert "2 of the 9 images of 'set' cannot be used, more than 5 %" in told
+    assert all(f"{path}: the image is truncated" in told for path in bad)
+    assert f"all are listed in {out / 'bad_images.txt'}" in told
+
+    assert run([*command, "--max-bad-images", "0.3"]) == 0
+    told = capsys.readouterr().err
+    assert "warning: 2 of 9 images cannot be used and are left out" in told
+    assert "checking images" in told and "5 images to train on, 2 held out" in told
+    assert len((out / "bad_images.txt").read_text().splitlines()) == 2
+
+    # What goes on has the images that it began with, though the bad ones are sound by now.
+    first = called[0]["data"]
+    write_record(out, first.images)
+    (out / "checkpoints").mkdir()
+    for path, data in zip(bad, content, strict=True):
+        path.write_bytes(data)
+    assert run([*command, "--max-bad-images", "0.3"]) == 0
+    assert called[1]["data"].digest == first.digest and len(called[1]["data"].train) == 5
+    (out / "checkpoints").rmdir()
+    assert run(command) == 0
+    assert called[2]["data"].digest != first.digest and len(called[2]["data"].train) == 6
+    assert not (out / "bad_images.txt").exists()
+
+
 def test_a_stop_is_reported(
     called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +221,7 @@ def test_programs_read_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, force_terminal=True, width=140, file=io.StringIO())
-    monkeypatch.setattr("rich.console.Console", lambda **_: console)
+    monkeypatch.setattr(distill_progress, "console", lambda **_: console)
     with distill_progress._progress_bars() as show:
         show(STEP)
         show(Progress("train", 121, 400, map50=0.44, note="going on"))

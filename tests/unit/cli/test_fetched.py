@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from labelled import judged, result
 
 from secondlook.cli.label import FetchedResults, find_sorted
-from secondlook_client.errors import StorageFull
+from secondlook_client.errors import Damaged, StorageFull
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=30)
 
@@ -51,6 +51,14 @@ def test_names_that_are_no_text_are_themselves_again(tmp_path):
     fetched.add(1, named("a\\xff.jpg"))
     fetched.add(2, named("a\\\\b.jpg"))
     assert [name for name, _ in fetched.results()] == ["a\udcff.jpg", "a\\b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/etc/passwd", "a/../../x.jpg", "", "..", "a\0.jpg"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    fetched = FetchedResults(tmp_path, array("q", [1]))
+    with pytest.raises(Damaged, match="never sent"):
+        fetched.add(1, named(name))
+    assert list(fetched.results()) == []
 
 
 def test_it_leaves_no_file_behind(tmp_path):

@@ -50,12 +50,12 @@ def test_clearing_removes_the_run_s_own_files_only(tmp_path):
 
 
 def test_somebody_else_s_files_are_not_overwritten(tmp_path):
-    (tmp_path / "coco.json").write_text("precious")
+    (tmp_path / "gallery.html").write_text("precious")
     with OutputFolder(tmp_path) as folder:
         folder.clear()
-        with pytest.raises(OutputExists, match=r"has a coco\.json that was not written by a run"):
+        with pytest.raises(OutputExists, match=r"a gallery\.html that was not written by a run"):
             folder.claim(IDENTITY)
-    assert (tmp_path / "coco.json").read_text() == "precious"
+    assert (tmp_path / "gallery.html").read_text() == "precious"
 
 
 def test_a_store_that_a_crash_left_before_the_run_was_named_is_no_hindrance(tmp_path):

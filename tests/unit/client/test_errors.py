@@ -4,7 +4,13 @@ import grpc
 import pytest
 
 from secondlook_client import errors
-from secondlook_client.errors import Busy, LocalFailure, SecondlookError, ServerFailure
+from secondlook_client.errors import (
+    BadRequest,
+    Busy,
+    LocalFailure,
+    SecondlookError,
+    ServerFailure,
+)
 
 
 def tree(base: type[SecondlookError] = SecondlookError) -> list[type[SecondlookError]]:
@@ -63,3 +69,8 @@ def test_an_unknown_reason_is_typed_by_its_status() -> None:
 def test_busy_carries_its_hint() -> None:
     assert Busy("full").retry_after_s == 1.0
     assert Busy("full", retry_after_s=0.2).retry_after_s == 0.2
+
+
+def test_a_wrong_request_names_its_field() -> None:
+    assert BadRequest("no", field="ontology.classes[0].name").field == "ontology.classes[0].name"
+    assert BadRequest("no").field == "" and BadRequest("no", reason="other").reason == "other"

@@ -1,6 +1,8 @@
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secondlook_client.errors import InvalidInput, SpoolFull, SpoolUnusable
-from secondlook_client.spool import SUFFIX, Spool, SpoolLimits
+from secondlook_client.spool import MAX_SEQUENCE, SUFFIX, Spool, SpoolLimits
 
 QUICK = SpoolLimits(sync=False)
 
@@ -50,8 +52,112 @@ def test_what_was_removed_is_gone_for_good_and_its_number_is_not_used_again(tmp_
 
 def test_numbers_go_on_above_what_the_server_has_seen(tmp_path: Path) -> None:
     spool = Spool(tmp_path, QUICK)
-    spool.number_above(2**60)
-    assert spool.put(b"a") == 2**60 + 1
+    spool.number_above(2**45)
+    assert spool.put(b"a") == 2**45 + 1
+
+
+@pytest.mark.parametrize("strange", [2**47, 2**48 - 1, 2**63 - 1, 2**64 - 1])
+def test_a_number_that_no_device_reaches_is_not_counted_on_from(
+    tmp_path: Path, strange: int
+) -> None:
+    spool = Spool(tmp_path, QUICK)
+    spool.number_above(strange)
+    number = spool.put(b"a")
+    assert number is not None
+    assert number < 2**42
+
+
+@pytest.mark.parametrize("wall_s", [-1e9, 0, 4e9, 1e12, 9e9])
+def test_a_clock_that_jumps_never_gives_a_number_twice_or_one_too_high(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wall_s: float
+) -> None:
+    spool = Spool(tmp_path, QUICK)
+    first = spool.put(b"a")
+    monkeypatch.setattr("time.time_ns", lambda: int(wall_s * 1e9))
+    second, third = spool.put(b"b"), spool.put(b"c")
+    assert first is not None and second is not None and third is not None
+    assert first < second < third <= MAX_SEQUENCE
+    assert [data for _, data in contents(spool)] == [b"a", b"b", b"c"]
+
+
+def framed(folder: Path, number: str, data: bytes) -> Path:
+    """A whole frame under any name."""
+    with closing(Spool(folder / "other", QUICK)) as spool:
+        spool.put(data)
+        (path,) = spool.folder.iterdir()
+        return path.rename(folder / f"{number}{SUFFIX}")
+
+
+@pytest.mark.parametrize("number", [2**47, 2**48 - 1, 2**63 - 1, 2**63, 2**64])
+def test_a_frame_with_a_number_that_no_server_takes_is_numbered_anew(
+    tmp_path: Path, number: int
+) -> None:
+    framed(tmp_path, f"{7:019d}", b"old")
+    framed(tmp_path, f"{number:019d}", b"strange")
+    framed(tmp_path, f"{number + 1:019d}", b"stranger")
+    (tmp_path / "other").rmdir()
+    for _ in range(2):  # the next start finds nothing strange any more
+        with closing(Spool(tmp_path, QUICK)) as spool:
+            assert [data for _, data in contents(spool)] == [b"old", b"strange", b"stranger"]
+            last = spool.put(b"new")
+            assert last is not None and last < 2**42
+            spool.remove(last)
+    assert max(int(path.stem) for path in tmp_path.iterdir()) < 2**42
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1", "-000000000000000001", "٣" * 19, "0" * 20, "9" * 200, "½", " " * 19, "9" * 25],
+)
+def test_a_file_that_is_no_frame_of_the_spool_is_left_alone(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = framed(tmp_path, name, b"not ours")
+    (tmp_path / "other").rmdir()
+    with closing(Spool(tmp_path, QUICK)) as spool:
+        assert (spool.frames, spool.dropped) == (0, 0)
+        spool.put(b"ours")
+        assert contents(spool) == [("", b"ours")]
+    assert path.exists() and "no frames of this spool" in caplog.text
+
+
+def test_links_and_folders_with_a_frame_s_name_are_not_followed(tmp_path: Path) -> None:
+    outside = framed(tmp_path, "x", b"outside")
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    (folder / f"{1:019d}{SUFFIX}").symlink_to(outside)
+    (folder / f"{2:019d}{SUFFIX}").mkdir()
+    (folder / f"{3:019d}.part").mkdir()
+    with closing(Spool(folder, QUICK)) as spool:
+        assert spool.frames == 0
+        assert spool.put(b"a") is not None
+    assert outside.exists()
+
+
+def test_frames_refused_as_too_high_keep_their_order_and_overwrite_none(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, QUICK)
+    numbers = [spool.put(bytes([n])) for n in range(4)]
+    assert numbers[1] is not None and numbers[3] is not None
+    spool.renumber_from(numbers[1], numbers[3] - 1)  # the first new number is taken by the last
+    assert [data[0] for _, data in contents(spool)] == [0, 1, 2, 3]
+    spool.renumber_from(numbers[0] or 0, 100)
+    found = spool.after(-1)
+    assert found is not None and found.sequence == 101
+    assert spool.put(b"x") == 105, "the clock is not trusted any more"
+    spool.close()
+    assert [data for _, data in contents(Spool(tmp_path))][-1] == b"x"
+
+
+def test_what_a_spool_keeps_is_for_its_user_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        spool = Spool(tmp_path / "a" / "spool")
+        spool.put(b"a")
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "a").rglob("*"))]
+    assert modes == [0o700, 0o600]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_full_spool_drops_the_oldest(tmp_path: Path) -> None:
@@ -93,13 +199,13 @@ def test_a_frame_damaged_on_the_disk_is_left_out_and_counted(tmp_path: Path, dam
     victim = sorted(tmp_path.glob("*.frame"))[1]
     whole = victim.read_bytes()
     victim.write_bytes({"empty": b"", "short": whole[:-9], "changed": whole[:-1] + b"!"}[damage])
-    (tmp_path / "123.part").write_bytes(b"half a frame")
+    (tmp_path / "0000000000000000123.part").write_bytes(b"half a frame")
     (tmp_path / "notes.txt").write_text("somebody else's")
     again = Spool(tmp_path)
     assert [data[:1] for _, data in contents(again)] == [b"a", b"c"]
     assert again.dropped == 1
     assert not victim.exists()
-    assert not (tmp_path / "123.part").exists()
+    assert not (tmp_path / "0000000000000000123.part").exists()
     assert (tmp_path / "notes.txt").exists()
 
 

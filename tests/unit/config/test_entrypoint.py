@@ -7,7 +7,9 @@ import sys
 import click
 import pytest
 
-from secondlook.config.entrypoint import INTERRUPTED, gentle_interrupts, run_group
+from secondlook.config import stop_signals
+from secondlook.config.entrypoint import gentle_interrupts, run_group
+from secondlook.config.stop_signals import ABANDONED, INTERRUPTED
 from secondlook_client.errors import (
     AlreadyExists,
     BadSetting,
@@ -72,6 +74,7 @@ def test_the_first_signal_only_asks(
     with gentle_interrupts(words) as stopped:
         assert not stopped()
         signal.raise_signal(number)
+        stop_signals.call_off()  # or this process would be ended in a while
         assert stopped()
     assert signal.getsignal(number) is before
     assert capsys.readouterr().err.strip() == told
@@ -88,3 +91,17 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (INTERRUPTED, b"")
+
+
+def test_a_command_that_does_not_finish_is_ended() -> None:
+    code = (
+        "import signal, threading\n"
+        "from secondlook.config import entrypoint\n"
+        "entrypoint.FINISH_S = 0.3\n"
+        "with entrypoint.gentle_interrupts():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == ABANDONED
+    assert b"not ended 0.3 s after it was asked to" in done.stderr

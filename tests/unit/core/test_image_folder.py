@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from secondlook.core.image_folder import read_image_file, select_images
+from secondlook.core.image_folder import (
+    LeftOut,
+    is_hidden,
+    read_image_file,
+    select_images,
+    tag_output,
+)
 from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotFound
 
 
@@ -45,6 +51,36 @@ def test_the_run_s_own_output_is_never_entered(tmp_path):
     touch(tmp_path / "x.jpg")
     touch(tmp_path / "out/yolo/images/x.jpg")
     assert names(tmp_path, out=tmp_path / "out") == ["x.jpg"]
+
+
+def test_what_secondlook_wrote_is_left_out_in_any_folder(tmp_path):
+    """Also where images and outputs share a folder, which is then not the tagged one."""
+    touch(tmp_path / "x.jpg")
+    for output in ("yolo", "deep/elsewhere/coco.part"):
+        touch(tmp_path / output / "images/x.jpg")
+        tag_output(tmp_path / output)
+    left_out = LeftOut()
+    assert [s.name for s in select_images([tmp_path], tmp_path).walk(left_out)] == ["x.jpg"]
+    assert str(left_out) == "2 written by secondlook (such as coco.part)"
+    assert names(tmp_path / "yolo") == []
+    assert names(tmp_path / "yolo/images") == ["x.jpg"], "a folder that is named itself is taken"
+
+
+CLUTTER = ("._x.jpg", ".ipynb_checkpoints/x-checkpoint.jpg", "__MACOSX/x.jpg", "@eaDir/x.jpg")
+
+
+def test_hidden_files_and_what_systems_add_are_counted(tmp_path):
+    for name in ("x.jpg", *CLUTTER, "a/._y.jpg", "a/$RECYCLE.BIN/y.jpg", ".DS_Store", "Thumbs.db"):
+        touch(tmp_path / name)
+    left_out = LeftOut()
+    assert [s.name for s in select_images([tmp_path]).walk(left_out)] == ["x.jpg"]
+    assert str(left_out) == "6 hidden (such as ._x.jpg)"
+    assert names(tmp_path / "@eaDir") == ["x.jpg"]
+    assert not str(LeftOut()) and not LeftOut()
+
+
+def test_names_that_only_look_hidden_are_not():
+    assert not any(map(is_hidden, (" .jpg", "x.jpg", "_x.jpg", "eaDir", "MACOSX", "#1.jpg")))
 
 
 def test_links_are_followed_inside_the_folder_only(tmp_path):
@@ -130,14 +166,14 @@ def test_what_is_not_there_is_told(tmp_path):
 def test_a_folder_that_cannot_be_read_fails_alone(tmp_path, monkeypatch):
     touch(tmp_path / "x.jpg")
     (tmp_path / "locked").mkdir()
-    listdir = os.listdir
+    opened = os.open
 
-    def refusing(path):
-        if Path(path).name == "locked":
+    def refusing(name, *how, **where):
+        if name == "locked":
             raise PermissionError(13, "Permission denied")
-        return listdir(path)
+        return opened(name, *how, **where)
 
-    monkeypatch.setattr(os, "listdir", refusing)  # the tests may run as root, whom nothing stops
+    monkeypatch.setattr(os, "open", refusing)  # the tests may run as root, whom nothing stops
     found = {s.name: s.refusal for s in select_images([tmp_path], tmp_path / "out").walk()}
     assert found == {"locked": "the folder cannot be read: Permission denied", "x.jpg": ""}
 

@@ -1,14 +1,16 @@
 import hashlib
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from encoded_images import FORMATS, encoded, gradient, png
 from PIL import Image as PILImage
 
-from secondlook.core.images import decode
-from secondlook_client.errors import BadImage
+from secondlook.config.settings import ImageSettings
+from secondlook.core.images import decode, upright_size
+from secondlook_client.errors import BadImage, ImageTooLarge
 
 # Pillow warns about damaged metadata and reads on; so do we.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -98,6 +100,32 @@ def test_exif_orientation_is_applied_once(form: str, orientation: int) -> None:
     }[orientation]
     assert turned.shape == shown.shape
     assert np.abs(turned - shown).mean() < 6
+
+
+@pytest.mark.parametrize(("form", "options"), FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_is_that_of_decoding(
+    tmp_path: Path, form: str, options: dict[str, object], orientation: int
+) -> None:
+    exif = PILImage.Exif()
+    exif[0x0112] = orientation
+    given = {} if form in ("GIF", "BMP") else {"exif": exif}
+    data = encoded(gradient(), form, **options, **given)
+    (tmp_path / "a").write_bytes(data)
+    image = decode(data)
+    assert upright_size(data) == upright_size(tmp_path / "a") == (image.width, image.height)
+    assert (image.width < image.height) == (orientation > 4 and bool(given))
+
+
+def test_the_upright_size_of_what_is_no_image(tmp_path: Path) -> None:
+    for content in (b"", b"II*\0", b"II*\0\x08\0\0\0\0\0\0\0", b"\x89PNG\r\n\x1a\n", b"<html>"):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(BadImage):
+            upright_size(tmp_path / "a")
+    with pytest.raises(ImageTooLarge, match="a side may have at most 40"):
+        upright_size(encoded(gradient(), "PNG"), ImageSettings(max_image_side=40))
+    with pytest.raises(OSError, match="No such file"):
+        upright_size(tmp_path / "gone")
 
 
 def test_damaged_exif_does_not_cost_the_image() -> None:

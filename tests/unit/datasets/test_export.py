@@ -45,12 +45,16 @@ def kept(tmp_path: Path):
         yield store
 
 
+def coco_file(out: Path, split: str) -> Path:
+    return out / "coco" / "annotations" / f"instances_{split}.json"
+
+
 def test_images_are_byte_for_byte_what_was_given(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "s", tmp_path / "out", ("coco",))
     for entry in entries_of(kept):
-        path = out / "images" / entry.split / file_name(entry)
+        path = out / "coco" / "images" / entry.split / file_name(entry)
         assert path.read_bytes() == kept.blobs.get(entry.sha256)
-    written = [p for p in (out / "images").rglob("*") if p.is_file()]
+    written = [p for p in (out / "coco" / "images").rglob("*") if p.is_file()]
     assert len(written) == len(NAMES)
     assert not any(p.is_symlink() for p in out.rglob("*"))
 
@@ -67,15 +71,35 @@ def test_every_file_is_in_the_folder_and_refers_to_nothing_outside(
             assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
+def test_formats_share_the_bytes_of_an_image(kept: Store, tmp_path: Path) -> None:
+    out = export(kept, "s", tmp_path / "out", ("coco", "yolo", "voc"))
+    found = [p for p in out.rglob("*.*") if p.parent.name != "out" and p.stat().st_nlink == 3]
+    assert len(found) == 3 * len(NAMES)
+    assert not (out / ".images").exists()
+
+
+def test_without_hard_links_every_format_has_a_copy(
+    kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+    out = export(kept, "s", tmp_path / "out", ("coco", "voc"))
+    entry = entries_of(kept)[0]
+    for folder in (f"coco/images/{entry.split}", "voc/JPEGImages"):
+        assert (out / folder / file_name(entry)).read_bytes() == kept.blobs.get(entry.sha256)
+
+
 def test_coco_has_ignore_regions_as_crowd(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "s", tmp_path / "out", ("coco",))
     names = set()
     for split in ("train", "val"):
-        plain = json.loads((out / "annotations" / f"{split}.json").read_text())
+        plain = json.loads(coco_file(out, split).read_text())
         assert [c["name"] for c in plain["categories"]] == list(PETS.names)
         by_image = {image["id"]: image for image in plain["images"]}
         for image in plain["images"]:
-            assert (out / "images" / split / image["file_name"]).is_file()
+            assert (out / "coco" / "images" / split / image["file_name"]).is_file()
             names.add(image["sha256"])
         for annotation in plain["annotations"]:
             doubtful = annotation["category_id"] == 2
@@ -91,7 +115,7 @@ def test_pycocotools_tells_crowds_from_objects(kept: Store, tmp_path: Path) -> N
     out = export(kept, "s", tmp_path / "out", ("coco",))
     images, dogs, crowds = 0, 0, 0
     for split in ("train", "val"):
-        truth = coco.COCO(str(out / "annotations" / f"{split}.json"))
+        truth = coco.COCO(str(coco_file(out, split)))
         images += len(truth.getImgIds())
         dogs += len(truth.getAnnIds(catIds=[1], iscrowd=False))
         crowds += len(truth.getAnnIds(catIds=[2], iscrowd=True))
@@ -101,24 +125,25 @@ def test_pycocotools_tells_crowds_from_objects(kept: Store, tmp_path: Path) -> N
 
 def test_hard_negatives_are_never_read_as_labels(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "negatives", tmp_path / "out", ("coco", "yolo"))
-    plain = json.loads((out / "annotations" / "train.json").read_text())
+    plain = json.loads(coco_file(out, "train").read_text())
     assert {a["category_id"] for a in plain["annotations"]} <= {2}
     assert {a["category_id"] for a in plain["hard_negatives"]} == {1}
-    assert all(p.read_text() == "" for p in (out / "labels").rglob("*.txt"))
+    assert all(p.read_text() == "" for p in (out / "yolo").rglob("*.txt"))
 
 
 def test_yolo_finds_each_image_s_labels_beside_it(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "s", tmp_path / "out", ("yolo",))
-    content = yaml.safe_load((out / "data.yaml").read_text())
-    assert content == {"train": "train.txt", "val": "val.txt", "names": {0: "dog", 1: "cat"}}
-    listed = {
-        name: (out / f"{name}.txt").read_text().splitlines() for name in ("train", "val", "unsure")
-    }
-    assert len(listed["unsure"]) == 2 and sum(map(len, listed.values())) == len(NAMES)
-    for line in listed["train"] + listed["val"]:
-        labels = Path(str(out / line).replace("/images/", "/labels/")).with_suffix(".txt")
+    content = yaml.safe_load((out / "yolo/data.yaml").read_text())
+    folders = {"train": "images/train", "val": "images/val"}
+    assert content == {**folders, "names": {0: "dog", 1: "cat"}}
+    sure = [*(out / "yolo/images").rglob("*.*")]
+    unsure = [*(out / "yolo/unsure/images").rglob("*.*")]
+    assert (len(sure), len(unsure)) == (len(NAMES) - 2, 2)
+    assert {path.parent.name for path in sure} == {"train", "val"}
+    for path in sure:
+        labels = Path(str(path).replace("/images/", "/labels/")).with_suffix(".txt")
         number, cx, cy, w, h = (float(part) for part in labels.read_text().split())
-        assert number == 0 and PILImage.open(out / line).size == (72, 64)
+        assert number == 0 and PILImage.open(path).size == (72, 64)
         assert (cx - w / 2) * 72 == pytest.approx(DOG_BOX[0], abs=1e-3)
         assert (cy + h / 2) * 64 == pytest.approx(DOG_BOX[3], abs=1e-3)
 
@@ -129,8 +154,8 @@ def test_voc_marks_ignore_regions_difficult(kept: Store, tmp_path: Path) -> None
     for split in ("train", "val"):
         for line in (out / "voc/ImageSets/Main" / f"{split}.txt").read_text().splitlines():
             root = ElementTree.parse(out / "voc/Annotations" / f"{line}.xml").getroot()
-            folder, name = root.findtext("folder"), root.findtext("filename")
-            assert (out / "images" / folder / name).is_file() and folder == split
+            name = root.findtext("filename")
+            assert name and (out / "voc/JPEGImages" / name).is_file()
             for entry in root.findall("object"):
                 assert entry.findtext("difficult") == str(int(entry.findtext("name") == "cat"))
             seen += 1
@@ -141,10 +166,9 @@ def test_parquet_holds_images_and_boxes(kept: Store, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     out = export(kept, "negatives", tmp_path / "out", ("parquet",))
-    assert not (out / "images").exists()
     rows = [
         row
-        for path in sorted((out / "data").iterdir())
+        for path in sorted((out / "data").glob("*.parquet"))
         for row in parquet.read_table(path).to_pylist()
     ]
     found = {entry.sha256: entry for entry in entries_of(kept, "negatives")}
@@ -168,7 +192,7 @@ def test_parquet_files_are_of_a_sensible_size(
     monkeypatch.setattr("secondlook.datasets.writers.parquet.GROUP_BYTES", 1)
     monkeypatch.setattr("secondlook.datasets.writers.parquet.FILE_BYTES", 1)
     out = export(kept, "s", tmp_path / "out", ("parquet",))
-    counts = [parquet.read_metadata(path).num_rows for path in (out / "data").iterdir()]
+    counts = [parquet.read_metadata(path).num_rows for path in (out / "data").glob("*.parquet")]
     assert counts == [1] * len(NAMES)
 
 

@@ -1,6 +1,7 @@
 """What a query freezes: the right images and boxes, one hash for one content."""
 
 import io
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -25,7 +26,8 @@ from secondlook.core.types import Image
 from secondlook.datasets.manifest import Entry, load_manifest
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
-from secondlook.store import Store, open_store
+from secondlook.store import Store, open_store, runs
+from secondlook.store.runs import create_run
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import BoxKind, Outcome
@@ -239,6 +241,27 @@ def test_a_query_that_cannot_be_met(store: Store, query, error, words) -> None:
     with pytest.raises(error, match=words):
         create_snapshot(store, "s", Query(**query))
     assert store.snapshots.page() == []
+
+
+def test_many_names_are_compared_in_no_time() -> None:
+    names = tuple(map(str, range(200_000)))
+    began = time.thread_time()
+    assert Query(runs=names, classes=names).runs == names
+    with pytest.raises(InvalidInput, match="run '7' is given twice"):
+        Query(runs=(*names, "7"))
+    assert time.thread_time() - began < 5
+
+
+def test_many_runs_are_read_in_their_order(store: Store) -> None:
+    names = [f"r{number}" for number in range(20)]
+    with store.database.writing() as connection:
+        for name in reversed(names):
+            create_run(connection, name, "folder", PETS, {})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runs, "BATCH", 7)
+        assert [run.name for run in store.snapshots.runs(names, "")] == names
+        with pytest.raises(NotFound, match="there is no run 'x' in the store; the newest are"):
+            store.snapshots.runs([*names, "x"], "")
 
 
 def test_runs_of_an_ontology(store: Store) -> None:

@@ -1,18 +1,27 @@
 """COCO, YOLO and VOC: what is written can be read back, in every format's own terms."""
 
 import json
+import math
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from labelled import judged, result, results
+from labelled import boxes, judged, result, results
 from PIL import Image
 
-from secondlook.datasets.writers import OUTPUTS, WRITERS, Labels
+from secondlook.datasets.writers import (
+    LABEL_FORMATS,
+    UNSPLIT,
+    Labels,
+    linked_images,
+    write_format,
+)
+from secondlook.datasets.writers.label_set import portable_name
 from secondlook.evaluation.coco_files import join
 from secondlook_client.errors import StorageFull
 from secondlook_client.values import Outcome
@@ -23,7 +32,12 @@ BOX = (10.4, 20.6, 60.0, 90.0)
 
 def write(name, out, images, root=None):
     """``images``: (name, result) pairs."""
-    return WRITERS[name](Labels(root or out, CLASSES, lambda: iter(images)), out)
+    labels = Labels(CLASSES, lambda: iter(images), linked_images(root or out))
+    return write_format(name, {UNSPLIT: labels}, out)
+
+
+def coco_of(out):
+    return out / "annotations" / "instances_default.json"
 
 
 def any_results():
@@ -38,7 +52,7 @@ def close(box, other, within):
 def test_coco_gives_back_every_label(found):
     images = [(f"{place}.jpg", one) for place, one in enumerate(found)]
     with tempfile.TemporaryDirectory() as folder:
-        path = write("coco", Path(folder), images)
+        path = coco_of(write("coco", Path(folder), images))
         plain = json.loads(path.read_text(encoding="utf-8"))
         joined = join(path, path)
     assert [i["file_name"] for i in plain["images"]] == [name for name, _ in images]
@@ -56,7 +70,8 @@ def test_yolo_gives_back_every_label(found):
         out = write("yolo", Path(folder), images)
         names = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))["names"]
         for place, one in enumerate(found):
-            lines = (out / f"labels/deep/{place}.txt").read_text().splitlines()
+            home = out / "unsure" if one.of(Outcome.UNSURE) else out
+            lines = (home / f"labels/default/deep__{place}.txt").read_text().splitlines()
             for line, label in zip(lines, one.labels, strict=True):
                 number, *numbers = line.split()
                 cx, cy, w, h = (float(n) for n in numbers)
@@ -89,22 +104,23 @@ def test_coco_tells_the_verified_empty_from_the_doubtful(tmp_path):
         ("doubtful.jpg", result(judged("dog", BOX, Outcome.UNSURE))),
         ("dog.jpg", result(judged("dog", BOX))),
     ]
-    plain = json.loads(write("coco", tmp_path, images).read_text())
+    plain = json.loads(coco_of(write("coco", tmp_path, images)).read_text())
     assert [i["verified_empty"] for i in plain["images"]] == [True, True, False, False]
     assert [a["iscrowd"] for a in plain["annotations"]] == [1, 0]
     assert plain["annotations"][1]["bbox"] == [10.4, 20.6, 49.6, 69.4]
     assert plain["annotations"][1]["attributes"]["p_yes"] == 0.97
 
 
-def test_yolo_trains_on_no_image_with_an_unsure_box(tmp_path):
+def test_no_image_with_an_unsure_box_is_found_in_yolo_s_folders(tmp_path):
     images = [
         ("sure.jpg", result(judged("dog", BOX), judged("dog", BOX, Outcome.REJECT))),
         ("doubtful.jpg", result(judged("dog", BOX), judged("dog", BOX, Outcome.UNSURE))),
     ]
     out = write("yolo", tmp_path, images)
-    assert (out / "train.txt").read_text() == "./images/sure.jpg\n"
-    assert (out / "unsure.txt").read_text() == "./images/doubtful.jpg\n"
-    assert len((out / "labels/doubtful.txt").read_text().splitlines()) == 1
+    assert [p.name for p in (out / "images/default").iterdir()] == ["sure.jpg"]
+    assert [p.name for p in (out / "labels/default").iterdir()] == ["sure.txt"]
+    assert [p.name for p in (out / "unsure/images/default").iterdir()] == ["doubtful.jpg"]
+    assert len((out / "unsure/labels/default/doubtful.txt").read_text().splitlines()) == 1
 
 
 def test_yolo_links_to_the_images_without_copying_them(tmp_path):
@@ -112,7 +128,24 @@ def test_yolo_links_to_the_images_without_copying_them(tmp_path):
     (root / "a").mkdir(parents=True)
     Image.new("RGB", (32, 24)).save(root / "a" / "b.png")
     out = write("yolo", tmp_path / "out", [("a/b.png", result())], root)
-    link = out / "images/a/b.png"
+    link = out / "images/default/a__b.png"
+    assert link.samefile(root / "a" / "b.png") and not link.is_symlink()
+    assert Image.open(link).size == (32, 24)
+
+
+def test_where_hard_links_are_impossible_links_are_relative(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (32, 24)).save(tmp_path / "in" / "b.png")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "out").symlink_to(real)  # a link in the output's own path
+    monkeypatch.setattr("os.link", refused)
+    out = write("coco", tmp_path / "deep" / "out", [("b.png", result())], tmp_path / "in")
+    link = out / "images/default/b.png"
     assert link.is_symlink() and not link.readlink().is_absolute()
     assert Image.open(link).size == (32, 24)
 
@@ -129,19 +162,19 @@ def test_images_that_differ_in_their_suffix_keep_their_own_labels(tmp_path, name
 HOSTILE = ("new\nline.jpg", "q'u\"o<t>&e.jpg", "ctrl\x01.jpg", "ночь 😀.jpg", "\udcff.jpg", "..x")
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_any_file_name_can_be_written(tmp_path, name):
     images = [(hostile, result(judged("dog", BOX))) for hostile in HOSTILE]
     out = write(name, tmp_path, images)
     if name == "coco":
-        assert [i["file_name"] for i in json.loads(out.read_text())["images"]] == list(HOSTILE)
+        assert len(json.loads(coco_of(out).read_text())["images"]) == len(HOSTILE)
     elif name == "voc":
         assert len([ElementTree.parse(p) for p in out.rglob("*.xml")]) == len(HOSTILE)
     else:
-        assert (out / "train.txt").read_bytes().count(b"\n") == len(HOSTILE)
+        assert len([*(out / "labels").rglob("*.txt")]) == len(HOSTILE)
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_a_failure_leaves_the_last_outputs_as_they_were(tmp_path, name):
     def broken():
         yield "a.jpg", result(judged("dog", BOX))
@@ -150,11 +183,76 @@ def test_a_failure_leaves_the_last_outputs_as_they_were(tmp_path, name):
     out = write(name, tmp_path, [("old.jpg", result())])
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     with pytest.raises(StorageFull):
-        WRITERS[name](Labels(tmp_path, CLASSES, broken), tmp_path)
+        labels = Labels(CLASSES, broken, linked_images(tmp_path))
+        write_format(name, {UNSPLIT: labels}, tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert out.exists()
 
 
-def test_every_writer_s_output_is_listed(tmp_path):
-    made = {write(name, tmp_path, [("a.jpg", result())]).name for name in WRITERS}
-    assert made == set(OUTPUTS)
+def test_the_folders_of_a_run_are_called_like_the_formats(tmp_path):
+    """``OutputFolder.clear`` removes them by these names."""
+    for name in LABEL_FORMATS:
+        assert write(name, tmp_path, [("a.jpg", result())]) == tmp_path / name
+
+
+@given(boxes(40, 30))
+def test_a_crowd_s_run_lengths_are_the_pixels_of_its_box(box):
+    found = [("a.jpg", result(judged("dog", box, Outcome.UNSURE), width=40, height=30))]
+    with tempfile.TemporaryDirectory() as folder:
+        plain = json.loads(coco_of(write("coco", Path(folder), found)).read_text())
+    (entry,) = plain["annotations"]
+    counts, (height, width) = entry["segmentation"]["counts"], entry["segmentation"]["size"]
+    assert (width, height) == (40, 30) and sum(counts) == width * height
+    ones = np.repeat(np.arange(len(counts)) % 2, counts).reshape(width, height).T
+    x1, y1, x2, y2 = (*map(math.floor, box[:2]), *map(math.ceil, box[2:]))
+    expected = np.zeros((height, width))
+    expected[y1:y2, x1:x2] = 1
+    assert (ones == expected).all()
+
+
+def test_a_label_s_outline_is_its_box(tmp_path):
+    out = write("coco", tmp_path, [("a.jpg", result(judged("dog", BOX)))])
+    (entry,) = json.loads(coco_of(out).read_text())["annotations"]
+    assert entry["segmentation"] == [[10.4, 20.6, 60.0, 20.6, 60.0, 90.0, 10.4, 90.0]]
+
+
+def test_voc_has_a_label_map_and_no_colon_in_it(tmp_path):
+    labels = Labels(
+        ("a:b", "a_b", "#c"),
+        lambda: iter([("x.jpg", result(judged("a:b", BOX), judged("#c", BOX)))]),
+        linked_images(tmp_path),
+    )
+    out = write_format("voc", {UNSPLIT: labels}, tmp_path)
+    lines = (out / "labelmap.txt").read_text().splitlines()
+    assert lines[1:] == ["background:::", "a_b_:::", "a_b:::", "_c:::"]
+    root = ElementTree.parse(out / "Annotations/x.xml").getroot()
+    assert [entry.findtext("name") for entry in root.findall("object")] == ["a_b_", "_c"]
+
+
+def test_a_name_that_is_left_alone_is_nearly_every_name():
+    for name in (
+        "a.jpg",
+        "sub/images/b c.jpg",
+        "ночь \U0001f600.jpg",
+        " x.jpg",
+        "100%#.jpg",
+        "a:b.jpg",
+    ):
+        assert (portable_name(name) == name) == (name != "a:b.jpg")
+    assert portable_name("a:b.jpg").startswith("a_b-")
+    assert portable_name("12:00:00.jpg") == "12:00:00.jpg"
+    assert len(portable_name("d/" * 1000 + "x.jpg")) < 50
+    assert portable_name("x\udcff.jpg") != portable_name("x\udcfe.jpg")
+
+
+@pytest.mark.parametrize("name", ["link/secret.png", "../outside/secret.png"])
+def test_no_copy_of_what_lies_outside_gets_into_a_dataset(tmp_path, name):
+    """A server names the images, and links in the folder may lead anywhere."""
+    root, outside = tmp_path / "images", tmp_path / "outside"
+    for folder in (root, outside, tmp_path / "out"):
+        folder.mkdir()
+    (outside / "secret.png").write_bytes(b"secret")
+    (root / "link").symlink_to(outside)
+    linked_images(root)(name, result(), tmp_path / "out" / "x.png")
+    assert (tmp_path / "out" / "x.png").is_symlink()
+    assert (outside / "secret.png").stat().st_nlink == 1

@@ -42,6 +42,63 @@ def test_loops_and_functions_are_refused() -> None:
         onnx_safety.refuse_unsafe(sparse.SerializeToString())
 
 
+def sized(*nodes: Any) -> bytes:
+    model = model_of(WEIGHTS, BIAS, (64, 64))
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [helper.make_node("NonZero", ["scores"], ["x"])],
+        [helper.make_node("Compress", ["zero", "scores"], ["x"])],
+        [helper.make_node("Range", ["zero", "best", "zero"], ["x"])],
+        [
+            helper.make_node("Expand", ["zero", "later"], ["x"]),
+            helper.make_node("Cast", ["flat"], ["later"], to=TensorProto.INT64),
+        ],
+        [helper.make_node("Reshape", ["scores", "shape", "scores"], ["x"], domain="microsoft")],
+    ],
+    ids=lambda nodes: nodes[0].op_type,
+)
+def test_sizes_that_depend_on_what_an_image_shows_are_refused(nodes: list[Any]) -> None:
+    with pytest.raises(Damaged, match=r"what an image shows|no operation of ONNX itself"):
+        onnx_safety.refuse_unsafe(sized(*nodes))
+
+
+def test_sizes_that_depend_on_the_size_of_an_image_are_not() -> None:
+    nodes = [
+        helper.make_node("Shape", ["scores"], ["size"]),
+        helper.make_node("Expand", ["zero", "size"], ["x"]),
+        helper.make_node("NonZero", ["quarters"], ["y"]),
+    ]
+    onnx_safety.refuse_unsafe(sized(*nodes))
+    nodes[0].op_type = "Identity"
+    with pytest.raises(Damaged, match="what an image shows"):
+        onnx_safety.refuse_unsafe(sized(*nodes))
+
+
+SIZING = {
+    *("shape", "axes", "axis", "sizes", "size", "scales", "pads", "repeats", "tiles", "K", "depth"),
+    *("split", "starts", "ends", "steps", "output_shape", "image_shape", "block_shape"),
+    *("dft_length", "frame_step", "frame_length", "start", "limit", "delta", "position"),
+}
+"""Names of inputs whose values decide sizes, in all of ONNX's operations and their versions."""
+KEEP_SIZES = {"Attention", "CumProd", "CumSum"}
+"""Their inputs of such names decide nothing about sizes."""
+
+
+def test_every_operation_with_sizes_from_values_is_known() -> None:
+    known = onnx_safety._SIZES
+    schemas = [s for s in onnx.defs.get_all_schemas_with_history() if s.domain == ""]
+    assert known.keys() <= {schema.name for schema in schemas}
+    for schema in schemas:
+        sizing = {place for place, value in enumerate(schema.inputs) if value.name in SIZING}
+        if schema.name not in KEEP_SIZES:
+            assert sizing <= set(known.get(schema.name, ())), (schema.name, sizing)
+
+
 def test_every_way_to_a_tensor_is_known() -> None:
     """Of onnx.proto, with what is refused as a whole left out."""
     skipped = {

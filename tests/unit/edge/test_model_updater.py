@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from device_models import FolderRegistry
-from students import image, replace_model, swap_classes, truncate, write_student
+from students import image, replace_model, swap_classes, truncate, write_bomb, write_student
 
 from secondlook.detector.manifest import read_manifest
-from secondlook.edge.app import open_student
+from secondlook.edge.app import StudentGate, open_student
 from secondlook.edge.model_cache import MAX_TRIES, ModelCache
 from secondlook.edge.model_trial import ModelRunner
 from secondlook.edge.model_updater import MAX_DAMAGED, ModelUpdater
 from secondlook.edge.settings import EdgeSettings
-from secondlook_client.errors import Damaged, Unavailable
+from secondlook_client.errors import Cancelled, Damaged, Unavailable
 
 
 class Device:
@@ -25,13 +25,20 @@ class Device:
     def __init__(self, tmp_path: Path) -> None:
         self.registry = FolderRegistry(tmp_path / "server")
         self.models = tmp_path / "models"
+        self.tried: list[Path] = []
+        self.gate = lambda folder, stopped: self.tried.append(folder)
         self.restart()
 
     def restart(self) -> None:
         self.cache = ModelCache(self.models, "street", keep=2)
         settings = EdgeSettings(model="street")
         self.updater = ModelUpdater(
-            settings, self.registry, self.cache, open_student, lambda m: self.runner.offer(m)
+            settings,
+            self.registry,
+            self.cache,
+            lambda folder, stopped: self.gate(folder, stopped),
+            open_student,
+            lambda model: self.runner.offer(model),
         )
         self.runner = ModelRunner(self.updater, trial_frames=3, max_slowdown=0)
 
@@ -280,3 +287,51 @@ def test_an_orderly_end_during_a_trial_does_not_count_against_the_model(device: 
     device.runner.detect(image((1, 0)))
     device.updater.close()
     assert json.loads((device.models / "state.json").read_text())["tries"] == {}
+
+
+def test_a_new_model_is_tried_before_it_is_opened_and_one_that_worked_is_not(
+    device: Device,
+) -> None:
+    device.use(1)
+    assert device.tried == [device.cache.path(1)]
+    device.restart()
+    assert device.updater.offer_last_good()
+    assert device.frames() == [1] * 4 and len(device.tried) == 1
+
+
+def test_a_model_that_takes_too_much_leaves_the_old_one_and_is_never_tried_again(
+    device: Device,
+) -> None:
+    device.use(1)
+    gate = StudentGate(EdgeSettings(max_model_mb=256))
+
+    def tried(folder: Path, stopped: Callable[[], bool]) -> None:
+        device.tried.append(folder)
+        gate(folder, stopped)
+
+    device.gate = tried
+    write_bomb(device.registry.add(2))
+    assert not device.updater.poll()
+    assert device.frames() == [1] * 4
+    (why,) = device.cache.refused.values()
+    assert "more than 256 MB of memory" in why
+    device.restart()
+    assert device.updater.offer_last_good()
+    assert not device.updater.poll()
+    assert device.frames() == [1] * 4 and device.tried[1:] == [device.cache.path(2)]
+
+
+@pytest.mark.parametrize("failure", [Cancelled("closed"), Unavailable("no process")])
+def test_a_model_that_cannot_be_tried_now_is_tried_again(
+    device: Device, failure: Exception
+) -> None:
+    def fail(folder: Path, stopped: Callable[[], bool]) -> None:
+        raise failure
+
+    works, device.gate = device.gate, fail
+    device.registry.add(1)
+    for _ in range(MAX_TRIES + 1):
+        with pytest.raises(type(failure)):
+            device.updater.poll()
+    device.gate = works
+    assert device.updater.poll() and device.frames() == [1] * 4

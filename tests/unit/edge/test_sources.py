@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from PIL import Image as PILImage
 from serving import png
 
 from secondlook.config.settings import ImageSettings
+from secondlook.core.image_folder import tag_output
 from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook.edge import sources
 from secondlook.edge.sources import FpsLimiter, FrameSource, _timestamp_name, open_source
@@ -85,6 +87,17 @@ def test_a_file_that_vanishes_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "1.png").unlink()
     found = everything(source)
     assert isinstance(found[0], SkippedFrame) and isinstance(found[1], SourceFrame)
+
+
+@pytest.mark.timeout(30)
+def test_a_file_that_turns_into_a_pipe_is_skipped_without_waiting(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    source = open_source(str(tmp_path))
+    (tmp_path / "a.jpg").unlink()
+    os.mkfifo(tmp_path / "a.jpg")
+    found = source.read(5.0)
+    assert isinstance(found, SkippedFrame) and "no longer a regular file" in found.reason
 
 
 def test_a_folder_that_is_followed_gives_new_images_and_half_written_ones_again(
@@ -281,3 +294,12 @@ def test_without_pyav_the_message_has_the_command(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert 'pip install "secondlook[edge,video]"' in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_secondlook_wrote_has_no_frames(tmp_path: Path) -> None:
+    (tmp_path / "contact_sheet.png").touch()
+    (tmp_path / "._a.jpg").touch()
+    assert open_source(str(tmp_path)).ended is False
+    tag_output(tmp_path)
+    with pytest.raises(NotFound, match="no image in"):
+        open_source(str(tmp_path))

@@ -173,6 +173,22 @@ def test_average_precision_is_coco_s(tmp_path, truth):
     assert found.map == pytest.approx(0.85) and found.map50 == pytest.approx(1)
 
 
+def test_bad_rows_of_either_file_are_left_out_and_told(tmp_path, truth):
+    plain = json.loads(truth.read_text())
+    plain["annotations"] += [entry(10, 3, (5, 5, 0, 9)), entry(99, 3), entry(10, 3, "abcd")]
+    write(truth, plain)
+    listed = [entry(10, 3, score="0.9"), entry("11", 4.0, score=1), entry(10, 3, score=None)]
+    joined = join(write(tmp_path / "list.json", listed), truth)
+    assert evaluate(joined.images.values(), joined.classes).total() == Counts(right=2)
+    assert joined.warnings == (
+        "list.json: 1 of 3 results cannot be read and are left out: [2]: it has no 'score'",
+        "truth.json: 2 of 6 annotations cannot be read and are left out: annotations[4]: image_id "
+        "99 is not among its images; annotations[5]: expected bbox [x, y, width, height], got "
+        "['a', 'b', 'c', 'd']",
+        "truth.json: 1 boxes have no area; they are left out",
+    )
+
+
 def test_no_prediction_at_all_is_an_average_precision_of_nothing(tmp_path, truth):
     assert figures(join(write(tmp_path / "list.json", []), truth)).map == 0
 
@@ -185,17 +201,17 @@ def test_no_prediction_at_all_is_an_average_precision_of_nothing(tmp_path, truth
         ("[" * 100_000, "is not JSON"),
         ('"text"', "expected a COCO dataset"),
         ({}, "no list 'images'"),
-        ({"images": [{}], "annotations": [], "categories": []}, r"images\[0\] has no 'id'"),
-        ({"images": [3], "annotations": [], "categories": []}, r"images\[0\] has no 'id'"),
-        ([{}], r"\[0\] has no 'score'"),
-        ([entry(10, 3, score="high")], "expected a number as score"),
-        ([entry(10, 3, score=float("nan"))], "expected a number as score"),
-        ([entry([10], 3, score=1)], "expected a number as image_id"),
+        ({"images": [{}], "annotations": [], "categories": []}, r"images\[0\]: it has no 'id'"),
+        ({"images": [3], "annotations": [], "categories": []}, r"images\[0\]: it has no 'id'"),
+        ([{}], r"\[0\]: it has no 'image_id'"),
+        ([entry(10, 3)], r"\[0\]: it has no 'score'"),
+        ([entry(10, 3, score="high")], "score: expected a number, got 'high'"),
+        ([entry(10, 3, score=float("nan"))], "score: expected a finite number"),
+        ([entry([10], 3, score=1)], "image_id: expected a number"),
         ([entry(10, 3, (1, 2, 3), score=1)], "expected bbox"),
         ([entry(10, 3, (1, 2, -3, 4), score=1)], "negative side"),
         (data_set([entry(77, 3)]), "image_id 77 is not among its images"),
         (data_set([entry(10, 77)]), "category_id 77 is not among its categories"),
-        (data_set([], names=("a.jpg", "a.jpg")), "stands twice"),
         (data_set([], classes=("cow",)), "none of its classes"),
         (data_set([entry(10, 3)], names=("else.jpg",)), "none of the predictions' images"),
     ],
@@ -212,8 +228,9 @@ def test_a_missing_file_is_told(tmp_path, truth):
 
 
 def test_a_folder_or_binary_in_place_of_a_file_is_told(tmp_path, truth):
-    with pytest.raises(InvalidInput, match="cannot be read"):
-        join(tmp_path, truth)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x9c")
-    with pytest.raises(InvalidInput, match="not UTF-8"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match="has no COCO file"):
+        join(tmp_path / "empty", truth)
+    (tmp_path / "binary").write_bytes(b"\x89PNG\x00\x9c\x81")
+    with pytest.raises(InvalidInput, match="not text in UTF-8"):
         join(tmp_path / "binary", truth)

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from encoded_images import encoded as encode_as
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from flaky_store import Whim, flaky
 from job_images import DOGS, SETTLED_NS, encoded, ended, fill, running, soon, wait_for
+from PIL import Image as PILImage
 
+from secondlook.config.settings import ImageSettings
+from secondlook.core.decoding import ImageDecoder
 from secondlook.core.types import Image
 from secondlook.store import Store
 from secondlook.store.images import NewImage, add_images
@@ -21,6 +25,9 @@ from secondlook_client.values import Answer, JobState, Outcome
 
 __all__ = ["soon"]
 """A fixture of these tests."""
+
+SLOW = encode_as(PILImage.new("RGB", (5000, 5000)), "PNG", compress_level=1)
+"""Takes more than a tenth of a second to decode."""
 
 
 def test_an_unreadable_image_fails_and_the_rest_is_labelled(store: Store, tmp_path: Path) -> None:
@@ -103,6 +110,56 @@ def test_classes_that_the_models_refuse_end_the_job(store: Store, tmp_path: Path
     with running(store, [tmp_path], ScriptedProposer(refuse)):
         job = wait_for(store, "j", ended)
     assert (job.state, job.message) == (JobState.FAILED, "the phrase 'dog' is too long; shorten it")
+
+
+def test_an_image_that_takes_too_long_to_decode_fails_once_and_stays_failed(store: Store) -> None:
+    made = store.queue.create("j", "upload", DOGS)
+
+    def upload(key: int, name: str, content: bytes) -> None:
+        sha256 = store.blobs.put(content)
+        with store.database.writing() as connection:
+            ids = add_images(connection, [NewImage(sha256, len(content), "png")])
+            add_items(connection, made, [NewItem(key, name, image_id=ids[sha256])])
+
+    upload(0, "slow.png", SLOW)
+    upload(1, "sound.png", encoded(1))
+    with running(store, decoder=ImageDecoder(ImageSettings(max_decode_s=0.1))):
+        wait_for(store, "j", lambda job: (job.done, job.failed) == (1, 1))
+    upload(2, "later.png", encoded(2))
+    with running(store):  # the next server, which would have the time
+        job = wait_for(store, "j", lambda job: job.done == 2)
+    assert (job.failed, job.waiting) == (1, 0)
+    [failure] = store.queue.failures(made.run_id)
+    assert (failure.name, failure.reason) == ("slow.png", "decoding_failed")
+    assert failure.attempts == 1
+    assert "took more than 0.1 s" in failure.message
+
+
+def test_a_new_file_that_takes_too_long_to_decode_is_not_tried_again(
+    store: Store, tmp_path: Path
+) -> None:
+    """Others are, as they may still be being written."""
+    folder = fill(tmp_path / "images", 1)
+    (folder / "slow.png").write_bytes(SLOW)
+    made = store.queue.create("j", "folder", DOGS, str(folder))
+    with running(store, [tmp_path], decoder=ImageDecoder(ImageSettings(max_decode_s=0.1))):
+        wait_for(store, "j", ended)
+    (failure,) = store.queue.failures(made.run_id)
+    assert (failure.reason, failure.attempts) == ("decoding_failed", 1)
+
+
+def test_a_job_waits_while_other_images_fill_the_memory(store: Store, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "images", 3)
+    decoder = ImageDecoder(ImageSettings(max_decoded_bytes=2**20))
+    held = decoder.submit(encode_as(PILImage.new("RGB", (2000, 2000)), "PNG")).result()
+    store.queue.create("j", "folder", DOGS, str(folder))
+    with running(store, [tmp_path], decoder=decoder):
+        wait_for(store, "j", lambda job: job.state is JobState.RUNNING)
+        assert store.queue.get("j").done == 0
+        assert held.width == 2000
+        del held
+        job = wait_for(store, "j", ended)
+    assert (job.done, job.failed) == (3, 0)
 
 
 def test_bytes_that_rotted_in_the_store_set_their_image_aside(store: Store, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedProposer
 from job_images import DOGS, encoded, ended, fill, running, soon, wait_for
+from postgres import Postgres
 
 from secondlook.core.image_folder import select_images
 from secondlook.jobs import result_writer
 from secondlook.jobs.image_source import list_folder
-from secondlook.store import Store
+from secondlook.store import Store, open_store
 from secondlook.store.images import NewImage, add_images
 from secondlook.store.queue import NewItem, add_items
 from secondlook_client.values import JobState
@@ -74,6 +75,33 @@ def test_servers_share_jobs_and_each_image_has_one_result(store: Store, tmp_path
             assert wait_for(store, f"j{number}", ended).done == 20
     assert [store.results.count(run_id) for run_id in runs] == [20] * 4
     assert sum(len(proposer.seen) for proposer in proposers) == 80
+
+
+def test_servers_that_name_one_postgresql_differently_label_each_image_once(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    database, folder = postgres.new_database(), fill(tmp_path / "images", 15)
+    urls = [
+        postgres.url(database),
+        postgres.url(database).replace("host=", "host=/../") + "&application_name=other",
+    ]
+    places = [tmp_path / "data", tmp_path / "link"]
+    places[1].symlink_to(places[0])
+    proposers = [ScriptedProposer(delay_s=0.02) for _ in range(2)]
+    with (
+        open_store(places[0], urls[0], serving=True) as one,
+        open_store(places[1], urls[1], serving=True) as two,
+    ):
+        made = [one.queue.create(f"j{n}", "folder", DOGS, str(folder)).run_id for n in range(10)]
+        with (
+            running(one, [tmp_path], proposers[0]),
+            running(two, [tmp_path], proposers[1]),
+        ):
+            for number in range(10):
+                assert wait_for(two, f"j{number}", ended).done == 15
+        assert [two.results.count(run_id) for run_id in made] == [15] * 10
+    assert all(proposer.seen for proposer in proposers)
+    assert sum(len(proposer.seen) for proposer in proposers) == 150
 
 
 def test_a_cancelled_job_stops_and_can_be_taken_up_again(

@@ -197,3 +197,22 @@ def test_a_fault_of_ours_ends_one_training_and_not_the_others(kept, tmp_path, ca
     failed = kept.training_jobs.get(numbers[0])
     assert failed.state is TrainingState.FAILED and "its log has the details" in failed.message
     assert "secret" not in failed.message and "secret" in caplog.text
+
+
+def test_a_process_that_does_not_terminate_is_killed_in_time(kept, tmp_path) -> None:
+    write_student(tmp_path / "student")
+    number = kept.training_jobs.create(ORDER).id
+    out = tmp_path / "data" / "trainings" / str(number)
+
+    def command(training: TrainingRow, address: str, out: Path) -> list[str]:
+        return [sys.executable, str(PROGRAM), "stubborn", str(tmp_path / "student"), str(out)]
+
+    made = Trainer(kept, out.parent, 1, command)
+    made.start("127.0.0.1:1")
+    eventually(lambda: (out / "starts").exists())
+    began = time.monotonic()
+    made.close(1.0)
+    assert time.monotonic() - began < 2
+    pid = int((out / "starts").read_text().split()[0])
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+    assert kept.training_jobs.get(number).state is not TrainingState.FAILED

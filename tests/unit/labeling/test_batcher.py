@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.labeling.batcher import Batcher
+from secondlook.labeling.batcher import BACKGROUND_SHARE, Batcher
 from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
 
 SOON_S = 10.0
@@ -247,3 +247,29 @@ def test_a_crowd_loses_nothing(seed: int) -> None:
     good = [item for item in worker.seen if item >= 0]
     assert set(good) == {item for item in good if item % 1000 < 60}
     assert queue.depth() == 0
+
+
+@given(st.integers(1, 9), st.integers(0, 30), st.integers(0, 30))
+def test_the_background_has_its_share_and_what_others_leave(
+    max_batch: int, waiting: int, background: int
+) -> None:
+    worker = Worker(open_gate=False)
+    with batcher(worker, max_batch=max_batch) as queue:
+        futures = [queue.submit(0)]
+        assert worker.started.wait(SOON_S)
+        futures += [queue.submit(1) for _ in range(waiting)]
+        futures += [queue.submit(2, background=True) for _ in range(background)]
+        worker.gate.set()
+        for future in futures:
+            future.result(SOON_S)
+    batches = worker.batches[1:]
+    assert [len(batch) for batch in batches[:-1]] == [max_batch] * (len(batches) - 1)
+    assert sorted(worker.seen) == [0] + [1] * waiting + [2] * background
+    both = [batch for batch in batches if 1 in batch or 2 in batch]
+    contested = 0.0
+    for batch in both:
+        left_of_each = min(waiting, background)
+        waiting, background = waiting - batch.count(1), background - batch.count(2)
+        if left_of_each and waiting and background:
+            contested += batch.count(2) - BACKGROUND_SHARE * max_batch
+            assert -1 <= contested <= 1, "the background has a quarter, with small batches in turn"

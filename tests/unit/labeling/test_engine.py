@@ -6,10 +6,18 @@ from concurrent.futures import CancelledError, Future
 import numpy as np
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secondlook.config.settings import BatchingSettings
 from secondlook.core.types import Image, Labelled
-from secondlook.labeling.engine import Engine
+from secondlook.labeling.engine import (
+    MAX_HINT_S,
+    MIN_HINT_S,
+    Engine,
+    ServiceRate,
+    retry_hint_s,
+)
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
 from secondlook_client.ontology import ClassSpec, Ontology
@@ -206,3 +214,75 @@ def test_a_batch_in_stage_two_does_not_mix_images_up() -> None:
         assert labelled.name == str(shade)
         assert labelled.judgements[0].box[2] == pytest.approx(5 + shade / 10)
     made.close()
+
+
+@given(st.lists(st.floats(0.001, 10), min_size=1, max_size=200))
+def test_the_rate_is_a_mean_of_the_last_times_an_image_took(times: list[float]) -> None:
+    rate, now = ServiceRate(), 100.0
+    rate.resume(now)
+    assert rate.seconds(1) is None
+    for passed in times:
+        now += passed
+        rate.finished(now)
+    seconds = rate.seconds(1)
+    assert seconds is not None
+    assert min(times) - 1e-6 <= seconds <= max(times) + 1e-6
+    assert rate.seconds(10) == pytest.approx(10 * seconds)
+
+
+def test_the_rate_follows_the_present_and_leaves_out_pauses() -> None:
+    rate, now = ServiceRate(), 0.0
+    rate.resume(now)
+    for _ in range(200):
+        rate.finished(now := now + 1.0)
+    rate.resume(now := now + 3600)
+    for _ in range(200):
+        rate.finished(now := now + 0.1)
+    assert rate.seconds(1) == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_rate_is_what_could_be_done_not_how_many_came() -> None:
+    rate, now = ServiceRate(), 0.0
+    rate.resume(now)
+    rate.finished(now := now + 5.0, enough=False)
+    assert rate.seconds(1) == pytest.approx(5.0)  # for want of something better
+    for _ in range(3):
+        rate.finished(now := now + 0.1)
+    for _ in range(100):
+        rate.finished(now := now + 5.0, enough=False)
+    rate.finished(now := now + 0.1)
+    assert rate.seconds(1) == pytest.approx(0.1)
+
+
+@given(st.none() | st.floats(0, 1e6))
+def test_a_retry_hint_is_near_the_expected_time_and_within_bounds(expected: float | None) -> None:
+    hint = retry_hint_s(expected)
+    wanted = 1.0 if expected is None else min(max(expected, MIN_HINT_S), MAX_HINT_S)
+    assert 0.74 * wanted <= hint <= 1.26 * wanted
+
+
+def test_the_engine_measures_how_long_an_image_takes() -> None:
+    made = engine(ScriptedProposer(delay_s=0.02), propose_batch=1, verify_batch=1)
+    assert made.seconds_for(1) is None
+    for number in range(5):
+        made.submit(task(str(number))).result(5)
+    assert settled(made)
+    measured = made.seconds_for(1)
+    assert measured is not None and 0.02 <= measured < 1
+    made.close()
+
+
+def test_jobs_wait_for_callers_and_have_their_share(gate: threading.Event) -> None:
+    proposer = ScriptedProposer(gate=gate)
+    made = engine(proposer, propose_batch=4, max_in_flight=100)
+    first = made.submit(task("first"))
+    assert proposer.started.wait(5)
+    jobs = [made.submit(task(f"job{i}"), background=True) for i in range(8)]
+    calls = [made.submit(task(f"call{i}")) for i in range(8)]
+    gate.set()
+    for future in (first, *jobs, *calls):
+        future.result(5)
+    made.close()
+    order = [name.rstrip("0123456789") for name in proposer.seen[1:]]
+    assert sorted(order[:4]) == ["call", "call", "call", "job"]
+    assert "call" not in order[11:]

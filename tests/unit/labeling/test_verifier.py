@@ -115,7 +115,8 @@ def test_a_wrong_number_of_answers_is_no_verdict(answers: list | None) -> None:
     assert verdict.answer.error
 
 
-def test_an_abstention_is_remembered_with_its_words() -> None:
+def test_an_abstention_has_its_words_and_is_asked_again() -> None:
+    """A model that got no image abstains on all; once it gets them, it must not stay so."""
     verifier, cache = (
         ScriptedVerifier(lambda question: Answer(None, raw="maybe")),
         VerdictCache(100),
@@ -123,7 +124,7 @@ def test_an_abstention_is_remembered_with_its_words() -> None:
     for _ in range(2):
         (verdict,) = verify(verifier, [look(LEFT, "a?")], cache)[0]
         assert (verdict.answer.p_yes, verdict.answer.raw) == (None, "maybe")
-    assert verifier.calls == 1
+    assert verifier.calls == 2
 
 
 def test_nothing_to_ask() -> None:

@@ -13,7 +13,7 @@ from secondlook_client.errors import MissingExtra
     ("adapter", "package", "argument"),
     [
         (moondream, "moondream", "moondream2"),
-        (ollama, "ollama", "moondream"),
+        (ollama, "httpx", "moondream"),
         (openai, "httpx", "m@http://127.0.0.1:1/v1"),
     ],
 )

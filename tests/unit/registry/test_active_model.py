@@ -5,14 +5,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from registered import add_version
-from students import image, write_student
+from students import image, write_bomb, write_student
 
 from secondlook.detector.runtime import OnnxDetector
+from secondlook.registry import active_model
 from secondlook.registry.active_model import PromotionWatcher, open_version
 from secondlook.store import Store, open_store
-from secondlook_client.errors import BadSetting, Damaged
+from secondlook_client.errors import BadSetting, Damaged, Unavailable
 
 IMAGE = image((0, 0), (3, 1))
 
@@ -145,3 +147,42 @@ def test_a_database_that_is_unreachable_for_a_while_is_waited_for(
     with following(store, taken.append):
         taken.await_count(1)
     assert caplog.text.count("cannot be read now") == 2
+
+
+def test_a_version_that_takes_too_much_is_never_opened_here(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = kept(store, tmp_path, 0)
+    write_bomb(tmp_path / "bomb")
+    bad = add_version(store, tmp_path / "bomb").version
+    promote(store, sound)
+    taken = Taken()
+    before = psutil.Process().memory_info().rss
+    with following(store, taken.append), caplog.at_level(logging.ERROR):
+        promote(store, bad, sound)
+        deadline = time.monotonic() + 30
+        while "version 2 of 'street' cannot be used" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert "more than 1,024 MB of memory" in caplog.text
+        assert len(taken) == 1 and len(taken[0].detect([IMAGE])[0]) >= 2
+    assert psutil.Process().memory_info().rss < before + 2**28
+
+
+def test_a_version_that_cannot_be_tried_now_is_tried_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(store, kept(store, tmp_path, 0))
+    works, asked = active_model.open_tried, []
+
+    def fail_once(*given: object, **more: object) -> OnnxDetector:
+        asked.append(given)
+        if len(asked) == 1:
+            raise Unavailable("no process can be started")
+        return works(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(active_model, "open_tried", fail_once)
+    taken = Taken()
+    with following(store, taken.append):
+        taken.await_count(1)
+    assert len(asked) == 2

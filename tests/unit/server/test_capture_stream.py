@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from secondlook.server import streams
+from secondlook.server.call_limits import RequestBytes
 from secondlook.server.streams import CaptureSession
 from secondlook.store.ingest import CapturedFrame, FrameStatus
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -36,6 +37,8 @@ def test_no_more_is_read_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
         stream = CaptureSession(
             keep,
             write,
+            request_bytes=(held := RequestBytes(SIZE * 5 * ROOM)),
+            resume_after=None,
             max_frame_bytes=SIZE,
             stopping=asyncio.Event(),
             observe=lambda answer: None,
@@ -44,8 +47,10 @@ def test_no_more_is_read_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
         await asyncio.sleep(0.3)
         # As many as wait, as many as the disk has, and the one that has no room.
         assert ROOM < read <= 2 * ROOM + 1 and not answered
+        assert held.used >= SIZE * ROOM
         disk.set()
         await running
+        assert held.used == 0
 
     asyncio.run(main())
     assert answered == list(range(1, FRAMES + 1))

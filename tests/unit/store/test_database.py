@@ -5,13 +5,21 @@ from pathlib import Path
 
 import pytest
 from postgres import Postgres
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
+from secondlook.core.cancellation import Cancellation, cancelled_by
 from secondlook.store import Store, database, open_store
 from secondlook.store.database import Database, insert_new
-from secondlook.store.schema import texts
-from secondlook_client.errors import BadSetting, Damaged, StorageFull, StoreUnavailable
+from secondlook.store.schema import images, runs, texts
+from secondlook_client.errors import (
+    BadRequest,
+    BadSetting,
+    Cancelled,
+    Damaged,
+    StorageFull,
+    StoreUnavailable,
+)
 
 ROW = {"digest": b"d" * 16, "text": "is it a dog?"}
 
@@ -160,3 +168,58 @@ def test_a_server_that_comes_back_is_used_again(postgres: Postgres, tmp_path: Pa
             f"WHERE datname = '{url.split('/')[3].split('?')[0]}'"
         )
         assert count(store) == 1
+
+
+LONG_QUERY = text(
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 1000000000) "
+    "SELECT count(*) FROM c"
+)
+
+
+@pytest.mark.parametrize("kind", ["reading", "writing"])
+def test_a_statement_is_broken_off_when_its_work_is_cancelled(store: Store, kind: str) -> None:
+    cancellation = Cancellation()
+    threading.Timer(0.3, cancellation.cancel).start()
+    began = time.monotonic()
+    transaction = getattr(store.database, kind)
+    with cancelled_by(cancellation):
+        with pytest.raises(Cancelled), transaction() as connection:
+            if kind == "writing":
+                insert_new(connection, texts, [ROW])
+            connection.execute(LONG_QUERY)
+        with pytest.raises(Cancelled), store.database.reading():
+            raise AssertionError("it was begun")
+    assert time.monotonic() - began < 5
+    assert count(store) == 0  # and the connection is as good as before
+    with store.database.reading() as connection:
+        small = text(LONG_QUERY.text.replace("1000000000", "100000"))
+        assert connection.execute(small).scalar_one() == 100_000
+
+
+def test_a_cancelled_wait_for_other_writes_ends(store: Store) -> None:
+    if store.database.dialect != "sqlite":
+        pytest.skip("its writers do not wait for each other")
+    cancellation = Cancellation()
+    threading.Timer(0.1, cancellation.cancel).start()
+
+    def wait() -> None:
+        with cancelled_by(cancellation), pytest.raises(Cancelled), store.database.writing():
+            raise AssertionError("two write at the same time")
+
+    with store.database.writing():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("value", [2**63, "a\x00b"])
+def test_what_the_database_cannot_hold_is_a_wrong_request(store: Store, value) -> None:
+    column = images.c.id if isinstance(value, int) else runs.c.name
+    wanted = select(column).where(column == value)
+    if store.database.dialect == "sqlite" and isinstance(value, str):
+        with store.database.reading() as connection:
+            assert connection.execute(wanted).first() is None  # SQLite compares it
+        return
+    with pytest.raises(BadRequest, match="cannot hold"), store.database.reading() as connection:
+        connection.execute(wanted)

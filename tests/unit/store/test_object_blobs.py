@@ -27,6 +27,13 @@ def test_what_was_put_can_be_had(bucket_url: str, s3_endpoint: str) -> None:
     assert seen["Body"].read() == CONTENT
 
 
+def test_servers_know_whether_they_have_the_same_bucket(bucket_url: str) -> None:
+    url, _, query = bucket_url.partition("?")
+    same = ObjectBlobs(f"{url}/?{query}")
+    assert ObjectBlobs(bucket_url).identity() == same.identity()
+    assert ObjectBlobs(bucket_url).identity() != ObjectBlobs(f"{url}/other?{query}").identity()
+
+
 def test_what_was_removed_is_gone(bucket_url: str) -> None:
     blobs = ObjectBlobs(bucket_url)
     blobs.put(CONTENT)

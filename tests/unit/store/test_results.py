@@ -239,3 +239,8 @@ def test_a_label_with_all_that_it_came_from(store: "Store") -> None:
     for wrong in ("81", "a.b", "1.-1", ""):
         with pytest.raises(InvalidInput, match=r"such as 81\.3"):
             store.results.label(wrong)
+
+
+def test_a_label_beyond_every_database_is_not_there(store: "Store") -> None:
+    with pytest.raises(NotFound, match=r"no label '9+\.0'"):
+        store.results.label("99999999999999999999.0")

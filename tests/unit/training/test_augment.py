@@ -154,7 +154,7 @@ def test_a_loader_goes_on_anywhere(tmp_path: Path, workers: int) -> None:
     whole = [*batches(samples, 4, steps=range(4), workers=0)]
     later = [*batches(samples, 4, steps=range(2, 4), workers=workers)]
     assert len(whole) == 4 and len(later) == 2
-    for (images, targets), (same, alike) in zip(whole[2:], later, strict=True):
+    for (images, targets, _), (same, alike, _) in zip(whole[2:], later, strict=True):
         assert images.shape == (4, 3, 64, 64) and images.equal(same)
         for one, other in zip(targets, alike, strict=True):
             assert one.keys() == other.keys() and all(one[k].equal(other[k]) for k in one)

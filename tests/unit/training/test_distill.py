@@ -5,15 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_trainings import TINY
+from tiny_trainings import QUICK, TINY, data, tiny
 from training_sets import CLASSES, training_set
 from transformers import Deimv2ForObjectDetection, DFineConfig, DFineForObjectDetection
 
+from secondlook.datasets.bad_images import LIST
+from secondlook.datasets.samples import TrainingSet
+from secondlook.detector.manifest import read_manifest
 from secondlook.training.distill import distill
 from secondlook.training.model import own_config
+from secondlook.training.progress import Progress
 from secondlook.training.settings import TrainingSettings
 from secondlook.training.trainer import EMA, optimiser_for
 from secondlook_client.errors import BadSetting
+
+__all__ = ["data", "tiny"]
+"""Fixtures of these tests."""
 
 
 def d_fine() -> torch.nn.Module:
@@ -105,3 +112,24 @@ def test_a_name_that_no_manifest_takes_is_told_before_the_training(
         with pytest.raises(BadSetting, match="at most 200 printable"):
             distill(data, TrainingSettings(), tmp_path / "out", name=name)
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_go_while_it_is_trained_do_not_end_the_distillation(
+    data: TrainingSet, tmp_path: Path
+) -> None:
+    """Those to train on are missing from the start, one that is held out goes at the end."""
+    data.train[3].path.unlink()
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        if progress.phase == "train" and progress.step == QUICK.steps:
+            data.held_out[2].path.unlink(missing_ok=True)
+
+    settings = replace(QUICK, max_bad_images=0.2)
+    out = tmp_path / "out"
+    manifest = distill(data, settings, out, tell, int8="never")
+    assert manifest is not None and read_manifest(out) == manifest
+    listed = [line.partition(": ")[0] for line in (out / LIST).read_text().splitlines()]
+    assert listed == [str(data.train[3].path), str(data.held_out[2].path)]
+    assert {p.of for p in told if p.phase == "export"} == {3}

@@ -1,22 +1,24 @@
 """A training: it learns, it ends when it should, and says what is wrong."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_trainings import QUICK, Told, Whole, data, tiny, weights, whole
+from tiny_trainings import QUICK, Told, Whole, alike, data, tiny, weights, whole
 from training_sets import CLASSES, training_set
 
-from secondlook.datasets.samples import TrainingSet
+from secondlook.datasets.samples import Sample, TrainingSet, bad_sample
 from secondlook.training import model, trainer
+from secondlook.training.data import MAX_SUBSTITUTES, View, Views
 from secondlook.training.model import load_student
 from secondlook.training.predict import predict
 from secondlook.training.progress import read_record
 from secondlook.training.trainer import train
-from secondlook_client.errors import BadSetting, Cancelled, NotFound
+from secondlook_client.errors import BadSetting, Cancelled, InvalidInput
 
 __all__ = ["data", "tiny", "whole"]
 """Fixtures of these tests."""
@@ -123,10 +125,79 @@ def test_a_loss_that_is_no_number_is_told(
     assert not (tmp_path / "out" / "torch").exists()
 
 
-def test_an_image_that_went_is_told(data: TrainingSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_goes_is_left_out_and_told(
+    data: TrainingSet, tmp_path: Path, workers: int
+) -> None:
     data.train[5].path.unlink()
-    with pytest.raises(NotFound, match=data.train[5].name):
+    told = Told()
+    settings = replace(QUICK, max_bad_images=0.1, workers=workers)
+    folder = train(data, settings, tmp_path / "out", told.append)
+    (note,) = (p.note for p in told if p.note)
+    assert note == (
+        f"{data.train[5].path}: it cannot be read: No such file or directory; it is left out, "
+        "1 of 16 are bad"
+    )
+    listed = (tmp_path / "out" / "bad_images.txt").read_text()
+    assert listed == f"{data.train[5].path}: it cannot be read: No such file or directory\n"
+    record = read_record(folder)
+    assert record is not None and record.steps == 8
+
+
+def test_too_many_images_that_go_end_the_training_and_it_goes_on_with_them_back(
+    data: TrainingSet, tmp_path: Path
+) -> None:
+    content = data.train[5].path.read_bytes()
+    data.train[5].path.write_bytes(content[:-900])
+    with pytest.raises(InvalidInput, match=r"1 of 16 .* than 5 %; the last is .*truncated") as told:
         train(data, QUICK, tmp_path / "out")
+    assert str(data.train[5].path) in str(told.value) and "Put them back" in str(told.value)
+    data.train[5].path.write_bytes(content)
+    after = Told()
+    train(data, QUICK, tmp_path / "out", after.append)
+    assert after[0].note.startswith("going on from step") and after[-1].step == 8
+
+
+def test_a_stopped_training_with_bad_images_goes_on_as_if_it_had_not_stopped(
+    data: TrainingSet, tmp_path: Path
+) -> None:
+    data.train[2].path.unlink()
+    data = replace(data, train=(bad_sample(Path("a"), "a", "it is missing"), *data.train[1:]))
+    settings = replace(QUICK, max_bad_images=0.2)
+    whole = train(data, settings, tmp_path / "whole")
+    told = Told(3)
+    with pytest.raises(Cancelled):
+        train(data, settings, tmp_path / "out", told.append, told.stop)
+    assert alike(weights(whole), weights(train(data, settings, tmp_path / "out")))
+
+
+def test_held_out_images_that_go_are_not_measured(data: TrainingSet, tmp_path: Path) -> None:
+    data.held_out[1].path.write_bytes(b"")
+    told = Told()
+    train(data, replace(QUICK, max_bad_images=0.1), tmp_path / "out", told.append)
+    (note,) = (p.note for p in told if p.note)
+    assert note.startswith(f"{data.held_out[1].path}: the image is empty")
+    assert [p.step for p in told if p.map50 is not None and not p.losses and not p.note] == [4, 8]
+
+
+def test_a_bad_image_is_replaced_by_the_next_one(data: TrainingSet) -> None:
+    def shown(samples: Sequence[Sample]) -> list[View]:
+        settings = replace(QUICK, augment=False)
+        views = Views(samples, 2, (64, 64), settings, 0)
+        return [views[place] for place in range(len(samples))]
+
+    sound = shown(data.train)
+    order = np.random.default_rng([QUICK.seed, 1, 0]).permutation(12)
+    place = 4
+    data.train[order[place]].path.unlink()
+    images = shown(data.train)
+    for number, (pixels, _, bad) in enumerate(images):
+        assert pixels.equal(sound[5 if number == place else number][0])
+        assert [*bad] == ([order[place]] if number == place else [])
+    for sample in data.train:
+        sample.path.unlink(missing_ok=True)
+    pixels, target, bad = shown(data.train)[0]
+    assert not pixels.any() and not len(target["boxes"]) and len(bad) == MAX_SUBSTITUTES
 
 
 def test_devices_and_precisions_that_are_not_here(data: TrainingSet, tmp_path: Path) -> None:

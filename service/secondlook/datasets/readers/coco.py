@@ -1,41 +1,47 @@
 """COCO folders in the layouts that are in use.
 
-    annotations/SPLIT.json, images/SPLIT/…                  our own ``snapshot export``
+    annotations/instances_SPLIT.json, images/SPLIT/…        our own ``snapshot export``, CVAT
     annotations/instances_SPLIT2017.json, SPLIT2017/…       COCO; also below images/
     SPLIT/_annotations.coco.json, SPLIT/…                   Roboflow
-    any.json, images/… or images beside it                one file without splits
+    labels.json, data/…                                     FiftyOne
+    any.json, images/… or images beside it                  one file without splits
 
-``iscrowd`` and ``ignore`` make an ignore region for their class; the list ``hard_negatives`` of our
-own exports is read too.
+Hidden files, and what systems and tools add to folders, are no datasets. ``iscrowd`` and ``ignore``
+make an ignore region for their class; the list ``hard_negatives`` of our own exports is read too.
 """
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from secondlook.core.image_folder import is_hidden
 from secondlook.datasets.readers.annotations import (
     MAX_CLASSES,
     MAX_IMAGES,
     ClassBox,
     ImageBoxes,
     ParsedDataset,
-    SkipCounter,
+    SampleMaker,
     at_most,
-    checked_size,
+    below,
+    display_name,
     safe_join,
 )
-from secondlook.datasets.readers.coco_json import CocoFile, entry_value, is_number, read_json
-from secondlook.datasets.samples import Sample
+from secondlook.datasets.readers.coco_json import CocoFile, CocoImage, Id, read_json
+from secondlook.datasets.samples import Sample, bad_sample
 from secondlook_client.errors import InvalidInput, NotFound
 
-MAX_BYTES = 1 << 29
-"""Size of one file; COCO's own largest has 448 MB."""
+HEAD = 1 << 18
+"""Bytes of a JSON file that show whether it is one of COCO."""
 TRIED = 20
 """Images that are looked up to find the folder that names are relative to."""
-_SPLITS = {"train": "train", "val": "val", "test": "test"}
-"""A word in the name of a file or folder, and its split; ``valid`` contains ``val``."""
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?:[-_ ]?set)?(?![a-z])", re.IGNORECASE
+)
+"""A word in the name of a file or folder, and its split."""
+_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff")
 _LISTS = ("images", "annotations", "categories")
 
 
@@ -46,10 +52,10 @@ def find_coco(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     patterns = ("annotations/*.json", "*/_annotations.coco.json", "_annotations.coco.json")
-    for path in sorted(itertools.chain.from_iterable(map(folder.glob, patterns))):
+    for path in sorted(itertools.chain.from_iterable(_found(folder, p) for p in patterns)):
         word = path.parent.name if path.name == "_annotations.coco.json" else path.stem
         split = _split_of(word)
-        if path.stem.startswith(("captions", "person_keypoints", "panoptic", "stuff")):
+        if path.stem.startswith(_OTHER_TASKS):
             continue
         if split in found:
             raise InvalidInput(
@@ -58,12 +64,26 @@ def find_coco(folder: Path) -> dict[str, Path]:
             )
         found[split] = path
     if not found:
-        single = [p for p in sorted(folder.glob("*.json")) if _looks_like_coco(p)]
+        single = [p for p in sorted(_found(folder, "*.json")) if _looks_like_coco(p)]
         if len(single) > 1:
             names = ", ".join(path.name for path in single[:5])
             raise InvalidInput(f"{folder} has several COCO files ({names}); give the path of one")
         found = {"": single[0]} if single else {}
     return found
+
+
+def only_coco_file(path: Path) -> Path:
+    """``path`` itself, or the only COCO file of a folder, such as that of a run.
+
+    Raises ``InvalidInput`` for a folder with none or several.
+    """
+    if not path.is_dir():
+        return path
+    found = next(filter(None, map(find_coco, (path, path / "coco"))), {})
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found.values()) or "no COCO file"
+        raise InvalidInput(f"{path} has {names}; give the path of one")
+    return next(iter(found.values()))
 
 
 def read_coco(name: str, files: Mapping[str, Path], root: Path) -> ParsedDataset:
@@ -77,101 +97,125 @@ def read_coco(name: str, files: Mapping[str, Path], root: Path) -> ParsedDataset
         dict.fromkeys(itertools.chain.from_iterable(s.classes() for s in sets.values()))
     )
     places = {class_name: place for place, class_name in enumerate(classes)}
-    skips = SkipCounter()
-    samples = {split: tuple(read.samples(places, skips)) for split, read in sets.items()}
-    return ParsedDataset(name, classes, samples, skips.warnings(root))
+    maker = SampleMaker()
+    samples = {split: tuple(read.samples(places, maker)) for split, read in sets.items()}
+    warnings = (sentence for read in sets.values() for sentence in read.warnings())
+    return ParsedDataset(name, classes, samples, (*warnings, *maker.warnings()))
+
+
+def _found(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files of a pattern, without hidden ones."""
+    for path in folder.glob(pattern):
+        if not any(map(is_hidden, path.relative_to(folder).parts)) and path.is_file():
+            yield path
 
 
 def _split_of(word: str) -> str:
-    return next((split for known, split in _SPLITS.items() if known in word.lower()), "")
+    found = _SPLIT.search(word)
+    return found[1].lower() if found else ""
 
 
 def _looks_like_coco(path: Path) -> bool:
     try:
-        with path.open(encoding="utf-8") as file:
-            head = file.read(1 << 16)
-    except (OSError, UnicodeDecodeError):
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
         return False
-    return any(re.search(rf'"{key}"\s*:\s*\[', head) for key in _LISTS)
+    text = head.replace(b"\0", b"")  # of UTF-16
+    found = [key for key in _LISTS if re.search(rf'"{key}"\s*:\s*\['.encode(), text)]
+    # Label Studio's notes.json has categories alone; in long files they may be all that is seen.
+    return bool(found) and (found != ["categories"] or len(head) == HEAD)
 
 
-class _TrainingCoco(CocoFile):
+class _TrainingCoco:
     """One file, with the folder that its images are in."""
 
     def __init__(self, path: Path, split: str, root: Path) -> None:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise InvalidInput(f"{path} has more than {MAX_BYTES >> 20} MiB; split the dataset")
-        super().__init__(path, read_json(path))
-        for _ in at_most(self.names.values(), "classes", MAX_CLASSES):
-            pass
-        if len(self.images) > MAX_IMAGES:
+        notes: list[str] = []
+        self._file = CocoFile(path, read_json(path, notes), notes)
+        if len(self._file.images) > MAX_IMAGES:
             raise InvalidInput(f"{path}: more than {MAX_IMAGES:,} images")
-        self._split, self._root = split, root
+        self._path, self._split, self._root = path, split, root
 
-    def classes(self) -> list[str]:
-        """In the order of the file, without those that only group others."""
-        entries = self.categories.values()
-        # Roboflow lists the project itself as category 0.
-        groups = {str(entry.get("supercategory", "")) for entry in entries} - {""}
-        # COCO too has classes with the name of their group ("person").
-        own_group = {e["id"] for e in entries if e.get("supercategory") == e["name"]}
-        used = {entry.category_id for entry in self.annotations()} | own_group
-        return [name for key, name in self.names.items() if key in used or name not in groups]
+    def classes(self) -> tuple[str, ...]:
+        return tuple(at_most(self._file.classes(), "classes", MAX_CLASSES))
 
-    def samples(self, places: Mapping[str, int], skips: SkipCounter) -> Iterator[Sample]:
-        """Every image that exists, in the order of the file."""
+    def warnings(self) -> Iterator[str]:
+        return self._file.warnings()
+
+    def samples(self, places: Mapping[str, int], maker: SampleMaker) -> Iterator[Sample]:
+        """Every image, in the order of the file."""
         boxes = self._boxes(places)
-        where = {key: f"{self.path}: images[{n}]" for n, key in enumerate(self.images)}
-        names = {
-            key: str(entry_value(entry, "file_name", where[key]))
-            for key, entry in self.images.items()
-        }
-        folder = self._folder([*names.values()])
-        for key, entry in self.images.items():
-            path = safe_join(folder, names[key])
-            if skips.is_there(path, names[key]):
-                size = checked_size(path, names[key], _declared(entry, where[key]))
-                yield skips.sample(path, names[key], size, boxes[key])
+        folder = self._folder([i.name for i in self._file.images.values() if i.name])
+        of_path: dict[Path, str] = {}
+        for key, image in self._file.images.items():
+            name = display_name(image.name)
+            if not image.name:
+                yield bad_sample(self._path, f"image {key!r}", "it has no file_name in the file")
+                continue
+            path = _place(folder, image)
+            if path is None:
+                yield bad_sample(folder / name, name, "it is missing")
+                continue
+            other = of_path.setdefault(path, image.name)
+            if other != image.name:
+                raise InvalidInput(
+                    f"{self._path}: '{other}' and '{image.name}' are names of other machines, and "
+                    f"both lead to {path}; write paths relative to the images' folder"
+                )
+            yield maker.checked_sample(path, name, image.size, lambda _, key=key: boxes[key])  # type: ignore[misc]
 
-    def _boxes(self, places: Mapping[str, int]) -> dict[Any, ImageBoxes]:
+    def _boxes(self, places: Mapping[str, int]) -> dict[Id, ImageBoxes]:
         """The boxes of each image, by its id."""
-        lists: dict[Any, tuple[list[ClassBox], list[ClassBox], list[ClassBox]]] = {
-            key: ([], [], []) for key in self.images
+        file = self._file
+        lists: dict[Id, tuple[list[ClassBox], list[ClassBox], list[ClassBox]]] = {
+            key: ([], [], []) for key in file.images
         }
-        for key in ("annotations", "hard_negatives"):
-            for entry in self.annotations(key, optional=key == "hard_negatives"):
-                labels, ignore, negatives = lists[entry.image_id]
-                rows = negatives if key == "hard_negatives" else ignore if entry.ignore else labels
-                rows.append((entry.box, places[self.names[entry.category_id]]))
+        for entry in file.annotations:
+            labels, ignore, _ = lists[entry.image_id]
+            row = entry.box, places[file.names[entry.category_id]]
+            (ignore if entry.ignore else labels).append(row)
+        for entry in file.hard_negatives():
+            if (place := places.get(file.names[entry.category_id])) is not None:
+                lists[entry.image_id][2].append((entry.box, place))
         return {key: ImageBoxes(*rows) for key, rows in lists.items()}
 
     def _folder(self, names: Sequence[str]) -> Path:
         """Where the images are: the first likely folder that has one of the first few."""
-        root, folders = self._root, (self._split, self.path.stem.removeprefix("instances_"))
+        root, path = self._root, self._path
+        folders = (self._split, path.stem.removeprefix("instances_"))
         likely = [
             *(root / "images" / name for name in folders if name),
             *(root / name for name in folders if name),
-            self.path.parent,
-            self.path.parent / "images",
+            path.parent,
+            path.parent / "images",
             root / "images",
+            root / "data",
             root,
         ]
         for folder in likely:
-            if any(safe_join(folder, name).is_file() for name in names[:TRIED]):
+            if any(_is_there(folder, name) for name in names[:TRIED]):
+                return folder
+        for folder in likely:  # names of another machine, of which only the end is here
+            if any(below(name, [folder]) for name in names[:TRIED]):
                 return folder
         if not names:
             return root
         raise NotFound(
-            f"{self.path} lists '{names[0]:.80}', which is in none of "
+            f"{path} lists '{names[0]:.80}', which is in none of "
             f"{', '.join(str(folder) for folder in dict.fromkeys(likely))}; put the images there"
         )
 
 
-def _declared(entry: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """The size of an image as the file has it, if it has one."""
-    if "width" not in entry or "height" not in entry:
-        return None
-    width, height = entry["width"], entry["height"]
-    if not is_number(width) or not is_number(height):
-        raise InvalidInput(f"{where}: expected numbers as width and height")
-    return int(width), int(height)
+def _is_there(folder: Path, name: str) -> bool:
+    try:
+        return os.path.isfile(safe_join(folder, name))  # noqa: PTH113 (that of a path may raise)
+    except InvalidInput:
+        return False
+
+
+def _place(folder: Path, image: CocoImage) -> Path | None:
+    """Where an image is: by its name, or the end of a path of another machine; None: nowhere."""
+    if _is_there(folder, image.name):
+        return folder / image.name
+    return below(image.name, [folder])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from secondlook.datasets.readers.annotations import ClassBox, ImageBoxes, ParsedDataset, SkipCounter
+from secondlook.datasets.readers.annotations import ClassBox, ImageBoxes, ParsedDataset, SampleMaker
 from secondlook.datasets.samples import Sample
 from secondlook_client.dataset import SnapshotDataset
 from secondlook_client.dataset_cache import default_cache
@@ -20,19 +20,19 @@ def read_snapshot(
     """
     root = cache or default_cache()
     data: SnapshotDataset[Example] = SnapshotDataset(server, name, cache=root)
-    skips = SkipCounter()
+    maker = SampleMaker()
     samples: dict[str, list[Sample]] = {}
     for done, example in enumerate(data, start=1):
-        samples.setdefault(example.split, []).append(_sample(example, root, skips))
+        samples.setdefault(example.split, []).append(_sample(example, root, maker))
         if progress:
             progress(done, len(data))
     splits = {split: tuple(found) for split, found in samples.items()}
     ontology = str(data.snapshot.statistics.get("ontology", ""))
-    warnings = skips.warnings(root)
+    warnings = maker.warnings()
     return ParsedDataset(name, data.classes, splits, warnings, ontology, data.snapshot.manifest)
 
 
-def _sample(example: Example, root: Path, skips: SkipCounter) -> Sample:
+def _sample(example: Example, root: Path, maker: SampleMaker) -> Sample:
     def of(kind: BoxKind) -> list[ClassBox]:
         return [(box.xyxy, box.class_index) for box in example.of(kind)]
 
@@ -40,4 +40,4 @@ def _sample(example: Example, root: Path, skips: SkipCounter) -> Sample:
     path = root / "images" / example.sha256[:2] / example.sha256
     boxes = ImageBoxes(of(BoxKind.LABEL), of(BoxKind.IGNORE), of(BoxKind.HARD_NEGATIVE))
     size = (example.width, example.height)
-    return skips.sample(path, example.name, size, boxes, example.sha256, example.group)
+    return maker.sample(path, example.name, size, boxes, example.sha256, example.group)

@@ -3,64 +3,90 @@
 Every writer streams: it reads the results as often as it must and holds one image at a time.
 Accepted boxes become labels, rejected ones are left out, and unsure ones become what each format
 has for "do not learn from this": crowd regions (COCO), ``difficult`` objects (VOC), and for YOLO,
-which has nothing of the kind, an image that is kept out of the training list.
+which has nothing of the kind, an image in a folder of its own.
 
-To add a format, write a module with ``write_splits`` and enter it in ``EXPORT_FORMATS``.
+To add a format, write a module with ``write`` and enter it in ``EXPORT_FORMATS``.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from secondlook.core.files import replacing
+from secondlook.core.image_folder import tag_output
 from secondlook.datasets.writers import coco, parquet, voc, yolo
-from secondlook.datasets.writers.label_set import Labels
+from secondlook.datasets.writers.label_set import Labels, linked_images
 
-__all__ = ["EXPORT_FORMATS", "OUTPUTS", "WRITERS", "ExportFormat", "Labels"]
+__all__ = [
+    "EXPORT_FORMATS",
+    "LABEL_FORMATS",
+    "UNSPLIT",
+    "ExportFormat",
+    "Labels",
+    "linked_images",
+    "write_format",
+]
 
-WRITERS: Mapping[str, Callable[[Labels, Path], Path]] = {
-    "coco": coco.write,
-    "yolo": yolo.write,
-    "voc": voc.write,
-}
-"""What ``secondlook label`` writes, by name: each takes the labels and a folder, and returns the
-file or folder made below it."""
-
-OUTPUTS = ("coco.json", "yolo", "voc")
-"""The files and folders that these writers make."""
+UNSPLIT = "default"
+"""The name of the only split of what is not divided; other programs call it so too."""
 
 
 @dataclass(frozen=True)
 class ExportFormat:
     """A format of ``secondlook snapshot export``."""
 
+    folder: str
+    """What is made in the output folder."""
     write: Callable[[Mapping[str, Labels], Path], None]
-    """Takes the labels of each split, whose images are in ``OUT/images/SPLIT``, and OUT."""
+    """Takes the labels of each split, and that folder, which is new."""
     how_to_open: str
     """For the README.md of an export."""
     image_files: bool = True
-    """Whether it needs the files in ``OUT/images``."""
+    """Whether it uses ``Labels.place_image``; else it uses ``Labels.image_bytes``."""
 
 
 EXPORT_FORMATS: Mapping[str, ExportFormat] = {
     "coco": ExportFormat(
-        coco.write_splits,
-        "COCO: `annotations/SPLIT.json`, images in `images/SPLIT`. Ignore regions (unsure boxes) "
-        "have `iscrowd` 1; rejected boxes are under `hard_negatives`.",
+        "coco",
+        coco.write,
+        "COCO: `coco/annotations/instances_SPLIT.json`, images in `coco/images/SPLIT`. Ignore "
+        "regions (unsure boxes) have `iscrowd` 1; rejected boxes are under `hard_negatives`.",
     ),
     "yolo": ExportFormat(
-        yolo.write_splits,
-        "YOLO: `yolo detect train data=data.yaml`. Images with an ignore region (an unsure box) "
-        "are in `unsure.txt` and no other list.",
+        "yolo",
+        yolo.write,
+        "YOLO: `yolo detect train data=yolo/data.yaml`. Images with an ignore region (an unsure "
+        "box) are in `yolo/unsure` and nowhere else.",
     ),
     "voc": ExportFormat(
-        voc.write_splits,
-        "Pascal VOC: `voc/Annotations/SPLIT`, images in `images/SPLIT`. Ignore regions (unsure "
-        "boxes) have `difficult` 1.",
+        "voc",
+        voc.write,
+        "Pascal VOC: `voc/` with `JPEGImages`, `Annotations`, `ImageSets/Main/SPLIT.txt` and "
+        "`labelmap.txt`. Ignore regions (unsure boxes) have `difficult` 1.",
     ),
     "parquet": ExportFormat(
-        parquet.write_splits,
+        "data",
+        parquet.write,
         'Parquet: `datasets.load_dataset("parquet", data_dir="data")`. Each object has a `kind`: '
         "`label`, `ignore` or `hard_negative`.",
         image_files=False,
     ),
 }
+
+LABEL_FORMATS = tuple(name for name, kind in EXPORT_FORMATS.items() if kind.image_files)
+"""What ``secondlook label`` writes."""
+
+
+def write_format(name: str, splits: Mapping[str, Labels], out: Path) -> Path:
+    """Write a format's folder into ``out``, replacing an older one once the new one is complete.
+
+    Returns the folder. Raises ``StorageFull``, ``MissingExtra`` (Parquet), and what reading
+    results and images raises.
+    """
+    kind = EXPORT_FORMATS[name]
+    folder = out / kind.folder
+    with replacing(folder) as part:
+        part.mkdir(parents=True)
+        tag_output(part)
+        kind.write(splits, part)
+    return folder

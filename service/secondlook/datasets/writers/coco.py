@@ -1,51 +1,50 @@
-"""COCO: one JSON file.
+"""COCO: ``annotations/instances_SPLIT.json`` and ``images/SPLIT/``.
 
-Beyond the format's own fields an image says whether it is ``verified_empty`` (both stages ran and
-left neither a label nor an unsure box) and which ``path`` made its labels (``teachers``,
-``student`` or ``audit``: teachers with a student compared). An annotation carries ``score`` (the
-probability that the label is right) and both stages' scores under ``attributes``. An unsure box
-has ``iscrowd`` 1, as COCO marks regions that training and evaluation skip, and ``ignore`` 1. Where
-they are wanted, rejected boxes are in a list of their own, ``hard_negatives``, which readers of
-COCO ignore.
+A box without a mask has its outline as ``segmentation``, as other programs write it too. Beyond the
+format's own fields an image says whether it is ``verified_empty`` (both stages ran and left neither
+a label nor an unsure box), which ``path`` made its labels (``teachers``, ``student`` or ``audit``:
+teachers with a student compared), and its ``original_name`` where that cannot be a ``file_name``.
+An annotation carries ``score`` (the probability that the label is right) and both stages' scores
+under ``attributes``. An unsure box has ``iscrowd`` 1, as COCO marks regions that training and
+evaluation skip, with a run-length coded ``segmentation``, and ``ignore`` 1. Where they are wanted,
+rejected boxes are in a list of their own, ``hard_negatives``, which readers of COCO ignore.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
-from secondlook.core.boxes import to_xywh
-from secondlook.core.files import replacing
-from secondlook.datasets.writers.label_set import Labels
+from secondlook.core.boxes import Xyxy, to_xywh
+from secondlook.core.files import name_to_text
+from secondlook.datasets.writers.label_set import FreeNames, Labels, portable_name
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
 
-def write(labels: Labels, out: Path) -> Path:
-    """Write ``out/coco.json``, replacing an older one only once the new one is complete."""
-    return _write_file(labels, out / "coco.json")
-
-
-def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
-    """Write ``out/annotations/SPLIT.json`` for each split."""
-    (out / "annotations").mkdir()
+def write(splits: Mapping[str, Labels], folder: Path) -> None:
+    """Write ``annotations/`` and ``images/`` into ``folder``, which exists and is empty."""
+    (folder / "annotations").mkdir()
     for split, labels in splits.items():
-        _write_file(labels, out / "annotations" / f"{split}.json")
+        (folder / "images" / split).mkdir(parents=True)
+        path = folder / "annotations" / f"instances_{split}.json"
+        _write_file(labels, path, folder / "images" / split)
 
 
-def _write_file(labels: Labels, path: Path) -> Path:
+def _write_file(labels: Labels, path: Path, images: Path) -> None:
     ids = {name: place for place, name in enumerate(labels.classes, start=1)}
-    categories = [{"id": place, "name": name} for name, place in ids.items()]
-    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        head = {"info": {"description": "labels by secondlook"}, "categories": categories}
+    categories = [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()]
+    info = {"description": "labels by secondlook", "version": "1.0"}
+    with path.open("w", encoding="utf-8") as file:
+        head = {"info": info, "licenses": [], "categories": categories}
         file.write(json.dumps(head)[:-1])
-        _write_list(file, "images", _images(labels.results()))
+        _write_list(file, "images", _images(labels, images))
         kept = (Outcome.ACCEPT, Outcome.UNSURE)
         _write_list(file, "annotations", _annotations(labels.results(), ids, kept))
         if labels.hard_negatives:
             rejected = _annotations(labels.results(), ids, (Outcome.REJECT,))
             _write_list(file, "hard_negatives", rejected)
         file.write("}\n")
-    return path
 
 
 def _write_list(file: TextIO, key: str, entries: Iterator[dict[str, Any]]) -> None:
@@ -55,16 +54,23 @@ def _write_list(file: TextIO, key: str, entries: Iterator[dict[str, Any]]) -> No
     file.write("\n]")
 
 
-def _images(results: Iterator[tuple[str, LabelResult]]) -> Iterator[dict[str, Any]]:
-    for place, (name, result) in enumerate(results, start=1):
+def _images(labels: Labels, folder: Path) -> Iterator[dict[str, Any]]:
+    """Entries of the images, each put into ``folder``."""
+    names = FreeNames(folder)
+    for number, (name, result) in enumerate(labels.results(), start=1):
+        place = names.take(PurePosixPath(portable_name(name)))
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        labels.place_image(name, result, folder / place)
+        original = {} if str(place) == name else {"original_name": name_to_text(name)}
         yield {
-            "id": place,
-            "file_name": name,
+            "id": number,
+            "file_name": str(place),
             "width": result.width,
             "height": result.height,
             "sha256": result.sha256,
             "verified_empty": not (result.labels or result.of(Outcome.UNSURE)),
             "path": result.path.value,
+            **original,
         }
 
 
@@ -76,19 +82,22 @@ def _annotations(
         for judgement in result.judgements:
             if judgement.outcome in kept:
                 number += 1
-                entry = _annotation(judgement, ids[judgement.class_name])
+                entry = _annotation(judgement, ids[judgement.class_name], result)
                 yield {"id": number, "image_id": place, **entry}
 
 
-def _annotation(judgement: Judgement, category: int) -> dict[str, Any]:
+def _annotation(judgement: Judgement, category: int, result: LabelResult) -> dict[str, Any]:
     x, y, width, height = (round(value, 2) for value in to_xywh(judgement.box))
-    unsure = int(judgement.outcome is Outcome.UNSURE)
+    right, lower = round(x + width, 2), round(y + height, 2)
+    unsure = judgement.outcome is Outcome.UNSURE
+    outline = [[x, y, right, y, right, lower, x, lower]]
     return {
         "category_id": category,
         "bbox": [x, y, width, height],
         "area": round(width * height, 2),
-        "iscrowd": unsure,
-        "ignore": unsure,
+        "segmentation": _run_lengths(judgement.box, result) if unsure else outline,
+        "iscrowd": int(unsure),
+        "ignore": int(unsure),
         "score": round(judgement.probability, 4),
         "attributes": {
             "proposer_score": round(judgement.score, 4),
@@ -96,3 +105,21 @@ def _annotation(judgement: Judgement, category: int) -> dict[str, Any]:
             "reason": judgement.reason,
         },
     }
+
+
+def _run_lengths(box: Xyxy, result: LabelResult) -> dict[str, Any]:
+    """The pixels of a box as COCO has crowds: runs of zeros and ones, column by column.
+
+    Uncompressed, as in COCO's own files; some programs read crowds in no other form.
+    """
+    width, height = result.width, result.height
+    left, top = (min(max(math.floor(v), 0), m - 1) for v, m in zip(box, (width, height)))  # noqa: B905
+    right = min(max(math.ceil(box[2]), left + 1), width)
+    lower = min(max(math.ceil(box[3]), top + 1), height)
+    inside, outside, columns = lower - top, height - (lower - top), right - left
+    after = (width - right) * height + height - lower
+    if outside:
+        runs = [left * height + top, *[inside, outside] * (columns - 1), inside]
+    else:  # whole columns are one run
+        runs = [left * height, columns * height]
+    return {"size": [height, width], "counts": [*runs, after] if after else runs}

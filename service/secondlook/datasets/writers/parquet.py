@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.core.boxes import to_xywh
-from secondlook.core.files import replacing
 from secondlook.datasets.writers.label_set import Labels
 from secondlook_client.errors import MissingExtra
 from secondlook_client.values import LabelResult, Outcome
@@ -23,8 +22,8 @@ GROUP_BYTES = 32 * 2**20
 KINDS = {Outcome.ACCEPT: "label", Outcome.UNSURE: "ignore", Outcome.REJECT: "hard_negative"}
 
 
-def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
-    """Write ``out/data`` with files ``SPLIT-00000.parquet``.
+def write(splits: Mapping[str, Labels], folder: Path) -> None:
+    """Write files ``SPLIT-00000.parquet`` into ``folder``, which exists and is empty.
 
     Raises ``MissingExtra`` without pyarrow, and what reading the images raises.
     """
@@ -34,13 +33,11 @@ def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
         raise MissingExtra(
             "Parquet needs pyarrow; install it with pip install 'secondlook[parquet]'"
         ) from missing
-    with replacing(out / "data") as part:
-        part.mkdir(parents=True)
-        for split, labels in splits.items():
-            assert labels.image_bytes
-            with _SplitFiles(pyarrow, part, split, labels) as files:
-                for name, result in labels.results():
-                    files.add(_row(name, result, labels, labels.image_bytes(result.sha256)))
+    for split, labels in splits.items():
+        assert labels.image_bytes
+        with _SplitFiles(pyarrow, folder, split, labels) as files:
+            for name, result in labels.results():
+                files.add(_row(name, result, labels, labels.image_bytes(result.sha256)))
 
 
 class _SplitFiles:

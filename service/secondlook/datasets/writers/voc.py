@@ -1,85 +1,91 @@
-"""Pascal VOC: one XML file an image below ``Annotations/``.
+"""Pascal VOC as a devkit: ``JPEGImages``, ``Annotations``, ``ImageSets/Main``, ``labelmap.txt``.
 
 Boxes are whole pixels counted from 1, as the format has them. An unsure box is an object with
-``difficult`` 1, which VOC's evaluation and most trainers skip.
+``difficult`` 1, which VOC's evaluation and most trainers skip. ``labelmap.txt`` has the classes in
+the form that CVAT and Datumaro read, which has no place for a colon: it becomes ``_`` in names.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from secondlook.core.files import replacing
-from secondlook.datasets.writers.label_set import Labels
+from secondlook.datasets.writers.label_set import FreeNames, Labels, flat_name
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
-NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_LISTS = re.compile(r'[\s"#]')
+"""Some readers of ``ImageSets`` take a blank for the end of a name and ``#`` for a comment."""
 
 
-def write(labels: Labels, out: Path) -> Path:
-    """Write ``out/voc``, replacing an older one only once the new one is complete."""
-    folder = out / "voc"
-    with replacing(folder) as part:
-        (part / "Annotations").mkdir(parents=True)
-        for name, result in labels.results():
-            path = _free_path(part / "Annotations", PurePosixPath(name))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tree = ElementTree.ElementTree(_annotation(name, result))
-            ElementTree.indent(tree)
-            tree.write(path, encoding="utf-8", xml_declaration=True)
-    return folder
-
-
-def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
-    """Write ``out/voc`` with a folder of annotations and a list of images for each split."""
-
-    def results() -> Iterator[tuple[str, LabelResult]]:
-        for split, labels in splits.items():
-            for name, result in labels.results():
-                yield f"{split}/{name}", result
-
-    classes = next(iter(splits.values())).classes
-    folder = write(Labels(out / "images", classes, results), out)
+def write(splits: Mapping[str, Labels], folder: Path) -> None:
+    """Write everything into ``folder``, which exists and is empty."""
+    images, annotations = folder / "JPEGImages", folder / "Annotations"
     lists = folder / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
+    for path in (images, annotations, lists):
+        path.mkdir(parents=True)
+    names = FreeNames(images, ".xml")
+    class_names = _class_names(next(iter(splits.values())).classes)
     for split, labels in splits.items():
-        names = (PurePosixPath(name).stem for name, _ in labels.results())
-        lines = "".join(f"{split}/{name}\n" for name in names)
-        (lists / f"{split}.txt").write_text(lines, encoding="utf-8")
+        with (lists / f"{split}.txt").open("w", encoding="utf-8") as listed:
+            for name, result in labels.results():
+                place = names.take(_listable(flat_name(name)))
+                file = annotations / place.with_suffix(".xml")
+                labels.place_image(name, result, images / place)
+                tree = ElementTree.ElementTree(_annotation(place, result, class_names))
+                ElementTree.indent(tree)
+                tree.write(file, encoding="utf-8", xml_declaration=True)
+                listed.write(f"{place.with_suffix('')}\n")
+    (folder / "labelmap.txt").write_text(_label_map(class_names), encoding="utf-8")
 
 
-def _free_path(annotations: Path, name: PurePosixPath) -> Path:
-    """``a.jpg`` and ``a.png`` must not share ``a.xml``."""
-    path, number = annotations / name.with_suffix(".xml"), 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{name.stem}-{number}.xml")
-    return path
+def _listable(name: PurePosixPath) -> PurePosixPath:
+    return name.with_name(_NOT_IN_LISTS.sub("_", name.name))
 
 
-def _annotation(name: str, result: LabelResult) -> ElementTree.Element:
+def _class_names(classes: Sequence[str]) -> dict[str, str]:
+    """What each class is called here; never like another one."""
+    names: dict[str, str] = {}
+    for class_name in classes:
+        name = re.sub("^#|:", "_", class_name)
+        while name != class_name and (name in classes or name in names.values()):
+            name += "_"
+        names[class_name] = name
+    return names
+
+
+def _label_map(class_names: Mapping[str, str]) -> str:
+    """A line a class: name, colour (none, so that readers choose), parts, actions."""
+    lines = ["# label:color_rgb:parts:actions", "background:::"]
+    return "\n".join([*lines, *(f"{name}:::" for name in class_names.values())]) + "\n"
+
+
+def _annotation(
+    place: PurePosixPath, result: LabelResult, class_names: Mapping[str, str]
+) -> ElementTree.Element:
     root = ElementTree.Element("annotation")
-    place = PurePosixPath(name)
-    folder = "" if place.parent == PurePosixPath(".") else str(place.parent)
-    _add(root, "folder", folder)
-    _add(root, "filename", place.name)
+    _add(root, "folder", "JPEGImages")
+    _add(root, "filename", str(place))
     size = ElementTree.SubElement(root, "size")
     for key, value in (("width", result.width), ("height", result.height), ("depth", 3)):
         _add(size, key, str(value))
     _add(root, "segmented", "0")
     for judgement in result.judgements:
         if judgement.outcome is not Outcome.REJECT:
-            _add_object(root, judgement)
+            _add_object(root, judgement, result, class_names[judgement.class_name])
     return root
 
 
-def _add_object(root: ElementTree.Element, judgement: Judgement) -> None:
+def _add_object(
+    root: ElementTree.Element, judgement: Judgement, result: LabelResult, class_name: str
+) -> None:
     found = ElementTree.SubElement(root, "object")
-    _add(found, "name", judgement.class_name)
+    _add(found, "name", class_name)
     _add(found, "pose", "Unspecified")
     _add(found, "truncated", "0")
     _add(found, "difficult", str(int(judgement.outcome is Outcome.UNSURE)))
     x1, y1, x2, y2 = (round(value) for value in judgement.box)
+    x1, y1 = min(x1, result.width - 1), min(y1, result.height - 1)
     bounds = ElementTree.SubElement(found, "bndbox")
     corners = (x1 + 1, y1 + 1, max(x2, x1 + 1), max(y2, y1 + 1))
     for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
@@ -87,4 +93,4 @@ def _add_object(root: ElementTree.Element, judgement: Judgement) -> None:
 
 
 def _add(parent: ElementTree.Element, key: str, text: str) -> None:
-    ElementTree.SubElement(parent, key).text = NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    ElementTree.SubElement(parent, key).text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,106 +1,56 @@
-"""YOLO: ``data.yaml``, ``labels/`` and ``images/``, ready for the usual trainers.
+"""YOLO: ``data.yaml``, ``images/SPLIT/`` and ``labels/SPLIT/``, ready for the usual trainers.
 
-The images themselves are not copied: ``images/`` holds relative links to them, because trainers
-look for the labels of ``images/a.jpg`` at ``labels/a.txt``. Images with an unsure box are kept
-out of ``train.txt`` and listed in ``unsure.txt``: YOLO has no ignore regions, and an unlabelled
-box would be learnt as background.
+YOLO has no ignore regions: an object without a label is learnt as background. So images with an
+unsure box, and their sure labels, are in a folder of their own, ``unsure/``, where neither
+``data.yaml`` nor a program that takes all of ``images/`` finds them.
 """
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import yaml
 
 from secondlook.core.boxes import Xyxy
-from secondlook.core.files import replacing
-from secondlook.datasets.writers.label_set import Labels
+from secondlook.datasets.writers.label_set import FreeNames, Labels, flat_name
 from secondlook_client.values import LabelResult, Outcome
 
 
-def write(labels: Labels, out: Path) -> Path:
-    """Write ``out/yolo``, replacing an older one only once the new one is complete."""
-    folder = out / "yolo"
-    places = {name: place for place, name in enumerate(labels.classes)}
-    with replacing(folder) as part:
-        part.mkdir(parents=True)
-        _write_yaml(part / "data.yaml", labels.classes)
-        with (part / "train.txt").open("wb") as train, (part / "unsure.txt").open("wb") as unsure:
-            for name, result in labels.results():
-                place = _free_place(part, PurePosixPath(name))
-                lines = [_line(j.box, places[j.class_name], result) for j in result.labels]
-                _write_text(part / "labels" / place.with_suffix(".txt"), "".join(lines))
-                _link(part / "images" / place, labels.root / name, folder / "images" / place)
-                doubtful = bool(result.of(Outcome.UNSURE))
-                (unsure if doubtful else train).write(os.fsencode(f"./images/{place}\n"))
-    return folder
-
-
-def write_splits(splits: Mapping[str, Labels], out: Path) -> None:
-    """Write ``labels/``, ``data.yaml`` and a list for each split beside ``out/images/SPLIT/NAME``.
-
-    The names of the images hold no folder and differ without their suffix too.
-    """
-    lists = {}
-    with (out / "unsure.txt").open("w", encoding="utf-8") as unsure:
-        for split, labels in splits.items():
-            places = {name: place for place, name in enumerate(labels.classes)}
-            lists[split] = f"{split}.txt"
-            with (out / lists[split]).open("w", encoding="utf-8") as listed:
-                for name, result in labels.results():
-                    lines = [_line(j.box, places[j.class_name], result) for j in result.labels]
-                    path = out / "labels" / split / PurePosixPath(name).with_suffix(".txt")
-                    _write_text(path, "".join(lines))
-                    doubtful = bool(result.of(Outcome.UNSURE))
-                    (unsure if doubtful else listed).write(f"./images/{split}/{name}\n")
+def write(splits: Mapping[str, Labels], folder: Path) -> None:
+    """Write everything into ``folder``, which exists and is empty."""
+    for split, labels in splits.items():
+        numbers = {name: place for place, name in enumerate(labels.classes)}
+        images, texts = folder / "images" / split, folder / "labels" / split
+        for path in (images, texts):
+            path.mkdir(parents=True)
+        names = FreeNames(images, ".txt")
+        for name, result in labels.results():
+            free = names.take(flat_name(name))
+            image, text = images / free, texts / free.with_suffix(".txt")
+            if result.of(Outcome.UNSURE):
+                unsure = folder / "unsure"
+                image, text = (unsure / path.relative_to(folder) for path in (image, text))
+                for path in (image, text):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+            labels.place_image(name, result, image)
+            lines = [_line(j.box, numbers[j.class_name], result) for j in result.labels]
+            text.write_text("".join(lines), encoding="utf-8")
     classes = next(iter(splits.values())).classes
-    _write_text(out / "data.yaml", _splits_yaml(lists, classes))
+    (folder / "data.yaml").write_text(_yaml([*splits], classes), encoding="utf-8")
 
 
-def _splits_yaml(lists: Mapping[str, str], classes: Sequence[str]) -> str:
+def _yaml(splits: Sequence[str], classes: Sequence[str]) -> str:
     """Without ``path``: trainers then look beside the file itself, wherever it is moved to."""
-    first = next(iter(lists.values()))
-    train = lists.get("train", first)
-    # Trainers insist on a val; one that is the train list at least looks like what it is.
-    content = {"train": train, "val": lists.get("val", lists.get("test", train))}
-    content |= {"test": lists["test"]} if "test" in lists else {}
-    text = "# Images with an ignore region are in unsure.txt only: YOLO has no such regions.\n"
+    train = "train" if "train" in splits else splits[0]
+    # Trainers insist on a val; one that is the train folder at least looks like what it is.
+    val = next((name for name in ("val", "test") if name in splits), train)
+    content = {"train": f"images/{train}", "val": f"images/{val}"}
+    content |= {"test": "images/test"} if "test" in splits else {}
+    text = "# Images with an unsure box are in unsure/: it would be learnt as background.\n"
+    if train == val:
+        text += "# Move some images and labels to a folder for val before you train.\n"
     for entry in (content, {"names": dict(enumerate(classes))}):
         text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
     return text
-
-
-def _write_yaml(path: Path, classes: Sequence[str]) -> None:
-    content = {"train": "train.txt", "val": "train.txt"}
-    names = {"names": dict(enumerate(classes))}
-    text = "# Move some images to a val list before you train; review those in unsure.txt.\n"
-    for entry in (content, names):
-        text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
-    _write_text(path, text)
-
-
-def _free_place(part: Path, name: PurePosixPath) -> PurePosixPath:
-    """Where the image goes below ``images/``.
-
-    ``a.jpg`` and ``a.png`` would share ``labels/a.txt``, and a list file has one name a line.
-    """
-    place = PurePosixPath(str(name).replace("\n", "_").replace("\r", "_"))
-    stem, number = place.stem, 1
-    while (part / "labels" / place.with_suffix(".txt")).exists():
-        number += 1
-        place = place.with_name(f"{stem}-{number}{place.suffix}")
-    return place
-
-
-def _link(link: Path, image: Path, final: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    target = os.path.relpath(image.absolute(), final.parent.absolute())
-    link.symlink_to(target)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def _line(box: Xyxy, place: int, result: LabelResult) -> str:

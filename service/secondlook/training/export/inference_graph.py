@@ -109,12 +109,15 @@ class _Queries(nn.Module):
         memory = torch.cat([one.flatten(2) for one in maps], dim=2).transpose(1, 2)
         if not self.all_valid:
             memory = memory * self.valid
-        memory = self.output(memory.reshape(-1, self.width))
-        best = self.score_head(memory).amax(dim=1).reshape(-1, self.positions)
+        linear, norm = self.output
+        memory = linear(memory.reshape(-1, self.width))
+        best = self.score_head(norm(memory)).amax(dim=1).reshape(-1, self.positions)
         chosen = torch.topk(best, self.count, dim=1).indices
         index = chosen.unsqueeze(-1) + self.zeros  # repeated for every number of a state
         states = memory.reshape(-1, self.positions, self.width).gather(1, index)
-        states = states.reshape(-1, self.width)
+        # Normalised row by row, so after the choice as well as before it; but OpenVINO 2026.4 fails
+        # on an int8 graph with a Reshape right behind a norm.
+        states = norm(states.reshape(-1, self.width))
         return states, self.bbox_head(states) + self.anchors[chosen].reshape(-1, 4)
 
 
