@@ -10,7 +10,7 @@ WORKERS ?= 2
 EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video
 comma := ,
 
-.PHONY: demo test lint unit test-lowest test-newest bench peers stubs lock clean
+.PHONY: demo test lint unit attack test-lowest test-newest bench peers stubs lock clean
 
 demo: .venv/.ready
 	$(BIN)/secondlook demo --out demo-out
@@ -28,6 +28,11 @@ lint: .venv/.ready
 unit: .venv/.ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# The attacks of tests/attack with a million inputs; about half an hour.
+INPUTS ?= 1000000
+attack: .venv/.ready
+	OMP_NUM_THREADS=1 SECONDLOOK_ATTACK_INPUTS=$(INPUTS) $(BIN)/pytest -q -s tests/attack
+
 # The unit tests on the lowest and on the newest versions that pyproject.toml's ranges allow, each
 # in an environment of its own. TESTS names fewer.
 TESTS ?= tests/unit
@@ -42,8 +47,9 @@ test-lowest test-newest: test-%: .venv/.ready
 bench: .venv/.ready
 	$(BIN)/python -m bench
 
+# PEERS names fewer.
 peers: .venv/.ready
-	$(BIN)/python tests/peers/run.py
+	$(BIN)/python tests/peers/run.py $(PEERS)
 
 stubs: .venv/.ready
 	$(BIN)/python protos/generate.py

@@ -34,6 +34,7 @@ SUITES = (
     "real_photos",
     "cascade",
     "edge",
+    "attack",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -1,0 +1,136 @@
+"""``secondlook serve`` in a process of its own, watched from outside while it is attacked.
+
+Watched are the time that health takes to answer (the event loop answers it, so a blocked loop
+shows), the memory of the process and its children, and the log.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+POLL_S = 0.1
+HEALTH_TIMEOUT_S = 60.0
+"""A wait is measured, not cut short."""
+
+
+class AttackedServer:
+    """One server process; ``started_server`` starts it and ends it for certain."""
+
+    def __init__(self, process: "subprocess.Popen[str]", address: str, log: Path) -> None:
+        self.process = process
+        self.address = address
+        """``host:port``."""
+        self._log = log
+        self._over = threading.Event()
+        self.worst_wait_s = 0.0
+        """The longest that health took to answer."""
+        self.peak_mb = 0.0
+        """The highest sum of the resident memory of the process and its children."""
+        self.refused: set[str] = set()
+        """Status codes of health checks that failed."""
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def channel(self) -> grpc.Channel:
+        """A connection of its own, without limits on what is sent."""
+        return grpc.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+
+    def forget(self) -> None:
+        """Measure anew from here."""
+        self.worst_wait_s = self.peak_mb = 0.0
+
+    def memory_mb(self) -> float:
+        """Resident memory now, of the process and its children together."""
+        try:
+            process = psutil.Process(self.process.pid)
+            family = [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return 0.0
+        total = 0
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+        return total / 2**20
+
+    def log_text(self) -> str:
+        """All that the server has logged."""
+        return self._log.read_text("utf-8", "replace")
+
+    def terminate(self, limit_s: float) -> float:
+        """Send SIGTERM; the seconds until the process has ended. Kills it after ``limit_s``."""
+        self._over.set()
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """End the process if it still runs."""
+        self._over.set()
+        self.process.kill()
+        self.process.wait()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        with self.channel() as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while not self._over.wait(POLL_S):
+                began = time.monotonic()
+                try:
+                    health.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
+                except grpc.RpcError as failure:
+                    if not self._over.is_set():
+                        self.refused.add(failure.code().name)
+                self.worst_wait_s = max(self.worst_wait_s, time.monotonic() - began)
+                self.peak_mb = max(self.peak_mb, self.memory_mb())
+
+
+@contextlib.contextmanager
+def started_server(
+    folder: Path, *flags: str, environment: Mapping[str, str] | None = None
+) -> Iterator[AttackedServer]:
+    """A server with its data in ``folder``/data, at a free port; killed at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "server.log"
+    program = [sys.executable, "-m", "secondlook", "serve", "--port", "0"]
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            [*program, "--data", str(folder / "data"), *flags],
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if not first.startswith("serving on"):
+        process.kill()
+        raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
+    server = AttackedServer(process, first.split()[-1], log)
+    try:
+        yield server
+    finally:
+        server.kill()
+        process.stdout.close()
