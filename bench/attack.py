@@ -21,6 +21,7 @@ from known_attacks import (
     unfinished_messages,
 )
 
+from bench.overload import overload
 from bench.paired_timing import Figure
 
 GRACE_S = 5
@@ -28,7 +29,7 @@ WAIT_S, PEAK_MB, END_S = 2.0, 1536.0, GRACE_S + 2.0
 
 
 def run() -> list[Figure | str]:
-    """Every known attack on a server of its own, and how soon the server ends during each."""
+    """Overload; then every known attack on a server of its own, and how soon it ends afterwards."""
     jpeg, large = scan_bomb(), flat_png()
     attacks = {
         "8 JPEGs of 100,000 scans": lambda s: images_at_once(s, jpeg, 8, timeout_s=10),
@@ -38,7 +39,7 @@ def run() -> list[Figure | str]:
         "300,000 reasons": many_reasons,
         "32 unfinished messages of 60 MB": lambda s: unfinished_messages(s, 32),
     }
-    rows: list[Figure | str] = []
+    rows = overload()
     for name, attack in attacks.items():
         with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as server:
             effect: Effect = attack(server)

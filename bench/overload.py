@@ -35,11 +35,6 @@ CHANNELS = 8
 MAX_RATIO, MIN_THROUGHPUT = 1.5, 0.97
 
 
-def run() -> list[Figure | str]:
-    """The figures of ``overload``."""
-    return overload()
-
-
 def overload(rounds: int = ROUNDS, round_s: float = ROUND_S) -> list[Figure | str]:
     """p95 of accepted calls and throughput, overload ÷ full load, for both kinds of models."""
     dogs = Ontology((ClassSpec("dog"),))

@@ -39,8 +39,6 @@ from secondlook_client.v1 import labeling_pb2_grpc
 
 WAIT_FOR_MEMORY_S = 1.0
 """How long a call waits for the pixels of others to be freed before it is refused."""
-BEING_DECODED = 2
-"""Images on their way to the models while those work on full batches, at least."""
 OPTIMISM = 0.8
 """Callers that come back a little early find others in their place; late ones leave it empty."""
 MAX_TURNED_AWAY = 10
@@ -81,9 +79,9 @@ class AdmissionControl:
         """
         batching, full = self._engine.batching, self._engine.working_set
         image_s = self._engine.seconds_for(1)
-        decoding = int(self._decode_s / image_s) + 1 if image_s else BEING_DECODED
+        decoding = int(self._decode_s / image_s) if image_s else 0
         waiting = int(batching.max_queue_s / image_s) if image_s else 0
-        places = full + min(max(decoding, BEING_DECODED), full // 2) + waiting
+        places = full + min(decoding, full // 2) + waiting
         return min(places, batching.max_in_flight)
 
     @contextmanager

@@ -14,7 +14,7 @@ from secondlook.core.decoding import ImageDecoder
 from secondlook.core.images import DEFAULT_LIMITS
 from secondlook.labeling.engine import MAX_HINT_S, MIN_HINT_S, Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.server.labeling import BEING_DECODED, OPTIMISM, AdmissionControl
+from secondlook.server.labeling import OPTIMISM, AdmissionControl
 from secondlook_client.errors import Busy
 
 
@@ -54,7 +54,7 @@ def test_places_keep_batches_full_and_wait_no_longer_than_allowed(
 ) -> None:
     limits = {"propose_batch": batch, "verify_batch": batch, "max_queue_s": queue_s}
     with admission(image_s, max_in_flight=max_in_flight, **limits) as (control, _):
-        full = min(2 * batch + min(BEING_DECODED, batch), max_in_flight)
+        full = min(2 * batch, max_in_flight)
         assert full <= control.places <= max_in_flight
         waiting = control.places - full
         assert waiting * (image_s or 0) <= queue_s + 1e-6
