@@ -5,6 +5,7 @@ shows), the memory of the process and its children, and the log.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,12 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
-import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-POLL_S = 0.1
-HEALTH_TIMEOUT_S = 60.0
-"""A wait is measured, not cut short."""
+import health_watcher
 
 
 class AttackedServer:
@@ -38,8 +34,14 @@ class AttackedServer:
         """The highest sum of the resident memory of the process and its children."""
         self.refused: set[str] = set()
         """Status codes of health checks that failed."""
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
+        watcher = Path(health_watcher.__file__)
+        self._watcher = subprocess.Popen(
+            [sys.executable, str(watcher), address, str(process.pid)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def channel(self) -> grpc.Channel:
         """A connection of its own, without limits on what is sent."""
@@ -55,19 +57,6 @@ class AttackedServer:
     def forget(self) -> None:
         """Measure anew from here."""
         self.worst_wait_s = self.peak_mb = 0.0
-
-    def memory_mb(self) -> float:
-        """Resident memory now, of the process and its children together."""
-        try:
-            process = psutil.Process(self.process.pid)
-            family = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return 0.0
-        total = 0
-        for one in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += one.memory_info().rss
-        return total / 2**20
 
     def log_text(self) -> str:
         """All that the server has logged."""
@@ -90,20 +79,23 @@ class AttackedServer:
         self._over.set()
         self.process.kill()
         self.process.wait()
-        self._watcher.join()
+        self._watcher.kill()
+        self._watcher.wait()
+        self._reader.join()
+        assert self._watcher.stdout is not None
+        self._watcher.stdout.close()
 
-    def _watch(self) -> None:
-        with self.channel() as channel:
-            health = health_pb2_grpc.HealthStub(channel)
-            while not self._over.wait(POLL_S):
-                began = time.monotonic()
-                try:
-                    health.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
-                except grpc.RpcError as failure:
-                    if not self._over.is_set():
-                        self.refused.add(failure.code().name)
-                self.worst_wait_s = max(self.worst_wait_s, time.monotonic() - began)
-                self.peak_mb = max(self.peak_mb, self.memory_mb())
+    def _read(self) -> None:
+        """What the watcher says, until it or the server is at its end."""
+        assert self._watcher.stdout is not None
+        for line in self._watcher.stdout:
+            wait_s, memory_mb, status = json.loads(line)
+            if self._over.is_set():
+                return
+            self.worst_wait_s = max(self.worst_wait_s, wait_s)
+            self.peak_mb = max(self.peak_mb, memory_mb)
+            if status != "OK":
+                self.refused.add(status)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,8 @@ class MessageMaker:
         self.random = random.Random(seed)
         self._contents = contents
         self._strangeness = 0.0
+        self._huge = False
+        """Whether something in the message is far too long already: once is enough."""
         self._scalars: Mapping[int, Callable[[], Any]] = {
             FieldDescriptor.CPPTYPE_BOOL: lambda: self.random.random() < 0.5,
             FieldDescriptor.CPPTYPE_FLOAT: self._number,
@@ -71,14 +73,14 @@ class MessageMaker:
 
     def message(self, kind: Descriptor) -> Message:
         """A random message of a type."""
-        self._strangeness = self.random.choice(STRANGENESS)
+        self._strangeness, self._huge = self.random.choice(STRANGENESS), False
         return self._filled(message_factory.GetMessageClass(kind)(), 0)
 
     def altered(self, message: Message) -> Message:
         """A copy of a message in which none or a few fields are random."""
         copy = type(message)()
         copy.CopyFrom(message)
-        self._strangeness = self.random.choice(STRANGENESS)
+        self._strangeness, self._huge = self.random.choice(STRANGENESS), False
         for _ in range(self.random.choice((0, 1, 1, 2))):
             field = self.random.choice(copy.DESCRIPTOR.fields)
             copy.ClearField(field.name)
@@ -123,7 +125,7 @@ class MessageMaker:
             setattr(message, field.name, self._scalar(field))
 
     def _fill_list(self, values: Any, field: FieldDescriptor, depth: int) -> None:
-        huge = self._strange() and self.random.random() < HUGE_SHARE
+        huge = self._is_huge()
         if field.message_type is not None:
             if huge:
                 one = self._filled(values.add(), DEEPEST)
@@ -164,6 +166,12 @@ class MessageMaker:
     def _strange(self) -> bool:
         return self.random.random() < self._strangeness
 
+    def _is_huge(self) -> bool:
+        if self._huge or not self._strange() or self.random.random() > HUGE_SHARE:
+            return False
+        self._huge = True
+        return True
+
     def _number(self) -> float:
         # Float32 holds less; protobuf turns what is too large into infinity.
         return self.random.choice(FLOATS) if self._strange() else self.random.random()
@@ -171,9 +179,7 @@ class MessageMaker:
     def _text(self) -> str:
         if not self._strange():
             return self.random.choice(NAMES)
-        if self.random.random() < HUGE_SHARE:
-            return "n" * HUGE_TEXT
-        return self.random.choice(STRANGE_TEXTS)
+        return "n" * HUGE_TEXT if self._is_huge() else self.random.choice(STRANGE_TEXTS)
 
     def _bytes(self) -> bytes:
         content = self.random.choice(self._contents)
