@@ -5,7 +5,7 @@ ours explains, no crash, no wait of health over 2 seconds, at most 1.5 GB with a
 """
 
 import pytest
-from attacked_server import started_server
+from attacked_server import END_S, started_server
 from encoded_images import FORMATS, encoded, gradient
 from random_calls import abandoned_calls, attack_calls, every_method
 from random_messages import MessageMaker
@@ -46,7 +46,7 @@ def test_random_calls(tmp_path, inputs):
         assert not server.refused
         assert server.peak_mb <= PEAK_MB
         assert after.labels == before.labels
-        assert server.terminate(20) <= 3 + 2
+        assert server.terminate(20) <= 3 + END_S
 
     answered = {method for (method, status) in outcomes.statuses if status == "OK"}
     print(

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from attacked_server import started_server
+from attacked_server import END_S, started_server
 from random_calls import every_method
 from random_frames import (
     DATA,
@@ -36,7 +36,7 @@ def test_random_frames(tmp_path, inputs):
         assert not server.refused
         assert server.worst_wait_s <= 2.0
         assert "Traceback" not in server.log_text()
-        assert server.terminate(20) <= 2 + 2
+        assert server.terminate(20) <= 2 + END_S
     print(f"{sent:,} frames, health at most {server.worst_wait_s:.2f} s")
 
 
@@ -60,6 +60,6 @@ def test_many_calls_that_never_come_to_an_end(tmp_path):
         time.sleep(1)
         assert not server.refused
         assert server.worst_wait_s <= 2.0
-        assert server.terminate(20) <= 2 + 2
+        assert server.terminate(20) <= 2 + END_S
         for connection in (*silent, *header_only, *unfinished):
             connection.close()

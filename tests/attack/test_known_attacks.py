@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from attacked_server import started_server
+from attacked_server import END_S, started_server
 from known_attacks import (
     flat_png,
     huge_ontology,
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     with started_server(folder, *flags) as server:
         yield server
         assert "Traceback" not in server.log_text()
-        assert server.terminate(20) <= GRACE_S + 2
+        assert server.terminate(20) <= GRACE_S + END_S
 
 
 def check(effect):
