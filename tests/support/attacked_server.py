@@ -18,7 +18,6 @@ from pathlib import Path
 import grpc
 import health_watcher
 
-
 END_S = 5.0
 """After the grace a server has ended, also on a machine that is busy with other tests. The bar is 2
 seconds, which ``python -m bench attack`` measures."""
