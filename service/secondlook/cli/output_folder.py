@@ -16,7 +16,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from secondlook.config.settings import RENAMED, ImageSettings
-from secondlook.core.files import explain_write_errors, remove, replacing
+from secondlook.core.files import explain_write_errors, one_line, remove, replacing
 from secondlook.core.image_folder import ImageFile, read_image_file
 from secondlook.core.images import decode
 from secondlook.core.types import Pixels
@@ -88,7 +88,7 @@ class OutputFolder:
         if not path.exists():
             self._refuse_foreign_files()
             job = f"label {self.path.resolve().name or 'images'} {uuid4().hex[:8]}"
-            job = "".join(c if c.isprintable() else "?" for c in job)[-200:].strip()
+            job = one_line(job)[-200:].strip()
             with replacing(path) as part:
                 text = json.dumps({JOB: job, **identity}, indent=2)
                 part.write_text(text + "\n", encoding="utf-8")

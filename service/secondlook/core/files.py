@@ -89,6 +89,11 @@ def text_to_name(text: str) -> str:
     return _ESCAPED.sub(_unescaped, text)
 
 
+def one_line(text: str) -> str:
+    """``text`` with a question mark for each character that is not printable."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _unescaped(found: re.Match[str]) -> str:
     escaped = found[1]
     if escaped == "\\":

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO
 
-from secondlook.core.files import FolderRoot
+from secondlook.core.files import FolderRoot, one_line
 from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotAllowed, NotFound
 
 IMAGE_SUFFIXES = frozenset(
@@ -86,17 +86,12 @@ class LeftOut:
     def __str__(self) -> str:
         """For example ``2 hidden (such as ._a.jpg), 1 written by secondlook (such as yolo)``."""
         return ", ".join(
-            f"{count:,} {what} (such as {_shown(self._first[what])})"
+            f"{count:,} {what} (such as {one_line(self._first[what])})"
             for what, count in self._counts.items()
         )
 
     def __bool__(self) -> bool:
         return bool(self._counts)
-
-
-def _shown(name: str) -> str:
-    """A name on one line of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secondlook.core.files import explain_write_errors, replacing
+from secondlook.core.files import explain_write_errors, one_line, replacing
 from secondlook.datasets.image_cache import read_pixels, reason_of
 from secondlook.datasets.samples import (
     ImageRecord,
@@ -284,4 +284,4 @@ def _list_file(folder: Path) -> Path:
 
 
 def _line(one: UnusableImage) -> str:
-    return "".join(c if c.isprintable() else "?" for c in f"{one.path}: {one.reason}") + "\n"
+    return one_line(f"{one.path}: {one.reason}") + "\n"

@@ -26,18 +26,12 @@ TEXT_YES_PROBABILITY = 0.9
 half, so it passes the usual thresholds (0.6) and not one that asks for near-certainty: there the
 box is unsure."""
 
-_SPACE_CHAT_MARK = re.compile(r"^\s*<[^<>\s]*>\s*$")
-"""A token that structures a chat and is no word of the answer."""
-
 _SPACE_MARKS = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n", "\u0109": "\t"})
 """How sentencepiece ("▁") and byte-level vocabularies ("Ġ", "Ċ", "ĉ") write white space."""
 
 _CHAT_MARK = re.compile(r"\s*<[^<>\s]*>\s*")
 """A token that structures a chat and is no word of the answer, such as "<|channel|>"."""
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-
-_MARKS = str.maketrans({"\u2581": " ", "\u0120": " ", "\u010a": "\n", "\u0109": "\t"})
-"""How sentencepiece ("▁") and byte-level vocabularies ("Ġ", "Ċ", "ĉ") write white space."""
 
 _MARKS = str.maketrans(
     {"\u2019": "'", **dict.fromkeys('*_`#>"\u201c\u201d\u201e\u00ab\u00bb', " ")}

@@ -8,9 +8,10 @@ only what is different is written out.
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
+from typing import TypeVar
 
 from secondlook.datasets.manifest import Entry, ManifestBox, SnapshotManifest
 from secondlook.datasets.query import DEFAULT_SPLIT, Query, SplitShare, query_of
@@ -46,6 +47,10 @@ QUICK_CLASSES = 100
 """Up to so many classes are checked within a few milliseconds, on the event loop."""
 CURSOR_PREFIX = 16
 """Hex digits of a manifest's hash that a cursor begins with."""
+
+
+_Row = TypeVar("_Row", StudentVersion, SnapshotRow)
+_Message = TypeVar("_Message", models_pb.ModelVersion, datasets_pb.Snapshot)
 
 
 class Ontologies:
@@ -237,14 +242,8 @@ def model_message(student: StudentVersion) -> models_pb.ModelVersion:
 
 def model_page(found: Sequence[StudentVersion], most: int) -> models_pb.ListModelsResponse:
     """A page of at most ``most`` versions of those, and where the next begins if there are more."""
-    response, size = models_pb.ListModelsResponse(), 0
-    for place, student in enumerate(found):
-        if place == most or size > LARGE_PAGE:
-            response.next_page_token = str(found[place - 1].id)
-            break
-        response.models.append(model_message(student))
-        size += response.models[-1].ByteSize()
-    return response
+    shown, token = _page(found, most, model_message)
+    return models_pb.ListModelsResponse(models=shown, next_page_token=token)
 
 
 def comparison_message(comparison: StudentComparison | None) -> models_pb.ModelComparison | None:
@@ -371,18 +370,26 @@ def snapshot_message(snapshot: SnapshotRow) -> datasets_pb.Snapshot:
 
 
 def snapshot_page(found: Sequence[SnapshotRow], most: int) -> datasets_pb.ListSnapshotsResponse:
-    """A page of at most ``most`` snapshots of those, and where the next begins if there are more.
+    """A page of at most ``most`` snapshots, and where the next begins if there are more."""
+    shown, token = _page(found, most, snapshot_message)
+    return datasets_pb.ListSnapshotsResponse(snapshots=shown, next_page_token=token)
 
-    Each may have megabytes of statistics, so a page also ends at ``LARGE_PAGE`` bytes.
+
+def _page(
+    found: Sequence[_Row], most: int, message_of: Callable[[_Row], _Message]
+) -> tuple[list[_Message], str]:
+    """The first of those as messages, and the token of the next page; empty after the last.
+
+    Each may be long, by its manifest or its statistics, so a page also ends at ``LARGE_PAGE``.
     """
-    response, size = datasets_pb.ListSnapshotsResponse(), 0
-    for place, snapshot in enumerate(found):
+    shown: list[_Message] = []
+    size = 0
+    for place, row in enumerate(found):
         if place == most or size > LARGE_PAGE:
-            response.next_page_token = str(found[place - 1].id)
-            break
-        response.snapshots.append(snapshot_message(snapshot))
-        size += response.snapshots[-1].ByteSize()
-    return response
+            return shown, str(found[place - 1].id)
+        shown.append(message_of(row))
+        size += shown[-1].ByteSize()
+    return shown, ""
 
 
 def image_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.SnapshotImage:

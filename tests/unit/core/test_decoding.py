@@ -39,13 +39,6 @@ def sandbox() -> Iterator[Sandbox]:
     made.close()
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("form", "options"), FORMATS)
 @pytest.mark.parametrize("size", [(53, 37), (1500, 1100)])
 def test_pixels_are_those_of_decode(
