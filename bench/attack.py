@@ -50,7 +50,8 @@ def run() -> list[Figure | str]:
             _against(f"{name}: peak memory", effect.peak_mb, PEAK_MB, "MB"),
             _against(f"{name}: SIGTERM, grace {GRACE_S} s", ended_s, END_S, "s"),
             f"{name}: a sound image was labelled after {effect.label_s:.2f} s meanwhile; "
-            f"the attack was answered {', '.join(sorted(set(effect.statuses))) or 'nothing'}.",
+            f"the attack was answered {', '.join(sorted(set(effect.statuses))) or 'nothing'}; "
+            f"at rest the server takes {server.at_rest_mb:.0f} MB.",
         ]
     return rows
 

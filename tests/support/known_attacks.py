@@ -64,6 +64,8 @@ class Effect:
     worst_wait_s: float
     """Of health."""
     peak_mb: float
+    growth_mb: float
+    """Of the memory, beside what the server takes at rest."""
     statuses: tuple[str, ...]
     """Of the attack's own calls."""
 
@@ -79,7 +81,7 @@ def measured(server: AttackedServer, effects: list[Effect]) -> Iterator[list[str
         client.label(png(), classes=["ball"])
     label_s = time.monotonic() - began
     time.sleep(0.3)  # health is asked once more
-    effects.append(Effect(label_s, server.worst_wait_s, server.peak_mb, tuple(statuses)))
+    effects.append(_effect(server, label_s, statuses))
 
 
 def images_at_once(server: AttackedServer, image: bytes, count: int, timeout_s: float) -> Effect:
@@ -98,8 +100,11 @@ def images_at_once(server: AttackedServer, image: bytes, count: int, timeout_s: 
         time.sleep(1)
     for watcher in watchers:
         watcher.join()
-    effect = effects[0]
-    return Effect(effect.label_s, server.worst_wait_s, server.peak_mb, tuple(statuses))
+    return _effect(server, effects[0].label_s, statuses)
+
+
+def _effect(server: AttackedServer, label_s: float, statuses: list[str]) -> Effect:
+    return Effect(label_s, server.worst_wait_s, server.peak_mb, server.growth_mb, tuple(statuses))
 
 
 def huge_ontology(server: AttackedServer, classes: int = 500_000) -> Effect:
