@@ -10,10 +10,15 @@ WORKERS ?= 2
 EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video
 comma := ,
 
-.PHONY: demo test lint unit attack test-lowest test-newest bench peers stubs lock clean
+.PHONY: demo overview test lint unit attack test-lowest test-newest bench peers stubs docs lock clean
 
 demo: .venv/.ready
 	$(BIN)/secondlook demo --out demo-out
+
+# The README's picture, which the demo draws.
+overview: demo
+	$(BIN)/python -c "from PIL import Image; sheet = Image.open('demo-out/overview.png'); \
+	    sheet.thumbnail((1200, 1200)); sheet.save('docs/overview.jpg', quality=84)"
 
 test: lint unit
 
@@ -54,6 +59,13 @@ peers: .venv/.ready
 stubs: .venv/.ready
 	$(BIN)/python protos/generate.py
 
+# The documentation: the pages that follow from the code, and the site of all in .cache/site.
+docs: .venv/.ready
+	$(BIN)/python docs/generate.py
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-docs
+	$(BIN)/uv pip install --quiet --python .venv-docs --group docs
+	.venv-docs/bin/mkdocs build --strict --quiet
+
 # Keeps the versions it has where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest.
 lock: .venv/.ready
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
@@ -71,4 +83,4 @@ lock: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest demo-out .cache
+	rm -rf .venv .venv-lowest .venv-newest .venv-docs demo-out .cache

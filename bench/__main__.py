@@ -17,6 +17,7 @@ from bench.paired_timing import Figure
 SUITES = (
     "quality",
     "verifying",
+    "verify_labels",
     "images",
     "serving",
     "durable",
@@ -31,6 +32,7 @@ SUITES = (
     "real_size",
     "students",
     "student_speed",
+    "contrasts",
     "real_photos",
     "cascade",
     "edge",

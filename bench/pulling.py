@@ -61,7 +61,7 @@ def run() -> list[Figure | str]:
             )
             bare = [_per_second(pulled), _per_second(read)]
             cached: SnapshotDataset[Example] = SnapshotDataset(
-                address, "s", cache=Path(scratch) / "cache"
+                address, "s", cache=Path(scratch) / "cache", transform=None
             )
             cached.download()
             again = _per_second(lambda: (example.content for example in cached))

@@ -117,7 +117,8 @@ def _trained(seed: int, kind: str, place: Path) -> dict[str, float | str]:
     data, note = labels_of(kind, labelled_scenes(seed, IMAGES))
     model = load_student(train(data, settings_for(seed), place))
     samples = unseen(UNSEEN_SEED, UNSEEN, data.classes)
-    scores = score(samples, predict(model, samples, input_size_of(model)), data.classes)
+    found = predict(model, samples, input_size_of(model), groups=data.groups)
+    scores = score(samples, found, data.classes)
     by_class = scores.map50_per_class
     return {
         "map50": scores.map50,

@@ -6,7 +6,9 @@
         for label in client.label("street.jpg", classes=["person wearing glasses"]).labels:
             print(label.class_name, label.box, label.p_yes)
 
-``AsyncClient`` is the same for event loops; ``errors`` has every error that a call can raise.
+An image is a path, encoded bytes, a numpy array (RGB; ``bgr(frame)`` for OpenCV's) or a Pillow
+image. ``AsyncClient`` is the same for event loops; ``errors`` has every error that a call can
+raise.
 """
 
 import importlib
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
     from secondlook_client.capture import CaptureState, CaptureStream
     from secondlook_client.client import AsyncClient, Client
     from secondlook_client.errors import SecondlookError
+    from secondlook_client.images import bgr, encode_image
     from secondlook_client.live import LiveOptions
     from secondlook_client.ontology import ClassSpec, Ontology
     from secondlook_client.retry import RetryPolicy
     from secondlook_client.spool import SpoolLimits
     from secondlook_client.stream import AsyncLiveStream, LiveStream
     from secondlook_client.values import (
+        EmptyReason,
         FrameResult,
         Job,
         JobFailure,
@@ -46,6 +50,7 @@ __all__ = [
     "CaptureStream",
     "ClassSpec",
     "Client",
+    "EmptyReason",
     "FrameResult",
     "Job",
     "JobFailure",
@@ -67,6 +72,8 @@ __all__ = [
     "Uploaded",
     "Verdict",
     "View",
+    "bgr",
+    "encode_image",
 ]
 
 _MODULES = {
@@ -76,6 +83,7 @@ _MODULES = {
     "CaptureStream": "capture",
     "ClassSpec": "ontology",
     "Client": "client",
+    "EmptyReason": "values",
     "FrameResult": "values",
     "Job": "values",
     "JobFailure": "values",
@@ -97,6 +105,8 @@ _MODULES = {
     "Uploaded": "values",
     "Verdict": "values",
     "View": "values",
+    "bgr": "images",
+    "encode_image": "images",
 }
 """Where each name is; imported at its first use, so that values and errors need no gRPC."""
 

@@ -10,7 +10,6 @@ decorated with ``Unary`` or ``Streaming`` is written as a plan; its caller sees 
 import asyncio
 import functools
 import math
-import os
 import time
 from collections.abc import (
     AsyncIterator,
@@ -53,7 +52,7 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The bytes of an image; raises ``UnreadableFile``."""
+    """The bytes of an image; raises ``UnreadableFile`` and ``BadImage``."""
 
     image: ImageInput
 
@@ -202,10 +201,10 @@ async def _outcome_async(step: Step | Emit[Any]) -> tuple[Any, Exception | None]
             case Next():
                 found = await step.call.read()
                 found = END if found is grpc.aio.EOF else found
-            case Load() if isinstance(step.image, str | os.PathLike):  # a disk may be slow
+            case Load() if isinstance(step.image, bytes):
+                found = step.image
+            case Load():  # a disk may be slow, and encoding an array takes milliseconds
                 found = await asyncio.to_thread(image_bytes, step.image)
-            case Load():
-                found = image_bytes(step.image)
             case Sleep():
                 await asyncio.sleep(step.seconds)
     except Exception as failure:

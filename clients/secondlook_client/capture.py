@@ -59,9 +59,9 @@ class CaptureState:
 class CaptureStream:
     """Frames in; the server labels them when it can, and ``Client.jobs.results`` has the labels.
 
-        with client.capture("gate-3", spool="/var/spool/gate-3", classes=["dog"]) as capture:
-            for jpeg in camera:
-                capture.send(jpeg)          # on disk when it returns
+        with client.capture("gate-3", spool="spool/", classes=["dog"]) as capture:
+            for frame in camera():
+                capture.send(frame)         # on disk when it returns
             capture.flush(timeout_s=60)     # wait until the server has everything
 
     The line is tried for as long as the stream is open, whatever is wrong with it; ``state`` says

@@ -20,7 +20,7 @@ from secondlook_client.errors import SecondlookError
 from secondlook_client.images import ImageInput, image_name, key_name, sendable
 from secondlook_client.jobs import AsyncJobs, Jobs
 from secondlook_client.live import LiveOptions
-from secondlook_client.many import ManyCalls, PlanOf, many_async
+from secondlook_client.many import ManyCalls, PlanOf, each, many_async
 from secondlook_client.models import Models
 from secondlook_client.ontology import Classes
 from secondlook_client.retry import RetryPolicy
@@ -28,7 +28,7 @@ from secondlook_client.spool import Spool, SpoolLimits
 from secondlook_client.stream import AsyncLiveStream, LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
-from secondlook_client.values import LabelResult, ServerInfo
+from secondlook_client.values import FrameResult, LabelResult, ServerInfo
 
 Key = TypeVar("Key")
 
@@ -51,8 +51,9 @@ class LabelCalls(Connection):
         keep: str = "",
         timeout_s: float = 60.0,
     ) -> Plan[LabelResult]:
-        """Label one image, given as bytes or by path.
+        """Label one image: encoded bytes, a path, a numpy array (RGB) or a Pillow image.
 
+        How each is sent, ``images`` says; an array of OpenCV is given as ``bgr(frame)``.
         ``classes`` None asks for the server's own; ``detail`` is ``all`` or only ``labels``;
         ``name`` (default: the file's) comes back with the result. ``keep`` names an upload job,
         created if it is new, in which the server keeps the image and its result before it
@@ -151,10 +152,39 @@ class Client(LabelCalls, Blocking):
         stream_id: str = "",
         options: LiveOptions | None = None,
     ) -> LiveStream:
-        """Open a live stream of frames; see ``LiveStream``."""
+        """Open a live stream of frames; see ``LiveStream``, and ``label_stream`` for a loop."""
         options = options or LiveOptions()
         opening = wire.live_opening(classes, detail, stream_id, options.server_pending)
         return LiveStream(self._stub.LabelStream, opening, options, self._retry, self.address)
+
+    def label_stream(
+        self,
+        frames: Iterable[ImageInput],
+        *,
+        classes: Classes | None = None,
+        detail: str = "all",
+        stream_id: str = "",
+        options: LiveOptions | None = None,
+    ) -> Iterator[FrameResult]:
+        """Label the frames of a camera; yields one report for each, the last ones too.
+
+            for found in client.label_stream(camera(), classes=["dog"]):
+                if found.result:
+                    show(found.key, found.result.labels)  # the key is the frame as it was given
+
+        The reports come in order of completion, each as soon as the frame after it is there. When
+        frames come faster than they are labelled the newest win, and those left out are reported
+        with ``dropped``: for files, of which none may be left out, there is ``label_many``.
+        Leaving the loop hangs up.
+        """
+        with self.stream(
+            classes=classes, detail=detail, stream_id=stream_id, options=options
+        ) as stream:
+            for frame in frames:
+                stream.send(frame, key=frame)
+                yield from stream.ready()
+            stream.finish()
+            yield from stream
 
     def capture(
         self,
@@ -239,6 +269,27 @@ class AsyncClient(LabelCalls, Awaiting):
             self._stream_channel = grpc.insecure_channel(self.address, options=OPTIONS)
         stub = labeling_pb2_grpc.LabelingServiceStub(self._stream_channel)
         return AsyncLiveStream(stub.LabelStream, opening, options, self._retry, self.address)
+
+    async def label_stream(
+        self,
+        frames: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        *,
+        classes: Classes | None = None,
+        detail: str = "all",
+        stream_id: str = "",
+        options: LiveOptions | None = None,
+    ) -> AsyncIterator[FrameResult]:
+        """Label the frames of a camera, the last ones too; as ``Client.label_stream``."""
+        async with self.stream(
+            classes=classes, detail=detail, stream_id=stream_id, options=options
+        ) as stream:
+            async for frame in each(frames):
+                stream.send(frame, key=frame)
+                for found in stream.ready():
+                    yield found
+            stream.finish()
+            async for found in stream:
+                yield found
 
     async def close(self) -> None:
         """Cancel what is running and hang up."""

@@ -1,18 +1,23 @@
 """A snapshot as a dataset for training, with a cache on this machine. Needs no torch.
 
-    data = SnapshotDataset("labels.lan:50051", "street-1", split="train", transform=decode)
-    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True, num_workers=4)
+    data = SnapshotDataset("labels.lan:50051", "street-1", split="train")
+    image, target = data[0]  # see image_and_target
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=16, shuffle=True, collate_fn=list, num_workers=2
+    )
 
 ``transform`` turns an ``Example`` into what the training wants, in the worker. What was fetched
 once is read from the cache from then on, so a second epoch needs no server.
 """
 
+import gc
 import hashlib
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
@@ -20,20 +25,62 @@ from secondlook_client import wire
 from secondlook_client.channel import OPTIONS
 from secondlook_client.dataset_cache import ImageCache, Index, default_cache
 from secondlook_client.datasets import Datasets
-from secondlook_client.errors import InvalidInput
+from secondlook_client.errors import BadImage, Damaged, InvalidInput
+from secondlook_client.images import pixels_of
 from secondlook_client.private_files import checked_sha256, is_plain_name
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.values import Box, BoxKind, Example, Snapshot, SnapshotQuery
 
-__all__ = ["Box", "BoxKind", "Example", "Snapshot", "SnapshotDataset", "SnapshotQuery"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Box",
+    "BoxKind",
+    "Example",
+    "Snapshot",
+    "SnapshotDataset",
+    "SnapshotQuery",
+    "image_and_target",
+]
 
 Item = TypeVar("Item")
 
 AHEAD = 64
 """Images fetched in one go when the dataset is read from front to back."""
+QUIET_S = 0.02
+"""For threads of gRPC to end."""
 PATIENT = RetryPolicy(unavailable_s=60)
 """A server that restarts is waited for: a training runs for days."""
+
+
+def image_and_target(example: Example) -> "tuple[NDArray[np.uint8], dict[str, Any]]":
+    """The pixels, (H, W, 3) uint8 RGB, and what is to be learned of them; the default transform.
+
+    ``target`` has ``boxes`` (N, 4) float32 pixel xyxy, ``labels`` (N,) int64, the places of their
+    classes from 0, ``ignore`` (M, 4) float32, regions in which nothing is to be learned, ``name``
+    and ``sha256``. Images differ in size, so a loader wants ``collate_fn=list``. Raises
+    ``Damaged``.
+    """
+    import numpy as np
+
+    def boxes(kind: BoxKind) -> "NDArray[np.float32]":
+        return np.array([box.xyxy for box in example.of(kind)], np.float32).reshape(-1, 4)
+
+    try:
+        pixels = pixels_of(example.content)
+    except BadImage as cause:
+        raise Damaged(f"the server's image {example.sha256[:16]}… is damaged: {cause}") from cause
+    labels = np.array([box.class_index for box in example.labels], np.int64)
+    return pixels, {
+        "boxes": boxes(BoxKind.LABEL),
+        "labels": labels,
+        "ignore": boxes(BoxKind.IGNORE),
+        "name": example.name,
+        "sha256": example.sha256,
+    }
 
 
 class SnapshotDataset(Generic[Item]):
@@ -53,14 +100,15 @@ class SnapshotDataset(Generic[Item]):
         shards: int = 1,
         manifest: str = "",
         cache: str | os.PathLike[str] | None = None,
-        transform: Callable[[Example], Item] | None = None,
+        transform: Callable[[Example], Item] | None = image_and_target,  # type: ignore[assignment]
         retry: RetryPolicy = PATIENT,
     ) -> None:
         """``split`` empty takes all; ``shard`` of ``shards`` is for several hosts.
 
         ``manifest`` is the hash that the snapshot must have, if given. ``cache`` is a folder
-        (default: ``secondlook`` in the user's cache folder). ``transform`` None gives examples.
-        Asks the server for the labels when the cache has them not; raises a ``SecondlookError``.
+        (default: ``secondlook`` in the user's cache folder). ``transform`` None gives each
+        ``Example`` as it is, with the encoded image and the boxes of every kind. Asks the server
+        for the labels when the cache has them not; raises a ``SecondlookError``.
         """
         if not 0 <= shard < shards:
             raise InvalidInput(f"shard {shard} is out of range: of {shards} the first is 0")
@@ -153,10 +201,13 @@ class _Line:
             self._datasets = Datasets(self._channel, self._retry, self._address)
         return self._datasets
 
-    def close(self) -> None:
-        if self._channel is not None:
+    def close(self) -> bool:
+        """Whether it was open."""
+        was_open = self._channel is not None
+        if was_open:
             self._channel.close()
         self._channel = self._datasets = None
+        return was_open
 
     def __getstate__(self) -> tuple[str, RetryPolicy]:
         return self._address, self._retry
@@ -170,9 +221,11 @@ _LINES: weakref.WeakSet[_Line] = weakref.WeakSet()
 
 def _close_lines() -> None:
     # gRPC's threads do not come along through a fork, so a line that is open then is dead in the
-    # child; one opened there works.
-    for line in list(_LINES):
-        line.close()
+    # child; one opened there works. A lock that they hold just then stays locked in the child for
+    # ever, which hung one child in thirty: they end when the last object of gRPC is freed.
+    if sum(line.close() for line in list(_LINES)):
+        gc.collect()
+        time.sleep(QUIET_S)
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,8 @@ frame that was offered leaves it exactly once, as a ``FrameResult``.
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from secondlook_client.errors import (
     AlreadyExists,
@@ -20,10 +21,14 @@ from secondlook_client.errors import (
     SecondlookError,
     from_reason,
 )
+from secondlook_client.images import image_bytes
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.values import FrameResult
 from secondlook_client.wire import label_result
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
 
 DROP_NAMES = {
     pb.DROP_REASON_SUPERSEDED: "superseded",
@@ -58,9 +63,14 @@ class LiveFrame:
     sequence: int
     key: Any
     name: str
-    data: bytes
+    image: "bytes | PILImage.Image"
     sent_before: bool = False
     """On a connection that broke before the answer came."""
+
+    @cached_property
+    def data(self) -> bytes:
+        """The encoded image, made when it is sent: most frames of a fast camera never are."""
+        return image_bytes(self.image)
 
     def message(self) -> pb.LabelStreamRequest:
         """For the wire."""

@@ -134,7 +134,7 @@ async def many_async(
 
     running: set[asyncio.Task[tuple[Key, T | SecondlookError]]] = set()
     try:
-        async for item in _each(items):
+        async for item in each(items):
             running.add(asyncio.ensure_future(one(*item)))
             if len(running) >= concurrency:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +149,8 @@ async def many_async(
             task.cancel()
 
 
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The items, whichever kind of iterable they are."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

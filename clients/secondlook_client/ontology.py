@@ -48,6 +48,9 @@ class ClassSpec:
     """P(yes) from which the box is accepted, [0, 1]."""
     reject: float = 0.4
     """P(yes) up to which it is rejected, [0, 1]; between the two it is unsure."""
+    presence_question: str = ""
+    """Closed question about a whole image, asked to verify that it is empty. Default: "Does this
+    picture show a <name>?". Classes with the same one share its answer."""
 
     def __post_init__(self) -> None:
         _check_text("class name", self.name, MAX_NAME)
@@ -57,7 +60,10 @@ class ClassSpec:
         object.__setattr__(self, "phrases", tuple(self.phrases) or (self.name,))
         object.__setattr__(self, "question", self.question or default_question(self.name))
         self._check_phrases()
-        _check_text(f"question of class '{self.name}'", self.question, MAX_QUESTION)
+        presence = self.presence_question or default_presence_question(self.name)
+        object.__setattr__(self, "presence_question", presence)
+        for field, text in (("question", self.question), ("presence_question", presence)):
+            _check_text(f"{field} of class '{self.name}'", text, MAX_QUESTION)
         self._check_view_and_group()
         for field in ("threshold", "accept", "reject"):
             value = getattr(self, field)
@@ -159,7 +165,7 @@ class Ontology:
     @cached_property
     def digest(self) -> str:
         """Hash of the content, 16 hex digits: equal ontologies have equal digests."""
-        content = json.dumps([asdict(spec) for spec in self.classes], sort_keys=True)
+        content = json.dumps([_told(spec) for spec in self.classes], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -170,8 +176,24 @@ def normal(phrase: str) -> str:
 
 def default_question(name: str) -> str:
     """ "Is this a dog?" for "dog", with the article that the word wants."""
-    article = "an" if name[:1].lower() in tuple("aeiou") else "a"
-    return f"Is this {article} {name}?"
+    return f"Is this {_with_article(name)}?"
+
+
+def default_presence_question(name: str) -> str:
+    """ "Does this picture show a dog?" for "dog"."""
+    return f"Does this picture show {_with_article(name)}?"
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
+
+
+def _told(spec: ClassSpec) -> dict[str, object]:
+    """Without the default presence question: ontologies had digests before they had it."""
+    told = asdict(spec)
+    if told["presence_question"] == default_presence_question(spec.name):
+        del told["presence_question"]
+    return told
 
 
 def _check_text(what: str, text: str, limit: int) -> None:

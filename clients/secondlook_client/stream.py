@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from secondlook_client.errors import Cancelled, ResultsUnread, SecondlookError
-from secondlook_client.images import ImageInput, image_bytes, image_name
+from secondlook_client.images import ImageInput, image_name, taken_image
 from secondlook_client.live import FrameQueue, LiveFrame, LiveOptions, ReconnectPolicy
 from secondlook_client.retry import RetryPolicy, typed
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -26,8 +26,8 @@ class LiveStream:
     """Frames in, exactly one ``FrameResult`` for each out, in order of completion.
 
         with client.stream(classes=["dog"]) as stream:
-            for jpeg in camera:
-                stream.send(jpeg)             # returns at once, whatever the network does
+            for frame in camera():
+                stream.send(frame)            # returns at once, whatever the network does
                 for found in stream.ready():  # never waits either
                     show(found)
             stream.finish()                   # no more frames
@@ -78,13 +78,14 @@ class LiveStream:
     def send(self, image: ImageInput, *, key: Any = None, name: str = "") -> int:
         """Offer one frame and return its number; never waits for the network.
 
-        ``key`` comes back with the result. Raises the error that ended the stream, ``Cancelled``
-        after ``finish`` or ``close``, and ``ResultsUnread`` when nobody reads the results.
+        An array may be changed afterwards. ``key`` comes back with the result. Raises the error
+        that ended the stream, ``Cancelled`` after ``finish`` or ``close``, ``ResultsUnread`` when
+        nobody reads the results, and ``BadImage`` or ``UnreadableFile``.
         """
-        data = image_bytes(image)
+        taken = taken_image(image)
         with self._changed:
             self._check_open()
-            frame = LiveFrame(self._next, key, image_name(image, name), data)
+            frame = LiveFrame(self._next, key, image_name(image, name), taken)
             self._next += 1
             self._report(self._queue.offer(frame, self._open))
             return frame.sequence
@@ -243,7 +244,7 @@ class AsyncLiveStream:
     """Frames in, exactly one ``FrameResult`` for each out, in order of completion.
 
         async with client.stream(classes=["dog"]) as stream:
-            stream.send(jpeg)                 # returns at once
+            stream.send(frame)                # returns at once
             stream.finish()
             async for found in stream:
                 show(found)
@@ -268,8 +269,8 @@ class AsyncLiveStream:
 
         self._stream = LiveStream(method, opening, options, retry, address, wake)
 
-    def send(self, image: bytes, *, key: Any = None, name: str = "") -> int:
-        """Offer one encoded frame and return its number; as ``LiveStream.send``."""
+    def send(self, image: ImageInput, *, key: Any = None, name: str = "") -> int:
+        """Offer one frame and return its number; as ``LiveStream.send``."""
         return self._stream.send(image, key=key, name=name)
 
     def ready(self) -> list[FrameResult]:

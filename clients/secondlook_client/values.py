@@ -4,8 +4,8 @@ All are frozen. Boxes are pixel ``xyxy`` in the upright image (EXIF orientation 
 seconds since 1970, UTC. Importing this module loads neither gRPC nor protobuf: ``wire`` converts
 messages to these values and back.
 
-    an image      Outcome, LabelPath, View, Answer, Verdict, Decision, Judgement, LabelResult,
-                  FrameResult, ServerInfo
+    an image      Outcome, EmptyReason, LabelPath, View, Answer, Verdict, Decision, Judgement,
+                  LabelResult, FrameResult, ServerInfo
     a job         JobKind, JobState, Job, PathCounts, JobProgress, JobResult, JobFailure, Uploaded
     a snapshot    BoxKind, GroupBy, Box, Example, Snapshot, SnapshotQuery
     a model       ModelVersion, ModelComparison, Promotion, TrainingState, Training
@@ -29,6 +29,23 @@ class Outcome(StrEnum):
     UNSURE = "unsure"
 
 
+class EmptyReason(StrEnum):
+    """Why an image has neither a label nor an unsure box."""
+
+    NOTHING_PROPOSED = "nothing_proposed"
+    """No box reached the verifier, so nobody looked twice: an object may have been missed. So are
+    the empty images of a student that labels alone."""
+    ALL_REJECTED = "all_rejected"
+    """Boxes were proposed, and each was rejected."""
+    VERIFIED_EMPTY = "verified_empty"
+    """The verifier was asked about every class of the whole image or of its tiles, and each answer
+    was no."""
+
+
+BACKGROUND = (EmptyReason.ALL_REJECTED, EmptyReason.VERIFIED_EMPTY)
+"""Images without a label that a training may take for background, unless it is told otherwise."""
+
+
 class LabelPath(StrEnum):
     """Who made the labels of an image."""
 
@@ -49,6 +66,11 @@ class View(StrEnum):
     """A wider crop with the box drawn."""
     IMAGE = "image"
     """The whole image."""
+
+
+WHOLE_IMAGE = -2
+"""The ``row`` of a judgement that is about the whole image and no proposal."""
+_FROM_JUDGEMENTS: Any = object()
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,13 @@ class Judgement:
     """None when the verifier was not asked."""
     decision: Decision
     row: int = -1
-    """Of the evidence's proposals, where the evidence is at hand."""
+    """Of the evidence's proposals, where the evidence is at hand; ``WHOLE_IMAGE``: of none."""
+
+    @property
+    def whole_image(self) -> bool:
+        """Whether it is a doubt about the whole image: no box was accepted, none is unsure, and
+        the verifier was asked about the class and did not say no. Its ``box`` is the image."""
+        return self.row == WHOLE_IMAGE
 
     @property
     def outcome(self) -> Outcome:
@@ -162,40 +190,49 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, flat; ``from_dict`` reads them back."""
-        verdict = self.verdict
         return {
             "class_name": self.class_name,
             "box": self.box,
             "score": self.score,
             **asdict(self.decision),
-            "question": self.question,
-            "view": self.view,
-            "p_yes": self.p_yes,
-            "raw_answer": self.raw_answer,
-            "error": self.error,
-            "exact": self.exact,
-            "verifier": self.verifier,
-            "verify_ms": verdict.ms if verdict else 0.0,
-            "cached": verdict.cached if verdict else False,
+            **_verdict_to_dict(self.verdict),
+            "whole_image": self.whole_image,
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Judgement":
         """Read what ``to_dict`` wrote. Raises ``KeyError``/``ValueError`` on anything else."""
-        verdict = None
-        if plain["question"]:
-            answer = Answer(plain["p_yes"], plain["raw_answer"], plain["error"], plain["exact"])
-            verdict = Verdict(
-                plain["question"],
-                View(plain["view"]),
-                answer,
-                plain["verifier"],
-                plain["verify_ms"],
-                plain["cached"],
-            )
         decision = Decision(Outcome(plain["outcome"]), plain["probability"], plain["reason"])
         x1, y1, x2, y2 = plain["box"]
-        return cls(plain["class_name"], (x1, y1, x2, y2), plain["score"], verdict, decision)
+        return cls(
+            plain["class_name"],
+            (x1, y1, x2, y2),
+            plain["score"],
+            _verdict_from_dict(plain) if plain["question"] else None,
+            decision,
+            WHOLE_IMAGE if plain.get("whole_image") else -1,
+        )
+
+
+def _verdict_to_dict(verdict: Verdict | None) -> dict[str, Any]:
+    answer = verdict.answer if verdict else Answer(None)
+    return {
+        "question": verdict.question if verdict else "",
+        "view": verdict.view.value if verdict else "",
+        "p_yes": answer.p_yes,
+        "raw_answer": answer.raw,
+        "error": answer.error,
+        "exact": answer.exact,
+        "verifier": verdict.model if verdict else "",
+        "verify_ms": verdict.ms if verdict else 0.0,
+        "cached": verdict.cached if verdict else False,
+    }
+
+
+def _verdict_from_dict(plain: Mapping[str, Any]) -> Verdict:
+    answer = Answer(plain["p_yes"], plain["raw_answer"], plain["error"], plain["exact"])
+    view, ms, cached = View(plain["view"]), plain["verify_ms"], plain["cached"]
+    return Verdict(plain["question"], view, answer, plain["verifier"], ms, cached)
 
 
 @dataclass(frozen=True)
@@ -216,6 +253,19 @@ class LabelResult:
     """Name and digest; empty when no verifier is in use, or a student labelled it alone."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     path: LabelPath = LabelPath.TEACHERS
+    image_verdicts: tuple[Verdict, ...] = ()
+    """What the verifier said of the whole image, or of each of its tiles, where it was asked
+    whether the image is empty: class by class."""
+    empty: EmptyReason | None = _FROM_JUDGEMENTS
+    """Why there is neither a label nor an unsure box; None where there is one. Follows from the
+    judgements and ``image_verdicts`` unless it is given, as where not all of those are at hand."""
+
+    def __post_init__(self) -> None:
+        if self.labels or self.of(Outcome.UNSURE):
+            object.__setattr__(self, "empty", None)
+        elif self.empty is _FROM_JUDGEMENTS:
+            reason = empty_reason(self.judgements, self.image_verdicts)
+            object.__setattr__(self, "empty", reason)
 
     def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
         """The judgements with this outcome."""
@@ -228,14 +278,36 @@ class LabelResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` reads them back."""
-        return {**vars(self), "judgements": [j.to_dict() for j in self.judgements]}
+        return {
+            **vars(self),
+            "judgements": [j.to_dict() for j in self.judgements],
+            "image_verdicts": [_verdict_to_dict(verdict) for verdict in self.image_verdicts],
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "LabelResult":
         """Read what ``to_dict`` wrote. Raises ``KeyError``/``TypeError`` on anything else."""
-        judgements = tuple(Judgement.from_dict(judgement) for judgement in plain["judgements"])
-        path = LabelPath(plain.get("path", LabelPath.TEACHERS))
-        return cls(**{**plain, "judgements": judgements, "path": path})
+        verdicts = plain.get("image_verdicts", ())
+        read = {
+            **plain,
+            "judgements": tuple(Judgement.from_dict(one) for one in plain["judgements"]),
+            "path": LabelPath(plain.get("path", LabelPath.TEACHERS)),
+            "image_verdicts": tuple(_verdict_from_dict(one) for one in verdicts),
+        }
+        if "empty" in plain:
+            read["empty"] = EmptyReason(plain["empty"]) if plain["empty"] else None
+        return cls(**read)
+
+
+def empty_reason(
+    judgements: Sequence[Judgement], image_verdicts: Sequence[Verdict]
+) -> EmptyReason | None:
+    """Why an image has neither a label nor an unsure box; None where it has one."""
+    if any(judgement.outcome is not Outcome.REJECT for judgement in judgements):
+        return None
+    if image_verdicts:  # every class was asked about: a doubt would be an unsure judgement
+        return EmptyReason.VERIFIED_EMPTY
+    return EmptyReason.ALL_REJECTED if judgements else EmptyReason.NOTHING_PROPOSED
 
 
 @dataclass(frozen=True)
@@ -293,7 +365,7 @@ class JobState(StrEnum):
     LISTING = "listing"
     """The folder is being read; images found so far are labelled meanwhile."""
     RUNNING = "running"
-    """Images are labelled, or more are waited for."""
+    """Images are labelled, or more are waited for: see ``Job.idle``."""
     DONE = "done"
     """Every image is labelled, or failed for good."""
     CANCELLED = "cancelled"
@@ -351,6 +423,12 @@ class Job:
         return self.total - self.done - self.failed
 
     @property
+    def idle(self) -> bool:
+        """Whether all that came is labelled or failed, and more may come: from a stream that is
+        closed or silent, or an upload that nobody finished."""
+        return self.open and self.state is JobState.RUNNING and self.waiting == 0
+
+    @property
     def over(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.state not in (JobState.LISTING, JobState.RUNNING, JobState.UNKNOWN)
@@ -386,6 +464,11 @@ class JobResult:
     key: int
     """The image's number in the job."""
     result: LabelResult
+    decided_at: float = 0.0
+    """When the run decided it, seconds since 1970, UTC; 0 where an earlier server does not say."""
+    perceptual_hash: int | None = None
+    """Of the image, signed 64 bits: those of near duplicates differ in few bits. None where it is
+    not known."""
 
     def label_id(self, place: int) -> str:
         """The name of a judgement for ``secondlook explain``.
@@ -474,6 +557,9 @@ class Example:
     """The file's bytes, checked by ``sha256``; empty where only labels were asked for."""
     cursor: str = ""
     """``pull(cursor=...)`` goes on behind this image."""
+    empty: EmptyReason | None = None
+    """Why it has neither a label nor an ignore region; None where it has one, and in snapshots of
+    before this was kept."""
 
     def of(self, kind: BoxKind) -> tuple[Box, ...]:
         """The boxes of this kind."""
@@ -527,8 +613,9 @@ class SnapshotQuery:
     """Decided from, and before, these times; seconds since 1970."""
     min_probability: float = 0.0
     """An accepted box below it becomes an ignore region."""
-    empties: bool = True
-    """Keep images on which nothing was accepted and nothing is unsure."""
+    empty: Sequence[str] = BACKGROUND
+    """Which images without a label or unsure box are kept, by ``EmptyReason``. Not those on which
+    nothing was proposed: an object that the proposer missed would be learnt as background."""
     ignore: bool = True
     """Keep images that have an ignore region."""
     hard_negatives: bool = False

@@ -21,10 +21,12 @@ from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.values import (
+    WHOLE_IMAGE,
     Answer,
     Box,
     BoxKind,
     Decision,
+    EmptyReason,
     Example,
     GroupBy,
     Job,
@@ -71,6 +73,7 @@ class EnumNumbers(Generic[Member]):
 
 
 OUTCOMES = EnumNumbers(Outcome, pb.Outcome)
+EMPTY_REASONS = EnumNumbers(EmptyReason, pb.EmptyReason)
 PATHS = EnumNumbers(LabelPath, pb.LabelPath)
 VIEWS = EnumNumbers(View, pb.View)
 JOB_KINDS = EnumNumbers(JobKind, jobs_pb.JobKind)
@@ -180,7 +183,14 @@ def labelled_message(result: LabelResult, every: bool = True) -> pb.Labelled:
         result,
         judgements=[_judgement_message(judgement) for judgement in judgements],
         path=PATHS.number[result.path],
+        image_verdicts=[_verdict_message(one) for one in result.image_verdicts if every],
+        empty=empty_number(result.empty),
     )
+
+
+def empty_number(empty: EmptyReason | None) -> pb.EmptyReason.ValueType:
+    """As the wire has it; None is unspecified."""
+    return EMPTY_REASONS.number[empty] if empty else pb.EMPTY_REASON_UNSPECIFIED
 
 
 def label_result(message: pb.Labelled) -> LabelResult:
@@ -191,6 +201,8 @@ def label_result(message: pb.Labelled) -> LabelResult:
         judgements=tuple(_judgement(judgement) for judgement in message.judgements),
         timings_ms=dict(message.timings_ms),
         path=PATHS.member.get(message.path, LabelPath.TEACHERS),
+        image_verdicts=tuple(_verdict(verdict) for verdict in message.image_verdicts),
+        empty=EMPTY_REASONS.member.get(message.empty),
     )
 
 
@@ -205,6 +217,7 @@ def _judgement_message(judgement: Judgement) -> pb.Judgement:
         outcome=OUTCOMES.number[judgement.decision.outcome],
         probability=judgement.decision.probability,
         reason=judgement.decision.reason,
+        whole_image=judgement.whole_image,
     )
 
 
@@ -218,6 +231,7 @@ def _judgement(message: pb.Judgement) -> Judgement:
         message.score,
         _verdict(message.verdict) if message.HasField("verdict") else None,
         Decision(outcome, message.probability, message.reason),
+        WHOLE_IMAGE if message.whole_image else -1,
     )
 
 
@@ -298,11 +312,20 @@ def query_message(query: SnapshotQuery) -> datasets_pb.SnapshotQuery:
     return write(
         datasets_pb.SnapshotQuery,
         query,
-        without_empties=not query.empties,
+        without_empties=not query.empty,
+        empty=[EMPTY_REASONS.number[reason] for reason in empty_reasons(query.empty)],
         without_ignore=not query.ignore,
         split=[datasets_pb.SplitShare(name=name, weight=weight) for name, weight in split],
         group_by=GROUPS.number[GroupBy(query.group_by)],
     )
+
+
+def empty_reasons(given: Sequence[str]) -> tuple[EmptyReason, ...]:
+    """The reasons by their names. Raises ``InvalidInput``."""
+    unknown = [name for name in given if name not in tuple(EmptyReason)]
+    if unknown or isinstance(given, str):
+        raise InvalidInput(f"expected a list of {', '.join(EmptyReason)}, got {given!r:.80}")
+    return tuple(EmptyReason(name) for name in given)
 
 
 def snapshot(message: datasets_pb.Snapshot) -> Snapshot:
@@ -334,7 +357,8 @@ def example(message: datasets_pb.SnapshotImage, classes: Sequence[str], content:
             "run `secondlook check` where the server's store is"
         )
     boxes = tuple(_box(box, classes) for box in message.boxes)
-    return read(Example, message, boxes=boxes, content=content)
+    empty = EMPTY_REASONS.member.get(message.empty)
+    return read(Example, message, boxes=boxes, content=content, empty=empty)
 
 
 def _box(message: datasets_pb.SnapshotBox, classes: Sequence[str]) -> Box:

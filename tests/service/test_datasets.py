@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import Row
 from flaky_line import FlakyLine
-from frozen import DOG_BOX, PETS, encoded, photos, stored
+from frozen import DOG_BOX, PETS, drawn, encoded, photos, stored
 from PIL import Image as PILImage
 from serving import png, serving, wait_until
 
@@ -20,7 +21,7 @@ from secondlook_client.errors import (
     NotSupported,
 )
 from secondlook_client.v1 import datasets_pb2 as pb
-from secondlook_client.values import BoxKind, Example, SnapshotQuery
+from secondlook_client.values import BoxKind, EmptyReason, Example, SnapshotQuery
 
 HALVES = SnapshotQuery(runs=["r"], split={"train": 1, "val": 1})
 
@@ -56,6 +57,28 @@ def test_a_snapshot_is_told_as_it_is(client: Client) -> None:
     assert client.datasets.create("same", HALVES).manifest == snapshot.manifest
     assert client.datasets.create("other", SnapshotQuery(["r"])).manifest != snapshot.manifest
     assert [s.name for s in client.datasets.list()] == ["other", "same", "s"]
+
+
+def test_a_query_says_which_empty_images_are_kept(store: Store) -> None:
+    boxes: list[list[Row]] = [[], [(DOG_BOX, {"cat": 0.8})], [(DOG_BOX, {"dog": 0.8})]]
+    names = {f"{place}.jpg": rows for place, rows in enumerate(boxes)}
+    images = {name: encoded(drawn(place)) for place, name in enumerate(names)}
+    stored(store, "r", images, script=lambda image, _: names[image.name])
+
+    def kept(client: Client, name: str, **query: object) -> set[EmptyReason | None]:
+        client.datasets.create(name, SnapshotQuery(["r"], **query))  # type: ignore[arg-type]
+        return {example.empty for example in client.datasets.pull(name)}
+
+    with serving(store=store) as running, Client(running.address) as client:
+        assert kept(client, "default") == {EmptyReason.ALL_REJECTED, None}
+        assert kept(client, "all", empty=list(EmptyReason)) == {
+            EmptyReason.NOTHING_PROPOSED,
+            EmptyReason.ALL_REJECTED,
+            None,
+        }
+        assert kept(client, "none", empty=()) == {None}
+        left_out = client.datasets.get("default").statistics["left_out"]
+        assert left_out == {"on which nothing was proposed": 1}
 
 
 def test_one_captured_stream_is_divided_by_time(store: Store, tmp_path: Path) -> None:

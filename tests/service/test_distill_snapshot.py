@@ -167,7 +167,7 @@ def test_the_command_from_snapshot_to_student(
     detector.close()
 
     assert run(command) == 0  # done is done
-    assert "is done" in capsys.readouterr().err
+    assert "was finished before" in capsys.readouterr().err
     assert read_manifest(out) == manifest
     weights = (out / "torch" / "model.safetensors").read_bytes()
     for spoil in (
@@ -176,7 +176,7 @@ def test_the_command_from_snapshot_to_student(
     ):
         spoil()
         assert run(command) == 0  # its files are made again, without another training
-        assert "is done" not in capsys.readouterr().err
+        assert "was finished before" not in capsys.readouterr().err
         OnnxDetector.open(out, "fp32").close()
     assert (out / "torch" / "model.safetensors").read_bytes() == weights
     assert not (out / "checkpoints").exists()

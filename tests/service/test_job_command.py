@@ -11,6 +11,7 @@ from serving import png, server_settings, serving
 from secondlook.cli import run
 from secondlook.cli.jobs import job_command
 from secondlook.store import open_store
+from secondlook_client import Client
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,19 @@ def test_the_same_command_sends_the_rest(address, images, capsys):
     assert "faces: done, 3 labelled, 1 failed" in capsys.readouterr().out
     assert job(address, "create", "faces", images, "-c", "cat") == 1
     assert "faces" in capsys.readouterr().err
+
+
+def test_a_job_that_only_waits_for_images_is_not_called_running(address, images, capsys):
+    with Client(address) as client:
+        client.jobs.create("open", classes=["dog"])
+    assert job(address, "list") == 0
+    listed = capsys.readouterr().out
+    assert "idle" in listed and "running" not in listed
+    assert job(address, "show", "open") == 0
+    assert "idle: every image that came is done, and more may come" in capsys.readouterr().out
+    assert job(address, "create", "sent", images, "-c", "dog", "--watch") == 0
+    assert job(address, "create", "sent", images, "-c", "dog") == 0
+    assert "job 'sent' is done" in capsys.readouterr().out
 
 
 def test_a_folder_of_the_server_is_listed_and_shown(address, images, capsys):

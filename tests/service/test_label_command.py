@@ -32,7 +32,9 @@ def test_a_folder_becomes_labels_in_every_format(tmp_path):
     folder, out = folder_of(tmp_path / "in", 5), tmp_path / "out"
     done = label_apart(folder, out, "--format", "coco,yolo,voc")
     assert done.returncode == 0, done.stderr
-    assert "5 images: 5 boxes accepted, 5 rejected, 0 unsure" in done.stdout
+    assert "5 images: 5 boxes proposed, 5 of them reached the threshold of a class" in done.stdout
+    assert "10 decisions, one for each class that such a box" in done.stdout
+    assert "may show: 5 accepted, 5 rejected, 0 unsure" in done.stdout
     coco = json.loads((out / COCO).read_text())
     assert [i["file_name"] for i in coco["images"]] == [f"{n:03}.png" for n in range(5)]
     assert {tuple(a["bbox"]) for a in coco["annotations"]} == {(0, 0, 20, 30)}
@@ -42,6 +44,33 @@ def test_a_folder_becomes_labels_in_every_format(tmp_path):
     ).read_text() == "0 0.250000 0.500000 0.500000 1.000000\n"
     assert (out / "voc/Annotations/004.xml").exists() and (out / "gallery.html").exists()
     assert (out / "failed.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("classes", "flags", "empty", "told"),
+    [
+        ("{cat: {threshold: 0.95}}", (), "nothing_proposed", "2 images empty: 2 with nothing"),
+        ("{cat: }", (), "all_rejected", "2 images empty: 2 with every box rejected"),
+        ("{cat: {threshold: 0.95}}", ("--verify-empty",), "verified_empty", "2 verified empty"),
+        ("{cat: }", ("--verify-empty", "--empty-tiles", "2"), "verified_empty", "2 verified empty"),
+        ("{dog: {threshold: 0.95}}", ("--verify-empty",), None, "2 images without a box, but not"),
+    ],
+)
+def test_why_an_image_is_empty_is_told_and_kept(tmp_path, classes, flags, empty, told):
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    (tmp_path / "o.yaml").write_text(f"classes: {classes}")
+    ontology = ("--ontology", str(tmp_path / "o.yaml"))
+    done = label(folder, out, *ontology, *flags, "--format", "coco,yolo", classes=())
+    assert done.returncode == 0 and told in done.stdout, done
+    plain = json.loads((out / COCO).read_text())
+    assert [image["empty"] for image in plain["images"]] == [empty] * 2
+    assert len(plain["annotations"]) == (0 if empty else 2)
+    background = len([*(out / "yolo/images").rglob("*.png")])
+    assert background == (2 if empty in ("all_rejected", "verified_empty") else 0)
+    # A run that was made without verifying is not continued with it, and the other way round.
+    other = () if flags else ("--verify-empty",)
+    refused = label(folder, out, *ontology, *other, classes=())
+    assert refused.returncode == 2 and "different settings" in refused.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -188,7 +217,7 @@ def test_what_a_run_wrote_is_read_by_the_other_commands(tmp_path, capsys):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         path.rename(folder / name)
     done = label(folder, out, "--format", "coco,yolo,voc", classes=("dog",))
-    assert done.stdout.startswith(f"{len(NAMES)} images: {len(NAMES)} boxes accepted"), done
+    assert done.stdout.startswith(f"{len(NAMES)} images: {len(NAMES)} boxes proposed"), done
     for dataset in (out, out / "coco", out / "yolo"):
         data = open_training_set(str(dataset))
         samples = (*data.train, *data.held_out)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from fakes import ScriptedProposer
 from flaky_line import FlakyLine
@@ -44,6 +45,66 @@ def test_frames_come_back_with_their_keys():
     assert sorted(f.sequence for f in found) == numbers == list(range(20))
     assert all(kind(f) == "result" and f.key == f"k{f.sequence}" for f in found)
     assert all(f.result.name == f"n{f.sequence}" for f in found)
+
+
+def frames(count):
+    """Arrays of different shades."""
+    return [np.full((30, 40, 3), shade, np.uint8) for shade in range(count)]
+
+
+def test_label_stream_reports_every_frame_with_itself_as_the_key():
+    sent = frames(20)
+    with serving() as s, Client(s.address) as client:
+        found = list(client.label_stream(iter(sent), options=WIDE))
+    assert sorted(f.sequence for f in found) == list(range(20))
+    assert all(kind(f) == "result" and f.key is sent[f.sequence] for f in found)
+
+
+def test_label_stream_shows_results_while_the_camera_runs():
+    def camera():
+        yield from frames(2)
+        deadline = time.monotonic() + 20
+        while not shown and time.monotonic() < deadline:
+            time.sleep(0.01)
+            yield frames(1)[0]
+
+    shown = []
+    with serving() as s, Client(s.address) as client:
+        for found in client.label_stream(camera()):
+            if found.result:
+                shown.append(found.sequence)
+    assert shown, "else the camera would have stopped by the clock, and nothing been shown"
+
+
+def test_leaving_label_stream_hangs_up_and_a_broken_camera_is_told():
+    def camera():
+        yield frames(1)[0]
+        raise OSError("the camera is gone")
+
+    with serving() as s, Client(s.address) as client:
+        for _ in client.label_stream(iter(frames(50)), options=WIDE):
+            break
+        with pytest.raises(OSError, match="the camera is gone"):
+            list(client.label_stream(camera()))
+        names = {thread.name for thread in threading.enumerate()}
+    assert "secondlook-stream" not in names
+
+
+def test_the_async_label_stream_does_the_same():
+    async def camera():
+        for frame in frames(12):
+            yield frame
+            await asyncio.sleep(0.001)
+
+    async def run(address):
+        async with AsyncClient(address) as client:
+            for source in (camera(), iter(frames(12))):
+                found = [f async for f in client.label_stream(source, options=WIDE)]
+                assert sorted(f.sequence for f in found) == list(range(12))
+                assert all(kind(f) == "result" for f in found)
+
+    with serving() as s:
+        asyncio.run(run(s.address))
 
 
 def test_a_bad_frame_fails_alone():

@@ -50,6 +50,23 @@ def test_a_snapshot_from_making_to_removing(data, tmp_path, capfd) -> None:
     assert "no snapshot 's'" in told(capfd)[1]
 
 
+def test_what_nobody_looked_at_twice_is_left_out_and_told(data, tmp_path, capfd) -> None:
+    with open_store(tmp_path / "data") as store:
+        stored(store, "blank", photos(3), script=lambda image, _: [])
+    assert run(["snapshot", "create", "a", "--run", "blank", *data]) == 2
+    said = told(capfd)[1]
+    assert "3 on which nothing was proposed" in said and "label with --verify-empty" in said
+    both = ["--run", "r", "--run", "blank"]
+    assert run(["snapshot", "create", "b", *both, *data]) == 0
+    shown = told(capfd)[0]
+    assert "left out: 3 images on which nothing was proposed, so nobody looked twice" in shown
+    assert "--verify-empty" in shown and "--empty all" in shown
+    assert run(["snapshot", "create", "c", *both, *data, "--empty", "all"]) == 0
+    assert "empty, nothing proposed" in (shown := told(capfd)[0]) and "left out" not in shown
+    for wrong in ("verified", "none,all_rejected"):
+        assert run(["snapshot", "create", "d", *both, *data, "--empty", wrong]) == 2
+
+
 def test_what_changed_between_two(data, capfd) -> None:
     for name, runs in (("old", ["--run", "r"]), ("new", ["--run", "r", "--run", "later"])):
         assert run(["snapshot", "create", name, *runs, *data]) == 0

@@ -3,6 +3,8 @@
 import io
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +49,8 @@ def served(kept: Store) -> Iterator[Serving]:
 
 
 def dataset(served: Serving, tmp_path: Path, **options: object) -> SnapshotDataset:
-    return SnapshotDataset(served.address, "s", cache=tmp_path / "cache", **options)
+    given = {"transform": None, **options}
+    return SnapshotDataset(served.address, "s", cache=tmp_path / "cache", **given)
 
 
 def test_every_image_by_number(served: Serving, tmp_path: Path) -> None:
@@ -61,6 +64,18 @@ def test_every_image_by_number(served: Serving, tmp_path: Path) -> None:
     for outside in (40, -41):
         with pytest.raises(IndexError, match="has 40 images"):
             data[outside]
+
+
+def test_an_item_is_pixels_and_a_target_unless_asked_otherwise(
+    served: Serving, tmp_path: Path
+) -> None:
+    data = SnapshotDataset(served.address, "s", cache=tmp_path / "cache")
+    (image, target), example = data[3], dataset(served, tmp_path)[3]
+    own = np.asarray(PILImage.open(io.BytesIO(example.content)).convert("RGB"))
+    assert image.dtype == np.uint8 and np.array_equal(image, own)
+    assert target["boxes"].tolist() == [list(DOG_BOX)] and target["boxes"].dtype == np.float32
+    assert target["labels"].tolist() == [data.classes.index("dog")]
+    assert (target["ignore"].shape, target["sha256"]) == ((0, 4), example.sha256)
 
 
 def test_splits_and_shards_part_the_snapshot(served: Serving, tmp_path: Path) -> None:
@@ -176,3 +191,35 @@ def test_torch_loads_it_with_two_workers(served: Serving, tmp_path: Path, start:
     own = {np.array(PILImage.open(io.BytesIO(c))).tobytes() for c in photos(40).values()}
     assert set(seen) == own
     assert data[1][1].tolist() == [list(DOG_BOX)]
+
+
+FORKS = """
+import os, shutil, signal, sys, time
+from secondlook_client.dataset import SnapshotDataset
+
+data = SnapshotDataset(sys.argv[1], "s", cache=sys.argv[2], transform=None)
+for number in range(60):
+    shutil.rmtree(os.path.join(sys.argv[2], "images"), ignore_errors=True)
+    data[number % 40]
+    child = os.fork()
+    if not child:
+        os._exit(data[(number + 1) % 40] is None)
+    deadline = time.monotonic() + 20
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            sys.exit(f"the child of round {number} hangs")
+        time.sleep(0.005)
+    assert ended[1] == 0, number
+"""
+
+
+def test_a_fork_takes_no_lock_of_grpc_along(served: Serving, tmp_path: Path) -> None:
+    """Each child asks the server right after its parent did; without the wait some hang."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, served.address, str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,9 +2,12 @@
 
 import os
 
+import numpy as np
+from html_page import Page
 from PIL import Image
 
 from secondlook.cli import run
+from secondlook.core.drawing import CLASS_COLOURS
 
 MODELS = (
     "--proposer", "scripted_models:bright_half", "--verifier", "scripted_models:agreeable:dog",
@@ -32,8 +35,34 @@ def test_every_stage_is_shown_for_each_image(tmp_path, capsys):
         "reject", "Yes", "P(yes) 0.10 ≤ 0.40", "broken.png: these 6 bytes are not an image",
     ):  # fmt: skip
         assert expected in shown, shown
-    page = out.read_text(encoding="utf-8")
-    assert page.count("<figure") == 2 and "Is it young?" in page
+    page = Page(out.read_text(encoding="utf-8"))
+    assert len(page.all("figure", "card")) == 2 and page.data()["scores"] is True
+    assert {(box["class"], box["score"], box["p"]) for box in page.boxes()} == {
+        ("dog", 0.9, 0.9),
+        ("puppy", 0.9, 0.1),
+    }
+    assert {box["asked"] for box in page.boxes()} >= {"Is it young? (crop)"}
+
+
+def test_drawings_with_scores_are_written_where_they_are_asked_for(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    image = half_bright(tmp_path / "in" / "a [red].png")
+    drawn = tmp_path / "drawn"
+    arguments = [
+        "-c",
+        "dog",
+        *MODELS,
+        "--out",
+        str(tmp_path / "t.html"),
+        "--images-out",
+        str(drawn),
+    ]
+    assert run(["try", image, *arguments]) == 0
+    assert str(drawn) in capsys.readouterr().out
+    (file,) = drawn.iterdir()
+    assert file.name == "01-a__red_.png"
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    assert (pixels == CLASS_COLOURS[0]).all(axis=2).sum() > 1000
 
 
 def test_a_whole_folder_is_too_much_to_try(tmp_path, capsys):

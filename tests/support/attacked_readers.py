@@ -16,7 +16,7 @@ from encoded_images import FORMATS, encoded, gradient
 from labelled import judged, result
 from random_messages import STRANGE_TEXTS, MessageMaker
 from students import write_student
-from training_sets import write_coco, write_yolo
+from training_sets import write_coco, write_voc, write_yolo
 
 from secondlook.core.images import decode
 from secondlook.core.ontology_yaml import classes_of_line, dump, ontology_from_yaml
@@ -171,6 +171,8 @@ def _folder_readers(folder: Path) -> list[Reader]:
     coco = write_coco(folder / "coco", {"train": (1, 2), "val": (3,)})
     yolo = write_yolo(folder / "yolo", {"train": (1, 2), "val": (3,)})
     coco_file = next((coco / "annotations").glob("*train*.json"))
+    voc = write_voc(folder / "voc", {"train": (1, 2), "val": (3,)})
+    annotation, listed = next((voc / "Annotations").glob("*")), voc / "ImageSets/Main/train.txt"
     rows, config = next((yolo / "labels" / "train").glob("*.txt")), yolo / "data.yaml"
     spaced = json.dumps(json.loads(coco_file.read_text()), separators=(" , ", " : "))
     pose = rows.read_bytes().replace(b"\n", b" 0.5 0.5 2\n")
@@ -179,6 +181,18 @@ def _folder_readers(folder: Path) -> list[Reader]:
             "coco", _in_place(coco_file, lambda: open_training_set(str(coco))), [spaced.encode()], 3
         ),
         Reader("truth", _in_place(coco_file, lambda: truth_of(coco_file)), [spaced.encode()], 3),
+        Reader(
+            "voc",
+            _in_place(annotation, lambda: open_training_set(str(voc))),
+            [annotation.read_bytes()],
+            3,
+        ),
+        Reader(
+            "voc list",
+            _in_place(listed, lambda: open_training_set(str(voc))),
+            [listed.read_bytes()],
+            1,
+        ),
         Reader(
             "yolo rows",
             _in_place(rows, lambda: open_training_set(str(yolo))),

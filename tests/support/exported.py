@@ -11,6 +11,7 @@ from secondlook.datasets.export import export
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import open_store
+from secondlook_client.values import EmptyReason
 
 CAT_BOX = (41.0, 40.0, 70.0, 60.0)
 IMAGES = 24
@@ -33,7 +34,7 @@ def exported(tmp_path: Path, *formats: str) -> Path:
     with open_store(tmp_path / "data") as store:
         stored(store, "r", images, script=script, answers={"Dog?": 0.9, "Cat?": 0.5})
         halves = (SplitShare("train", 1), SplitShare("val", 1))
-        create_snapshot(store, "s", Query(("r",), split=halves))
+        create_snapshot(store, "s", Query(("r",), split=halves, empty=tuple(EmptyReason)))
         return export(store, "s", tmp_path / "out", formats)
 
 

@@ -63,13 +63,14 @@ def stored(
     ontology: Ontology = PETS,
     script: Script = one_dog,
     answers: Mapping[str, float] = SURE,
+    settings: PipelineSettings = LIMITS,
 ) -> Run:
     """A run that labelled ``images`` (bytes by name)."""
-    pipeline = Pipeline(ScriptedProposer(script), ScriptedVerifier(answers), LIMITS)
+    pipeline = Pipeline(ScriptedProposer(script), ScriptedVerifier(answers), settings)
     decoded = [decode(content, image_name) for image_name, content in images.items()]
     found = pipeline.label([Task(image, ontology) for image in decoded])
     with store.database.writing() as connection:
-        run = create_run(connection, name, kind, ontology, SETTINGS)
+        run = create_run(connection, name, kind, ontology, settings.recorded())
         measured, kept = [], []
         for key, (image, labelled) in enumerate(zip(decoded, found, strict=True)):
             content = images[image.name]

@@ -1,8 +1,10 @@
 """A written page of HTML, as a test looks at it."""
 
+import json
 from html.parser import HTMLParser
+from typing import Any
 
-VOID = {"meta", "img", "link", "br"}
+VOID = {"meta", "img", "link", "br", "input"}
 """The elements that are never closed."""
 
 
@@ -36,6 +38,26 @@ class Page(HTMLParser):
     def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
         """The attributes of every element of that tag, or of those with that class."""
         return [a for t, a in self.seen if t == tag and kind in (a.get("class") or "").split(" ")]
+
+    def data(self) -> Any:
+        """What the page's script reads."""
+        (text,) = [words for tag, words in self.words if tag == "script" and words[:1] == "{"]
+        return json.loads(text)
+
+    def boxes(self) -> list[dict[str, Any]]:
+        """Every box of every image, as the script reads it."""
+        data, names = self.data(), ("side", "kind", "of", "x1", "y1", "x2", "y2", "score", "p")
+        names += ("exact", "asked", "answer", "reason", "id")
+        found = []
+        for image in data["images"]:
+            for row in image["b"]:
+                box = dict(zip(names, row, strict=True))
+                box |= {name: data["texts"][box[name]] for name in ("asked", "answer", "reason")}
+                box["class"] = data["classes"][box["of"]] if box["of"] >= 0 else ""
+                found.append(
+                    {**box, "image": image["n"], "kind": data["kinds"][box["kind"]]["word"]}
+                )
+        return found
 
     def texts(self, tag: str = "") -> list[str]:
         """Every text that stands directly in such an element, or anywhere."""

@@ -62,6 +62,22 @@ class Agreeable:
         return Answer(0.9 if yes else 0.1, "Yes" if yes else "No")
 
 
+class SlowlyAgreeable(Agreeable):
+    """Takes a while for each view, and notes in a file that it was asked."""
+
+    def __init__(self, word: str, pause_s: float) -> None:
+        super().__init__(word)
+        self._pause_s = pause_s
+
+    def answer(self, queries: Sequence[VQAQuery]) -> list[tuple[Answer, ...]]:
+        """As ``Agreeable``."""
+        for query in queries:
+            time.sleep(self._pause_s)
+            with Path(os.environ["SCRIPTED_LOG"]).open("a", encoding="utf-8") as file:
+                file.write(f"{query.questions}\n")
+        return super().answer(queries)
+
+
 def bright_half(argument: str, options: ModelSettings) -> BrightHalf:
     """``argument``: seconds that each image takes."""
     return BrightHalf(float(argument or 0))
@@ -101,3 +117,8 @@ def slow_to_load(argument: str, options: ModelSettings) -> BrightHalf:
 def agreeable(argument: str, options: ModelSettings) -> Agreeable:
     """``argument``: the word."""
     return Agreeable(argument or "dog")
+
+
+def agreeable_slowly(argument: str, options: ModelSettings) -> SlowlyAgreeable:
+    """``argument``: seconds that each view takes; says yes to dogs."""
+    return SlowlyAgreeable("dog", float(argument))

@@ -32,6 +32,8 @@ QUARTERS = np.array(
     [[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]], np.float32
 )
 """The boxes of the four queries: top left, top right, bottom left, bottom right."""
+UNDECIDED = ((9.0, -9.0, -9.0), (8.0, -8.0, -8.0))
+"""Reactions of two classes that both see an object in red, the first with the better score."""
 _REACTIONS = np.array([[8, -8, -8], [-8, -8, 8], [-8, 8, -8], [9, 9, -9]], np.float32)
 
 
@@ -50,16 +52,20 @@ def write_student(
     input_size: tuple[int, int] = (64, 64),
     seed: int = 0,
     int8: bool = False,
+    reactions: Sequence[Sequence[float]] | None = None,
     **manifest_overrides: Any,
 ) -> StudentManifest:
     """Write a valid student folder; another ``seed`` gives other weights, hashes and digest.
 
     Every seed finds the same objects, with scores that differ by a few hundredths. The manifest is
     written with ``manifest_overrides`` in place of its fields. ``int8``: with that model too, which
-    processors that are quick at it prefer.
+    processors that are quick at it prefer. ``reactions``: of each class to R, G and B, instead of
+    the usual ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights, bias = _weights(len(classes), seed)
+    if reactions is not None:
+        weights = np.array(reactions, np.float32).T
     files = [FP32, SELF_TEST, "report.json", "report.html"]
     (folder / FP32).write_bytes(model_bytes(weights, bias, input_size))
     if int8:

@@ -98,6 +98,33 @@ def write_yolo(root: Path, parts: Mapping[str, Sequence[int]]) -> Path:
     return root
 
 
+def write_voc(root: Path, parts: Mapping[str, Sequence[int]]) -> Path:
+    """``ImageSets/Main``, ``Annotations`` and ``JPEGImages``."""
+    annotations, lists = root / "Annotations", root / "ImageSets" / "Main"
+    for folder in (annotations, lists):
+        folder.mkdir(parents=True)
+    for part, seeds in parts.items():
+        names, rows = write_images(root / "JPEGImages", seeds)
+        for name, of_image in zip(names, rows, strict=True):
+            (annotations / name).with_suffix(".xml").write_text(voc_xml(of_image, name))
+        (lists / f"{part}.txt").write_text("".join(f"{seed:03}\n" for seed in seeds))
+    return root
+
+
+def voc_xml(rows: Sequence[Row], name: str = "", more: str = "") -> str:
+    """The annotation of a drawn image, its corners counted from 1; ``more`` is XML at its end."""
+    objects = "".join(
+        f"<object> <name>{CLASSES[number]}</name> <difficult>0</difficult> <bndbox> "
+        f"<xmin>{x1 + 1:.0f}</xmin> <ymin>{y1 + 1:.0f}</ymin> <xmax>{x2:.0f}</xmax> "
+        f"<ymax>{y2:.0f}</ymax> </bndbox> </object> "
+        for number, (x1, y1, x2, y2) in rows
+    )
+    return (
+        f"<?xml version='1.0'?> <annotation> <filename>{name}</filename> <size> <width>72</width> "
+        f"<height>60</height> </size> {objects} {more} </annotation>"
+    )
+
+
 def yolo_line(row: Row, width: int = 72, height: int = 60) -> str:
     """Class, centre and size, relative."""
     number, (x1, y1, x2, y2) = row

@@ -149,8 +149,9 @@ def loaded_by(code: str) -> tuple[set[str], float]:
     return set(done.stdout.splitlines()[-1].split()), seconds
 
 
-def test_the_client_is_light() -> None:
-    found, _ = loaded_by("import secondlook_client")
+@pytest.mark.parametrize("code", ["import secondlook_client", "import secondlook_client.dataset"])
+def test_the_client_is_light(code: str) -> None:
+    found, _ = loaded_by(code)
     assert not found & {*HEAVY, "secondlook"}
 
 

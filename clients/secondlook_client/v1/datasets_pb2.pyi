@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from secondlook_client.v1 import labeling_pb2 as _labeling_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -130,6 +131,7 @@ class SnapshotQuery(_message.Message):
     HARD_NEGATIVES_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
+    EMPTY_FIELD_NUMBER: _builtins.int
     ontology: _builtins.str
     """Digest of an ontology, 16 hex digits: a named run with another one is refused. Empty: any."""
     since: _builtins.float
@@ -139,7 +141,7 @@ class SnapshotQuery(_message.Message):
     min_probability: _builtins.float
     """Probability from which an accepted box is a label, [0, 1]; below, it becomes an ignore region."""
     without_empties: _builtins.bool
-    """Leave out images on which nothing was accepted and nothing is unsure."""
+    """Leave out every image on which nothing was accepted and nothing is unsure."""
     without_ignore: _builtins.bool
     """Leave out images that have an ignore region. Their objects cannot be left out alone: what is
     not labelled would be learnt as background.
@@ -164,6 +166,13 @@ class SnapshotQuery(_message.Message):
     def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___SplitShare]:
         """Parts of the snapshot. Empty: 0.8 "train", 0.2 "val"."""
 
+    @_builtins.property
+    def empty(self) -> _containers.RepeatedScalarFieldContainer[_labeling_pb2.EmptyReason.ValueType]:
+        """Which images without a label or unsure box are kept, by their reason. Empty: those with all boxes
+        rejected and those verified empty. Of one on which nothing was proposed nobody knows whether the
+        proposer missed an object, which would be learnt as background.
+        """
+
     def __init__(
         self,
         *,
@@ -178,10 +187,11 @@ class SnapshotQuery(_message.Message):
         hard_negatives: _builtins.bool = ...,
         split: _abc.Iterable[Global___SplitShare] | None = ...,
         group_by: Global___GroupBy.ValueType = ...,
+        empty: _abc.Iterable[_labeling_pb2.EmptyReason.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "classes", b"classes", "group_by", b"group_by", "hard_negatives", b"hard_negatives", "min_probability", b"min_probability", "ontology", b"ontology", "runs", b"runs", "since", b"since", "split", b"split", "until", b"until", "without_empties", b"without_empties", "without_ignore", b"without_ignore"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "classes", b"classes", "empty", b"empty", "group_by", b"group_by", "hard_negatives", b"hard_negatives", "min_probability", b"min_probability", "ontology", b"ontology", "runs", b"runs", "since", b"since", "split", b"split", "until", b"until", "without_empties", b"without_empties", "without_ignore", b"without_ignore"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__since: _TypeAlias = _typing.Literal["since"]  # noqa: Y015
     _WhichOneofArgType__since: _TypeAlias = _typing.Literal["_since", b"_since"]  # noqa: Y015
@@ -344,6 +354,7 @@ class SnapshotImage(_message.Message):
     BOXES_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    EMPTY_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """Of its bytes, 64 hex digits."""
     name: _builtins.str
@@ -362,9 +373,11 @@ class SnapshotImage(_message.Message):
     """The bytes as they were given to the store; empty unless images were asked for."""
     cursor: _builtins.str
     """Goes on after this image."""
+    empty: _labeling_pb2.EmptyReason.ValueType
+    """Why it has neither a label nor an ignore region. Snapshots made before this was kept do not say."""
     @_builtins.property
     def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotBox]:
-        """Labels first, then ignore regions, then hard negatives. None: a verified empty."""
+        """Labels first, then ignore regions, then hard negatives."""
 
     def __init__(
         self,
@@ -379,10 +392,11 @@ class SnapshotImage(_message.Message):
         boxes: _abc.Iterable[Global___SnapshotBox] | None = ...,
         content: _builtins.bytes = ...,
         cursor: _builtins.str = ...,
+        empty: _labeling_pb2.EmptyReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "content", b"content", "cursor", b"cursor", "format", b"format", "group", b"group", "height", b"height", "name", b"name", "sha256", b"sha256", "split", b"split", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "content", b"content", "cursor", b"cursor", "empty", b"empty", "format", b"format", "group", b"group", "height", b"height", "name", b"name", "sha256", b"sha256", "split", b"split", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

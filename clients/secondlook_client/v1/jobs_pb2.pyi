@@ -783,12 +783,20 @@ class JobResult(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     LABELLED_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    PERCEPTUAL_HASH_FIELD_NUMBER: _builtins.int
     cursor: _builtins.int
     """Of this result; higher than those before it. "<cursor>.<index of the judgement>", counted
     from 0 among all judgements, names a label for `secondlook explain`.
     """
     key: _builtins.int
     """The image's number in the job."""
+    decided_at: _builtins.float
+    """When the run decided it, in seconds since 1970, UTC."""
+    perceptual_hash: _builtins.int
+    """The image's difference hash, 64 bits as a signed number: those of near duplicates differ in few
+    bits. Absent where it is not known.
+    """
     @_builtins.property
     def labelled(self) -> _labeling_pb2.Labelled:
         """What was found; corrections by persons are applied."""
@@ -799,12 +807,16 @@ class JobResult(_message.Message):
         cursor: _builtins.int = ...,
         key: _builtins.int = ...,
         labelled: _labeling_pb2.Labelled | None = ...,
+        decided_at: _builtins.float = ...,
+        perceptual_hash: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["labelled", b"labelled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_perceptual_hash", b"_perceptual_hash", "labelled", b"labelled", "perceptual_hash", b"perceptual_hash"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "key", b"key", "labelled", b"labelled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perceptual_hash", b"_perceptual_hash", "cursor", b"cursor", "decided_at", b"decided_at", "key", b"key", "labelled", b"labelled", "perceptual_hash", b"perceptual_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__perceptual_hash: _TypeAlias = _typing.Literal["perceptual_hash"]  # noqa: Y015
+    _WhichOneofArgType__perceptual_hash: _TypeAlias = _typing.Literal["_perceptual_hash", b"_perceptual_hash"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__perceptual_hash) -> _WhichOneofReturnType__perceptual_hash | None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
 

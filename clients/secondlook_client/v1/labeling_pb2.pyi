@@ -114,6 +114,42 @@ OUTCOME_UNSURE: Outcome.ValueType  # 3
 """Neither is certain enough, or there was no verdict."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _EmptyReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EmptyReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmptyReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EMPTY_REASON_UNSPECIFIED: _EmptyReason.ValueType  # 0
+    """It has one; or an older server does not say."""
+    EMPTY_REASON_NOTHING_PROPOSED: _EmptyReason.ValueType  # 1
+    """No box reached the verifier, so nobody looked twice: an object may have been missed. So are the
+    empty images of a student that labels alone.
+    """
+    EMPTY_REASON_ALL_REJECTED: _EmptyReason.ValueType  # 2
+    """Boxes were proposed, and each was rejected."""
+    EMPTY_REASON_VERIFIED_EMPTY: _EmptyReason.ValueType  # 3
+    """The verifier was asked about every class of the whole image or of its tiles, and each answer was
+    no.
+    """
+
+class EmptyReason(_EmptyReason, metaclass=_EmptyReasonEnumTypeWrapper):
+    """Why an image has neither a label nor an unsure box."""
+
+EMPTY_REASON_UNSPECIFIED: EmptyReason.ValueType  # 0
+"""It has one; or an older server does not say."""
+EMPTY_REASON_NOTHING_PROPOSED: EmptyReason.ValueType  # 1
+"""No box reached the verifier, so nobody looked twice: an object may have been missed. So are the
+empty images of a student that labels alone.
+"""
+EMPTY_REASON_ALL_REJECTED: EmptyReason.ValueType  # 2
+"""Boxes were proposed, and each was rejected."""
+EMPTY_REASON_VERIFIED_EMPTY: EmptyReason.ValueType  # 3
+"""The verifier was asked about every class of the whole image or of its tiles, and each answer was
+no.
+"""
+Global___EmptyReason: _TypeAlias = EmptyReason  # noqa: Y015
+
 class _LabelPath:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -218,6 +254,7 @@ class ClassSpec(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     ACCEPT_FIELD_NUMBER: _builtins.int
     REJECT_FIELD_NUMBER: _builtins.int
+    PRESENCE_QUESTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the ontology, regardless of case; 1 to 120 characters."""
     question: _builtins.str
@@ -232,6 +269,10 @@ class ClassSpec(_message.Message):
     """P(yes) from which a box is accepted, [0, 1]. Default: 0.6."""
     reject: _builtins.float
     """P(yes) up to which a box is rejected, [0, 1], not above accept. Default: 0.4."""
+    presence_question: _builtins.str
+    """Closed question about a whole image, asked to verify that it is empty. Default: "Does this
+    picture show a <name>?".
+    """
     @_builtins.property
     def phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Given to the proposer, at most 16; the class's score is the best of them. Default: the name."""
@@ -247,10 +288,11 @@ class ClassSpec(_message.Message):
         threshold: _builtins.float | None = ...,
         accept: _builtins.float | None = ...,
         reject: _builtins.float | None = ...,
+        presence_question: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "reject", b"reject", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "group", b"group", "name", b"name", "phrases", b"phrases", "question", b"question", "reject", b"reject", "threshold", b"threshold", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "group", b"group", "name", b"name", "phrases", b"phrases", "presence_question", b"presence_question", "question", b"question", "reject", b"reject", "threshold", b"threshold", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accept: _TypeAlias = _typing.Literal["accept"]  # noqa: Y015
     _WhichOneofArgType__accept: _TypeAlias = _typing.Literal["_accept", b"_accept"]  # noqa: Y015
@@ -394,6 +436,7 @@ class Judgement(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    WHOLE_IMAGE_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
     """Of the ontology."""
     score: _builtins.float
@@ -404,6 +447,10 @@ class Judgement(_message.Message):
     """That the label is right, [0, 1], from the scores at hand."""
     reason: _builtins.str
     """One sentence for a person."""
+    whole_image: _builtins.bool
+    """A doubt about the whole image, whose box this is: no box was accepted, none is unsure, and the
+    verifier was asked about the class and did not say no.
+    """
     @_builtins.property
     def box(self) -> Global___Box:
         """Where."""
@@ -422,10 +469,11 @@ class Judgement(_message.Message):
         outcome: Global___Outcome.ValueType = ...,
         probability: _builtins.float = ...,
         reason: _builtins.str = ...,
+        whole_image: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_name", b"class_name", "outcome", b"outcome", "probability", b"probability", "reason", b"reason", "score", b"score", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_name", b"class_name", "outcome", b"outcome", "probability", b"probability", "reason", b"reason", "score", b"score", "verdict", b"verdict", "whole_image", b"whole_image"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,6 +515,8 @@ class Labelled(_message.Message):
     VERIFIER_FIELD_NUMBER: _builtins.int
     TIMINGS_MS_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    IMAGE_VERDICTS_FIELD_NUMBER: _builtins.int
+    EMPTY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As the client gave it."""
     sha256: _builtins.str
@@ -483,6 +533,8 @@ class Labelled(_message.Message):
     """Name and digest of the verifier; empty when none is in use."""
     path: Global___LabelPath.ValueType
     """Who made the labels."""
+    empty: Global___EmptyReason.ValueType
+    """Why there is neither a label nor an unsure box, whatever the detail."""
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Judgement]:
         """As much as the detail asked for, best boxes first within a contrast group."""
@@ -491,6 +543,12 @@ class Labelled(_message.Message):
     def timings_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Milliseconds by stage: "decode", "student", "propose", "verify", and "total" from queue to
         answer.
+        """
+
+    @_builtins.property
+    def image_verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """What the verifier said of the whole image, or of each of its tiles, where it was asked whether
+        the image is empty: class by class. Left out with DETAIL_LABELS.
         """
 
     def __init__(
@@ -506,10 +564,12 @@ class Labelled(_message.Message):
         verifier: _builtins.str = ...,
         timings_ms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         path: Global___LabelPath.ValueType = ...,
+        image_verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        empty: Global___EmptyReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "judgements", b"judgements", "name", b"name", "path", b"path", "proposals", b"proposals", "proposer", b"proposer", "sha256", b"sha256", "timings_ms", b"timings_ms", "verifier", b"verifier", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["empty", b"empty", "height", b"height", "image_verdicts", b"image_verdicts", "judgements", b"judgements", "name", b"name", "path", b"path", "proposals", b"proposals", "proposer", b"proposer", "sha256", b"sha256", "timings_ms", b"timings_ms", "verifier", b"verifier", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,6 +26,8 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     GroundingDinoFrozenBatchNorm2d,
 )
 
+from secondlook.models.embedded import NOUN_WORDS
+
 SIZE = 320
 """Longest side in pixels at which images enter the network."""
 MAX_TEXT_LEN = 64
@@ -38,17 +40,6 @@ PRIOR = 0.01
 _FIXED = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 _FIXED |= {".": 1012, "?": 1029}
 _FIRST_WORD = 1030
-
-NOUN_WORDS: dict[str, tuple[str, ...]] = {
-    "person": ("person", "people", "persons", "man", "woman", "pedestrian"),
-    "glasses": ("glasses", "spectacles", "sunglasses", "eyeglasses"),
-    "helmet": ("helmet", "helmets"),
-    "dog": ("dog", "dogs", "puppy"),
-    "car": ("car", "cars", "automobile", "vehicle"),
-    "tree": ("tree", "trees"),
-    "ball": ("ball", "balls"),
-}
-"""Words that name each noun of the world; the first is the noun itself."""
 
 COLOUR_WORDS = ("red", "blue", "green", "yellow", "white", "black", "orange", "brown", "grey")
 SIZE_WORDS = (

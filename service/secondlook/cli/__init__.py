@@ -11,40 +11,58 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from secondlook.config.entrypoint import run_group, write_privately
+from secondlook.config.entrypoint import CommandGroup, matching, run_group, write_privately
 from secondlook.config.redaction import redacted
 from secondlook.config.terminal import TerminalFormatter, printable
 
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("demo", "Label synthetic scenes and show what each stage contributes."),
-    "try": ("try_", "Try classes and prompts on a few images; print the scores of both stages."),
-    "label": ("label", "Label a folder of images; continues where it stopped."),
-    "serve": ("serve", "Serve labelling over gRPC; with --data, keep images and results."),
-    "job": ("jobs", "Label many images on a service: create, list, watch, results."),
-    "explain": ("runs", "Show how a label was decided, with all scores and answers."),
-    "redecide": ("runs", "Decide a run again by other thresholds or classes, without a model."),
-    "compare": ("runs", "Show which labels differ between two runs, with images."),
-    "snapshot": ("snapshots", "Freeze labels into datasets that never change; compare, export."),
-    "distill": ("distill", "Train a small fast detector on a dataset; measure and export it."),
-    "models": ("models", "Manage versions of students: list, promote, roll back, download."),
-    "check": ("store", "Check every row and every image of a store."),
-    "backup": ("store", "Copy a store that is in use; later backups copy only what is new."),
-    "restore": ("store", "Fill an empty store from a backup, or move it to another database."),
-    "forget": ("store", "Remove old results and images, except those in snapshots."),
-    "evaluate": ("evaluate", "Measure COCO predictions against truth: precision, recall, AP."),
-    "world": ("world", "Write synthetic scenes with their exact truth."),
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Label": {
+        "demo": ("demo", "Label synthetic scenes and show what each stage contributes."),
+        "try": ("try_", "Try classes and prompts on a few images; print every score."),
+        "label": ("label", "Label a folder of images; continues where it stopped."),
+        "verify": ("verify", "Verify annotations that exist: keep, reject or doubt each box."),
+    },
+    "Look and decide": {
+        "explain": ("runs", "Show how a label was decided, with all scores and answers."),
+        "compare": ("runs", "Show which labels differ between two runs, with images."),
+        "redecide": ("runs", "Decide a run again by other thresholds, without a model."),
+        "evaluate": ("evaluate", "Measure predictions against truth: precision, recall, AP."),
+    },
+    "Datasets and training": {
+        "snapshot": ("snapshots", "Freeze labels into datasets; compare and export them."),
+        "distill": ("distill", "Train a small fast detector on a dataset; export it."),
+        "models": ("models", "Manage versions of students: list, promote, roll back."),
+        "world": ("world", "Write synthetic scenes with their exact truth."),
+    },
+    "Service and store": {
+        "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
+        "job": ("jobs", "Label many images on a service: create, watch, results."),
+        "check": ("store", "Check every row and every image of a store."),
+        "backup": ("store", "Copy a store that is in use; later, only what is new."),
+        "restore": ("store", "Fill an empty store from a backup, or move it elsewhere."),
+        "forget": ("store", "Remove old results and images, except those in snapshots."),
+    },
+    "Shell": {
+        "completion": ("completion", "Print the completion script of bash, zsh or fish."),
+    },
 }
-"""Every command: the module that has it as ``NAME_command``, and its line in ``--help``."""
+"""Every command, below the title of its group: the module that has it as ``NAME_command``, and its
+line in ``--help``, in the order in which a new user needs them."""
+COMMANDS = {name: found for group in COMMAND_GROUPS.values() for name, found in group.items()}
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CommandGroup):
     """A group that imports a command only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which a new user needs them."""
+        """In the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -56,10 +74,19 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Commands without importing them, and options of the group."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return matching(incomplete, COMMANDS)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        longest = max(map(len, COMMANDS))
+        for title, commands in COMMAND_GROUPS.items():
+            with formatter.section(title):
+                lines = [(name.ljust(longest), line) for name, (_, line) in commands.items()]
+                formatter.write_dl(lines)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.settings import ImageSettings, Settings
 from secondlook.config.terminal import echo
 from secondlook.core.image_folder import ImageFile
@@ -23,10 +24,10 @@ from secondlook_client import (
     SecondlookError,
     ServerInfo,
 )
-from secondlook_client.errors import MissingExtra
 from secondlook_client.ontology import Ontology
 
 if TYPE_CHECKING:
+    from secondlook.cli.local_service import BuildPipeline
     from secondlook.server.app import Server
 
 IN_FLIGHT = 16
@@ -35,6 +36,8 @@ TIMEOUT_S = 300.0
 """Of one image, with its time in queues and all attempts."""
 RETRY = RetryPolicy(unavailable_s=60)
 """A long run waits for a server that restarts, which has to load its models."""
+DEMO = "demo-"
+"""What the names of the embedded models begin with."""
 CONNECT_S = 5.0
 """Timeout of the first call; a server that is up answers at once."""
 FORMAT = 2
@@ -72,14 +75,24 @@ class Session:
 
     def identity(self, root: Path) -> dict[str, Any]:
         """The content of ``run.json``."""
-        return {
-            "format": FORMAT,
-            "root": str(root),
-            "classes": list(self.ontology.names),
-            "ontology": self.ontology.digest,
-            "ontology_yaml": dump(self.ontology),
-            **self.models,
-        }
+        return {**identity_without_models(self.ontology, root), **self.models}
+
+
+def identity_without_models(
+    ontology: Ontology, root: Path, settings: Settings | None = None
+) -> dict[str, Any]:
+    """What is known of a run's identity before its models are loaded.
+
+    ``settings``: of a run whose models run in this process.
+    """
+    return {
+        "format": FORMAT,
+        "root": str(root),
+        "classes": list(ontology.names),
+        "ontology": ontology.digest,
+        "ontology_yaml": dump(ontology),
+        **({"settings": settings.pipeline.recorded()} if settings else {}),
+    }
 
 
 @contextmanager
@@ -88,25 +101,24 @@ def connected(
     settings: Settings,
     ontology: Ontology | None,
     ready: Callable[[], Path] | None = None,
+    build: "BuildPipeline | None" = None,
 ) -> Iterator[Session]:
     """A session with the service at ``server`` (host:port), or with one started here.
 
     ``ontology`` None takes that of the settings. ``ready`` is called once the models are loaded or
     the service has answered; it returns the folder in which a service started here keeps things,
-    unless the settings name one. Without it that service keeps nothing. Raises ``SecondlookError``
-    when no service answers, and what loading the models and opening a store raises.
+    unless the settings name one. Without it that service keeps nothing. ``build`` loads its models
+    (None: those that the settings name). Raises ``SecondlookError`` when no service answers, and
+    what loading the models and opening a store raises.
     """
-    if ontology is None and settings.ontology:
-        ontology = load_ontology(Path(settings.ontology))
-    if ontology is None:
-        raise click.UsageError(
-            'say what to look for: -c "person wearing glasses", or --ontology FILE'
-        )
+    ontology = chosen_ontology(ontology, settings)
     with (
-        _running(server, settings, ready) as (address, own),
+        running_service(server, settings, ready, build) as (address, own),
         Client(address, retry=RETRY) as client,
     ):
         info = client.info(timeout_s=CONNECT_S)
+        if server:
+            _warn_about_demo_server(info)
         if server and ready:
             ready()
         models = _identity(info, None if server else settings)
@@ -114,21 +126,41 @@ def connected(
 
 
 @contextmanager
-def _running(
-    server: str | None, settings: Settings, ready: Callable[[], Path] | None
+def running_service(
+    server: str | None,
+    settings: Settings,
+    ready: Callable[[], Path] | None = None,
+    build: "BuildPipeline | None" = None,
 ) -> "Iterator[tuple[str, Server | None]]":
+    """The address of ``server``, or of one that is started here, and that one; see ``connected``.
+
+    Raises ``MissingExtra``, and what loading the models and opening a store raises.
+    """
     if server:
         yield server, None
         return
-    try:
-        from secondlook.cli.local_service import local_server
-    except ImportError as missing:
-        raise MissingExtra(
-            f"running models here needs {missing.name}; install it with "
-            'pip install "secondlook[serve]", or use a running service with --server'
-        ) from missing
-    with local_server(settings, ready) as running:
+    check_extras("running models here", *extras_of_models(settings))
+    from secondlook.cli.local_service import load_pipeline, local_server
+
+    with local_server(settings, ready, build or load_pipeline) as running:
         yield running.address, running
+
+
+def chosen_ontology(ontology: Ontology | None, settings: Settings) -> Ontology:
+    """``ontology``, or that of the settings. Raises ``click.UsageError`` where neither is given."""
+    if ontology is not None:
+        return ontology
+    if settings.ontology:
+        return load_ontology(Path(settings.ontology))
+    raise click.UsageError('say what to look for: -c "person wearing glasses", or --ontology FILE')
+
+
+def check_can_label(server: str | None, settings: Settings) -> None:
+    """Raises ``MissingExtra`` where models are to run in this process and cannot."""
+    if not server:
+        extras = extras_of_models(settings)
+        without = "use a running service with --server"
+        check_extras("running models here", *extras, otherwise=without)
 
 
 def warn_about_demo_models(settings: Settings) -> None:
@@ -136,7 +168,17 @@ def warn_about_demo_models(settings: Settings) -> None:
     if "demo" in (settings.models.proposer, settings.models.verifier):
         echo(
             "note: the embedded demo models know only the synthetic images of `secondlook world`; "
-            "for photos name others with --proposer and --verifier",
+            "for photos run with --models photo, or name others with --proposer and --verifier",
+            err=True,
+        )
+
+
+def _warn_about_demo_server(info: ServerInfo) -> None:
+    """The same of a service that runs elsewhere, which tells what it runs by name."""
+    if info.proposer.startswith(DEMO) or info.verifier.startswith(DEMO):
+        echo(
+            "note: this service labels with the embedded demo models, which know only the "
+            "synthetic images of `secondlook world`; for photos start it with --models photo",
             err=True,
         )
 

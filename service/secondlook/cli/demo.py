@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.output import console, counted, share, table
+from secondlook.config.entrypoint import SectionedCommand
+from secondlook.config.extras import check_extras
+from secondlook.core.files import check_can_write
 from secondlook_client.errors import OutputExists
 
 if TYPE_CHECKING:
@@ -39,7 +42,14 @@ UNSEEN_SEED = 1_000_003
 """Added to the demo's seed, for another world."""
 
 
-@click.command("demo")
+@click.command(
+    "demo",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook demo --out demo-out",
+        "secondlook demo --distill --out demo-out   # also trains a student",
+    ],
+)
 @click.option(
     "--count",
     type=click.IntRange(1, 100_000),
@@ -81,6 +91,8 @@ def demo_command(count: int | None, seed: int, size: int, out: Path, distill: bo
     gallery.html, overview.png, coco/, report.json and the images to --out. --distill adds
     student/ with its report.html, strip.png and demo.json.
     """
+    check_extras("the demo", "serve", *(["distill"] if distill else []))
+    check_can_write(out)
     from secondlook.cli.connection import connected
     from secondlook.cli.label import label_into
     from secondlook.cli.output_folder import OutputFolder
@@ -115,7 +127,7 @@ def demo_command(count: int | None, seed: int, size: int, out: Path, distill: bo
     stages = compare_stages(run.results, truth_of(world / "truth.json"), ontology)
     report = _report(run, stages, seed)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    _write_overview(out / "overview.png", run.results(), world / "images")
+    _write_overview(out / "overview.png", run.results(), world / "images", ontology.names)
     _print_report(report, out)
 
     # 5. A student of these labels, and one of labels without verification.
@@ -151,6 +163,7 @@ def _report(run: "LabelRun", stages: "StageComparison", seed: int) -> dict[str, 
     return {
         "images": stats.images,
         "proposals": stats.proposals,
+        "judged_boxes": stats.judged_boxes,
         **_figures(stats, stages, (*NOUNS, *ATTRIBUTES)),
         "images_per_second": round(run.images / run.seconds, 2),
         "classes": {
@@ -192,9 +205,10 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
         rows.add_row(name, *counts, *changes, style="bold" if figures is report else "")
     screen = console()
     images, boxes = counted(report["images"], "image"), counted(report["proposals"], "box")
-    screen.print(Text(f"\n{images}, {boxes} proposed", style="bold"))
+    judged = f"{report['judged_boxes']:,} of them reached the threshold of a class"
+    screen.print(Text(f"\n{images}, {boxes} proposed, {judged}", style="bold"))
     screen.print(rows)
-    screen.print("a box is judged for each class whose threshold its score reaches: 0, 1 or more")
+    screen.print("accepted, rejected, unsure: decisions, one for each class that a box may show")
     screen.print("precision and recall: of the proposer alone → after verification, IoU ≥ 0.5")
     for line in (
         f"{report['images_per_second']:.1f} images a second through the service",
@@ -215,7 +229,12 @@ def _print_student(figures: dict[str, Any], out: Path) -> None:
     screen.print(f"look at {out / 'strip.png'} and {out / 'student' / 'report.html'}")
 
 
-def _write_overview(path: Path, results: "Iterator[tuple[str, LabelResult]]", images: Path) -> None:
+def _write_overview(
+    path: Path,
+    results: "Iterator[tuple[str, LabelResult]]",
+    images: Path,
+    classes: "Sequence[str]",
+) -> None:
     """Images with few boxes, some of them rejected, which are easy to take in."""
     from secondlook.cli.output_folder import image_loader
     from secondlook.config.settings import ImageSettings
@@ -224,7 +243,7 @@ def _write_overview(path: Path, results: "Iterator[tuple[str, LabelResult]]", im
 
     best = sorted(results, key=lambda entry: (_crowding(entry[1]), entry[0]))[:OVERVIEW_IMAGES]
     shown = [GalleryImage(name, result) for name, result in best]
-    drawing.write_overview(path, shown, image_loader(images, ImageSettings()))
+    drawing.write_overview(path, shown, image_loader(images, ImageSettings()), classes)
 
 
 def _crowding(result: "LabelResult") -> float:
@@ -338,7 +357,8 @@ def _map50(folder: Path, teachers: TeacherLabels) -> float:
     from secondlook.training.predict import predict
 
     model = load_student(folder / "torch")
-    found = predict(model, teachers.unseen, input_size_of(model))
+    groups = teachers.data.groups
+    found = predict(model, teachers.unseen, input_size_of(model), groups=groups)
     return round(score(teachers.unseen, found, teachers.data.classes).map50, 4)
 
 
@@ -379,7 +399,7 @@ def _write_strip(path: Path, detector: Any, teachers: TeacherLabels, rate: float
         ),
     )
     with replacing(path) as part:
-        comparison_strip(images, rows).save(part, "PNG")
+        comparison_strip(images, rows, detector.manifest.classes).save(part, "PNG")
 
 
 def _labels(result: "LabelResult") -> tuple[Any, list[str]]:

@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.output import PLAIN_EVERY_S, console, duration
-from secondlook.cli.params import Address
-from secondlook.config.entrypoint import setting_options
+from secondlook.cli.params import Address, empty_option
+from secondlook.config.entrypoint import MORE, SectionedCommand, SectionOption, setting_options
+from secondlook.config.extras import check_extras
 from secondlook.config.terminal import echo, printable
-from secondlook.core.files import explain_write_errors
+from secondlook.core.files import check_can_write, explain_write_errors
 from secondlook.training.progress import has_begun
 from secondlook.training.settings import TrainingSettings, load_settings
-from secondlook_client.errors import BadOntology, Cancelled, MissingExtra
+from secondlook_client.errors import BadOntology, Cancelled
 
 if TYPE_CHECKING:
     from secondlook.datasets.samples import TrainingSet
     from secondlook.detector.manifest import StudentManifest
     from secondlook.training.progress import Progress, ProgressCallback
+    from secondlook_client.values import EmptyReason
 
 
 PROGRESS_FILE = "progress.jsonl"
@@ -40,7 +42,14 @@ PHASE_NAMES = {
 }
 
 
-@click.command("distill")
+@click.command(
+    "distill",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook distill labels --size pico --out student",
+        "secondlook distill street-1 --server host:50051 --register street",
+    ],
+)
 @click.argument("source")
 @click.option(
     "--out",
@@ -60,6 +69,7 @@ PHASE_NAMES = {
     "--name", default="", metavar="NAME", help="Name of the student.  [default: as the data]"
 )
 @click.option("--split", default="", metavar="NAME", help="The split to hold out.  [default: val]")
+@empty_option("Which images without a box to take as background, of the COCO of `label`:")
 @click.option(
     "--ontology",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -75,6 +85,8 @@ PHASE_NAMES = {
 )
 @click.option(
     "--int8",
+    cls=SectionOption,
+    section=MORE,
     type=click.Choice(["auto", "required", "never"]),
     default="auto",
     show_default=True,
@@ -83,12 +95,16 @@ PHASE_NAMES = {
 )
 @click.option(
     "--cache",
+    cls=SectionOption,
+    section=MORE,
     type=click.Path(path_type=Path),
     help="Folder for downloaded images.  [default: the user's cache]",
 )
 @click.option(
     "--progress",
     "how",
+    cls=SectionOption,
+    section=MORE,
     type=click.Choice(["bar", "jsonl"]),
     default="bar",
     show_default=True,
@@ -98,7 +114,8 @@ PHASE_NAMES = {
 def distill_command(source: str, out: Path, server: str, **flags: Any) -> None:
     """Train a small fast detector (a student) on SOURCE, measure it and export it.
 
-    SOURCE is the name of a snapshot (with --server), a COCO file or folder, or a YOLO folder.
+    SOURCE is the name of a snapshot (with --server), the output folder of `secondlook label`, a
+    COCO file or folder, or a YOLO or VOC folder.
     Writes manifest.json, model.onnx, model.int8.onnx, self_test.npz, report.html, report.json and
     torch/ to --out. After Ctrl-C, the same command continues the training. On several GPUs run
     `accelerate launch -m secondlook distill …`.
@@ -106,7 +123,8 @@ def distill_command(source: str, out: Path, server: str, **flags: Any) -> None:
     model = flags.pop("model")
     if model and not server:
         raise click.UsageError("--register needs --server HOST:PORT")
-    options = {k: flags.pop(k) for k in ("name", "split", "ontology", "int8", "cache", "how")}
+    taken = ("name", "split", "empty", "ontology", "int8", "cache", "how")
+    options = {k: flags.pop(k) for k in taken}
     settings = load_settings(flags)
     manifest = _distill(source, server, out, settings, **options)
     if manifest is None:  # not the main process of a training on several devices
@@ -124,6 +142,7 @@ def _distill(
     *,
     name: str,
     split: str,
+    empty: "tuple[EmptyReason, ...]",
     ontology: Path | None,
     int8: str,
     cache: Path | None,
@@ -131,17 +150,18 @@ def _distill(
 ) -> "StudentManifest | None":
     from secondlook.cli.output_folder import OutputFolder
     from secondlook.config.entrypoint import gentle_interrupts
+    from secondlook.training.finished import finished_student
 
-    data = _open_data(source, server, split, cache, how, out, settings.max_bad_images)
+    check_extras("training a student", "serve", "distill")
+    check_can_write(out)
+    data = _open_data(source, server, split, empty, cache, how, out, settings.max_bad_images)
     if ontology is not None:
         data = replace(data, ontology=_ontology_text(ontology, data.classes))
-    try:
-        from secondlook.training.distill import distill
-    except ImportError as missing:
-        raise MissingExtra(
-            f"training needs {missing.name}; install it with pip install "
-            '"secondlook[serve,distill]"'
-        ) from missing
+    if done := finished_student(data, settings, out):
+        echo(f"{out} was finished before, and nothing has changed since", err=True)
+        return done
+    from secondlook.training.distill import distill
+
     with ExitStack() as stack:
         progress: ProgressCallback = lambda _: None  # noqa: E731
         if _is_main_process():
@@ -163,6 +183,7 @@ def _open_data(
     source: str,
     server: str,
     split: str,
+    empty: "tuple[EmptyReason, ...]",
     cache: Path | None,
     how: str,
     out: Path,
@@ -187,6 +208,7 @@ def _open_data(
                 folder=out if _is_main_process() else None,
                 before=before,
             ),
+            empty=empty,
         )
     if not _is_main_process():
         return data
@@ -335,8 +357,8 @@ def progress_facts(progress: "Progress") -> str:
     if progress.map50 is not None:
         best = progress.best_map50
         facts.append(f"mAP50 {progress.map50:.3f}" + (f", best {best:.3f}" if best else ""))
-    if progress.steps_a_second:
-        facts.append(f"{progress.steps_a_second:.1f} steps/s")
+    if rate := progress.steps_a_second:
+        facts.append(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
     if progress.seconds_left is not None and progress.losses:
         facts.append(f"{duration(progress.seconds_left)} left")
     return " · ".join(facts)

@@ -7,13 +7,22 @@ from typing import Any
 import click
 
 from secondlook.cli.output import console, counted, share, table
+from secondlook.config.entrypoint import SectionedCommand
+from secondlook.config.extras import check_extras
 from secondlook.config.terminal import print_json
 from secondlook.evaluation.average_precision import AveragePrecision, average_precision_of_images
 from secondlook.evaluation.coco_files import Joined, join
 from secondlook.evaluation.matching import Counts, Quality, evaluate
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook evaluate labels truth.json",
+        "secondlook evaluate labels truth.json --json",
+    ],
+)
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("truth", type=click.Path(path_type=Path))
 @click.option(
@@ -32,6 +41,7 @@ def evaluate_command(predictions: Path, truth: Path, iou: float, as_json: bool) 
     output folder of `secondlook label`. Crowd and ignore regions count neither as right nor as
     wrong.
     """
+    check_extras("average precision", "evaluate")
     joined = join(predictions, truth)
     quality = evaluate(joined.images.values(), joined.classes, iou)
     precision = average_precision_of_images([*joined.images.values()], joined.classes)

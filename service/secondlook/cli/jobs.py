@@ -14,10 +14,12 @@ import click
 from secondlook.cli.options import class_options, ontology_of
 from secondlook.cli.output import console, counted, local_time, print_facts, table
 from secondlook.cli.params import limit_option, server_option
+from secondlook.config.entrypoint import CommandGroup
 from secondlook.config.terminal import echo, print_json
 
 if TYPE_CHECKING:
     from secondlook.cli.output import Step
+    from secondlook.core.image_folder import ImageSelection
     from secondlook_client import Client, Job, JobFailure, PathCounts
     from secondlook_client.jobs import Jobs
 
@@ -26,7 +28,7 @@ SHARE_BARS = " ▁▂▃▄▅▆▇█"
 """Shares from none to all, in eighths."""
 
 
-@click.group("job")
+@click.group("job", cls=CommandGroup)
 def job_command() -> None:
     """Label many images on a running service.
 
@@ -35,7 +37,13 @@ def job_command() -> None:
     """
 
 
-@job_command.command("create")
+@job_command.command(
+    "create",
+    examples=[
+        "secondlook job create street photos/ -c person --watch",
+        "secondlook job create archive --folder /archive -c person",
+    ],
+)
 @click.argument("name")
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -62,16 +70,19 @@ def create(
         raise click.UsageError("give either IMAGES to send, or --folder of the service")
     wanted = ontology_of(lines, ontology)
     classes = wanted.classes if wanted else None
+    selection = _selected(images) if images else None
     with _client(server) as client:
         if folder:
             path = str(Path(folder).absolute())  # of this machine, if it was a relative one
             client.jobs.create(name, classes=classes, folder=path)
-        else:
+        if selection:
             client.jobs.create(name, classes=classes, reuse=True)
-            _send(client.jobs, name, images)
+            _send(client.jobs, name, selection)
         if watch:
             return _watch(client.jobs, name)
-    echo(f"job '{name}' is running; `secondlook job watch` shows its progress")
+        job = client.jobs.get(name)
+    more = "" if job.over else "; `secondlook job watch` shows its progress"
+    echo(f"job '{name}' is {state_of(job)}{more}")
     return 0
 
 
@@ -134,7 +145,12 @@ def retry(name: str, reasons: tuple[str, ...], server: str) -> None:
     echo(f"{counted(retried, 'image')} queued again")
 
 
-@job_command.command("results")
+@job_command.command(
+    "results",
+    examples=[
+        "secondlook job results street --labels > labels.jsonl",
+    ],
+)
 @click.argument("name")
 @click.option(
     "--after",
@@ -170,15 +186,24 @@ def _client(server: str) -> "Client":
     return Client(server)
 
 
-def _send(jobs: "Jobs", name: str, images: tuple[Path, ...]) -> None:
+def _selected(images: tuple[Path, ...]) -> "ImageSelection":
+    """The images to send. Raises ``InvalidInput`` and ``NotFound`` where there are none."""
+    from secondlook.cli.label import check_has_image
+    from secondlook.core.image_folder import select_images
+
+    selection = select_images(images)
+    check_has_image(selection)
+    return selection
+
+
+def _send(jobs: "Jobs", name: str, selection: "ImageSelection") -> None:
     """Send the images that the job lacks, and finish the upload."""
     from secondlook.cli.label import SelectionUpload
     from secondlook.cli.output import bar
     from secondlook.config.entrypoint import gentle_interrupts
-    from secondlook.core.image_folder import select_images
     from secondlook.core.images import DEFAULT_LIMITS
 
-    upload = SelectionUpload(jobs, name, select_images(images), DEFAULT_LIMITS.max_image_bytes)
+    upload = SelectionUpload(jobs, name, selection, DEFAULT_LIMITS.max_image_bytes)
     upload.count()
     upload.print_left_out()
     total, sent = upload.images, upload.known
@@ -260,17 +285,23 @@ def _print_jobs(jobs: Sequence["Job"]) -> None:
     for job in jobs:
         counts = (f"{n:,}" for n in (job.total, job.done, job.failed))
         created = local_time(job.created_at)
-        cells = (job.name, job.kind, str(job.state), *counts, created, job.message)
+        cells = (job.name, job.kind, state_of(job), *counts, created, job.message)
         rows.add_row(*(Text(cell) for cell in cells))
     console().print(rows)
 
 
+def state_of(job: "Job") -> str:
+    """The state in a word: one that only waits for more images does not run."""
+    return "idle" if job.idle else str(job.state)
+
+
 def print_job(job: "Job") -> None:
-    """Print everything about a job."""
+    """Print everything about a job. The numbers are of images."""
+    more = ": every image that came is done, and more may come" if job.idle else ""
     facts = {
         "job": job.name,
         "kind": job.kind + (f" {job.folder}" if job.folder else ""),
-        "state": str(job.state) + (f": {job.message}" if job.message else ""),
+        "state": state_of(job) + (f": {job.message}" if job.message else more),
         "classes": ", ".join(job.classes or ()),
         "images": f"{job.total:,}" + (" so far" if job.open else ""),
         "labelled": f"{job.done:,}",

@@ -15,28 +15,46 @@ import json
 import tempfile
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.cli.connection import Session
+from secondlook.cli.dataset_options import (
+    SECTION,
+    doubt_choices,
+    doubt_options,
+    format_option,
+    split_options,
+    split_shares,
+)
+from secondlook.cli.finished_run import FinishedRun
 from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
-from secondlook.cli.output import Step, bar, counted
+from secondlook.cli.output import Step, bar, counted, sums_of
 from secondlook.cli.output_folder import (
+    FAILED,
+    PLAIN_LAYOUT,
+    DatasetLayout,
     FailedImage,
     OutputFolder,
     WrittenOutputs,
     image_loader,
+    image_reader,
     write_outputs,
 )
-from secondlook.cli.params import NameList
-from secondlook.config.entrypoint import gentle_interrupts, setting_options
+from secondlook.config.entrypoint import (
+    MORE,
+    SectionedCommand,
+    SectionOption,
+    gentle_interrupts,
+    setting_options,
+)
 from secondlook.config.settings import CascadeSettings, StoreSettings
 from secondlook.config.terminal import echo
 from secondlook.core.files import explain_write_errors, is_below, name_to_text, text_to_name
@@ -47,8 +65,15 @@ from secondlook.core.image_folder import (
     LeftOut,
     read_image_file,
 )
-from secondlook.datasets.writers import LABEL_FORMATS, Labels, linked_images
-from secondlook.evaluation.run_stats import Results
+from secondlook.datasets.division import SplitPlan
+from secondlook.datasets.writers import (
+    LABEL_FORMATS,
+    DoubtfulImages,
+    Labels,
+    Provenance,
+    linked_images,
+)
+from secondlook.evaluation.run_stats import Results, RunStats
 from secondlook_client import Job, JobState, LabelPath
 from secondlook_client.errors import (
     BadImage,
@@ -60,8 +85,11 @@ from secondlook_client.errors import (
     SecondlookError,
     Unavailable,
 )
-from secondlook_client.jobs import Jobs
-from secondlook_client.values import LabelResult
+from secondlook_client.values import GroupBy, JobResult, LabelResult, Outcome
+
+if TYPE_CHECKING:
+    from secondlook.cli.connection import Session
+    from secondlook_client.jobs import Jobs
 
 POLL_S = 0.2
 """Between two requests for the state of the job."""
@@ -84,11 +112,25 @@ IN_FLIGHT = 16
 """Images sent and not durable yet; the server makes those durable together."""
 MAX_NAME = 4000
 """Characters of a path, from which a name is; the server accepts few more."""
+CLASS_WIDTH = 48
+"""Characters of a class's name that are printed in front of its counts."""
+OUTCOME_WORDS = {
+    Outcome.ACCEPT: "accepted",
+    Outcome.UNSURE: "unsure",
+    Outcome.REJECT: "rejected",
+}
 ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
 """Any other error would be the same for all images."""
 
 
-@click.command("label")
+@click.command(
+    "label",
+    cls=SectionedCommand,
+    examples=[
+        'secondlook label photos/ -c "dog ? Is this a dog?" --out labels',
+        "secondlook label photos/ --ontology classes.yaml --server host:50051",
+    ],
+)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -98,26 +140,36 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
     help="Folder for the labels. The same folder resumes a run.",
 )
 @class_options
+@format_option(LABEL_FORMATS)
+@split_options("all images are in one")
+@doubt_options(nothing_proposed=DoubtfulImages.SEPARATE)
 @click.option(
-    "--format",
-    "formats",
-    type=NameList(LABEL_FORMATS),
-    default="coco",
-    show_default=True,
-    metavar="FORMAT,…",
-    help=f"Any of {', '.join(LABEL_FORMATS)}, separated by commas.",
+    "--copy-images",
+    cls=SectionOption,
+    section=SECTION,
+    is_flag=True,
+    help="Copy the images into the datasets. Without it they are links to IMAGES.",
 )
 @click.option(
     "--gallery",
     "shown",
+    cls=SectionOption,
+    section=MORE,
     type=click.IntRange(0),
-    default=200,
+    default=600,
     show_default=True,
     metavar="N",
-    help="Maximum number of images in gallery.html, those with unsure boxes first; 0 writes none.",
+    help="Maximum number of images in gallery.html, the most unsure first: 10 MB for 600; 0 writes "
+    "none.",
 )
 @click.option("--fresh", is_flag=True, help="Remove the results of an earlier run in --out first.")
-@click.option("--retry-failed", is_flag=True, help="Try the images that failed again.")
+@click.option(
+    "--retry-failed",
+    cls=SectionOption,
+    section=MORE,
+    is_flag=True,
+    help="Try the images that failed again.",
+)
 @model_options
 @setting_options(CascadeSettings, StoreSettings)
 def label_command(
@@ -141,15 +193,38 @@ def label_command(
     With --student, a student labels the images that it is certain of alone, as long as audits by
     the models agree with it.
     """
-    from secondlook.cli.connection import connected, warn_about_demo_models
+    from secondlook.cli.connection import (
+        check_can_label,
+        chosen_ontology,
+        connected,
+        identity_without_models,
+        warn_about_demo_models,
+    )
     from secondlook.core.image_folder import select_images
 
+    layout = DatasetLayout(
+        SplitPlan(split_shares(flags.pop("split")), GroupBy(flags.pop("group_by"))),
+        flags.pop("copy_images"),
+        **doubt_choices(flags),
+    )
+    # Whatever can be refused is refused before a model is loaded.
     settings = settings_of(flags)
+    wanted = chosen_ontology(ontology_of(lines, ontology), settings)
     selection = select_images(images, out)
+    check_has_image(selection)
+    known = identity_without_models(wanted, selection.root, None if server else settings)
+    given = {**known, "settings": settings, "formats": formats, "shown": shown, "layout": layout}
+    finished = FinishedRun(out, selection, given)
+    lines_before = None if server or fresh or retry_failed else finished.lines()
+    if lines_before is not None:
+        _print_finished(out, lines_before)
+        return 0
+    check_can_label(server, settings)
     if not server:
         warn_about_demo_models(settings)
-    wanted = ontology_of(lines, ontology)
     with OutputFolder(out) as folder:
+        if not fresh:
+            folder.check_same_run(known)
 
         def ready() -> Path:
             if fresh:
@@ -164,39 +239,77 @@ def label_command(
                 formats=formats,
                 shown=shown,
                 retry_failed=retry_failed,
+                layout=layout,
             )
-    _print_run(run.written, out)
-    nothing_labelled = run.written.failed and not run.written.stats.images
-    return 1 if nothing_labelled or run.written.stats.verifier_never_answered else 0
+        return _conclude(run.written, out, finished)
 
 
-def _print_run(written: WrittenOutputs, out: Path) -> None:
+def _conclude(written: WrittenOutputs, out: Path, finished: FinishedRun) -> int:
+    """Print what the run made, and keep that it is finished; the exit code."""
+    lines = [*_about_run(written, out)]
+    for line in lines:
+        echo(line)
+    nothing_labelled = written.failed and not written.stats.images
+    if nothing_labelled or written.stats.verifier_never_answered:
+        return 1
+    if not _to_be_tried_again(out / FAILED):
+        finished.write(lines, [*written.paths, out / FAILED])
+    return 0
+
+
+def _print_finished(out: Path, lines: Sequence[str]) -> None:
+    for line in lines:
+        echo(line)
+    echo(f"finished before, and nothing has changed since; --fresh labels {out} again")
+
+
+def _to_be_tried_again(failed: Path) -> bool:
+    """Whether an image failed for a reason that may have gone when the run is started again."""
+    with failed.open(encoding="ascii") as file:
+        return any(json.loads(line)["reason"] in TRANSIENT for line in file)
+
+
+def _about_run(written: WrittenOutputs, out: Path) -> Iterator[str]:
+    """What is printed of a finished run."""
     stats = written.stats
-    echo(
-        f"{counted(stats.images, 'image')}: {counted(stats.accepted, 'box')} accepted, "
-        f"{stats.rejected:,} rejected, {stats.unsure:,} unsure; "
-        f"{counted(stats.verified_empty, 'image')} verified empty"
-    )
+    yield from sums_of(stats)
+    yield from class_counts(stats, written.classes)
     if by_student := stats.by_path[LabelPath.STUDENT]:
-        echo(
+        yield (
             f"{counted(by_student, 'image')} labelled by the student alone, "
             f"{1 - by_student / stats.images:.0%} by the models"
         )
-    if stats.without_verdict:
-        echo(
-            f"the verifier gave no answer for {counted(stats.without_verdict, 'box')}, which are "
-            f"unsure; the first error: {stats.first_error}"
-        )
-    if stats.abstained:
-        echo(
-            f"the verifier answered neither yes nor no for {counted(stats.abstained, 'box')}, "
-            f"which are unsure; the first time it said {stats.first_abstention[:60]!r}"
-        )
+    yield from about_unanswered(stats)
     if written.failed:
         failed = counted(written.failed, "image")
-        echo(f"{failed} failed; the reasons are in {out / 'failed.jsonl'}")
+        yield f"{failed} failed; the reasons are in {out / FAILED}"
+    yield from written.notes
     for path in written.paths:
-        echo(f"  {path}")
+        yield f"  {path}"
+
+
+def class_counts(stats: RunStats, classes: Sequence[str]) -> Iterator[str]:
+    """A line for each class: what became of its boxes."""
+    names = list(dict.fromkeys([*classes, *stats.by_class]))
+    width = max((len(name[:CLASS_WIDTH]) for name in names), default=0)
+    for name in names:
+        counts = stats.by_class.get(name, Counter())
+        of_outcomes = (f"{counts[o]:>8,} {word}" for o, word in OUTCOME_WORDS.items())
+        yield f"  {name[:CLASS_WIDTH]:<{width}}{' '.join(of_outcomes)}"
+
+
+def about_unanswered(stats: RunStats) -> Iterator[str]:
+    """For how many boxes the verifier gave no answer, if there are any."""
+    if stats.without_verdict:
+        yield (
+            f"the verifier gave no answer for {counted(stats.without_verdict, 'decision')}, which "
+            f"are unsure; the first error: {stats.first_error}"
+        )
+    if stats.abstained:
+        yield (
+            f"the verifier answered neither yes nor no for {counted(stats.abstained, 'decision')}, "
+            f"which are unsure; the first time it said {stats.first_abstention[:60]!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -213,36 +326,94 @@ class LabelRun:
 
 def label_into(
     folder: OutputFolder,
-    session: Session,
+    session: "Session",
     selection: ImageSelection,
     *,
     formats: Sequence[str] = ("coco",),
-    shown: int = 200,
+    shown: int = 600,
     retry_failed: bool = False,
+    layout: DatasetLayout = PLAIN_LAYOUT,
 ) -> LabelRun:
     """Label ``selection`` into ``folder``, continuing where an earlier start stopped."""
     check_has_image(selection)
+    finished = finish_job(folder, session, selection, retry_failed)
+    limits = session.image_limits
+    written = write_outputs(
+        folder.path,
+        Labels(
+            session.ontology.names,
+            finished.results,
+            linked_images(selection.root),
+            provenance=_provenance(session, finished),
+            unsure=layout.unsure,
+            nothing_proposed=layout.nothing_proposed,
+            cursors=finished.fetched.cursors,
+        ),
+        image_loader(selection.root, limits),
+        finished.failures,
+        formats=formats,
+        shown=shown,
+        plan=layout.plan,
+        run=finished.job.name,
+        hashes=finished.fetched.hashes(),
+        copy=image_reader(selection.root, limits) if layout.copy_images else None,
+    )
+    return LabelRun(written, finished.results, finished.images, finished.seconds)
+
+
+def _provenance(session: "Session", finished: "FinishedJob") -> Provenance:
+    """Of the date of the newest result, so that what is written again is the same."""
+    models = (session.models.get(key, "") for key in ("proposer", "verifier", "cascade"))
+    date = finished.fetched.newest or finished.job.created_at
+    return Provenance(date, [*filter(None, models)], session.ontology)
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """The job of a run when every image is labelled or has failed."""
+
+    job: Job
+    fetched: "FetchedResults"
+    failures: Iterator[FailedImage]
+    """Every image that exists now and has no result; asks the service, once."""
+    images: int
+    """Labelled or failed since this start."""
+    seconds: float
+    """Spent on those."""
+
+    @property
+    def results(self) -> Results:
+        """Of the images that exist now, in the order of the folder."""
+        return self.fetched.results
+
+
+def finish_job(
+    folder: OutputFolder,
+    session: "Session",
+    selection: ImageSelection,
+    retry_failed: bool,
+    doing: str = "labelling",
+) -> FinishedJob:
+    """Send the images of ``selection`` to the run's job and wait for its results.
+
+    ``doing`` is what the progress says. Raises ``KeyboardInterrupt`` where it was stopped; a later
+    start goes on from there.
+    """
     job = _open_job(folder, session, selection, retry_failed)
     upload = SelectionUpload(
         session.client.jobs, job, selection, session.image_limits.max_image_bytes
     )
     started = time.perf_counter()
-    finished = _label(upload, session, job, folder.path)
+    images = _label(upload, session, job, folder.path, doing)
     seconds = time.perf_counter() - started
     fetched = _fetch(folder.path, upload, session, job)
-    written = write_outputs(
-        folder.path,
-        Labels(session.ontology.names, fetched.results, linked_images(selection.root)),
-        image_loader(selection.root, session.image_limits),
-        _failures(fetched, upload, session, job),
-        formats=formats,
-        shown=shown,
-    )
-    return LabelRun(written, fetched.results, finished, seconds)
+    failures = _failures(fetched, upload, session, job)
+    found = session.client.jobs.get(job)
+    return FinishedJob(found, fetched, failures, images, seconds)
 
 
 def _open_job(
-    folder: OutputFolder, session: Session, selection: ImageSelection, retry_failed: bool
+    folder: OutputFolder, session: "Session", selection: ImageSelection, retry_failed: bool
 ) -> str:
     """The name of the run's job, which exists then and accepts images."""
     jobs = session.client.jobs
@@ -261,7 +432,7 @@ def _open_job(
     return name
 
 
-def _label(upload: "SelectionUpload", session: Session, job: str, out: Path) -> int:
+def _label(upload: "SelectionUpload", session: "Session", job: str, out: Path, doing: str) -> int:
     """Send what the job lacks and wait until it is done; how many images that finished."""
     jobs = session.client.jobs
     upload.count()
@@ -269,7 +440,7 @@ def _label(upload: "SelectionUpload", session: Session, job: str, out: Path) -> 
     before = jobs.get(job)
     progress = _Progress(upload, before)
     with (
-        bar("labelling", progress.images, progress.finished(before)) as step,
+        bar(doing, progress.images, progress.finished(before)) as step,
         gentle_interrupts() as stopped,
     ):
         poller = _JobPoller(lambda: jobs.get(job), progress, step, own=session.own is not None)
@@ -286,7 +457,7 @@ def _label(upload: "SelectionUpload", session: Session, job: str, out: Path) -> 
     return progress.finished(after) - progress.finished(before)
 
 
-def _check_done(job: Job, finished: int, images: int, session: Session, out: Path) -> None:
+def _check_done(job: Job, finished: int, images: int, session: "Session", out: Path) -> None:
     """Raise what ended the run, if the job is not done."""
     if job.state is JobState.DONE:
         return
@@ -299,17 +470,17 @@ def _check_done(job: Job, finished: int, images: int, session: Session, out: Pat
     )
 
 
-def _fetch(out: Path, upload: "SelectionUpload", session: Session, job: str) -> "FetchedResults":
+def _fetch(out: Path, upload: "SelectionUpload", session: "Session", job: str) -> "FetchedResults":
     fetched = FetchedResults(out, upload.keys)
     with bar("reading results", upload.images) as step:
         for count, found in enumerate(session.client.jobs.results(job), start=1):
-            fetched.add(found.key, found.result)
+            fetched.add(found)
             step(min(count, upload.images), upload.images)
     return fetched
 
 
 def _failures(
-    fetched: "FetchedResults", upload: "SelectionUpload", session: Session, job: str
+    fetched: "FetchedResults", upload: "SelectionUpload", session: "Session", job: str
 ) -> Iterator[FailedImage]:
     """Every image that exists now and has no result."""
     yield from upload.failed
@@ -390,7 +561,7 @@ class SelectionUpload:
     writes them.
     """
 
-    def __init__(self, jobs: Jobs, job: str, selection: ImageSelection, max_bytes: int) -> None:
+    def __init__(self, jobs: "Jobs", job: str, selection: ImageSelection, max_bytes: int) -> None:
         """``max_bytes`` is the limit of one image."""
         self._jobs = jobs
         self._job = job
@@ -476,7 +647,7 @@ class FetchedResults:
     """The results of the images that exist now, in the order of the folder.
 
     They are fetched from the service once and read as often as the outputs need. They lie in a
-    temporary file; an image takes three numbers of memory, whatever the size of its result.
+    temporary file; an image takes five numbers of memory, whatever the size of its result.
     """
 
     def __init__(self, folder: Path, keys: "array[int]") -> None:
@@ -486,17 +657,23 @@ class FetchedResults:
         self._order = np.argsort(in_order, kind="stable")
         self._sorted = in_order[self._order]
         self._offsets = np.full(len(in_order), -1, dtype=np.int64)
+        self._cursors = np.zeros(len(in_order), dtype=np.int64)
+        self._hashes = np.zeros(len(in_order), dtype=np.int64)
+        self._has_hash = np.zeros(len(in_order), dtype=np.bool_)
+        self.newest = 0.0
+        """When the last of them was decided, seconds since 1970; 0 where there is none."""
         with explain_write_errors(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open to the end)
 
     def __contains__(self, key: int) -> bool:
         return find_sorted(self._sorted, key) is not None
 
-    def add(self, key: int, result: LabelResult) -> None:
+    def add(self, found: JobResult) -> None:
         """Keep a result, if its image exists now. Raises ``StorageFull``."""
-        place = find_sorted(self._sorted, key)
-        if place is None:
+        rank = find_sorted(self._sorted, found.key)
+        if rank is None:
             return
+        result, place = found.result, self._order[rank]
         if not is_below(text_to_name(result.name)):
             raise Damaged(
                 f"the server calls an image '{result.name:.80}', which was never sent; run "
@@ -504,9 +681,13 @@ class FetchedResults:
             )
         line = json.dumps(result.to_dict(), separators=(",", ":")).encode("ascii") + b"\n"
         with explain_write_errors(self._folder):
-            self._offsets[self._order[place]] = self._file.seek(0, 2)
+            self._offsets[place] = self._file.seek(0, 2)
             self._file.write(line)
             self._file.flush()  # else a full disk would show only when it is read
+        self._cursors[place] = found.cursor
+        self._hashes[place] = found.perceptual_hash or 0
+        self._has_hash[place] = found.perceptual_hash is not None
+        self.newest = max(self.newest, found.decided_at)
 
     def results(self) -> Iterator[tuple[str, LabelResult]]:
         """(name, result) of every image that has one."""
@@ -515,6 +696,16 @@ class FetchedResults:
                 self._file.seek(offset)
                 result = LabelResult.from_dict(json.loads(self._file.readline()))
                 yield text_to_name(result.name), result
+
+    def cursors(self) -> Iterator[int]:
+        """The cursor of each of these results."""
+        return iter(self._cursors[self._offsets >= 0].tolist())
+
+    def hashes(self) -> Iterator[int | None]:
+        """The perceptual hash of the image of each of these results."""
+        there = self._offsets >= 0
+        known = zip(self._hashes[there].tolist(), self._has_hash[there].tolist(), strict=True)
+        return (found if has_hash else None for found, has_hash in known)
 
 
 def find_sorted(numbers: "NDArray[np.int64]", key: int) -> int | None:

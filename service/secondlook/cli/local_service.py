@@ -24,11 +24,25 @@ GRACE_S = 2.0
 """Of a server in this process, which has no other clients."""
 
 
+BuildPipeline = Callable[[Settings], Pipeline]
+"""Loads the models."""
+
+
+def load_pipeline(settings: Settings) -> Pipeline:
+    """The two models that the settings name. Raises what loading a model raises."""
+    models = settings.models
+    verifier = load_verifier(models.verifier, models)  # first: a model server may be down
+    return Pipeline(load_proposer(models.proposer, models), verifier, settings.pipeline)
+
+
 @contextmanager
 def running_engine(
-    settings: Settings, metrics: Metrics, store: Store | None = None
+    settings: Settings,
+    metrics: Metrics,
+    store: Store | None = None,
+    build: BuildPipeline = load_pipeline,
 ) -> Iterator[Engine]:
-    """The models behind their queues; loading them is the slow part.
+    """The models behind their queues; loading them, by ``build``, is the slow part.
 
     With a student of ``model:NAME`` the promotions in ``store`` are followed. Raises what loading
     a model raises: ``NotFound``, ``MissingExtra``, ``BadSetting``; and ``Damaged`` for a student
@@ -44,11 +58,7 @@ def running_engine(
         os.environ["OMP_NUM_THREADS"] = str(models.threads)
     if not sys.stderr.isatty():  # progress bars of loading models, in logs
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    pipeline = Pipeline(
-        load_proposer(models.proposer, models),
-        load_verifier(models.verifier, models),
-        settings.pipeline,
-    )
+    pipeline = build(settings)
     if student:
         with _cascade(settings, pipeline, metrics, store) as cascade:
             yield cascade
@@ -98,8 +108,12 @@ def configured_store(settings: Settings) -> Iterator[Store | None]:
 
 
 @contextmanager
-def local_server(settings: Settings, data: Callable[[], Path] | None = None) -> Iterator[Server]:
-    """A service for this process alone: on loopback, at a free port.
+def local_server(
+    settings: Settings,
+    data: Callable[[], Path] | None = None,
+    build: BuildPipeline = load_pipeline,
+) -> Iterator[Server]:
+    """A service for this process alone: on loopback, at a free port; ``build`` loads its models.
 
     Without ``data`` it keeps nothing. Otherwise it keeps things where the settings say, or in the
     folder that ``data`` returns, which is called once the models are loaded.
@@ -107,7 +121,7 @@ def local_server(settings: Settings, data: Callable[[], Path] | None = None) -> 
     metrics = Metrics()
     server = ServerSettings(port=0, grace_s=GRACE_S, max_trainings=0)
     own = Settings(images=settings.images, server=server)
-    with running_engine(settings, metrics) as engine:
+    with running_engine(settings, metrics, build=build) as engine:
         if data is None:
             with running_server(engine, None, own, metrics) as running:
                 yield running

@@ -15,7 +15,7 @@ import click
 from secondlook.cli.output import console, local_time, print_facts, size, table
 from secondlook.cli.params import Address, limit_option, server_option
 from secondlook.cli.store import opened_store, store_options
-from secondlook.config.entrypoint import Command
+from secondlook.config.entrypoint import Command, CommandGroup
 from secondlook.config.terminal import echo, print_json
 from secondlook.detector.manifest import DEFAULT_SIZE, STUDENT_SIZES
 
@@ -35,7 +35,7 @@ def _place_options(command: Command) -> Command:
     return server(store_options(command))
 
 
-@click.group("models")
+@click.group("models", cls=CommandGroup)
 def models_command() -> None:
     """Manage versions of students: add, promote, roll back, download, train.
 
@@ -77,7 +77,12 @@ def show(name: str, version: int | None, as_json: bool, **flags: Any) -> None:
         _print_model(found)
 
 
-@models_command.command("add")
+@models_command.command(
+    "add",
+    examples=[
+        "secondlook models add student --server host:50051",
+    ],
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--name", default="", help="Name of the model.  [default: the student's name]", metavar="NAME"
@@ -93,7 +98,12 @@ def add(folder: Path, name: str, **flags: Any) -> None:
     )
 
 
-@models_command.command("promote")
+@models_command.command(
+    "promote",
+    examples=[
+        "secondlook models promote street-1 1 --server host:50051",
+    ],
+)
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1))
 @click.option("--force", is_flag=True, help="Promote it without a comparison, even if it is worse.")

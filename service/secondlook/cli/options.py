@@ -7,9 +7,16 @@ from typing import Any
 import click
 
 from secondlook.cli.params import Address
-from secondlook.config.entrypoint import Command, config_option, setting_options
+from secondlook.config.entrypoint import (
+    Command,
+    complete_models,
+    config_option,
+    setting_options,
+)
 from secondlook.config.settings import (
+    PROPOSERS,
     SOURCES,
+    VERIFIERS,
     BatchingSettings,
     ImageSettings,
     ModelSettings,
@@ -18,7 +25,13 @@ from secondlook.config.settings import (
 )
 from secondlook_client.ontology import Ontology
 
-models_option = click.option("--models", help="Short for --proposer and --verifier alike.")
+models_option = click.option(
+    "--models",
+    metavar="MODELS",
+    help="Short for --proposer and --verifier alike: demo (synthetic scenes only), photo-small, "
+    "photo, photo-large (published ones for photos, fetched when first used).",
+    shell_complete=lambda ctx, option, typed: complete_models(typed, PROPOSERS, VERIFIERS),
+)
 in_process_options = setting_options(
     ModelSettings, PipelineSettings, BatchingSettings, ImageSettings
 )

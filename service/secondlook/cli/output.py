@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from secondlook.config.terminal import echo, printable
+from secondlook_client.values import EmptyReason
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from secondlook.evaluation.run_stats import RunStats
 
 WIDE = 160
 """Width assumed where the output is not a terminal, so that tables in logs do not wrap at 80."""
@@ -19,6 +22,13 @@ PLAIN_EVERY_S = 5.0
 """Between two lines of progress where there is no terminal."""
 RECENT = 0.05
 """Weight of the newest step in the rate, so that it follows a machine that slows down."""
+
+EMPTY_WORDS = {
+    EmptyReason.NOTHING_PROPOSED: "with nothing proposed",
+    EmptyReason.ALL_REJECTED: "with every box rejected",
+    EmptyReason.VERIFIED_EMPTY: "verified empty",
+}
+"""Kinds of empty images, behind their number."""
 
 Step = Callable[[int, int], None]
 """Called with (done so far, total)."""
@@ -105,6 +115,29 @@ def counted(count: int, noun: str) -> str:
     """``1 image``, ``2,000 images``, ``3 boxes``."""
     ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
     return f"{count:,} {noun}{ending}"
+
+
+def sums_of(stats: "RunStats") -> Iterator[str]:
+    """What became of the boxes, and of the images without one: lines whose numbers add up."""
+    yield (
+        f"{counted(stats.images, 'image')}: {counted(stats.proposals, 'box')} proposed, "
+        f"{stats.judged_boxes:,} of them reached the threshold of a class"
+    )
+    yield (
+        f"{counted(stats.decisions, 'decision')}, one for each class that such a box may show: "
+        f"{stats.accepted:,} accepted, {stats.rejected:,} rejected, {stats.unsure:,} unsure"
+    )
+    if stats.empty:
+        reasons = (f"{stats.empty[r]:,} {w}" for r, w in EMPTY_WORDS.items() if stats.empty[r])
+        yield f"{counted(stats.empty.total(), 'image')} empty: {', '.join(reasons)}"
+    if stats.empty[EmptyReason.NOTHING_PROPOSED]:
+        yield "where nothing was proposed nobody looked twice; --verify-empty asks about that"
+    if stats.doubtful_images:
+        yield (
+            f"{counted(stats.doubtful_images, 'image')} without a box, but not verified empty: "
+            f"the verifier did not say no to every class ({counted(stats.doubts, 'doubt')}); each "
+            "is unsure of the whole image"
+        )
 
 
 def size(count: int) -> str:

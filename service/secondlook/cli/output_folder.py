@@ -8,8 +8,9 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,13 +21,24 @@ from secondlook.core.files import explain_write_errors, one_line, remove, replac
 from secondlook.core.image_folder import ImageFile, read_image_file
 from secondlook.core.images import decode
 from secondlook.core.types import Pixels
-from secondlook.datasets.writers import LABEL_FORMATS, UNSPLIT, Labels, write_format
+from secondlook.datasets.checked_files import VERIFIED_FILES
+from secondlook.datasets.division import UNDIVIDED, SplitPlan, divide, empty_splits
+from secondlook.datasets.writers import (
+    LABEL_FORMATS,
+    DoubtfulImages,
+    Labels,
+    copied_images,
+    write_format,
+)
 from secondlook.evaluation.run_stats import RunStats
-from secondlook.reports import gallery
-from secondlook_client.errors import BadImage, OutputExists
+from secondlook_client.errors import BadImage, NotFound, OutputExists
 
 RUN, FAILED, GALLERY, STORE = "run.json", "failed.jsonl", "gallery.html", ".store"
-OWN_FILES = (*LABEL_FORMATS, GALLERY, FAILED, STORE, RUN)
+FINISHED = ".finished.json"
+"""What ``finished_run`` knows of a run that is finished; the next run begins by removing it."""
+STAGED = ".images"
+"""Copies of images, until every format links to them."""
+OWN_FILES = (*LABEL_FORMATS, *VERIFIED_FILES, GALLERY, FAILED, STAGED, FINISHED, STORE, RUN)
 """Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
 ``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
@@ -85,6 +97,7 @@ class OutputFolder:
         ``OutputExists`` when the folder holds another run.
         """
         path = self.path / RUN
+        remove(self.path / FINISHED)
         if not path.exists():
             self._refuse_foreign_files()
             job = f"label {self.path.resolve().name or 'images'} {uuid4().hex[:8]}"
@@ -93,26 +106,58 @@ class OutputFolder:
                 text = json.dumps({JOB: job, **identity}, indent=2)
                 part.write_text(text + "\n", encoding="utf-8")
             return job
-        before = _read(path)
-        if isinstance(before, dict):
-            if isinstance(settings := before.get("settings"), dict):
-                before["settings"] = {RENAMED.get(name, name): settings[name] for name in settings}
-            job = str(before.pop(JOB, ""))
-            if job and before == identity:
-                return job
-        raise OutputExists(
+        before = self._run()
+        job = str(before.pop(JOB, "")) if before else ""
+        if not job or before != identity:
+            raise self._other_run(before, identity)
+        return job
+
+    def check_same_run(self, known: Mapping[str, Any]) -> None:
+        """Raises ``OutputExists`` as ``claim`` would, by what is ``known`` of its identity."""
+        if not (self.path / RUN).exists():
+            self._refuse_foreign_files()
+            return
+        before = self._run()
+        if before is None or any(before.get(key) != known[key] for key in known):
+            raise self._other_run(before and {key: before.get(key) for key in known}, known)
+
+    def _run(self) -> dict[str, Any] | None:
+        """The content of ``run.json`` with today's names; None when it cannot be read."""
+        before = _read(self.path / RUN)
+        if not isinstance(before, dict):
+            return None
+        if isinstance(settings := before.get("settings"), dict):
+            before["settings"] = {RENAMED.get(name, name): settings[name] for name in settings}
+        for key in ("proposer", "verifier"):  # as the embedded models were called before
+            if str(before.get(key, "")).startswith(f"{key}@"):
+                before[key] = f"demo-{before[key]}"
+        return before
+
+    def _other_run(self, before: Any, identity: Mapping[str, Any]) -> OutputExists:
+        return OutputExists(
             f"{self.path} has a run with {_difference(before, identity)}; give another --out to "
             "keep it, or --fresh to start over"
         )
 
     def _refuse_foreign_files(self) -> None:
-        made = (name for name in OWN_FILES if name != STORE)  # a crash may leave that one alone
+        # A crash may leave the hidden ones alone.
+        made = (name for name in OWN_FILES if not name.startswith("."))
         foreign = next((name for name in made if os.path.lexists(self.path / name)), None)
         if foreign:
             raise OutputExists(
                 f"{self.path} has a {foreign} that was not written by a run; move it away or give "
                 "another --out"
             )
+
+
+def store_of(folder: Path) -> Path:
+    """The data folder of the run in ``folder``. Raises ``NotFound`` when the run has none."""
+    if not (folder / STORE).is_dir():
+        raise NotFound(
+            f"{folder} has no store of its own: it is not the --out of `secondlook label`, or the "
+            "run's results are kept elsewhere (--server, --data); give that store with --data"
+        )
+    return folder / STORE
 
 
 def _lock(out: Path) -> int:
@@ -161,6 +206,25 @@ class WrittenOutputs:
     failed: int
     """Images without a result; ``failed.jsonl`` has the reasons."""
     paths: tuple[Path, ...]
+    classes: tuple[str, ...] = ()
+    """Of the run, in the order of its ontology."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the datasets: what became of images in doubt, and splits without an image."""
+
+
+@dataclass(frozen=True)
+class DatasetLayout:
+    """How a run's datasets are written, whatever their format."""
+
+    plan: SplitPlan = UNDIVIDED
+    copy_images: bool = False
+    """Copy the images instead of linking to them."""
+    unsure: DoubtfulImages = DoubtfulImages.SEPARATE
+    nothing_proposed: DoubtfulImages = DoubtfulImages.SEPARATE
+    """What YOLO makes of images in doubt."""
+
+
+PLAIN_LAYOUT = DatasetLayout()
 
 
 def write_outputs(
@@ -171,26 +235,69 @@ def write_outputs(
     *,
     formats: Sequence[str],
     shown: int,
+    plan: SplitPlan = UNDIVIDED,
+    run: str = "",
+    hashes: Iterable[int | None] = (),
+    copy: Callable[[str], bytes] | None = None,
 ) -> WrittenOutputs:
     """Write the formats, the gallery (at most ``shown`` images; 0: none) and ``failed.jsonl``.
 
-    ``load`` gives the pixels of an image by its name. Everything is streamed, so memory does not
-    grow with the run. After ``StorageFull`` nothing is lost, and the same command writes the rest
-    later.
+    ``load`` gives the pixels of an image by its name; with ``copy``, which gives its bytes, images
+    are copied instead of placed. ``run`` is the name of the run's job, and ``hashes`` are the
+    perceptual hashes of the images, in their order. Everything is streamed, so
+    memory does not grow with the run, save for some 200 bytes an image where it is divided. After
+    ``StorageFull`` nothing is lost, and the same command writes the rest later.
     """
-    failed = _write_failures(out / FAILED, failures)
+    failed = write_failures(out / FAILED, failures)
     stats = RunStats.of(result for _, result in labels.results())
-    paths = [write_format(name, {UNSPLIT: labels}, out) for name in formats]
+    splits = divide(labels, plan, run, hashes)
+    notes = [*empty_splits(plan, [*splits])]
+    with _copying(out, splits, copy) as placed:
+        paths = [write_format(name, placed, out, notes) for name in formats]
     if shown:
-        best = gallery.pick(labels.results(), shown)
+        cursors = labels.cursors() if labels.cursors else ()
+        from secondlook.reports import gallery
+
+        best = gallery.pick(labels.results(), shown, cursors=cursors)
         title = ", ".join(labels.classes[:4])
         if len(labels.classes) > 4:
             title += f" and {len(labels.classes) - 4} more"
-        paths.append(gallery.write(out / GALLERY, title, stats, best, load))
-    return WrittenOutputs(stats, failed, tuple(paths))
+        originals = [f"{name}/images/{split}/" for name in formats for split in splits]
+        paths.append(
+            gallery.write(
+                out / GALLERY,
+                title,
+                stats,
+                best,
+                load,
+                classes=labels.classes,
+                failed=failed,
+                originals=[folder for folder in originals if (out / folder).is_dir()],
+            )
+        )
+    return WrittenOutputs(stats, failed, tuple(paths), tuple(labels.classes), tuple(notes))
 
 
-def _write_failures(path: Path, failures: Iterable[FailedImage]) -> int:
+@contextmanager
+def _copying(
+    out: Path, splits: Mapping[str, Labels], copy: Callable[[str], bytes] | None
+) -> Iterator[Mapping[str, Labels]]:
+    """The same labels, whose images are copied with ``copy`` if it is given."""
+    if copy is None:
+        yield splits
+        return
+    staged = out / STAGED
+    with explain_write_errors(out):
+        remove(staged)
+        staged.mkdir()
+    place = copied_images(staged, lambda name, _: copy(name))
+    try:
+        yield {name: replace(labels, place_image=place) for name, labels in splits.items()}
+    finally:
+        remove(staged)
+
+
+def write_failures(path: Path, failures: Iterable[FailedImage]) -> int:
     """Write a line of JSON for each image; how many there are."""
     count = 0
     with replacing(path) as part, part.open("wb") as file:
@@ -200,16 +307,28 @@ def _write_failures(path: Path, failures: Iterable[FailedImage]) -> int:
     return count
 
 
-def image_loader(root: Path, limits: ImageSettings) -> Callable[[str], Pixels]:
-    """A function from an image's name to its upright pixels; raises ``BadImage`` if it is gone."""
+def read_failures(path: Path) -> list[FailedImage]:
+    """What ``write_failures`` wrote."""
+    with path.open(encoding="ascii") as file:
+        return [FailedImage(**json.loads(line)) for line in file]
 
-    def load(name: str) -> Pixels:
+
+def image_reader(root: Path, limits: ImageSettings) -> Callable[[str], bytes]:
+    """A function from an image's name to its bytes; raises ``BadImage`` if it is gone."""
+
+    def read(name: str) -> bytes:
         path = root / name
         try:
             found = path.stat()
         except OSError as failure:
             raise BadImage(f"the image is gone ({failure.strerror})") from None
         source = ImageFile(name, path, found.st_size, found.st_mtime_ns)
-        return decode(read_image_file(source, limits.max_image_bytes), name, limits).pixels
+        return read_image_file(source, limits.max_image_bytes)
 
-    return load
+    return read
+
+
+def image_loader(root: Path, limits: ImageSettings) -> Callable[[str], Pixels]:
+    """A function from an image's name to its upright pixels; raises ``BadImage`` if it is gone."""
+    read = image_reader(root, limits)
+    return lambda name: decode(read(name), name, limits).pixels

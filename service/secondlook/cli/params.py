@@ -1,13 +1,17 @@
 """Types of parameters that several commands take, and ``--server`` where there must be one."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.config.entrypoint import Command
+from secondlook.config.entrypoint import Command, matching
+from secondlook_client.values import BACKGROUND, EmptyReason
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 HOUR_S, DAY_S = 3600, 86400
 AGE_UNITS_S = {"h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S}
@@ -32,6 +36,42 @@ class NameList(click.ParamType):
             if name not in self._choices:
                 self.fail(f"expected one of {', '.join(self._choices)}, got '{name}'", param, ctx)
         return names
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> "list[CompletionItem]":
+        """The last name."""
+        before, comma, last = incomplete.rpartition(",")
+        return matching(last, self._choices, before + comma)
+
+
+class EmptyReasons(NameList):
+    """Reasons for which an image is empty, separated by commas; or ``all``, or ``none``."""
+
+    def __init__(self) -> None:
+        super().__init__((*EmptyReason, "all", "none"))
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[EmptyReason, ...]:
+        """The reasons in the order of their definition."""
+        names = super().convert(value, param, ctx)
+        if "none" in names and len(names) > 1:
+            self.fail("give 'none' alone, or the reasons", param, ctx)
+        return tuple(reason for reason in EmptyReason if reason in names or "all" in names)
+
+
+def empty_option(what: str) -> Callable[[Command], Command]:
+    """``--empty`` of a command that takes images without a label as background."""
+    return click.option(
+        "--empty",
+        type=EmptyReasons(),
+        default=",".join(BACKGROUND),
+        show_default=True,
+        metavar="REASON,…",
+        help=f"{what} {', '.join(EmptyReason)}; all; none. Of an image on which nothing was "
+        "proposed nobody knows whether an object was missed: label with --verify-empty first.",
+    )
 
 
 class NamedNumber(click.ParamType):

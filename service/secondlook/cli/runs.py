@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from secondlook.cli.options import (
 from secondlook.cli.output import console, counted, local_time, table
 from secondlook.cli.params import NamedNumber
 from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
-from secondlook.config.entrypoint import Command, setting_options
+from secondlook.config.entrypoint import Command, SectionedCommand, setting_options
+from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.settings import ImageSettings, Settings
 from secondlook.config.terminal import echo, print_json
 from secondlook_client import LabelPath
@@ -39,14 +41,22 @@ if TYPE_CHECKING:
     from secondlook_client.values import Judgement
 
 
-@click.command("explain")
+@click.command(
+    "explain",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook explain 81.3 labels",
+        "secondlook explain 81.3 --data data",
+    ],
+)
 @click.argument("label")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("explain.html"),
     show_default=True,
-    help="HTML page with the image and the box; it is overwritten.",
+    help="HTML page with what the verifier saw and how it was decided; it is overwritten.",
 )
 @click.option(
     "--rerun", is_flag=True, help="Run the models on the image again and compare the outcome."
@@ -55,24 +65,36 @@ if TYPE_CHECKING:
 @store_options
 @models_option
 @in_process_options
-def explain_command(label: str, out: Path, rerun: bool, as_json: bool, **flags: Any) -> int:
+def explain_command(
+    label: str, folder: Path | None, out: Path, rerun: bool, as_json: bool, **flags: Any
+) -> int:
     """Show how LABEL was decided, for example 81.3.
 
-    LABEL is an id from `secondlook job results` or from the page of `secondlook compare`. Shows the
-    image, the box, the scores of every class, the questions and raw answers, the thresholds, the
-    models with their digests, and the corrections by persons.
+    LABEL is a label_id in gallery.html or the COCO or VOC files of `secondlook label`, in the
+    output of `secondlook job results`, or on the page of `secondlook compare`. FOLDER is the output
+    folder of `secondlook label`; without it --data says where the store is. Shows the image, the
+    box, the scores of every class, the questions and raw answers, the thresholds, the models with
+    their digests, and the corrections by persons.
 
     With --rerun the models of --proposer and --verifier label the image again; the exit code is 1
     when the outcome differs.
     """
+    if folder:
+        from secondlook.cli.output_folder import store_of
+
+        if flags["data"]:
+            raise click.UsageError("give FOLDER or --data, not both")
+        flags["data"] = str(store_of(folder))
     settings = settings_of({**flags})
+    if rerun:
+        check_extras("running models here", *extras_of_models(settings))
     with opened_store({name: flags[name] for name in STORE_FLAGS}) as store:
         from secondlook.review.explain import explain
         from secondlook.review.pages import write_explanation
 
         explanation = explain(store, label)
-        write_explanation(out, explanation, store.blobs, settings.images)
         again = _rerun(store, explanation.label, settings) if rerun else None
+        write_explanation(out, explanation, store.blobs, settings.images, again)
     if as_json:
         print_json(explanation_json(explanation, again), indent=2)
     else:
@@ -85,8 +107,9 @@ def _rerun(store: "Store", label: "LabelProvenance", settings: Settings) -> "Rer
     from secondlook.review.explain import rerun_models
     from secondlook.server.metrics import Metrics
 
-    names = settings.pipeline.recorded().keys() & label.evidence_run.settings.keys()
-    as_then = {name: label.evidence_run.settings[name] for name in names}
+    names = replace(settings.pipeline, verify_empty=True).recorded().keys()
+    then = {"verify_empty": False, **label.evidence_run.settings}
+    as_then = {name: then[name] for name in names & then.keys()}
     settings = settings.replace(**as_then, verdict_cache_size=0)
     with running_engine(settings, Metrics()) as engine:
         return rerun_models(store, label, engine.pipeline, settings.images)
@@ -121,6 +144,13 @@ def explanation_json(explanation: "Explanation", rerun: "Rerun | None" = None) -
         "verifier": labelled.evidence.verifier,
         "student": labelled.evidence.student,
         "classes": [_class_json(evidence) for evidence in explanation.classes],
+        "whole_image": judgement.whole_image,
+        "image_verdicts": [
+            {"question": verdict.question, "p_yes": answer.p_yes, "raw_answer": answer.raw}
+            | {"error": answer.error, "view": verdict.view.value, "verifier": verdict.model}
+            for verdict in labelled.evidence.image_verdicts
+            for answer in (verdict.answer,)
+        ],
         "decision_before_corrections": _decision_json(label.decided),
         "corrections": [
             {
@@ -197,7 +227,7 @@ def _print_explanation(explanation: "Explanation", rerun: "Rerun | None", page: 
         _print_line(screen, f"{when}  {person}: {correction.outcome.value}", correction.note)
     if rerun:
         _print_rerun(screen, explanation, rerun)
-    _print_line(screen, f"The image with the box: {page}")
+    _print_line(screen, f"What the verifier saw, and the box in its image: {page}")
 
 
 def _facts(explanation: "Explanation") -> list[tuple[str, str]]:
@@ -219,9 +249,22 @@ def _facts(explanation: "Explanation") -> list[tuple[str, str]]:
         facts.append(("audit of", labelled.evidence.student))
     if label.decided and label.corrections:
         facts.append(("the run", _outcome_and_reason(label.decided)))
+    facts += [("image", said) for said in _said_of_image(label)]
     if not explanation.classes:
         facts.append(("added by", "a person; no model proposed this box"))
     return facts
+
+
+def _said_of_image(label: "LabelProvenance") -> Iterator[str]:
+    """What the verifier answered about the whole image and the label's class, if it was asked."""
+    image, class_name = label.result.labelled.evidence.image, label.judgement.class_name
+    if image is None or label.judgement.whole_image:
+        return
+    asked = [s.presence_question for s in label.run.ontology.classes if s.name == class_name]
+    for question in asked:
+        answer = image.verdict(question).answer
+        p_yes = answer.error or answer.raw if answer.p_yes is None else f"P(yes) {answer.p_yes:.3f}"
+        yield f"as a whole: {question}  {p_yes}"
 
 
 def _class_table(explanation: "Explanation") -> "Table":
@@ -277,6 +320,8 @@ def _print_line(screen: "Console", *parts: str, style: str = "") -> None:
     screen.print(line, style=style or None, highlight=False, markup=False, soft_wrap=True)
 
 
+MAX_CHANGES = 20
+"""Pairs of classes that the terminal shows."""
 THRESHOLDS = {
     "threshold": "Proposer score from which a box is judged",
     "accept": "P(yes) from which a box is accepted",
@@ -298,7 +343,14 @@ def _threshold_options(command: Command) -> Command:
     return command
 
 
-@click.command("redecide")
+@click.command(
+    "redecide",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook redecide street stricter --accept 0.8 --data data",
+        "secondlook redecide street animals --ontology animals.yaml --data data",
+    ],
+)
 @click.argument("run")
 @click.argument("new")
 @_threshold_options
@@ -344,8 +396,9 @@ def redecide_command(
     )
     if done.not_asked:
         echo(
-            f"{done.not_asked:,} judgements are unsure because their question was not asked: the "
-            "threshold is lower than the one of the labelling run"
+            f"{counted(done.not_asked, 'decision')} (one box for one class) unsure because the "
+            "question was not asked: a threshold is lower than in the labelling run, or a whole "
+            "image was not asked about the class"
         )
     echo(f"see what changed: secondlook compare {shlex.quote(run)} {shlex.quote(new)}")
 
@@ -358,7 +411,13 @@ def _redecide_bar(store: "Store", run: str) -> "Iterator[Callable[[RedecideProgr
         yield lambda done: bar.update(done.before + done.images - bar.pos)
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook compare street stricter --data data --out compare.html",
+    ],
+)
 @click.argument("before")
 @click.argument("after")
 @click.option(
@@ -372,10 +431,10 @@ def _redecide_bar(store: "Store", run: str) -> "Iterator[Callable[[RedecideProgr
     "--gallery",
     "shown",
     type=click.IntRange(0),
-    default=200,
+    default=600,
     show_default=True,
     metavar="N",
-    help="Maximum number of images on the page; 0 writes no page.",
+    help="Maximum number of images on the page, which then has up to 10 MB; 0 writes no page.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @setting_options(ImageSettings)
@@ -385,8 +444,9 @@ def compare_command(
 ) -> None:
     """Show which labels the run AFTER gained and lost compared with the run BEFORE.
 
-    Boxes of one class with an IoU of 0.5 or more are the same label. Corrections by persons count
-    in both runs.
+    Boxes of one class with an IoU of 0.5 or more are the same label; a box that has another class
+    in AFTER is counted as changed, neither as gained nor as lost. The page names each lost box and
+    shows both runs side by side. Corrections by persons count in both runs.
     """
     limits = settings_of({**flags}).images
     with opened_store({name: flags[name] for name in STORE_FLAGS}) as store:
@@ -404,12 +464,12 @@ def compare_command(
         return
     _print_comparison(comparison)
     if shown:
-        echo(f"The images that differ most: {out}")
+        echo(f"Each lost box, and the images that differ most: {out}")
 
 
 def comparison_json(comparison: "RunComparison") -> dict[str, Any]:
     """The counts as values for JSON."""
-    counts = {name: getattr(comparison, name) for name in ("kept", "gained", "lost")}
+    counts = {name: getattr(comparison, name) for name in ("kept", "gained", "lost", "changed")}
     return {
         "before": comparison.before.name,
         "after": comparison.after.name,
@@ -418,25 +478,38 @@ def comparison_json(comparison: "RunComparison") -> dict[str, Any]:
         "only_after": comparison.only_after,
         **{name: of_class.total() for name, of_class in counts.items()},
         "classes": {
-            class_name: {name: of_class[class_name] for name, of_class in counts.items()}
-            for class_name in comparison.classes
+            name: {
+                "kept": comparison.kept[name],
+                "gained": comparison.gained[name],
+                "lost": comparison.lost[name],
+                "changed": comparison.changed_from(name),
+            }
+            for name in comparison.classes
         },
+        "changes": [
+            {"before": before, "after": after, "count": count}
+            for (before, after), count in comparison.changed.most_common()
+        ],
     }
 
 
 def _print_comparison(comparison: "RunComparison") -> None:
     from rich.text import Text
 
-    figures, columns = comparison_json(comparison), ("kept", "gained", "lost")
+    figures, columns = comparison_json(comparison), ("kept", "gained", "lost", "changed")
     rows = table("class", *columns, right=columns)
     before, after = comparison.before, comparison.after
-    rows.title = Text(f"{before.name} → {after.name}: {counted(comparison.images, 'image')}")
+    images = counted(comparison.images, "image")
+    rows.title = Text(f"{before.name} → {after.name}: labels on {images}")
     for name, counts in figures["classes"].items():
         rows.add_row(Text(name), *(f"{counts[column]:,}" for column in columns))
     rows.add_section()
     rows.add_row("all", *(f"{figures[column]:,}" for column in columns), style="bold")
     screen = console()
     screen.print(rows)
+    for change in figures["changes"][:MAX_CHANGES]:
+        line = f"changed from {change['before']} to {change['after']}: {change['count']:,}"
+        screen.print(line, highlight=False, markup=False)
     for amount, run in ((comparison.only_before, before), (comparison.only_after, after)):
         if amount:
             line = f"left out, with a result only in '{run.name}': {counted(amount, 'image')}"

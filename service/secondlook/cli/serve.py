@@ -7,12 +7,20 @@ from typing import Any
 import click
 
 from secondlook.cli.options import models_option
-from secondlook.config.entrypoint import config_option, setting_options
+from secondlook.config.entrypoint import SectionedCommand, config_option, setting_options
+from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.settings import Settings, load_settings
 from secondlook.config.terminal import echo
 
 
-@click.command("serve")
+@click.command(
+    "serve",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook serve --ontology classes.yaml --data data",
+        "secondlook serve --config secondlook.toml --host 0.0.0.0 --metrics-port 9090",
+    ],
+)
 @config_option
 @models_option
 @setting_options(Settings)
@@ -35,6 +43,10 @@ def serve_command(**flags: Any) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: end_at_once(128 + number))
     settings = load_settings(flags, flags.pop("config"))
     ontology = load_ontology(Path(settings.ontology)) if settings.ontology else None
+    check_extras("a server", *extras_of_models(settings))
+    from secondlook.server.addresses import check_ports
+
+    check_ports(settings.server)
     from secondlook.cli.local_service import configured_store, running_engine
     from secondlook.server import json_logs
     from secondlook.server.app import serve

@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from secondlook.cli.dataset_options import (
+    doubt_choices,
+    doubt_options,
+    format_option,
+    split_options,
+    split_shares,
+)
 from secondlook.cli.output import console, counted, local_time, table
-from secondlook.cli.params import NamedNumber, NameList, Time, limit_option
+from secondlook.cli.params import Time, empty_option, limit_option
 from secondlook.cli.store import opened_store, store_options
+from secondlook.config.entrypoint import CommandGroup
 from secondlook.config.terminal import echo, print_json
-from secondlook.datasets.writers import EXPORT_FORMATS
-from secondlook_client.values import GroupBy
+from secondlook.datasets.writers import EXPORT_FORMATS, DoubtfulImages
+from secondlook_client.values import EmptyReason, GroupBy
 
 if TYPE_CHECKING:
     from secondlook.datasets.diff import DiffCounts, ImageChange
@@ -27,7 +35,7 @@ CHANGE_MARKS = {"added": "+", "removed": "-", "relabelled": "~", "moved": ">"}
 BOX_KINDS = {"label": "labels", "ignore": "ignore regions", "hard_negative": "hard negatives"}
 
 
-@click.group("snapshot")
+@click.group("snapshot", cls=CommandGroup)
 def snapshot_command() -> None:
     """Freeze labels into datasets that never change; list, compare and export them.
 
@@ -37,7 +45,12 @@ def snapshot_command() -> None:
     """
 
 
-@snapshot_command.command("create")
+@snapshot_command.command(
+    "create",
+    examples=[
+        "secondlook snapshot create street-1 --run street --data data",
+    ],
+)
 @click.argument("name")
 @click.option(
     "--run",
@@ -72,36 +85,22 @@ def snapshot_command() -> None:
     metavar="X",
     help="Labels with a lower probability become ignore regions.",
 )
-@click.option("--no-empties", is_flag=True, help="Leave out images without any object.")
+@empty_option("Which images without an object to keep:")
 @click.option(
     "--no-ignore", is_flag=True, help="Leave out images with an ignore region (an unsure box)."
 )
 @click.option("--hard-negatives", is_flag=True, help="Keep rejected boxes as hard negatives.")
-@click.option(
-    "--split",
-    type=NamedNumber("train=0.8"),
-    multiple=True,
-    metavar="NAME=SHARE",
-    help="A split and its share. Repeat for each split.  [default: train=0.8, val=0.2]",
-)
-@click.option(
-    "--group-by",
-    type=click.Choice([str(group_by) for group_by in GroupBy]),
-    default=GroupBy.AUTO.value,
-    show_default=True,
-    help="Which images stay together in one split. auto: near duplicates, and frames of one "
-    "stream; folder: near duplicates, and images of one folder; similarity: near duplicates; "
-    "time: consecutive images, for one fixed camera.",
-)
+@split_options("train=0.8, val=0.2")
 @store_options
 def create(name: str, **flags: Any) -> None:
     """Freeze the labels of runs as the snapshot NAME.
 
     An image that was not judged for every class is left out, because an object that was not looked
-    for would be learnt as background. The hash of the manifest is a hash of the content: equal
-    content has an equal hash.
+    for would be learnt as background. So is one on which nothing was proposed, unless --empty says
+    otherwise: the verifier never saw it. What was left out is told. The hash of the manifest is a
+    hash of the content: equal content has an equal hash.
     """
-    from secondlook.datasets.query import DEFAULT_SPLIT, Query, SplitShare
+    from secondlook.datasets.query import DEFAULT_SPLIT, Query
 
     query = Query(
         runs=flags.pop("runs"),
@@ -110,10 +109,10 @@ def create(name: str, **flags: Any) -> None:
         since=flags.pop("since"),
         until=flags.pop("until"),
         min_probability=flags.pop("min_probability"),
-        empties=not flags.pop("no_empties"),
+        empty=flags.pop("empty"),
         ignore=not flags.pop("no_ignore"),
         hard_negatives=flags.pop("hard_negatives"),
-        split=tuple(SplitShare(*share) for share in flags.pop("split")) or DEFAULT_SPLIT,
+        split=split_shares(flags.pop("split")) or DEFAULT_SPLIT,
         group_by=GroupBy(flags.pop("group_by")),
     )
     with opened_store(flags) as store:
@@ -176,27 +175,28 @@ def diff(old: str, new: str, as_json: bool, **flags: Any) -> int:
     return 1 if counts.changes else 0
 
 
-@snapshot_command.command("export")
+@snapshot_command.command(
+    "export",
+    examples=[
+        "secondlook snapshot export street-1 --format coco,yolo --out out --data data",
+    ],
+)
 @click.argument("name")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="A new or empty folder."
 )
-@click.option(
-    "--format",
-    "formats",
-    type=NameList(EXPORT_FORMATS),
-    default="coco",
-    show_default=True,
-    metavar="FORMAT,…",
-    help=f"Any of {', '.join(EXPORT_FORMATS)}, separated by commas.",
-)
+@format_option(EXPORT_FORMATS)
+@doubt_options(nothing_proposed=DoubtfulImages.BACKGROUND)
 @store_options
 def export_snapshot(name: str, out: Path, formats: tuple[str, ...], **flags: Any) -> None:
     """Write the snapshot NAME with its original image files into the folder --out."""
+    doubts, notes = doubt_choices(flags), list[str]()
     with opened_store(flags) as store:
         from secondlook.datasets.export import export
 
-        export(store, name, out, formats)
+        export(store, name, out, formats, **doubts, notes=notes)
+    for note in notes:
+        echo(note)
     echo(f"wrote {', '.join(formats)} to {out}; its README.md says how to open them")
 
 
@@ -251,6 +251,8 @@ def _print_snapshots(found: Sequence["SnapshotRow"]) -> None:
 def _print_snapshot(snapshot: "SnapshotRow") -> None:
     from rich.text import Text
 
+    from secondlook.datasets.snapshot import LEFT_OUT_EMPTY, empty_counts
+
     statistics, screen = snapshot.statistics, console()
     splits = statistics["splits"]
     created = local_time(snapshot.created_at)
@@ -260,10 +262,11 @@ def _print_snapshot(snapshot: "SnapshotRow") -> None:
     for heading, key in (
         ("images", "images"),
         ("groups", "groups"),
-        ("verified empty", "verified_empty"),
         ("with an ignore region", "with_ignore"),
     ):
         rows.add_row(heading, *(f"{counts[key]:,}" for counts in splits.values()))
+    for what, numbers in empty_counts([*splits.values()]).items():
+        rows.add_row(what, *(f"{number:,}" for number in numbers))
     for class_name in statistics["classes"]:
         for kind, plural in BOX_KINDS.items():
             boxes = [counts["classes"][class_name][kind] for counts in splits.values()]
@@ -274,6 +277,11 @@ def _print_snapshot(snapshot: "SnapshotRow") -> None:
     screen.print(f"{statistics['bytes'] / 1e6:,.1f} MB of images; labels: {sizes}", highlight=False)
     for reason, count in statistics["left_out"].items():
         line = f"left out: {counted(count, 'image')} {reason}"
+        if reason == LEFT_OUT_EMPTY[EmptyReason.NOTHING_PROPOSED]:
+            line += (
+                ", so nobody looked twice; label with --verify-empty to have them verified, or "
+                "take them as background with --empty all"
+            )
         screen.print(line, style="yellow", highlight=False)
 
 

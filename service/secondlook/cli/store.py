@@ -15,7 +15,8 @@ import click
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import bar, counted, size
 from secondlook.cli.params import Age, Time
-from secondlook.config.entrypoint import Command, config_option, setting_options
+from secondlook.config.entrypoint import Command, SectionedCommand, config_option, setting_options
+from secondlook.config.extras import STORE, check_extras
 from secondlook.config.settings import StoreSettings
 from secondlook.config.terminal import echo
 
@@ -44,15 +45,9 @@ def opened_store(flags: dict[str, Any], *, new: bool = False) -> "Store":
         raise click.UsageError(
             "say where the store is: --data DIR, or --database-url and --blob-url"
         )
-    from secondlook_client.errors import MissingExtra, NotFound
-
-    try:
-        from secondlook.store import DATABASE_FILE, open_store
-    except ImportError as missing:
-        raise MissingExtra(
-            f"the store needs a package that is not installed ({missing.name}); "
-            "pip install 'secondlook[serve]'"
-        ) from missing
+    check_extras("the store", "serve", only=STORE)
+    from secondlook.store import DATABASE_FILE, open_store
+    from secondlook_client.errors import NotFound
 
     data = Path(settings.data)
     if not new and not settings.database_url and not (data / DATABASE_FILE).is_file():
@@ -60,7 +55,13 @@ def opened_store(flags: dict[str, Any], *, new: bool = False) -> "Store":
     return open_store(data, settings.database_url, settings.blob_url)
 
 
-@click.command("check")
+@click.command(
+    "check",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook check --data data",
+    ],
+)
 @store_options
 @click.option("--quick", is_flag=True, help="Check only that the images exist; do not read them.")
 @click.option(
@@ -100,7 +101,13 @@ def check_command(quick: bool, accept_losses: bool, **flags: Any) -> int:
     return 1 if found else 0
 
 
-@click.command("backup")
+@click.command(
+    "backup",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook backup backup --data data",
+    ],
+)
 @click.argument("to", metavar="FOLDER", type=click.Path(path_type=Path))
 @store_options
 def backup_command(to: Path, **flags: Any) -> int:
@@ -121,7 +128,14 @@ def backup_command(to: Path, **flags: Any) -> int:
     return _print_broken(copied.broken)
 
 
-@click.command("restore")
+@click.command(
+    "restore",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook restore backup --data new",
+        "secondlook restore backup --data new --database-url postgresql://host/labels",
+    ],
+)
 @click.argument("backup", metavar="FOLDER", type=click.Path(path_type=Path))
 @store_options
 def restore_command(backup: Path, **flags: Any) -> int:
@@ -146,7 +160,14 @@ def _print_broken(broken: Sequence[str]) -> int:
     return 1 if broken else 0
 
 
-@click.command("forget")
+@click.command(
+    "forget",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook forget --older-than 90d --without-labels --data data",
+        "secondlook forget --run street --data data --yes",
+    ],
+)
 @store_options
 @click.option(
     "--run", "runs", multiple=True, metavar="NAME", help="Only of this run. Repeat for more runs."

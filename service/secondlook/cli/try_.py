@@ -9,6 +9,7 @@ import click
 
 from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
 from secondlook.cli.output import counted, table
+from secondlook.config.entrypoint import SectionedCommand
 from secondlook.config.terminal import echo
 from secondlook_client.errors import InvalidInput, SecondlookError
 
@@ -16,16 +17,27 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from secondlook.cli.connection import Session
-    from secondlook.config.settings import ImageSettings
+    from secondlook.core.drawing import Load
     from secondlook.core.image_folder import ImageFile, ImageSelection
     from secondlook_client.ontology import Ontology
     from secondlook_client.values import Judgement, LabelResult
 
 MAX_IMAGES = 50
+MAX_STEM = 60
+"""Characters of an image's name in the name of its drawing."""
+SMALLEST, LARGEST = 720, 2160
+"""Height of a drawing, pixels; between them it is as high as the image."""
 STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
 
 
-@click.command("try")
+@click.command(
+    "try",
+    cls=SectionedCommand,
+    examples=[
+        'secondlook try a.jpg b.jpg -c "vehicle = car, bus" -c dog',
+        "secondlook try photos/ --ontology classes.yaml --out try.html",
+    ],
+)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @class_options
 @click.option(
@@ -35,40 +47,65 @@ STYLES = {"accept": "cyan", "reject": "dark_orange3", "unsure": "yellow"}
     show_default=True,
     help="HTML page with the images and their boxes; it is overwritten.",
 )
+@click.option(
+    "--images-out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write each image with its boxes and both scores as a PNG file into FOLDER.",
+)
 @model_options
 def try_command(
     images: tuple[Path, ...],
     lines: tuple[str, ...],
     ontology: Path | None,
     out: Path,
+    images_out: Path | None,
     server: str | None,
     **flags: Any,
 ) -> int:
     """Try classes and prompts on a few IMAGES before labelling many.
 
     Prints every box above the threshold of its class with the proposer's score, P(yes), the
-    verifier's answer and the decision, and writes the images with their boxes to --out.
+    verifier's answer and the decision, and writes the images to --out with both scores on the
+    boxes.
     """
-    from secondlook.cli.connection import connected, warn_about_demo_models
+    from secondlook.cli.connection import (
+        check_can_label,
+        chosen_ontology,
+        connected,
+        warn_about_demo_models,
+    )
     from secondlook.cli.output import console
+    from secondlook.cli.output_folder import image_loader
     from secondlook.config.entrypoint import gentle_interrupts
+    from secondlook.core.files import check_can_write
     from secondlook.core.image_folder import select_images
 
     settings = settings_of(flags)
     selection = select_images(images)
     files = _few(selection)
+    wanted = chosen_ontology(ontology_of(lines, ontology), settings)
+    check_can_write(out)
+    if images_out:
+        check_can_write(images_out)
+    check_can_label(server, settings)
     screen = console()
     if not server:
         warn_about_demo_models(settings)
-    with connected(server, settings, ontology_of(lines, ontology)) as session:
+    with connected(server, settings, wanted) as session:
         _print_prompt(screen, session.ontology)
         with gentle_interrupts() as stopped:
-            wanted = itertools.takewhile(lambda _: not stopped(), files)
-            found = _label(screen, session, wanted)
+            to_try = itertools.takewhile(lambda _: not stopped(), files)
+            found = _label(screen, session, to_try)
     if not found:
         return 1
-    _write_page(out, selection, found, session.image_limits)
+    load = image_loader(selection.root, session.image_limits)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write_page(out, session.ontology, found, load)
     screen.print(f"\nThe images with their boxes: {out}", highlight=False, markup=False)
+    if images_out:
+        _write_images(images_out, session.ontology, found, load)
+        screen.print(f"as image files: {images_out}", highlight=False, markup=False)
     return 0
 
 
@@ -88,15 +125,37 @@ def _label(
 
 
 def _write_page(
-    out: Path, selection: "ImageSelection", found: "dict[str, LabelResult]", limits: "ImageSettings"
+    out: Path, ontology: "Ontology", found: "dict[str, LabelResult]", load: "Load"
 ) -> None:
-    from secondlook.cli.output_folder import image_loader
     from secondlook.evaluation.run_stats import RunStats
     from secondlook.reports import gallery
 
     shown = gallery.pick(found.items(), MAX_IMAGES)
     totals = RunStats.of(found.values())
-    gallery.write(out, "secondlook try", totals, shown, image_loader(selection.root, limits))
+    gallery.write(out, "secondlook try", totals, shown, load, classes=ontology.names, scores=True)
+
+
+def _write_images(
+    folder: Path, ontology: "Ontology", found: "dict[str, LabelResult]", load: "Load"
+) -> None:
+    """Draw each image that can still be read, with both scores on its boxes, as a PNG file."""
+    from secondlook.core.drawing import class_colours, draw_result
+    from secondlook.core.files import explain_write_errors, replacing
+
+    colours = class_colours(ontology.names)
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, result) in enumerate(found.items(), start=1):
+        try:
+            pixels = load(name)
+        except SecondlookError as failure:
+            echo(f"{name}: {failure}", err=True)
+            continue
+        height = min(max(result.height, SMALLEST), LARGEST)
+        drawn = draw_result(pixels, result, colours, height=height, scores=True)
+        stem = "".join(c if c.isalnum() else "_" for c in Path(name).stem[:MAX_STEM])
+        with replacing(folder / f"{number:02d}-{stem}.png") as part:
+            drawn.save(part, "PNG")
 
 
 def _few(selection: "ImageSelection") -> "list[ImageFile]":

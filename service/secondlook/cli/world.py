@@ -5,11 +5,18 @@ from pathlib import Path
 import click
 
 from secondlook.cli.output import bar, counted
+from secondlook.config.entrypoint import SectionedCommand
 from secondlook.config.terminal import echo
 from secondlook_client.errors import OutputExists
 
 
-@click.command("world")
+@click.command(
+    "world",
+    cls=SectionedCommand,
+    examples=[
+        "secondlook world --seed 7 --count 100 --out world",
+    ],
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -1,11 +1,13 @@
-"""What every command line of ours shares: flags of settings, exit codes, errors, Ctrl-C."""
+"""What every command line of ours shares: flags of settings, help, exit codes, errors, Ctrl-C."""
 
 import io
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,15 +17,98 @@ from secondlook.config.stop_signals import INTERRUPTED, StopSignals
 from secondlook.config.terminal import echo
 
 if TYPE_CHECKING:
-    from secondlook.config.spec import SettingGroup
+    from click.shell_completion import CompletionItem
+
+    from secondlook.config.spec import SettingGroup, SettingSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FINISH_S = 30.0
 """For a command to finish what is under way after Ctrl-C or SIGTERM; then it is ended."""
 
+MORE = "More options"
+"""Section of options that are no settings and not the first that somebody needs."""
+_COMMON_ONLY = "secondlook.common_only"
+
+
+class SectionOption(click.Option):
+    """An option that ``--help`` lists under the title of its section, after the common ones."""
+
+    def __init__(self, *given: Any, section: str, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """A command whose help begins with the common options and ends with examples.
+
+    ``--help`` goes on with a section for each group of settings; ``-h`` leaves those out.
+    """
+
+    def __init__(self, *given: Any, examples: Sequence[str] = (), **more: Any) -> None:
+        """``examples``: command lines, each of at most 78 characters."""
+        super().__init__(*given, **more)
+        self.examples = tuple(examples)
+        if any(isinstance(option, SectionOption) for option in self.params):
+            short = "Show these options only; --help shows all."
+            self.params.append(
+                click.Option(
+                    ["-h"], is_flag=True, expose_value=False, callback=_show_common, help=short
+                )
+            )
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Without ``-h`` where that shows less than ``--help``."""
+        taken = {name for parameter in self.params for name in parameter.opts}
+        return [name for name in super().get_help_option_names(ctx) if name not in taken]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The common options, then each section under its title."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
+                title = option.section if isinstance(option, SectionOption) else "Options"
+                sections.setdefault(title, []).append(_readable(*record))
+        common_only = ctx.meta.get(_COMMON_ONLY)
+        for title, records in list(sections.items())[: 1 if common_only else None]:
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples as they are."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class CommandGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = SectionedCommand
+
+
+def _show_common(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        ctx.meta[_COMMON_ONLY] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _readable(names: str, help: str) -> tuple[str, str]:
+    """An option's names and help as people write them: ``--[no-]sync``, ``at least 1``."""
+    names = re.sub(r"--(\S+) / --no-\1", r"--[no-]\1", names)
+    help = re.sub(r"x>=(\S+)\]", r"at least \1]", help)
+    return names, re.sub(r"(\S+)<=x<=(\S+)\]", r"\1 to \2]", help)
+
+
 config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="Settings file (TOML)."
+    "--config",
+    cls=SectionOption,
+    section=MORE,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Settings file (TOML).",
 )
 
 
@@ -31,26 +116,57 @@ def setting_options(
     *groups: "type[SettingGroup]", only: Collection[str] | None = None
 ) -> Callable[[Command], Command]:
     """A flag for every setting of ``groups``, or for ``only`` some; None where it is not given."""
-    specs = {
-        name: spec
+    found = [
+        (name, spec, group.titles()[name])
         for group in groups
         for name, spec in group.specs().items()
         if only is None or name in only
-    }
+    ]
 
     def decorate(command: Command) -> Command:
-        for name, spec in reversed(specs.items()):
-            flag = name.replace("_", "-")
-            if spec.kind is bool:
-                option = click.option(
-                    f"--{flag}/--no-{flag}", name, default=None, help=spec.help_line
-                )
-            else:
-                option = click.option(f"--{flag}", name, metavar=spec.metavar, help=spec.help_line)
-            command = option(command)
+        for name, spec, title in reversed(found):
+            command = _setting_option(name, spec, "" if spec.common or only else title)(command)
         return command
 
     return decorate
+
+
+def _setting_option(name: str, spec: "SettingSpec", section: str) -> Callable[[Command], Command]:
+    flag = f"--{name.replace('_', '-')}"
+    given: dict[str, Any] = {"help": spec.help_line}
+    if section:
+        given |= {"cls": SectionOption, "section": section}
+    if spec.kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, **given)
+    if spec.choices or spec.plugins:
+        given["shell_complete"] = partial(_complete_setting, spec)
+    if spec.is_path:
+        given["type"] = click.Path()
+    return click.option(flag, name, metavar=spec.metavar, **given)
+
+
+def _complete_setting(
+    spec: "SettingSpec", ctx: click.Context, parameter: click.Parameter, typed: str
+) -> "list[CompletionItem]":
+    return complete_models(typed, spec.plugins) if spec.plugins else matching(typed, spec.choices)
+
+
+def complete_models(typed: str, *groups: str) -> "list[CompletionItem]":
+    """The models that each of these groups of entry points has; where none matches, files."""
+    from importlib.metadata import entry_points
+
+    from click.shell_completion import CompletionItem
+
+    names = ({point.name for point in entry_points(group=group)} for group in groups)
+    known = sorted(set.intersection(*names))
+    return matching(typed, known) or [CompletionItem(typed, type="file")]
+
+
+def matching(typed: str, words: Iterable[str], before: str = "") -> "list[CompletionItem]":
+    """For the shell: the words that begin with what was typed, each behind ``before``."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(before + word) for word in words if word.startswith(typed)]
 
 
 def run_group(group: click.Group, name: str, arguments: Sequence[str]) -> int:
@@ -116,9 +232,13 @@ def gentle_interrupts(
 
     ``message`` is printed on stderr then, unless it is empty. A second one ends the process
     at once, and so do ``FINISH_S`` after the first. An exception raised wherever the main thread
-    happens to be can leave a gRPC channel that never closes, so a run asks instead.
+    happens to be can leave a gRPC channel that never closes, so a run asks instead. Signals belong
+    to the main thread: in another one the answer stays no.
     """
     asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
 
     def ask() -> None:
         asked.set()

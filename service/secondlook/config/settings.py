@@ -13,6 +13,8 @@ from typing import Any
 
 from secondlook.config.spec import LOG_LEVELS, SettingGroup, SettingSources, setting
 
+PROPOSERS, VERIFIERS = "secondlook.proposers", "secondlook.verifiers"
+"""Groups of entry points that name the models."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -20,13 +22,28 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class ModelSettings(SettingGroup):
     """Which models run, and how: what a model plug-in is loaded with."""
 
+    title = "Models"
+
     proposer: str = setting(
-        "demo", "Model that proposes boxes: NAME[:ARGUMENT], a checkpoint's folder, or org/name."
+        "demo",
+        "Model that proposes boxes: NAME[:ARGUMENT], a checkpoint's folder, or org/name.",
+        unit="model",
+        plugins=PROPOSERS,
+        common=True,
     )
     verifier: str = setting(
-        "demo", "Model that verifies each box: as --proposer, or 'none' for no verification."
+        "demo",
+        "Model that verifies each box: as --proposer, or 'none' for no verification.",
+        unit="model",
+        plugins=VERIFIERS,
+        common=True,
     )
-    device: str = setting("auto", "Device of the models: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = setting(
+        "auto",
+        "Device of the models: auto, cpu, cuda, cuda:1 or mps.",
+        unit="device",
+        common=True,
+    )
     dtype: str = setting("auto", "Data type of the models' weights.", choices=DTYPES)
     trust_remote_code: bool = setting(False, "Run Python code that comes with a checkpoint.")
     threads: int = setting(
@@ -50,6 +67,8 @@ class ModelSettings(SettingGroup):
 class PipelineSettings(SettingGroup):
     """What the two stages keep of an image."""
 
+    title = "Pipeline"
+
     score_floor: float = setting(
         0.1, "Proposals with a lower score are dropped.", unit="score", low=0, high=1
     )
@@ -67,14 +86,34 @@ class PipelineSettings(SettingGroup):
         20_000, "Verdicts cached in memory; 0 disables the cache.", low=0, high=10**8
     )
 
+    verify_empty: bool = setting(
+        False,
+        "Ask the verifier about each image that would be empty, one question for each class, "
+        "whether it shows one; only if all answers are no is it verified empty.",
+    )
+    empty_tiles: int = setting(
+        1,
+        "With verify_empty, ask about each of this many × this many tiles of the image: small "
+        "objects show better, and it takes as many questions.",
+        low=1,
+        high=8,
+    )
+
     def recorded(self) -> dict[str, Any]:
-        """The settings that shape results, to be kept with each run; plain values by name."""
-        return {name: getattr(self, name) for name in ("score_floor", "max_boxes", "nms_iou")}
+        """The settings that shape results, to be kept with each run; plain values by name.
+
+        Those of empty images only where these are verified: runs of before had no such settings.
+        """
+        names = ["score_floor", "max_boxes", "nms_iou"]
+        names += ["verify_empty", "empty_tiles"] if self.verify_empty else []
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class BatchingSettings(SettingGroup):
     """How images of all callers share batches."""
+
+    title = "Batching"
 
     propose_batch: int = setting(8, "Maximum images per call of the proposer.", low=1, high=1024)
     verify_batch: int = setting(
@@ -108,10 +147,13 @@ class BatchingSettings(SettingGroup):
 class CascadeSettings(SettingGroup):
     """Which student labels images in place of the proposer and verifier, and when."""
 
+    title = "Cascade"
+
     student: str = setting(
         "",
         "Student that labels alone what it is certain of, while audits agree with it: its folder, "
         "or model:NAME for the promoted version of a model of this server.",
+        unit="student",
     )
     audit_share: float = setting(
         0.1,
@@ -137,6 +179,8 @@ class CascadeSettings(SettingGroup):
 @dataclass(frozen=True)
 class ImageSettings(SettingGroup):
     """How large an image may be, and what decoding images may take."""
+
+    title = "Images"
 
     max_image_bytes: int = setting(
         64 * 2**20, "Maximum size of an encoded image.", unit="bytes", low=1, high=2**31 - 2**16
@@ -172,11 +216,22 @@ class ImageSettings(SettingGroup):
 class StoreSettings(SettingGroup):
     """Where images, labels, jobs, datasets and models are kept."""
 
-    data: str = setting("", "Folder in which everything is kept; without it nothing is kept.")
-    database_url: str = setting(
-        "", "PostgreSQL database instead of SQLite in --data, as postgresql://USER@HOST/NAME."
+    title = "Store"
+
+    data: str = setting(
+        "",
+        "Folder of the store, which keeps images, results, datasets and models.",
+        unit="folder",
+        common=True,
     )
-    blob_url: str = setting("", "Object storage for images instead of --data: s3://bucket/prefix.")
+    database_url: str = setting(
+        "",
+        "PostgreSQL database instead of SQLite in --data, as postgresql://USER@HOST/NAME.",
+        unit="URL",
+    )
+    blob_url: str = setting(
+        "", "Object storage for images instead of --data: s3://bucket/prefix.", unit="URL"
+    )
 
     @property
     def given(self) -> bool:
@@ -188,8 +243,17 @@ class StoreSettings(SettingGroup):
 class ServerSettings(SettingGroup):
     """Where the server listens, and what it does besides labelling."""
 
-    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.")
-    port: int = setting(50051, "Port of the service; 0: any free port.", low=0, high=65535)
+    title = "Server"
+
+    host: str = setting(
+        "127.0.0.1",
+        "Address to listen on; 0.0.0.0 opens it to the network.",
+        unit="address",
+        common=True,
+    )
+    port: int = setting(
+        50051, "Port of the service; 0: any free port.", low=0, high=65535, common=True
+    )
     metrics_port: int | None = setting(
         None,
         "Port of the Prometheus metrics; 0: any free port.",
@@ -199,7 +263,7 @@ class ServerSettings(SettingGroup):
         optional=True,
     )
     image_roots: str = setting(
-        "", f"Folders from which jobs may read images, separated by '{os.pathsep}'."
+        "", f"Folders from which jobs may read images, separated by '{os.pathsep}'.", unit="folders"
     )
     max_trainings: int = setting(
         1, "Maximum concurrent trainings of students; 0 disables training.", low=0, high=64
@@ -245,8 +309,12 @@ class ServerSettings(SettingGroup):
 class Settings(SettingGroup):
     """Everything that ``serve`` and labelling in process need."""
 
+    title = "Classes"
+
     models: ModelSettings = ModelSettings()
-    ontology: str = setting("", "YAML file with the classes that are labelled by default.")
+    ontology: str = setting(
+        "", "YAML file with the classes that are labelled by default.", unit="file", common=True
+    )
     pipeline: PipelineSettings = PipelineSettings()
     batching: BatchingSettings = BatchingSettings()
     cascade: CascadeSettings = CascadeSettings()

@@ -4,21 +4,24 @@ A setting is a field of a ``SettingGroup``, declared once with its default, rang
 
     @dataclass(frozen=True)
     class BatchingSettings(SettingGroup):
+        title = "Batching"
         batching_window_ms: float = setting(5.0, "…", unit="ms", low=0, high=10_000)
 
-Everything else follows from that: the checks, the errors, the lines of ``--help``, the key in a
-TOML file and the environment variable. A group may hold other groups; outside of the code the
-names are flat. A group is passed whole to what it governs.
+Everything else follows from that: the checks, the errors, the lines of ``--help`` and the title
+above them, the key in a TOML file and the environment variable. A group may hold other groups or
+inherit from them; outside of the code the names are flat. A group is passed whole to what it
+governs.
 """
 
 import difflib
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from secondlook.config.redaction import redacted
 from secondlook_client.errors import BadSetting, NotFound
@@ -26,8 +29,11 @@ from secondlook_client.errors import BadSetting, NotFound
 log = logging.getLogger(__name__)
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+UNDERSCORES_FROM = 100_000
+"""Where digits are grouped, so that ports are not."""
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_BYTES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class SettingSpec:
     kind: type
     """``str``, ``int``, ``float`` or ``bool``."""
     unit: str = ""
-    """Of a number, such as ``s`` or ``pixels``; stands for the value in ``--help``."""
+    """Of a number, such as ``s`` or ``pixels``, or what a text is, such as ``folder``; stands for
+    the value in ``--help``. Numbers of ``bytes`` are written and read like ``64 MiB`` too."""
     low: float | None = None
     """Least value allowed."""
     high: float | None = None
@@ -50,6 +57,10 @@ class SettingSpec:
     """None is allowed and means "off"."""
     words: Mapping[str, float] = field(default_factory=dict)
     """Words that stand for numbers, whatever the range; such as ``none`` for infinity."""
+    plugins: str = ""
+    """Group of entry points whose names are values."""
+    common: bool = False
+    """Listed first in ``--help``, before the titles of groups."""
 
     def read(self, value: object, source: str) -> Any:
         """``value``, of the right type and in range; text is parsed.
@@ -62,10 +73,17 @@ class SettingSpec:
             return value
         if isinstance(value, str) and value.strip().lower() in self.words:
             return self.words[value.strip().lower()]
-        converted = _convert(value, self.kind)
+        converted = _convert(self._in_bytes(value), self.kind)
         if converted is None or not self._allows(converted):
             raise BadSetting(f"{source}: expected {self.expected}, got {redacted(repr(value))}")
         return converted
+
+    def _in_bytes(self, value: object) -> object:
+        """A number of bytes for a text such as ``64 MiB``, where that is the unit."""
+        if self.unit != "bytes" or not isinstance(value, str):
+            return value
+        match = re.fullmatch(r"(\d{1,12}) ?([KMG]iB)", value.strip())
+        return int(match[1]) * _BYTES[match[2]] if match else value
 
     def _allows(self, value: Any) -> bool:
         if self.choices:
@@ -85,20 +103,32 @@ class SettingSpec:
     def range(self) -> str:
         """The least and greatest value, in words; empty for any value."""
         if self.low is not None and self.high is not None:
-            return f"from {_number(self.low)} to {_number(self.high)}"
-        return "" if self.low is None else f"of at least {_number(self.low)}"
+            return f"from {self.number(self.low)} to {self.number(self.high)}"
+        return "" if self.low is None else f"of at least {self.number(self.low)}"
 
     @property
     def metavar(self) -> str:
         """What stands for a value in ``--help``."""
-        return self.unit.upper() or {int: "N", float: "X"}.get(self.kind, "TEXT")
+        return self.unit.upper() or {int: "N", float: "X"}.get(
+            self.kind, "CHOICE" if self.choices else "TEXT"
+        )
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the value is a file or folder of this machine."""
+        return self.unit in ("file", "folder")
+
+    @property
+    def allowed(self) -> str:
+        """The range or the choices as short as it goes; empty for any value."""
+        words = list(self.words)[:1]
+        return ", ".join(self.choices) or " or ".join([self.range.removeprefix("from "), *words])
 
     @property
     def help_line(self) -> str:
         """The meaning, the values allowed and the default, for ``--help``."""
-        words = list(self.words)[:1]
-        allowed = ", ".join(self.choices) or " or ".join([self.range.removeprefix("from "), *words])
-        return f"{self.help}  [{allowed}{'; ' if allowed else ''}default: {self.default_text}]"
+        allowed = f"{self.allowed}; " if self.allowed else ""
+        return f"{self.help}  [{allowed}default: {self.default_text}]"
 
     @property
     def default_text(self) -> str:
@@ -107,8 +137,17 @@ class SettingSpec:
             return "on" if self.default else "off"
         words = [word for word, number in self.words.items() if number == self.default]
         if self.kind in (int, float):
-            return words[0] if words else _number(self.default)
+            return words[0] if words else self.number(self.default)
         return str(self.default) or "none"
+
+    def number(self, value: float) -> str:
+        """A number as a person reads it and as it can be given: ``64 MiB``, ``64_000_000``."""
+        for name, size in _BYTES.items() if self.unit == "bytes" else ():
+            if value and value % size == 0 and value < UNDERSCORES_FROM * size:
+                return f"{int(value) // size} {name}"
+        if value != int(value):
+            return f"{value:g}"
+        return f"{int(value):_}" if abs(value) >= UNDERSCORES_FROM else str(int(value))
 
 
 def setting(default: Any, help: str, **spec: Any) -> Any:
@@ -123,6 +162,9 @@ class SettingGroup:
 
     Values are checked by their specs, also those given in code. Raises ``BadSetting``.
     """
+
+    title: ClassVar[str] = ""
+    """Stands above the settings of this group in ``--help`` and the documentation."""
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -141,6 +183,19 @@ class SettingGroup:
                 found[own.name] = own.metadata["spec"]
         return found
 
+    @classmethod
+    def titles(cls) -> dict[str, str]:
+        """The title above every setting: that of the group inside, or inherited, that has it."""
+        found: dict[str, str] = {}
+        for own in fields(cls):
+            if isinstance(own.default, SettingGroup):
+                found |= own.default.titles()
+            else:
+                owner = next(each for each in cls.__mro__ if own.name in each.__annotations__)
+                assert issubclass(owner, SettingGroup)
+                found[own.name] = owner.title
+        return found
+
     def replace(self, **values: Any) -> Self:
         """A copy with other values by name, wherever in the groups inside they stand."""
         groups = {}
@@ -150,10 +205,6 @@ class SettingGroup:
                 group = getattr(self, own.name)
                 groups[own.name] = group.replace(**{name: values.pop(name) for name in inside})
         return replace(self, **groups, **values)
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _convert(value: object, kind: type) -> Any:
@@ -202,19 +253,21 @@ class SettingSources(Generic[Group]):
         flags: Mapping[str, object] | None = None,
         file: Path | None = None,
         environ: Mapping[str, str] | None = None,
+        source: Callable[[str], str] = lambda name: f"--{name.replace('_', '-')}",
     ) -> Group:
         """The settings, each from the last source that gives it.
 
-        ``flags`` maps names to values, None where not given; ``environ`` is the process's
-        environment unless given. Raises ``BadSetting`` for an unknown name or a value out of
-        range, naming where it came from, and ``NotFound`` for a file that is named and missing.
+        ``flags`` maps names to values, None where not given, and errors call them by ``source``;
+        ``environ`` is the process's environment unless given. Raises ``BadSetting`` for an unknown
+        name or a value out of range, naming where it came from, and ``NotFound`` for a file that is
+        named and missing.
         """
         environ = os.environ if environ is None else environ
         given = {name: value for name, value in (flags or {}).items() if value is not None}
         values = {
             **self._from_file(file or self._file(environ)),
             **self._from_environment(environ),
-            **self._read_all(given, lambda name: f"--{name.replace('_', '-')}"),
+            **self._read_all(given, source),
         }
         return self.settings().replace(**values)
 

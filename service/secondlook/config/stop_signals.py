@@ -136,8 +136,12 @@ os.register_at_fork(
 def end_at_once(code: int, why: str = "stopped at once") -> NoReturn:
     """End this process and all that it started, without closing anything."""
     telling = threading.Thread(target=_tell, args=(why,), daemon=True)
-    telling.start()
-    telling.join(LAST_WORDS_S)
+    try:
+        telling.start()
+    except RuntimeError:  # no thread begins while the interpreter ends, since Python 3.12
+        _tell(why)  # a log that takes nothing is left to the timer
+    else:
+        telling.join(LAST_WORDS_S)
     kill_children()  # last: who waits for one of them would go on
     os._exit(code)
 

@@ -44,18 +44,21 @@ def nms(
     scores: NDArray[np.float32],
     threshold: float,
     groups: NDArray[np.int64] | None = None,
+    classes: NDArray[np.int64] | None = None,
 ) -> NDArray[np.intp]:
     """Rows kept by greedy non-maximum suppression, best score first.
 
-    A box is dropped when its IoU with a better kept one, of its own group if there are any, is
-    above ``threshold``. Equal scores keep their order, so the result does not depend on the
-    platform's sort.
+    A box is dropped when its IoU with a better kept one is above ``threshold``: where ``groups``
+    are given, one of its own group; where ``classes`` are given, one of another class. Equal scores
+    keep their order, so the result does not depend on the platform's sort.
     """
     order = np.argsort(-scores, kind="stable")
     best_first = boxes[order]
     pairs = np.ones((len(boxes), len(boxes)), dtype=bool)
     if groups is not None:
         pairs = groups[order][:, None] == groups[order]
+    if classes is not None:
+        pairs &= classes[order][:, None] != classes[order]
     better, worse = np.nonzero(np.triu(pairs, 1))
     same = _iou(best_first[better], best_first[worse]) > threshold
     alive = np.ones(len(boxes), dtype=bool)

@@ -1,8 +1,12 @@
-"""Sheets of images drawn with Pillow: a run at a glance, and several models on the same frames."""
+"""Labelled images drawn with Pillow: one, a run at a glance, and several models on the same frames.
+
+A class has one colour in all drawings and pages, ``class_colours``; the outcome of a box is told by
+the style of its line.
+"""
 
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,34 +31,38 @@ TAG = 20
 
 ROW_HEIGHT, ROWS = 480, 2
 """Of an overview: height of a row in pixels, and rows at most."""
-OUTCOME_COLOURS = {
-    Outcome.ACCEPT: (77, 184, 255),
-    Outcome.UNSURE: (255, 225, 77),
-    Outcome.REJECT: (255, 138, 60),
-}
-DASHES = {Outcome.ACCEPT: (0, 0), Outcome.UNSURE: (3, 5), Outcome.REJECT: (9, 6)}
-"""Pixels drawn and left out (0: a whole line), the line styles of the gallery."""
+DASHES = {Outcome.ACCEPT: (0, 0), Outcome.UNSURE: (9, 6), Outcome.REJECT: (3, 5)}
+"""Pixels drawn and left out (0: a whole line), the line styles of the pages; the first outcome
+is the one that a box with several is drawn by."""
 
 TALLEST = 420
 """Height of a strip's frame at most, pixels."""
 BAR, TITLE_SIZE = 40, 20
 """Height of the title of a strip's row, and of its letters, pixels."""
-STRIP_COLOURS = (
+CLASS_COLOURS = (
     (77, 184, 255),
     (255, 138, 60),
-    (255, 225, 77),
     (79, 209, 165),
-    (240, 150, 205),
-    (200, 200, 205),
-    (150, 160, 255),
-    (255, 120, 120),
-    (170, 220, 60),
-    (120, 235, 235),
-    (215, 175, 120),
-    (205, 130, 255),
+    (240, 130, 205),
+    (255, 225, 77),
+    (136, 124, 255),
+    (160, 148, 88),
+    (255, 64, 112),
+    (112, 184, 40),
+    (244, 40, 255),
+    (40, 232, 255),
+    (255, 172, 160),
+    (40, 255, 40),
+    (220, 196, 255),
+    (40, 255, 148),
+    (208, 244, 160),
+    (255, 40, 184),
+    (184, 255, 40),
+    (255, 76, 52),
+    (220, 100, 232),
 )
-"""Of the classes, in their order; they begin anew after the last. A name stands at most boxes, so
-colour tells nothing alone."""
+"""Of the classes, in their order; they begin anew after the last. Each is light enough for black
+letters, and no two are nearer than 29 in CIE Lab."""
 
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -70,6 +78,12 @@ class GalleryImage:
 
     name: str
     result: LabelResult
+    cursor: int | None = None
+    """Of the result in its store, where it is known; the ids of its labels begin with it."""
+
+    def label_id(self, place: int) -> str:
+        """The id of a judgement for ``secondlook explain``; empty where it is not known."""
+        return "" if self.cursor is None else f"{self.cursor}.{place}"
 
 
 @dataclass(frozen=True)
@@ -92,12 +106,27 @@ class _SheetMark(NamedTuple):
     dash: tuple[int, int] = (0, 0)
 
 
+def class_colours(classes: Iterable[str]) -> dict[str, Colour]:
+    """The colour of each class, by its place in the ontology."""
+    names = dict.fromkeys(classes)
+    return dict(zip(names, itertools.cycle(CLASS_COLOURS), strict=False))
+
+
 def write_overview(
-    path: Path, images: Sequence[GalleryImage], load: Load, most: int = ROWS
+    path: Path,
+    images: Sequence[GalleryImage],
+    load: Load,
+    classes: Sequence[str],
+    most: int = ROWS,
 ) -> Path:
-    """Draw labelled images side by side, in at most ``most`` full rows, to the PNG ``path``."""
+    """Draw labelled images side by side, in at most ``most`` full rows, to the PNG ``path``.
+
+    ``classes`` are all of the ontology, in order.
+    """
+    colours = class_colours(classes)
     rows = [
-        [_labelled(load(image.name), image.result) for image in row] for row in _rows(images, most)
+        [draw_result(load(image.name), image.result, colours, height=ROW_HEIGHT) for image in row]
+        for row in _rows(images, most)
     ]
     drawn = [_justified(row) for row in rows]
     sheet = PILImage.new("RGB", (WIDTH, sum(row.height + GAP for row in drawn) + GAP), GROUND)
@@ -110,17 +139,51 @@ def write_overview(
     return path
 
 
+def draw_result(
+    pixels: Pixels,
+    result: LabelResult,
+    colours: Mapping[str, Colour],
+    *,
+    height: int,
+    scores: bool = False,
+) -> PILImage.Image:
+    """An image with its boxes, ``height`` pixels high.
+
+    ``scores`` writes the proposer's score and P(yes) beside each name.
+    """
+    factor = height / result.height
+    size = (_width(result, height), height)
+    image = PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC)
+    of_box: dict[Xyxy, list[Judgement]] = {}
+    for judgement in result.judgements:
+        of_box.setdefault(_scaled(judgement.box, factor), []).append(judgement)
+    _draw_marks(image, [_mark(box, of, colours, scores) for box, of in of_box.items()])
+    return image
+
+
+def score_text(judgement: Judgement) -> str:
+    """The scores of both stages, ``0.62 / 0.97``; the proposer's alone where nobody was asked."""
+    if judgement.verdict is None:
+        return f"{judgement.score:.2f}"
+    p_yes = "?" if judgement.p_yes is None else f"{judgement.p_yes:.2f}"
+    return f"{judgement.score:.2f} / {'' if judgement.exact else '~'}{p_yes}"
+
+
 def comparison_strip(
-    images: Sequence[Pixels], rows: Sequence[StripRow], width: int = STRIP_WIDTH
+    images: Sequence[Pixels],
+    rows: Sequence[StripRow],
+    classes: Sequence[str] = (),
+    width: int = STRIP_WIDTH,
 ) -> PILImage.Image:
     """Draw what several models see: ``rows`` under one another, each with all ``images``.
 
-    A class has one colour in all rows. ``width`` is in pixels; the height follows. Raises
-    ``ValueError`` without an image, or for a row that is not about all of them.
+    A class has one colour in all rows, by its place in ``classes``; others follow by name.
+    ``width`` is in pixels; the height follows. Raises ``ValueError`` without an image, or for a row
+    that is not about all of them.
     """
     _check(images, rows)
     names = sorted({name for row in rows for _, labels in row.found for name in labels})
-    colours = {name: STRIP_COLOURS[place % len(STRIP_COLOURS)] for place, name in enumerate(names)}
+    colours = class_colours([*classes, *names])
     room = width - GAP * (len(images) + 1)
     ratios = [pixels.shape[1] / pixels.shape[0] for pixels in images]
     height = max(1, min(TALLEST, int(room / sum(ratios))))
@@ -175,13 +238,13 @@ def _rows(images: Sequence[GalleryImage], most: int) -> list[list[GalleryImage]]
     rows: list[list[GalleryImage]] = [[]]
     for image in images:
         rows[-1].append(image)
-        if sum(_width(one.result) + GAP for one in rows[-1]) >= WIDTH * 0.9:
+        if sum(_width(one.result, ROW_HEIGHT) + GAP for one in rows[-1]) >= WIDTH * 0.9:
             rows.append([])
     return rows[:-1][:most] or rows[:1]
 
 
-def _width(result: LabelResult) -> int:
-    return round(result.width * ROW_HEIGHT / result.height)
+def _width(result: LabelResult, height: int) -> int:
+    return max(1, round(result.width * height / result.height))
 
 
 def _justified(images: list[PILImage.Image]) -> PILImage.Image:
@@ -198,24 +261,17 @@ def _justified(images: list[PILImage.Image]) -> PILImage.Image:
     return row
 
 
-def _labelled(pixels: Pixels, result: LabelResult) -> PILImage.Image:
-    """An image of an overview."""
-    factor = ROW_HEIGHT / result.height
-    image = PILImage.fromarray(pixels).resize(
-        (_width(result), ROW_HEIGHT), PILImage.Resampling.BICUBIC
-    )
-    of_box: dict[Xyxy, list[Judgement]] = {}
-    for judgement in result.judgements:
-        of_box.setdefault(_scaled(judgement.box, factor), []).append(judgement)
-    marks = []
-    for box, judgements in of_box.items():
-        outcome = min((j.outcome for j in judgements), key=list(OUTCOME_COLOURS).index)
-        names = sorted((j.class_name for j in judgements if j.outcome is outcome), key=len)
-        name = f"no {names[0]}" if outcome is Outcome.REJECT else names[-1]
-        name += "?" if outcome is Outcome.UNSURE else ""
-        marks.append(_SheetMark(box, name, OUTCOME_COLOURS[outcome], DASHES[outcome]))
-    _draw_marks(image, marks)
-    return image
+def _mark(
+    box: Xyxy, judgements: Sequence[Judgement], colours: Mapping[str, Colour], scores: bool
+) -> _SheetMark:
+    """One box, by its best outcome and the class that tells most: the longest name."""
+    outcome = min((j.outcome for j in judgements), key=list(DASHES).index)
+    own = sorted((j for j in judgements if j.outcome is outcome), key=lambda j: len(j.class_name))
+    shown = own[0] if outcome is Outcome.REJECT else own[-1]
+    name = f"no {shown.class_name}" if outcome is Outcome.REJECT else shown.class_name
+    name += "?" if outcome is Outcome.UNSURE else ""
+    name += f" {score_text(shown)}" if scores else ""
+    return _SheetMark(box, name, colours[shown.class_name], DASHES[outcome])
 
 
 def _frame(

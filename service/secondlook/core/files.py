@@ -70,6 +70,20 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def check_can_write(path: Path) -> None:
+    """Raises ``InvalidInput`` where a file or folder ``path`` cannot be made; makes nothing.
+
+    To be asked before long work whose result is written there.
+    """
+    path = path.absolute()
+    place = next(part for part in (path, *path.parents) if os.path.lexists(part))
+    with explain_write_errors(path):
+        if place != path and not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "", str(path))
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "", str(path))
+
+
 def remove(path: Path) -> None:
     """Remove a file, link or folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

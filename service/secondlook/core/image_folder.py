@@ -243,6 +243,14 @@ def select_images(paths: Sequence[Path], out: Path | None = None) -> ImageSelect
     return ImageSelection(Path(os.path.commonpath(roots)), tuple(kept), skip)
 
 
+def select_files(paths: Sequence[Path]) -> ImageSelection:
+    """Files that are known already, however many; names are relative to their common folder."""
+    kept = tuple(dict.fromkeys(_upright(path) for path in paths))
+    if not kept:
+        raise InvalidInput("no image is given; name some files")
+    return ImageSelection(Path(os.path.commonpath([path.parent for path in kept])), kept)
+
+
 def _upright(path: Path) -> Path:
     """Absolute, with the folder's links resolved and the file's own name kept."""
     return Path(os.path.realpath(path.parent)) / path.name

@@ -22,6 +22,8 @@ that is ``name [@group] [= phrase, phrase …] [? question]``. YAML, where every
         threshold: 0.25                            proposer's score from which it is asked
         accept: 0.6                                P(yes) from which it is accepted
         reject: 0.4                                P(yes) up to which it is rejected
+        presence_question: Is there a rider?       asked about a whole image, to verify that it is
+                                                   empty; else "Does this picture show a <name>?"
       helmet off: {phrases: person, question: Is the head bare?, group: head}
 
 A question needs no quotes, in braces neither, unless a comma or colon stands in it.
@@ -41,12 +43,26 @@ import yaml
 
 from secondlook.core.written_yaml import YamlProblem, parse_yaml
 from secondlook_client.errors import BadOntology, NotFound
-from secondlook_client.ontology import ClassSpec, Ontology, default_question
+from secondlook_client.ontology import (
+    ClassSpec,
+    Ontology,
+    default_presence_question,
+    default_question,
+)
 from secondlook_client.values import View
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 6
-CLASS_KEYS = ("phrases", "question", "view", "group", "threshold", "accept", "reject")
+CLASS_KEYS = (
+    "phrases",
+    "question",
+    "presence_question",
+    "view",
+    "group",
+    "threshold",
+    "accept",
+    "reject",
+)
 DEFAULT_KEYS = ("view", "threshold", "accept", "reject")
 NUMBERS = ("threshold", "accept", "reject")
 FORM = "name [@group] [= phrase, phrase …] [? question]"
@@ -112,9 +128,11 @@ def _told(spec: ClassSpec) -> dict[str, Any]:
         entries["phrases"] = list(spec.phrases)
     if spec.question != default_question(spec.name):
         entries["question"] = spec.question
+    if spec.presence_question != default_presence_question(spec.name):
+        entries["presence_question"] = spec.presence_question
     for f in fields(ClassSpec):
         value = getattr(spec, f.name)
-        if f.name in CLASS_KEYS[2:] and f.default is not MISSING and value != f.default:
+        if f.name in CLASS_KEYS[3:] and f.default is not MISSING and value != f.default:
             entries[f.name] = str(value) if f.name in ("view", "group") else float(value)
     return entries
 

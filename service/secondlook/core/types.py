@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from secondlook_client.values import (
     Answer,
+    EmptyReason,
     Judgement,
     LabelPath,
     LabelResult,
     Outcome,
     Verdict,
     View,
+    empty_reason,
 )
 
 Boxes = NDArray[np.float32]
@@ -30,6 +32,9 @@ Pixels = NDArray[np.uint8]
 
 NOT_ASKED = "this question was not asked of this box"
 """The error of a verdict for a question that was not asked."""
+
+NOT_ASKED_OF_IMAGE = "this question was not asked of the image"
+"""The same where the question is about the whole image."""
 
 STUDENT = "student:"
 """What the name of a student begins with where a proposer's stands: ``student:NAME@digest``."""
@@ -92,6 +97,29 @@ class VQAQuery:
     questions: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ImageVerdicts:
+    """What the verifier said of an image as a whole, asked whether it is empty."""
+
+    size: tuple[int, int]
+    """Width and height of the image, pixels."""
+    by_question: Mapping[str, tuple[Verdict, ...]]
+    """By presence question, one verdict for each tile of the image, row by row; mostly one tile."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The whole image, pixel xyxy."""
+        return 0.0, 0.0, float(self.size[0]), float(self.size[1])
+
+    def verdict(self, question: str) -> Verdict:
+        """The verdict that speaks most against an empty image: one without an answer, else the
+        highest P(yes). A question that was not asked is a verdict without an answer."""
+        known = self.by_question.get(question)
+        if known is None:
+            return Verdict(question, View.IMAGE, Answer(None, error=NOT_ASKED_OF_IMAGE), "", 0.0)
+        return max(known, key=lambda v: 2.0 if v.answer.p_yes is None else v.answer.p_yes)
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The output of all models for one image, from which decisions are made."""
@@ -106,6 +134,14 @@ class Evidence:
     """Name and digest; empty when none was in use."""
     student: str = ""
     """``student:NAME@digest`` of the student compared with them; empty without one."""
+    image: ImageVerdicts | None = None
+    """None where the whole image was not asked about."""
+
+    @property
+    def image_verdicts(self) -> tuple[Verdict, ...]:
+        """Every verdict about the whole image or a tile, question by question."""
+        found = self.image.by_question.values() if self.image else ()
+        return tuple(verdict for of_question in found for verdict in of_question)
 
     @property
     def path(self) -> LabelPath:
@@ -170,6 +206,7 @@ class Labelled:
             self.evidence.verifier,
             self.timings_ms,
             self.path,
+            self.evidence.image_verdicts,
         )
 
     def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
@@ -177,6 +214,6 @@ class Labelled:
         return tuple(j for j in self.judgements if j.decision.outcome is outcome)
 
     @property
-    def verified_empty(self) -> bool:
-        """True when nothing was accepted and nothing is unsure."""
-        return all(j.decision.outcome is Outcome.REJECT for j in self.judgements)
+    def empty(self) -> EmptyReason | None:
+        """Why it has neither a label nor an unsure box; None where it has one."""
+        return empty_reason(self.judgements, self.evidence.image_verdicts)

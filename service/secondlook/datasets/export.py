@@ -14,10 +14,9 @@ folders can be moved.
 
 import itertools
 import json
-import os
-import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +27,7 @@ from secondlook.core.drawing import GalleryImage
 from secondlook.core.files import explain_write_errors, remove, replacing
 from secondlook.core.image_folder import tag_output
 from secondlook.core.images import decode
+from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.datasets.manifest import (
     Entry,
     ManifestBox,
@@ -35,7 +35,15 @@ from secondlook.datasets.manifest import (
     entries,
     load_manifest,
 )
-from secondlook.datasets.writers import EXPORT_FORMATS, Labels, write_format
+from secondlook.datasets.snapshot import empty_counts
+from secondlook.datasets.writers import (
+    EXPORT_FORMATS,
+    DoubtfulImages,
+    Labels,
+    Provenance,
+    copied_images,
+    write_format,
+)
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
 from secondlook.store.snapshots import SnapshotRow
@@ -63,9 +71,20 @@ _OUTCOME_OF = {
 }
 
 
-def export(store: Store, name: str, out: Path, formats: Sequence[str]) -> Path:
+def export(
+    store: Store,
+    name: str,
+    out: Path,
+    formats: Sequence[str],
+    *,
+    unsure: DoubtfulImages = DoubtfulImages.SEPARATE,
+    nothing_proposed: DoubtfulImages = DoubtfulImages.BACKGROUND,
+    notes: list[str] | None = None,
+) -> Path:
     """Write a snapshot into the new folder ``out``, atomically.
 
+    ``unsure`` and ``nothing_proposed`` say what YOLO makes of images in doubt; a snapshot has those
+    on which nothing was proposed only if it was asked to. ``notes`` gets sentences about that.
     Raises ``NotFound``, ``OutputExists`` for a folder that holds something, ``InvalidInput`` for an
     unknown format, ``MissingExtra`` (Parquet), ``StorageFull`` and what the store raises.
     """
@@ -83,7 +102,10 @@ def export(store: Store, name: str, out: Path, formats: Sequence[str]) -> Path:
     with replacing(out) as part:
         part.mkdir()
         tag_output(part)
-        _write(store.blobs, snapshot, manifest, part, formats)
+        doubts = unsure, nothing_proposed
+        found = _write(store.blobs, snapshot, manifest, part, formats, doubts)
+    if notes is not None:
+        notes += found
     return out
 
 
@@ -93,21 +115,40 @@ def _write(
     manifest: SnapshotManifest,
     out: Path,
     formats: Sequence[str],
-) -> None:
+    doubts: tuple[DoubtfulImages, DoubtfulImages],
+) -> list[str]:
     staged = out / ".images"
     staged.mkdir()
+    provenance = _provenance(snapshot, manifest)
+    unsure, nothing_proposed = doubts
     splits = {
-        split: _labels(blobs, manifest, split, staged)
+        split: replace(
+            _labels(blobs, manifest, split, staged),
+            provenance=provenance,
+            unsure=unsure,
+            nothing_proposed=nothing_proposed,
+        )
         for split in manifest.splits
         if manifest.count(split)
     }
+    notes: list[str] = []
     for name in formats:
-        write_format(name, splits, out)
+        write_format(name, splits, out, notes)
     remove(staged)
     statistics = json.dumps(snapshot.statistics, indent=2, sort_keys=True)
     (out / "statistics.json").write_text(statistics, encoding="utf-8")
-    (out / "README.md").write_text(dataset_card(snapshot, manifest, formats), encoding="utf-8")
+    card = dataset_card(snapshot, manifest, formats, notes)
+    (out / "README.md").write_text(card, encoding="utf-8")
     _write_contact_sheet(blobs, manifest, out / "contact_sheet.png")
+    return notes
+
+
+def _provenance(snapshot: SnapshotRow, manifest: SnapshotManifest) -> Provenance | None:
+    """None for the snapshots of earlier versions, which do not know their ontology."""
+    text = snapshot.statistics.get("ontology")
+    if not text:
+        return None
+    return Provenance(snapshot.created_at, manifest.models, ontology_from_yaml(text))
 
 
 def _labels(blobs: Blobs, manifest: SnapshotManifest, split: str, staged: Path) -> Labels:
@@ -117,16 +158,8 @@ def _labels(blobs: Blobs, manifest: SnapshotManifest, split: str, staged: Path) 
         for _, entry in entries(blobs, manifest, split):
             yield file_name(entry), _result(entry, manifest)
 
-    def place_image(_: str, result: LabelResult, path: Path) -> None:
-        image = staged / result.sha256
-        if not image.exists():
-            image.write_bytes(blobs.get(result.sha256))
-        try:
-            os.link(image, path)
-        except OSError:  # a file system without hard links, or one with too many of this file
-            shutil.copyfile(image, path)
-
-    return Labels(manifest.classes, results, place_image, True, blobs.get)
+    place = copied_images(staged, lambda _, result: blobs.get(result.sha256))
+    return Labels(manifest.classes, results, place, True, blobs.get)
 
 
 def _write_contact_sheet(blobs: Blobs, manifest: SnapshotManifest, path: Path) -> None:
@@ -135,7 +168,9 @@ def _write_contact_sheet(blobs: Blobs, manifest: SnapshotManifest, path: Path) -
     labelled = itertools.islice((e for _, e in every() if e.of(BoxKind.LABEL)), SHOWN)
     chosen = [*labelled] or [entry for _, entry in itertools.islice(every(), SHOWN)]
     shown = [GalleryImage(entry.sha256, _result(entry, manifest)) for entry in chosen]
-    drawing.write_overview(path, shown, lambda sha256: decode(blobs.get(sha256)).pixels, SHOWN_ROWS)
+    drawing.write_overview(
+        path, shown, lambda sha256: decode(blobs.get(sha256)).pixels, manifest.classes, SHOWN_ROWS
+    )
 
 
 def file_name(entry: Entry) -> str:
@@ -158,6 +193,7 @@ def _result(entry: Entry, manifest: SnapshotManifest) -> LabelResult:
         proposer="",
         verifier="",
         path=entry.path,
+        empty=entry.empty,
     )
 
 
@@ -168,8 +204,16 @@ def _judgement(box: ManifestBox, manifest: SnapshotManifest) -> Judgement:
     return Judgement(manifest.classes[box.class_index], box.xyxy, box.score, verdict, decision)
 
 
-def dataset_card(snapshot: SnapshotRow, manifest: SnapshotManifest, formats: Sequence[str]) -> str:
-    """The text of README.md. With Parquet it begins with the header that Hugging Face reads."""
+def dataset_card(
+    snapshot: SnapshotRow,
+    manifest: SnapshotManifest,
+    formats: Sequence[str],
+    notes: Sequence[str] = (),
+) -> str:
+    """The text of README.md. With Parquet it begins with the header that Hugging Face reads.
+
+    ``notes`` are sentences about what is not as in other formats.
+    """
     lines = [
         f"# {snapshot.name}",
         "",
@@ -178,11 +222,14 @@ def dataset_card(snapshot: SnapshotRow, manifest: SnapshotManifest, formats: Seq
         "",
         *_counts(snapshot, manifest),
         "",
-        "Boxes are in pixels of the upright image: apply the EXIF orientation first. An image",
-        "without a box was verified to show none of the classes.",
+        "Boxes are in pixels of the upright image: apply the EXIF orientation first. Of images",
+        "without a box, those that are verified empty were asked about as a whole, and the",
+        "verifier said no to every class. On the others every proposed box was rejected, or",
+        "nothing was proposed, so that nobody looked twice.",
         "",
         *(f"- {EXPORT_FORMATS[name].how_to_open}" for name in formats),
         "",
+        *(line for note in notes for line in (note, "")),
         f"Labelled by {', '.join(manifest.models)}.",
         "",
         "![some of the images](contact_sheet.png)",
@@ -207,7 +254,10 @@ def _counts(snapshot: SnapshotRow, manifest: SnapshotManifest) -> list[str]:
     rows = [
         ["images", *(f"{splits[n]['images']:,}" for n in names)],
         ["groups", *(f"{splits[n]['groups']:,}" for n in names)],
-        ["verified empty", *(f"{splits[n]['verified_empty']:,}" for n in names)],
+        *(
+            [what, *(f"{count:,}" for count in counts)]
+            for what, counts in empty_counts([splits[n] for n in names]).items()
+        ),
     ]
     for kind in BoxKind:
         counts = {n: splits[n]["classes"] for n in names}

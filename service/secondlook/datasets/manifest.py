@@ -16,7 +16,7 @@ from secondlook.core.boxes import Xyxy
 from secondlook.core.types import Labelled
 from secondlook.store.blobs import Blobs
 from secondlook_client.errors import Damaged
-from secondlook_client.values import BoxKind, LabelPath
+from secondlook_client.values import BoxKind, EmptyReason, LabelPath
 
 FORMAT = 2
 PART = 1000
@@ -62,14 +62,17 @@ class Entry:
     boxes: tuple[ManifestBox, ...]
     path: LabelPath = LabelPath.TEACHERS
     """Who labelled it, in the last of the runs."""
+    empty: EmptyReason | None = None
+    """Why it has neither a label nor an ignore region; of several runs that judged classes of it,
+    the reason that says least. None where it has one; in manifests of before this was kept too."""
 
     def of(self, kind: BoxKind) -> tuple[ManifestBox, ...]:
         """The boxes of this kind."""
         return tuple(box for box in self.boxes if box.kind is kind)
 
     @property
-    def verified_empty(self) -> bool:
-        """Whether both stages ran and left neither a label nor an unsure box."""
+    def is_empty(self) -> bool:
+        """Whether it has neither a label nor an ignore region, for whatever reason."""
         return all(box.kind is BoxKind.HARD_NEGATIVE for box in self.boxes)
 
 
@@ -192,6 +195,7 @@ class _StoredEntry(msgspec.Struct):
     group: str
     boxes: tuple[_StoredBox, ...]
     path: LabelPath = LabelPath.TEACHERS
+    empty: EmptyReason | None = None
 
 
 _Stored = TypeVar("_Stored")
@@ -212,7 +216,7 @@ def _entry_of(stored: _StoredEntry) -> Entry:
         ManifestBox(b.class_index, b.box, b.kind, b.probability, b.score, b.p_yes, b.reason)
         for b in stored.boxes
     )
-    return Entry(**fields, boxes=boxes, path=stored.path)
+    return Entry(**fields, boxes=boxes, path=stored.path, empty=stored.empty)
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
@@ -230,7 +234,8 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         for box in entry.boxes
     ]
     fields = {name: getattr(entry, name) for name in _FIELDS}
-    return {**fields, "boxes": boxes, **path_field(entry)}
+    empty = {"empty": entry.empty.value} if entry.empty else {}
+    return {**fields, "boxes": boxes, **path_field(entry), **empty}
 
 
 def path_field(labelled: Entry | Labelled) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Open a training set: a snapshot of a service, a COCO file or folder, or a YOLO folder."""
+"""Open a training set: a snapshot of a service, a COCO file or folder, a YOLO or a VOC folder."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from secondlook.datasets.bad_images import (
 from secondlook.datasets.readers.annotations import ParsedDataset
 from secondlook.datasets.readers.coco import find_coco, read_coco
 from secondlook.datasets.readers.snapshot import read_snapshot
+from secondlook.datasets.readers.voc import find_voc, read_voc
 from secondlook.datasets.readers.yolo import find_yolo, read_yolo
 from secondlook.datasets.samples import ImageRecord, Sample, TrainingSet, image_key
 from secondlook.detector.manifest import MAX_LINE
 from secondlook_client.errors import InvalidInput, NotFound
 from secondlook_client.ontology import is_one_line
+from secondlook_client.values import BACKGROUND, EmptyReason
 
 HELD_OUT = ("val", "valid", "validation", "test")
 """Splits that a student is measured on, the preferred one first."""
@@ -28,6 +31,9 @@ SHARE = 0.2
 """Share that is held out of a dataset without splits."""
 BY_HASH = "a fifth by hash"
 """The name of that split."""
+WRITTEN_FORMATS = ("coco", "voc", "yolo")
+"""Folders that ``secondlook label`` and ``snapshot export`` write. YOLO is the last, because it has
+no ignore regions, so that images with an unsure box are not in it."""
 _SEED = b"secondlook held out 1"
 _NAMED = 5
 """Classes named in a warning."""
@@ -41,6 +47,7 @@ def open_training_set(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: ImageCheck = HEADERS_ONLY,
+    empty: Sequence[EmptyReason] = BACKGROUND,
 ) -> TrainingSet:
     """The training set at ``source``: a snapshot's name with ``server``, else a file or folder.
 
@@ -48,10 +55,13 @@ def open_training_set(
     a dataset without splits a fifth is held out, chosen by a seeded hash of the images' content:
     the same images always give the same fifth. ``cache`` is the folder of downloaded snapshots
     (None: the user's own); ``progress`` is called with (images downloaded, all images). ``check``
-    says how the images are checked and how many of them may be bad. Raises ``NotFound``,
+    says how the images are checked and how many of them may be bad. An image without a box of which
+    our own COCO says why is left out unless that is in ``empty``; a snapshot has been asked already
+    which of them it shall hold. Raises ``NotFound``,
     ``InvalidInput`` with the way out, and a ``SecondlookError`` of the service.
     """
-    data = read_snapshot(source, server, cache, progress) if server else _read_path(Path(source))
+    data = read_snapshot(source, server, cache, progress) if server else read_path(Path(source))
+    data = _without_unverified(data, empty)
     samples, record = without_bad_images(_printable(data.name), data.samples, check)
     digest = data.digest or digest_of(data.classes, record)
     data = replace(data, samples=samples)
@@ -77,6 +87,28 @@ def open_training_set(
     )
 
 
+def _without_unverified(data: ParsedDataset, empty: Sequence[EmptyReason]) -> ParsedDataset:
+    """Without the images whose emptiness is for no reason in ``empty``; a warning counts them."""
+    left_out: Counter[EmptyReason] = Counter()
+    kept: dict[str, list[Sample]] = {}
+    for split, samples in data.samples.items():
+        kept[split] = []
+        for sample in samples:
+            has_box = len(sample.boxes) or len(sample.ignore)
+            if sample.empty and sample.empty not in empty and not has_box:
+                left_out[sample.empty] += 1
+            else:
+                kept[split].append(sample)
+    taken = f"only {' and '.join(empty)} are" if empty else "none of them is"
+    warnings = (
+        f"{count:,} images without a box ({reason}) are left out: {taken} taken as background; "
+        "--empty says which"
+        for reason, count in left_out.items()
+    )
+    remaining = {split: tuple(found) for split, found in kept.items()}
+    return replace(data, samples=remaining, warnings=(*data.warnings, *warnings))
+
+
 def _with_hashes(
     record: ImageRecord, data: ParsedDataset, divided: Iterable[Sample]
 ) -> ImageRecord:
@@ -91,28 +123,48 @@ def _with_hashes(
     return replace(record, used=used)
 
 
-def _read_path(path: Path) -> ParsedDataset:
+def read_path(path: Path, images: Path | None = None) -> ParsedDataset:
+    """The dataset in a file or folder, before it is divided.
+
+    ``images`` is the folder of the images of a COCO file, where it is not beside it. Raises
+    ``NotFound`` and ``InvalidInput``, which name the file, the entry and the way out.
+    """
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         return _with_ontology(read_yolo(path.resolve().parent.name, path), path.parent)
     if path.is_file():
         root = path.resolve().parent
-        return _with_ontology(read_coco(root.name, {"": path}, root), root)
+        return _with_ontology(read_coco(root.name, {"": path}, root, images), root)
     if not path.is_dir():
         raise NotFound(
-            f"there is no file or folder '{path}'; give a COCO or YOLO folder, or for a snapshot "
-            "of a service name it with --server HOST:PORT"
+            f"there is no file or folder '{path}'; give a COCO, YOLO or VOC folder, or for a "
+            "snapshot of a service name it with --server HOST:PORT"
         )
-    name = path.resolve().name
-    for folder in (path, path / "coco", path / "yolo"):  # as `label` and `snapshot export` write
-        if files := find_coco(folder):
-            return _with_ontology(read_coco(name, files, folder), path)
-        if yolo := find_yolo(folder):
-            return _with_ontology(read_yolo(name, yolo), path)
+    if (found := _read_folder(path, path.resolve().name, images)) is not None:
+        return found
+    written = [name for name in WRITTEN_FORMATS if (path / name).is_dir()]
+    for name in written:
+        found = _read_folder(path / name, path.resolve().name, images)
+        if found is not None:
+            others = [other for other in written if other != name]
+            note = f"{path} has {' and '.join(others)} too; {name} is read" if others else ""
+            found = found if found.ontology else _with_ontology(found, path)
+            return replace(found, warnings=(*filter(None, [note]), *found.warnings))
     raise InvalidInput(
         f"{path} has neither COCO files (annotations/*.json, */_annotations.coco.json, *.json) "
-        "nor a data.yaml or classes.txt of YOLO; give a folder that does, or a snapshot with "
-        "--server HOST:PORT"
+        "nor a data.yaml or classes.txt of YOLO nor VOC's Annotations/*.xml; give a folder that "
+        "does, or a snapshot with --server HOST:PORT"
     )
+
+
+def _read_folder(folder: Path, name: str, images: Path | None) -> ParsedDataset | None:
+    """The dataset of a folder in one of the formats; None where it is none."""
+    if files := find_coco(folder):
+        return _with_ontology(read_coco(name, files, folder, images), folder)
+    if yolo := find_yolo(folder):
+        return _with_ontology(read_yolo(name, yolo), folder)
+    if voc := find_voc(folder):
+        return _with_ontology(read_voc(name, voc), folder)
+    return None
 
 
 def _with_ontology(data: ParsedDataset, folder: Path) -> ParsedDataset:

@@ -4,12 +4,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from secondlook_client.errors import InvalidInput
-from secondlook_client.values import GroupBy
+from secondlook_client.values import BACKGROUND, EmptyReason, GroupBy
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 DIGEST = re.compile(r"[0-9a-f]{16}")
@@ -53,8 +52,9 @@ class Query:
     """Only images decided before this time."""
     min_probability: float = 0.0
     """An accepted box below it becomes an ignore region, [0, 1]."""
-    empties: bool = True
-    """Keep images with neither an accepted nor an unsure box."""
+    empty: tuple[EmptyReason, ...] = BACKGROUND
+    """Which images with neither an accepted nor an unsure box are kept. What nobody looked at twice
+    is no background: of an image on which nothing was proposed, objects may have been missed."""
     ignore: bool = True
     """Keep images that have an ignore region. Leaving out only the region is no choice: an object
     that is not labelled would be learnt as background."""
@@ -73,6 +73,7 @@ class Query:
         for what, names in (
             ("run", self.runs),
             ("class", self.classes),
+            ("empty", self.empty),
             ("split", tuple(share.name for share in self.split)),
         ):
             if len(set(names)) < len(names):
@@ -91,11 +92,13 @@ class Query:
 
 
 def query_of(text: str) -> Query:
-    """Read what ``Query.to_json`` wrote."""
-    fields: Mapping[str, Any] = json.loads(text)
+    """Read what ``Query.to_json`` wrote, and ``empties`` (all or none) of earlier versions."""
+    fields: dict[str, Any] = json.loads(text)
+    every = tuple(EmptyReason) if fields.pop("empties", True) else ()
     return Query(
         **{
             **fields,
+            "empty": tuple(EmptyReason(reason) for reason in fields.get("empty", every)),
             "runs": tuple(fields["runs"]),
             "classes": tuple(fields["classes"]),
             "split": tuple(SplitShare(**share) for share in fields["split"]),

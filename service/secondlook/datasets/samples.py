@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.core.types import Boxes
+from secondlook_client.values import EmptyReason
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class Sample:
     """Samples of one group stay in one split; empty: the image is its own group."""
     problem: str = ""
     """Why the image cannot be used; such a sample has no size and no boxes. Empty: it can."""
+    empty: EmptyReason | None = None
+    """Why it has no box, where the dataset says so and leaves it open whether it is background."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,20 @@ class TrainingSet:
     """What was left out or looks wrong, a sentence each, for a person."""
     images: ImageRecord = ImageRecord()
     """Which images it was made of, and which were left out."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The contrast group of each class, empty where it stands alone; () if all do.
+
+        Raises ``BadOntology`` for an ontology that cannot be read.
+        """
+        if not self.ontology:
+            return ()
+        specs = ontology_from_yaml(self.ontology, f"the ontology of {self.name}").classes
+        group_of = {spec.name: spec.group for spec in specs}
+        groups = [group_of.get(name, "") for name in self.classes]
+        contrasts = tuple(group if groups.count(group) > 1 else "" for group in groups)
+        return contrasts if any(contrasts) else ()
 
 
 def bad_sample(path: Path, name: str, problem: str, sha256: str = "") -> Sample:

@@ -14,13 +14,11 @@ import re
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.cancellation import check_cancelled
@@ -33,7 +31,7 @@ from secondlook.datasets.manifest import (
     path_field,
 )
 from secondlook.datasets.query import Query
-from secondlook.datasets.splits import UnionFind, block_id, group_id, join_near, split_of
+from secondlook.datasets.splits import block_id, by_time, group_images, split_of
 from secondlook.store import Store
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.results import Result
@@ -41,7 +39,14 @@ from secondlook.store.runs import Run
 from secondlook.store.snapshots import ImageFacts, SnapshotRow
 from secondlook_client.errors import BadOntology, InvalidInput
 from secondlook_client.ontology import Ontology
-from secondlook_client.values import BoxKind, GroupBy, Judgement, Outcome
+from secondlook_client.values import (
+    BoxKind,
+    EmptyReason,
+    GroupBy,
+    Judgement,
+    Outcome,
+    empty_reason,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +60,18 @@ _KIND_OF = {
     Outcome.UNSURE: BoxKind.IGNORE,
     Outcome.REJECT: BoxKind.HARD_NEGATIVE,
 }
+LEFT_OUT_EMPTY = {
+    EmptyReason.NOTHING_PROPOSED: "on which nothing was proposed",
+    EmptyReason.ALL_REJECTED: "on which every box was rejected",
+    EmptyReason.VERIFIED_EMPTY: "verified empty",
+}
+"""Why the query leaves an image out, as it stands in the statistics."""
+EMPTY_WORDS = {
+    EmptyReason.NOTHING_PROPOSED: "empty, nothing proposed",
+    EmptyReason.ALL_REJECTED: "empty, every box rejected",
+    EmptyReason.VERIFIED_EMPTY: "verified empty",
+}
 _KIND_ORDER = {kind: place for place, kind in enumerate(BoxKind)}
-_DIGITS = re.compile("[0-9]+")
 
 
 def create_snapshot(store: Store, name: str, query: Query) -> SnapshotRow:
@@ -119,7 +134,8 @@ class SnapshotBuilder:
     """Collects what runs decided on each image, then writes the snapshot.
 
     A record is the JSON of a manifest entry without split and group, plus ``judged`` (the classes
-    that some run decided on) and ``models``. Records lie in a temporary file; what stays in memory
+    that some run decided on, each with the reason for which the image was empty) and ``models``.
+    Records lie in a temporary file; what stays in memory
     is what sorting and grouping need, some 200 bytes an image. A context manager, which removes
     the file. Call ``add_run`` for every run, the earliest first, then ``save``.
     """
@@ -210,12 +226,9 @@ class SnapshotBuilder:
     def _add(self, result: Result, facts: ImageFacts, judged: set[int]) -> int:
         """Add an image, or merge it with what earlier runs decided; its number."""
         labelled = result.labelled
-        boxes = [
-            self._box(judgement)
-            for judgement in labelled.judgements
-            if judgement.class_name in self._class_index
-            and (self._query.hard_negatives or judgement.decision.outcome is not Outcome.REJECT)
-        ]
+        of_classes = [j for j in labelled.judgements if j.class_name in self._class_index]
+        boxes = [self._box(judgement) for judgement in of_classes if self._wants(judgement)]
+        empty = empty_reason(of_classes, labelled.evidence.image_verdicts)
         record = {
             "sha256": labelled.sha256,
             "name": labelled.name,
@@ -224,7 +237,7 @@ class SnapshotBuilder:
             "width": labelled.width,
             "height": labelled.height,
             "boxes": boxes,
-            "judged": sorted(judged),
+            "judged": {str(place): empty for place in sorted(judged)},
             "models": sorted({labelled.evidence.proposer, labelled.evidence.verifier} - {""}),
             **path_field(labelled),
         }
@@ -238,6 +251,12 @@ class SnapshotBuilder:
         self._offsets[number] = self._file.seek(0, 2)
         self._file.write(canonical_json(record) + b"\n")
         return number
+
+    def _wants(self, judgement: Judgement) -> bool:
+        """A doubt about the whole image that a person dispelled is no hard negative."""
+        if judgement.outcome is Outcome.REJECT:
+            return self._query.hard_negatives and not judgement.whole_image
+        return True
 
     def _box(self, judgement: Judgement) -> dict[str, Any]:
         decision = judgement.decision
@@ -286,12 +305,13 @@ class SnapshotBuilder:
     def _belongs(self, record: dict[str, Any], left_out: Counter[str]) -> bool:
         """Whether an image belongs in the snapshot; the reason is counted when it does not."""
         kinds = {box["kind"] for box in record["boxes"]}
+        empty = _empty_reason(record)
         if len(record["judged"]) < len(self._classes):
             reason = "not judged for every class"
         elif not self._query.ignore and BoxKind.IGNORE in kinds:
             reason = "with an ignore region"
-        elif not self._query.empties and not kinds & {BoxKind.LABEL, BoxKind.IGNORE}:
-            reason = "verified empty"
+        elif empty and empty not in self._query.empty:
+            reason = LEFT_OUT_EMPTY[empty]
         else:
             return True
         left_out[reason] += 1
@@ -302,37 +322,32 @@ class SnapshotBuilder:
         if self._blocks:
             return [self._blocks[number] for _, number in kept]
         places = {number: place for place, (_, number) in enumerate(kept)}
-        sets = UnionFind(len(kept))
-        names = [sha256.hex() for sha256, _ in kept]
-        for source, numbers in sorted(self._sources.items(), reverse=True):
-            check_cancelled()
-            members = np.array([places[n] for n in numbers if n in places], dtype=np.int64)
-            if len(members):
-                sets.join(members[1:], np.full(len(members) - 1, members[0]))
-                names[members.min()] = source
-        hashed = [place for place, (_, n) in enumerate(kept) if self._hashes[n] is not None]
-        hashes = [self._hashes[kept[place][1]] for place in hashed]
-        join_near(sets, np.array(hashed, dtype=np.int64), np.array(hashes, dtype=np.int64))
-        roots = sets.roots().tolist()
-        best: dict[int, tuple[bool, str]] = {}
-        for name, root in zip(names, roots, strict=True):
-            # A stream's or folder's name outlasts the images in it; the lowest hash does not.
-            candidate = (":" not in name, name)
-            best[root] = min(best.get(root, candidate), candidate)
-        ids = {root: group_id(name) for root, (_, name) in best.items()}
-        return [ids[root] for root in roots]
+        sources = {
+            source: [places[number] for number in numbers if number in places]
+            for source, numbers in self._sources.items()
+        }
+        hashes = [self._hashes[number] for _, number in kept]
+        return group_images([sha256.hex() for sha256, _ in kept], hashes, sources)
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """``new`` counts for the classes that it judged; of two names the lower one is kept."""
-    kept = [box for box in old["boxes"] if box["class"] not in new["judged"]]
+    kept = [box for box in old["boxes"] if str(box["class"]) not in new["judged"]]
     return {
         **new,
         "name": min(old["name"], new["name"]),
         "boxes": kept + new["boxes"],
-        "judged": sorted({*old["judged"], *new["judged"]}),
+        "judged": {**old["judged"], **new["judged"]},
         "models": sorted({*old["models"], *new["models"]}),
     }
+
+
+def _empty_reason(record: dict[str, Any]) -> EmptyReason | None:
+    """Why the image has neither a label nor an ignore region: the reason that says least."""
+    if any(box["kind"] != BoxKind.HARD_NEGATIVE for box in record["boxes"]):
+        return None
+    reasons = {reason for reason in record["judged"].values() if reason}
+    return next((reason for reason in EmptyReason if reason in reasons), None)
 
 
 def _entry(record: dict[str, Any], group: str, split: str) -> Entry:
@@ -342,7 +357,8 @@ def _entry(record: dict[str, Any], group: str, split: str) -> Entry:
         key=lambda b: (_KIND_ORDER[BoxKind(b["kind"])], b["class"], -b["probability"], b["box"]),
     )
     fields = {key: value for key, value in record.items() if key not in ("judged", "models")}
-    return entry_from_json({**fields, "boxes": boxes, "group": group, "split": split})
+    found = {"boxes": boxes, "group": group, "split": split, "empty": _empty_reason(record)}
+    return entry_from_json({**fields, **found})
 
 
 def _in_order_of_time(run: Run, items: Sequence[tuple[int, str]]) -> Sequence[tuple[int, str]]:
@@ -353,18 +369,18 @@ def _in_order_of_time(run: Run, items: Sequence[tuple[int, str]]) -> Sequence[tu
     """
     if run.kind == "capture":
         return items
-    return sorted(items, key=lambda item: (_DIGITS.sub(_padded, item[1]), item))
-
-
-def _padded(digits: re.Match[str]) -> str:
-    return digits[0].zfill(20)
+    return sorted(items, key=lambda item: (by_time(item[1]), item))
 
 
 def _nothing_found(left_out: Counter[str]) -> str:
     if not left_out:
         return "the query finds no image; see `secondlook job list` for what is labelled"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    return f"the query leaves no image: {reasons}. Ask for less"
+    nobody_looked = LEFT_OUT_EMPTY[EmptyReason.NOTHING_PROPOSED] in left_out
+    way_out = "Ask for less"
+    if nobody_looked:
+        way_out += ", or label with --verify-empty; --empty all takes them as background"
+    return f"the query leaves no image: {reasons}. {way_out}"
 
 
 def _warn_of_few_groups(query: Query, counts: dict[str, Any]) -> None:
@@ -400,7 +416,7 @@ class Statistics:
         self._classes = classes
         self._boxes: dict[str, dict[BoxKind, Counter[int]]] = {}
         self._images: Counter[str] = Counter()
-        self._empty: Counter[str] = Counter()
+        self._empty: Counter[tuple[str, EmptyReason]] = Counter()
         self._with_ignore: Counter[str] = Counter()
         self._groups: dict[str, set[str]] = {}
         self._sizes: Counter[str] = Counter()
@@ -409,7 +425,8 @@ class Statistics:
     def add(self, entry: Entry) -> None:
         """Count one image."""
         self._images[entry.split] += 1
-        self._empty[entry.split] += entry.verified_empty
+        if entry.empty:
+            self._empty[entry.split, entry.empty] += 1
         self._with_ignore[entry.split] += bool(entry.of(BoxKind.IGNORE))
         self._groups.setdefault(entry.split, set()).add(entry.group)
         self._bytes += entry.size
@@ -434,13 +451,26 @@ class Statistics:
         return {
             "images": self._images[name],
             "groups": len(self._groups[name]),
-            "verified_empty": self._empty[name],
+            "empty": {reason.value: self._empty[name, reason] for reason in EmptyReason},
             "with_ignore": self._with_ignore[name],
             "classes": {
                 class_name: {kind.value: self._boxes[name][kind][place] for kind in BoxKind}
                 for place, class_name in enumerate(self._classes)
             },
         }
+
+
+def empty_counts(splits: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """How many images of each split are empty, by reason in words; only the reasons there are.
+
+    ``splits`` are those of ``Statistics.to_json``, perhaps written before reasons were kept.
+    """
+    counts = {
+        EMPTY_WORDS[reason]: [split.get("empty", {}).get(reason.value, 0) for split in splits]
+        for reason in EmptyReason
+    }
+    counts["empty, the reason was not kept"] = [split.get("verified_empty", 0) for split in splits]
+    return {what: numbers for what, numbers in counts.items() if any(numbers)}
 
 
 def _size(xyxy: Xyxy) -> str:

@@ -9,7 +9,8 @@ is mostly gone in the next.
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ _TURN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio: with this distance between blocks, any 13 consecutive ones
 reach every tenth of the range. Placed by hash, one set of 13 in four would miss a given tenth."""
 
+_DIGITS = re.compile("[0-9]+")
 Numbers = NDArray[np.int64]
 
 
@@ -145,6 +147,42 @@ def _bit_count(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
     counts = np.array([number.bit_count() for number in range(1 << 16)], dtype=np.uint8)
     parts = np.ascontiguousarray(words).view(np.uint16).reshape(*words.shape, 4)
     return counts[parts].sum(axis=-1, dtype=np.uint8)
+
+
+def group_images(
+    sha256s: Sequence[str],
+    hashes: Sequence[int | None],
+    sources: Mapping[str, Sequence[int]],
+) -> list[str]:
+    """The group of each image: near duplicates, and images of one source, are one.
+
+    ``sha256s`` are the images' hashes, ``hashes`` their signed perceptual ones (None: not known),
+    and ``sources`` the places of the images that came from one stream or folder, by its name.
+    """
+    sets, names = UnionFind(len(sha256s)), [*sha256s]
+    for source, places in sorted(sources.items(), reverse=True):
+        check_cancelled()
+        members = np.array(places, dtype=np.int64)
+        if len(members):
+            sets.join(members[1:], np.full(len(members) - 1, members[0]))
+            names[members.min()] = source
+    hashed = [place for place, found in enumerate(hashes) if found is not None]
+    known = [hashes[place] for place in hashed]
+    join_near(sets, np.array(hashed, dtype=np.int64), np.array(known, dtype=np.int64))
+    roots = sets.roots().tolist()
+    best: dict[int, tuple[bool, str]] = {}
+    for name, root in zip(names, roots, strict=True):
+        # A stream's or folder's name outlasts the images in it; the lowest hash does not.
+        candidate = (":" not in name, name)
+        best[root] = min(best.get(root, candidate), candidate)
+    ids = {root: group_id(name) for root, (_, name) in best.items()}
+    return [ids[root] for root in roots]
+
+
+def by_time(name: str) -> str:
+    """Images sorted by this come in the order in which they were taken, as far as names tell it:
+    frame 9 is before frame 10."""
+    return _DIGITS.sub(lambda digits: digits[0].zfill(20), name)
 
 
 def group_id(name: str) -> str:

@@ -92,6 +92,13 @@ class StudentManifest:
     """By plain name; ``model.onnx`` and ``self_test.npz`` are always among them."""
     created_at: Annotated[float, Meta(ge=0, le=1e11)]
     """Seconds since 1970, UTC."""
+    groups: tuple[_Line, ...] = ()
+    """A class each: the contrast group whose other classes exclude it, empty where it has none.
+    Empty as a whole, and not in the file, when no class has one: older students have no such field,
+    and their digest must stay."""
+    group_calibration: tuple[tuple[_Factor, _Factor], ...] = ()
+    """A class each, with ``groups``: as ``calibration``, of detections before one class of a group
+    is chosen, by which they are compared."""
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)] = FORMAT
 
     @property
@@ -111,6 +118,10 @@ def manifest_text(manifest: StudentManifest) -> str:
         "metrics": {name: float(value) for name, value in manifest.metrics.items()},
         "created_at": float(manifest.created_at),
     }
+    if manifest.groups:
+        plain["group_calibration"] = [[float(a), float(b)] for a, b in manifest.group_calibration]
+    else:
+        del plain["groups"], plain["group_calibration"]
     return json.dumps(plain, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
@@ -223,9 +234,9 @@ def _mismatch(name: str) -> Damaged:
 def _check(manifest: StudentManifest, plain: dict[str, Any]) -> None:
     """What the types of the fields cannot say. Raises ``Damaged``."""
     lines = [manifest.name, manifest.snapshot, manifest.split, *manifest.metrics]
-    if not all(map(is_one_line, [*lines, *manifest.classes])):
+    if not all(map(is_one_line, [*lines, *manifest.classes, *manifest.groups])):
         raise Damaged(
-            "name, snapshot, split, classes and metrics of the manifest are one line each"
+            "name, snapshot, split, classes, groups and metrics of the manifest are one line each"
         )
     if not all(name.strip() for name in manifest.classes):
         raise Damaged("classes of the manifest are not as they must be: names that are not blank")
@@ -235,6 +246,10 @@ def _check(manifest: StudentManifest, plain: dict[str, Any]) -> None:
     for name in ("thresholds", "calibration"):
         if len(getattr(manifest, name)) != count:
             raise Damaged(f"{name} of the manifest is not as it must be: {count}, one a class")
+    grouped = {"groups", "group_calibration"} & plain.keys()
+    sizes = {len(manifest.groups), len(manifest.group_calibration)}
+    if grouped and (sizes != {count} or not any(manifest.groups)):
+        raise Damaged(f"groups of the manifest are not as they must be: {count}, one a class")
     if not all(map(_PLAIN_NAME.fullmatch, manifest.files)):
         raise Damaged("files of the manifest are not as they must be: each has a plain name")
     for needed in (FP32, SELF_TEST):
@@ -244,7 +259,7 @@ def _check(manifest: StudentManifest, plain: dict[str, Any]) -> None:
         raise Damaged(f"the manifest names {FILE_NAME}, which cannot hold its own hash")
     # Unknown fields would be part of no digest.
     known = {field.name for field in fields(manifest)}
-    if plain.keys() != known or any(
+    if plain.keys() | {"groups", "group_calibration"} != known or any(
         entry.keys() != {"sha256", "size"} for entry in plain["files"].values()
     ):
         raise Damaged("the manifest lacks a format or has fields that this version does not know")

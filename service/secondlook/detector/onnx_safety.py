@@ -110,13 +110,21 @@ _SIZES: dict[str, set[int] | frozenset[int]] = {
 }
 """By operation of ONNX, the inputs whose values decide how large its outputs are. All others give
 sizes that follow from the sizes of their inputs."""
+_NEVER_LARGER = {"Compress", "Reshape", "Slice", "Split", "Squeeze", "TopK", "Unsqueeze"}
+"""Of these, the operations whose outputs hold no more than their inputs, whatever the values."""
+_FEW_TIMES_LARGER = {"NonMaxSuppression", "NonZero"}
+"""Those that give up to a few numbers for each of their inputs."""
+MAX_SUPPRESSIONS = 4
+"""Of these, in a graph that may suppress duplicates: in a row, each could treble the sizes."""
 _OWN_DOMAINS = (b"", b"ai.onnx")
 
 
-def refuse_unsafe(model: bytes) -> None:
+def refuse_unsafe(model: bytes, *, suppression: bool = False) -> None:
     """Raises ``Damaged`` for bytes that are no ONNX model or one that holds more than a student.
 
-    Reads the skeleton only; the weights are not copied.
+    With ``suppression`` a graph may pick some of its boxes by what an image shows, as detectors do
+    that suppress duplicates: memory then differs by image, within a bound. Reads the skeleton
+    only; the weights are not copied.
     """
     parsed = _message_class()()
     try:
@@ -136,11 +144,13 @@ def refuse_unsafe(model: bytes) -> None:
         tensors += [*([a.t] if a.HasField("t") else []), *a.tensors]
     if any(tensor.external_data or tensor.data_location for tensor in tensors):
         raise Damaged("the model keeps weights in other files, which is not allowed")
-    _refuse_content_sizes(parsed.graph)
+    _refuse_content_sizes(parsed.graph, suppression)
 
 
-def _refuse_content_sizes(graph: Any) -> None:
+def _refuse_content_sizes(graph: Any, suppression: bool) -> None:
     """Raises ``Damaged`` when a size in the graph depends on the values of its input."""
+    allowed = _NEVER_LARGER | _FEW_TIMES_LARGER if suppression else set()
+    suppressions: set[bytes] = set()
     readers = defaultdict(list)
     for node in graph.node:
         for place, name in enumerate(node.input):
@@ -155,17 +165,24 @@ def _refuse_content_sizes(graph: Any) -> None:
                     f"the model uses '{operation:.40}', which is no operation of ONNX itself; "
                     "export it without extensions of a runtime"
                 )
-            if place in _SIZES.get(operation, ()):
+            if place in _SIZES.get(operation, ()) and operation not in allowed:
                 raise Damaged(
                     f"the model has sizes that depend on what an image shows ('{operation}'), "
-                    "which no student has; export it again"
+                    "which could take any amount of memory; export it without them"
                 )
+            if operation in _FEW_TIMES_LARGER:
+                suppressions.update(node.output[:1])
             if operation in ("Shape", "Size"):
                 continue
             for name in node.output:
                 if name and name not in known:
                     known.add(name)
                     waiting.append(name)
+    if len(suppressions) > MAX_SUPPRESSIONS:
+        raise Damaged(
+            f"the model picks from its outputs {len(suppressions)} times by what an image shows, "
+            f"at most {MAX_SUPPRESSIONS} are allowed; export it without the suppression"
+        )
 
 
 def _field_type(field: Any, kind: str) -> int:

@@ -17,9 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
+from secondlook.config.extras import missing_extra
 from secondlook.core.types import Pixels
 from secondlook.detector import self_test
-from secondlook.detector.detections import Detections, select_detections
+from secondlook.detector.detections import (
+    Detections,
+    calibrated,
+    resolve_contrasts,
+    select_detections,
+)
 from secondlook.detector.manifest import (
     FP32,
     INT8,
@@ -29,7 +35,7 @@ from secondlook.detector.manifest import (
     read_verified,
 )
 from secondlook.detector.onnx_safety import refuse_unsafe
-from secondlook_client.errors import BadSetting, Damaged, MissingExtra, NotFound
+from secondlook_client.errors import BadSetting, Damaged, NotFound
 
 BATCH = 8
 """Images in one run: larger batches gain nothing on a CPU and take memory."""
@@ -46,8 +52,6 @@ OUTPUTS = ("scores", "boxes")
 """(B, Q, C) in [0, 1] and (B, Q, 4) xyxy relative to the image, both float32."""
 FILES = {"fp32": FP32, "int8": INT8}
 PRECISIONS = ("auto", *FILES)
-_CLIP = 1e-6
-"""Scores this near to 0 and 1 are taken as that: a logit has no end."""
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "asimddp"}
 """Linux's names for instructions that sum products of bytes in one step, on x86 and on ARM."""
 _CPUINFO_BYTES = 2**16
@@ -99,7 +103,8 @@ class OnnxDetector:
         )
         detector = cls(model, manifest, precision, threads)
         try:
-            found = detector.detect([test.image], floor=0.0)[0]
+            # Without contrasts: of two nearly equal sides another processor may keep the other.
+            found = detector._detections([test.image], floor=0.0)[0]
             self_test.check(found, test.expected[precision], self_test.TOLERANCES[precision])
         except BaseException:
             detector.close()
@@ -109,9 +114,18 @@ class OnnxDetector:
     def detect(self, images: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
         """Find objects on images of any size, (H, W, 3) uint8 RGB; ``BATCH`` at a time.
 
-        Kept are scores of at least ``floor``, at most 100 an image. Raises ``Damaged`` when the
-        model fails or its output is not that of a detector; use another model then.
+        Kept are scores of at least ``floor``, at most 100 an image, and of each contrast group of
+        the manifest the most probable class of an object. Raises ``Damaged`` when the model fails
+        or its output is not that of a detector; use another model then.
         """
+        found = self._detections(images, floor)
+        groups, fits = self.manifest.groups, self.manifest.group_calibration
+        if not groups:
+            return found
+        return [resolve_contrasts(one, calibrated(one, fits), groups) for one in found]
+
+    def _detections(self, images: Sequence[Pixels], floor: float) -> list[Detections]:
+        """``detect`` before one class of a contrast group is chosen."""
         session, pool = self._session, self._pool
         if session is None:
             raise ValueError("this detector is closed")
@@ -128,10 +142,7 @@ class OnnxDetector:
 
         Measured on the held-out images of the training: another camera may have another one.
         """
-        pairs = np.asarray(self.manifest.calibration, np.float64)[found.classes]
-        scores = np.clip(found.scores.astype(np.float64), _CLIP, 1 - _CLIP)
-        logits = np.clip(pairs[:, 0] * np.log(scores / (1 - scores)) + pairs[:, 1], -60, 60)
-        return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        return calibrated(found, self.manifest.calibration)
 
     def close(self) -> None:
         """Free the model's memory. A ``detect`` that is running ends as usual."""
@@ -223,9 +234,19 @@ def available_cpus() -> int:
 
 
 def _open_session(model: bytes, manifest: StudentManifest, threads: int) -> Any:
-    """An onnxruntime session of a checked model; it reads no file."""
-    runtime = _import_onnxruntime()
+    """A session of a student's model."""
     refuse_unsafe(model)
+    session = open_session(model, threads)
+    _check_contract(session, manifest)
+    return session
+
+
+def open_session(model: bytes, threads: int) -> Any:
+    """An onnxruntime session of a model that ``refuse_unsafe`` let through; it reads no file.
+
+    Raises ``Damaged`` for a model that onnxruntime does not read, and ``MissingExtra``.
+    """
+    runtime = _import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -235,14 +256,12 @@ def _open_session(model: bytes, manifest: StudentManifest, threads: int) -> Any:
     # Threads that wait in a loop for more work would take the cores of the camera and the network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as cause:
         raise Damaged(
             "onnxruntime cannot read the model: it is damaged, or made for a newer onnxruntime "
             f"than {runtime.__version__}"
         ) from cause
-    _check_contract(session, manifest)
-    return session
 
 
 def _check_contract(session: Any, manifest: StudentManifest) -> None:
@@ -266,7 +285,5 @@ def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as cause:
-        raise MissingExtra(
-            "running a student needs onnxruntime; `pip install 'secondlook[edge]'`"
-        ) from cause
+        raise missing_extra("running an ONNX model", "edge") from cause
     return onnxruntime

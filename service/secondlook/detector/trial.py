@@ -93,14 +93,24 @@ def try_student(
     limits = limits or TrialLimits()
     within = SandboxLimits(limits.cpu_s, limits.memory_mb * 2**20)
     call = SandboxCall(measure, b"", str(folder), precision, limits.batch, within=within)
-    with closing(Sandbox()) as sandbox:
-        result = TrialResult(*_outcome(sandbox.submit(call), limits, stopped))
+    result = run_trial(call, limits, stopped)
     if result.image_s > limits.image_s:
         raise Damaged(
             f"the model takes {result.image_s:.1f} s for one image, of {limits.image_s:g} s "
             "allowed; train a smaller size"
         )
     return result
+
+
+def run_trial(
+    call: SandboxCall, limits: TrialLimits, stopped: Callable[[], bool] = lambda: False
+) -> TrialResult:
+    """Run ``call``, which returns what a ``TrialResult`` holds, in a child process of its own.
+
+    Raises what ``try_student`` raises, except for ``limits.image_s``.
+    """
+    with closing(Sandbox()) as sandbox:
+        return TrialResult(*_outcome(sandbox.submit(call), limits, stopped))
 
 
 def _outcome(
@@ -119,13 +129,13 @@ def _outcome(
             return image_s, peak_mb
     except OutOfTime as cause:
         raise Damaged(
-            f"the model was not ready within {limits.cpu_s:g} s of computing: it does more than a "
-            "student does"
+            f"the model was not ready within {limits.cpu_s:g} s of computing, which is all that "
+            "its trial may take"
         ) from cause
     except OutOfMemory as cause:
         raise Damaged(
-            f"the model wants more than {limits.memory_mb:,} MB of memory: it does more than a "
-            "student does"
+            f"the model wants more than {limits.memory_mb:,} MB of memory, which is all that its "
+            "trial may take"
         ) from cause
     except FunctionFailed as cause:
         raise Damaged(f"the model fails in an unknown way: {cause}") from cause
@@ -153,10 +163,10 @@ def measure(payload: bytes, folder: str, precision: str, batch: int) -> tuple[fl
         if "alloc" in str(failure.__cause__):  # of C++, which onnxruntime passes on as text
             raise MemoryError from failure
         raise
-    return slowest, _peak_mb()
+    return slowest, peak_memory_mb()
 
 
-def _peak_mb() -> float:
+def peak_memory_mb() -> float:
     """Of this process alone: ``getrusage`` would begin with the memory of its parent."""
     with suppress(OSError), Path("/proc/self/status").open(encoding="ascii") as file:
         for line in file:

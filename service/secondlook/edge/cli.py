@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.config.entrypoint import (
+    CommandGroup,
     config_option,
     gentle_interrupts,
     run_group,
     setting_options,
     write_privately,
 )
+from secondlook.config.extras import check_extras
 from secondlook.config.terminal import TerminalFormatter, echo
 from secondlook.edge.settings import EdgeSettings, load_settings
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from secondlook_client.ontology import Ontology
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="secondlook")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def group(debug: bool) -> None:
@@ -54,10 +56,21 @@ def _every_setting(command: Any) -> Any:
     return config_option(lines(setting_options(EdgeSettings)(command)))
 
 
-@group.command("run")
+@group.command(
+    "run",
+    examples=[
+        "secondlook-edge run --student student --source /dev/video0",
+        "secondlook-edge run --server host:50051 --model street --source frames",
+    ],
+)
 @_every_setting
 @click.option(
-    "--frames", type=click.IntRange(min=0), default=0, help="Stop after this many frames; 0: never."
+    "--frames",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Stop after this many frames; 0: never.",
 )
 def run_command(frames: int, **flags: Any) -> None:
     """Detect objects in every frame of a source; print them; send selected frames to a server.
@@ -68,6 +81,9 @@ def run_command(frames: int, **flags: Any) -> None:
     settings, ontology = _read(flags)
     _configure_logging(settings.log_level)
     from secondlook.edge.app import RunningAgent, run_agent
+    from secondlook.edge.sources import extras_of_source
+
+    check_extras("the agent", "edge", *extras_of_source(settings.source))
 
     def ready(running: RunningAgent) -> None:
         if running.health_port is not None:
@@ -82,7 +98,7 @@ def run_command(frames: int, **flags: Any) -> None:
     echo(f"{health.frames} frames, {health.detections} detections{unreadable}{sent}", err=True)
 
 
-@group.command("once")
+@group.command("once", examples=["secondlook-edge once photo.jpg --student student"])
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--student", required=True, type=click.Path(path_type=Path), help="Its folder.")
 @setting_options(EdgeSettings, only=("precision", "threads"))
@@ -92,12 +108,17 @@ def once_command(images: tuple[Path, ...], student: Path, as_json: bool, **flags
     from secondlook.edge.doctor import detect_on, format_detections
 
     settings = load_settings(flags)
+    check_extras("running a student", "edge")
     found = detect_on(student, images, settings.precision, settings.threads)
     for frame, detections in found:
-        echo(format_detections(frame, detections, as_json))
+        for line in format_detections(frame, detections, as_json):
+            echo(line)
 
 
-@group.command("check")
+@group.command(
+    "check",
+    examples=["secondlook-edge check --config /etc/secondlook/edge.toml"],
+)
 @_every_setting
 def check_command(**flags: Any) -> int:
     """Check everything that `run` needs with the same flags, and report what fails."""

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from secondlook.config.extras import check_extras
 from secondlook.core.images import decode
 from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook.edge.app import StudentGate, open_student
@@ -31,6 +32,9 @@ def detect_on(
 
     Raises ``NotFound``, ``BadImage`` and what opening a student raises.
     """
+    for path in images:
+        if not path.is_file():
+            raise NotFound(f"'{path}' cannot be read (no such file)")
     StudentGate(EdgeSettings(precision=precision))(student)
     detector = open_student(student, precision, threads)
     runner = ModelRunner(_RaiseRefusal())
@@ -49,11 +53,11 @@ def detect_on(
         runner.close()
 
 
-def format_detections(frame: SourceFrame, detections: FrameDetections, as_json: bool) -> str:
-    """The detections of one image as text, or as the JSON line that ``run`` prints."""
+def format_detections(frame: SourceFrame, detections: FrameDetections, as_json: bool) -> list[str]:
+    """The detections of one image as lines of text, or as the JSON line that ``run`` prints."""
     found = [d for d in detections.found if d.certain]
     if as_json:
-        return json_line(frame, found)
+        return [json_line(frame, found)]
     head = f"{frame.name}: {len(found)} found in {detections.ms:.0f} ms"
     rows = [
         f"  {d.class_name:24} {d.probability:5.0%}  " + " ".join(f"{side:.0f}" for side in d.box)
@@ -61,11 +65,12 @@ def format_detections(frame: SourceFrame, detections: FrameDetections, as_json: 
     ]
     below = len(detections.found) - len(found)
     rest = [f"  and {below} below the thresholds"] if below else []
-    return "\n".join([head, *rows, *rest])
+    return [head, *rows, *rest]
 
 
 def run_checks(settings: EdgeSettings, ontology: Ontology | None) -> Iterator[tuple[str, str]]:
     """(what was checked, its problem) for everything in the settings; empty where it works."""
+    yield "packages", _problem(lambda: check_extras("the agent", "edge"))
     yield "source", _problem(lambda: _one_frame(settings))
     if settings.student:
         yield "student", _problem(lambda: StudentGate(settings)(Path(settings.student)))

@@ -21,11 +21,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from secondlook.config.extras import missing_extra
 from secondlook.config.settings import ImageSettings
 from secondlook.core.image_folder import OUTPUT_TAG, is_hidden
 from secondlook.core.images import DEFAULT_LIMITS, decode
 from secondlook.detector.frames import SkippedFrame, SourceFrame
-from secondlook_client.errors import InvalidInput, MissingExtra, NotFound, SecondlookError
+from secondlook_client.errors import InvalidInput, NotFound, SecondlookError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 """Wait before a camera is reopened: doubled after each failure."""
 MAX_DAMAGED = 500
 """Damaged packets in a row after which the rest of a file is given up."""
-INSTALL = 'pip install "secondlook[edge,video]"'
 _SLEEP_S = 0.02
 
 
@@ -85,6 +85,13 @@ def open_source(
         if stat.S_ISREG(mode):
             return FileSource(Path(where), fps, limits)
     return CameraSource(camera_opener(where), fps, limits)
+
+
+def extras_of_source(where: str) -> tuple[str, ...]:
+    """The extras that reading ``where`` needs. Raises ``NotFound`` for a path that is not there."""
+    if "://" not in where and stat.S_ISDIR(_mode(Path(where))):
+        return ()
+    return ("video",)
 
 
 def _mode(path: Path) -> int:
@@ -224,10 +231,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as missing:
-        raise MissingExtra(
-            f"video files and cameras need PyAV; install it with {INSTALL}, or give a folder of "
-            "images"
-        ) from missing
+        raise missing_extra("a video file or camera", "edge", "video") from missing
     av.logging.set_level(None)  # ffmpeg writes to stderr; failures are reported as our errors
     return av
 

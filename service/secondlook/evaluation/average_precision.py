@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.config.extras import missing_extra
 from secondlook.core.boxes import Xyxy
 from secondlook.core.types import Boxes
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections
 from secondlook.evaluation.matching import ScoredImage
-from secondlook_client.errors import MissingExtra
 
 MAX_DETECTIONS = 100
 """Detections of one class that count on one image, the best first; COCO's number."""
@@ -99,10 +99,7 @@ def _precision(
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
-        raise MissingExtra(
-            'average precision needs faster-coco-eval: pip install "secondlook[evaluate]", or '
-            '"secondlook[distill]" to train students'
-        ) from None
+        raise missing_extra("average precision", "evaluate") from None
     if not images or not classes:
         return np.full((10, 101, classes), -1.0)
     shared = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.config.extras import missing_extra
 from secondlook.evaluation.matching import JudgedDetections
-from secondlook_client.errors import MissingExtra
 
 FLOOR = 0.05
 """Lowest score that is looked at: a device reports no less, and the many hopeless detections below
@@ -110,9 +110,7 @@ def _fit(scores: NDArray[np.float64], right: NDArray[np.bool_], prior: Fit) -> F
     try:
         from scipy.optimize import minimize
     except ImportError:
-        raise MissingExtra(
-            'calibrating a student needs scipy: pip install "secondlook[distill]"'
-        ) from None
+        raise missing_extra("calibrating a student", "distill") from None
     x, hits = _logit(scores), int(right.sum())
     target = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
 

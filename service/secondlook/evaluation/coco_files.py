@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.core.boxes import Xyxy
-from secondlook.datasets.readers.coco import only_coco_file
+from secondlook.datasets.readers.coco import coco_files, only_coco_file
 from secondlook.datasets.readers.coco_json import CocoEntry, CocoFile, Id, coco_entry, read_json
 from secondlook.datasets.readers.fields import RowChecks
 from secondlook.evaluation.matching import ScoredBox, ScoredImage, TrueBox
@@ -36,23 +36,18 @@ class Joined:
 
 
 def join(predictions: Path, truth: Path) -> Joined:
-    """Read both files, or the only COCO file of a folder.
+    """Read both files, or the only COCO file of a folder; of predictions that of every split.
 
     Raises ``NotFound`` or ``InvalidInput`` naming the file and the entry.
     """
-    predictions, truth = only_coco_file(predictions), only_coco_file(truth)
-    true_set = _open(truth)
+    true_set = _open(only_coco_file(truth))
     notes: list[str] = []
-    plain = read_json(predictions, notes)
-    if isinstance(plain, list):
-        check = RowChecks("results")
-        guesses, known = [*_results(plain, true_set, check)], None
-        check.check(predictions)
-        notes += [f"{predictions.name}: {sentence}" for sentence in check.warnings()]
-    else:
-        own = _NamedCoco(predictions, plain, notes)
-        guesses, known = [*own.rows()], set(own.names.values())
-        notes = [*own.warnings()]
+    guesses: list[_Row] = []
+    known: set[str] | None = set()
+    for file in coco_files(predictions):
+        rows, names = _guesses(file, true_set, notes)
+        guesses += rows
+        known = None if known is None or names is None else known | names
     joined = _joined(guesses, known, true_set)
     warnings = [*notes, *true_set.warnings(), *true_set.without_area()]
     return replace(joined, warnings=tuple(dict.fromkeys(warnings)))
@@ -61,6 +56,23 @@ def join(predictions: Path, truth: Path) -> Joined:
 def truth_of(path: Path) -> Mapping[str, Sequence[TrueBox]]:
     """The boxes of a COCO data set by file name. Raises as ``join`` does."""
     return _open(path).boxes()
+
+
+def _guesses(
+    file: Path, truth: "_NamedCoco", notes: list[str]
+) -> tuple[list["_Row"], set[str] | None]:
+    """The predictions of a file, and the classes that it lists (None: it lists none)."""
+    told: list[str] = []
+    plain = read_json(file, told)
+    if isinstance(plain, list):
+        check = RowChecks("results")
+        rows = [*_results(plain, truth, check)]
+        check.check(file)
+        notes += [*told, *(f"{file.name}: {sentence}" for sentence in check.warnings())]
+        return rows, None
+    own = _NamedCoco(file, plain, told)
+    notes += own.warnings()
+    return [*own.rows()], set(own.names.values())
 
 
 def _open(path: Path) -> "_NamedCoco":

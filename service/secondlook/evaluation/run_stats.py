@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from secondlook.evaluation.matching import Quality, ScoredBox, ScoredImage, TrueBox, evaluate
 from secondlook_client.ontology import Ontology
-from secondlook_client.values import LabelPath, LabelResult, Outcome
+from secondlook_client.values import EmptyReason, LabelPath, LabelResult, Outcome
 
 Results = Callable[[], Iterator[tuple[str, LabelResult]]]
 """Image names and results, anew at each call."""
@@ -26,11 +26,19 @@ class RunStats:
     images: int = 0
     proposals: int = 0
     """Boxes the proposer found."""
+    judged_boxes: int = 0
+    """Those that reached the threshold of a class, so that they were judged. Each was for every
+    class that it may show: the numbers below are of decisions, one box for one class."""
     accepted: int = 0
     rejected: int = 0
     unsure: int = 0
-    """Judgements (one box for one class) by outcome."""
-    verified_empty: int = 0
+    """Decisions by outcome."""
+    doubts: int = 0
+    """Decisions about whole images without a box, one for each class that could not be ruled out;
+    counted nowhere else."""
+    doubtful_images: int = 0
+    """Images that have such doubts."""
+    empty: Counter[EmptyReason] = field(default_factory=Counter)
     """Images where nothing was accepted and nothing is unsure."""
     without_verdict: int = 0
     """Judgements that the verifier failed to answer; all of them unsure."""
@@ -54,25 +62,39 @@ class RunStats:
         self.by_path[result.path] += 1
         if result.path is not LabelPath.STUDENT or not self.proposer:
             self.proposer, self.verifier = result.proposer, result.verifier
-        for judgement in result.judgements:
+        of_boxes = [judgement for judgement in result.judgements if not judgement.whole_image]
+        self.judged_boxes += len({judgement.box for judgement in of_boxes})
+        for judgement in of_boxes:
             self.by_class.setdefault(judgement.class_name, Counter())[judgement.outcome] += 1
+        outcomes = Counter(judgement.outcome for judgement in of_boxes)
+        self.accepted += outcomes[Outcome.ACCEPT]
+        self.rejected += outcomes[Outcome.REJECT]
+        self.unsure += outcomes[Outcome.UNSURE]
+        doubts = len(result.of(Outcome.UNSURE)) - outcomes[Outcome.UNSURE]
+        self.doubts += doubts
+        self.doubtful_images += doubts > 0
+        if result.empty:
+            self.empty[result.empty] += 1
+        self._add_missing_answers(result)
+
+    def _add_missing_answers(self, result: LabelResult) -> None:
+        for judgement in result.judgements:
             if judgement.error:
                 self.without_verdict += 1
                 self.first_error = self.first_error or judgement.error
             elif judgement.verdict and judgement.verdict.answer.p_yes is None:
                 self.abstained += 1
                 self.first_abstention = self.first_abstention or judgement.verdict.answer.raw
-        accepted, unsure = len(result.labels), len(result.of(Outcome.UNSURE))
-        self.accepted += accepted
-        self.unsure += unsure
-        self.rejected += len(result.judgements) - accepted - unsure
-        self.verified_empty += not (accepted or unsure)
 
     @property
     def verifier_never_answered(self) -> bool:
         """Whether it was asked and abstained every time: such a run labelled nothing."""
-        judged = self.accepted + self.rejected + self.unsure
-        return 0 < self.abstained == judged
+        return 0 < self.abstained == self.decisions + self.doubts
+
+    @property
+    def decisions(self) -> int:
+        """One box for one class each."""
+        return self.accepted + self.rejected + self.unsure
 
     def count(self, outcome: Outcome, classes: Iterable[str]) -> int:
         """Judgements of these classes with this outcome."""
@@ -116,7 +138,7 @@ def _proposed(result: LabelResult, thresholds: Mapping[str, float]) -> list[Scor
     return [
         ScoredBox(j.class_name, j.box, j.score)
         for j in result.judgements
-        if j.score >= thresholds[j.class_name]
+        if j.score >= thresholds[j.class_name] and not j.whole_image
     ]
 
 

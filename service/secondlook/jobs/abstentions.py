@@ -35,7 +35,9 @@ class AbstentionCheck:
 
         ``key`` tells images apart: of one that is tried again the last answers count.
         """
-        answers = [v.answer for v in labelled.evidence.verdicts.values() if not v.answer.error]
+        evidence = labelled.evidence
+        verdicts = (*evidence.verdicts.values(), *evidence.image_verdicts)
+        answers = [verdict.answer for verdict in verdicts if not verdict.answer.error]
         if self._passed or not answers:
             return ""
         said = [answer.raw for answer in answers if answer.p_yes is None]

@@ -110,5 +110,6 @@ class FailurePolicy:
 
 def verification_error(labelled: Labelled) -> str:
     """Why a question to the verifier has no answer at all; empty when each has one."""
-    answers = (verdict.answer for verdict in labelled.evidence.verdicts.values())
-    return next((answer.error for answer in answers if answer.error), "")
+    evidence = labelled.evidence
+    verdicts = (*evidence.verdicts.values(), *evidence.image_verdicts)
+    return next((v.answer.error for v in verdicts if v.answer.error), "")

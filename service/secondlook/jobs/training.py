@@ -22,17 +22,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from secondlook.config.extras import check_extras
 from secondlook.detector.manifest import read_manifest, read_verified, verify_files
 from secondlook.jobs.runner import server_name
 from secondlook.store import Store
 from secondlook.store.training_jobs import TrainingRow
 from secondlook_client.errors import (
     Damaged,
-    MissingExtra,
     NotFound,
     SecondlookError,
     ShuttingDown,
@@ -63,15 +62,6 @@ MAX_REPORT = 2 * 2**20
 """Bytes of a report that is stored with the version."""
 CHECKPOINT_FOLDER = "torch"
 """Stays when a training is done."""
-REQUIRED_PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "faster_coco_eval",
-    "onnx",
-    "onnxruntime",
-    "scipy",
-)
 
 Command = Callable[[TrainingRow, str, Path], Sequence[str]]
 """What to run for a training, the server's address and the output folder."""
@@ -117,12 +107,8 @@ class Trainer:
 
     def check(self) -> None:
         """Raises ``MissingExtra`` when a package that trainings need is missing."""
-        missing = [name for name in REQUIRED_PACKAGES if find_spec(name) is None]
-        if missing and self._command is None:
-            raise MissingExtra(
-                f"a training needs {', '.join(missing)}, which the server lacks: "
-                'pip install "secondlook[serve,distill]" there'
-            )
+        if self._command is None:
+            check_extras("a training on this server", "serve", "distill")
 
     def close(self, limit_s: float = STOP_TIMEOUT_S) -> None:
         """Terminate the processes; their trainings resume when a server starts.

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from secondlook.core.types import Evidence, Proposals
 from secondlook.labeling.proposer import Candidate, candidates, student_candidates
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Decision, Judgement, LabelPath, Outcome, Verdict
+from secondlook_client.values import (
+    WHOLE_IMAGE,
+    Decision,
+    Judgement,
+    LabelPath,
+    Outcome,
+    Verdict,
+)
 
 
 def judge(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
@@ -44,6 +51,13 @@ def judge_candidates(
     evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
 ) -> tuple[Judgement, ...]:
     """``judge`` where the candidates are known already."""
+    judgements = _judge_boxes(evidence, ontology, found)
+    return judgements + _doubts_of_image(evidence, ontology, judgements)
+
+
+def _judge_boxes(
+    evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
+) -> tuple[Judgement, ...]:
     judgements: list[Judgement] = []
     for candidate in found:
         specs = [ontology.classes[index] for index in candidate.classes]
@@ -55,6 +69,40 @@ def judge_candidates(
         ):
             judgements.append(Judgement(spec.name, box, score, verdict, decision, candidate.row))
     return tuple(judgements)
+
+
+def _doubts_of_image(
+    evidence: Evidence, ontology: Ontology, judgements: Sequence[Judgement]
+) -> tuple[Judgement, ...]:
+    """Where no box is left: an unsure judgement of the whole image for each class that it may show.
+
+    There is none where the verifier was not asked about the image, or said no to every class.
+    """
+    if evidence.image is None or any(j.outcome is not Outcome.REJECT for j in judgements):
+        return ()
+    doubts = []
+    for spec in ontology.classes:
+        verdict = evidence.image.verdict(spec.presence_question)
+        if decision := doubt_of_image(spec, verdict):
+            doubts.append(
+                Judgement(spec.name, evidence.image.box, 0.0, verdict, decision, WHOLE_IMAGE)
+            )
+    return tuple(doubts)
+
+
+def doubt_of_image(spec: ClassSpec, verdict: Verdict) -> Decision | None:
+    """The decision on an image without a box of the class, by the verdict on its presence.
+
+    A no verifies that there is none: None. Anything else is unsure, a yes too, as nobody knows
+    where the object is.
+    """
+    p_yes = verdict.answer.p_yes
+    if p_yes is None:
+        return Decision(Outcome.UNSURE, 0.0, f"not verified to be empty: {_no_verdict(verdict)}")
+    if p_yes <= spec.reject:
+        return None
+    reason = f"not verified to be empty: P(yes) {p_yes:.2f} > {spec.reject:.2f}"
+    return Decision(Outcome.UNSURE, p_yes, reason)
 
 
 def box_of(proposals: Proposals, row: int) -> tuple[float, float, float, float]:

@@ -161,7 +161,9 @@ class Engine:
     @property
     def recorded_settings(self) -> dict[str, Any]:
         """What shapes results besides models and classes; kept with each run."""
-        return self.pipeline.settings.recorded()
+        verifier = self.pipeline.verifier
+        recorded = self.pipeline.settings.recorded()
+        return {**recorded, "view_min_side": verifier.min_side} if verifier else recorded
 
     @property
     def student(self) -> str:

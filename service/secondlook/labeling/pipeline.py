@@ -5,14 +5,16 @@ that images of many clients share batches.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from secondlook.config.settings import PipelineSettings
-from secondlook.core.types import Evidence, Image, Labelled, Proposals
+from secondlook.core.types import Evidence, Image, ImageVerdicts, Labelled, Proposals
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
 from secondlook.labeling.decisions import box_of, judge_candidates
+from secondlook.labeling.vocabulary import check_words
+from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import Answer, Verdict, View
 
@@ -48,12 +50,22 @@ class Pipeline:
         verifier: verify.Verifier | None,
         settings: PipelineSettings | None = None,
     ) -> None:
+        """Raises ``BadSetting`` where empty images shall be verified and there is no verifier."""
         self.proposer = proposer
         self.verifier = verifier
         self.settings = settings or PipelineSettings()
+        if self.settings.verify_empty and verifier is None:
+            raise BadSetting(
+                "--verify-empty asks the verifier about each empty image, and --verifier is none; "
+                "give a verifier, or leave --verify-empty out"
+            )
         self.cache = verify.VerdictCache(self.settings.verdict_cache_size)
         self.observe_answers: Callable[[Sequence[Answer]], None] | None = None
         """Told what the verifier answers to each batch of questions, in the thread that asks."""
+
+    def check_ontology(self, ontology: Ontology) -> None:
+        """Raises ``BadOntology`` for words that a model cannot know."""
+        check_words(self.proposer, self.verifier, ontology)
 
     def label(self, tasks: Sequence[Task]) -> list[Labelled]:
         """Both stages on a batch, in order."""
@@ -98,13 +110,44 @@ class Pipeline:
             for of_image in wanted
         ]
         ms = (time.perf_counter() - started) * 1000 / max(len(proposed), 1)
-        return [
+        labelled = [
             self._labelled(item, verdicts, ms)
             for item, verdicts in zip(proposed, answers, strict=True)
         ]
+        return self._with_image_verdicts(proposed, labelled)
+
+    def _with_image_verdicts(
+        self, proposed: Sequence[Proposed], labelled: list[Labelled]
+    ) -> list[Labelled]:
+        """Ask about each empty image as a whole, if the settings say so."""
+        if self.verifier is None or not self.settings.verify_empty:
+            return labelled
+        started = time.perf_counter()
+        empty = [place for place, found in enumerate(labelled) if found.empty]
+        wanted = [self._presence_requests(proposed[place].task) for place in empty]
+        requests = [request for of_image in wanted for request in of_image]
+        found = verify.verify(self.verifier, requests, self.cache, self.observe_answers)
+        ms = (time.perf_counter() - started) * 1000 / max(len(empty), 1)
+        answered = iter(found)
+        for place, of_image in zip(empty, wanted, strict=True):
+            item, before = proposed[place], labelled[place]
+            tiles = [next(answered) for _ in of_image]
+            by_question = {of_tile[0].question: of_tile for of_tile in zip(*tiles, strict=True)}
+            image = ImageVerdicts((before.width, before.height), by_question)
+            total = before.timings_ms["verify"] + ms
+            labelled[place] = self._labelled(item, before.evidence.verdicts, total, image)
+        return labelled
+
+    def _presence_requests(self, task: Task) -> list[verify.VerificationRequest]:
+        questions = dict.fromkeys(spec.presence_question for spec in task.ontology.classes)
+        return verify.presence_requests(task.image, tuple(questions), self.settings.empty_tiles)
 
     def _labelled(
-        self, item: Proposed, verdicts: dict[tuple[int, View, str], Verdict], ms: float
+        self,
+        item: Proposed,
+        verdicts: Mapping[tuple[int, View, str], Verdict],
+        ms: float,
+        of_image: ImageVerdicts | None = None,
     ) -> Labelled:
         image, verifier = item.task.image, self.verifier
         evidence = Evidence(
@@ -112,6 +155,7 @@ class Pipeline:
             verdicts,
             proposer=f"{self.proposer.name}@{self.proposer.digest}",
             verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
+            image=of_image,
         )
         return Labelled(
             name=image.name,

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
@@ -125,6 +126,21 @@ def verify(
         _verdicts(request, slots, fresh, cache, model, share_ms)
         for request, slots in zip(requests, plans, strict=True)
     ]
+
+
+def presence_requests(
+    image: Image, questions: Sequence[str], tiles: int
+) -> list[VerificationRequest]:
+    """Questions about the whole image, or about each of ``tiles`` × ``tiles`` tiles, row by row.
+
+    A tile is a crop with its margin, so neighbours overlap and an object on their border is seen.
+    """
+    width, height = image.width, image.height
+    if tiles == 1:
+        return [VerificationRequest(image, (0, 0, width, height), View.IMAGE, tuple(questions))]
+    xs, ys = np.linspace(0, width, tiles + 1).tolist(), np.linspace(0, height, tiles + 1).tolist()
+    boxes = [(x1, y1, x2, y2) for y1, y2 in pairwise(ys) for x1, x2 in pairwise(xs)]
+    return [VerificationRequest(image, box, View.CROP, tuple(questions)) for box in boxes]
 
 
 @dataclass(frozen=True)

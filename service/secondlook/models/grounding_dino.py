@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import Any
-from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from secondlook.core import boxes as box_ops
 from secondlook.core.types import Image, Pixels, Proposals
 from secondlook.models import cpu_speedups, loading
 from secondlook.models.loading import Placement, choose_placement
+from secondlook.models.spec_options import split_options
 from secondlook_client.errors import BadOntology, BadSetting
 
 MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")
@@ -260,7 +260,7 @@ def load(argument: str, options: ModelSettings) -> GroundingDinoProposer:
     """
     where, settings = parse_spec(argument)
     folder = loading.checkpoint_folder(where, remote_code=options.trust_remote_code)
-    name = where.rstrip("/").rpartition("/")[2] or where
+    name = loading.short_name(where)
     placement = choose_placement(options)
     own = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **own)
@@ -295,16 +295,8 @@ def parse_spec(argument: str, *, tokenizer: bool = False) -> tuple[str, SpecSett
 
     Raises ``BadSetting`` for a setting that is unknown, out of range, or given twice.
     """
-    where, _, query = argument.partition("?")
     allowed = ("max_phrases", "pad", "tokenizer")[: 3 if tokenizer else 2]
-    found: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in allowed or key in found:
-            raise BadSetting(
-                f"setting '{key}' in '{argument}' is given twice or unknown; "
-                f"known here: {', '.join(allowed)}"
-            )
-        found[key] = value
+    where, found = split_options(argument, allowed)
     max_phrases = _whole_number(found, "max_phrases", 1, 256)
     pad = _whole_number(found, "pad", 1, 4096) or 1
     return where, SpecSettings(max_phrases, pad, found.get("tokenizer"))

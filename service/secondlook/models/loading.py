@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from secondlook.config.settings import ModelSettings
+from secondlook.models.hub import fetch_snapshot, split_revision
 from secondlook_client.errors import BadSetting, NotFound
 
 FETCHED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
@@ -28,11 +27,12 @@ own 1,024 they held 160 MB more after 400 images of many shapes, and batches wer
 def checkpoint_folder(argument: str, *, remote_code: bool = False) -> Path:
     """The folder of a checkpoint: a local path, or a hub id that is fetched or already cached.
 
-    ``remote_code`` fetches the repository's Python files too. Raises ``NotFound``, which says
-    how to get it, when it cannot be had or holds no safetensors weights.
+    ``remote_code`` fetches the repository's Python files too. Raises what ``fetch_snapshot``
+    raises, and ``NotFound`` when it holds no safetensors weights.
     """
     local = Path(argument).expanduser()
-    folder = local if local.is_dir() else _from_hub(argument, remote_code)
+    patterns = [*FETCHED_FILES, "*.py"] if remote_code else FETCHED_FILES
+    folder = local if local.is_dir() else fetch_snapshot(argument, patterns)
     if not any(folder.glob(WEIGHTS)):
         raise NotFound(
             f"'{argument}' holds no safetensors weights; convert it with save_pretrained() of a "
@@ -45,7 +45,7 @@ def checkpoint_folder(argument: str, *, remote_code: bool = False) -> Path:
 
 def tokenizer_folder(name: str) -> Path:
     """The folder of a hub repository's tokenizer, fetched or cached; ``NotFound`` otherwise."""
-    return _snapshot(name, ["tokenizer*.json", "vocab.txt", "special_tokens_map.json"])
+    return fetch_snapshot(name, ["tokenizer*.json", "vocab.txt", "special_tokens_map.json"])
 
 
 def digest_of(files: Iterable[Path]) -> str:
@@ -63,25 +63,11 @@ def digest_of_folder(folder: Path) -> str:
     return digest_of(path for pattern in _HASHED for path in folder.glob(pattern))
 
 
-def _from_hub(name: str, remote_code: bool) -> Path:
-    return _snapshot(name, [*FETCHED_FILES, "*.py"] if remote_code else list(FETCHED_FILES))
-
-
-def _snapshot(name: str, patterns: list[str]) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except HFValidationError as cause:
-        raise NotFound(
-            f"no folder '{name}', and it is no hub id either (expected 'organisation/name'); "
-            "check the path"
-        ) from cause
-    except Exception as cause:  # the hub's client raises its own, httpx's and OSError alike
-        raise NotFound(
-            f"checkpoint '{name}' is neither a folder here nor in the local cache, and the hub "
-            f"did not give it ({type(cause).__name__}); where there is a network run "
-            f"`hf download {name}` and give its folder, or try the embedded models with "
-            "`--models demo`"
-        ) from cause
+def short_name(argument: str) -> str:
+    """What people call a checkpoint: the last part of its path or hub id, without a revision."""
+    local = Path(argument).expanduser().is_dir()
+    whole = argument if local else split_revision(argument)[0]
+    return whole.rstrip("/").rpartition("/")[2] or whole
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from typing import Any
 
 from PIL import Image as PILImage
 
+from secondlook.config.extras import missing_extra
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import VQAQuery
 from secondlook.models.remote import MAX_NEW_TOKENS, MIN_SIDE, self_test
 from secondlook.models.yes_no import answer_from_text, closed_question
-from secondlook_client.errors import MissingExtra, NotFound, Unavailable
+from secondlook_client.errors import NotFound, Unavailable
 from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,7 @@ def load(argument: str, options: ModelSettings) -> MoondreamVerifier:
     try:
         import moondream
     except ImportError as missing:
-        raise MissingExtra(
-            "the moondream package is not installed; run: pip install 'secondlook[moondream]'"
-        ) from missing
+        raise missing_extra("the verifier moondream:", "moondream") from missing
     model = argument or DEFAULT_MODEL
     known = moondream.photon_models()
     if model.split("@")[0] not in known and model.rpartition("/")[0] not in known:

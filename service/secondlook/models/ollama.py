@@ -19,6 +19,7 @@ import logging
 import os
 from typing import Any
 
+from secondlook.config.extras import missing_extra
 from secondlook.config.settings import ModelSettings
 from secondlook.models.model_server import (
     FailedError,
@@ -31,7 +32,7 @@ from secondlook.models.model_server import (
 )
 from secondlook.models.remote import MAX_NEW_TOKENS, TOP_LOGPROBS, RemoteVerifier, self_test
 from secondlook.models.yes_no import closed_question
-from secondlook_client.errors import BadSetting, MissingExtra, NotFound, Unavailable
+from secondlook_client.errors import BadSetting, NotFound, Unavailable
 from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,7 @@ def load(argument: str, options: ModelSettings) -> OllamaVerifier:
     try:
         import httpx  # noqa: F401
     except ImportError as missing:
-        raise MissingExtra(
-            "httpx is not installed; run: pip install 'secondlook[ollama]'"
-        ) from missing
+        raise missing_extra("the verifier ollama:", "ollama") from missing
     model, host = split_spec(argument)
     if not model:
         raise BadSetting("expected ollama:MODEL or ollama:MODEL@http://host:11434, no model given")

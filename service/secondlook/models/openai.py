@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from secondlook.config.extras import missing_extra
 from secondlook.config.settings import ModelSettings
 from secondlook.models.model_server import (
     FailedError,
@@ -27,7 +28,7 @@ from secondlook.models.model_server import (
 )
 from secondlook.models.remote import MAX_NEW_TOKENS, TOP_LOGPROBS, RemoteVerifier, self_test
 from secondlook.models.yes_no import closed_question
-from secondlook_client.errors import BadSetting, MissingExtra, NotFound
+from secondlook_client.errors import BadSetting, NotFound
 from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
@@ -132,9 +133,7 @@ def load(argument: str, options: ModelSettings) -> OpenAIVerifier:
     try:
         import httpx  # noqa: F401
     except ImportError as missing:
-        raise MissingExtra(
-            "httpx is not installed; run: pip install 'secondlook[openai]'"
-        ) from missing
+        raise missing_extra("the verifier openai:", "openai") from missing
     model, address = split_spec(argument)
     if not model or not address:
         raise BadSetting(

@@ -5,7 +5,7 @@ A spec is one of
     name, name:argument        an entry point of ``secondlook.proposers`` / ``secondlook.verifiers``
     package.module:attribute   an import path, for a plug-in that is not packaged
     package.module:attribute:argument
-    folder, org/name           a checkpoint for the ``transformers`` adapter
+    folder, org/name           a checkpoint for the ``transformers`` adapter; org/name@revision
     none                       for a verifier: no verification
 
 and leads to a factory ``load(argument: str, options: ModelSettings)`` that returns the model.
@@ -16,33 +16,21 @@ import inspect
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from secondlook.config.settings import ModelSettings
+from secondlook.config.extras import extra_of, installed, missing_extra
+from secondlook.config.settings import PROPOSERS, VERIFIERS, ModelSettings
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.verifier import Verifier
+from secondlook.models.photo import describe_pairs
 from secondlook_client.errors import BadSetting, MissingExtra, NotFound
 
-PROPOSERS = "secondlook.proposers"
-VERIFIERS = "secondlook.verifiers"
 NONE = "none"
 
 Factory = Callable[[str, ModelSettings], Any]
 
-_EXTRAS = {
-    "torch": "serve",
-    "torchvision": "serve",
-    "transformers": "serve",
-    "safetensors": "serve",
-    "ollama": "ollama",
-    "httpx": "openai",
-    "moondream": "moondream",
-    "groundingdino": "groundingdino-py",
-}
-"""Which extra of this package brings a module."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PARTS: dict[str, dict[str, type | None]] = {
     PROPOSERS: {"name": str, "digest": str, "propose": None},
@@ -90,7 +78,7 @@ def _resolve(group: str, spec: str) -> tuple[Factory, str]:
     name, _, argument = spec.partition(":")
     if point := _entry_point(group, name):
         return point.load(), argument
-    if argument and _MODULE.fullmatch(name) and _importable(name):
+    if argument and _MODULE.fullmatch(name) and installed(name):
         attribute, _, rest = argument.partition(":")
         return _attribute(name, attribute), rest
     if _is_checkpoint(spec) and (point := _entry_point(group, "transformers")):
@@ -98,20 +86,14 @@ def _resolve(group: str, spec: str) -> tuple[Factory, str]:
     names = ", ".join(available(group)) or "none (is secondlook installed?)"
     raise NotFound(
         f"there is no {_word(group)} '{spec}'. Known are {names}; also taken are a checkpoint's "
-        "folder or org/name, and package.module:attribute where that module can be imported "
-        "(install it, or add its folder to PYTHONPATH)"
+        "folder or org/name[@revision], and package.module:attribute where it can be imported "
+        "(install it, or add its folder to PYTHONPATH). Fetched from the Hugging Face hub: "
+        f"{describe_pairs()}"
     )
 
 
 def _entry_point(group: str, name: str) -> EntryPoint | None:
     return next(iter(entry_points(group=group, name=name)), None)
-
-
-def _importable(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package that is not there
-        return False
 
 
 def _attribute(module: str, attribute: str) -> Factory:
@@ -151,11 +133,8 @@ def _check_factory(group: str, spec: str, factory: Factory) -> None:
 
 def _missing(spec: str, cause: ImportError) -> MissingExtra:
     module = (cause.name or "").partition(".")[0]
-    if isinstance(cause, ModuleNotFoundError) and module in _EXTRAS:
-        return MissingExtra(
-            f"'{spec}' needs the package '{module}', which is not installed; "
-            f'run: pip install "secondlook[{_EXTRAS[module]}]"'
-        )
+    if isinstance(cause, ModuleNotFoundError) and (extra := extra_of(module)):
+        return missing_extra(f"'{spec}'", extra)
     return MissingExtra(
         f"'{spec}' could not be imported ({cause}); install what it needs, then try again"
     )

@@ -16,7 +16,13 @@ from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Pixels, VQAQuery
 from secondlook.models import vlm_inputs
 from secondlook.models.cpu_speedups import fuse_conv_bn, use_channels_last
-from secondlook.models.loading import WEIGHTS, checkpoint_folder, choose_placement, digest_of
+from secondlook.models.loading import (
+    WEIGHTS,
+    checkpoint_folder,
+    choose_placement,
+    digest_of,
+    short_name,
+)
 from secondlook.models.vlm_inputs import PromptEncoder, ViewBatch, synthetic_image
 from secondlook.models.vlm_prefix_cache import Pass, choose_pass, plain
 from secondlook.models.yes_no import MIN_ANSWER_MASS, answer_from_probabilities, answer_tokens
@@ -233,7 +239,7 @@ def load(argument: str, options: ModelSettings) -> TransformersVerifier:
     digest = digest_of(path for pattern in DIGESTED_FILES for path in folder.glob(pattern))
     model, processor = _load(folder, argument, options)
     verifier = TransformersVerifier(
-        model, processor, name=_name(argument), digest=digest, batch=options.model_batch
+        model, processor, name=short_name(argument), digest=digest, batch=options.model_batch
     )
     log.info("loaded %s@%s in %.1f s", verifier.name, digest, time.perf_counter() - started)
     return verifier
@@ -270,7 +276,3 @@ def _load(folder: Path, argument: str, options: ModelSettings) -> tuple[Any, Any
             f"({type(failure).__name__}: {str(failure).strip().splitlines()[0][:200]})"
         ) from failure
     return model.eval().to(placement.device), processor
-
-
-def _name(argument: str) -> str:
-    return Path(argument.rstrip("/")).name or argument

@@ -1,45 +1,66 @@
 """One HTML file that shows what was labelled and why; it needs no network and no other file."""
 
 import heapq
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from secondlook.core.boxes import Xyxy
 from secondlook.core.drawing import GalleryImage, Load
 from secondlook.evaluation.run_stats import RunStats
-from secondlook.reports.page import data_uri, rect, write_page
-from secondlook_client.errors import SecondlookError
-from secondlook_client.values import Judgement, LabelPath, LabelResult, Outcome
+from secondlook.reports.page import write_page
+from secondlook.reports.viewer import (
+    DASHED,
+    DOTTED,
+    SOLID,
+    PageBox,
+    PageImage,
+    PageKind,
+    PageView,
+    viewer_values,
+)
+from secondlook_client.values import EmptyReason, Judgement, LabelPath, LabelResult, Outcome
 
-SIDE, QUALITY = 640, 82
-"""Of an image in the page: its longest side in pixels, and of the JPEG."""
-CHARACTER = 0.022
-"""Width of a tag's character as a share of an image in the grid."""
-Words = Mapping[Outcome, str]
-"""What each outcome is called; an outcome without a word is not shown."""
-WORDS: Words = {
-    Outcome.ACCEPT: "accepted",
-    Outcome.REJECT: "rejected",
-    Outcome.UNSURE: "unsure",
+SHOWN = 600
+"""Images of a gallery, unless another number is asked for."""
+OUTCOMES = (Outcome.ACCEPT, Outcome.UNSURE, Outcome.REJECT)
+KINDS = (
+    PageKind("accepted", "", SOLID),
+    PageKind("unsure", "?", DASHED),
+    PageKind("rejected", "✕", DOTTED, shown=False),
+)
+"""One for each of ``OUTCOMES``."""
+EMPTY = {
+    EmptyReason.NOTHING_PROPOSED: "nothing proposed",
+    EmptyReason.ALL_REJECTED: "all rejected",
+    EmptyReason.VERIFIED_EMPTY: "verified empty",
 }
+EMPTY_NOTES = {
+    EmptyReason.NOTHING_PROPOSED: "No box was proposed, so the verifier was not asked.",
+    EmptyReason.ALL_REJECTED: "Boxes were proposed, and each of them was rejected.",
+    EmptyReason.VERIFIED_EMPTY: "The verifier was asked about each class, and every answer was no.",
+}
+PATHS = {LabelPath.STUDENT: "by the student", LabelPath.AUDIT: "audited"}
 
 
 def pick(
     results: Iterable[tuple[str, LabelResult]],
     limit: int,
-    key: Callable[[LabelResult], int] | None = None,
+    key: Callable[[LabelResult], tuple[float, ...]] | None = None,
+    *,
+    cursors: Iterable[int] = (),
 ) -> list[GalleryImage]:
     """At most ``limit`` images, those with the smallest ``key`` first.
 
-    Without a key: images with unsure boxes first, then those with boxes, then the empty ones.
-    Holds no more than ``limit`` results at a time, however many there are.
+    Without a key: the most unsure ones first, then those with boxes, then the empty ones. Holds no
+    more than ``limit`` results at a time, however many there are. ``cursors`` are those of the
+    results, in order, where they are known.
     """
-    rank = key or _rank
-    ranked = ((rank(result), place, name, result) for place, (name, result) in enumerate(results))
+    known = itertools.chain(cursors, itertools.repeat(None))
+    images = (GalleryImage(*one, cursor) for one, cursor in zip(results, known, strict=False))
+    rank = key or _most_unsure
+    ranked = ((rank(image.result), place, image) for place, image in enumerate(images))
     best = heapq.nsmallest(limit, ranked, key=lambda entry: entry[:2])
-    return [GalleryImage(name, result) for _, _, name, result in best]
+    return [image for _, _, image in best]
 
 
 def write(
@@ -48,143 +69,148 @@ def write(
     stats: RunStats,
     images: Sequence[GalleryImage],
     load: Load,
-    words: Words = WORDS,
+    *,
+    order: str = "most unsure",
+    classes: Sequence[str] = (),
+    failed: int = 0,
+    scores: bool = False,
+    originals: Sequence[str] = (),
+    kinds: Sequence[PageKind] = KINDS,
 ) -> Path:
-    """Write the page to ``path``, one image in memory at a time.
+    """Write the page to ``path``, one image in memory at a time; ``order`` is what they come in.
 
-    ``stats`` are those of the whole run, of which ``images`` may be a part. An image that
-    cannot be loaded any more is shown as an empty frame with the reason. ``words`` say what the
-    outcomes are called, where they stand for something else.
+    ``stats`` are those of the whole run, of which ``images`` may be a part, and ``failed`` is the
+    number of images without a result. ``classes`` are those of the ontology, in order. An image
+    that cannot be loaded any more is shown as an empty frame with the reason. ``scores`` writes
+    both scores on the boxes. ``originals`` are folders beside the page with images by their
+    names, which the large view shows where it finds them. ``kinds``: one for each of ``OUTCOMES``.
     """
-    shown = f"{len(images):,} of {stats.images:,} images are shown, those with unsure boxes first"
-    if len(images) >= stats.images:
-        shown = f"All {stats.images:,} images are shown, those with unsure boxes first."
-    else:
-        shown += " (--gallery N)."
-    amounts = {
-        Outcome.ACCEPT: stats.accepted,
-        Outcome.REJECT: stats.rejected,
-        Outcome.UNSURE: stats.unsure,
-    }
-    total = sum(amounts.values()) or 1
+    known = [*classes, *stats.by_class]
+    view = PageView(kinds, known, (order, "lowest probability"), scores=scores, originals=originals)
+    shown = [_page_image(place, image) for place, image in enumerate(images)]
+    values = viewer_values(shown, lambda place: load(images[place].name), view)
     return write_page(
         path,
         "gallery.html",
         title=title,
-        words=json.dumps({outcome.value: word for outcome, word in words.items()}),
-        models=" → ".join(model for model in (stats.proposer, stats.verifier) if model),
-        figures=[(word, f"{n:,}") for word, n in _figures(stats)],
-        meter=[(o.value, f"{100 * n / total:.2f}") for o, n in amounts.items()],
-        outcomes=[(o.value, words[o], f"{n:,}") for o, n in amounts.items() if o in words],
-        classes=[(name, f"{n[Outcome.ACCEPT]:,}") for name, n in stats.by_class.items()],
-        cards=(_card(image, load, words) for image in images),
-        shown=shown,
+        about=" → ".join(model for model in (stats.proposer, stats.verifier) if model),
+        figures=list(_figures(stats, failed)),
+        classes=[
+            (name, place, [f"{stats.count(outcome, [name]):,}" for outcome in OUTCOMES])
+            for name, place in values["colours"].items()
+        ],
+        notices=list(_notices(stats, failed)),
+        shown=_how_many(len(images), stats.images, order),
+        **values,
     )
 
 
-def _rank(result: LabelResult) -> int:
-    if result.of(Outcome.UNSURE):
-        return 0
-    return 1 if result.judgements else 2
+def page_box(
+    judgement: Judgement, kind: int, *, label_id: str = "", reason: str = "", side: int = 0
+) -> PageBox:
+    """A judgement as a page shows it; ``reason`` stands instead of its own."""
+    asked = f"{judgement.question} ({judgement.view})" if judgement.question else ""
+    return PageBox(
+        judgement.class_name,
+        judgement.box,
+        kind,
+        score=judgement.score,
+        p_yes=judgement.p_yes,
+        exact=judgement.exact,
+        asked=asked,
+        answer=(judgement.error or judgement.raw_answer.strip()) if asked else "",
+        reason=reason or judgement.reason,
+        label_id=label_id,
+        side=side,
+    )
 
 
-def _figures(stats: RunStats) -> Iterator[tuple[str, int]]:
-    yield "images", stats.images
-    yield "boxes proposed", stats.proposals
-    if by_student := stats.by_path[LabelPath.STUDENT]:
-        yield "images by the student alone", by_student
-
-
-def _card(image: GalleryImage, load: Load, words: Words) -> dict[str, Any]:
-    """One image with its boxes, as the template takes it."""
-    source = problem = ""
-    try:
-        source = data_uri(load(image.name), SIDE, QUALITY)
-    except SecondlookError as failure:
-        problem = str(failure)
+def _page_image(order: int, image: GalleryImage) -> PageImage:
     result = image.result
-    counts = [(outcome, len(result.of(outcome))) for outcome in Outcome if outcome in words]
-    return {
-        "name": image.name.encode("utf-8", "replace").decode(),
-        "spoken": ", ".join(f"{n} {words[outcome]}" for outcome, n in counts),
-        "width": result.width,
-        "height": result.height,
-        "path": result.path.value,
-        "source": source,
-        "problem": problem,
-        "marks": list(_marks(result, words)),
-        "counts": [(outcome.value, n) for outcome, n in counts],
+    return PageImage(
+        image.name,
+        result.width,
+        result.height,
+        [
+            page_box(
+                judgement,
+                OUTCOMES.index(judgement.outcome),
+                label_id=image.label_id(place),
+            )
+            for place, judgement in enumerate(result.judgements)
+        ],
+        flags=list(_flags(result)),
+        ranks=(order, min((j.probability for j in result.labels), default=2.0)),
+        note=_note(result),
+    )
+
+
+def _note(result: LabelResult) -> str:
+    """Why there is no box, and what the verifier was asked about the whole image."""
+    if not result.empty:
+        return ""
+    answers = [
+        f"{verdict.question} {verdict.answer.p_yes:.2f}"
+        for verdict in result.image_verdicts
+        if verdict.answer.p_yes is not None
+    ]
+    asked = f" P(yes) of the whole image: {'; '.join(answers)}" if answers else ""
+    return EMPTY_NOTES[result.empty] + asked
+
+
+def _flags(result: LabelResult) -> Iterator[str]:
+    if result.of(Outcome.UNSURE):
+        yield "unsure"
+    if result.empty:
+        yield EMPTY[result.empty]
+    if result.path in PATHS:
+        yield PATHS[result.path]
+
+
+def _most_unsure(result: LabelResult) -> tuple[float, ...]:
+    return _unsureness(result), not result.judgements
+
+
+def _unsureness(result: LabelResult) -> float:
+    """The smaller, the less sure: by the number of unsure boxes, then by the least sure label."""
+    least = min((abs(j.probability - 0.5) for j in result.judgements), default=0.5)
+    return least - len(result.of(Outcome.UNSURE))
+
+
+def _figures(stats: RunStats, failed: int) -> Iterator[tuple[str, str]]:
+    amounts = {
+        "images": stats.images,
+        "accepted": stats.accepted,
+        "unsure": stats.unsure,
+        "rejected": stats.rejected,
     }
+    yield from ((word, f"{count:,}") for word, count in amounts.items())
+    if failed:
+        yield "images failed", f"{failed:,}"
 
 
-def _marks(result: LabelResult, words: Words) -> Iterator[dict[str, Any]]:
-    """One mark a box and outcome, with every judgement of that box; accepted drawn last."""
-    of_box: dict[Xyxy, list[Judgement]] = {}
-    for judgement in result.judgements:
-        of_box.setdefault(judgement.box, []).append(judgement)
-    largest_first = sorted(of_box.items(), key=lambda entry: -_area(entry[0]))
-    place = 0
-    for outcome in (Outcome.REJECT, Outcome.UNSURE, Outcome.ACCEPT):
-        for box, judgements in largest_first:
-            if own := [j for j in judgements if j.outcome is outcome]:
-                mark = _mark(result, box, outcome, own, judgements, words[outcome])
-                yield {"place": place, **mark}
-                place += 1
+def _notices(stats: RunStats, failed: int) -> Iterator[str]:
+    """What a user should know of the whole run."""
+    empties = [f"{EMPTY[reason]}: {count:,}" for reason, count in stats.empty.items() if count]
+    if empties:
+        yield "Images without a label or an unsure box – " + ", ".join(empties) + "."
+    if stats.doubtful_images:
+        yield (
+            f"Images without a box on which a class could not be ruled out: "
+            f"{stats.doubtful_images:,}; the whole image is unsure."
+        )
+    if by_student := stats.by_path[LabelPath.STUDENT]:
+        yield f"Labelled by the student alone: {by_student:,} images."
+    if stats.without_verdict:
+        yield (
+            f"The verifier gave no answer for {stats.without_verdict:,} boxes, which are unsure; "
+            f"the first error: {stats.first_error[:300]}"
+        )
+    if failed:
+        yield f"Images that failed: {failed:,}; the reasons are in failed.jsonl."
 
 
-def _mark(
-    result: LabelResult,
-    box: Xyxy,
-    outcome: Outcome,
-    own: Sequence[Judgement],
-    judgements: Sequence[Judgement],
-    word: str,
-) -> dict[str, Any]:
-    """``own`` are the judgements with this ``outcome`` among those of the ``box``."""
-    inset = _inset(box, outcome, judgements, max(result.width, result.height) / 100)
-    p_yes = "no verdict" if own[0].p_yes is None else f"P(yes) {own[0].p_yes:.2f}"
-    # The most telling class (the longest name), and how many more.
-    names = sorted((j.class_name for j in own), key=len, reverse=True)
-    name = names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "")
-    left, top = 100 * box[0] / result.width, 100 * box[1] / result.height
-    width = (box[2] - box[0]) / result.width
-    # The name stands at an accepted or unsure box where it fits; the panel has it in any case.
-    tagged = outcome is not Outcome.REJECT and width >= min(0.2, CHARACTER * len(name))
-    return {
-        "kind": outcome.value,
-        "classes": json.dumps([j.class_name for j in own]),
-        "judgements": json.dumps([_plain(j) for j in judgements]),
-        "title": f"{own[0].class_name}: {word}, proposer {own[0].score:.2f}, {p_yes}",
-        "rect": rect(inset),
-        "name": name,
-        "inside": top < 6,
-        "tag_style": f"left:{left:.2f}%;top:{top:.2f}%;max-width:{100 * width:.2f}%" * tagged,
-    }
-
-
-def _inset(box: Xyxy, outcome: Outcome, judgements: Sequence[Judgement], step: float) -> Xyxy:
-    """Drawn inside the box's other outcomes, so that one line never hides another."""
-    order = (Outcome.ACCEPT, Outcome.UNSURE, Outcome.REJECT)
-    outer = {j.outcome for j in judgements} & set(order[: order.index(outcome)])
-    x1, y1, x2, y2 = box
-    by = min(step * len(outer), (x2 - x1) / 4, (y2 - y1) / 4)
-    return x1 + by, y1 + by, x2 - by, y2 - by
-
-
-def _plain(judgement: Judgement) -> dict[str, object]:
-    """What the panel shows, as the script reads it."""
-    return {
-        "class": judgement.class_name,
-        "outcome": judgement.outcome.value,
-        "score": round(judgement.score, 3),
-        "p": None if judgement.p_yes is None else round(judgement.p_yes, 3),
-        "exact": judgement.exact,
-        "question": judgement.question,
-        "view": judgement.view,
-        "raw": judgement.raw_answer,
-        "reason": judgement.reason,
-    }
-
-
-def _area(box: Xyxy) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+def _how_many(shown: int, images: int, order: str) -> str:
+    if shown >= images:
+        return f"All {images:,} images are shown."
+    return f"{shown:,} of {images:,} images are shown, the {order} ones (--gallery N)."

@@ -1,39 +1,33 @@
 """The images on which a student did worst, with its mistakes to be drawn over them."""
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.boxes import Xyxy, iou
-from secondlook.core.drawing import free_label_place
-from secondlook.core.types import Boxes, Pixels
+from secondlook.core.types import Pixels
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections
 from secondlook.evaluation.matching import match_detections
-from secondlook.reports.page import data_uri, rect
-from secondlook_client.errors import SecondlookError
+from secondlook.reports.viewer import DASHED, DOTTED, SOLID, PageBox, PageImage, PageKind
 
-SIDE, QUALITY = 480, 80
-"""Of an image in the report: its longest side in pixels, and of the JPEG."""
-MAX_BOXES = 150
-"""Drawn on one image; a page must stay small whatever the data."""
-HEIGHT = 280
-"""About how high an image is shown, pixels: all in a row are equally high."""
-MAX_STRETCH = 1.8
-"""How far a row of few images is stretched to the width of the page."""
-MAX_NAME = 120
-"""Characters of a name that are written."""
-CHARACTER = 6.0
-"""Width of a name's character, pixels."""
-SAME_BOX_IOU = 0.95
-"""From which boxes of several classes are one object with several names."""
-
-WORDS = {"missed": "missed", "false": "not there", "hit": "found"}
-"""What each kind of box is called, by its class in the style sheet."""
+KINDS = (
+    PageKind("missed", "−", DASHED),
+    PageKind("not in the labels", "✕", DOTTED),
+    PageKind("found", "", SOLID),
+    PageKind("region to ignore", "~", DOTTED, shown=False),
+)
+MISSED, FALSE, FOUND, IGNORED = range(4)
+MEANINGS = (
+    "in the labels, missed by the student",
+    "seen by the student, not in the labels",
+    "",
+    "nobody is sure what is here",
+)
+"""Of the kinds."""
+ORDERS = ("most mistakes",)
 
 LoadSample = Callable[[Sample], Pixels]
 """Gives the upright image of a sample; may raise ``SecondlookError``."""
@@ -91,99 +85,38 @@ def mistakes(
     )
 
 
-def card(
-    made: Mistakes,
-    sample: Sample,
-    detections: Detections,
-    classes: Sequence[str],
-    load: LoadSample,
-) -> dict[str, Any]:
-    """One image as the template takes it; one that cannot be read any more has no ``source``."""
-    name = sample.name[-MAX_NAME:]
-    missed, false, right = len(made.missed), len(made.false), len(made.right)
-    marks = _marks(made, sample, detections, classes)
-    step = max(sample.width, sample.height) / 40
-    ratio = min(max(sample.width / sample.height, 0.45), 4.0)
-    try:
-        source = data_uri(load(sample), SIDE, QUALITY)
-    except SecondlookError:  # its message may name a path, and reports travel
-        source = ""
-    return {
-        "name": name,
-        "spoken": f"{name}: {missed} missed, {false} not there, {right} found",
-        "counts": (("missed", missed), ("false", false), ("hit", right)),
-        "source": source,
-        "width": sample.width,
-        "height": sample.height,
-        "ratio": f"{ratio:.3f}",
-        "basis": f"{HEIGHT * ratio:.0f}px",
-        "max_width": f"{MAX_STRETCH * HEIGHT * ratio:.0f}px",
-        "hatch": f"hatch{made.place}",
-        "step": f"{step:.1f}",
-        "half_step": f"{step / 2.5:.1f}",
-        "regions": [rect(box) for box in sample.ignore[:MAX_BOXES].tolist()],
-        "marks": marks,
-        "tags": _tags(sample, [mark for mark in marks if mark.kind != "hit"]),
-    }
-
-
-@dataclass(frozen=True)
-class _BoxMark:
-    kind: str
-    """``missed``, ``false`` or ``hit``."""
-    box: Xyxy
-    words: str
-    """On the image."""
-
-
-def _marks(
+def page_image(
     made: Mistakes, sample: Sample, detections: Detections, classes: Sequence[str]
-) -> list[_BoxMark]:
-    """Found boxes first, so that mistakes are drawn over them."""
-    marks = []
-    for kind, boxes, rows in (
-        ("hit", detections.boxes, made.right),
-        ("missed", sample.boxes, made.missed),
-        ("false", detections.boxes, made.false),
-    ):
-        for same in _same(boxes, rows[:MAX_BOXES]):
-            of = sample if kind == "missed" else detections
-            names = [classes[of.classes[row]] for row in same]
-            if kind != "missed":
-                names = [
-                    f"{name} {detections.scores[row]:.2f}"
-                    for name, row in zip(names, same, strict=True)
-                ]
-            marks.append(
-                _BoxMark(kind, tuple(boxes[same[0]].tolist()), ", ".join(names)[:MAX_NAME])
+) -> PageImage:
+    """One image with its boxes as a page shows them."""
+    return PageImage(
+        sample.name,
+        sample.width,
+        sample.height,
+        list(_boxes(made, sample, detections, classes)),
+        flags=[
+            KINDS[kind].word
+            for kind, rows in ((MISSED, made.missed), (FALSE, made.false))
+            if len(rows)
+        ],
+        ranks=(-made.count,),
+    )
+
+
+def _boxes(
+    made: Mistakes, sample: Sample, detections: Detections, classes: Sequence[str]
+) -> Iterator[PageBox]:
+    for row in made.missed:
+        name = classes[sample.classes[row]]
+        yield PageBox(name, tuple(sample.boxes[row].tolist()), MISSED, reason=MEANINGS[MISSED])
+    for kind, rows in ((FALSE, made.false), (FOUND, made.right)):
+        for row in rows:
+            yield PageBox(
+                classes[detections.classes[row]],
+                tuple(detections.boxes[row].tolist()),
+                kind,
+                score=float(detections.scores[row]),
+                reason=MEANINGS[kind],
             )
-    return marks
-
-
-def _same(boxes: Boxes, rows: NDArray[np.intp]) -> list[list[int]]:
-    """The rows, those of the same box together."""
-    groups: list[list[int]] = []
-    firsts = iou(boxes[rows], boxes[rows]) >= SAME_BOX_IOU
-    for place, row in enumerate(rows.tolist()):
-        first = int(firsts[place].argmax())
-        if first == place or not firsts[place, place]:
-            groups.append([row])
-        else:
-            next(g for g in groups if rows[first] in g).append(row)
-    return groups
-
-
-def _tags(sample: Sample, marks: Sequence[_BoxMark]) -> list[tuple[_BoxMark, str]]:
-    """The marks whose name has room at the box, and where; pointing at a box tells it always."""
-    scale = HEIGHT / sample.height
-    size = (sample.width * scale, sample.height * scale)
-    taken: list[Xyxy] = []
-    tags = []
-    for mark in sorted(marks, key=lambda m: (m.box[2] - m.box[0]) * (m.box[3] - m.box[1])):
-        x1, y1, x2, y2 = (side * scale for side in mark.box)
-        width = min(len(mark.words) * CHARACTER + 8, size[0] * 0.6)
-        if place := free_label_place((x1, y1, x2, y2), width, size, taken):
-            taken.append(place)
-            left, top = 100 * place[0] / size[0], 100 * place[1] / size[1]
-            tags.append((mark, f"left:{left:.1f}%;top:{top:.1f}%"))
-    return tags
+    for box in sample.ignore.tolist():
+        yield PageBox("", tuple(box), IGNORED, reason=MEANINGS[IGNORED])

@@ -2,24 +2,20 @@
 
 Everything that enters a template is escaped, a name that a template misses is an error, and a
 content security policy (``page.html``) forbids a page to run or load anything but its own script
-and embedded images.
+and embedded images; the gallery may load images from the folder beside it.
 """
 
 import base64
 import hashlib
-import io
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image as PILImage
 
+from secondlook.core.drawing import CLASS_COLOURS
 from secondlook.core.files import replacing
-from secondlook.core.types import Pixels
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TEXT = 120
@@ -36,21 +32,6 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     with replacing(path) as part, part.open("w", encoding="utf-8", errors="replace") as file:
         file.writelines(environment.get_template(template).generate(**values))
     return path
-
-
-def data_uri(pixels: Pixels, side: int, quality: int) -> str:
-    """An image as a JPEG inside of a page, its longest side at most ``side`` pixels."""
-    small = PILImage.fromarray(np.ascontiguousarray(pixels))
-    small.thumbnail((side, side), PILImage.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
-
-
-def rect(box: Sequence[float]) -> Markup:
-    """The attributes of an SVG rectangle, from xyxy."""
-    x1, y1, x2, y2 = box
-    return Markup(f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"')
 
 
 def share(value: float | None) -> str:
@@ -83,4 +64,4 @@ environment = Environment(
     keep_trailing_newline=True,
 )
 environment.filters |= {"share": share, "cut": cut}
-environment.globals |= {"asset": _asset, "digest": _digest, "rect": rect}
+environment.globals |= {"asset": _asset, "digest": _digest, "class_colours": CLASS_COLOURS}

@@ -1,6 +1,6 @@
 """The report of a distillation, for people (``report.html``) and programs (``report.json``).
 
-The page is one file: no script, no network, images inside.
+The page is one file: no network, images inside.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from secondlook.core.files import replacing
+from secondlook.core.types import Pixels
 from secondlook.datasets.image_cache import read_pixels
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections
@@ -23,6 +24,8 @@ from secondlook.evaluation.detector_scores import Scores
 from secondlook.evaluation.matching import Counts
 from secondlook.reports import mistakes, plots
 from secondlook.reports.page import MAX_TEXT, share, write_page
+from secondlook.reports.viewer import PageView, viewer_values
+from secondlook_client.errors import BadImage, SecondlookError
 
 HTML, JSON = "report.html", "report.json"
 MAX_IMAGES, MAX_CURVES, MAX_ROWS, MAX_WARNINGS = 24, 60, 400, 20
@@ -119,7 +122,10 @@ def write_report(out: Path, report: ReportInput, load: mistakes.LoadSample = rea
         figures=_figures(report),
         warnings=_warnings(report),
         classes=len(report.classes),
-        rows=[_class_row(scores, name) for name in report.classes[:MAX_ROWS]],
+        rows=[
+            {"colour": place, **_class_row(scores, name)}
+            for place, name in enumerate(report.classes[:MAX_ROWS])
+        ],
         with_curve=len(known),
         curves=[_curve(scores, name) for name in known[:MAX_CURVES]],
         reliability=_reliability_diagram(scores),
@@ -127,16 +133,28 @@ def write_report(out: Path, report: ReportInput, load: mistakes.LoadSample = rea
         facts=_facts(report),
         images=len(report.samples),
         wrong_images=wrong_images,
-        shown=len(worst),
         total=_total(scores),
-        cards=(
-            mistakes.card(
-                one, report.samples[one.place], report.found[one.place], report.classes, load
-            )
-            for one in worst
-        ),
-        WORDS=mistakes.WORDS,
+        **_where_it_fails(report, worst, load),
     )
+
+
+def _where_it_fails(
+    report: ReportInput, worst: Sequence[mistakes.Mistakes], load: mistakes.LoadSample
+) -> dict[str, Any]:
+    """The images with most mistakes."""
+
+    def load_place(place: int) -> Pixels:
+        try:
+            return load(report.samples[worst[place].place])
+        except SecondlookError:  # its message may name a path, and reports travel
+            raise BadImage("this image could not be read when the report was made") from None
+
+    images = [
+        mistakes.page_image(one, report.samples[one.place], report.found[one.place], report.classes)
+        for one in worst
+    ]
+    view = PageView(mistakes.KINDS, report.classes, mistakes.ORDERS, scores=True)
+    return viewer_values(images, load_place, view)
 
 
 def plain(report: ReportInput) -> dict[str, Any]:

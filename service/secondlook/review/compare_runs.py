@@ -1,10 +1,12 @@
-"""Two runs over the same images: which labels only one of them has."""
+"""Two runs over the same images: which labels only one of them has or changed their class."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.core import boxes as box_ops
 from secondlook.store import Store
@@ -26,6 +28,16 @@ class LabelDifference:
     """Of that judgement in its result."""
     other: Judgement | None
     """The other run's judgement of the same box and class; None when it did not judge it."""
+    other_place: int = -1
+    """Of that judgement in its result; -1 when there is none."""
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """A label whose box has another class in the other run."""
+
+    before: LabelDifference
+    after: LabelDifference
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,15 @@ class ImageDifference:
     """Labels that only ``after`` has."""
     lost: tuple[LabelDifference, ...]
     """Labels that only ``before`` has."""
+    changed: tuple[ClassChange, ...] = ()
+    """Labels with another class in ``after``; they are neither gained nor lost."""
+    kept: tuple[tuple[int, int], ...] = ()
+    """Labels that both have: their places in the results."""
+
+    @property
+    def count(self) -> int:
+        """Labels that differ."""
+        return len(self.gained) + len(self.lost) + len(self.changed)
 
 
 @dataclass
@@ -55,6 +76,8 @@ class RunComparison:
     """Labels that both have, by class."""
     gained: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    changed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Labels of the same box with another class: by the class before and the class after."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,11 +88,17 @@ class RunComparison:
     def add(self, difference: ImageDifference) -> None:
         """Count one image that has a result in both runs."""
         self.images += 1
-        lost = [lost.label.class_name for lost in difference.lost]
-        self.gained.update(gained.label.class_name for gained in difference.gained)
-        self.lost.update(lost)
-        self.kept.update(j.class_name for j in difference.before.labelled.of(Outcome.ACCEPT))
-        self.kept.subtract(lost)
+        before = difference.before.labelled.judgements
+        self.gained.update(one.label.class_name for one in difference.gained)
+        self.lost.update(one.label.class_name for one in difference.lost)
+        self.changed.update(
+            (one.before.label.class_name, one.after.label.class_name) for one in difference.changed
+        )
+        self.kept.update(before[place].class_name for place, _ in difference.kept)
+
+    def changed_from(self, class_name: str) -> int:
+        """Labels of this class that have another one in ``after``."""
+        return sum(count for (before, _), count in self.changed.items() if before == class_name)
 
 
 def compare_runs(
@@ -96,7 +125,7 @@ def _differences(store: Store, comparison: RunComparison) -> Iterator[ImageDiffe
                 continue
             difference = image_difference(before, after)
             comparison.add(difference)
-            if difference.gained or difference.lost:
+            if difference.count:
                 yield difference
         cursor = page[-1][0].cursor
     with store.database.reading() as connection:
@@ -104,17 +133,26 @@ def _differences(store: Store, comparison: RunComparison) -> Iterator[ImageDiffe
 
 
 def image_difference(before: Result, after: Result) -> ImageDifference:
-    """What differs on one image; labels of one class are matched by IoU, the highest first."""
+    """What differs on one image; labels of one class are matched by IoU, the highest first.
+
+    Of what is left then, a label before and one after over the same box are one label that changed
+    its class.
+    """
     old, new = before.labelled.judgements, after.labelled.judgements
     old_labels, new_labels = _accepted(old), _accepted(new)
-    matched = _matched([old[i] for i in old_labels], [new[i] for i in new_labels])
-    lost = [place for at, place in enumerate(old_labels) if at not in matched]
-    gained = [place for at, place in enumerate(new_labels) if at not in matched.values()]
+    kept = _matched(old, old_labels, new, new_labels)
+    lost = [place for place in old_labels if place not in kept]
+    gained = [place for place in new_labels if place not in kept.values()]
+    changed = _matched(old, lost, new, gained, same_class=False)
+    of_old = {place: _difference(old, place, new) for place in lost}
+    of_new = {place: _difference(new, place, old) for place in gained}
     return ImageDifference(
         before,
         after,
-        tuple(LabelDifference(new[i], i, _same_box(new[i], old)) for i in gained),
-        tuple(LabelDifference(old[i], i, _same_box(old[i], new)) for i in lost),
+        gained=tuple(of_new[place] for place in gained if place not in changed.values()),
+        lost=tuple(of_old[place] for place in lost if place not in changed),
+        changed=tuple(ClassChange(of_old[a], of_new[b]) for a, b in sorted(changed.items())),
+        kept=tuple(sorted(kept.items())),
     )
 
 
@@ -122,29 +160,45 @@ def _accepted(judgements: Sequence[Judgement]) -> list[int]:
     return [i for i, j in enumerate(judgements) if j.decision.outcome is Outcome.ACCEPT]
 
 
-def _matched(old: Sequence[Judgement], new: Sequence[Judgement]) -> dict[int, int]:
+def _matched(
+    old: Sequence[Judgement],
+    old_places: Sequence[int],
+    new: Sequence[Judgement],
+    new_places: Sequence[int],
+    same_class: bool = True,
+) -> dict[int, int]:
     """Places in ``old`` to places in ``new``, one to one."""
-    overlaps = _overlaps(old, new)
+    overlaps = _overlaps(
+        [old[place] for place in old_places], [new[place] for place in new_places], same_class
+    )
     found: dict[int, int] = {}
     for at in np.argsort(-overlaps, axis=None, kind="stable").tolist():
-        row, column = divmod(at, max(len(new), 1))
+        row, column = divmod(at, max(len(new_places), 1))
         if overlaps[row, column] < SAME_BOX:
             break
-        if row not in found and column not in found.values():
-            found[row] = column
+        if old_places[row] not in found and new_places[column] not in found.values():
+            found[old_places[row]] = new_places[column]
     return found
 
 
-def _same_box(judgement: Judgement, others: Sequence[Judgement]) -> Judgement | None:
-    """The judgement of the same class whose box overlaps most; None where none does enough."""
-    overlaps = _overlaps([judgement], others)[0]
+def _difference(
+    judgements: Sequence[Judgement], place: int, others: Sequence[Judgement]
+) -> LabelDifference:
+    """With the other run's judgement of the same class whose box overlaps most, if one does."""
+    overlaps = _overlaps([judgements[place]], others)[0]
     if not len(overlaps) or overlaps.max() < SAME_BOX:
-        return None
-    return others[int(overlaps.argmax())]
+        return LabelDifference(judgements[place], place, None)
+    other = int(overlaps.argmax())
+    return LabelDifference(judgements[place], place, others[other], other)
 
 
-def _overlaps(a: Sequence[Judgement], b: Sequence[Judgement]) -> np.ndarray:
-    """(len(a), len(b)) IoU; 0 between classes."""
+def _overlaps(
+    a: Sequence[Judgement], b: Sequence[Judgement], same_class: bool = True
+) -> NDArray[np.floating[Any]]:
+    """(len(a), len(b)) IoU; with ``same_class`` 0 between classes."""
     boxes = [np.array([j.box for j in side], dtype=np.float32).reshape(-1, 4) for side in (a, b)]
+    overlaps = box_ops.iou(*boxes)
+    if not same_class:
+        return overlaps
     same = np.array([[x.class_name == y.class_name for y in b] for x in a], dtype=bool)
-    return box_ops.iou(*boxes) * same.reshape(len(a), len(b))
+    return overlaps * same.reshape(len(a), len(b))

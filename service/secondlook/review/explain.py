@@ -1,5 +1,6 @@
 """Explain one label: everything it came from, and whether the models give it again."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from secondlook.config.settings import ImageSettings
@@ -27,7 +28,7 @@ class ClassEvidence:
     spec: ClassSpec
     """With the thresholds in force."""
     score: float
-    """The proposer's, [0, 1]."""
+    """The proposer's, [0, 1]; 0 for a doubt about the whole image, which nobody proposed."""
     verdict: Verdict | None
     """None when no verifier was in use, or this class was not judged for this box."""
     judgement: Judgement | None
@@ -71,6 +72,8 @@ def explain(store: Store, label_id: str) -> Explanation:
     if row == ADDED:
         return Explanation(label, ())
     labelled = label.result.labelled
+    if label.judgement.whole_image:
+        return Explanation(label, tuple(_classes_of_image(label)))
     group = _group(ontology, label.judgement.class_name)
     judged = {j.class_name: j for j in labelled.judgements if j.row == row}
     return Explanation(
@@ -88,6 +91,17 @@ def explain(store: Store, label_id: str) -> Explanation:
     )
 
 
+def _classes_of_image(label: LabelProvenance) -> Iterator[ClassEvidence]:
+    """What was said of each class of the whole image, which has no box and so no scores."""
+    labelled = label.result.labelled
+    doubts = {j.class_name: j for j in labelled.judgements if j.whole_image}
+    for spec in label.run.ontology.classes:
+        image = labelled.evidence.image
+        verdict = image.verdict(spec.presence_question) if image else None
+        own = spec.name == label.judgement.class_name
+        yield ClassEvidence(spec, 0.0, verdict, doubts.get(spec.name), own)
+
+
 def rerun_models(
     store: Store, label: LabelProvenance, pipeline: Pipeline, limits: ImageSettings
 ) -> Rerun:
@@ -99,11 +113,12 @@ def rerun_models(
     image = decode(store.blobs.get(before.sha256), before.name, limits)
     (found,) = pipeline.label([Task(image, label.evidence_run.ontology)])
     evidence = columns_for(run.ontology, label.evidence_run.ontology).apply(found.evidence)
+    whole = label.judgement.whole_image
     row, overlap = _closest(evidence.proposals.boxes, label.judgement.box)
     of_class = [
         judgement
         for judgement in judge(evidence, run.ontology, run.nms_iou)
-        if judgement.class_name == class_name
+        if judgement.class_name == class_name and judgement.whole_image == whole
     ]
     place, _ = _closest(boxes_array(j.box for j in of_class), label.judgement.box)
     now = None if place is None else of_class[place]
@@ -112,8 +127,8 @@ def rerun_models(
     return Rerun(
         *models,
         same_models=models == (before.evidence.proposer, before.evidence.verifier),
-        overlap=overlap,
-        score=None if row is None else float(scores[row]),
+        overlap=1.0 if whole else overlap,
+        score=0.0 if whole else None if row is None else float(scores[row]),
         judgement=now,
         same_outcome=bool(now and label.decided and now.outcome is label.decided.outcome),
     )

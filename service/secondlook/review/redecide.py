@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 
 from secondlook.core.boxes import area
 from secondlook.core.class_mapping import ColumnMapping, check_questions, columns_for
-from secondlook.core.types import NOT_ASKED, Boxes
-from secondlook.labeling.decisions import decide, decide_for_student, student_reason, verdict_reason
+from secondlook.core.types import NOT_ASKED, NOT_ASKED_OF_IMAGE, Boxes
+from secondlook.labeling.decisions import (
+    decide,
+    decide_for_student,
+    doubt_of_image,
+    student_reason,
+    verdict_reason,
+)
 from secondlook.store import Store
 from secondlook.store.bulk import (
     DecisionBatch,
@@ -29,7 +35,7 @@ from secondlook.store.bulk import (
     redecided_up_to,
     unpack_many,
 )
-from secondlook.store.codec import OUTCOMES, questions_of
+from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW, questions_of
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.ontologies import load_ontology
 from secondlook.store.runs import Run, create_run, source_run
@@ -101,7 +107,9 @@ def _decide_all(
             decided = deciders.decide(of_one_kind)
             with store.database.writing() as connection:
                 done.images += add_decisions(connection, run, of_one_kind, decided)
-            done.not_asked += sum(NOT_ASKED in reason for reason in decided.reasons)
+            done.not_asked += sum(
+                NOT_ASKED in reason or NOT_ASKED_OF_IMAGE in reason for reason in decided.reasons
+            )
         cursor = packed[-1].cursor
         progress(done)
 
@@ -242,7 +250,38 @@ class BatchDecider:
             boxes = self._candidates(found, members)
             if len(boxes):
                 self._judge(found, boxes, members)
-        return found.batch()
+        return self._with_doubts_of_images(found.batch(), evidence)
+
+    def _with_doubts_of_images(
+        self, decided: DecisionBatch, evidence: EvidenceBatch
+    ) -> DecisionBatch:
+        """``decided``, and of images without a label or unsure box what their verdicts leave open.
+
+        The same as the one-image code of ``labeling.decisions`` does: few images were asked about.
+        """
+        found: list[tuple[int, int, Decision]] = []
+        for image, verdicts in evidence.images.items():
+            start, end = decided.starts[image : image + 2]
+            if (decided.outcomes[start:end] != _NO).any():
+                continue
+            for place, spec in enumerate(self._ontology.classes):
+                if doubt := doubt_of_image(spec, verdicts.verdict(spec.presence_question)):
+                    found.append((image, place, doubt))
+        if not found:
+            return decided
+        images = np.array([image for image, _, _ in found])
+        at = decided.starts[images + 1]
+        doubts = [doubt for _, _, doubt in found]
+        reasons = np.insert(np.array(decided.reasons, dtype=object), at, [d.reason for d in doubts])
+        added = np.bincount(images, minlength=len(decided))
+        return DecisionBatch(
+            decided.starts + np.concatenate([[0], np.cumsum(added)]),
+            np.insert(decided.rows, at, WHOLE_IMAGE_ROW),
+            np.insert(decided.classes, at, [place for _, place, _ in found]),
+            np.insert(decided.outcomes, at, _OPEN),
+            np.insert(decided.probabilities, at, [doubt.probability for doubt in doubts]),
+            reasons.tolist(),
+        )
 
     def _candidates(self, found: "_Found", members: tuple[int, ...]) -> NDArray[np.intp]:
         """Boxes to be judged for one contrast group, image by image, the best score first."""

@@ -59,12 +59,16 @@ class SelectionReason(StrEnum):
 class SelectionSettings(SettingGroup):
     """Which frames are selected. Raises ``BadSetting``."""
 
+    title = "Frames to send"
+
     budget: float = setting(
         60.0,
         "Maximum frames sent per hour, on average.",
         low=0,
         high=1e9,
+        unit="frames",
         words={"none": math.inf, "unlimited": math.inf, "inf": math.inf},
+        common=True,
     )
     uncertain_low: float = setting(
         0.3, "Lowest calibrated probability of an uncertain detection.", low=0, high=1

@@ -14,9 +14,7 @@ authentication yet, so the server listens on loopback by default and warns when 
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -33,8 +31,15 @@ from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.training import Trainer
 from secondlook.labeling.engine import Engine
 from secondlook.server import reflection
+from secondlook.server.addresses import (
+    explain_port_failure,
+    format_address,
+    is_loopback,
+    local_address,
+)
 from secondlook.server.call_limits import CallLimits
 from secondlook.server.connections import connection_budget, raise_descriptor_limit
+from secondlook.server.converters import Ontologies
 from secondlook.server.datasets import DatasetServicer
 from secondlook.server.health import HealthServicer, VerifierHealth
 from secondlook.server.interceptors import CallInterceptor
@@ -112,7 +117,7 @@ class Server:
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
         self._engine = engine
-        self._ontology = ontology
+        self._ontologies = Ontologies(ontology, engine.pipeline.check_ontology)
         self._stopping = asyncio.Event()
         self._calls = CallInterceptor(self.metrics, self._stopping)
         self._decoder = ImageDecoder(self.settings.images)
@@ -124,7 +129,7 @@ class Server:
         )
         self._jobs = JobServicer(
             self._services,
-            ontology,
+            self._ontologies,
             engine.recorded_settings,
             self.settings.server.image_root_folders,
             self._stopping,
@@ -278,7 +283,7 @@ class Server:
         servicer = LabelingServicer(
             self._engine,
             self._admission,
-            self._ontology,
+            self._ontologies,
             self.metrics,
             self._stopping,
             limit,
@@ -357,41 +362,3 @@ async def _serve(make: Callable[[], Server], ready: Callable[[Server], None]) ->
 def max_message_bytes(limits: ImageSettings) -> int:
     """Of the largest image allowed and the rest of a request."""
     return min(limits.max_image_bytes + MESSAGE_OVERHEAD, MAX_MESSAGE_BYTES)
-
-
-def format_address(host: str, port: int) -> str:
-    """``host:port``, with brackets where they are needed."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def local_address(host: str, port: int) -> str:
-    """``host:port`` at which this machine reaches a server that listens on ``host``."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "::1"
-    return format_address(host, port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def explain_port_failure(host: str, port: int) -> str:
-    """Why one cannot listen there; gRPC does not say, so the system is asked again."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    why = "the address cannot be used"
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as cause:
-        why = (cause.strerror or str(cause)).lower()
-    return (
-        f"cannot listen on {format_address(host, port)}: {why}. Stop the other program, or choose "
-        "another --port (0: any free port) or --host"
-    )

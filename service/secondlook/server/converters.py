@@ -37,7 +37,7 @@ from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as labeling_pb
 from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
-from secondlook_client.values import GroupBy, LabelPath
+from secondlook_client.values import BACKGROUND, EmptyReason, GroupBy, LabelPath
 
 MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
 """Bytes of a student's file, and of all its files; the largest published ones have 40 MB."""
@@ -56,9 +56,20 @@ _Message = TypeVar("_Message", models_pb.ModelVersion, datasets_pb.Snapshot)
 class Ontologies:
     """Builds ontologies from messages and keeps the last few, as most requests repeat one."""
 
-    def __init__(self, default: Ontology | None, size: int = 16) -> None:
-        """``default`` serves requests that bring none."""
-        self._default = default
+    def __init__(
+        self,
+        default: Ontology | None,
+        check: Callable[[Ontology], None] = lambda ontology: None,
+        size: int = 16,
+    ) -> None:
+        """``default`` serves requests that bring none.
+
+        ``check`` raises ``BadOntology`` for words that the models do not know; of the default too.
+        """
+        if default is not None:
+            check(default)
+        self.default = default
+        self._check = check
         self._size = size
         self._built: OrderedDict[bytes, Ontology] = OrderedDict()
 
@@ -67,32 +78,35 @@ class Ontologies:
     ) -> Ontology:
         """The request's own ontology, or the default. Raises ``BadOntology``."""
         if not request.HasField("ontology"):
-            if self._default is None:
+            if self.default is None:
                 raise BadOntology(
                     "the request has no ontology and the server has no default one; "
                     "send the classes to look for"
                 )
-            return self._default
+            return self.default
         key = request.ontology.SerializeToString(deterministic=True)
         if (known := self._built.get(key)) is not None:
             self._built.move_to_end(key)
             return known
         many = len(request.ontology.classes) > QUICK_CLASSES
         built = (
-            await asyncio.to_thread(_built, request.ontology) if many else _built(request.ontology)
+            await asyncio.to_thread(self._build, request.ontology)
+            if many
+            else self._build(request.ontology)
         )
         self._built[key] = built
         while len(self._built) > self._size:
             self._built.popitem(last=False)
         return built
 
-
-def _built(message: labeling_pb.Ontology) -> Ontology:
-    try:
-        return Ontology(wire.class_specs(message))
-    except BadOntology as failure:
-        failure.field = failure.field or "ontology"
-        raise
+    def _build(self, message: labeling_pb.Ontology) -> Ontology:
+        try:
+            built = Ontology(wire.class_specs(message))
+            self._check(built)
+        except BadOntology as failure:
+            failure.field = failure.field or "ontology"
+            raise
+        return built
 
 
 def wants_all(detail: labeling_pb.Detail.ValueType) -> bool:
@@ -132,10 +146,10 @@ def job_message(
     )
 
 
-def result_message(result: Result, every: bool) -> jobs_pb.JobResult:
+def result_message(result: Result, perceptual_hash: int | None, every: bool) -> jobs_pb.JobResult:
     """One result; only its labels unless ``every`` judgement is wanted."""
     labelled = wire.labelled_message(result.labelled.result, every)
-    return wire.write(jobs_pb.JobResult, result, labelled=labelled)
+    return wire.write(jobs_pb.JobResult, result, labelled=labelled, perceptual_hash=perceptual_hash)
 
 
 def failure_message(failure: FailedItem) -> jobs_pb.JobFailure:
@@ -337,11 +351,24 @@ def query_value(message: datasets_pb.SnapshotQuery) -> Query:
         message,
         runs=tuple(message.runs),
         classes=tuple(message.classes),
-        empties=not message.without_empties,
+        empty=_empties(message),
         ignore=not message.without_ignore,
         split=split or DEFAULT_SPLIT,
         group_by=group_by,
     )
+
+
+def _empties(message: datasets_pb.SnapshotQuery) -> tuple[EmptyReason, ...]:
+    """The reasons of the empty images that are kept. Raises ``BadRequest``."""
+    unknown = [number for number in message.empty if number not in wire.EMPTY_REASONS.member]
+    if unknown:
+        raise BadRequest(
+            f"expected empty {', '.join(EmptyReason)}, got number {unknown[0]}; is the client "
+            "newer than the server?"
+        )
+    if message.without_empties:
+        return ()
+    return tuple(wire.EMPTY_REASONS.member[number] for number in message.empty) or BACKGROUND
 
 
 def query_message(query: Query) -> datasets_pb.SnapshotQuery:
@@ -349,7 +376,8 @@ def query_message(query: Query) -> datasets_pb.SnapshotQuery:
     return wire.write(
         datasets_pb.SnapshotQuery,
         query,
-        without_empties=not query.empties,
+        without_empties=not query.empty,
+        empty=[wire.EMPTY_REASONS.number[reason] for reason in query.empty],
         without_ignore=not query.ignore,
         split=[wire.write(datasets_pb.SplitShare, share) for share in query.split],
         group_by=wire.GROUPS.number[query.group_by],
@@ -402,6 +430,7 @@ def image_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.Snap
         boxes=[_box_message(box) for box in entry.boxes],
         content=content,
         cursor=cursor,
+        empty=wire.empty_number(entry.empty),
     )
 
 

@@ -105,7 +105,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
     def __init__(
         self,
         services: StoreServices | None,
-        default: Ontology | None,
+        ontologies: Ontologies,
         settings: Mapping[str, Any],
         roots: Sequence[Path],
         stopping: asyncio.Event,
@@ -116,7 +116,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         """
         store = services.store if services else None
         super().__init__(store, "jobs", THREADS)
-        self._ontologies = Ontologies(default)
+        self._ontologies = ontologies
         self._settings = settings
         self._roots = roots
         self._stopping = stopping
@@ -406,7 +406,9 @@ class JobWatcher:
 
     def _read(self, run_id: int, after: int, every: bool) -> list[pb.JobResult]:
         found = self._store.results.page(run_id, after, RESULTS_A_QUERY)
-        return [result_message(result, every) for result in found]
+        facts = self._store.snapshots.facts(result.image_id for result in found)
+        hashes = {image: fact.perceptual_hash for image, fact in facts.items()}
+        return [result_message(result, hashes.get(result.image_id), every) for result in found]
 
     async def _write_results(self, found: list[pb.JobResult], write: Write) -> None:
         response = pb.ListResultsResponse()

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import metadata
 from typing import Any
 
 from secondlook.core.decoding import RETRY_AFTER_S, ImageDecoder
 from secondlook.core.types import Image, Labelled
+from secondlook.core.version import installed_version
 from secondlook.labeling.engine import Engine, retry_hint_s
 from secondlook.labeling.pipeline import Task
 from secondlook.server.call_limits import RequestBytes
@@ -214,7 +214,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         self,
         engine: Engine,
         admission: AdmissionControl,
-        default: Ontology | None,
+        ontologies: Ontologies,
         metrics: Metrics,
         stopping: asyncio.Event,
         max_message_bytes: int,
@@ -231,8 +231,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         """
         self._engine = engine
         self._admission = admission
-        self._default = default
-        self._ontologies = Ontologies(default)
+        self._ontologies = ontologies
         self._metrics = metrics
         self._stopping = stopping
         self._max_message_bytes = max_message_bytes
@@ -309,7 +308,11 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             )
         wanted = await self._ontologies.of(opening) if opening.HasField("ontology") else None
         found = await asyncio.to_thread(
-            frames.open, opening.stream_id, wanted, self._default, self._engine.recorded_settings
+            frames.open,
+            opening.stream_id,
+            wanted,
+            self._ontologies.default,
+            self._engine.recorded_settings,
         )
         opened = pb.StreamOpened(resume_after=found.resume_after)
         await context.write(pb.LabelStreamResponse(opened=opened))
@@ -329,13 +332,12 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     ) -> pb.GetServerInfoResponse:
         """What runs here."""
         proposer, verifier = self._engine.pipeline.proposer, self._engine.pipeline.verifier
+        default = self._ontologies.default
         return pb.GetServerInfoResponse(
-            version=_version(),
+            version=installed_version(),
             proposer=f"{proposer.name}@{proposer.digest}",
             verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
-            default_ontology=wire.ontology_message(self._default.classes)
-            if self._default
-            else None,
+            default_ontology=wire.ontology_message(default.classes) if default else None,
             max_message_bytes=self._max_message_bytes,
             max_images=self._engine.batching.max_in_flight,
             student=self._engine.student,
@@ -358,11 +360,3 @@ def _deadline(context: Any) -> float | None:
     """The caller's deadline as a ``time.monotonic()`` value."""
     left = context.time_remaining()
     return None if left is None else time.monotonic() + left
-
-
-@functools.cache  # it searches every folder of sys.path
-def _version() -> str:
-    try:
-        return metadata.version("secondlook")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

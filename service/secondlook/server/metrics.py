@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 
 from secondlook.cascade.router import RoutingEvent
 from secondlook.core.types import Labelled
+from secondlook.server.addresses import explain_metrics_failure
 from secondlook_client.errors import BadSetting
 from secondlook_client.values import Answer
 
@@ -183,10 +184,8 @@ class Metrics:
         try:
             httpd = _ScrapeServer(host, port, self.registry)
         except OSError as cause:
-            raise BadSetting(
-                f"metrics cannot listen on {host}:{port} ({cause.strerror or cause}); "
-                "choose another metrics port or leave it out"
-            ) from cause
+            why = cause.strerror or str(cause)
+            raise BadSetting(explain_metrics_failure(host, port, why)) from cause
         return MetricsEndpoint(httpd)
 
 

@@ -6,7 +6,7 @@ that of ``codec``.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -14,17 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
-from secondlook.core.types import Boxes, path_of
+from secondlook.core.types import Boxes, ImageVerdicts, path_of
 from secondlook.store.codec import (
     CHECK,
     DECIDED,
     DECISIONS_HEAD,
     EXACT,
+    FORMAT,
+    MAX_CLASS,
     OUTCOMES,
     VERDICTS,
+    WHOLE_IMAGE_ROW,
+    WITH_IMAGE,
     EvidenceArrays,
     compress,
     evidence_arrays,
+    image_verdicts,
     questions_of,
 )
 from secondlook.store.database import insert_new, now
@@ -50,6 +55,9 @@ class EvidenceBatch:
     """(T, questions of the ontology); NaN where there is no verdict."""
     abstentions: dict[tuple[int, int], Answer]
     """By (box, question), answers without a verdict; a NaN that is not here was not asked."""
+    images: dict[int, ImageVerdicts] = field(default_factory=dict)
+    """By image, what was said of the whole image, where it was asked about. Without the name of the
+    model, on which no decision depends."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -69,7 +77,10 @@ def unpack_many(contents: Sequence[bytes], ontology: Ontology) -> EvidenceBatch:
     )
     try:
         _fill(batch, parts)
-    except (ValueError, IndexError) as cause:
+        for place, part in enumerate(parts):
+            if of_image := image_verdicts(part, ontology, ""):
+                batch.images[place] = of_image
+    except (ValueError, IndexError, TypeError) as cause:
         raise Damaged(f"stored evidence cannot be read ({cause}); {CHECK}") from cause
     return batch
 
@@ -108,7 +119,7 @@ class DecisionBatch:
     starts: NDArray[np.intp]
     """(P + 1,): image p has the judgements from ``starts[p]`` up to ``starts[p + 1]``."""
     rows: NDArray[np.intp]
-    """(J,) indices into the image's own proposals."""
+    """(J,) indices into the image's own proposals, or ``WHOLE_IMAGE_ROW``."""
     classes: NDArray[np.intp]
     """(J,) indices of classes in the ontology."""
     outcomes: NDArray[np.intp]
@@ -124,19 +135,22 @@ class DecisionBatch:
 
 def pack_many(decided: DecisionBatch) -> list[bytes]:
     """``codec.pack_decisions`` for each of the images."""
-    rows = np.empty(len(decided.rows), dtype=DECIDED[True])
+    rows = np.empty(len(decided.rows), dtype=DECIDED[WITH_IMAGE][True])
     rows["probability"] = decided.probabilities
     rows["row"], rows["class"] = decided.rows, decided.classes
     rows["outcome"] = decided.outcomes
     texts, indices = _texts(decided)
     rows["reason"] = indices
-    narrow = rows.astype(DECIDED[False])
-    exact = narrow["probability"] == rows["probability"]
+    tables = {kind: tuple(map(rows.astype, types)) for kind, types in DECIDED.items()}
+    exact = tables[FORMAT][False]["probability"] == rows["probability"]
+    new = (rows["row"] == WHOLE_IMAGE_ROW) | (rows["class"] > MAX_CLASS)
     packed = []
     for text, (start, end) in zip(texts, pairwise(decided.starts.tolist()), strict=True):
         wide = not exact[start:end].all()
-        kept = (rows if wide else narrow)[start:end]
-        packed.append(compress(DECISIONS_HEAD.pack(wide, end - start), kept.tobytes(), text))
+        kind = WITH_IMAGE if new[start:end].any() else FORMAT
+        kept = tables[kind][wide][start:end]
+        head = DECISIONS_HEAD.pack(wide, end - start)
+        packed.append(compress(head, kept.tobytes(), text, kind=kind))
     return packed
 
 

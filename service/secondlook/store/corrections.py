@@ -100,7 +100,14 @@ def apply_corrections(
 
 
 def _best_match(found: Sequence[Judgement], correction: Correction) -> int | None:
-    of_class = [i for i, j in enumerate(found) if j.class_name == correction.class_name]
+    # A doubt about the whole image can be dispelled. An object that a person found is no answer to
+    # it, however large its box: that becomes a label of its own.
+    found_object = correction.outcome is not Outcome.REJECT
+    of_class = [
+        i
+        for i, j in enumerate(found)
+        if j.class_name == correction.class_name and not (j.whole_image and found_object)
+    ]
     if not of_class:
         return None
     theirs = np.array([found[i].box for i in of_class], dtype=np.float32)

@@ -20,9 +20,10 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, Insert, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
+from secondlook.config.extras import missing_extra
 from secondlook.config.redaction import redacted, url_scheme
 from secondlook.core.cancellation import check_cancelled, current_cancellation
 from secondlook.core.files import DISK_FULL
@@ -31,7 +32,6 @@ from secondlook_client.errors import (
     BadRequest,
     BadSetting,
     Damaged,
-    MissingExtra,
     SecondlookError,
     StorageFull,
     StoreUnavailable,
@@ -366,11 +366,8 @@ def _engine(url: URL) -> Engine:
             if url.query.get("mode") != "ro":
                 event.listen(engine, "connect", _use_write_ahead_log)
             event.listen(engine, "begin", _begin_sqlite)
-    except (ImportError, NoSuchModuleError) as missing:
-        raise MissingExtra(
-            f"the store needs a package that is not installed ({missing}); "
-            "pip install 'secondlook[serve]'"
-        ) from missing
+    except ImportError as missing:
+        raise missing_extra("a PostgreSQL database", "postgres") from missing
     return engine
 
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from secondlook.config.extras import missing_extra
 from secondlook.config.redaction import redacted, url_scheme
 from secondlook.store.blobs import blob_not_found, blob_path, verify_hash
-from secondlook_client.errors import BadSetting, MissingExtra, StorageFull, StoreUnavailable
+from secondlook_client.errors import BadSetting, StorageFull, StoreUnavailable
 from secondlook_client.private_files import is_sha256
 
 try:
@@ -18,9 +19,7 @@ try:
     from obstore import exceptions
     from obstore.store import from_url
 except ImportError as missing:
-    raise MissingExtra(
-        "an object store needs a package that is not installed; pip install 'secondlook[serve]'"
-    ) from missing
+    raise missing_extra("an object store", "s3") from missing
 
 log = logging.getLogger(__name__)
 

@@ -24,14 +24,11 @@ from secondlook.detector.manifest import (
     MAX_LINE,
     StudentManifest,
     describe_file,
-    read_manifest,
-    verify_files,
     write_manifest,
 )
-from secondlook.detector.runtime import OnnxDetector
 from secondlook.reports import training as report
-from secondlook.training.checkpoints import has_ended, identity_of
 from secondlook.training.export.export import ExportResult, export_student
+from secondlook.training.finished import finished_student
 from secondlook.training.progress import (
     CHECKPOINTS,
     TORCH,
@@ -42,8 +39,15 @@ from secondlook.training.progress import (
 )
 from secondlook.training.settings import TrainingSettings
 from secondlook.training.trainer import ShouldStop, train
-from secondlook_client.errors import BadSetting, Cancelled, Damaged, NotFound
+from secondlook_client.errors import BadSetting, Cancelled, Damaged
 from secondlook_client.ontology import is_one_line
+
+GROUPS_NOTE = (
+    "model.onnx scores every class. Of boxes of different classes of one group that overlap by "
+    "more than half (IoU), keep the most probable by the manifest's group_calibration: "
+    "secondlook's own detector does"
+)
+"""In the report, for those who run the model with other software."""
 
 
 def distill(
@@ -70,7 +74,7 @@ def distill(
     _hide_progress_bars()
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    done = _done(data, settings, out)
+    done = finished_student(data, settings, out)
     if done is not None:
         tell(Progress("report", 1, 1, map50=done.metrics.get("map50"), note=f"{out} is done"))
         return done
@@ -111,7 +115,13 @@ def _exported(
     on_compared(0)
     _stop_if(stop)
     exported = export_student(
-        folder, out, data.held_out, data.classes, int8=int8, on_compared=on_compared
+        folder,
+        out,
+        data.held_out,
+        data.classes,
+        data.groups,
+        int8=int8,
+        on_compared=on_compared,
     )
     seconds = {"training": record.seconds, "exporting": round(time.monotonic() - began, 1)}
     map50, images = exported.scores.map50, len(data.held_out)
@@ -126,22 +136,6 @@ def _exported(
     write_manifest(out, manifest)
     remove(out / CHECKPOINTS)
     tell(Progress("report", 1, 1, map50=map50))
-    return manifest
-
-
-def _done(data: TrainingSet, settings: TrainingSettings, out: Path) -> StudentManifest | None:
-    """The student in ``out`` if it is this very one and opens; None where there is none such yet.
-
-    Raises ``OutputExists`` for that of another training.
-    """
-    if not has_ended(out, identity_of(data, settings)):
-        return None
-    try:
-        manifest = read_manifest(out)
-        verify_files(out, manifest)
-        OnnxDetector.open(out, "fp32").close()
-    except (NotFound, Damaged):
-        return None
     return manifest
 
 
@@ -179,7 +173,7 @@ def _report(
         training=[moment.plain() for moment in record.progress()],
         seconds=seconds,
         settings={**training, **_chosen(settings)},
-        parity=exported.parity,
+        parity={**exported.parity, **({"contrast groups": GROUPS_NOTE} if data.groups else {})},
         warnings=(*data.warnings, *exported.warnings),
         created_at=time.time(),
     )
@@ -219,6 +213,8 @@ def _manifest(
         metrics=dict(exported.metrics),
         files={file: describe_file(out / file) for file in files},
         created_at=time.time(),
+        groups=data.groups,
+        group_calibration=exported.group_calibration,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secondlook.core.types import Pixels
 from secondlook.datasets.image_cache import PixelCache, read_pixels, reason_of
 from secondlook.datasets.samples import Sample
-from secondlook.detector.detections import Detections, select_detections
+from secondlook.detector.detections import Detections, resolve_contrasts, select_detections
 from secondlook.detector.runtime import stretch
 from secondlook.evaluation.average_precision import average_precision
 from secondlook_client.errors import SecondlookError
@@ -30,21 +30,24 @@ class Validator:
         self,
         samples: Sequence[Sample],
         classes: Sequence[str],
+        groups: Sequence[str],
         size: tuple[int, int],
         on_bad: Callable[[Sample, str], None],
     ) -> None:
-        """``size``: width and height of the student's images. Of many samples every n-th is
-        used: those of a folder come in its order, and the first may all be of one place.
-        ``on_bad`` is called with one that cannot be read, which is not measured."""
+        """``groups`` as in a student's manifest. ``size``: width and height of the student's
+        images. Of many samples every n-th is used: those of a folder come in its order, and the
+        first may all be of one place. ``on_bad`` is called with one that cannot be read, which is
+        not measured."""
         some = samples[:: math.ceil(len(samples) / VALIDATED)]
         self._samples = [sample for sample in some if not sample.problem]
-        self._classes, self._size, self._on_bad = classes, size, on_bad
+        self._classes, self._groups = classes, groups
+        self._size, self._on_bad = size, on_bad
         self._bad: set[int] = set()
         self._cache = PixelCache(CACHE_BYTES)
 
     def map50(self, model: nn.Module) -> float:
         """Mean average precision of ``model`` at IoU 0.5, [0, 1]."""
-        found = predict(model, self._samples, self._size, pixels=self._pixels)
+        found = predict(model, self._samples, self._size, groups=self._groups, pixels=self._pixels)
         rows = [row for row in range(len(found)) if row not in self._bad]
         samples, found = [self._samples[row] for row in rows], [found[row] for row in rows]
         return average_precision(samples, found, self._classes).map50 or 0.0
@@ -67,11 +70,14 @@ def predict(
     size: tuple[int, int],
     *,
     floor: float = FLOOR,
+    groups: Sequence[str] = (),
     pixels: Callable[[int], Pixels] | None = None,
 ) -> list[Detections]:
     """What ``model`` finds on each sample, with scores of ``floor`` and more.
 
-    ``size`` is the width and height of the model's images. ``pixels(i)`` may give those of sample
+    ``size`` is the width and height of the model's images. Of contrast ``groups``, as in a
+    student's manifest, the class with the best score is kept: a device goes by calibrated
+    probabilities, which a model in training has not. ``pixels(i)`` may give those of sample
     ``i`` at that size where the caller has them already. Raises what ``read_pixels`` raises. The
     model is used as it is: put it into ``eval()`` first.
     """
@@ -81,6 +87,8 @@ def predict(
         rows = range(first, min(first + BATCH, len(samples)))
         sizes = [(samples[row].width, samples[row].height) for row in rows]
         found += predict_images(model, [read(row) for row in rows], sizes, floor)
+    if groups:
+        found = [resolve_contrasts(one, one.scores, groups) for one in found]
     return found
 
 

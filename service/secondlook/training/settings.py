@@ -26,12 +26,20 @@ class TrainingSettings(SettingGroup):
     Raises ``BadSetting`` for a value out of range.
     """
 
-    size: str = setting(DEFAULT_SIZE, "Size of the student.", choices=STUDENT_SIZES)
+    title = "Training"
+
+    size: str = setting(DEFAULT_SIZE, "Size of the student.", choices=STUDENT_SIZES, common=True)
     start: str = setting(
-        "auto", "Initial weights: auto, demo (embedded), none (random), a folder, or org/name."
+        "auto",
+        "Initial weights: auto, demo (embedded), none (random), a folder, or org/name.",
+        unit="weights",
     )
     steps: int = setting(
-        0, "Training steps (batches); 0: chosen by the number of images.", low=0, high=10**6
+        0,
+        "Training steps (batches); 0: chosen by the number of images.",
+        low=0,
+        high=10**6,
+        common=True,
     )
     batch: int = setting(16, "Batch size over all devices.", unit="images", low=1, high=1024)
     learning_rate: float = setting(
@@ -65,9 +73,16 @@ class TrainingSettings(SettingGroup):
         0, "Steps between two validations; 0: a twelfth of all steps.", low=0, high=10**6
     )
     max_minutes: float = setting(
-        0.0, "Maximum training time; 0: no limit.", unit="minutes", low=0, high=100_000
+        0.0,
+        "Maximum training time; 0: no limit.",
+        unit="minutes",
+        low=0,
+        high=100_000,
+        common=True,
     )
-    device: str = setting("auto", "Device: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = setting(
+        "auto", "Device: auto, cpu, cuda, cuda:1 or mps.", unit="device", common=True
+    )
     precision: str = setting("auto", "Numeric precision of training.", choices=PRECISIONS)
     max_bad_images: float = setting(
         0.05,

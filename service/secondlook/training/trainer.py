@@ -25,8 +25,9 @@ from secondlook.core.files import replacing
 from secondlook.datasets.bad_images import BadImageCount
 from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.models.loading import choose_placement
-from secondlook.training.checkpoints import Checkpoints, has_ended, identity_of
+from secondlook.training.checkpoints import Checkpoints
 from secondlook.training.data import Batch, loader, workers_for
+from secondlook.training.finished import has_ended, identity_of
 from secondlook.training.loss import attach_loss, class_weights
 from secondlook.training.model import StudentStart, build_student, save_student
 from secondlook.training.predict import Validator, to_pixel_values
@@ -128,7 +129,7 @@ class TrainingRun:
         self._steps = settings.steps_for(len(data.train), from_nothing=start.source == "nothing")
         self._validate_every = settings.validation_interval(self._steps)
         self._validator = Validator(
-            data.held_out, data.classes, start.input_size, on_bad=self._leave_out
+            data.held_out, data.classes, data.groups, start.input_size, on_bad=self._leave_out
         )
         self._step, self._seconds = 0, 0.0
         self._map50: float | None = None

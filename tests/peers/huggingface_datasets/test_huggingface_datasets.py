@@ -30,7 +30,7 @@ def test_images_and_boxes(opened):
         assert row["image"].size == (72, 64) == (row["width"], row["height"])
         kinds = ["label"] * bool(number % 4) + ["ignore"] * (number % 3 == 0)
         assert row["objects"]["kind"] == kinds
-        assert row["verified_empty"] == (not kinds)
+        assert row["empty"] == (None if kinds else "nothing_proposed")
     for number in numbers(dogs=True, cats=True):
         objects = found[number]["objects"]
         assert objects["category"] == [0, 1]

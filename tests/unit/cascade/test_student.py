@@ -1,17 +1,21 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes import make_image
 from scripted_student import ScriptedStudent, by_student, detections, manifest, prediction
 from stored import labelled, street_ontology
+from students import UNDECIDED, image, write_student
 
 from secondlook.cascade.student import FEATURE_TOLERANCES, StudentAdapter, agreement
 from secondlook.config.settings import PipelineSettings
+from secondlook.core.types import Image
+from secondlook.detector.runtime import OnnxDetector
 from secondlook.labeling.pipeline import Task
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Judgement, LabelPath, Outcome
+from secondlook_client.values import EmptyReason, Judgement, LabelPath, Outcome
 
 STREET = street_ontology()
 DOGS = Ontology((ClassSpec("dog", threshold=0.95),))
@@ -69,6 +73,13 @@ def test_the_expected_agreement_is_reached_on_average() -> None:
                 agreed[there] = agreement(said.labelled, teachers)
             came.append(agreed[there])
         assert said.expected == pytest.approx(np.mean([c for c in came if c is not None]), abs=0.03)
+
+
+def test_a_student_s_empty_image_was_seen_by_no_verifier() -> None:
+    for found in ([], [(LEFT, "dog", 0.05)]):
+        labelled = prediction(found, DOGS).labelled
+        assert labelled.judgements == ()
+        assert labelled.empty is EmptyReason.NOTHING_PROPOSED
 
 
 def test_a_class_that_asks_for_more_gets_fewer_labels() -> None:
@@ -196,3 +207,21 @@ def test_a_scripted_student_is_a_student() -> None:
     (found,) = student.detect([make_image().pixels])
     assert found.boxes.tolist() == [list(LEFT)]
     assert replace(student.manifest, name="other").digest != student.manifest.digest
+
+
+def test_a_detector_that_is_undecided_labels_the_more_probable_class(tmp_path: Path) -> None:
+    """Its contrast groups are resolved before the cascade sees what it found."""
+    write_student(
+        tmp_path,
+        reactions=UNDECIDED,
+        groups=("a", "a"),
+        group_calibration=((1.0, -5.0), (1.0, 0.0)),
+    )
+    detector = OnnxDetector.open(tmp_path)
+    task = Task(Image(image((0, 0)), "0" * 64), Ontology((ClassSpec("person"), ClassSpec("dog"))))
+    (found,) = detector.detect([task.image.pixels])
+    adapter = StudentAdapter(detector.manifest, PipelineSettings())
+    said = adapter.predict(task, found, detector.probability(found), 0.0)
+    assert [j.class_name for j in said.labelled.of(Outcome.ACCEPT)] == ["dog"]
+    (probability,) = {j.score for j in said.labelled.of(Outcome.ACCEPT)}
+    assert said.expected == pytest.approx(2 * probability / (1 + probability), abs=1e-5)

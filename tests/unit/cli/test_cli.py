@@ -58,33 +58,6 @@ def test_a_module_of_commands_imports_nothing_heavy(module):
     assert done.stdout == "[]\n", done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["redecide", "a", "b"],
-        ["explain", "1.0"],
-        ["check"],
-        ["backup", "b"],
-        ["forget", "--orphans"],
-        ["snapshot", "list"],
-        ["snapshot", "create", "s", "--run", "r"],
-        ["models", "list"],
-        ["label", "images", "-c", "dog"],
-    ],
-)
-def test_a_base_installation_is_told_what_to_install(arguments, tmp_path):
-    (tmp_path / "images").mkdir()
-    arguments = [*arguments, "--data", str(tmp_path)]
-    if arguments[0] == "label":
-        arguments[1] = str(tmp_path / "images")
-        arguments += ["--out", str(tmp_path / "labels")]
-    absent = f"sys.modules.update(dict.fromkeys({SERVE_EXTRA}))"
-    done = in_new_process(
-        f"import sys; {absent}; from secondlook.cli import main; main({arguments})"
-    )
-    assert done.returncode == 1 and "secondlook[serve]" in done.stderr, done.stderr
-
-
 def test_serve_takes_every_setting():
     command = group.get_command(click.Context(group), "serve")
     taken = {parameter.name for parameter in command.params}

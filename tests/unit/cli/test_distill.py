@@ -2,11 +2,14 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from students import write_student
 from training_sets import training_set, write_coco, write_yolo
 
 from secondlook.cli import distill as distill_command
@@ -18,6 +21,7 @@ from secondlook.config.entrypoint import INTERRUPTED
 from secondlook.datasets.bad_images import write_record
 from secondlook.detector.manifest import StudentManifest
 from secondlook.training import distill as distilling
+from secondlook.training import finished
 from secondlook.training.progress import Progress
 from secondlook.training.settings import TrainingSettings
 from secondlook_client.errors import Cancelled
@@ -86,9 +90,35 @@ def test_flags_become_settings(
     assert "dogs: mAP 0.250, mAP50 0.500, 123 images/s here on 'val'" in shown.out
 
 
+def test_a_finished_student_is_told_without_torch(
+    called: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = write_student(tmp_path / "done", name="street")
+    monkeypatch.setattr(finished, "finished_student", lambda data, settings, out: done)
+    source = write_yolo(tmp_path / "set", PARTS)
+    assert run(["distill", str(source), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert not called and "nothing has changed since" in shown.err
+    assert "street: mAP 0.500, mAP50 0.800" in shown.out
+    code = f"import {finished.__name__}, sys; print('torch' in sys.modules)"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert alone.stdout == "False\n"
+
+
+def test_an_output_that_cannot_be_written_is_told_first(
+    called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["distill", "nowhere", "--out", str(tmp_path / "file" / "student")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["distill", "--help"]) == 0
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr().out.replace("--[no-]", "--")
     for name in TrainingSettings.specs():
         assert "--" + name.replace("_", "-") in shown
 

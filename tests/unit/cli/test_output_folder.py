@@ -26,6 +26,11 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
         run = tmp_path / "run.json"
         run.write_text(run.read_text().replace("score_floor", "floor"))
         assert folder.claim(IDENTITY) == job
+        run.unlink()
+        demo = {"proposer": "demo-proposer@1", "verifier": "demo-verifier@2"}
+        job = folder.claim({**IDENTITY, **demo})
+        run.write_text(run.read_text().replace("demo-", ""))
+        assert folder.claim({**IDENTITY, **demo}) == job
 
 
 def test_another_run_is_refused_with_what_differs(tmp_path):
@@ -36,6 +41,19 @@ def test_another_run_is_refused_with_what_differs(tmp_path):
         folder.clear()
         assert folder.left_job == job
         assert folder.claim({**IDENTITY, "ontology": "def"}) != job
+
+
+def test_what_is_known_before_the_models_are_loaded_is_compared_first(tmp_path):
+    known = {"version": 1, "ontology": "abc"}
+    with OutputFolder(tmp_path) as folder:
+        folder.check_same_run(known)
+        folder.claim(IDENTITY)
+        folder.check_same_run(known)
+        with pytest.raises(OutputExists, match=r"different ontology \(abc, now def\).*--fresh"):
+            folder.check_same_run({**known, "ontology": "def"})
+        (tmp_path / "run.json").write_text("{")
+        with pytest.raises(OutputExists, match="cannot be read"):
+            folder.check_same_run(known)
 
 
 def test_clearing_removes_the_run_s_own_files_only(tmp_path):

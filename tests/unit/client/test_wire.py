@@ -13,6 +13,7 @@ from secondlook_client.ontology import ClassSpec
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.values import (
+    WHOLE_IMAGE,
     Answer,
     Decision,
     Job,
@@ -40,6 +41,7 @@ JUDGEMENTS = st.builds(
     UNIT,
     st.none() | VERDICTS,
     st.builds(Decision, st.sampled_from(Outcome), UNIT, WORDS),
+    st.sampled_from((-1, WHOLE_IMAGE)),
 )
 RESULTS = st.builds(
     LabelResult,
@@ -53,6 +55,7 @@ RESULTS = st.builds(
     WORDS,
     st.dictionaries(WORDS, UNIT, max_size=2),
     st.sampled_from(LabelPath),
+    st.lists(VERDICTS, max_size=2).map(tuple),
 )
 
 
@@ -66,7 +69,9 @@ def test_a_result_comes_back_as_it_was(result: LabelResult) -> None:
 @given(RESULTS)
 def test_only_labels_are_sent_where_only_they_are_wanted(result: LabelResult) -> None:
     message = wire.labelled_message(result, every=False)
-    assert wire.label_result(message).judgements == result.labels
+    again = wire.label_result(message)
+    assert (again.judgements, again.image_verdicts) == (result.labels, ())
+    assert again.empty is result.empty
 
 
 def test_a_judgement_is_stored_flat() -> None:
@@ -88,11 +93,12 @@ def test_a_judgement_is_stored_flat() -> None:
         "verifier": "vlm@1",
         "verify_ms": 12.0,
         "cached": False,
+        "whole_image": False,
     }
 
 
 def test_classes_come_back_as_they_were() -> None:
-    whole = ClassSpec("a", ("b", "c"), "Is it?", View.IMAGE, "g", 0.1, 0.9, 0.2)
+    whole = ClassSpec("a", ("b", "c"), "Is it?", View.IMAGE, "g", 0.1, 0.9, 0.2, "Any?")
     message = wire.ontology_message([whole, "dog", ClassSpec("cat", accept=0.5, reject=0.0)])
     assert message is not None
     assert wire.class_specs(message) == (
@@ -125,3 +131,14 @@ def test_what_a_newer_server_says_is_unknown_and_what_it_leaves_out_is_none() ->
     assert isinstance(job, Job) and not job.over
     progress = wire.job_progress(jobs_pb.WatchJobResponse(images_per_second=2))
     assert (progress.images_per_second, progress.seconds_left) == (2, None)
+
+
+def test_a_job_that_only_waits_for_more_is_idle() -> None:
+    waiting = jobs_pb.Job(state=jobs_pb.JOB_STATE_RUNNING, open=True, total=5, done=4, failed=1)
+    assert wire.job(waiting).idle
+    for busy in ({"total": 6}, {"open": False}, {"state": jobs_pb.JOB_STATE_LISTING}):
+        other = jobs_pb.Job()
+        other.CopyFrom(waiting)
+        for name, value in busy.items():
+            setattr(other, name, value)
+        assert not wire.job(other).idle

@@ -1,6 +1,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -131,16 +132,16 @@ PROGRAMS = (Settings, EdgeSettings, TrainingSettings)
 def groups(settings: type[SettingGroup]) -> Iterator[type[SettingGroup]]:
     """A group and all groups inside."""
     yield settings
-    for value in vars(settings).values():
-        if isinstance(value, SettingGroup):
-            yield from groups(type(value))
+    for own in fields(settings):
+        if isinstance(own.default, SettingGroup):
+            yield from groups(type(own.default))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_setting_has_a_name_of_its_own_a_help_line_and_an_allowed_default(
     program: type[SettingGroup],
 ) -> None:
-    names = [name for group in groups(program) for name in group.__annotations__]
+    names = [own.name for group in groups(program) for own in fields(group)]
     inside = [n for n in names if n not in program.specs()]
     assert len(names) - len(inside) == len(program.specs()), "two settings share a name"
     for name, spec in program.specs().items():
@@ -231,6 +232,38 @@ def listen(address, port=8080, *, grace_s=30.0, seed=0, data=None): ...
 )
 def test_help_tells_what_is_allowed_and_the_default(name: str, line: str) -> None:
     assert Settings.specs()[name].help_line == line
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "bytes_read"),
+    [
+        ("max_image_bytes", "64 MiB", 64 * 2**20),
+        ("max_image_bytes", "100KiB", 100 * 2**10),
+        ("max_decoded_bytes", "1 GiB", 2**30),
+        ("max_image_bytes", "5_000", 5000),
+    ],
+)
+def test_bytes_are_written_with_units_or_without(name: str, written: str, bytes_read: int) -> None:
+    file(f'{name} = "{written}"')
+    assert getattr(load_settings(environ={}).images, name) == bytes_read
+
+
+@pytest.mark.parametrize("written", ["64 MB", "MiB", "-1 MiB", "0.5 GiB", "3 GiB"])
+def test_other_units_of_bytes_are_refused(written: str) -> None:
+    with pytest.raises(BadSetting, match=r"of|from 1 to 2_147_418_112"):
+        load_settings({"max_image_bytes": written}, environ={})
+    with pytest.raises(BadSetting, match="expected a whole number"):
+        load_settings({"max_boxes": "1 KiB"}, environ={})
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_numbers_are_told_as_they_can_be_given(program: type[SettingGroup]) -> None:
+    for name, spec in program.specs().items():
+        if spec.kind in (int, float) and spec.default is not None:
+            told = [spec.default_text, spec.number(spec.low or 0), spec.number(spec.high or 1)]
+            read = [spec.read(text, name) for text in told[:1]]
+            assert read == [spec.default], name
+            assert not any(len(text) > 6 and text.isdecimal() for text in told), name
 
 
 @given(st.dictionaries(st.sampled_from(SOURCES.names), st.text(max_size=12)))

@@ -1,9 +1,12 @@
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secondlook.store.ontologies import read_ontology
 from secondlook_client.errors import BadOntology
 from secondlook_client.ontology import MAX_CLASSES, ClassSpec, Ontology, normal
 from secondlook_client.values import View
@@ -92,5 +95,19 @@ def test_normal_is_idempotent(phrase: str) -> None:
 def test_digest_tells_ontologies_apart() -> None:
     one = Ontology((ClassSpec("dog"),))
     assert one.digest == Ontology((ClassSpec("dog", ("dog",), "Is this a dog?"),)).digest
-    for change in ({"question": "Dog?"}, {"threshold": 0.3}, {"view": View.IMAGE}):
+    for change in (
+        {"question": "Dog?"},
+        {"threshold": 0.3},
+        {"view": View.IMAGE},
+        {"presence_question": "Any dog?"},
+    ):
         assert Ontology((replace(one.classes[0], **change),)).digest != one.digest
+
+
+def test_ontologies_stored_before_there_were_presence_questions_keep_their_digest() -> None:
+    (spec,) = Ontology((ClassSpec("owl"),)).classes
+    assert spec.presence_question == "Does this picture show an owl?"
+    plain = asdict(spec)
+    del plain["presence_question"]
+    before = hashlib.sha256(json.dumps([plain], sort_keys=True).encode()).hexdigest()[:16]
+    assert Ontology((spec,)).digest == before == read_ontology(json.dumps([plain]), before).digest

@@ -235,6 +235,7 @@ def specs(draw: st.DrawFn) -> ClassSpec:
         threshold=draw(SHARE),
         accept=accept,
         reject=reject,
+        presence_question=draw(st.just("") | WORDS),
     )
 
 

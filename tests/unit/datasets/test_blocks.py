@@ -20,7 +20,7 @@ from secondlook.datasets.snapshot import create_snapshot
 from secondlook.datasets.splits import SHORTEST, block_id, block_of, split_of
 from secondlook.store import Store, open_store
 from secondlook.store.schema import decisions
-from secondlook_client.values import GroupBy
+from secondlook_client.values import EmptyReason, GroupBy
 
 TENTHS = (SplitShare("train", 0.8), SplitShare("val", 0.1), SplitShare("test", 0.1))
 
@@ -97,11 +97,11 @@ def test_what_is_not_labelled_or_left_out_holds_its_place(store: Store) -> None:
         return [] if int(image.name) % 3 else [(DOG_BOX, {"dog": 0.8, "cat": 0.1})]
 
     stored(store, "gate", camera(60), kind="capture", script=script)
-    whole, some = groups(frozen(store)), groups(frozen(store, empties=False))
+    whole, some = groups(frozen(store, empty=tuple(EmptyReason))), groups(frozen(store))
     assert len(some) == 20 and some == {name: whole[name] for name in some}
     with store.database.writing() as connection:
         connection.execute(delete(decisions).where(decisions.c.item_id % 2 == 0))
-    done = groups(frozen(store))
+    done = groups(frozen(store, empty=tuple(EmptyReason)))
     assert len(done) == 30 and done == {name: whole[name] for name in done}
 
 

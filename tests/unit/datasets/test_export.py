@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,11 +12,13 @@ from fakes import Row
 from frozen import DOG_BOX, PETS, drawn, encoded, entries_of, stored
 from PIL import Image as PILImage
 
+from secondlook.core.ontology_yaml import load_ontology
 from secondlook.core.types import Image
 from secondlook.datasets.export import FORMATS, export, file_name
 from secondlook.datasets.manifest import Entry
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
+from secondlook.datasets.writers import DoubtfulImages
 from secondlook.store import Store, open_store
 from secondlook_client.errors import Damaged, InvalidInput, NotFound, OutputExists
 
@@ -148,6 +151,27 @@ def test_yolo_finds_each_image_s_labels_beside_it(kept: Store, tmp_path: Path) -
         assert (cy + h / 2) * 64 == pytest.approx(DOG_BOX[3], abs=1e-3)
 
 
+def test_what_yolo_makes_of_images_in_doubt_is_chosen_and_told(kept: Store, tmp_path: Path) -> None:
+    notes: list[str] = []
+    chosen = DoubtfulImages.LABEL
+    out = export(kept, "s", tmp_path / "out", ("yolo",), unsure=chosen, notes=notes)
+    rows = [path.read_text() for path in (out / "yolo/labels").rglob("*.txt")]
+    assert sorted(text.count("\n") for text in rows) == [1] * (len(NAMES) - 2) + [2] * 2
+    (note,) = notes
+    assert f"2 of {len(NAMES)} images have an unsure box; these boxes are labels here" in note
+    assert note in (out / "README.md").read_text()
+
+
+def test_coco_says_how_the_snapshot_came_to_be(kept: Store, tmp_path: Path) -> None:
+    out = export(kept, "s", tmp_path / "out", ("coco", "yolo"))
+    info = json.loads(coco_file(out, "train").read_text())["info"]
+    created = datetime.fromisoformat(info["date_created"]).timestamp()
+    assert created == int(kept.snapshots.get("s").created_at)
+    assert info["models"] == ["scripted@p0", "scripted@v0"]
+    assert [c["question"] for c in info["ontology"]["classes"]] == ["Dog?", "Cat?"]
+    assert load_ontology(out / "yolo" / "ontology.yaml") == PETS
+
+
 def test_voc_marks_ignore_regions_difficult(kept: Store, tmp_path: Path) -> None:
     out = export(kept, "s", tmp_path / "out", ("voc",))
     seen = 0
@@ -181,7 +205,7 @@ def test_parquet_holds_images_and_boxes(kept: Store, tmp_path: Path) -> None:
         assert objects["p_yes"] == pytest.approx([box.p_yes for box in entry.boxes])
         x1, y1, x2, y2 = entry.boxes[0].xyxy
         assert objects["bbox"][0] == pytest.approx([x1, y1, x2 - x1, y2 - y1])
-        assert row["verified_empty"] == entry.verified_empty
+        assert row["empty"] == entry.empty
 
 
 def test_parquet_files_are_of_a_sensible_size(

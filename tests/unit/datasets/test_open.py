@@ -14,10 +14,10 @@ from frozen import DOG_BOX
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
-from training_sets import CLASSES, coco, drawn, write_coco, write_images, write_yolo
+from training_sets import CLASSES, coco, drawn, write_coco, write_images, write_voc, write_yolo
 
 from secondlook.datasets.image_cache import PixelCache, read_pixels, size_of
-from secondlook.datasets.open import BY_HASH, open_training_set
+from secondlook.datasets.open import BY_HASH, open_training_set, read_path
 from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook_client.errors import BadImage, Damaged, NotFound, SecondlookError
 
@@ -157,6 +157,30 @@ def test_an_ontology_beside_the_data(tmp_path: Path) -> None:
     assert open_training_set(str(root)).ontology == text
     (root / "ontology.yaml").write_text("classes:\n  blue: {}\n")
     assert open_training_set(str(root)).ontology == ""
+
+
+@pytest.mark.parametrize(
+    ("formats", "taken", "says"),
+    [
+        (("coco", "yolo", "voc"), "coco", "has voc and yolo too; coco is read"),
+        (("yolo", "voc"), "voc", "has yolo too; voc is read"),
+        (("yolo",), "yolo", ""),
+        (("voc",), "voc", ""),
+    ],
+)
+def test_of_several_formats_one_is_taken_and_told(
+    tmp_path: Path, formats: tuple[str, ...], taken: str, says: str
+) -> None:
+    writers = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
+    for name in formats:
+        writers[name](tmp_path / name, PARTS)
+    assert read_path(tmp_path).format == taken
+    data = open_training_set(str(tmp_path))
+    assert any(says in warning for warning in data.warnings) == bool(says)
+    assert names(data.held_out) == [f"{n:03}.png" for n in range(6, 9)]
+    text = "classes:\n  red: {phrases: red thing}\n  green: {}\n"
+    (tmp_path / taken / "ontology.yaml").write_text(text)
+    assert open_training_set(str(tmp_path)).ontology == text
 
 
 # --- YOLO ---------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from PIL import Image
 from secondlook.core.files import text_to_name
 from secondlook.core.images import decode
 from secondlook.datasets.readers.coco import find_coco, read_coco
+from secondlook.datasets.readers.voc import find_voc, read_voc
 from secondlook.datasets.readers.yolo import find_yolo, read_yolo
 from secondlook.datasets.writers import UNSPLIT, Labels, linked_images, write_format
 from secondlook.evaluation.coco_files import join
-from secondlook_client.values import Outcome
+from secondlook_client.values import EmptyReason, Outcome
 
 CLASSES = ("dog", "cat: a <&> 'é' 😀", "no")
 FORMATS = (
@@ -142,23 +143,29 @@ def test_coco(found):
         assert {*joined.images} == {name for name, _, _ in found}
 
 
+def is_sure(of_one):
+    """Whether YOLO has the image where a training finds it."""
+    return not of_one.of(Outcome.UNSURE) and of_one.empty is not EmptyReason.NOTHING_PROPOSED
+
+
 @settings(max_examples=60, deadline=None)
 @given(some_images)
 def test_yolo(found):
     with written(found, "yolo") as folder:
-        sure = {content: of_one for _, content, of_one in found if not of_one.of(Outcome.UNSURE)}
+        sure = {content: of_one for _, content, of_one in found if is_sure(of_one)}
         file = find_yolo(folder)
         if not sure:
             assert not [*(folder / "images/default").iterdir()]
             return
         data = read_yolo("x", file)
         samples = data.samples["train"]
-        assert len(samples) == sum(not of_one.of(Outcome.UNSURE) for _, _, of_one in found)
+        assert len(samples) == sum(is_sure(of_one) for _, _, of_one in found)
+        assert (len(samples) < len(found)) == any("are left out" in w for w in data.warnings)
         by_label = {sample.path.stem for sample in samples}
         assert len(by_label) == len(samples)
         for sample in samples:
             content = sample.path.read_bytes()
-            same = [o for _, c, o in found if c == content and not o.of(Outcome.UNSURE)]
+            same = [o for _, c, o in found if c == content and is_sure(o)]
             assert (sample.width, sample.height) == (same[0].width, same[0].height)
             assert any(len(o.labels) == len(sample.boxes) for o in same)
             if len(same) == 1:
@@ -168,11 +175,30 @@ def test_yolo(found):
 @settings(max_examples=60, deadline=None)
 @given(some_images)
 def test_voc(found):
-    """No reader of ours; its lists, annotations and images agree."""
+    """Its lists, annotations and images agree, and our reader gives back every box."""
     with written(found, "voc") as folder:
+        nothing = [row for row in found if row[2].empty is EmptyReason.NOTHING_PROPOSED]
+        found = [row for row in found if row[2].empty is not EmptyReason.NOTHING_PROPOSED]
         ids = (folder / "ImageSets/Main/default.txt").read_text(encoding="utf-8").splitlines()
         assert len(set(ids)) == len(found) and not any(set(i) & set(' "#\t') for i in ids)
         for one, (_, content, _) in zip(ids, found, strict=True):
             assert (folder / "Annotations" / f"{one}.xml").is_file()
             (image,) = (p for p in (folder / "JPEGImages").iterdir() if p.stem == one)
             assert image.read_bytes() == content
+        data = read_voc("x", find_voc(folder))
+        assert data.classes == tuple(name.replace(":", "_") for name in CLASSES)
+        assert not data.warnings
+        for sample, (_, content, of_one) in zip(
+            data.samples["default"], [*found, *nothing], strict=True
+        ):
+            assert sample.path.read_bytes() == content
+            assert (sample.empty, sample.problem) == (of_one.empty, "")
+            wide = [j for j in of_one.labels if is_wide(j.box)]
+            if len(wide) == len(of_one.labels):
+                same_boxes(sample, wide, 0.51)
+            assert len(sample.ignore) == len(of_one.of(Outcome.UNSURE))
+
+
+def is_wide(box):
+    """Whether rounding its corners to whole pixels leaves it where it is."""
+    return round(box[0]) < round(box[2]) and round(box[1]) < round(box[3])

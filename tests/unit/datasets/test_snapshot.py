@@ -1,14 +1,17 @@
 """What a query freezes: the right images and boxes, one hash for one content."""
 
 import io
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from fakes import Row
 from frozen import (
     DOG_BOX,
     HALVES,
+    LIMITS,
     PETS,
     SURE,
     drawn,
@@ -23,14 +26,19 @@ from PIL import Image as PILImage
 
 from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.core.types import Image
-from secondlook.datasets.manifest import Entry, load_manifest
-from secondlook.datasets.query import Query, SplitShare
-from secondlook.datasets.snapshot import create_snapshot
+from secondlook.datasets.manifest import (
+    Entry,
+    entry_from_json,
+    entry_to_json,
+    load_manifest,
+)
+from secondlook.datasets.query import Query, SplitShare, query_of
+from secondlook.datasets.snapshot import create_snapshot, empty_counts
 from secondlook.store import Store, open_store, runs
 from secondlook.store.runs import create_run
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import BoxKind, Outcome
+from secondlook_client.values import BoxKind, EmptyReason, Outcome
 
 
 def by_name(found: list[Entry]) -> dict[str, Entry]:
@@ -43,6 +51,7 @@ MANY: dict[str, Sequence[Row]] = {
     "refuted.jpg": [(DOG_BOX, {"cat": 0.8})],
     "doubtful.jpg": [(DOG_BOX, {"dog": 0.8}), ((40, 40, 60, 60), {"bird": 0.9})],
 }
+EVERY = tuple(EmptyReason)
 BIRDS = Ontology((*PETS.classes, ClassSpec("bird", question="Bird?")))
 
 
@@ -57,14 +66,15 @@ def many(store: Store) -> None:
 
 def test_a_image_has_its_labels_and_ignore_regions(store: Store) -> None:
     many(store)
-    found = by_name(frozen(store))
+    found = by_name(frozen(store, empty=EVERY))
     assert set(found) == set(MANY)
     (label,) = found["sure.jpg"].boxes
     assert (label.class_index, label.xyxy, label.kind) == (0, DOG_BOX, BoxKind.LABEL)
     assert (label.probability, label.score, label.p_yes) == (0.95, 0.8, 0.95)
     assert [b.kind for b in found["doubtful.jpg"].boxes] == [BoxKind.LABEL, BoxKind.IGNORE]
-    assert found["empty.jpg"].verified_empty and found["refuted.jpg"].verified_empty
-    assert not found["doubtful.jpg"].verified_empty
+    assert found["empty.jpg"].empty is EmptyReason.NOTHING_PROPOSED
+    assert found["refuted.jpg"].empty is EmptyReason.ALL_REJECTED
+    assert found["sure.jpg"].empty is found["doubtful.jpg"].empty is None
     assert [e.sha256 for e in found.values()] == sorted(e.sha256 for e in found.values())
     assert found["sure.jpg"].format == "jpg"
     assert (found["sure.jpg"].width, found["sure.jpg"].height) == (72, 64)
@@ -73,10 +83,12 @@ def test_a_image_has_its_labels_and_ignore_regions(store: Store) -> None:
 @pytest.mark.parametrize(
     ("query", "names"),
     [
-        ({"empties": False}, {"sure.jpg", "doubtful.jpg"}),
-        ({"ignore": False}, {"sure.jpg", "empty.jpg", "refuted.jpg"}),
-        ({"classes": ("bird",), "empties": False}, {"doubtful.jpg"}),
-        ({"since": 1.0, "until": 2e9 * 2}, set(MANY)),
+        ({}, {"sure.jpg", "doubtful.jpg", "refuted.jpg"}),
+        ({"empty": ()}, {"sure.jpg", "doubtful.jpg"}),
+        ({"empty": (EmptyReason.NOTHING_PROPOSED,)}, {"sure.jpg", "doubtful.jpg", "empty.jpg"}),
+        ({"ignore": False}, {"sure.jpg", "refuted.jpg"}),
+        ({"classes": ("bird",), "empty": ()}, {"doubtful.jpg"}),
+        ({"since": 1.0, "until": 2e9 * 2, "empty": EVERY}, set(MANY)),
     ],
 )
 def test_what_a_query_leaves_out(store: Store, query: dict[str, object], names: set[str]) -> None:
@@ -92,6 +104,74 @@ def test_hard_negatives_come_only_when_asked_for(store: Store) -> None:
     assert by_name(frozen(store))["refuted.jpg"].boxes == ()
     (negative,) = by_name(frozen(store, hard_negatives=True))["refuted.jpg"].boxes
     assert (negative.kind, negative.class_index) == (BoxKind.HARD_NEGATIVE, 1)
+
+
+PRESENCE = {"Does this picture show a dog?": 0.03, "Does this picture show a cat?": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("said", "rows", "reason", "ignored"),
+    [
+        (PRESENCE, [], EmptyReason.VERIFIED_EMPTY, []),
+        (PRESENCE, [(DOG_BOX, {"cat": 0.8})], EmptyReason.VERIFIED_EMPTY, []),
+        (PRESENCE | {"Does this picture show a cat?": 0.9}, [], None, ["cat"]),
+        (PRESENCE | {"Does this picture show a cat?": 0.5}, [], None, ["cat"]),
+    ],
+)
+def test_an_image_that_was_asked_about_is_verified_or_ignored_as_a_whole(
+    store: Store, said: dict[str, float], rows: list[Row], reason: EmptyReason, ignored: list[str]
+) -> None:
+    asked = replace(LIMITS, verify_empty=True)
+    answers = {**SURE, **said}
+    stored(store, "r", photos(1), script=lambda *_: rows, answers=answers, settings=asked)
+    (entry,) = frozen(store, hard_negatives=True)
+    assert entry.empty is reason
+    found = [box for box in entry.boxes if box.kind is BoxKind.IGNORE]
+    assert [PETS.names[box.class_index] for box in found] == ignored
+    assert all(box.xyxy == (0, 0, entry.width, entry.height) for box in found)
+    assert len(entry.of(BoxKind.HARD_NEGATIVE)) == len(rows)
+
+
+def test_a_person_may_dispel_a_doubt_about_the_whole_image(store: Store) -> None:
+    answers = {**SURE, **PRESENCE, "Does this picture show a cat?": 0.9}
+    asked = replace(LIMITS, verify_empty=True)
+    run = stored(store, "r", photos(1), script=lambda *_: [], answers=answers, settings=asked)
+    (found,) = store.results.page(run.id)
+    whole = found.labelled.judgements[0].box
+    store.results.correct(found.image_id, "cat", whole, Outcome.REJECT, "ada")
+    (entry,) = frozen(store, hard_negatives=True)
+    assert (entry.empty, entry.boxes) == (EmptyReason.VERIFIED_EMPTY, ())
+    # A cat that a person finds is a label of its own, however large, and no answer to the doubt.
+    store.results.correct(found.image_id, "cat", (1, 0, 72, 64), Outcome.ACCEPT, "ada")
+    (again,) = store.results.page(run.id)
+    assert [j.box for j in again.labelled.of(Outcome.ACCEPT)] == [(1, 0, 72, 64)]
+
+
+def test_of_several_runs_the_reason_counts_that_says_least(store: Store) -> None:
+    images = photos(1)
+    dog, cat = (Ontology((spec,)) for spec in PETS.classes)
+    asked = replace(LIMITS, verify_empty=True)
+    nothing = {"script": lambda *_: [], "answers": {**SURE, **PRESENCE}}
+    stored(store, "dogs", images, ontology=dog, settings=asked, **nothing)  # type: ignore[arg-type]
+    stored(store, "cats", images, ontology=cat, **nothing)  # type: ignore[arg-type]
+    (both,) = frozen(store, runs=("dogs", "cats"), empty=EVERY)
+    assert both.empty is EmptyReason.NOTHING_PROPOSED
+    stored(store, "asked", images, ontology=cat, settings=asked, **nothing)  # type: ignore[arg-type]
+    (later,) = frozen(store, runs=("dogs", "cats", "asked"))
+    assert later.empty is EmptyReason.VERIFIED_EMPTY
+
+
+def test_what_was_stored_before_reasons_were_kept_is_read(store: Store) -> None:
+    many(store)
+    query = json.loads(Query(("r",)).to_json())
+    del query["empty"]
+    assert query_of(json.dumps({**query, "empties": True})).empty == EVERY
+    assert query_of(json.dumps({**query, "empties": False})).empty == ()
+    (entry,) = [e for e in frozen(store) if e.name == "refuted.jpg"]
+    plain = entry_to_json(entry)
+    assert plain.pop("empty") == "all_rejected"
+    before = entry_from_json(plain)
+    assert before.empty is None and before.is_empty
 
 
 def test_a_label_below_the_probability_is_no_background(store: Store) -> None:
@@ -116,7 +196,7 @@ def test_a_person_outranks_the_run(store: Store) -> None:
     image = store.results.page(run.id)[0].image_id
     store.results.correct(image, "dog", DOG_BOX, Outcome.REJECT, "ada")
     found = by_name(frozen(store))
-    assert found["sure.jpg"].verified_empty
+    assert found["sure.jpg"].empty is EmptyReason.ALL_REJECTED
     assert by_name(entries_of(store, "before"))["sure.jpg"].boxes  # and a snapshot never changes
     assert store.snapshots.get("before") == first
 
@@ -156,7 +236,8 @@ def test_the_later_run_counts_for_what_it_judged(store: Store) -> None:
     for place, entry in enumerate(frozen(store, runs=("dogs", "cats"))):
         assert [b.class_index for b in entry.boxes] == [0, 1], place
     stored(store, "again", images, answers={"Dog?": 0.1, "Cat?": 0.1})
-    assert all(entry.verified_empty for entry in frozen(store, runs=("dogs", "cats", "again")))
+    for entry in frozen(store, runs=("dogs", "cats", "again")):
+        assert entry.empty is EmptyReason.ALL_REJECTED
 
 
 def test_a_image_that_was_not_judged_for_every_class_is_left_out(store: Store) -> None:
@@ -175,11 +256,18 @@ def test_the_same_content_under_two_names_is_one_image(store: Store) -> None:
 
 def test_statistics_count_everything(store: Store) -> None:
     many(store)
-    create_snapshot(store, "s", Query(("r",), hard_negatives=True, split=(SplitShare("all", 1),)))
+    whole = (SplitShare("all", 1),)
+    create_snapshot(store, "s", Query(("r",), hard_negatives=True, split=whole, empty=EVERY))
     counted = store.snapshots.get("s").statistics
     assert (counted["images"], counted["labels"]) == (4, 2)
     split = counted["splits"]["all"]
-    assert (split["images"], split["verified_empty"], split["with_ignore"]) == (4, 2, 1)
+    assert (split["images"], split["with_ignore"]) == (4, 1)
+    assert split["empty"] == {"nothing_proposed": 1, "all_rejected": 1, "verified_empty": 0}
+    assert empty_counts([split, {"verified_empty": 3}]) == {
+        "empty, nothing proposed": [1, 0],
+        "empty, every box rejected": [1, 0],
+        "empty, the reason was not kept": [0, 3],
+    }
     assert split["classes"]["dog"] == {"label": 2, "ignore": 0, "hard_negative": 0}
     assert split["classes"]["bird"] == {"label": 0, "ignore": 1, "hard_negative": 0}
     assert split["classes"]["cat"] == {"label": 0, "ignore": 0, "hard_negative": 1}

@@ -1,8 +1,10 @@
 """COCO, YOLO and VOC: what is written can be read back, in every format's own terms."""
 
+import hashlib
 import json
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,26 +16,32 @@ from hypothesis import strategies as st
 from labelled import boxes, judged, result, results
 from PIL import Image
 
+from secondlook.core.ontology_yaml import load_ontology
+from secondlook.core.version import installed_version
 from secondlook.datasets.writers import (
     LABEL_FORMATS,
     UNSPLIT,
+    DoubtfulImages,
     Labels,
+    Provenance,
+    copied_images,
     linked_images,
     write_format,
 )
 from secondlook.datasets.writers.label_set import portable_name
 from secondlook.evaluation.coco_files import join
-from secondlook_client.errors import StorageFull
-from secondlook_client.values import Outcome
+from secondlook_client.errors import Damaged, StorageFull
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import EmptyReason, Outcome
 
 CLASSES = ("person wearing glasses", "dog", "été <&> 😀")
 BOX = (10.4, 20.6, 60.0, 90.0)
 
 
-def write(name, out, images, root=None):
-    """``images``: (name, result) pairs."""
-    labels = Labels(CLASSES, lambda: iter(images), linked_images(root or out))
-    return write_format(name, {UNSPLIT: labels}, out)
+def write(name, out, images, root=None, notes=None, **more):
+    """``images``: (name, result) pairs; ``more``: of ``Labels``."""
+    labels = Labels(CLASSES, lambda: iter(images), linked_images(root or out), **more)
+    return write_format(name, {UNSPLIT: labels}, out, notes)
 
 
 def coco_of(out):
@@ -70,7 +78,9 @@ def test_yolo_gives_back_every_label(found):
         out = write("yolo", Path(folder), images)
         names = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))["names"]
         for place, one in enumerate(found):
+            nothing = one.empty is EmptyReason.NOTHING_PROPOSED
             home = out / "unsure" if one.of(Outcome.UNSURE) else out
+            home = out / "nothing_proposed" if nothing else home
             lines = (home / f"labels/default/deep__{place}.txt").read_text().splitlines()
             for line, label in zip(lines, one.labels, strict=True):
                 number, *numbers = line.split()
@@ -97,7 +107,7 @@ def test_voc_gives_back_every_box_and_marks_the_unsure(found):
                 assert bounds[0] <= bounds[2] and bounds[1] <= bounds[3]
 
 
-def test_coco_tells_the_verified_empty_from_the_doubtful(tmp_path):
+def test_coco_says_why_an_image_is_empty(tmp_path):
     images = [
         ("nothing.jpg", result()),
         ("refuted.jpg", result(judged("dog", BOX, Outcome.REJECT))),
@@ -105,7 +115,7 @@ def test_coco_tells_the_verified_empty_from_the_doubtful(tmp_path):
         ("dog.jpg", result(judged("dog", BOX))),
     ]
     plain = json.loads(coco_of(write("coco", tmp_path, images)).read_text())
-    assert [i["verified_empty"] for i in plain["images"]] == [True, True, False, False]
+    assert [i["empty"] for i in plain["images"]] == ["nothing_proposed", "all_rejected", None, None]
     assert [a["iscrowd"] for a in plain["annotations"]] == [1, 0]
     assert plain["annotations"][1]["bbox"] == [10.4, 20.6, 49.6, 69.4]
     assert plain["annotations"][1]["attributes"]["p_yes"] == 0.97
@@ -123,11 +133,137 @@ def test_no_image_with_an_unsure_box_is_found_in_yolo_s_folders(tmp_path):
     assert len((out / "unsure/labels/default/doubtful.txt").read_text().splitlines()) == 1
 
 
+IN_DOUBT = [
+    ("sure.jpg", result(judged("dog", BOX))),
+    ("doubtful.jpg", result(judged("dog", BOX), judged("dog", BOX, Outcome.UNSURE))),
+    ("rejected.jpg", result(judged("dog", BOX, Outcome.REJECT))),
+    ("nothing.jpg", result()),
+]
+
+
+def rows_of(out):
+    """How many rows each label file has, by its path."""
+    return {str(p.relative_to(out)): p.read_text().count("\n") for p in out.rglob("*.txt")}
+
+
+LABELS = "labels/default"
+
+
+@pytest.mark.parametrize(
+    ("choice", "doubtful", "says"),
+    [
+        ("separate", {f"unsure/{LABELS}/doubtful.txt": 1}, "the images are in unsure/"),
+        ("leave-out", {}, "the images are left out"),
+        ("background", {f"{LABELS}/doubtful.txt": 1}, "these boxes are learnt as background"),
+        ("label", {f"{LABELS}/doubtful.txt": 2}, "these boxes are labels here"),
+    ],
+)
+def test_what_yolo_makes_of_unsure_boxes_is_chosen_and_told(tmp_path, choice, doubtful, says):
+    notes = []
+    out = write("yolo", tmp_path, IN_DOUBT, notes=notes, unsure=DoubtfulImages(choice))
+    rest = {f"{LABELS}/sure.txt": 1, f"{LABELS}/rejected.txt": 0}
+    assert rows_of(out) == {**rest, **doubtful, f"nothing_proposed/{LABELS}/nothing.txt": 0}
+    (note,) = (note for note in notes if "--unsure" in note)
+    assert note.startswith("YOLO: 1 of 4 images have an unsure box") and says in note
+    assert f"# {note}\n" in (out / "data.yaml").read_text()
+    images = {p.stem for p in out.rglob("*.jpg")}
+    assert images == {Path(path).stem for path in rows_of(out)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "place", "says"),
+    [
+        ("separate", f"nothing_proposed/{LABELS}/nothing.txt", "are in nothing_proposed/"),
+        ("leave-out", None, "are left out"),
+        ("background", f"{LABELS}/nothing.txt", "are learnt as background"),
+    ],
+)
+def test_what_yolo_makes_of_images_with_nothing_proposed(tmp_path, choice, place, says):
+    notes = []
+    chosen = DoubtfulImages(choice)
+    out = write("yolo", tmp_path, IN_DOUBT, notes=notes, nothing_proposed=chosen)
+    assert [path for path in rows_of(out) if "nothing.txt" in path] == [*filter(None, [place])]
+    (note,) = (note for note in notes if "--nothing-proposed" in note)
+    assert note.startswith("YOLO: 1 of 4 images had nothing proposed") and says in note
+
+
+def test_yolo_without_images_in_doubt_says_nothing_of_them(tmp_path):
+    notes = []
+    out = write("yolo", tmp_path, IN_DOUBT[:1], notes=notes)
+    assert notes == [] and "doubt" not in (out / "data.yaml").read_text()
+
+
+ONTOLOGY = Ontology(tuple(ClassSpec(name, threshold=0.3) for name in CLASSES))
+PROVENANCE = Provenance(1_774_000_000.0, ("finder@1", "asker@2"), ONTOLOGY)
+
+
+def test_coco_says_how_its_labels_came_to_be(tmp_path):
+    images = [("a.jpg", result(judged("dog", BOX, Outcome.REJECT), judged("dog", BOX)))]
+    more = {"provenance": PROVENANCE, "cursors": lambda: iter([81])}
+    plain = json.loads(coco_of(write("coco", tmp_path, images, **more)).read_text())
+    info = plain["info"]
+    assert info["models"] == ["finder@1", "asker@2"]
+    assert (info["date_created"], info["year"]) == ("2026-03-20T09:46:40+00:00", 2026)
+    assert info["version"] == installed_version()
+    assert info["ontology"]["digest"] == ONTOLOGY.digest
+    dog = info["ontology"]["classes"][1]
+    assert (dog["question"], dog["threshold"]) == ("Is this a dog?", 0.3)
+    assert plain["images"][0]["sha256"] == "0" * 64
+    assert [a["label_id"] for a in plain["annotations"]] == ["81.1"]
+    assert load_ontology(tmp_path / "coco" / "ontology.yaml") == ONTOLOGY
+
+
+def test_an_unknown_id_is_left_out(tmp_path):
+    images = [("a.jpg", result(judged("dog", BOX)))]
+    plain = json.loads(coco_of(write("coco", tmp_path, images)).read_text())
+    assert "label_id" not in plain["annotations"][0]
+    root = ElementTree.parse(write("voc", tmp_path, images) / "Annotations/a.xml").getroot()
+    assert root.find("object/label_id") is None
+
+
+def test_voc_says_why_an_image_is_empty_and_what_explains_a_label(tmp_path):
+    def empty_of(out):
+        files = sorted((out / "Annotations").iterdir())
+        return {p.stem: ElementTree.parse(p).getroot().findtext("empty") for p in files}
+
+    out = write("voc", tmp_path, IN_DOUBT, cursors=lambda: iter([7, 8, 9, 10]))
+    found = ElementTree.parse(out / "Annotations/doubtful.xml").getroot().iter("label_id")
+    assert [entry.text for entry in found] == ["8.0", "8.1"]
+    told = {"sure": None, "doubtful": None, "rejected": "all_rejected"}
+    assert empty_of(out) == {**told, "nothing": "nothing_proposed"}
+    background = {"nothing_proposed": DoubtfulImages.BACKGROUND}
+    assert empty_of(write("voc", tmp_path, IN_DOUBT, **background)) == {**told, "nothing": None}
+
+
+def copies(tmp_path, content=b"image", sha256=None):
+    """A function that places copies of ``content``, and a result of such an image."""
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    sha256 = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
+    return copied_images(staged, lambda *_: content), replace(result(), sha256=sha256)
+
+
+def test_copied_images_are_on_the_disk_once_and_no_links_to_the_original(tmp_path):
+    place, one = copies(tmp_path)
+    for name in ("a", "b"):
+        place("x.jpg", one, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == b"image"
+    assert (tmp_path / "a").samefile(tmp_path / "b") and not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize("sha256", ["0" * 64, "../../../x", "", "0" * 63])
+def test_only_what_was_labelled_is_copied(tmp_path, sha256):
+    place, one = copies(tmp_path, sha256=sha256)
+    with pytest.raises(Damaged, match=r"'x\.jpg' (was changed|has no SHA-256)"):
+        place("x.jpg", one, tmp_path / "a")
+    assert [p.name for p in tmp_path.rglob("*")] == ["staged"]
+
+
 def test_yolo_links_to_the_images_without_copying_them(tmp_path):
     root = tmp_path / "images"
     (root / "a").mkdir(parents=True)
     Image.new("RGB", (32, 24)).save(root / "a" / "b.png")
-    out = write("yolo", tmp_path / "out", [("a/b.png", result())], root)
+    out = write("yolo", tmp_path / "out", [("a/b.png", result(judged("dog", BOX)))], root)
     link = out / "images/default/a__b.png"
     assert link.samefile(root / "a" / "b.png") and not link.is_symlink()
     assert Image.open(link).size == (32, 24)

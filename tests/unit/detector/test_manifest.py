@@ -42,6 +42,17 @@ def test_what_is_written_is_read_and_its_hash_is_the_digest(tmp_path: Path) -> N
     assert read_manifest(tmp_path).digest == manifest.digest, "1 and 1.0 are the same figure"
 
 
+def test_a_manifest_without_groups_is_as_before_there_were_any(tmp_path: Path) -> None:
+    plain = write_student(tmp_path)
+    assert "groups" not in json.loads((tmp_path / "manifest.json").read_text())
+    grouped = replace(
+        plain, groups=("eyewear", "eyewear"), group_calibration=((1.0, 0.0), (2.0, -1.0))
+    )
+    write_manifest(tmp_path, grouped)
+    assert read_manifest(tmp_path) == grouped
+    assert grouped.digest != plain.digest
+
+
 def test_seeds_give_other_digests(tmp_path: Path) -> None:
     digests = {write_student(tmp_path / str(seed), seed=seed).digest for seed in range(3)}
     assert len(digests) == 3
@@ -104,6 +115,14 @@ def test_a_pipe_in_place_of_the_manifest_is_not_waited_for(tmp_path: Path) -> No
         ("format", 1.0),
         ("snapshot", None),
         ("extra", 1),
+        ("groups", ["a", "a"]),
+        ("group_calibration", [[1.0, 0.0], [1.0, 0.0]]),
+        ("groups", []),
+        ("groups", ["a"]),
+        ("groups", ["", ""]),
+        ("groups", ["a", "a", "a"]),
+        ("groups", ["a", "a\nb"]),
+        ("groups", ["a", 1]),
         ("files", {}),
         ("files", []),
     ],

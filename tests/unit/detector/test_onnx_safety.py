@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,30 @@ def sized(*nodes: Any) -> bytes:
 def test_sizes_that_depend_on_what_an_image_shows_are_refused(nodes: list[Any]) -> None:
     with pytest.raises(Damaged, match=r"what an image shows|no operation of ONNX itself"):
         onnx_safety.refuse_unsafe(sized(*nodes))
+
+
+def test_a_detector_may_suppress_duplicates_in_its_graph_and_nothing_else() -> None:
+    picked = [
+        helper.make_node("NonMaxSuppression", ["quarters", "scores"], ["rows"]),
+        helper.make_node("Reshape", ["rows", "rows"], ["x"]),
+    ]
+    onnx_safety.refuse_unsafe(sized(*picked), suppression=True)
+    with pytest.raises(Damaged, match="what an image shows"):
+        onnx_safety.refuse_unsafe(sized(*picked))
+    expanded = [*picked, helper.make_node("Expand", ["zero", "x"], ["y"])]
+    with pytest.raises(Damaged, match=r"what an image shows \('Expand'\)"):
+        onnx_safety.refuse_unsafe(sized(*expanded), suppression=True)
+    own = helper.make_node("Any", ["rows"], ["y"], domain="mine")
+    with pytest.raises(Damaged, match="no operation of ONNX itself"):
+        onnx_safety.refuse_unsafe(sized(*picked, own), suppression=True)
+
+
+def test_suppressions_in_a_row_that_could_grow_are_refused() -> None:
+    names = ["scores", *(f"n{place}" for place in range(onnx_safety.MAX_SUPPRESSIONS + 1))]
+    chain = [helper.make_node("NonZero", [one], [other]) for one, other in pairwise(names)]
+    onnx_safety.refuse_unsafe(sized(*chain[:-1]), suppression=True)
+    with pytest.raises(Damaged, match="5 times by what an image shows"):
+        onnx_safety.refuse_unsafe(sized(*chain), suppression=True)
 
 
 def test_sizes_that_depend_on_the_size_of_an_image_are_not() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from students import (
     QUARTERS,
+    UNDECIDED,
     image,
     model_bytes,
     model_of,
@@ -122,6 +123,29 @@ def test_probability_is_the_calibrated_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(detector.probability(found), expected, rtol=1e-5)
     nothing = detector.probability(found.take(np.zeros(3, bool)))
     assert nothing.shape == (0,)
+
+
+def test_of_a_contrast_only_the_more_probable_class_is_found(tmp_path: Path) -> None:
+    both = model_bytes(np.array([[9, 8], [-9, -8], [-9, -8]], np.float32), BIAS, (64, 64))
+    pixels = [image((0, 0)), image((0, 0), (3, 0))]
+
+    def found(**fields: Any) -> list[list[int]]:
+        manifest = StudentManifest(**(vars(write_student(tmp_path)) | fields))
+        detector = OnnxDetector(both, manifest, "fp32")
+        return [one.classes.tolist() for one in detector.detect(pixels, floor=0.5)]
+
+    assert found() == [[0, 1], [0, 0, 1, 1]]
+    same, doubtful = ((1.0, 0.0), (1.0, 0.0)), ((1.0, -4.0), (1.0, 0.0))
+    assert found(groups=("a", "a"), group_calibration=same) == [[0], [0, 0]]
+    assert found(groups=("a", "a"), group_calibration=doubtful) == [[1], [1, 1]]
+
+
+def test_the_self_test_is_of_the_model_and_not_of_its_contrasts(tmp_path: Path) -> None:
+    """Of two nearly equal sides another processor may keep the other one."""
+    same = ((1.0, 0.0), (1.0, 0.0))
+    write_student(tmp_path, reactions=UNDECIDED, groups=("a", "a"), group_calibration=same)
+    with_groups = OnnxDetector.open(tmp_path).detect([image((0, 0))], floor=0.0)[0]
+    assert len(with_groups) == 4, "a class for each of the four quarters"
 
 
 def test_precisions(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_the_sample_settings_are_read() -> None:
     ("flags", "told"),
     [
         ({"fps": "fast"}, "--fps: expected a number from 0 to 1000, got 'fast'"),
-        ({"budget": "lots"}, "--budget: expected a number from 0 to 1000000000 or 'none'"),
+        ({"budget": "lots"}, "--budget: expected a number from 0 to 1_000_000_000 or 'none'"),
         ({"budget": "nan"}, "budget"),
         ({"server": "host"}, "HOST:PORT"),
         ({"uncertain_low": "0.9"}, "low to high"),

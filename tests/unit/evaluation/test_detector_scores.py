@@ -268,7 +268,7 @@ def test_lists_of_different_length_are_refused():
 
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(MissingExtra, match=r"secondlook\[distill\]"):
+    with pytest.raises(MissingExtra, match=r"secondlook\[evaluate\]"):
         score([sample([], [])], [detections([], [], [])], CLASSES)
 
 

@@ -1,12 +1,14 @@
 """Before and after the second look, on a case worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 from labelled import judged, result
 
 from secondlook.evaluation.matching import Counts, TrueBox
 from secondlook.evaluation.run_stats import RunStats, compare_stages
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Outcome
+from secondlook_client.values import WHOLE_IMAGE, EmptyReason, Outcome
 
 ONE, TWO = (0.0, 0.0, 50.0, 50.0), (100.0, 0.0, 150.0, 50.0)
 ONTOLOGY = Ontology(
@@ -61,6 +63,17 @@ def test_totals_count_judgements_and_missing_verdicts():
     totals = RunStats.of(found for _, found in IMAGES)
     assert (totals.images, totals.proposals) == (2, 3)
     assert (totals.accepted, totals.rejected, totals.unsure) == (3, 2, 2)
-    assert totals.verified_empty == 1
+    assert (totals.judged_boxes, totals.decisions) == (3, 7)
+    assert totals.empty == {EmptyReason.ALL_REJECTED: 1}
     assert (totals.without_verdict, totals.first_error) == (1, "the model is down")
     assert totals.by_class["wearing glasses"][Outcome.UNSURE] == 1
+
+
+def test_doubts_about_whole_images_are_counted_apart():
+    doubt = replace(judged("person", (0, 0, 320, 240), Outcome.UNSURE), row=WHOLE_IMAGE)
+    totals = RunStats.of([result(doubt), result(), IMAGES[1][1]])
+    assert (totals.unsure, totals.rejected, totals.decisions) == (0, 1, 1)
+    assert (totals.doubts, totals.doubtful_images, totals.judged_boxes) == (1, 1, 1)
+    assert totals.empty == {EmptyReason.NOTHING_PROPOSED: 1, EmptyReason.ALL_REJECTED: 1}
+    change = compare_stages(lambda: iter([("b.jpg", result(doubt))]), TRUTH, ONTOLOGY)
+    assert change.before.total() == Counts()

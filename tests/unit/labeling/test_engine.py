@@ -50,6 +50,14 @@ def engine(
     return Engine(pipeline, BatchingSettings(**limits))  # type: ignore[arg-type]
 
 
+def test_what_shapes_a_view_is_recorded_with_the_settings() -> None:
+    made = engine(ScriptedProposer(lambda *_: []))
+    assert made.recorded_settings["view_min_side"] == ScriptedVerifier.min_side
+    made.pipeline.verifier = None
+    assert "view_min_side" not in made.recorded_settings
+    made.close()
+
+
 def settled(made: Engine) -> bool:
     """Callbacks run a moment after a result can be read."""
     until = time.monotonic() + 5

@@ -1,15 +1,17 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
 
 from secondlook.config.settings import PipelineSettings
-from secondlook.core.types import Image, Proposals
+from secondlook.core.types import Image, Labelled, Proposals
+from secondlook.labeling.decisions import judge
 from secondlook.labeling.pipeline import Pipeline, Task
-from secondlook_client.errors import Unavailable
+from secondlook_client.errors import BadSetting, Unavailable
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Answer, Outcome, View
+from secondlook_client.values import Answer, EmptyReason, Outcome, View
 
 EYEWEAR = Ontology(
     (
@@ -52,7 +54,7 @@ def test_both_stages() -> None:
     models = (labelled.evidence.proposer, labelled.evidence.verifier)
     assert models == ("scripted@p0", "scripted@v0")
     assert labelled.of(Outcome.ACCEPT) == (on,)
-    assert not labelled.verified_empty
+    assert labelled.empty is None
     assert verifier.views == 2
 
 
@@ -114,12 +116,100 @@ def test_without_a_verifier_scores_decide() -> None:
     assert labelled.evidence.verifier == ""
 
 
-def test_a_image_with_nothing_is_verified_empty() -> None:
-    empty = Pipeline(ScriptedProposer(lambda image, phrases: []), ScriptedVerifier())
-    (labelled,) = empty.label([Task(make_image("p"), PETS)])
-    assert labelled.judgements == ()
-    assert labelled.verified_empty
-    assert empty.label([]) == []
+def test_an_image_with_nothing_was_seen_by_nobody_twice() -> None:
+    for verifier in (ScriptedVerifier(), None):
+        empty = Pipeline(ScriptedProposer(lambda image, phrases: []), verifier)
+        (labelled,) = empty.label([Task(make_image("p"), PETS)])
+        assert labelled.judgements == labelled.evidence.image_verdicts == ()
+        assert labelled.empty is labelled.result.empty is EmptyReason.NOTHING_PROPOSED
+    assert Pipeline(ScriptedProposer(), ScriptedVerifier(), ASKED).label([]) == []
+
+
+ASKED = PipelineSettings(verify_empty=True)
+NO = {"Does this picture show a dog?": 0.1, "Does this picture show a cat?": 0.4}
+
+
+def asked(
+    rows: list[Row], answers: dict[str, float], settings: PipelineSettings = ASKED
+) -> tuple[Labelled, ScriptedVerifier]:
+    verifier = ScriptedVerifier(answers)
+    pipeline = Pipeline(ScriptedProposer(lambda image, phrases: rows), verifier, settings)
+    (labelled,) = pipeline.label([Task(make_image("p"), PETS)])
+    return labelled, verifier
+
+
+def test_an_image_is_verified_empty_where_every_answer_is_no() -> None:
+    for rows in ([], [((1, 1, 12, 20), {"dog": 0.8})]):
+        labelled, verifier = asked(rows, {**NO, "Dog?": 0.05})
+        assert labelled.empty is EmptyReason.VERIFIED_EMPTY
+        assert labelled.of(Outcome.UNSURE) == ()
+        found = labelled.result.image_verdicts
+        assert [(v.question, v.view, v.answer.p_yes) for v in found] == [
+            (question, View.IMAGE, p_yes) for question, p_yes in NO.items()
+        ]
+        assert verifier.questions[-2:] == list(NO)
+        assert judge(labelled.evidence, PETS, ASKED.nms_iou) == labelled.judgements
+
+
+@pytest.mark.parametrize("answer", [0.41, 0.95, Answer(None, "maybe"), Answer(None, error="down")])
+def test_any_other_answer_leaves_the_whole_image_unsure_for_that_class(answer: object) -> None:
+    said = {**NO, "Does this picture show a cat?": answer}
+    labelled, _ = asked([], said)  # type: ignore[arg-type]
+    (doubt,) = labelled.judgements
+    assert (doubt.class_name, doubt.outcome, doubt.whole_image) == ("cat", Outcome.UNSURE, True)
+    assert (doubt.box, doubt.score) == ((0, 0, 40, 30), 0)
+    assert doubt.question == "Does this picture show a cat?"
+    assert doubt.reason.startswith("not verified to be empty: ")
+    assert labelled.empty is labelled.result.empty is None
+    assert judge(labelled.evidence, PETS, ASKED.nms_iou) == labelled.judgements
+
+
+def test_only_empty_images_are_asked_about() -> None:
+    for outcome, p_yes in ((Outcome.ACCEPT, 0.9), (Outcome.UNSURE, 0.5)):
+        labelled, verifier = asked([((1, 1, 12, 20), {"dog": 0.8})], {"Dog?": p_yes})
+        assert [j.outcome for j in labelled.judgements] == [outcome]
+        assert verifier.questions == ["Dog?"]
+        assert labelled.evidence.image is None
+
+
+def test_classes_with_one_presence_question_share_its_answer() -> None:
+    shared = {"presence_question": "Is there an animal?"}
+    animals = Ontology((ClassSpec("dog", **shared), ClassSpec("cat", **shared)))  # type: ignore[arg-type]
+    verifier = ScriptedVerifier(0.5)
+    pipeline = Pipeline(ScriptedProposer(lambda image, phrases: []), verifier, ASKED)
+    (labelled,) = pipeline.label([Task(make_image("p"), animals)])
+    assert verifier.questions == ["Is there an animal?"]
+    assert [j.class_name for j in labelled.judgements] == ["dog", "cat"]
+
+
+def test_of_several_tiles_each_must_be_answered_with_no() -> None:
+    tiles = replace(ASKED, empty_tiles=2)
+    verified, verifier = asked([], NO, tiles)
+    assert verified.empty is EmptyReason.VERIFIED_EMPTY
+    assert verifier.views == 4 and len(verified.result.image_verdicts) == 8
+    assert {verdict.view for verdict in verified.result.image_verdicts} == {View.CROP}
+    said = iter([0.1, 0.1, 0.7, 0.1])
+
+    def one_tile(question: str) -> Answer:
+        return Answer(next(said) if "dog" in question else 0.1)
+
+    pipeline = Pipeline(
+        ScriptedProposer(lambda image, phrases: []), ScriptedVerifier(one_tile), tiles
+    )
+    pixels = np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3)  # no two tiles are alike
+    (labelled,) = pipeline.label([Task(Image(pixels, "0" * 64), PETS)])
+    (doubt,) = labelled.judgements
+    assert (doubt.class_name, doubt.p_yes, doubt.box) == ("dog", 0.7, (0, 0, 40, 30))
+
+
+def test_verifying_empty_images_needs_a_verifier() -> None:
+    with pytest.raises(BadSetting, match="--verifier is none"):
+        Pipeline(ScriptedProposer(), None, ASKED)
+
+
+def test_runs_of_before_are_recorded_as_before() -> None:
+    assert set(PipelineSettings().recorded()) == {"score_floor", "max_boxes", "nms_iou"}
+    assert ASKED.recorded()["verify_empty"] is True
 
 
 def test_limits_bound_the_work() -> None:

@@ -21,5 +21,5 @@ def test_a_missing_extra_names_its_install_command(
     adapter: object, package: str, argument: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtra, match=r"pip install 'secondlook\["):
+    with pytest.raises(MissingExtra, match=r'pip install "secondlook\['):
         adapter.load(argument, ModelSettings())  # type: ignore[attr-defined]

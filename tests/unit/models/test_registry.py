@@ -114,7 +114,7 @@ def test_a_missing_attribute(third_party: types.ModuleType) -> None:
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("ollama", r'pip install "secondlook\[ollama\]"'),
+        ("moondream", r'pip install "secondlook\[moondream\]"'),
         ("transformers.models", r'pip install "secondlook\[serve\]"'),
         ("their_runtime", "No module named 'their_runtime'"),
     ],

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from html_page import Page
 from stored import ANSWERS, image_of, labelled, stored_run
 
 from secondlook.cli import run
@@ -36,15 +37,20 @@ def test_decide_again_and_compare(data: Path, capsys: pytest.CaptureFixture[str]
     assert "2 images of 'first' decided again as 'strict'" in said
     assert "secondlook compare first strict" in said
     said = told(capsys, "compare", "first", "strict", *place)
-    assert "first → strict: 2 images" in said
+    assert "first → strict: labels on 2 images" in said
     (dog,) = [line.split() for line in said.splitlines() if line.split()[:1] == ["dog"]]
-    assert dog == ["dog", "0", "0", "1"]
-    assert Path("compare.html").read_text().count("data:image/jpeg") == 1
+    assert dog == ["dog", "0", "0", "1", "0"]
+    assert Path("compare.html").read_text().count("data:image/webp") == 1
     figures = json.loads(
         told(capsys, "compare", "first", "strict", "--json", "--gallery", "0", *place)
     )
     assert figures["lost"] == 1
-    assert figures["classes"]["glasses on"] == {"kept": 2, "gained": 0, "lost": 0}
+    assert figures["classes"]["glasses on"] == {
+        "kept": 2,
+        "gained": 0,
+        "lost": 0,
+        "changed": 0,
+    }
 
 
 def test_numbers_for_all_classes_or_one_and_fewer_classes(
@@ -73,7 +79,7 @@ def test_other_classes_in_their_own_words(data: Path, capsys: pytest.CaptureFixt
 
 def test_questions_never_asked_are_reported(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, "redecide", "first", "low", "--threshold", "0.15", "--data", str(data))
-    assert "2 judgements are unsure because their question was not asked" in said
+    assert "2 decisions (one box for one class) unsure because the question was not asked" in said
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,13 @@ def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) ->
         "Ann: accept",
     ):
         assert part in said
-    assert "data:image/jpeg" in Path("explain.html").read_text()
+    page = Page(Path("explain.html").read_text())
+    assert all(a["src"].startswith("data:image/webp") for a in page.all("img"))
+    assert len(page.all("img")) == 2
+    for part in (first.labelled.sha256, "scripted@p0", "scripted@v0", "Dog?", "Ann"):
+        assert part in page.texts(), part
+    history = [words for words in page.texts("td") if words.startswith(("accepted:", "unsure:"))]
+    assert history == ["unsure: P(yes) 0.50 is between 0.40 and 0.60", "accepted: it barks"]
     plain = json.loads(told(capsys, "explain", name, "--json", "--data", str(data)))
     assert plain["outcome"] == "accept"
     assert plain["decision_before_corrections"]["outcome"] == "unsure"

@@ -1,9 +1,11 @@
 from typing import TYPE_CHECKING
 
 import pytest
+from html_page import Page
 from stored import ANSWERS, image_of, labelled, stored_run, street_ontology
 
 from secondlook.config.settings import ImageSettings
+from secondlook.review import pages
 from secondlook.review.compare_runs import ImageDifference, RunComparison, compare_runs
 from secondlook.review.pages import write_comparison
 from secondlook.review.redecide import redecide
@@ -56,7 +58,7 @@ def test_runs_of_other_models_are_matched_by_image_and_overlap(store: "Store") -
     stored_run(store, "other", [labelled("there"), labelled("a", moved, DOGGED)])
     found, (change,) = read(store, "first", "other")
     assert (found.images, found.only_before, found.only_after) == (1, 1, 1)
-    assert dict(found.kept) == {"glasses on": 1, "dog": 0}
+    assert dict(found.kept) == {"glasses on": 1}
     assert [m.label.box for m in change.gained] == [(5, 20, 15, 29)]
     assert [m.label.box for m in change.lost] == [(20, 5, 39, 25)]
     assert change.gained[0].other is change.lost[0].other is None
@@ -100,16 +102,72 @@ def test_the_page_shows_those_that_changed_most(store: "Store", tmp_path: "Path"
     page = tmp_path / "compare.html"
     write_comparison(page, found, changes, store.blobs, 1, ImageSettings())
     text = page.read_text()
-    assert "first → strict" in text
-    assert "two" in text
-    assert "&lt;one&gt;" not in text
-    assert "</svg>gained <b>0</b>" in text
-    assert "</svg>lost <b>3</b>" in text
-    assert "</svg>unsure" not in text
-    assert "first, label 2.0: P(yes) 0.95" in text
-    assert "0.60; strict: unsure, P(yes) 0.95 is between 0.40 and 0.97" in text
-    assert text.count("data:image/jpeg;base64,") == 1
+    read = Page(text)
+    assert read.texts("h1") == ["first → strict"]
+    assert [card["n"] for card in read.data()["images"]] == ["two"]
+    assert text.count("data:image/webp;base64,") == 1
+    assert read.data()["sides"] == ["first", "strict"]
+    figures = dict(zip(("lost", "changed class", "gained", "kept"), read.texts("b"), strict=False))
+    assert figures == {"lost": "3", "changed class": "0", "gained": "0", "kept": "0"}
     assert found.lost.total() == 3
+
+
+def test_each_lost_box_is_named_with_both_scores_and_both_ids(
+    store: "Store", tmp_path: "Path"
+) -> None:
+    stored_run(store, "first", [labelled("<one>"), labelled("two", answers=DOGGED)])
+    redecide(store, "first", "strict", street_ontology(accept=0.97))
+    found, changes = compare_runs(store, "first", "strict")
+    page = tmp_path / "compare.html"
+    write_comparison(page, found, changes, store.blobs, 1, ImageSettings())
+    read = Page(page.read_text())
+    cells = read.texts("td")
+    assert cells.count("<one>") == 1  # it is named though it is not shown
+    (button,) = [a for a in read.all("button", "link") if a["data-at"] == "2.2"]
+    assert button["data-open"] == "0"
+    at = cells.index("dog")
+    assert cells[at : at + 6] == ["dog", "0.70 / 0.90", "unsure", cells[at + 3], "2.2", "4.2"]
+    assert cells[at + 3] == "P(yes) 0.90 is between 0.40 and 0.97"
+    boxes = {(box["side"], box["id"]): box for box in read.boxes()}
+    assert boxes[0, "2.2"]["kind"] == boxes[1, "4.2"]["kind"] == "lost"
+    assert boxes[1, "4.2"]["reason"].startswith("unsure: P(yes) 0.90")
+
+
+def test_a_box_with_another_class_has_changed(store: "Store", tmp_path: "Path") -> None:
+    stored_run(store, "first", [labelled("a")])
+    other = {**ANSWERS, "On?": 0.03, "Off?": 0.97}
+    stored_run(store, "second", [labelled("a", answers=other)])
+    found, (change,) = read(store, "first", "second")
+    assert dict(found.changed) == {("glasses on", "glasses off"): 1}
+    assert (found.lost.total(), found.gained.total(), found.kept.total()) == (0, 0, 0)
+    assert found.changed_from("glasses on") == 1
+    (one,) = change.changed
+    assert (one.before.label.class_name, one.after.label.class_name) == (
+        "glasses on",
+        "glasses off",
+    )
+    page = tmp_path / "compare.html"
+    write_comparison(page, found, iter([change]), store.blobs, 5, ImageSettings())
+    shown = Page(page.read_text())
+    assert [(box["side"], box["kind"], box["class"]) for box in shown.boxes()] == [
+        (0, "changed class", "glasses on"),
+        (1, "changed class", "glasses off"),
+    ]
+    assert "now glasses off" in shown.texts("td")
+
+
+def test_the_list_of_lost_boxes_has_an_end(
+    store: "Store", tmp_path: "Path", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_LOST", 2)
+    stored_run(store, "first", [labelled("one"), labelled("two", answers=DOGGED)])
+    redecide(store, "first", "strict", street_ontology(accept=0.97))
+    found, changes = compare_runs(store, "first", "strict")
+    page = tmp_path / "compare.html"
+    write_comparison(page, found, changes, store.blobs, 9, ImageSettings())
+    read = Page(page.read_text())
+    assert len(read.all("tr")) == 1 + len(found.classes) + 1 + 2
+    assert any("1 more are not listed" in words for words in read.texts("p"))
 
 
 def test_unknown_runs(store: "Store") -> None:

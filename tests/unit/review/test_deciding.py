@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.core.class_mapping import columns_for
-from secondlook.core.types import Evidence, Proposals
+from secondlook.core.types import Evidence, ImageVerdicts, Proposals
 from secondlook.labeling.decisions import judge
 from secondlook.review import redecide
 from secondlook.review.redecide import BatchDecider
@@ -20,6 +20,7 @@ KEPT = Ontology(
         ClassSpec("van", ("van", "camper"), "Dog?", view=View.CONTEXT),
     )
 )
+PRESENCE = tuple(spec.presence_question for spec in KEPT.classes)
 # Few values, so that thresholds are met exactly, scores tie and boxes coincide.
 share = st.sampled_from((0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.9, 1.0, 1 / 3))
 answers = st.one_of(
@@ -50,7 +51,15 @@ def evidences(draw: st.DrawFn, verifier: str) -> Evidence:
         verdicts,
         "p@1",
         verifier,
+        image=draw(st.none() | images()) if verifier else None,
     )
+
+
+@st.composite
+def images(draw: st.DrawFn) -> ImageVerdicts:
+    asked = draw(st.lists(st.sampled_from(PRESENCE), unique=True))
+    found = {q: (Verdict(q, View.IMAGE, draw(answers), "v@1", 1.0),) for q in asked}
+    return ImageVerdicts((40, 30), found)
 
 
 @st.composite
@@ -72,6 +81,7 @@ def ontologies(draw: st.DrawFn) -> Ontology:
                 draw(share),
                 accept,
                 reject,
+                draw(st.sampled_from(("", *PRESENCE))),
             )
         )
     return Ontology(tuple(specs))

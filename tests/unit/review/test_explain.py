@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,8 @@ from stored import (
 )
 
 from secondlook.config.settings import ImageSettings
-from secondlook.labeling.pipeline import Pipeline
+from secondlook.core.images import decode
+from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.review.explain import explain, rerun_models
 from secondlook.review.pages import write_explanation
 from secondlook.review.redecide import redecide
@@ -93,6 +95,32 @@ def test_the_same_models_say_the_same(store: "Store") -> None:
         assert again.judgement.decision.outcome is outcome
 
 
+def test_a_doubt_about_the_whole_image_has_the_answers_of_every_class(store: "Store") -> None:
+    said = {spec.presence_question: 0.1 for spec in street_ontology().classes}
+    said[street_ontology().classes[2].presence_question] = 0.7
+    asked = replace(LIMITS, verify_empty=True)
+    doubting = Pipeline(ScriptedProposer(lambda *_: []), ScriptedVerifier(said), asked)
+    image = decode(encoded("street"), "street")
+    stored_run(store, "first", doubting.label([Task(image, street_ontology())]))
+    found = explain(store, label_of(store, "first", 0))
+    assert (found.label.judgement.whole_image, found.label.judgement.class_name) == (True, "dog")
+    assert [c.verdict.answer.p_yes for c in found.classes if c.verdict] == [0.1, 0.1, 0.7]
+    assert [c.judgement is not None for c in found.classes] == [False, False, True]
+    again = rerun_models(store, found.label, doubting, ImageSettings())
+    assert (again.same_outcome, again.overlap, again.score) == (True, 1.0, 0.0)
+    sure = {**said, street_ontology().classes[2].presence_question: 0.1}
+    doubting.verifier = ScriptedVerifier(sure)
+    doubting.verifier.digest = "v1"
+    other = rerun_models(store, found.label, doubting, ImageSettings())
+    assert (other.same_outcome, other.judgement) == (False, None)
+    redecide(store, "first", "strict", Ontology((ClassSpec("dog", question="Dog?", reject=0.2),)))
+    redecide(store, "first", "hound", Ontology((ClassSpec("hound", ("dog",), "Dog?"),)))
+    names = ("strict", "hound")
+    reasons = [explain(store, label_of(store, run, 0)).label.judgement.reason for run in names]
+    assert reasons[0] == "not verified to be empty: P(yes) 0.70 > 0.20"
+    assert "this question was not asked of the image" in reasons[1]
+
+
 def test_other_answers_are_another_outcome(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     label = explain(store, label_of(store, "first", 2)).label
@@ -126,7 +154,7 @@ def test_the_page_has_the_image_and_the_box(store: "Store", tmp_path: "Path") ->
     write_explanation(page, found, store.blobs, ImageSettings())
     text = page.read_text()
     assert "glasses on in street" in text
-    assert "data:image/jpeg;base64," in text
+    assert text.count("data:image/webp;base64,") == 2
     assert "glasses off" in text
     assert "Dog?" not in text
     store.blobs.remove(found.label.result.labelled.sha256)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import stored as stored_images
+from html_page import Page
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_student import by_student
@@ -141,7 +142,9 @@ def test_an_explanation_of_a_label_by_the_student_alone(store: "Store", tmp_path
     from secondlook.config.settings import ImageSettings
 
     page = write_explanation(tmp_path / "label.html", found, store.blobs, ImageSettings())
-    assert '<span class="path"' in page.read_text()
+    read = Page(page.read_text())
+    assert "by the student" in read.texts("i")
+    assert any("alone; its scores are probabilities" in words for words in read.texts("dd"))
 
 
 def test_a_snapshot_names_the_student_and_its_images(store: "Store") -> None:

@@ -3,14 +3,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes import ScriptedProposer, ScriptedVerifier, make_image
 from hypothesis import given
 from hypothesis import strategies as st
-from stored import labelled, street_ontology
+from stored import LIMITS, labelled, street_ontology
 
-from secondlook.core.types import Evidence, Proposals
+from secondlook.core.types import Evidence, ImageVerdicts, Proposals
+from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook.store.bulk import DecisionBatch, pack_many
 from secondlook.store.codec import (
     pack_decisions,
     pack_evidence,
+    presence_questions_of,
     questions_of,
     unpack_decisions,
     unpack_evidence,
@@ -52,7 +56,22 @@ def evidences(draw: st.DrawFn) -> Evidence:
         verdicts,
         "scripted@p0",
         "scripted@v0",
+        image=draw(st.none() | images()),
     )
+
+
+@st.composite
+def images(draw: st.DrawFn) -> ImageVerdicts:
+    tiles = draw(st.sampled_from((1, 4)))
+    view = View.IMAGE if tiles == 1 else View.CROP
+    asked = draw(st.lists(st.sampled_from(presence_questions_of(ONTOLOGY)), unique=True))
+    found = {
+        question: tuple(
+            Verdict(question, view, draw(answers), "scripted@v0", 1.5) for _ in range(tiles)
+        )
+        for question in asked
+    }
+    return ImageVerdicts((draw(st.integers(1, 2**32 - 1)), 30), found)
 
 
 @given(evidences())
@@ -63,6 +82,8 @@ def test_evidence_comes_back_to_the_last_bit(found: Evidence) -> None:
     assert again.proposals.scores.tobytes() == found.proposals.scores.tobytes()
     assert again.proposals.boxes.dtype == again.proposals.scores.dtype == np.float32
     assert again.verdicts == found.verdicts
+    assert again.image == found.image
+    assert packed[0] == (1 if found.image is None else 2)
     assert (again.proposer, again.verifier) == ("scripted@p0", "scripted@v0")
 
 
@@ -113,6 +134,48 @@ def _without_ms(judgement: Judgement) -> Judgement:
     if judgement.verdict is None:
         return judgement
     return replace(judgement, verdict=replace(judgement.verdict, ms=0.0))
+
+
+def test_doubts_about_the_whole_image_come_back() -> None:
+    said = {spec.presence_question: 1 / 3 for spec in ONTOLOGY.classes}
+    said[ONTOLOGY.classes[0].presence_question] = 0.7
+    asked = replace(LIMITS, verify_empty=True)
+    task = Task(make_image("street"), ONTOLOGY)
+    pipeline = Pipeline(ScriptedProposer(lambda *_: []), ScriptedVerifier(said), asked)
+    (found,) = pipeline.label([task])
+    packed = pack_evidence(found.evidence, ONTOLOGY)
+    again = unpack_evidence(packed, ONTOLOGY, "scripted@p0", "scripted@v0")
+    decided = pack_decisions(found.judgements, ONTOLOGY)
+    assert decided[0] == 2
+    (doubt,) = unpack_decisions(decided, again, ONTOLOGY)
+    assert doubt.whole_image and _without_ms(doubt) == _without_ms(found.judgements[0])
+    with pytest.raises(Damaged, match="was not asked about"):
+        unpack_decisions(decided, labelled().evidence, ONTOLOGY)
+
+
+def test_there_may_be_more_classes_than_a_byte_can_count() -> None:
+    many = Ontology(tuple(ClassSpec(f"class {number}") for number in range(300)))
+    proposals = Proposals(
+        np.array([[1, 2, 3, 4]], dtype=np.float32), np.full((1, 300), 0.5, dtype=np.float32)
+    )
+    found = Evidence(proposals, {}, "p@1", "")
+    for names in (["class 255"], ["class 3", "class 299"]):
+        judgements = tuple(
+            Judgement(name, (1, 2, 3, 4), 0.5, None, Decision(Outcome.ACCEPT, 0.5, "score"), 0)
+            for name in names
+        )
+        packed = pack_decisions(judgements, many)
+        assert unpack_decisions(packed, found, many) == judgements
+        batch = DecisionBatch(
+            np.array([0, len(names)]),
+            np.zeros(len(names), dtype=np.intp),
+            np.array([many.names.index(name) for name in names]),
+            np.zeros(len(names), dtype=np.intp),
+            np.full(len(names), 0.5),
+            ["score"] * len(names),
+        )
+        assert pack_many(batch) == [packed]
+        assert packed[0] == (1 if names == ["class 255"] else 2)
 
 
 def test_two_classes_with_one_question_share_one_ask() -> None:

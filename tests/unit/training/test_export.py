@@ -139,6 +139,30 @@ def test_a_device_opens_it(
     assert parity.mismatch_share(by_torch, fp32) == 0
 
 
+def test_what_is_scored_is_what_a_device_finds_with_contrasts(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TIMING_S", 0.1)
+    groups = ("a", "a", "")
+    made = export_student(trained.folder, tmp_path, trained.samples, CLASSES, groups, int8="never")
+    plain = predict(load_student(trained.folder), trained.samples, PIXELS)
+    assert sum(map(len, made.detections)) < sum(map(len, plain)), "there were contradictions"
+    manifest = write_student(
+        tmp_path / "other",
+        classes=CLASSES,
+        input_size=PIXELS,
+        groups=groups,
+        group_calibration=made.group_calibration,
+    )
+    files = {name: describe_file(tmp_path / name) for name in made.files}
+    write_manifest(tmp_path, replace(manifest, files=files))
+    pixels = [np.asarray(PILImage.open(sample.path)) for sample in trained.samples]
+    on_device = OnnxDetector.open(tmp_path, "fp32").detect(pixels, floor=0.01)
+    for scored, found in zip(made.detections, on_device, strict=True):
+        assert found.boxes.tolist() == scored.boxes.tolist()
+        assert found.classes.tolist() == scored.classes.tolist()
+
+
 def damage(path: Path, factor: float = 0.2) -> None:
     """Make the last layers of a graph say something else; it stays a sound file."""
     model = onnx.load(path)

@@ -16,7 +16,8 @@ from tiny_trainings import QUICK, Told, Whole, alike, data, tiny, weights, whole
 
 from secondlook.datasets.samples import TrainingSet
 from secondlook.training import trainer
-from secondlook.training.checkpoints import Checkpoints, check_identity, identity_of
+from secondlook.training.checkpoints import Checkpoints
+from secondlook.training.finished import check_identity, identity_of
 from secondlook.training.progress import read_record
 from secondlook.training.trainer import train
 from secondlook_client.errors import Cancelled, Damaged, OutputExists

@@ -1,8 +1,9 @@
 """What every reader of a dataset returns, and the checks of images and boxes that they share."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,6 +26,10 @@ ClassBox = tuple[Xyxy, int]
 """A box in pixels and the index of its class."""
 Size = tuple[int, int]
 """Width and height of an image, pixels, upright."""
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?:[-_ ]?set)?(?![a-z])", re.IGNORECASE
+)
+"""A word in the name of a file or folder, and its split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,10 @@ class ParsedDataset:
     ontology: str = ""
     digest: str = ""
     """The dataset's own hash, where it has one."""
+    format: str = ""
+    """``coco``, ``yolo`` or ``voc``; empty for a snapshot."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """The COCO files by split; empty for other formats."""
 
 
 class SampleMaker:
@@ -181,6 +190,12 @@ def is_file_name(name: str) -> bool:
 def display_name(name: str) -> str:
     """A name as text that can be printed and stored, also where no file can be called so."""
     return name_to_text(name) if is_file_name(name) else ascii(name)[1:-1]
+
+
+def split_of_word(word: str) -> str:
+    """The split that the name of a file or folder tells: train, val, test; or nothing."""
+    found = _SPLIT.search(word)
+    return found[1].lower() if found else ""
 
 
 def at_most(names: Iterable[str], what: str, most: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from secondlook.core.image_folder import is_hidden
@@ -28,19 +29,17 @@ from secondlook.datasets.readers.annotations import (
     below,
     display_name,
     safe_join,
+    split_of_word,
 )
 from secondlook.datasets.readers.coco_json import CocoFile, CocoImage, Id, read_json
 from secondlook.datasets.samples import Sample, bad_sample
 from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.values import EmptyReason
 
 HEAD = 1 << 18
 """Bytes of a JSON file that show whether it is one of COCO."""
 TRIED = 20
 """Images that are looked up to find the folder that names are relative to."""
-_SPLIT = re.compile(
-    r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?:[-_ ]?set)?(?![a-z])", re.IGNORECASE
-)
-"""A word in the name of a file or folder, and its split."""
 _OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff")
 _LISTS = ("images", "annotations", "categories")
 
@@ -54,7 +53,7 @@ def find_coco(folder: Path) -> dict[str, Path]:
     patterns = ("annotations/*.json", "*/_annotations.coco.json", "_annotations.coco.json")
     for path in sorted(itertools.chain.from_iterable(_found(folder, p) for p in patterns)):
         word = path.parent.name if path.name == "_annotations.coco.json" else path.stem
-        split = _split_of(word)
+        split = split_of_word(word)
         if path.stem.startswith(_OTHER_TASKS):
             continue
         if split in found:
@@ -72,27 +71,40 @@ def find_coco(folder: Path) -> dict[str, Path]:
     return found
 
 
+def coco_files(path: Path) -> list[Path]:
+    """``path`` itself, or the COCO file of each split of a folder, such as that of a run.
+
+    Raises ``InvalidInput`` for a folder with none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = next(filter(None, map(find_coco, (path, path / "coco"))), {})
+    if not found:
+        raise InvalidInput(f"{path} has no COCO file; give the path of one")
+    return [*found.values()]
+
+
 def only_coco_file(path: Path) -> Path:
-    """``path`` itself, or the only COCO file of a folder, such as that of a run.
+    """``path`` itself, or the only COCO file of a folder.
 
     Raises ``InvalidInput`` for a folder with none or several.
     """
-    if not path.is_dir():
-        return path
-    found = next(filter(None, map(find_coco, (path, path / "coco"))), {})
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found.values()) or "no COCO file"
+    found = coco_files(path)
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
         raise InvalidInput(f"{path} has {names}; give the path of one")
-    return next(iter(found.values()))
+    return found[0]
 
 
-def read_coco(name: str, files: Mapping[str, Path], root: Path) -> ParsedDataset:
-    """The dataset in ``files`` (by split), whose images are in or below ``root``.
+def read_coco(
+    name: str, files: Mapping[str, Path], root: Path, images: Path | None = None
+) -> ParsedDataset:
+    """The dataset in ``files`` (by split), whose images are in or below ``root``, or ``images``.
 
     Classes are identified by name, since ids mean nothing outside their own file. Raises
     ``NotFound`` and ``InvalidInput``, which name the file and the entry.
     """
-    sets = {split: _TrainingCoco(path, split, root) for split, path in files.items()}
+    sets = {split: _TrainingCoco(path, split, root, images) for split, path in files.items()}
     classes = tuple(
         dict.fromkeys(itertools.chain.from_iterable(s.classes() for s in sets.values()))
     )
@@ -100,7 +112,8 @@ def read_coco(name: str, files: Mapping[str, Path], root: Path) -> ParsedDataset
     maker = SampleMaker()
     samples = {split: tuple(read.samples(places, maker)) for split, read in sets.items()}
     warnings = (sentence for read in sets.values() for sentence in read.warnings())
-    return ParsedDataset(name, classes, samples, (*warnings, *maker.warnings()))
+    told = (*warnings, *maker.warnings())
+    return ParsedDataset(name, classes, samples, told, format="coco", files=files)
 
 
 def _found(folder: Path, pattern: str) -> Iterator[Path]:
@@ -108,11 +121,6 @@ def _found(folder: Path, pattern: str) -> Iterator[Path]:
     for path in folder.glob(pattern):
         if not any(map(is_hidden, path.relative_to(folder).parts)) and path.is_file():
             yield path
-
-
-def _split_of(word: str) -> str:
-    found = _SPLIT.search(word)
-    return found[1].lower() if found else ""
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -130,12 +138,12 @@ def _looks_like_coco(path: Path) -> bool:
 class _TrainingCoco:
     """One file, with the folder that its images are in."""
 
-    def __init__(self, path: Path, split: str, root: Path) -> None:
+    def __init__(self, path: Path, split: str, root: Path, images: Path | None) -> None:
         notes: list[str] = []
         self._file = CocoFile(path, read_json(path, notes), notes)
         if len(self._file.images) > MAX_IMAGES:
             raise InvalidInput(f"{path}: more than {MAX_IMAGES:,} images")
-        self._path, self._split, self._root = path, split, root
+        self._path, self._split, self._root, self._images = path, split, root, images
 
     def classes(self) -> tuple[str, ...]:
         return tuple(at_most(self._file.classes(), "classes", MAX_CLASSES))
@@ -163,7 +171,9 @@ class _TrainingCoco:
                     f"{self._path}: '{other}' and '{image.name}' are names of other machines, and "
                     f"both lead to {path}; write paths relative to the images' folder"
                 )
-            yield maker.checked_sample(path, name, image.size, lambda _, key=key: boxes[key])  # type: ignore[misc]
+            sample = maker.checked_sample(path, name, image.size, lambda _, key=key: boxes[key])  # type: ignore[misc]
+            told = image.empty is EmptyReason.NOTHING_PROPOSED and self._file.says_background
+            yield sample if told else replace(sample, empty=image.empty)
 
     def _boxes(self, places: Mapping[str, int]) -> dict[Id, ImageBoxes]:
         """The boxes of each image, by its id."""
@@ -182,6 +192,8 @@ class _TrainingCoco:
 
     def _folder(self, names: Sequence[str]) -> Path:
         """Where the images are: the first likely folder that has one of the first few."""
+        if self._images is not None:
+            return self._images
         root, path = self._root, self._path
         folders = (self._split, path.stem.removeprefix("instances_"))
         likely = [

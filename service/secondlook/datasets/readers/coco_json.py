@@ -24,6 +24,7 @@ from secondlook.datasets.readers.fields import (
     side,
 )
 from secondlook_client.errors import InvalidInput
+from secondlook_client.values import EmptyReason
 
 MAX_BYTES = 1 << 29
 """Size of one file; COCO's own largest has 448 MB."""
@@ -42,6 +43,8 @@ class CocoImage:
     """Width and height as the file has them, if they can be those of an image."""
     original_name: str = ""
     """What our exports say where the name that the image came with cannot be a ``file_name``."""
+    empty: EmptyReason | None = None
+    """What our own exports say; None elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,13 @@ class CocoFile:
         """The list of rejected boxes in our own exports; empty elsewhere."""
         return self._read_annotations("hard_negatives", optional=True)
 
+    @property
+    def says_background(self) -> bool:
+        """Whether images on which nothing was proposed are meant as background, as in an export of
+        a snapshot that was asked to hold them."""
+        info = self._plain.get("info")
+        return isinstance(info, dict) and info.get("nothing_proposed") == "background"
+
     def _read_images(self) -> dict[Id, CocoImage]:
         images: dict[Id, CocoImage] = {}
         by_name: dict[str, Id] = {}
@@ -155,11 +165,12 @@ class CocoFile:
         name = entry.get("file_name")
         text = str(PurePosixPath(name.replace("\\", "/"))) if isinstance(name, str) else ""
         width, height = side(entry.get("width")), side(entry.get("height"))
-        original = entry.get("original_name")
+        original, empty = entry.get("original_name"), entry.get("empty")
         return CocoImage(
             text if name else "",
             (width, height) if width and height else None,
             text_to_name(original) if isinstance(original, str) else "",
+            EmptyReason(empty) if empty in tuple(EmptyReason) else None,
         )
 
     def _read_categories(self) -> dict[Id, str]:

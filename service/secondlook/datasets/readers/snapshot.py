@@ -19,7 +19,7 @@ def read_snapshot(
     Raises a ``SecondlookError``: no such snapshot, no server, images that the server has lost.
     """
     root = cache or default_cache()
-    data: SnapshotDataset[Example] = SnapshotDataset(server, name, cache=root)
+    data: SnapshotDataset[Example] = SnapshotDataset(server, name, cache=root, transform=None)
     maker = SampleMaker()
     samples: dict[str, list[Sample]] = {}
     for done, example in enumerate(data, start=1):

@@ -53,6 +53,11 @@ CLASSES_FILE = "classes.txt"
 ALL_IMAGES = ""
 """The key of a dataset without splits; YAML has none like it that counts."""
 _KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SET_ASIDE = {
+    "unsure": "with an unsure box",
+    "nothing_proposed": "on which nothing was proposed",
+}
+"""Folders of our own exports beside ``images``, whose images no training takes."""
 _NULLS = ("", "null", "Null", "NULL", "~")
 
 
@@ -128,8 +133,8 @@ def read_yolo(name: str, file: Path) -> ParsedDataset:
             samples[split] = tuple(_samples(entries, file.parent, reader, maker))
     if not samples:
         raise InvalidInput(f"{file} has no 'train'; it is not a YOLO dataset")
-    warnings = (*notes, *reader.warnings(file), *maker.warnings())
-    return ParsedDataset(name, classes, samples, warnings)
+    warnings = (*notes, *reader.warnings(file), *maker.warnings(), *_set_aside(file.parent))
+    return ParsedDataset(name, classes, samples, warnings, format="yolo")
 
 
 def _samples(
@@ -148,6 +153,13 @@ def _samples(
             yield bad_sample(path, name, f"{form} is not read; convert it to JPEG")
             continue
         yield maker.checked_sample(path, name, None, reader.of(path, root))
+
+
+def _set_aside(home: Path) -> Iterator[str]:
+    """A sentence for each kind of images that our own exports keep separate."""
+    for folder, what in SET_ASIDE.items():
+        if (home / OUTPUT_TAG).is_file() and (count := len(_images_in(home / folder))):
+            yield f"{count:,} images {what} are in {home / folder}; they are left out"
 
 
 def _given(value: Any) -> bool:

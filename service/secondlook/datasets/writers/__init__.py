@@ -3,26 +3,40 @@
 Every writer streams: it reads the results as often as it must and holds one image at a time.
 Accepted boxes become labels, rejected ones are left out, and unsure ones become what each format
 has for "do not learn from this": crowd regions (COCO), ``difficult`` objects (VOC), and for YOLO,
-which has nothing of the kind, an image in a folder of its own.
+which has nothing of the kind, what ``DoubtfulImages`` says.
 
 To add a format, write a module with ``write`` and enter it in ``EXPORT_FORMATS``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from secondlook.core.files import replacing
 from secondlook.core.image_folder import tag_output
+from secondlook.core.ontology_yaml import dump
 from secondlook.datasets.writers import coco, parquet, voc, yolo
-from secondlook.datasets.writers.label_set import Labels, linked_images
+from secondlook.datasets.writers.label_set import (
+    DoubtfulImages,
+    LabelledImage,
+    Labels,
+    PlaceImage,
+    Provenance,
+    copied_images,
+    linked_images,
+)
 
 __all__ = [
     "EXPORT_FORMATS",
     "LABEL_FORMATS",
     "UNSPLIT",
+    "DoubtfulImages",
     "ExportFormat",
+    "LabelledImage",
     "Labels",
+    "PlaceImage",
+    "Provenance",
+    "copied_images",
     "linked_images",
     "write_format",
 ]
@@ -37,8 +51,9 @@ class ExportFormat:
 
     folder: str
     """What is made in the output folder."""
-    write: Callable[[Mapping[str, Labels], Path], None]
-    """Takes the labels of each split, and that folder, which is new."""
+    write: Callable[[Mapping[str, Labels], Path], Sequence[str] | None]
+    """Takes the labels of each split, and that folder, which is new. May return sentences about
+    what is not as in other formats."""
     how_to_open: str
     """For the README.md of an export."""
     image_files: bool = True
@@ -55,8 +70,7 @@ EXPORT_FORMATS: Mapping[str, ExportFormat] = {
     "yolo": ExportFormat(
         "yolo",
         yolo.write,
-        "YOLO: `yolo detect train data=yolo/data.yaml`. Images with an ignore region (an unsure "
-        "box) are in `yolo/unsure` and nowhere else.",
+        "YOLO: `yolo detect train data=yolo/data.yaml`. It has no ignore regions.",
     ),
     "voc": ExportFormat(
         "voc",
@@ -77,16 +91,23 @@ LABEL_FORMATS = tuple(name for name, kind in EXPORT_FORMATS.items() if kind.imag
 """What ``secondlook label`` writes."""
 
 
-def write_format(name: str, splits: Mapping[str, Labels], out: Path) -> Path:
+def write_format(
+    name: str, splits: Mapping[str, Labels], out: Path, notes: list[str] | None = None
+) -> Path:
     """Write a format's folder into ``out``, replacing an older one once the new one is complete.
 
-    Returns the folder. Raises ``StorageFull``, ``MissingExtra`` (Parquet), and what reading
-    results and images raises.
+    Returns the folder; ``notes`` gets sentences about what is in it. Raises ``StorageFull``,
+    ``MissingExtra`` (Parquet), and what reading results and images raises.
     """
     kind = EXPORT_FORMATS[name]
     folder = out / kind.folder
     with replacing(folder) as part:
         part.mkdir(parents=True)
         tag_output(part)
-        kind.write(splits, part)
+        found = kind.write(splits, part) or ()
+        provenance = next(iter(splits.values())).provenance
+        if provenance and kind.image_files:  # a training finds questions and groups there
+            (part / "ontology.yaml").write_text(dump(provenance.ontology), encoding="utf-8")
+    if notes is not None:
+        notes += found
     return folder

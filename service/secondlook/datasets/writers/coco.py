@@ -1,24 +1,42 @@
 """COCO: ``annotations/instances_SPLIT.json`` and ``images/SPLIT/``.
 
 A box without a mask has its outline as ``segmentation``, as other programs write it too. Beyond the
-format's own fields an image says whether it is ``verified_empty`` (both stages ran and left neither
-a label nor an unsure box), which ``path`` made its labels (``teachers``, ``student`` or ``audit``:
-teachers with a student compared), and its ``original_name`` where that cannot be a ``file_name``.
-An annotation carries ``score`` (the probability that the label is right) and both stages' scores
-under ``attributes``. An unsure box has ``iscrowd`` 1, as COCO marks regions that training and
-evaluation skip, with a run-length coded ``segmentation``, and ``ignore`` 1. Where they are wanted,
-rejected boxes are in a list of their own, ``hard_negatives``, which readers of COCO ignore.
+format's own fields
+
+- an image says why it is ``empty`` (``nothing_proposed``, ``all_rejected`` or ``verified_empty``;
+  null where it has a label or an unsure box), which ``path`` made its labels (``teachers``,
+  ``student`` or ``audit``: teachers with a student compared), and its ``original_name`` where that
+  cannot be a ``file_name``;
+- an annotation has ``score`` (the probability that the label is right), both stages' scores under
+  ``attributes``, and ``label_id``, which ``secondlook explain`` takes;
+- ``info`` has the models, the version of secondlook, the date of the run or snapshot (so that the
+  same labels are always the same bytes), and the classes with their questions and thresholds. Its
+  ``nothing_proposed`` says whether images of that kind are meant as ``background``; else no
+  training should take them for it.
+
+An unsure box has ``iscrowd`` 1, as COCO marks regions that training and evaluation skip, with a
+run-length coded ``segmentation``, and ``ignore`` 1. Where they are wanted, rejected boxes are in a
+list of their own, ``hard_negatives``, which readers of COCO ignore.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 from secondlook.core.boxes import Xyxy, to_xywh
 from secondlook.core.files import name_to_text
-from secondlook.datasets.writers.label_set import FreeNames, Labels, portable_name
+from secondlook.core.version import installed_version
+from secondlook.datasets.writers.label_set import (
+    FreeNames,
+    LabelledImage,
+    Labels,
+    Provenance,
+    portable_name,
+)
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
 
@@ -34,17 +52,33 @@ def write(splits: Mapping[str, Labels], folder: Path) -> None:
 def _write_file(labels: Labels, path: Path, images: Path) -> None:
     ids = {name: place for place, name in enumerate(labels.classes, start=1)}
     categories = [{"id": i, "name": name, "supercategory": ""} for name, i in ids.items()]
-    info = {"description": "labels by secondlook", "version": "1.0"}
+    info: dict[str, Any] = {"description": "labels by secondlook", "version": installed_version()}
+    info["nothing_proposed"] = labels.nothing_proposed.value
+    if labels.provenance:
+        info |= _info(labels.provenance)
     with path.open("w", encoding="utf-8") as file:
         head = {"info": info, "licenses": [], "categories": categories}
         file.write(json.dumps(head)[:-1])
         _write_list(file, "images", _images(labels, images))
         kept = (Outcome.ACCEPT, Outcome.UNSURE)
-        _write_list(file, "annotations", _annotations(labels.results(), ids, kept))
+        _write_list(file, "annotations", _annotations(labels.images(), ids, kept))
         if labels.hard_negatives:
-            rejected = _annotations(labels.results(), ids, (Outcome.REJECT,))
+            rejected = _annotations(labels.images(), ids, (Outcome.REJECT,))
             _write_list(file, "hard_negatives", rejected)
         file.write("}\n")
+
+
+def _info(provenance: Provenance) -> dict[str, Any]:
+    created = datetime.fromtimestamp(provenance.created_at, UTC)
+    return {
+        "year": created.year,
+        "date_created": created.isoformat(timespec="seconds"),
+        "models": list(provenance.models),
+        "ontology": {
+            "digest": provenance.ontology.digest,
+            "classes": [asdict(spec) for spec in provenance.ontology.classes],
+        },
+    }
 
 
 def _write_list(file: TextIO, key: str, entries: Iterator[dict[str, Any]]) -> None:
@@ -57,7 +91,8 @@ def _write_list(file: TextIO, key: str, entries: Iterator[dict[str, Any]]) -> No
 def _images(labels: Labels, folder: Path) -> Iterator[dict[str, Any]]:
     """Entries of the images, each put into ``folder``."""
     names = FreeNames(folder)
-    for number, (name, result) in enumerate(labels.results(), start=1):
+    for number, image in enumerate(labels.images(), start=1):
+        name, result = image.name, image.result
         place = names.take(PurePosixPath(portable_name(name)))
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         labels.place_image(name, result, folder / place)
@@ -68,22 +103,24 @@ def _images(labels: Labels, folder: Path) -> Iterator[dict[str, Any]]:
             "width": result.width,
             "height": result.height,
             "sha256": result.sha256,
-            "verified_empty": not (result.labels or result.of(Outcome.UNSURE)),
+            "empty": result.empty,
             "path": result.path.value,
             **original,
         }
 
 
 def _annotations(
-    results: Iterator[tuple[str, LabelResult]], ids: dict[str, int], kept: Sequence[Outcome]
+    images: Iterator[LabelledImage], ids: dict[str, int], kept: Sequence[Outcome]
 ) -> Iterator[dict[str, Any]]:
     number = 0
-    for place, (_, result) in enumerate(results, start=1):
-        for judgement in result.judgements:
+    for image_id, image in enumerate(images, start=1):
+        for place, judgement in enumerate(image.result.judgements):
             if judgement.outcome in kept:
                 number += 1
-                entry = _annotation(judgement, ids[judgement.class_name], result)
-                yield {"id": number, "image_id": place, **entry}
+                entry = _annotation(judgement, ids[judgement.class_name], image.result)
+                if label_id := image.label_id(place):
+                    entry["label_id"] = label_id
+                yield {"id": number, "image_id": image_id, **entry}
 
 
 def _annotation(judgement: Judgement, category: int, result: LabelResult) -> dict[str, Any]:

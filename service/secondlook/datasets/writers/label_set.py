@@ -1,15 +1,19 @@
 """What a writer of a format is given, and where it puts an image."""
 
 import hashlib
+import itertools
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from secondlook.core.files import FolderRoot
 from secondlook.core.image_folder import is_hidden
-from secondlook_client.errors import NotAllowed
+from secondlook_client.errors import Damaged, NotAllowed
+from secondlook_client.ontology import Ontology
 from secondlook_client.values import LabelResult
 
 _MOST_BYTES = 255
@@ -26,6 +30,49 @@ _DRIVE = re.compile("^(.):")
 """At the start of a path it means a drive to many programs."""
 
 
+class DoubtfulImages(StrEnum):
+    """What a format that has no mark for doubt makes of the images in doubt.
+
+    Such a format is YOLO: what has no label on an image is learnt as background.
+    """
+
+    SEPARATE = "separate"
+    """They are in a folder of their own, where no training finds them."""
+    LEAVE_OUT = "leave-out"
+    """They are not written."""
+    BACKGROUND = "background"
+    """They are images like any other, so that the doubtful regions are learnt as background."""
+    LABEL = "label"
+    """Their unsure boxes are labels."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image of a dataset."""
+
+    name: str
+    """Its path, with forward slashes."""
+    result: LabelResult
+    cursor: int | None = None
+    """Of the result in its job; None where it is not known."""
+
+    def label_id(self, place: int) -> str:
+        """What ``secondlook explain`` calls the judgement at this place; empty if not known."""
+        return "" if self.cursor is None else f"{self.cursor}.{place}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How the labels of a dataset came to be. It is the same whenever they are written again."""
+
+    created_at: float
+    """When the run or snapshot was made, seconds since 1970."""
+    models: Sequence[str]
+    """Proposers, verifiers and students, each by its name and digest."""
+    ontology: Ontology
+    """The classes with their questions and thresholds."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """Every image's result, readable as often as a format needs."""
@@ -34,15 +81,60 @@ class Labels:
     """Of the ontology, in order."""
     results: Callable[[], Iterator[tuple[str, LabelResult]]]
     """Gives (path of the image, with forward slashes; result) anew at each call."""
-    place_image: Callable[[str, LabelResult, Path], None]
+    place_image: "PlaceImage"
     """Puts the image of a name and result at a path, whose folder exists."""
     hard_negatives: bool = False
     """Whether rejected boxes are wanted, where the format has a place for them."""
     image_bytes: Callable[[str], bytes] | None = None
     """Gives the bytes of an image by its sha256, for formats that hold the images themselves."""
+    provenance: Provenance | None = None
+    unsure: DoubtfulImages = DoubtfulImages.SEPARATE
+    """What formats without ignore regions make of images with an unsure box."""
+    nothing_proposed: DoubtfulImages = DoubtfulImages.SEPARATE
+    """The same of images on which nothing was proposed, so that nobody looked twice."""
+    cursors: Callable[[], Iterator[int]] | None = None
+    """Gives the cursor of each result in its job, in the same order; None: they are not known."""
+
+    def images(self) -> Iterator[LabelledImage]:
+        """Every image, one at a time."""
+        cursors = self.cursors() if self.cursors else itertools.repeat(None)
+        for (name, result), cursor in zip(self.results(), cursors, strict=False):
+            yield LabelledImage(name, result, cursor)
 
 
-def linked_images(root: Path) -> Callable[[str, LabelResult, Path], None]:
+PlaceImage = Callable[[str, LabelResult, Path], None]
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def copied_images(staged: Path, read: Callable[[str, LabelResult], bytes]) -> PlaceImage:
+    """A ``place_image`` that copies: ``read`` gives the bytes of an image.
+
+    Each image is written into the folder ``staged`` once, and linked from there, so that every
+    format is complete and the disk has an image once. Raises ``Damaged`` when the bytes are not
+    those that were labelled.
+    """
+
+    def place(name: str, result: LabelResult, path: Path) -> None:
+        if not _SHA256.fullmatch(result.sha256):
+            raise Damaged(f"image '{name:.200}' has no SHA-256: {result.sha256[:80]!a}")
+        image = staged / result.sha256
+        if not image.exists():
+            content = read(name, result)
+            if hashlib.sha256(content).hexdigest() != result.sha256:
+                raise Damaged(
+                    f"image '{name:.200}' was changed after it was labelled; run the same command "
+                    "again"
+                )
+            image.write_bytes(content)
+        try:
+            os.link(image, path)
+        except OSError:  # a file system without hard links, or one with too many of this file
+            shutil.copyfile(image, path)
+
+    return place
+
+
+def linked_images(root: Path) -> PlaceImage:
     """A ``place_image`` that links to the images in ``root`` and copies nothing.
 
     Hard links, because some readers of datasets refuse a symbolic link that leads out of their

@@ -1,6 +1,7 @@
 """Parquet with the images inside, as Hugging Face ``datasets`` reads it without a script.
 
-A row is an image: its file's bytes under ``image``, and under ``objects`` one list a property:
+A row is an image: its file's bytes under ``image``, the reason for which it is ``empty`` (as in
+COCO; null where it has a label or ignore region), and under ``objects`` one list a property:
 ``bbox`` (x, y, width, height in pixels of the upright image), ``category``, ``kind`` (``label``,
 ``ignore`` or ``hard_negative``) and the scores. The features are described in the file itself.
 """
@@ -10,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from secondlook.config.extras import missing_extra
 from secondlook.core.boxes import to_xywh
 from secondlook.datasets.writers.label_set import Labels
-from secondlook_client.errors import MissingExtra
 from secondlook_client.values import LabelResult, Outcome
 
 FILE_BYTES = 400 * 2**20
@@ -30,9 +31,7 @@ def write(splits: Mapping[str, Labels], folder: Path) -> None:
     try:
         import pyarrow
     except ImportError as missing:
-        raise MissingExtra(
-            "Parquet needs pyarrow; install it with pip install 'secondlook[parquet]'"
-        ) from missing
+        raise missing_extra("Parquet", "parquet") from missing
     for split, labels in splits.items():
         assert labels.image_bytes
         with _SplitFiles(pyarrow, folder, split, labels) as files:
@@ -96,7 +95,7 @@ def _row(name: str, result: LabelResult, labels: Labels, content: bytes) -> dict
         "height": result.height,
         "sha256": result.sha256,
         "name": result.name.encode("utf-8", "replace").decode(),
-        "verified_empty": not (result.labels or result.of(Outcome.UNSURE)),
+        "empty": result.empty,
         "objects": {
             "bbox": [to_xywh(judgement.box) for judgement in kept],
             "category": [labels.classes.index(judgement.class_name) for judgement in kept],
@@ -125,7 +124,7 @@ def _schema(pyarrow: Any, labels: Labels) -> Any:
         "height": pyarrow.int32(),
         "sha256": pyarrow.string(),
         "name": pyarrow.string(),
-        "verified_empty": pyarrow.bool_(),
+        "empty": pyarrow.string(),
         "objects": pyarrow.struct(list(objects.items())),
     }
     described = json.dumps({"info": {"features": _features(labels)}})
@@ -149,6 +148,6 @@ def _features(labels: Labels) -> dict[str, Any]:
         "height": value("int32"),
         "sha256": value("string"),
         "name": value("string"),
-        "verified_empty": value("bool"),
+        "empty": value("string"),
         "objects": {"feature": objects, "_type": "Sequence"},
     }

@@ -3,6 +3,9 @@
 Boxes are whole pixels counted from 1, as the format has them. An unsure box is an object with
 ``difficult`` 1, which VOC's evaluation and most trainers skip. ``labelmap.txt`` has the classes in
 the form that CVAT and Datumaro read, which has no place for a colon: it becomes ``_`` in names.
+Beyond the format's own elements an image without objects has ``empty``, the reason of that (unless
+it is meant as background), and an object ``label_id``, which ``secondlook explain`` takes. An image
+on which nothing was proposed is in no list of ``Main``, but in one of ``nothing_proposed``.
 """
 
 import re
@@ -10,8 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from secondlook.datasets.writers.label_set import FreeNames, Labels, flat_name
-from secondlook_client.values import Judgement, LabelResult, Outcome
+from secondlook.datasets.writers.label_set import (
+    DoubtfulImages,
+    FreeNames,
+    LabelledImage,
+    Labels,
+    flat_name,
+)
+from secondlook_client.values import EmptyReason, Judgement, LabelResult, Outcome
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_IN_LISTS = re.compile(r'[\s"#]')
@@ -28,15 +37,37 @@ def write(splits: Mapping[str, Labels], folder: Path) -> None:
     class_names = _class_names(next(iter(splits.values())).classes)
     for split, labels in splits.items():
         with (lists / f"{split}.txt").open("w", encoding="utf-8") as listed:
-            for name, result in labels.results():
-                place = names.take(_listable(flat_name(name)))
+            for image in labels.images():
+                place = names.take(_listable(flat_name(image.name)))
                 file = annotations / place.with_suffix(".xml")
-                labels.place_image(name, result, images / place)
-                tree = ElementTree.ElementTree(_annotation(place, result, class_names))
+                labels.place_image(image.name, image.result, images / place)
+                root = _annotation(place, image, class_names)
+                if reason := _empty(image.result, labels):
+                    _add(root, "empty", reason)
+                tree = ElementTree.ElementTree(root)
                 ElementTree.indent(tree)
                 tree.write(file, encoding="utf-8", xml_declaration=True)
-                listed.write(f"{place.with_suffix('')}\n")
+                if reason == EmptyReason.NOTHING_PROPOSED:
+                    _list_elsewhere(lists, split, place)
+                else:
+                    listed.write(f"{place.with_suffix('')}\n")
     (folder / "labelmap.txt").write_text(_label_map(class_names), encoding="utf-8")
+
+
+def _list_elsewhere(lists: Path, split: str, place: PurePosixPath) -> None:
+    """Trainers take what ``Main`` lists, and background wherever an image has no object."""
+    path = lists.with_name("nothing_proposed") / f"{split}.txt"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as listed:
+        listed.write(f"{place.with_suffix('')}\n")
+
+
+def _empty(result: LabelResult, labels: Labels) -> str:
+    """Why the image has no object, unless it is meant as background; empty where it has one."""
+    background = labels.nothing_proposed is DoubtfulImages.BACKGROUND
+    if result.empty is EmptyReason.NOTHING_PROPOSED and background:
+        return ""
+    return result.empty.value if result.empty else ""
 
 
 def _listable(name: PurePosixPath) -> PurePosixPath:
@@ -61,8 +92,9 @@ def _label_map(class_names: Mapping[str, str]) -> str:
 
 
 def _annotation(
-    place: PurePosixPath, result: LabelResult, class_names: Mapping[str, str]
+    place: PurePosixPath, image: LabelledImage, class_names: Mapping[str, str]
 ) -> ElementTree.Element:
+    result = image.result
     root = ElementTree.Element("annotation")
     _add(root, "folder", "JPEGImages")
     _add(root, "filename", str(place))
@@ -70,15 +102,17 @@ def _annotation(
     for key, value in (("width", result.width), ("height", result.height), ("depth", 3)):
         _add(size, key, str(value))
     _add(root, "segmented", "0")
-    for judgement in result.judgements:
+    for number, judgement in enumerate(result.judgements):
         if judgement.outcome is not Outcome.REJECT:
-            _add_object(root, judgement, result, class_names[judgement.class_name])
+            found = _add_object(root, judgement, result, class_names[judgement.class_name])
+            if label_id := image.label_id(number):
+                _add(found, "label_id", label_id)
     return root
 
 
 def _add_object(
     root: ElementTree.Element, judgement: Judgement, result: LabelResult, class_name: str
-) -> None:
+) -> ElementTree.Element:
     found = ElementTree.SubElement(root, "object")
     _add(found, "name", class_name)
     _add(found, "pose", "Unspecified")
@@ -90,6 +124,7 @@ def _add_object(
     corners = (x1 + 1, y1 + 1, max(x2, x1 + 1), max(y2, y1 + 1))
     for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
         _add(bounds, key, str(value))
+    return found
 
 
 def _add(parent: ElementTree.Element, key: str, text: str) -> None:

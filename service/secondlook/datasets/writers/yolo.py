@@ -1,41 +1,110 @@
 """YOLO: ``data.yaml``, ``images/SPLIT/`` and ``labels/SPLIT/``, ready for the usual trainers.
 
 YOLO has no ignore regions: an object without a label is learnt as background. So images with an
-unsure box, and their sure labels, are in a folder of their own, ``unsure/``, where neither
-``data.yaml`` nor a program that takes all of ``images/`` finds them.
+unsure box, with their sure labels, are in a folder of their own, ``unsure/``, and images on which
+nothing was proposed in ``nothing_proposed/``, where neither ``data.yaml`` nor a program that takes
+all of ``images/`` finds them; unless ``Labels`` says otherwise. How many images these are stands at
+the top of ``data.yaml``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from secondlook.core.boxes import Xyxy
-from secondlook.datasets.writers.label_set import FreeNames, Labels, flat_name
-from secondlook_client.values import LabelResult, Outcome
+from secondlook.datasets.writers.label_set import (
+    DoubtfulImages,
+    FreeNames,
+    LabelledImage,
+    Labels,
+    flat_name,
+)
+from secondlook_client.values import EmptyReason, LabelResult, Outcome
+
+UNSURE, NOTHING_PROPOSED = "unsure", "nothing_proposed"
+"""Kinds of images in doubt, and the folders of those that are kept separate."""
+_BECAME = {
+    DoubtfulImages.SEPARATE: "the images are in {kind}/, where no training finds them",
+    DoubtfulImages.LEAVE_OUT: "the images are left out",
+    DoubtfulImages.BACKGROUND: "{region} learnt as background",
+    DoubtfulImages.LABEL: "these boxes are labels here",
+}
+_WHAT = {
+    UNSURE: ("have an unsure box", "these boxes are", "--unsure"),
+    NOTHING_PROPOSED: (
+        "had nothing proposed, so nobody looked twice",
+        "the images are",
+        "--nothing-proposed",
+    ),
+}
 
 
-def write(splits: Mapping[str, Labels], folder: Path) -> None:
-    """Write everything into ``folder``, which exists and is empty."""
+def write(splits: Mapping[str, Labels], folder: Path) -> Sequence[str]:
+    """Write everything into ``folder``, which exists and is empty.
+
+    Returns what became of the images in doubt, a sentence each kind.
+    """
+    doubtful: Counter[str] = Counter()
+    total = 0
     for split, labels in splits.items():
-        numbers = {name: place for place, name in enumerate(labels.classes)}
-        images, texts = folder / "images" / split, folder / "labels" / split
-        for path in (images, texts):
+        for path in (folder / "images" / split, folder / "labels" / split):
             path.mkdir(parents=True)
-        names = FreeNames(images, ".txt")
-        for name, result in labels.results():
-            free = names.take(flat_name(name))
-            image, text = images / free, texts / free.with_suffix(".txt")
-            if result.of(Outcome.UNSURE):
-                unsure = folder / "unsure"
-                image, text = (unsure / path.relative_to(folder) for path in (image, text))
-                for path in (image, text):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-            labels.place_image(name, result, image)
-            lines = [_line(j.box, numbers[j.class_name], result) for j in result.labels]
-            text.write_text("".join(lines), encoding="utf-8")
-    classes = next(iter(splits.values())).classes
-    (folder / "data.yaml").write_text(_yaml([*splits], classes), encoding="utf-8")
+        names = FreeNames(folder / "images" / split, ".txt")
+        for image in labels.images():
+            kind = _doubt(image.result)
+            doubtful[kind] += 1
+            total += 1
+            made_of = _made_of(kind, labels)
+            if made_of is DoubtfulImages.LEAVE_OUT:
+                continue
+            home = folder / kind if made_of is DoubtfulImages.SEPARATE else folder
+            _write_image(image, labels, names, home, split, made_of is DoubtfulImages.LABEL)
+    labels = next(iter(splits.values()))
+    notes = [*_notes(doubtful, total, labels)]
+    text = "".join(f"# {note}\n" for note in notes) + _yaml([*splits], labels.classes)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    return notes
+
+
+def _doubt(result: LabelResult) -> str:
+    """The kind of image in doubt that it is; empty where there is none."""
+    if result.of(Outcome.UNSURE):
+        return UNSURE
+    return NOTHING_PROPOSED if result.empty is EmptyReason.NOTHING_PROPOSED else ""
+
+
+def _made_of(kind: str, labels: Labels) -> DoubtfulImages:
+    chosen = {UNSURE: labels.unsure, NOTHING_PROPOSED: labels.nothing_proposed}
+    return chosen.get(kind, DoubtfulImages.BACKGROUND)
+
+
+def _write_image(
+    image: LabelledImage, labels: Labels, names: FreeNames, home: Path, split: str, unsure: bool
+) -> None:
+    """Put an image and its text file below ``home``; ``unsure``: with its unsure boxes."""
+    free = names.take(flat_name(image.name))
+    place = home / "images" / split / free
+    text = home / "labels" / split / free.with_suffix(".txt")
+    for path in (place, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    labels.place_image(image.name, image.result, place)
+    kept = (Outcome.ACCEPT, Outcome.UNSURE) if unsure else (Outcome.ACCEPT,)
+    numbers = {name: number for number, name in enumerate(labels.classes)}
+    lines = [
+        _line(judgement.box, numbers[judgement.class_name], image.result)
+        for judgement in image.result.judgements
+        if judgement.outcome in kept
+    ]
+    text.write_text("".join(lines), encoding="utf-8")
+
+
+def _notes(doubtful: Mapping[str, int], total: int, labels: Labels) -> Iterator[str]:
+    for kind, (what, region, flag) in _WHAT.items():
+        if doubtful.get(kind):
+            became = _BECAME[_made_of(kind, labels)].format(kind=kind, region=region)
+            yield f"YOLO: {doubtful[kind]:,} of {total:,} images {what}; {became} ({flag})."
 
 
 def _yaml(splits: Sequence[str], classes: Sequence[str]) -> str:
@@ -45,9 +114,9 @@ def _yaml(splits: Sequence[str], classes: Sequence[str]) -> str:
     val = next((name for name in ("val", "test") if name in splits), train)
     content = {"train": f"images/{train}", "val": f"images/{val}"}
     content |= {"test": "images/test"} if "test" in splits else {}
-    text = "# Images with an unsure box are in unsure/: it would be learnt as background.\n"
+    text = ""
     if train == val:
-        text += "# Move some images and labels to a folder for val before you train.\n"
+        text += "# There is no split to measure on: write the labels again with --split.\n"
     for entry in (content, {"names": dict(enumerate(classes))}):
         text += yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
     return text

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from secondlook.config.extras import missing_extra
 from secondlook.core.files import explain_write_errors
 from secondlook.core.types import Pixels
 from secondlook.datasets.image_cache import read_pixels
@@ -24,13 +25,15 @@ from secondlook.detector import self_test
 from secondlook.detector.detections import Detections
 from secondlook.detector.manifest import FP32, INT8, SELF_TEST, StudentManifest
 from secondlook.detector.runtime import FILES, INPUT, OUTPUTS, OnnxDetector, stretch
+from secondlook.evaluation.calibration import Fit
+from secondlook.evaluation.contrasts import group_calibration
 from secondlook.evaluation.detector_scores import Scores
 from secondlook.training.export import parity
 from secondlook.training.export.inference_graph import InferenceGraph
 from secondlook.training.export.optimize import simplify_onnx
 from secondlook.training.export.quantize import quantise
 from secondlook.training.model import input_size_of, load_student
-from secondlook_client.errors import BadSetting, InvalidInput, MissingExtra, ModelDrifted
+from secondlook_client.errors import BadSetting, InvalidInput, ModelDrifted
 
 OPSET = 17
 """Old enough for onnxruntime 1.13, new enough for layer norms in one node."""
@@ -54,6 +57,8 @@ class ExportResult:
     """Of the trained model on the held-out images."""
     scores: Scores
     """Of ``model.onnx`` on the same images."""
+    group_calibration: tuple[Fit, ...]
+    """By which the classes of one contrast group are compared, a class each; () without groups."""
     detections: Sequence[Detections]
     """Of ``model.onnx``, an image each."""
     int8_scores: Scores | None
@@ -72,6 +77,7 @@ def export_student(
     out: Path,
     held_out: Sequence[Sample],
     classes: Sequence[str],
+    groups: Sequence[str] = (),
     *,
     int8: str = "auto",
     on_compared: Callable[[int], None] | None = None,
@@ -79,11 +85,12 @@ def export_student(
     """Write ``model.onnx``, ``model.int8.onnx`` and ``self_test.npz`` into ``out``.
 
     ``torch_folder`` holds ``config.json`` and ``model.safetensors``; ``held_out`` are images that
-    it was not trained on, with their labels. ``int8``: ``auto`` leaves that model out, with a
-    warning, when it drifts; ``required`` raises instead; ``never`` makes none. ``on_compared``
-    gets the number of images compared so far. Raises ``ModelDrifted``, ``InvalidInput`` without a
-    labelled held-out image or for other classes than the model's, ``BadSetting``,
-    ``MissingExtra``, ``StorageFull``, and what reading images raises.
+    it was not trained on, with their labels. ``groups``, as in a manifest, are resolved as on a
+    device before anything is scored. ``int8``: ``auto`` leaves that model out, with a warning, when
+    it drifts; ``required`` raises instead; ``never`` makes none. ``on_compared`` gets the number of
+    images compared so far. Raises ``ModelDrifted``, ``InvalidInput`` without a labelled held-out
+    image or for other classes than the model's, ``BadSetting``, ``MissingExtra``, ``StorageFull``,
+    and what reading images raises.
     """
     if int8 not in ("auto", "required", "never"):
         raise BadSetting(f"int8 {int8!r} is unknown; known are auto, required and never")
@@ -98,7 +105,7 @@ def export_student(
         if int8 != "never" and not quantise(building / FP32, building / INT8, sample.images()):
             _without_int8(int8, notes, "the model has no convolutions that int8 makes faster")
         exported = _compare(
-            torch_folder, building, size, held_out, classes, int8, on_compared, notes
+            torch_folder, building, size, held_out, classes, groups, int8, on_compared, notes
         )
         _write_self_test(building, size, sample, len(classes))
         for path in sorted(building.iterdir()):
@@ -146,6 +153,7 @@ def _compare(
     size: tuple[int, int],
     held_out: Sequence[Sample],
     classes: Sequence[str],
+    groups: Sequence[str],
     int8: str,
     on_compared: Callable[[int], None] | None,
     notes: list[str],
@@ -155,8 +163,12 @@ def _compare(
     # A model that was exported gives other outputs afterwards, so this is another copy.
     trained = load_student(torch_folder).float().cpu().eval()
     predictions = parity.predict_all(trained, detectors, held_out, on_compared)
-    by_torch, by_onnx = parity.compare(predictions, held_out, classes)
     mismatched = parity.mismatch_share(predictions.trained, predictions.exported["fp32"])
+    fits: Sequence[Fit] = ()
+    if groups:
+        fits = group_calibration(held_out, predictions.exported["fp32"], groups)
+        predictions = predictions.without_contradictions(groups, fits)
+    by_torch, by_onnx = parity.compare(predictions, held_out, classes)
     parity.check_drift("fp32", by_torch, by_onnx["fp32"], mismatched)
     if "int8" in by_onnx:
         try:
@@ -172,6 +184,7 @@ def _compare(
         input_size=size,
         torch_scores=by_torch,
         scores=by_onnx["fp32"],
+        group_calibration=tuple(fits),
         detections=predictions.exported["fp32"],
         int8_scores=by_onnx.get("int8"),
         metrics=_metrics(by_torch, by_onnx, speed),
@@ -291,7 +304,5 @@ def _check_installed() -> None:
         import onnx
         import onnxruntime.quantization  # noqa: F401
     except ImportError as cause:
-        raise MissingExtra(
-            "an export needs onnx and onnxruntime; `pip install 'secondlook[serve,distill]'`"
-        ) from cause
+        raise missing_extra("an export", "distill") from cause
     del onnx

@@ -11,6 +11,8 @@ from secondlook.datasets.image_cache import read_pixels
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections
 from secondlook.detector.runtime import BATCH, OnnxDetector, stretch
+from secondlook.evaluation.calibration import Fit
+from secondlook.evaluation.contrasts import without_contradictions
 from secondlook.evaluation.detector_scores import Scores, score
 from secondlook_client.errors import InvalidInput, ModelDrifted
 
@@ -35,6 +37,16 @@ class Predictions:
     trained: Sequence[Detections]
     exported: Mapping[str, Sequence[Detections]]
     """By precision."""
+
+    def without_contradictions(self, groups: Sequence[str], fits: Sequence[Fit]) -> "Predictions":
+        """What a device keeps of them, by the ``group_calibration`` of the float32 model."""
+        return Predictions(
+            without_contradictions(self.trained, groups, fits),
+            {
+                name: without_contradictions(of_one, groups, fits)
+                for name, of_one in self.exported.items()
+            },
+        )
 
 
 def check_has_labels(held_out: Sequence[Sample]) -> None:

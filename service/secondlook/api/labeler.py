@@ -1,0 +1,238 @@
+"""``secondlook.label``, and ``Labeler`` for whoever labels more than once with the same models.
+
+Images go to a service as those of every command do: one that is started in this process, or with
+``server`` one that runs elsewhere.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from secondlook.api.given_images import FilesGiven, GivenImages, ImagesInput, given_images
+from secondlook.api.label_results import LabelResults
+from secondlook.api.written_classes import WrittenClasses, ontology_of
+from secondlook.cli.connection import (
+    IN_FLIGHT,
+    RETRY,
+    TIMEOUT_S,
+    connected,
+    running_service,
+    warn_about_demo_models,
+)
+from secondlook.cli.label import ERRORS_OF_ONE_IMAGE, label_into
+from secondlook.cli.output import bar
+from secondlook.cli.output_folder import FAILED, FailedImage, OutputFolder, read_failures
+from secondlook.config.settings import SOURCES, Settings
+from secondlook.config.stop_signals import call_off
+from secondlook_client import Client
+from secondlook_client.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    SecondlookError,
+    ServerFailure,
+    UnreadableFile,
+)
+from secondlook_client.images import sendable
+from secondlook_client.ontology import Ontology
+from secondlook_client.values import LabelResult
+
+Key: TypeAlias = tuple[int, str]
+"""Place and name of an image."""
+OF_ONE_IMAGE = (*ERRORS_OF_ONE_IMAGE, UnreadableFile, ServerFailure, DeadlineExceeded)
+"""Any other error would be the same for all images."""
+
+
+def label(
+    images: ImagesInput,
+    classes: WrittenClasses,
+    *,
+    proposer: str | None = None,
+    verifier: str | None = None,
+    models: str | None = None,
+    device: str | None = None,
+    server: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    formats: Sequence[str] = ("coco",),
+    progress: bool = True,
+    **settings: Any,
+) -> LabelResults:
+    """Label images with words.
+
+        labels = secondlook.label("photos/", ["dog", "cat"])
+        labels.save("labels/", formats=["coco", "yolo"])
+
+    ``images`` is a folder, a file, a list of paths, an image in memory (a numpy array in RGB, a
+    Pillow image, encoded bytes) or any iterable of those; an array of OpenCV is
+    ``secondlook_client.bgr(frame)``. ``classes`` is a list of names or of lines as ``-c`` takes
+    them, a dict of phrases by name, an ``Ontology``, or the path of a YAML file.
+
+    ``proposer`` and ``verifier`` (or ``models`` for both), ``device`` and all other ``settings``
+    are those of ``secondlook label``, with the same defaults, file and environment variables;
+    ``server`` (host:port) labels through a running service instead. ``progress`` goes to stderr.
+
+    With ``out``, a folder, it is the same as that command: it writes ``formats``, the gallery and
+    all scores there, continues a run that was stopped, and needs files. Without, results stay in
+    memory, some kilobytes for each image, and images that are iterated over are freed.
+
+    An image that cannot be labelled is in ``failed`` of the result. Raises a ``SecondlookError``
+    for everything that concerns all images, or where none could be labelled.
+    """
+    read = _settings(proposer, verifier, models, device, settings)
+    ontology = ontology_of(classes)
+    given = given_images(images, read.images, raw=not server, out=Path(out) if out else None)
+    if out is not None:
+        return _label_into(Path(out), given, ontology, read, server, formats)
+    with _service(server, read) as client:
+        return _label(client, given, ontology, progress)
+
+
+class Labeler:
+    """Models that stay loaded, for several calls; a context manager.
+
+        with secondlook.Labeler(proposer="IDEA-Research/grounding-dino-tiny") as labeler:
+            dogs = labeler.label("photos/", ["dog"])
+            cats = labeler.label(frame, ["cat"])
+
+    One call at a time. Loading raises ``NotFound``, ``MissingExtra`` and ``BadSetting``.
+    """
+
+    def __init__(
+        self,
+        *,
+        proposer: str | None = None,
+        verifier: str | None = None,
+        models: str | None = None,
+        device: str | None = None,
+        server: str | None = None,
+        **settings: Any,
+    ) -> None:
+        """Load the models, or connect to ``server``; see ``label`` for the settings."""
+        self._settings = _settings(proposer, verifier, models, device, settings)
+        self._local = not server
+        with ExitStack() as stack:
+            self._client = stack.enter_context(_service(server, self._settings))
+            self._stack = stack.pop_all()
+
+    def label(
+        self, images: ImagesInput, classes: WrittenClasses, *, progress: bool = True
+    ) -> LabelResults:
+        """As ``secondlook.label`` without ``out``."""
+        ontology = ontology_of(classes)
+        given = given_images(images, self._settings.images, raw=self._local)
+        return _label(self._client, given, ontology, progress)
+
+    def close(self) -> None:
+        """Free the models, or hang up."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _settings(
+    proposer: str | None,
+    verifier: str | None,
+    models: str | None,
+    device: str | None,
+    others: dict[str, Any],
+) -> Settings:
+    given = {"proposer": proposer, "verifier": verifier, "models": models, "device": device}
+    config = others.pop("config", None)
+    return SOURCES.load(
+        {**given, **others}, Path(config) if config else None, source=lambda name: f"{name}="
+    )
+
+
+@contextmanager
+def _service(server: str | None, settings: Settings) -> Iterator[Client]:
+    """A client of the service that labels."""
+    if not server:
+        warn_about_demo_models(settings)
+    with running_service(server, settings) as (address, _), Client(address, retry=RETRY) as client:
+        yield client
+
+
+def _label(client: Client, given: GivenImages, ontology: Ontology, progress: bool) -> LabelResults:
+    """Label everything, in memory. Raises the first failure where nothing could be labelled."""
+    found: dict[int, tuple[str, LabelResult]] = {}
+    failed: dict[int, tuple[str, SecondlookError]] = {}
+    total = given.count()
+    shown = bar("labelling", total or 0) if progress else nullcontext(lambda now, whole: None)
+    with shown as step:
+        for (place, name), answer in _answers(client, given, ontology):
+            if isinstance(answer, LabelResult):
+                found[place] = name, answer
+            elif isinstance(answer, OF_ONE_IMAGE):
+                failed[place] = name, answer
+            else:
+                raise answer
+            done = len(found) + len(failed)
+            step(done, max(total or 0, done))
+    if not found:
+        raise failed[min(failed)][1]
+    results = [found[place] for place in sorted(found)]
+    failures = [
+        FailedImage(name, failure.reason, str(failure))
+        for _, (name, failure) in sorted(failed.items())
+    ]
+    return LabelResults(ontology, lambda: iter(results), failures, given)
+
+
+def _answers(
+    client: Client, given: GivenImages, ontology: Ontology
+) -> Iterator[tuple[Key, LabelResult | SecondlookError]]:
+    """((place, name), result or failure) of each image as it is done."""
+    unreadable: list[tuple[Key, SecondlookError]] = []
+
+    def readable() -> Iterator[tuple[Key, bytes]]:
+        for place, (name, content) in enumerate(given.encoded()):
+            if isinstance(content, SecondlookError):
+                unreadable.append(((place, name), content))
+            else:
+                yield (place, name), content
+
+    yield from client.label_many(
+        readable(),
+        classes=ontology.classes,
+        concurrency=IN_FLIGHT,
+        timeout_s=TIMEOUT_S,
+        name=lambda key: sendable(key[1])[-1000:],
+    )
+    yield from unreadable
+
+
+def _label_into(
+    out: Path,
+    given: GivenImages,
+    ontology: Ontology,
+    settings: Settings,
+    server: str | None,
+    formats: Sequence[str],
+) -> LabelResults:
+    """As the command does."""
+    if not isinstance(given, FilesGiven):
+        raise InvalidInput(
+            "a run with out= continues where it stopped, so it needs files; leave out= away and "
+            "write the labels with save()"
+        )
+    if not server:
+        warn_about_demo_models(settings)
+    with OutputFolder(out) as folder:
+        try:
+            with connected(server, settings, ontology, lambda: folder.store) as session:
+                run = label_into(folder, session, given.selection, formats=tuple(formats))
+        except KeyboardInterrupt:
+            call_off()  # a notebook lives on
+            raise
+        return LabelResults(ontology, run.results, read_failures(out / FAILED), given)

@@ -1,0 +1,71 @@
+"""Addresses to listen on: how they are written, who reaches them, and whether they are free."""
+
+import ipaddress
+import socket
+from contextlib import suppress
+
+from secondlook.config.settings import ServerSettings
+from secondlook_client.errors import BadSetting
+
+
+def check_ports(server: ServerSettings) -> None:
+    """Raises ``BadSetting`` where a server could not listen now.
+
+    To be asked before models are loaded: another program may still come first.
+    """
+    if _problem(server.host, server.port):
+        raise BadSetting(explain_port_failure(server.host, server.port))
+    port = server.metrics_port
+    if port is not None and (why := _problem(server.host, port)):
+        raise BadSetting(explain_metrics_failure(server.host, port, why))
+
+
+def explain_port_failure(host: str, port: int) -> str:
+    """Why one cannot listen there; gRPC does not say, so the system is asked again."""
+    why = _problem(host, port) or "the address cannot be used"
+    return (
+        f"cannot listen on {format_address(host, port)}: {why}. Stop the other program, or choose "
+        "another --port (0: any free port) or --host"
+    )
+
+
+def explain_metrics_failure(host: str, port: int, why: str) -> str:
+    """The same of the port of the metrics."""
+    return (
+        f"metrics cannot listen on {format_address(host, port)} ({why}); "
+        "choose another metrics port or leave it out"
+    )
+
+
+def format_address(host: str, port: int) -> str:
+    """``host:port``, with brackets where they are needed."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_address(host: str, port: int) -> str:
+    """``host:port`` at which this machine reaches a server that listens on ``host``."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return format_address(host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _problem(host: str, port: int) -> str:
+    """Why the system refuses to let anyone listen there; empty where it does not."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as cause:
+        return (cause.strerror or str(cause)).lower()
+    return ""

@@ -1,0 +1,67 @@
+"""The pages of ``docs/`` are true: every block of them runs, with the embedded models."""
+
+import shutil
+from pathlib import Path
+
+import click
+import pytest
+from snippets import Rewrites, snippets
+from students import write_student
+from walkthrough import Walkthrough, embed_photo_models, free_port
+
+DOCS = Path(__file__).parents[2] / "docs"
+RUN = ("", "python", "yaml")
+"""Languages of blocks that are run; ``text`` is what is printed."""
+ELSEWHERE = ("architecture",)
+"""Pages whose examples have a test of their own."""
+ONLY_PARSED = {
+    "index": {"secondlook demo": "a minute; test_demo runs it"},
+    "tutorial": {
+        "secondlook demo": "a minute; test_demo runs it",
+        "secondlook distill": "minutes; test_student_story trains a smaller student",
+    },
+    "photos": {
+        "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",
+        "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",
+    },
+}
+"""By page: commands that are not run, by their beginning, and why."""
+REWRITTEN = {
+    "tutorial": {"30": "6"},
+    "classes": {"= car, bus, truck": "= car", "[car, bus, truck]": "[car]"},
+    "empties": {"cat": "car"},
+    "photos": {"photo-small": "demo"},
+    "verify": {", and not a wolf or a fox": ""},
+    "python": {'"photo"': '"demo"', "photo-small": "demo"},
+}
+"""By page: what stands in a page, and what is run here instead."""
+PAGES = sorted(path.stem for path in DOCS.glob("*.md") if snippets(path, *RUN))
+
+
+@pytest.fixture
+def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the pages name; the models for photos are the embedded ones."""
+    shutil.copytree(world / "images", tmp_path / "photos")
+    shutil.copyfile(sorted((tmp_path / "photos").iterdir())[0], tmp_path / "photo.jpg")
+    shutil.copyfile(world / "truth.json", tmp_path / "annotations.json")
+    write_student(tmp_path / "student", ("person",))
+    embed_photo_models(monkeypatch)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
+@pytest.mark.timeout(600)  # a service, and some twenty commands, one after the other
+def test_every_block_runs_as_it_stands(page: str, home: Path) -> None:
+    blocks = snippets(DOCS / f"{page}.md", *RUN)
+    has_service = any("50051" in block.code for block in blocks)
+    ports = {"50051": str(free_port())} if has_service else {}
+    rewrites = Rewrites({**REWRITTEN.get(page, {}), **ports})
+    failed = []
+    with Walkthrough(home, rewrites, ONLY_PARSED.get(page, {}), serve=[]) as walk:
+        for block in blocks:
+            try:
+                walk.run(block)
+            except (Exception, click.exceptions.Exit) as failure:
+                failed.append(f"{block}: {type(failure).__name__}: {failure}")
+    assert not failed, "\n".join(failed)
+    assert not rewrites.unused and not walk.stale
