@@ -399,10 +399,11 @@ def _answer(verdict: Verdict) -> str:
     answer = verdict.answer
     if answer.error:
         return answer.error
-    words = answer.raw.strip() or "nothing"
+    words = answer.raw.strip()
     if answer.p_yes is None:
-        return f"{words} (neither yes nor no)"
-    return f"{words}, P(yes) {'' if answer.exact else '~'}{answer.p_yes:.3f}"
+        return f"{words or 'nothing'} (neither yes nor no)"
+    p_yes = f"P(yes) {'' if answer.exact else '~'}{answer.p_yes:.3f}"
+    return f"{words}, {p_yes}" if words else p_yes  # some models give probabilities alone
 
 
 def _evidence_row(evidence: ClassEvidence, own: str) -> dict[str, Any]:

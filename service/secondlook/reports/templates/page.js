@@ -338,7 +338,7 @@ function details(box) {
   if (box.score !== null) fact(asked || box.p !== null ? "proposer" : "score", box.score.toFixed(3), box.score);
   if (box.p !== null) fact(box.exact ? "P(yes)" : "P(yes), from words", box.p.toFixed(3), box.p);
   fact("asked", asked);
-  if (asked) fact("answered", answer || "nothing");
+  if (asked && (answer || box.p === null)) fact("answered", answer || "nothing");
   fact("because", reason);
   const [x1, y1, x2, y2] = box.edges;
   fact("box", `${x1} ${y1} ${x2} ${y2} (${Math.round(x2 - x1)}×${Math.round(y2 - y1)} pixels)`);
