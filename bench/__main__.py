@@ -33,6 +33,7 @@ SUITES = (
     "students",
     "student_speed",
     "contrasts",
+    "pages",
     "real_photos",
     "cascade",
     "edge",

@@ -22,7 +22,7 @@ from known_attacks import (
 )
 
 from bench.overload import overload
-from bench.paired_timing import Figure
+from bench.paired_timing import Figure, against
 
 GRACE_S = 5
 WAIT_S, PEAK_MB, END_S = 2.0, 1536.0, GRACE_S + 2.0
@@ -46,9 +46,9 @@ def run() -> list[Figure | str]:
             ended_s = server.terminate(60)
         print(name, effect, f"ended after {ended_s:.1f} s", flush=True)
         rows += [
-            _against(f"{name}: health waits", effect.worst_wait_s, WAIT_S, "s"),
-            _against(f"{name}: peak memory", effect.peak_mb, PEAK_MB, "MB"),
-            _against(f"{name}: SIGTERM, grace {GRACE_S} s", ended_s, END_S, "s"),
+            against(f"{name}: health waits", effect.worst_wait_s, WAIT_S, "s"),
+            against(f"{name}: peak memory", effect.peak_mb, PEAK_MB, "MB"),
+            against(f"{name}: SIGTERM, grace {GRACE_S} s", ended_s, END_S, "s"),
             f"{name}: a sound image was labelled after {effect.label_s:.2f} s meanwhile; "
             f"the attack was answered {', '.join(sorted(set(effect.statuses))) or 'nothing'}; "
             f"at rest the server takes {server.at_rest_mb:.0f} MB.",
@@ -59,9 +59,3 @@ def run() -> list[Figure | str]:
 def _server(folder: Path) -> AbstractContextManager[AttackedServer]:
     flags = ("--models", "demo", "--max-trainings", "0", "--grace-s", str(GRACE_S))
     return started_server(folder, *flags)
-
-
-def _against(name: str, value: float, bar: float, unit: str) -> Figure:
-    """A value that may not be above its bar; the ratio is of the two."""
-    ratio = value / bar
-    return Figure(name, f"≤ {bar:g} {unit}", value, bar, unit, ratio, ratio, ratio, 1, ratio <= 1)

@@ -35,6 +35,12 @@ class Figure:
         )
 
 
+def against(name: str, value: float, bar: float, unit: str) -> Figure:
+    """A value that may not be above its bar; the ratio is of the two."""
+    ratio = value / bar
+    return Figure(name, f"≤ {bar:g} {unit}", value, bar, unit, ratio, ratio, ratio, 1, ratio <= 1)
+
+
 def paired(
     name: str,
     ours: Callable[[], float],
