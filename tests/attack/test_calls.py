@@ -13,7 +13,7 @@ from random_messages import MessageMaker
 from secondlook_client import Client
 
 WORST_WAIT_S = 2.0
-GROWTH_MB = 680
+GROWTH_MB = 900
 SHARE = 0.08
 """Of all inputs; a call costs more than an input to a reader."""
 

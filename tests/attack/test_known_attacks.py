@@ -16,7 +16,7 @@ from known_attacks import (
 
 GRACE_S = 2
 WORST_WAIT_S = 2.0
-GROWTH_MB = 680
+GROWTH_MB = 900
 """Twelve of the large images took 4,300 before memory was budgeted."""
 LABEL_S = 15.0
 """For a sound image meanwhile, on a busy machine."""
