@@ -6,22 +6,22 @@ with an empty profile, at two widths of the window.
 """
 
 import re
-import shutil
 import socket
 import statistics
-import subprocess
 import tempfile
 from pathlib import Path
+
+from browser import BROWSER, BROWSERS, document
 
 from bench.labelled_scenes import CACHE, labelled_scenes
 from bench.paired_timing import Figure, against
 from secondlook.core.images import decode
 from secondlook.core.ontology_yaml import load_ontology
+from secondlook.core.types import LabelledImage
 from secondlook.evaluation.run_stats import RunStats
 from secondlook.reports import gallery
 
 SEED, IMAGES, STARTS, MAX_MB, MAX_MS = 71, 600, 5, 10.0, 1000.0
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OBSERVER = """<script>new PerformanceObserver(found => {
   for (const one of found.getEntries())
     if (one.name === "first-contentful-paint")
@@ -33,20 +33,17 @@ WAIT = '<img src="http://127.0.0.1:{}/" alt=""></body>'
 
 def run() -> list[Figure | str]:
     """Galleries of 600 and of 3 images."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     rows: list[Figure | str] = []
     with tempfile.TemporaryDirectory() as folder:
         for count in (IMAGES, 3):
             page = written(Path(folder), count)
             megabytes = page.stat().st_size / 10**6
             rows.append(against(f"gallery of {count} images", megabytes, MAX_MB, "MB"))
-            if browser is None:
+            if BROWSER is None:
                 rows.append(f"No paint: none of {', '.join(BROWSERS)} is installed.")
                 continue
             for width in (1400, 400):
-                paint = statistics.median(
-                    first_paint_ms(browser, page, width) for _ in range(STARTS)
-                )
+                paint = statistics.median(first_paint_ms(page, width) for _ in range(STARTS))
                 name = f"first paint of {count} images at {width} px"
                 rows.append(against(name, paint, MAX_MS, "ms"))
     return rows
@@ -61,24 +58,21 @@ def written(folder: Path, count: int) -> Path:
         folder / f"{count}.html",
         "gallery",
         RunStats.of(result for _, result in results),
-        gallery.pick(results, count),
+        gallery.pick((LabelledImage(*one) for one in results), count),
         lambda name: decode((images / name).read_bytes()).pixels,
         classes=load_ontology(scenes.ontology_file).names,
     )
 
 
-def first_paint_ms(browser: str, page: Path, width: int) -> float:
+def first_paint_ms(page: Path, width: int) -> float:
     """Of a copy that reports it, which its content policy would forbid."""
     text = re.sub(r"<meta[^>]*Content-Security[^>]*>", "", page.read_text(encoding="utf-8"))
+    text = text.replace("</head>", OBSERVER, 1)
     copy = page.with_name("observed.html")
-    with tempfile.TemporaryDirectory() as profile, socket.create_server(("127.0.0.1", 0)) as silent:
-        text = text.replace("</head>", OBSERVER, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         text = text.replace("</body>", WAIT.format(silent.getsockname()[1]), 1)
         copy.write_text(text, encoding="utf-8")
-        flags = "--headless --no-sandbox --disable-gpu --no-first-run --timeout=5000 --dump-dom"
-        command = [browser, *flags.split(), f"--user-data-dir={profile}", copy.as_uri()]
-        command.insert(-1, f"--window-size={width},1000")
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    found = re.search(r'data-paint="([\d.]+)"', done.stdout[:2000])
+        painted = document(copy, "--timeout=5000", width=width)
+    found = re.search(r'data-paint="([\d.]+)"', painted[:2000])
     assert found, "the browser painted nothing within 5 s"
     return float(found[1])

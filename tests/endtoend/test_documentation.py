@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import click
 import pytest
 from snippets import Rewrites, snippets
 from students import write_student
@@ -56,12 +55,7 @@ def test_every_block_runs_as_it_stands(page: str, home: Path) -> None:
     has_service = any("50051" in block.code for block in blocks)
     ports = {"50051": str(free_port())} if has_service else {}
     rewrites = Rewrites({**REWRITTEN.get(page, {}), **ports})
-    failed = []
     with Walkthrough(home, rewrites, ONLY_PARSED.get(page, {}), serve=[]) as walk:
-        for block in blocks:
-            try:
-                walk.run(block)
-            except (Exception, click.exceptions.Exit) as failure:
-                failed.append(f"{block}: {type(failure).__name__}: {failure}")
+        failed = walk.run_all(blocks)
     assert not failed, "\n".join(failed)
     assert not rewrites.unused and not walk.stale

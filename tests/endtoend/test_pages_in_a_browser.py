@@ -4,24 +4,21 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from browser import BROWSER, BROWSERS, document
 from html_page import Page
-from labelled import judged, result
+from labelled import judged, picked, result
 from PIL import Image as PILImage
 
 from secondlook.evaluation.run_stats import RunStats
 from secondlook.reports import gallery
 from secondlook_client.values import LabelResult, Outcome
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason=f"none of these browsers is installed: {', '.join(BROWSERS)}"
 )
@@ -42,7 +39,7 @@ def page(tmp_path: Path) -> Path:
     originals.mkdir()
     PILImage.new("RGB", (2000, 1500)).save(originals / "b9.jpg")
     path = tmp_path / "gallery.html"
-    best = gallery.pick(IMAGES, 9, cursors=range(71, 75))
+    best = picked(IMAGES, 9, cursors=range(71, 75))
     stats = RunStats.of(one for _, one in IMAGES)
     pixels = np.zeros((240, 320, 3), np.uint8)
     gallery.write(
@@ -53,13 +50,7 @@ def page(tmp_path: Path) -> Path:
 
 def rendered(path: Path) -> str:
     """The document when its scripts have run."""
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --virtual-time-budget=4000"
-    profile = f"--user-data-dir={path.parent / 'profile'}"
-    command = [str(BROWSER), *flags.split(), profile, "--window-size=1400,1000", "--dump-dom"]
-    done = subprocess.run(
-        [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    return done.stdout
+    return document(path, "--virtual-time-budget=4000")
 
 
 def probed(path: Path, script: str) -> Any:

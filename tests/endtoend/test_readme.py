@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import av
-import click
 import pytest
 from installed import Run, served
 from PIL import Image as PILImage
@@ -81,14 +80,9 @@ def test_every_block_runs_as_it_stands(home: Path) -> None:
             "81.3": "1.0",
         }
     )
-    failed = []
     roots = ["--image-roots", str(home / "archive")]
     with Walkthrough(home, rewrites, ONLY_PARSED, serve=roots) as walk:
-        for block in BLOCKS:
-            try:
-                walk.run(block)
-            except (Exception, click.exceptions.Exit) as failure:
-                failed.append(f"{block}: {type(failure).__name__}: {failure}")
+        failed = walk.run_all(BLOCKS)
     assert not failed, "\n".join(failed)
     assert not rewrites.unused and not walk.stale
 

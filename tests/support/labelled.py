@@ -1,7 +1,11 @@
 """Results as the service gives them, made by hand or by hypothesis."""
 
+from collections.abc import Callable, Iterable, Sequence
+
 from hypothesis import strategies as st
 
+from secondlook.core.types import LabelledImage
+from secondlook.reports import gallery
 from secondlook_client.values import (
     Answer,
     Decision,
@@ -13,6 +17,19 @@ from secondlook_client.values import (
 )
 
 PROBABILITY = {Outcome.ACCEPT: 0.97, Outcome.REJECT: 0.03, Outcome.UNSURE: 0.5}
+
+
+def picked(
+    images: Sequence[tuple[str, LabelResult]],
+    limit: int,
+    key: Callable[[LabelResult], tuple[float, ...]] | None = None,
+    *,
+    cursors: Iterable[int | None] = (),
+) -> list[LabelledImage]:
+    """What ``gallery.pick`` picks of (name, result), with their cursors where they are given."""
+    known = list(cursors) or [None] * len(images)
+    every = (LabelledImage(*one, cursor) for one, cursor in zip(images, known, strict=True))
+    return gallery.pick(every, limit, key)
 
 
 def judged(

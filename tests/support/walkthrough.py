@@ -79,6 +79,16 @@ class Walkthrough:
             self._server.send_signal(signal.SIGTERM)
             self._server.wait(60)
 
+    def run_all(self, blocks: Sequence[Snippet]) -> list[str]:
+        """Run the blocks of a page, also those behind one that fails; why they failed."""
+        failed = []
+        for block in blocks:
+            try:
+                self.run(block)
+            except (Exception, click.exceptions.Exit) as failure:
+                failed.append(f"{block}: {type(failure).__name__}: {failure}")
+        return failed
+
     def run(self, block: Snippet) -> None:
         """Run one block; raises ``AssertionError`` with what it printed."""
         if block.language == "python":

@@ -239,10 +239,10 @@ def _write_overview(
     from secondlook.cli.output_folder import image_loader
     from secondlook.config.settings import ImageSettings
     from secondlook.core import drawing
-    from secondlook.core.drawing import GalleryImage
+    from secondlook.core.types import LabelledImage
 
     best = sorted(results, key=lambda entry: (_crowding(entry[1]), entry[0]))[:OVERVIEW_IMAGES]
-    shown = [GalleryImage(name, result) for name, result in best]
+    shown = [LabelledImage(name, result) for name, result in best]
     drawing.write_overview(path, shown, image_loader(images, ImageSettings()), classes)
 
 

@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from secondlook.cli.output_folder import FINISHED
 from secondlook.core.files import replacing
 from secondlook.core.image_folder import ImageSelection
+from secondlook.core.version import installed_version
 
 
 class FinishedRun:
@@ -50,7 +50,7 @@ class FinishedRun:
 
 
 def _key(selection: ImageSelection, given: Mapping[str, Any]) -> str:
-    about = {"version": version("secondlook"), "root": str(selection.root), **given}
+    about = {"version": installed_version(), "root": str(selection.root), **given}
     whole = hashlib.sha256(repr(sorted(about.items())).encode("utf-8", "surrogatepass"))
     for image in selection.walk():
         whole.update(f"{image.key} {image.refusal}\n".encode("utf-8", "surrogatepass"))

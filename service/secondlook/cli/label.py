@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +36,25 @@ from secondlook.cli.dataset_options import (
     split_shares,
 )
 from secondlook.cli.finished_run import FinishedRun
-from secondlook.cli.options import class_options, model_options, ontology_of, settings_of
+from secondlook.cli.options import (
+    class_options,
+    model_options,
+    ontology_of,
+    resume_options,
+    settings_of,
+)
 from secondlook.cli.output import Step, bar, counted, sums_of
 from secondlook.cli.output_folder import (
     FAILED,
     PLAIN_LAYOUT,
+    SHOWN,
     DatasetLayout,
     FailedImage,
     OutputFolder,
     WrittenOutputs,
     image_loader,
     image_reader,
+    read_failures,
     write_outputs,
 )
 from secondlook.config.entrypoint import (
@@ -73,7 +82,7 @@ from secondlook.datasets.writers import (
     Provenance,
     linked_images,
 )
-from secondlook.evaluation.run_stats import Results, RunStats
+from secondlook.evaluation.run_stats import OUTCOME_WORDS, Results, RunStats
 from secondlook_client import Job, JobState, LabelPath
 from secondlook_client.errors import (
     BadImage,
@@ -85,7 +94,7 @@ from secondlook_client.errors import (
     SecondlookError,
     Unavailable,
 )
-from secondlook_client.values import GroupBy, JobResult, LabelResult, Outcome
+from secondlook_client.values import GroupBy, JobResult, LabelResult
 
 if TYPE_CHECKING:
     from secondlook.cli.connection import Session
@@ -114,11 +123,6 @@ MAX_NAME = 4000
 """Characters of a path, from which a name is; the server accepts few more."""
 CLASS_WIDTH = 48
 """Characters of a class's name that are printed in front of its counts."""
-OUTCOME_WORDS = {
-    Outcome.ACCEPT: "accepted",
-    Outcome.UNSURE: "unsure",
-    Outcome.REJECT: "rejected",
-}
 ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
 """Any other error would be the same for all images."""
 
@@ -156,20 +160,13 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
     cls=SectionOption,
     section=MORE,
     type=click.IntRange(0),
-    default=600,
+    default=SHOWN,
     show_default=True,
     metavar="N",
     help="Maximum number of images in gallery.html, the most unsure first: 10 MB for 600; 0 writes "
     "none.",
 )
-@click.option("--fresh", is_flag=True, help="Remove the results of an earlier run in --out first.")
-@click.option(
-    "--retry-failed",
-    cls=SectionOption,
-    section=MORE,
-    is_flag=True,
-    help="Try the images that failed again.",
-)
+@resume_options
 @model_options
 @setting_options(CascadeSettings, StoreSettings)
 def label_command(
@@ -226,12 +223,7 @@ def label_command(
         if not fresh:
             folder.check_same_run(known)
 
-        def ready() -> Path:
-            if fresh:
-                folder.clear()
-            return folder.store
-
-        with connected(server, settings, wanted, ready) as session:
+        with connected(server, settings, wanted, partial(folder.data_folder, fresh)) as session:
             run = label_into(
                 folder,
                 session,
@@ -265,8 +257,7 @@ def _print_finished(out: Path, lines: Sequence[str]) -> None:
 
 def _to_be_tried_again(failed: Path) -> bool:
     """Whether an image failed for a reason that may have gone when the run is started again."""
-    with failed.open(encoding="ascii") as file:
-        return any(json.loads(line)["reason"] in TRANSIENT for line in file)
+    return any(image.reason in TRANSIENT for image in read_failures(failed))
 
 
 def _about_run(written: WrittenOutputs, out: Path) -> Iterator[str]:
@@ -330,7 +321,7 @@ def label_into(
     selection: ImageSelection,
     *,
     formats: Sequence[str] = ("coco",),
-    shown: int = 600,
+    shown: int = SHOWN,
     retry_failed: bool = False,
     layout: DatasetLayout = PLAIN_LAYOUT,
 ) -> LabelRun:
@@ -404,12 +395,11 @@ def finish_job(
         session.client.jobs, job, selection, session.image_limits.max_image_bytes
     )
     started = time.perf_counter()
-    images = _label(upload, session, job, folder.path, doing)
+    finished, images = _label(upload, session, job, folder.path, doing)
     seconds = time.perf_counter() - started
     fetched = _fetch(folder.path, upload, session, job)
     failures = _failures(fetched, upload, session, job)
-    found = session.client.jobs.get(job)
-    return FinishedJob(found, fetched, failures, images, seconds)
+    return FinishedJob(finished, fetched, failures, images, seconds)
 
 
 def _open_job(
@@ -432,8 +422,10 @@ def _open_job(
     return name
 
 
-def _label(upload: "SelectionUpload", session: "Session", job: str, out: Path, doing: str) -> int:
-    """Send what the job lacks and wait until it is done; how many images that finished."""
+def _label(
+    upload: "SelectionUpload", session: "Session", job: str, out: Path, doing: str
+) -> tuple[Job, int]:
+    """Send what the job lacks and wait; the job that is done, and how many images finished."""
     jobs = session.client.jobs
     upload.count()
     upload.print_left_out()
@@ -454,7 +446,7 @@ def _label(upload: "SelectionUpload", session: "Session", job: str, out: Path, d
         session.own.finish_jobs()
     after = jobs.get(job)
     _check_done(after, progress.finished(after), progress.images, session, out)
-    return progress.finished(after) - progress.finished(before)
+    return after, progress.finished(after) - progress.finished(before)
 
 
 def _check_done(job: Job, finished: int, images: int, session: "Session", out: Path) -> None:

@@ -8,7 +8,9 @@ import click
 
 from secondlook.cli.params import Address
 from secondlook.config.entrypoint import (
+    MORE,
     Command,
+    SectionOption,
     complete_models,
     config_option,
     setting_options,
@@ -63,6 +65,21 @@ def model_options(command: Command) -> Command:
         help="Label through a running service; without it, the models run in this process.",
     )
     return server(models_option(config_option(in_process_options(command))))
+
+
+def resume_options(command: Command) -> Command:
+    """``--fresh`` and ``--retry-failed`` of a command whose ``--out`` resumes a run."""
+    fresh = click.option(
+        "--fresh", is_flag=True, help="Remove the results of an earlier run in --out first."
+    )
+    retry = click.option(
+        "--retry-failed",
+        cls=SectionOption,
+        section=MORE,
+        is_flag=True,
+        help="Try the images that failed again.",
+    )
+    return fresh(retry(command))
 
 
 def settings_of(flags: dict[str, Any]) -> Settings:

@@ -42,6 +42,8 @@ OWN_FILES = (*LABEL_FORMATS, *VERIFIED_FILES, GALLERY, FAILED, STAGED, FINISHED,
 """Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
 ``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
+SHOWN = 600
+"""Images of a run's gallery at most, unless another number is asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class OutputFolder:
     def store(self) -> Path:
         """The data folder of a service that is started for this run."""
         return self.path / STORE
+
+    def data_folder(self, fresh: bool) -> Path:
+        """``store``; with ``fresh`` what an earlier run wrote is removed before."""
+        if fresh:
+            self.clear()
+        return self.store
 
     def clear(self) -> None:
         """Remove what an earlier run wrote, and nothing else."""
@@ -255,10 +263,9 @@ def write_outputs(
     with _copying(out, splits, copy) as placed:
         paths = [write_format(name, placed, out, notes) for name in formats]
     if shown:
-        cursors = labels.cursors() if labels.cursors else ()
         from secondlook.reports import gallery
 
-        best = gallery.pick(labels.results(), shown, cursors=cursors)
+        best = gallery.pick(labels.images(), shown)
         title = ", ".join(labels.classes[:4])
         if len(labels.classes) > 4:
             title += f" and {len(labels.classes) - 4} more"

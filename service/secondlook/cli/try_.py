@@ -127,10 +127,11 @@ def _label(
 def _write_page(
     out: Path, ontology: "Ontology", found: "dict[str, LabelResult]", load: "Load"
 ) -> None:
+    from secondlook.core.types import LabelledImage
     from secondlook.evaluation.run_stats import RunStats
     from secondlook.reports import gallery
 
-    shown = gallery.pick(found.items(), MAX_IMAGES)
+    shown = gallery.pick((LabelledImage(*one) for one in found.items()), MAX_IMAGES)
     totals = RunStats.of(found.values())
     gallery.write(out, "secondlook try", totals, shown, load, classes=ontology.names, scores=True)
 

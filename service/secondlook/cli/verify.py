@@ -11,14 +11,21 @@ in the same way and its answers are kept in the same store:
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.options import class_options, models_option, ontology_of, settings_of
+from secondlook.cli.options import (
+    class_options,
+    models_option,
+    ontology_of,
+    resume_options,
+    settings_of,
+)
 from secondlook.cli.output import console, counted, table
 from secondlook.cli.params import NameList
 from secondlook.config.entrypoint import (
@@ -48,7 +55,6 @@ if TYPE_CHECKING:
     from secondlook.reports.verification import VerifiedSet
 
 FORMATS = ("coco", "yolo", "voc")
-FAILED = "failed.jsonl"
 WORDS = {Outcome.REJECT: "rejected", Outcome.UNSURE: "unsure", Outcome.ACCEPT: "kept"}
 
 
@@ -108,14 +114,7 @@ WORDS = {Outcome.REJECT: "rejected", Outcome.UNSURE: "unsure", Outcome.ACCEPT: "
     metavar="N",
     help="Maximum number of images in gallery.html, the most suspicious first; 0 writes none.",
 )
-@click.option("--fresh", is_flag=True, help="Remove the results of an earlier run in --out first.")
-@click.option(
-    "--retry-failed",
-    cls=SectionOption,
-    section=MORE,
-    is_flag=True,
-    help="Try the images that failed again.",
-)
+@resume_options
 @models_option
 @config_option
 @setting_options(ModelSettings, BatchingSettings, ImageSettings)
@@ -152,14 +151,7 @@ def verify_command(
     check_extras("running models here", *extras_of_models(settings))
     warn_about_demo_models(settings)
     with OutputFolder(out) as folder:
-
-        def ready() -> Path:
-            if wanted.fresh:
-                folder.clear()
-            return folder.store
-
-        verification = Verification(data, annotated, questions, wanted, settings)
-        return verification.run(folder, ready)
+        return Verification(data, annotated, questions, wanted, settings).run(folder)
 
 
 @dataclass(frozen=True)
@@ -198,11 +190,11 @@ class Verification:
     wanted: Wanted
     settings: Settings
 
-    def run(self, folder: "OutputFolder", ready: Callable[[], Path]) -> int:
+    def run(self, folder: "OutputFolder") -> int:
         """Verify into ``folder`` and print what was found; the exit code."""
         from secondlook.cli.connection import connected, identity_without_models
         from secondlook.cli.label import finish_job
-        from secondlook.cli.output_folder import write_failures
+        from secondlook.cli.output_folder import FAILED, write_failures
         from secondlook.labeling.annotated_boxes import with_annotations
         from secondlook.reports.verification import VerifiedSet
 
@@ -211,6 +203,7 @@ class Verification:
         selection = self.annotated.selection(asked)
         # A run with suggestions is another one than a run without.
         more = {"suggest": self.wanted.suggest}
+        ready = partial(folder.data_folder, self.wanted.fresh)
         if not self.wanted.fresh:
             known = identity_without_models(ontology, selection.root, self.settings)
             folder.check_same_run({**known, **more})
@@ -269,6 +262,7 @@ class Verification:
 def print_verified(verified: "VerifiedSet", failed: int, out: Path, paths: Sequence[Path]) -> None:
     """A table by class, what was not asked about, and the files."""
     from secondlook.cli.label import about_unanswered
+    from secondlook.cli.output_folder import FAILED
     from secondlook.datasets.checked_boxes import FindingKind
 
     kinds = [kind for kind in FindingKind if kind not in (FindingKind.REJECTED, FindingKind.UNSURE)]

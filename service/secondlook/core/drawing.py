@@ -17,7 +17,7 @@ from PIL import ImageDraw, ImageFont
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.files import replacing
-from secondlook.core.types import Boxes, Pixels
+from secondlook.core.types import Boxes, LabelledImage, Pixels
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
 WIDTH = STRIP_WIDTH = 1600
@@ -73,20 +73,6 @@ FrameBoxes = tuple[Boxes, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class GalleryImage:
-    """One labelled image to be shown."""
-
-    name: str
-    result: LabelResult
-    cursor: int | None = None
-    """Of the result in its store, where it is known; the ids of its labels begin with it."""
-
-    def label_id(self, place: int) -> str:
-        """The id of a judgement for ``secondlook explain``; empty where it is not known."""
-        return "" if self.cursor is None else f"{self.cursor}.{place}"
-
-
-@dataclass(frozen=True)
 class StripRow:
     """What one model says of the frames."""
 
@@ -114,7 +100,7 @@ def class_colours(classes: Iterable[str]) -> dict[str, Colour]:
 
 def write_overview(
     path: Path,
-    images: Sequence[GalleryImage],
+    images: Sequence[LabelledImage],
     load: Load,
     classes: Sequence[str],
     most: int = ROWS,
@@ -233,9 +219,9 @@ def outline(
             canvas.line(piece, fill=colour, width=3)
 
 
-def _rows(images: Sequence[GalleryImage], most: int) -> list[list[GalleryImage]]:
+def _rows(images: Sequence[LabelledImage], most: int) -> list[list[LabelledImage]]:
     """As many images of one height in a row as fill the width; a short last row is left out."""
-    rows: list[list[GalleryImage]] = [[]]
+    rows: list[list[LabelledImage]] = [[]]
     for image in images:
         rows[-1].append(image)
         if sum(_width(one.result, ROW_HEIGHT) + GAP for one in rows[-1]) >= WIDTH * 0.9:

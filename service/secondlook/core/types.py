@@ -217,3 +217,18 @@ class Labelled:
     def empty(self) -> EmptyReason | None:
         """Why it has neither a label nor an unsure box; None where it has one."""
         return empty_reason(self.judgements, self.evidence.image_verdicts)
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One labelled image of a run or a dataset, to be shown or written."""
+
+    name: str
+    """Its path, with forward slashes."""
+    result: LabelResult
+    cursor: int | None = None
+    """Of the result in its job; None where it is not known."""
+
+    def label_id(self, place: int) -> str:
+        """What ``secondlook explain`` calls the judgement at this place; empty if not known."""
+        return "" if self.cursor is None else f"{self.cursor}.{place}"

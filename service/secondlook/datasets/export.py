@@ -23,11 +23,11 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from secondlook.core import drawing
-from secondlook.core.drawing import GalleryImage
 from secondlook.core.files import explain_write_errors, remove, replacing
 from secondlook.core.image_folder import tag_output
 from secondlook.core.images import decode
 from secondlook.core.ontology_yaml import ontology_from_yaml
+from secondlook.core.types import LabelledImage
 from secondlook.datasets.manifest import (
     Entry,
     ManifestBox,
@@ -167,7 +167,7 @@ def _write_contact_sheet(blobs: Blobs, manifest: SnapshotManifest, path: Path) -
     every = partial(entries, blobs, manifest)
     labelled = itertools.islice((e for _, e in every() if e.of(BoxKind.LABEL)), SHOWN)
     chosen = [*labelled] or [entry for _, entry in itertools.islice(every(), SHOWN)]
-    shown = [GalleryImage(entry.sha256, _result(entry, manifest)) for entry in chosen]
+    shown = [LabelledImage(entry.sha256, _result(entry, manifest)) for entry in chosen]
     drawing.write_overview(
         path, shown, lambda sha256: decode(blobs.get(sha256)).pixels, manifest.classes, SHOWN_ROWS
     )

@@ -15,6 +15,12 @@ from secondlook_client.values import EmptyReason, LabelPath, LabelResult, Outcom
 
 Results = Callable[[], Iterator[tuple[str, LabelResult]]]
 """Image names and results, anew at each call."""
+OUTCOME_WORDS = {
+    Outcome.ACCEPT: "accepted",
+    Outcome.UNSURE: "unsure",
+    Outcome.REJECT: "rejected",
+}
+"""What became of a box, as it is told; in this order."""
 Truth = Mapping[str, Sequence[TrueBox]]
 """True boxes by image name."""
 

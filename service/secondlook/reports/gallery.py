@@ -1,12 +1,12 @@
 """One HTML file that shows what was labelled and why; it needs no network and no other file."""
 
 import heapq
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from secondlook.core.drawing import GalleryImage, Load
-from secondlook.evaluation.run_stats import RunStats
+from secondlook.core.drawing import Load
+from secondlook.core.types import LabelledImage
+from secondlook.evaluation.run_stats import OUTCOME_WORDS, RunStats
 from secondlook.reports.page import write_page
 from secondlook.reports.viewer import (
     DASHED,
@@ -20,13 +20,11 @@ from secondlook.reports.viewer import (
 )
 from secondlook_client.values import EmptyReason, Judgement, LabelPath, LabelResult, Outcome
 
-SHOWN = 600
-"""Images of a gallery, unless another number is asked for."""
-OUTCOMES = (Outcome.ACCEPT, Outcome.UNSURE, Outcome.REJECT)
+OUTCOMES = tuple(OUTCOME_WORDS)
 KINDS = (
-    PageKind("accepted", "", SOLID),
-    PageKind("unsure", "?", DASHED),
-    PageKind("rejected", "✕", DOTTED, shown=False),
+    PageKind(OUTCOME_WORDS[Outcome.ACCEPT], "", SOLID),
+    PageKind(OUTCOME_WORDS[Outcome.UNSURE], "?", DASHED),
+    PageKind(OUTCOME_WORDS[Outcome.REJECT], "✕", DOTTED, shown=False),
 )
 """One for each of ``OUTCOMES``."""
 EMPTY = {
@@ -43,20 +41,15 @@ PATHS = {LabelPath.STUDENT: "by the student", LabelPath.AUDIT: "audited"}
 
 
 def pick(
-    results: Iterable[tuple[str, LabelResult]],
+    images: Iterable[LabelledImage],
     limit: int,
     key: Callable[[LabelResult], tuple[float, ...]] | None = None,
-    *,
-    cursors: Iterable[int] = (),
-) -> list[GalleryImage]:
+) -> list[LabelledImage]:
     """At most ``limit`` images, those with the smallest ``key`` first.
 
     Without a key: the most unsure ones first, then those with boxes, then the empty ones. Holds no
-    more than ``limit`` results at a time, however many there are. ``cursors`` are those of the
-    results, in order, where they are known.
+    more than ``limit`` results at a time, however many there are.
     """
-    known = itertools.chain(cursors, itertools.repeat(None))
-    images = (GalleryImage(*one, cursor) for one, cursor in zip(results, known, strict=False))
     rank = key or _most_unsure
     ranked = ((rank(image.result), place, image) for place, image in enumerate(images))
     best = heapq.nsmallest(limit, ranked, key=lambda entry: entry[:2])
@@ -67,7 +60,7 @@ def write(
     path: Path,
     title: str,
     stats: RunStats,
-    images: Sequence[GalleryImage],
+    images: Sequence[LabelledImage],
     load: Load,
     *,
     order: str = "most unsure",
@@ -125,7 +118,7 @@ def page_box(
     )
 
 
-def _page_image(order: int, image: GalleryImage) -> PageImage:
+def _page_image(order: int, image: LabelledImage) -> PageImage:
     result = image.result
     return PageImage(
         image.name,

@@ -12,6 +12,7 @@ from typing import Any
 
 from secondlook.core.drawing import Colour, Load, class_colours, draw_result
 from secondlook.evaluation.run_stats import RunStats
+from secondlook.reports.gallery import EMPTY
 from secondlook.reports.page import environment
 from secondlook_client.errors import SecondlookError
 from secondlook_client.values import LabelResult, Outcome
@@ -66,7 +67,7 @@ def _card(name: str, result: LabelResult, load: Load, colours: dict[str, Colour]
     said = ", ".join(
         f"{count} {word}{'s' * (word == 'label' and count > 1)}" for count, word in counts if count
     )
-    empty = str(result.empty or "").replace("_", " ")
+    empty = EMPTY[result.empty] if result.empty else ""
     return {
         "name": name.encode("utf-8", "replace").decode(),
         "source": source,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from secondlook.core.drawing import Load
+from secondlook.core.types import LabelledImage
 from secondlook.datasets.annotated_images import AnnotatedSet
 from secondlook.datasets.checked_boxes import CheckedBox, FindingKind, check_boxes
 from secondlook.datasets.checked_files import (
@@ -121,7 +122,7 @@ class VerifiedSet:
     @cached_property
     def stats(self) -> RunStats:
         """The figures of all annotations, and of what the page shows besides."""
-        return RunStats.of(result for _, result in self._shown())
+        return RunStats.of(image.result for image in self._shown())
 
     def write(self, out: Path, formats: Sequence[str]) -> list[Path]:
         """Write the findings and what was kept into ``out``; the files and folders.
@@ -162,10 +163,10 @@ class VerifiedSet:
         """That of the worst box."""
         return min((checked.suspicion for checked in self._boxes[result.name]), default=(9, 1.0))
 
-    def _shown(self) -> Iterator[tuple[str, LabelResult]]:
+    def _shown(self) -> Iterator[LabelledImage]:
         for name, result in self._results.items():
             judgements = [j for checked in self._boxes[name] for j in _judgements(checked)]
-            yield name, replace(result, name=name, judgements=tuple(judgements))
+            yield LabelledImage(name, replace(result, name=name, judgements=tuple(judgements)))
 
 
 def _next_id(ids: dict[Key, list[int | str]], key: Key) -> int | str | None:

@@ -12,6 +12,7 @@ from secondlook.config.settings import ImageSettings
 from secondlook.core.drawing import score_text
 from secondlook.core.images import decode
 from secondlook.core.types import Image, Pixels
+from secondlook.evaluation.run_stats import OUTCOME_WORDS
 from secondlook.labeling.verifier import VerificationRequest, presence_requests, render_view
 from secondlook.reports.gallery import KINDS, OUTCOMES, PATHS, page_box
 from secondlook.reports.page import write_page
@@ -52,7 +53,6 @@ MAX_LOST = 3000
 """Lost boxes that the page lists."""
 VIEW_BYTES = 900_000
 """Of what the verifier saw, where it is too large to be kept without loss."""
-WORDS = {"accept": "accepted", "reject": "rejected", "unsure": "unsure"}
 
 
 def write_comparison(
@@ -122,7 +122,7 @@ def write_explanation(
         title=f"{judgement.class_name} in {name}",
         about=f"label {result.label_id(label.index)} of the run {label.run.name}",
         figures=_label_figures(judgement),
-        outcome=WORDS[judgement.outcome],
+        outcome=OUTCOME_WORDS[judgement.outcome],
         reason=judgement.reason,
         views=_views(explanation, blobs, limits),
         evidence=[
@@ -188,7 +188,7 @@ class _LostBoxes:
 def _now(judgement: Judgement | None, changed: bool) -> str:
     if judgement is None:
         return "no such box"
-    return f"now {judgement.class_name}" if changed else WORDS[judgement.outcome]
+    return f"now {judgement.class_name}" if changed else OUTCOME_WORDS[judgement.outcome]
 
 
 def _rank(difference: ImageDifference) -> tuple[int, int]:
@@ -243,7 +243,7 @@ def _two_sided(
         yield page_box(one.label, kind, label_id=label_id, reason=own, side=side)
         if one.other is not None:
             other_id = results[1].label_id(one.other_place)
-            reason = f"{WORDS[one.other.outcome]}: {one.other.reason}"
+            reason = f"{OUTCOME_WORDS[one.other.outcome]}: {one.other.reason}"
             yield page_box(one.other, kind, label_id=other_id, reason=reason, side=1 - side)
 
 
@@ -319,7 +319,7 @@ def _decoded(blobs: Blobs, sha256: str, name: str, limits: ImageSettings) -> Ima
 
 def _label_figures(judgement: Judgement) -> list[tuple[str, str]]:
     figures = [
-        ("outcome", WORDS[judgement.outcome]),
+        ("outcome", OUTCOME_WORDS[judgement.outcome]),
         ("proposer's score", f"{judgement.score:.3f}"),
     ]
     if judgement.p_yes is not None:
@@ -417,7 +417,7 @@ def _evidence_row(evidence: ClassEvidence, own: str) -> dict[str, Any]:
         "asked": f"{verdict.question} ({verdict.view.value})" if verdict else "not asked",
         "answer": _answer(verdict) if verdict else "–",
         "limits": f"≤ {spec.reject:.2f}, ≥ {spec.accept:.2f}",
-        "outcome": WORDS[judgement.outcome] if judgement else "not judged",
+        "outcome": OUTCOME_WORDS[judgement.outcome] if judgement else "not judged",
         "reason": judgement.reason if judgement else "",
     }
 
@@ -428,10 +428,10 @@ def _history(explanation: Explanation) -> Iterator[tuple[str, str, str]]:
     if label.decided:
         decided = label.decided
         when, who = _when(label.result.decided_at), f"run {label.run.name}"
-        yield when, who, f"{WORDS[decided.outcome]}: {decided.reason}"
+        yield when, who, f"{OUTCOME_WORDS[decided.outcome]}: {decided.reason}"
     for one in label.corrections:
         note = f": {one.note}" if one.note else ""
-        yield _when(one.created_at), one.person, f"{WORDS[one.outcome]}{note}"
+        yield _when(one.created_at), one.person, f"{OUTCOME_WORDS[one.outcome]}{note}"
 
 
 def _when(seconds: float) -> str:
@@ -478,6 +478,6 @@ def _rerun_facts(explanation: Explanation, rerun: Rerun) -> list[tuple[str, str]
         ("box", f"IoU {rerun.overlap:.4f} with the stored one"),
         ("scores before", score_text(before) if before else "–"),
         ("scores now", score_text(now) if now else f"{rerun.score:.2f}"),
-        ("before", f"{WORDS[before.outcome]}: {before.reason}" if before else "not judged"),
-        ("now", f"{WORDS[now.outcome]}: {now.reason}" if now else "not judged"),
+        ("before", f"{OUTCOME_WORDS[before.outcome]}: {before.reason}" if before else "not judged"),
+        ("now", f"{OUTCOME_WORDS[now.outcome]}: {now.reason}" if now else "not judged"),
     ]

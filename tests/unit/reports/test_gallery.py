@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from html_page import Page
-from labelled import judged, result
+from labelled import judged, picked, result
 
 from secondlook.core.drawing import CLASS_COLOURS
 from secondlook.evaluation.run_stats import RunStats
@@ -23,7 +23,7 @@ def load(name):
 def written(tmp_path, images, limit=200, loader=load, title="title", **more):
     path = tmp_path / "gallery.html"
     totals = RunStats.of(one for _, one in images)
-    gallery.write(path, title, totals, gallery.pick(images, limit), loader, **more)
+    gallery.write(path, title, totals, picked(images, limit), loader, **more)
     text = path.read_text(encoding="utf-8")
     return Page(text), text
 
@@ -91,7 +91,7 @@ def _buttons(page):
 
 def test_label_ids_begin_with_the_cursor_of_the_result(tmp_path):
     images = [("a.jpg", result()), ("b.jpg", result(judged("dog", BOX), judged("cat", BOX)))]
-    best = gallery.pick(images, 5, cursors=iter([81, 82]))
+    best = picked(images, 5, cursors=[81, 82])
     gallery.write(tmp_path / "g.html", "t", RunStats.of(r for _, r in images), best, load)
     assert [box["id"] for box in Page((tmp_path / "g.html").read_text()).boxes()] == [
         "82.0",
@@ -140,14 +140,14 @@ def test_doubtful_images_come_first_and_the_rest_is_cut(tmp_path):
         ("sure.jpg", result(judged("dog", BOX))),
         ("doubtful.jpg", result(judged("dog", BOX, Outcome.UNSURE))),
     ]
-    assert [s.name for s in gallery.pick(images, 2)] == ["doubtful.jpg", "sure.jpg"]
+    assert [s.name for s in picked(images, 2)] == ["doubtful.jpg", "sure.jpg"]
     page, text = written(tmp_path, images, limit=1)
     assert len(page.all("figure", "card")) == 1 and "1 of 3 images are shown" in text
 
 
 def test_another_order_is_kept(tmp_path):
     images = [("b.jpg", result(judged("dog", BOX, Outcome.UNSURE))), ("a.jpg", result())]
-    best = gallery.pick(images, 5, lambda one: (len(one.judgements),))
+    best = picked(images, 5, lambda one: (len(one.judgements),))
     gallery.write(
         tmp_path / "g.html", "t", RunStats.of(r for _, r in images), best, load, order="x"
     )

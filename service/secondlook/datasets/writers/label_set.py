@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from secondlook.core.files import FolderRoot
 from secondlook.core.image_folder import is_hidden
+from secondlook.core.types import LabelledImage
 from secondlook_client.errors import Damaged, NotAllowed
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import LabelResult
@@ -44,21 +45,6 @@ class DoubtfulImages(StrEnum):
     """They are images like any other, so that the doubtful regions are learnt as background."""
     LABEL = "label"
     """Their unsure boxes are labels."""
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """One image of a dataset."""
-
-    name: str
-    """Its path, with forward slashes."""
-    result: LabelResult
-    cursor: int | None = None
-    """Of the result in its job; None where it is not known."""
-
-    def label_id(self, place: int) -> str:
-        """What ``secondlook explain`` calls the judgement at this place; empty if not known."""
-        return "" if self.cursor is None else f"{self.cursor}.{place}"
 
 
 @dataclass(frozen=True)
