@@ -9,6 +9,7 @@ import click
 import pytest
 import yaml
 
+from secondlook import cli
 from secondlook.cli import COMMANDS
 from secondlook.config.settings import Settings, load_settings
 from secondlook.models.photo import PHOTO_PAIRS
@@ -39,6 +40,17 @@ def test_the_page_of_commands_is_current() -> None:
         return re.sub(r"[\[\]{}|]", " ", page).split()
 
     assert words(text_of(DOCS / "reference/commands.md")) == words(generate.commands_page())
+
+
+def test_help_is_the_same_when_a_command_ran_without_its_group_before() -> None:
+    command = cli.group.get_command(click.Context(cli.group), "demo")
+    assert command is not None
+    alone, in_group = (
+        click.Context(command, parent, info_name="demo").get_help()
+        for parent in (None, click.Context(cli.group, info_name="secondlook"))
+    )
+    assert "-h, --help" in alone
+    assert "-h, --help" in in_group
 
 
 def test_every_command_is_on_the_page_of_commands() -> None:

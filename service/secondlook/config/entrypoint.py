@@ -29,6 +29,7 @@ FINISH_S = 30.0
 MORE = "More options"
 """Section of options that are no settings and not the first that somebody needs."""
 _COMMON_ONLY = "secondlook.common_only"
+_HELP_OPTIONS = ["-h", "--help"]
 
 
 class SectionOption(click.Option):
@@ -48,6 +49,9 @@ class SectionedCommand(click.Command):
     def __init__(self, *given: Any, examples: Sequence[str] = (), **more: Any) -> None:
         """``examples``: command lines, each of at most 78 characters."""
         super().__init__(*given, **more)
+        # With each command, not only with its group: click keeps the help option that it made
+        # first, which for a command that was run without its group would be another.
+        self.context_settings.setdefault("help_option_names", _HELP_OPTIONS)
         self.examples = tuple(examples)
         if any(isinstance(option, SectionOption) for option in self.params):
             short = "Show these options only; --help shows all."
@@ -86,6 +90,10 @@ class CommandGroup(click.Group):
     """A group of such commands."""
 
     command_class = SectionedCommand
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.context_settings.setdefault("help_option_names", _HELP_OPTIONS)
 
 
 def _show_common(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
