@@ -25,10 +25,11 @@ SEED = 9001
 @cache
 def jpegs(count: int, size: int = 320) -> list[bytes]:
     """Scenes, encoded as JPEG."""
-    return [_jpeg(scene(SEED, index, size).image) for index in range(count)]
+    return [jpeg(scene(SEED, index, size).image) for index in range(count)]
 
 
-def _jpeg(pixels: Pixels) -> bytes:
+def jpeg(pixels: Pixels) -> bytes:
+    """A scene as the demo world writes it."""
     buffer = io.BytesIO()
     PILImage.fromarray(pixels).save(buffer, "JPEG", quality=92)
     return buffer.getvalue()

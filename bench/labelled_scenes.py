@@ -7,8 +7,11 @@ be resumed.
 
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.cli.connection import Session, connected
 from secondlook.cli.label import LabelRun, label_into
@@ -84,12 +87,21 @@ def verified(world: Path, place: Path, group_by: str = "auto") -> tuple[LabelRun
 
 
 def unseen(seed: int, count: int, classes: Sequence[str]) -> list[Sample]:
-    """Scenes of another world with their exact truth; the classes must be ``classes``."""
+    """Scenes of another world with their exact truth about ``classes``, some or all of its own."""
     world = rendered_world(CACHE / f"unseen-{seed}-{count}", seed, count)
     data = open_training_set(str(world))
-    if data.classes != tuple(classes):
-        raise ValueError(f"expected the classes {classes}, got {data.classes}")
-    return sorted((*data.train, *data.held_out), key=lambda sample: sample.name)
+    places = np.array([classes.index(n) if n in classes else -1 for n in data.classes])
+    if (places >= 0).sum() != len(classes):
+        raise ValueError(f"expected classes of {data.classes}, got {classes}")
+    samples = sorted((*data.train, *data.held_out), key=lambda sample: sample.name)
+    return [_of_classes(sample, places) for sample in samples]
+
+
+def _of_classes(sample: Sample, places: NDArray[np.intp]) -> Sample:
+    """Without the boxes of classes whose new place is -1; the truth has nothing to ignore."""
+    classes = places[sample.classes].astype(np.int64)
+    kept = classes >= 0
+    return replace(sample, boxes=sample.boxes[kept], classes=classes[kept])
 
 
 def rendered_world(folder: Path, seed: int, count: int) -> Path:

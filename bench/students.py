@@ -100,34 +100,49 @@ def place_of(seed: int, kind: str) -> Path:
 def _student(seed: int, kind: str) -> dict[str, float | str]:
     """Train and evaluate one student, unless its result is cached."""
     place = place_of(seed, kind)
+    return kept_result(place, lambda: _trained(seed, kind, place))
+
+
+def kept_result(place: Path, make: Callable[[], dict[str, float | str]]) -> dict[str, float | str]:
+    """The result in the folder ``place``, made unless it is there."""
     done = place / "result.json"
     if not done.exists():
         place.mkdir(parents=True, exist_ok=True)
-        done.write_text(json.dumps(_trained(seed, kind, place)))
+        done.write_text(json.dumps(make()))
     result: dict[str, float | str] = json.loads(done.read_text())
     return result
 
 
 def _trained(seed: int, kind: str, place: Path) -> dict[str, float | str]:
+    data, note = labels_of(kind, labelled_scenes(seed, IMAGES))
+    return {**train_and_score(data, settings_for(seed), place), "note": note}
+
+
+def train_and_score(
+    data: TrainingSet, settings: TrainingSettings, place: Path
+) -> dict[str, float | str]:
+    """Train a student in the folder ``place``, and evaluate it on unseen scenes.
+
+    A class of the world that it did not learn has an AP of 0.
+    """
     from secondlook.evaluation.detector_scores import score
     from secondlook.training.model import input_size_of, load_student
     from secondlook.training.predict import predict
     from secondlook.training.trainer import train
 
-    data, note = labels_of(kind, labelled_scenes(seed, IMAGES))
-    model = load_student(train(data, settings_for(seed), place))
+    model = load_student(train(data, settings, place))
     samples = unseen(UNSEEN_SEED, UNSEEN, data.classes)
     found = predict(model, samples, input_size_of(model), groups=data.groups)
     scores = score(samples, found, data.classes)
-    by_class = scores.map50_per_class
+    by_class = {name: scores.map50_per_class.get(name) or 0.0 for name in (*NOUNS, *ATTRIBUTES)}
     return {
-        "map50": scores.map50,
-        "map": scores.map,
-        "nouns": _mean(by_class[name] or 0.0 for name in NOUNS),
-        "attributes": _mean(by_class[name] or 0.0 for name in ATTRIBUTES),
+        "map50": _mean(by_class.values()),
+        "map": scores.map * len(data.classes) / len(by_class),
+        "classes": len(data.classes),
+        "nouns": _mean(by_class[name] for name in NOUNS),
+        "attributes": _mean(by_class[name] for name in ATTRIBUTES),
         "labels": sum(len(sample.boxes) for sample in data.train),
         "ignored": sum(len(sample.ignore) for sample in data.train),
-        "note": note,
     }
 
 

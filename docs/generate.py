@@ -58,11 +58,20 @@ API = {
     "secondlook_client.jobs": "`client.jobs`.",
     "secondlook_client.datasets": "`client.datasets`.",
     "secondlook_client.models": "`client.models`.",
+    "secondlook_client.reviews": "`client.reviews`.",
     "secondlook_client.dataset": "Snapshots for trainings; torch is not required.",
     "secondlook_client.errors": "Every error that a call can raise.",
 }
 """Module of the API reference: a sentence about it."""
-HIDDEN = ("AsyncClient", "AsyncJobs", "JobCalls", "from_reason", "from_status")
+HIDDEN = (
+    "AsyncClient",
+    "AsyncJobs",
+    "AsyncRemoteReviews",
+    "JobCalls",
+    "ReviewCalls",
+    "from_reason",
+    "from_status",
+)
 """Names that others stand for: twins, bases, and what makes errors."""
 
 

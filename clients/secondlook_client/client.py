@@ -24,6 +24,7 @@ from secondlook_client.many import ManyCalls, PlanOf, each, many_async
 from secondlook_client.models import Models
 from secondlook_client.ontology import Classes
 from secondlook_client.retry import RetryPolicy
+from secondlook_client.reviews import AsyncRemoteReviews, RemoteReviews
 from secondlook_client.spool import Spool, SpoolLimits
 from secondlook_client.stream import AsyncLiveStream, LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -121,6 +122,8 @@ class Client(LabelCalls, Blocking):
         """Snapshots of such a server; for training see ``dataset.SnapshotDataset``."""
         self.models = Models(self._channel, self._retry, address)
         """Small detectors trained on them: what devices fetch."""
+        self.reviews = RemoteReviews(self._channel, self._retry, address)
+        """What people say of the labels, and the queues that ask for it."""
 
     def label_many(
         self,
@@ -238,6 +241,8 @@ class AsyncClient(LabelCalls, Awaiting):
         self._stream_channel: grpc.Channel | None = None
         self.jobs = AsyncJobs(self._channel, self._retry, address)
         """Many images at a time, by a server with a store."""
+        self.reviews = AsyncRemoteReviews(self._channel, self._retry, address)
+        """What people say of the labels, and the queues that ask for it."""
 
     def label_many(
         self,

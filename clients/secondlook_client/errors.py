@@ -20,7 +20,7 @@
     ├── AlreadyExists       ALREADY_EXISTS       a name that is taken
     │   └── OutputExists                         a run that would overwrite another one
     ├── Damaged             DATA_LOSS            stored bytes that are not what was stored
-    ├── LostLease           ABORTED              another server has taken over the job
+    ├── LostLease           ABORTED              another server, or person, has taken it over
     ├── Busy                RESOURCE_EXHAUSTED   a queue is full; carries a retry hint; retried
     ├── StorageFull         RESOURCE_EXHAUSTED   no room left on the disk
     ├── Unavailable         UNAVAILABLE          a server or model backend does not answer; retried
@@ -187,9 +187,10 @@ class Damaged(SecondlookError):
 
 
 class LostLease(SecondlookError):
-    """The job that this server worked on belongs to another one now; nothing was written.
+    """What this one worked on belongs to another one now; nothing was written.
 
-    Never leaves the server: its job runner gives up the job.
+    Of a job, it never leaves the server: the job's runner gives the job up. Of a box in a review
+    queue: another person has it, so ask for the next one.
     """
 
     status = "ABORTED"

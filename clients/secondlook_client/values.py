@@ -9,14 +9,17 @@ messages to these values and back.
     a job         JobKind, JobState, Job, PathCounts, JobProgress, JobResult, JobFailure, Uploaded
     a snapshot    BoxKind, GroupBy, Box, Example, Snapshot, SnapshotQuery
     a model       ModelVersion, ModelComparison, Promotion, TrainingState, Training
+    a review      ReviewAnswer, WrongReason, NewReview, Review, ReviewOrder, ReviewItem, ReviewQueue
 
 What to look for is a ``ClassSpec``, in ``classes``.
 """
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from secondlook_client.errors import InvalidInput, SecondlookError
 
@@ -39,7 +42,7 @@ class EmptyReason(StrEnum):
     """Boxes were proposed, and each was rejected."""
     VERIFIED_EMPTY = "verified_empty"
     """The verifier was asked about every class of the whole image or of its tiles, and each answer
-    was no."""
+    was no; or a person said that nothing is missing on the image."""
 
 
 BACKGROUND = (EmptyReason.ALL_REJECTED, EmptyReason.VERIFIED_EMPTY)
@@ -300,12 +303,15 @@ class LabelResult:
 
 
 def empty_reason(
-    judgements: Sequence[Judgement], image_verdicts: Sequence[Verdict]
+    judgements: Sequence[Judgement], image_verdicts: Sequence[Verdict], complete: bool = False
 ) -> EmptyReason | None:
-    """Why an image has neither a label nor an unsure box; None where it has one."""
+    """Why an image has neither a label nor an unsure box; None where it has one.
+
+    ``complete``: a person said that nothing is missing on it."""
     if any(judgement.outcome is not Outcome.REJECT for judgement in judgements):
         return None
-    if image_verdicts:  # every class was asked about: a doubt would be an unsure judgement
+    # Every class was asked about, or a person looked: a doubt would be an unsure judgement.
+    if image_verdicts or complete:
         return EmptyReason.VERIFIED_EMPTY
     return EmptyReason.ALL_REJECTED if judgements else EmptyReason.NOTHING_PROPOSED
 
@@ -624,6 +630,8 @@ class SnapshotQuery:
     """Weight by part; None: 0.8 ``train`` and 0.2 ``val``."""
     group_by: str = GroupBy.AUTO
     """What falls into one part as a whole; a ``GroupBy``."""
+    guarantee: str = ""
+    """Name of a guarantee that holds and was applied: its run and classes are taken, no others."""
 
 
 @dataclass(frozen=True)
@@ -725,3 +733,278 @@ class Training:
         """Whether it has ended, one way or another."""
         ended = (TrainingState.DONE, TrainingState.FAILED, TrainingState.CANCELLED)
         return self.state in ended
+
+
+class ReviewAnswer(StrEnum):
+    """What a person says of a box, or of a whole image."""
+
+    RIGHT = "right"
+    """The box marks an object of its class."""
+    WRONG = "wrong"
+    """It does not; a ``WrongReason`` may say why."""
+    UNSURE = "unsure"
+    """The person cannot tell."""
+    MISSING = "missing"
+    """An object that no box marks; the review has its class and outline."""
+    COMPLETE = "complete"
+    """Nothing is missing on the image: said of the image, without class and box."""
+
+
+class WrongReason(StrEnum):
+    """Why a box is wrong."""
+
+    CLASS = "class"
+    """An object of another class."""
+    OUTLINE = "outline"
+    """An object of the class, badly outlined."""
+    DUPLICATE = "duplicate"
+    """Another box marks the same object already."""
+    NOTHING_THERE = "nothing_there"
+
+
+class ReviewOrder(StrEnum):
+    """In which order a queue asks."""
+
+    RANDOM = "random"
+    """At random within strata of class and probability: what estimates and guarantees need."""
+    VALUE = "value"
+    """First where an answer is expected to change most."""
+    UNCERTAINTY = "uncertainty"
+    """First where the probability is nearest to one half."""
+
+
+MAX_NAME_LENGTH, MAX_NOTE_LENGTH = 120, 2000
+"""Characters of the class and the person of a review, and of its note."""
+_SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class NewReview:
+    """What a person says, before the store has it."""
+
+    image: str
+    """SHA-256 of its bytes, 64 hex digits."""
+    class_name: str
+    """Empty of ``COMPLETE``."""
+    box: tuple[float, float, float, float] | None
+    """Pixel xyxy as it was shown, or as it was drawn of ``MISSING``; None of ``COMPLETE``."""
+    answer: ReviewAnswer
+    reason: WrongReason | None = None
+    """Why a box is wrong; None where nobody said it."""
+    new_class: str = ""
+    """Of a wrong box: the object's right class; empty where it is the same."""
+    new_box: tuple[float, float, float, float] | None = None
+    """Of a wrong box: the object's right outline; None where it is the same."""
+    person: str = ""
+    """Who says it."""
+    note: str = ""
+
+    def check(self) -> None:
+        """Raises ``InvalidInput`` for what contradicts itself or is out of bounds."""
+        if not _SHA256.fullmatch(self.image):
+            raise InvalidInput(
+                f"expected the SHA-256 of an image, 64 hex digits, got {self.image!r:.80}"
+            )
+        _check_name("person", self.person)
+        if len(self.note) > MAX_NOTE_LENGTH:
+            raise InvalidInput(f"a note has at most {MAX_NOTE_LENGTH} characters")
+        if self.answer is ReviewAnswer.COMPLETE:
+            if self.class_name or self.box is not None:
+                raise InvalidInput("'complete' is said of a whole image: give no class and no box")
+        else:
+            _check_name("class", self.class_name)
+            _check_box(self.box)
+        self._check_wrong()
+
+    def _check_wrong(self) -> None:
+        """What only a wrong box has."""
+        corrected = bool(self.new_class) or self.new_box is not None
+        if self.answer is not ReviewAnswer.WRONG and (self.reason or corrected):
+            raise InvalidInput(
+                f"a reason, a new class and a new outline belong to a wrong box; this one is "
+                f"'{self.answer.value}'"
+            )
+        if self.new_class == self.class_name and corrected and self.new_box is None:
+            raise InvalidInput(f"a box of '{self.class_name}' is wrong, and its new class the same")
+        if corrected and self.reason in (WrongReason.DUPLICATE, WrongReason.NOTHING_THERE):
+            raise InvalidInput(
+                f"a box that is wrong because of '{self.reason.value}' has no new class or outline"
+            )
+        if self.new_class:
+            _check_name("new class", self.new_class)
+        if self.new_box is not None:
+            _check_box(self.new_box)
+
+
+@dataclass(frozen=True)
+class Review(NewReview):
+    """What a person said. It is never changed; another review takes it back or outranks it."""
+
+    id: int = 0
+    created_at: float = 0.0
+    """Seconds since 1970, UTC."""
+    undone_by: int | None = None
+    """Id of the review that takes it back; None while it holds."""
+    undoes: int | None = None
+    """Id of the review that this one takes back; the rest is a copy of it, but who, when and the
+    note. None of an ordinary one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``from_dict`` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Review":
+        """Read what ``to_dict`` wrote, or a file of somebody else. What has a default may be left
+        out. Raises ``InvalidInput`` for anything that is no review."""
+        names = {one.name for one in fields(cls)}
+        if unknown := sorted(set(plain) - names):
+            raise InvalidInput(
+                f"a review has no {str(unknown[0])!r:.60}; it has {', '.join(sorted(names))}"
+            )
+        for name in ("image", "answer"):
+            if name not in plain:
+                raise InvalidInput(f"a review needs its '{name}'")
+        read = cls(
+            image=_text(plain, "image"),
+            class_name=_text(plain, "class_name"),
+            box=_box(plain, "box"),
+            answer=_choice(plain, "answer", ReviewAnswer),
+            reason=_choice(plain, "reason", WrongReason) if plain.get("reason") else None,
+            new_class=_text(plain, "new_class"),
+            new_box=_box(plain, "new_box"),
+            person=_text(plain, "person"),
+            note=_text(plain, "note"),
+            id=_id(plain, "id") or 0,
+            created_at=_number("created_at", plain.get("created_at", 0.0)),
+            undone_by=_id(plain, "undone_by"),
+            undoes=_id(plain, "undoes"),
+        )
+        read.check()
+        return read
+
+
+def _check_name(what: str, text: str) -> None:
+    if not text.strip() or len(text) > MAX_NAME_LENGTH:
+        raise InvalidInput(
+            f"expected a {what} of 1 to {MAX_NAME_LENGTH} characters, got {text!r:.60}"
+        )
+
+
+def _check_box(box: tuple[float, float, float, float] | None) -> None:
+    if box is None:
+        raise InvalidInput("expected a box x1 y1 x2 y2 in pixels, got none")
+    x1, y1, x2, y2 = box
+    if not (all(math.isfinite(edge) and abs(edge) < 1e9 for edge in box) and x2 > x1 and y2 > y1):
+        raise InvalidInput(f"expected a box x1 y1 x2 y2 with x2 > x1 and y2 > y1, got {box!r:.200}")
+
+
+def _text(plain: Mapping[str, Any], name: str) -> str:
+    value = plain.get(name, "")
+    if not isinstance(value, str):
+        raise InvalidInput(f"the '{name}' of a review is a text, not {value!r:.60}")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e15:
+        raise InvalidInput(
+            f"expected a finite number as the '{name}' of a review, got {value!r:.60}"
+        )
+    return float(value)
+
+
+def _id(plain: Mapping[str, Any], name: str) -> int | None:
+    value = plain.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise InvalidInput(f"expected the '{name}' of a review, 0 to 2^63, got {value!r:.60}")
+    return value
+
+
+def _box(plain: Mapping[str, Any], name: str) -> tuple[float, float, float, float] | None:
+    value = plain.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        raise InvalidInput(f"the '{name}' of a review is [x1, y1, x2, y2], not {value!r:.60}")
+    x1, y1, x2, y2 = (_number(name, edge) for edge in value)
+    return x1, y1, x2, y2
+
+
+_Choice = TypeVar("_Choice", ReviewAnswer, WrongReason)
+
+
+def _choice(plain: Mapping[str, Any], name: str, of: type[_Choice]) -> _Choice:
+    try:
+        return of(plain[name])
+    except ValueError as failure:
+        raise InvalidInput(
+            f"the '{name}' of a review is {', '.join(of)}; got {plain[name]!r:.60}"
+        ) from failure
+
+
+@dataclass(frozen=True)
+class ReviewItem:
+    """A box that a queue asks about, as it stood when the queue was made."""
+
+    id: int
+    queue: str
+    position: int
+    """In the queue, from 1."""
+    label_id: str
+    """The judgement, for ``secondlook explain``."""
+    image: str
+    """SHA-256, 64 hex digits."""
+    image_name: str
+    width: int
+    height: int
+    """Pixels of the upright image."""
+    class_name: str
+    box: tuple[float, float, float, float]
+    """Pixel xyxy."""
+    probability: float
+    """That the label is right, [0, 1]."""
+    outcome: Outcome
+    stratum: str
+    """What it was drawn from; empty where nothing was drawn."""
+    inclusion: float = 1.0
+    """The probability with which it was drawn into the queue, (0, 1]."""
+    leased_to: str = ""
+    """Who is looking at it; empty where nobody is."""
+    lease_until: float = 0.0
+    """Seconds since 1970; afterwards it may be given to somebody else."""
+    review_id: int | None = None
+    """Of its answer; None until there is one."""
+    judgements: tuple[Judgement, ...] = ()
+    """Everything that was judged on its image, as the run decided it; empty where the run's results
+    are gone, and where nobody asked for it."""
+
+    @property
+    def judgement(self) -> Judgement | None:
+        """What the models said of this box: scores, question and answer."""
+        place = self.label_id.partition(".")[2]
+        known = place.isdecimal() and len(place) < 10 and int(place) < len(self.judgements)
+        return self.judgements[int(place)] if known else None
+
+
+@dataclass(frozen=True)
+class ReviewQueue:
+    """Boxes of a run in the order in which people are asked about them."""
+
+    name: str
+    run: str
+    order: str
+    """``random``, ``value``, ``uncertainty`` or what its maker calls it."""
+    total: int
+    answered: int
+    leased: int
+    """Handed out and not answered yet."""
+    created_at: float
+    """Seconds since 1970, UTC."""
+
+    @property
+    def waiting(self) -> int:
+        """Neither answered nor handed out."""
+        return self.total - self.answered - self.leased

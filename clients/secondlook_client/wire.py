@@ -14,12 +14,14 @@ from functools import cache
 from typing import Any, Generic, TypeVar
 
 from secondlook_client.errors import BadOntology, Damaged, InvalidInput
+from secondlook_client.images import sendable
 from secondlook_client.ontology import Classes, ClassSpec
 from secondlook_client.private_files import checked_sha256, is_plain_name, is_sha256
 from secondlook_client.v1 import datasets_pb2 as datasets_pb
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import models_pb2 as models_pb
+from secondlook_client.v1 import reviews_pb2 as reviews_pb
 from secondlook_client.values import (
     WHOLE_IMAGE,
     Answer,
@@ -40,9 +42,15 @@ from secondlook_client.values import (
     LabelResult,
     ModelComparison,
     ModelVersion,
+    NewReview,
     Outcome,
     PathCounts,
     Promotion,
+    Review,
+    ReviewAnswer,
+    ReviewItem,
+    ReviewOrder,
+    ReviewQueue,
     ServerInfo,
     Snapshot,
     SnapshotQuery,
@@ -51,10 +59,12 @@ from secondlook_client.values import (
     Uploaded,
     Verdict,
     View,
+    WrongReason,
 )
 
 Value = TypeVar("Value")
 Member = TypeVar("Member", bound=StrEnum)
+Xyxy = tuple[float, float, float, float]
 
 
 class EnumNumbers(Generic[Member]):
@@ -81,6 +91,9 @@ JOB_STATES = EnumNumbers(JobState, jobs_pb.JobState)
 BOX_KINDS = EnumNumbers(BoxKind, datasets_pb.BoxKind)
 GROUPS = EnumNumbers(GroupBy, datasets_pb.GroupBy)
 TRAINING_STATES = EnumNumbers(TrainingState, models_pb.TrainingState)
+REVIEW_ANSWERS = EnumNumbers(ReviewAnswer, reviews_pb.ReviewAnswer)
+WRONG_REASONS = EnumNumbers(WrongReason, reviews_pb.WrongReason)
+REVIEW_ORDERS = EnumNumbers(ReviewOrder, reviews_pb.ReviewOrder)
 _DETAILS = {"labels": pb.DETAIL_LABELS, "all": pb.DETAIL_ALL}
 
 
@@ -423,3 +436,125 @@ def training(message: models_pb.Training) -> Training:
     """How a training stands."""
     state = TRAINING_STATES.member.get(message.state, TrainingState.UNKNOWN)
     return read(Training, message, state=state)
+
+
+def new_review_message(said: NewReview, moment: float) -> reviews_pb.NewReview:
+    """A review that was said at ``moment``. Raises ``InvalidInput`` for a contradiction in it."""
+    said.check()
+    return write(reviews_pb.NewReview, said, created_at=moment, **_answer_fields(said))
+
+
+def review_message(review: Review) -> reviews_pb.Review:
+    """A review as it is kept."""
+    return write(reviews_pb.Review, review, **_answer_fields(review))
+
+
+_SAID = ("class_name", "new_class", "person", "note")
+
+
+def _answer_fields(said: NewReview) -> dict[str, Any]:
+    """The fields of a review that travel in another form."""
+    return {
+        **{name: sendable(getattr(said, name)) for name in _SAID},
+        "box": box_message(said.box),
+        "answer": REVIEW_ANSWERS.number[said.answer],
+        "reason": reason_number(said.reason),
+        "new_box": box_message(said.new_box),
+    }
+
+
+def reason_number(reason: WrongReason | None) -> reviews_pb.WrongReason.ValueType:
+    """As the wire has it; None is unspecified."""
+    return WRONG_REASONS.number[reason] if reason else reviews_pb.WRONG_REASON_UNSPECIFIED
+
+
+def box_message(box: Xyxy | None) -> pb.Box | None:
+    """A box, where there is one."""
+    return pb.Box(x1=box[0], y1=box[1], x2=box[2], y2=box[3]) if box is not None else None
+
+
+def box_at(message: Any, name: str) -> Xyxy | None:
+    """The box in the field ``name`` of a message; None where it is absent."""
+    box = getattr(message, name)
+    return (box.x1, box.y1, box.x2, box.y2) if message.HasField(name) else None
+
+
+def review(message: reviews_pb.Review) -> Review:
+    """A review as it is kept."""
+    return read(
+        Review,
+        message,
+        box=box_at(message, "box"),
+        # An answer that a newer server may add says nothing certain to this client.
+        answer=REVIEW_ANSWERS.member.get(message.answer, ReviewAnswer.UNSURE),
+        reason=WRONG_REASONS.member.get(message.reason),
+        new_box=box_at(message, "new_box"),
+    )
+
+
+def review_item_message(item: ReviewItem) -> reviews_pb.ReviewItem:
+    """A box in a queue, with what was judged on its image where that is at hand."""
+    return write(
+        reviews_pb.ReviewItem,
+        item,
+        box=box_message(item.box),
+        outcome=OUTCOMES.number[item.outcome],
+        judgements=map(_judgement_message, item.judgements),
+    )
+
+
+def review_item(message: reviews_pb.ReviewItem) -> ReviewItem:
+    """A box in a queue."""
+    box = message.box
+    return read(
+        ReviewItem,
+        message,
+        box=(box.x1, box.y1, box.x2, box.y2),
+        outcome=OUTCOMES.member.get(message.outcome, Outcome.UNSURE),
+        judgements=tuple(map(_judgement, message.judgements)),
+    )
+
+
+def review_queue(message: reviews_pb.ReviewQueue) -> ReviewQueue:
+    """How a queue stands."""
+    return read(ReviewQueue, message)
+
+
+def order_number(order: str) -> reviews_pb.ReviewOrder.ValueType:
+    """The order of a new queue as the wire has it. Raises ``InvalidInput``."""
+    return REVIEW_ORDERS.number[_choice(ReviewOrder, order, "an order")]
+
+
+def review_answer(answer: str) -> ReviewAnswer:
+    """The answer of that name. Raises ``InvalidInput``."""
+    return _choice(ReviewAnswer, answer, "an answer")
+
+
+def wrong_reason(reason: str | None) -> WrongReason | None:
+    """The reason of that name; None for none. Raises ``InvalidInput``."""
+    return _choice(WrongReason, reason, "a reason") if reason else None
+
+
+def _choice(kind: type[Member], name: str, what: str) -> Member:
+    if name not in tuple(kind):
+        raise InvalidInput(f"expected {what} of {', '.join(kind)}, got {name!r:.60}")
+    return kind(name)
+
+
+def answer_request(item: int, said: NewReview) -> reviews_pb.AnswerReviewItemRequest:
+    """The answer to a box in a queue. Raises ``InvalidInput`` for one that contradicts itself."""
+    if said.answer in (ReviewAnswer.MISSING, ReviewAnswer.COMPLETE):
+        raise InvalidInput(
+            f"'{said.answer.value}' is no answer about a box; add it as a review of its own"
+        )
+    said.check()
+    given = _answer_fields(said)
+    del given["class_name"], given["box"]  # the server knows what it asked about
+    return write(reviews_pb.AnswerReviewItemRequest, said, item=item, **given)
+
+
+def listed(names: Sequence[str]) -> Sequence[str]:
+    """Several names. Raises ``InvalidInput`` for one text, which is a sequence of letters."""
+    if isinstance(names, str):
+        raise InvalidInput(f"expected a list of names, got one text; write [{names!r:.80}]")
+    return [sendable(name) for name in names]

@@ -6,6 +6,7 @@ the landmark network of MTCNN aligns them, and an attribute network judges them.
     PYTHONPATH=. secondlook label photos/ \
         -c "person wearing a mask @mask = face ? Is this person wearing a mask?" \
         -c "person without a mask @mask = face ? Is this person not wearing a mask?" \
+        -c "person wearing glasses = face ? Is this person wearing glasses?" \
         --proposer faces:load_proposer:weights/ --verifier faces:load_verifier:weights/
 
 What a pair must have is in ``secondlook.labeling.proposer`` and ``secondlook.labeling.verifier``.

@@ -19,6 +19,7 @@ ONLY_PARSED = {
         "secondlook demo": "a minute; test_demo runs it",
         "secondlook distill": "minutes; test_student_story trains a smaller student",
     },
+    "reviews": {"secondlook review ask labels": "a person answers; test_review_command does"},
     "photos": {
         "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",
         "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",
@@ -32,6 +33,7 @@ REWRITTEN = {
     "photos": {"photo-small": "demo"},
     "verify": {", and not a wolf or a fox": ""},
     "python": {'"photo"': '"demo"', "photo-small": "demo"},
+    "reviews": {"photo-small": "demo"},
 }
 """By page: what stands in a page, and what is run here instead."""
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if snippets(path, *RUN))

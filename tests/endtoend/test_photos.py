@@ -14,6 +14,7 @@ import tiny_vlms
 from hub_server import HubServer, use_hub
 from label_command import folder_of
 from PIL import Image as PILImage
+from real_photos import FACE_CLASSES, MASK, SAME_FACE_IOU
 
 from secondlook.cli import run
 from secondlook.config.settings import ModelSettings
@@ -24,11 +25,7 @@ from secondlook.models.onnx_detector import load
 from secondlook.models.photo import PHOTO_PAIRS
 
 ROOT = Path(__file__).parents[2]
-CLASSES = (
-    *("-c", "person wearing a mask @mask = face ? Is this person wearing a mask?"),
-    *("-c", "person without a mask @mask = face ? Is this person not wearing a mask?"),
-)
-SAME_FACE_IOU = 0.4
+CLASSES = [part for one in FACE_CLASSES for part in ("-c", one)]
 Truth = dict[str, list[tuple[str, tuple[float, float, float, float]]]]
 
 
@@ -66,7 +63,7 @@ def test_a_plug_in_pair_labels_masks(
     for name, labels in boxes_of(written).items():
         actual = truth[name]
         for label, box in labels:
-            if label == "person wearing a mask":
+            if label == MASK:
                 true_boxes = np.array([b for _, b in actual], np.float32).reshape(-1, 4)
                 overlap = box_ops.iou(np.array([box], np.float32), true_boxes)[0]
                 near = overlap.max(initial=0) >= SAME_FACE_IOU

@@ -21,6 +21,9 @@ COCO = "coco/annotations/instances_default.json"
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = snippets(README)
 ONLY_PARSED = {
+    "secondlook guarantee ": "twelve images are too few; test_guarantee_story has enough",
+    "secondlook review ask": "a person answers; docs/reviews.md is run",
+    "secondlook snapshot create street-95": "of a guarantee, see there",
     "secondlook distill ": "trains for minutes; test_student_story trains a smaller student",
     "secondlook serve --ontology classes.yaml --data data/ --student": "a second server on the "
     "same port; test_student_story starts one",

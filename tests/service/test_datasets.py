@@ -170,6 +170,8 @@ def test_wrong_snapshots_are_refused_with_a_way_out(client: Client) -> None:
     for name, query, words in cases:
         with pytest.raises(InvalidInput, match=words):
             client.datasets.create(name, query)
+    with pytest.raises(NotFound, match="no guarantee 'g' in the store"):
+        client.datasets.create("t", SnapshotQuery(guarantee="g"))
     assert [s.name for s in client.datasets.list()] == ["s"]
 
 

@@ -34,7 +34,12 @@ REWRITES = {
     "IDEA-Research/grounding-dino-tiny": "scripted_models:bright_half",
     "cv2.imread": "imread",  # OpenCV is not installed for one function
 }
-NEEDS = {"dataset.": "snapshot", "datasets.Datasets": "run", "models.Models": "student"}
+NEEDS = {
+    "dataset.": "snapshot",
+    "datasets.Datasets": "run",
+    "models.Models": "student",
+    "reviews.RemoteReviews": "run",
+}
 """What a server has before the example begins."""
 
 

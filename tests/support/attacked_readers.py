@@ -37,7 +37,7 @@ from secondlook_client import wire
 from secondlook_client.errors import SecondlookError
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.spool import Spool
-from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2
+from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2, reviews_pb2
 from secondlook_client.values import BoxKind
 
 SLOWEST_S = 2.0
@@ -149,6 +149,17 @@ def _message_readers() -> list[Reader]:
         "snapshot": (datasets_pb2.Snapshot, wire.snapshot, datasets_pb2.Snapshot(name="a")),
         "model": (models_pb2.ModelVersion, wire.model_version, models_pb2.ModelVersion(name="a")),
         "training": (models_pb2.Training, wire.training, models_pb2.Training()),
+        "review": (reviews_pb2.Review, wire.review, reviews_pb2.Review(answer=2, reason=1)),
+        "box to review": (
+            reviews_pb2.ReviewItem,
+            wire.review_item,
+            reviews_pb2.ReviewItem(label_id="1.0", judgements=labelled.judgements),
+        ),
+        "review queue": (
+            reviews_pb2.ReviewQueue,
+            wire.review_queue,
+            reviews_pb2.ReviewQueue(name="a"),
+        ),
     }
     maker = MessageMaker(7, [b"x"])
     readers = []

@@ -1,5 +1,6 @@
 """Random calls of every method of every service, from several threads, against one server."""
 
+import hashlib
 import random
 import threading
 import time
@@ -14,9 +15,9 @@ from google.protobuf.message import Message
 from random_messages import MessageMaker
 from serving import png
 
-from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2
+from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2, reviews_pb2
 
-FILES = (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2)
+FILES = (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
 _CLASSES = labeling_pb2.Ontology(classes=[labeling_pb2.ClassSpec(name="ball")])
 _PNG = png()
 SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
@@ -53,6 +54,34 @@ SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
             )
         ]
         for name in ("a", "b")
+    ],
+    "CreateReviewQueue": [
+        [reviews_pb2.CreateReviewQueueRequest(name=name, run=run)]
+        for name, run in (("a", "a"), ("b", "street"))
+    ],
+    "NextReviewItems": [[reviews_pb2.NextReviewItemsRequest(queue="a", person="b", count=3)]],
+    "AnswerReviewItem": [
+        [
+            reviews_pb2.AnswerReviewItemRequest(
+                item=item, person="b", answer=reviews_pb2.REVIEW_ANSWER_WRONG, new_class="ball"
+            )
+        ]
+        for item in (1, 2, 3)
+    ],
+    "AddReviews": [
+        [
+            reviews_pb2.AddReviewsRequest(
+                reviews=[
+                    reviews_pb2.NewReview(
+                        image=hashlib.sha256(_PNG).hexdigest(),
+                        class_name="ball",
+                        box=labeling_pb2.Box(x2=5, y2=5),
+                        answer=reviews_pb2.REVIEW_ANSWER_MISSING,
+                        person="b",
+                    )
+                ]
+            )
+        ]
     ],
 }
 """Sound requests of the methods for which a wholly random one is nearly always refused."""

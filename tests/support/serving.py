@@ -11,6 +11,7 @@ from fakes import ScriptedProposer, ScriptedVerifier
 from PIL import Image as PILImage
 
 from secondlook.config.settings import BatchingSettings, Settings
+from secondlook.labeling.calibrator import Calibrator
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.server.app import Server, running_server
@@ -50,11 +51,14 @@ def serving(
     limits: BatchingSettings | None = None,
     options: Settings | None = None,
     store: Store | None = None,
+    calibrator: Calibrator | None = None,
 ) -> Iterator[Serving]:
     """A running server; stopped and its engine closed at the end. ``store`` is the caller's."""
     proposer, verifier = proposer or ScriptedProposer(), verifier or ScriptedVerifier()
     metrics = Metrics()
-    engine = Engine(Pipeline(proposer, verifier), limits, metrics.batch_done)
+    pipeline = Pipeline(proposer, verifier)
+    pipeline.use_calibrator(calibrator)
+    engine = Engine(pipeline, limits, metrics.batch_done)
     try:
         with running_server(engine, ontology, options, metrics, store) as server:
             yield Serving(server, proposer, verifier, engine, metrics)

@@ -3,7 +3,8 @@
 import hashlib
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
 from PIL import Image as PILImage
@@ -13,6 +14,7 @@ from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Image, Labelled
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import NewReview, Review, ReviewAnswer
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -50,6 +52,7 @@ def labelled(
     rows: Sequence[Row] = STREET,
     answers: dict[str, float] | None = ANSWERS,
     ontology: Ontology | None = None,
+    **settings: Any,
 ) -> Labelled:
     """One image of 40×30 pixels through the pipeline; ``answers`` None means no verification."""
 
@@ -58,19 +61,24 @@ def labelled(
 
     verifier = ScriptedVerifier(answers) if answers is not None else None
     task = Task(make_image(name), ontology or street_ontology())
-    (found,) = Pipeline(ScriptedProposer(script), verifier, LIMITS).label([task])
+    limits = replace(LIMITS, **settings)
+    (found,) = Pipeline(ScriptedProposer(script), verifier, limits).label([task])
     return found
 
 
 def stored_run(
-    store: "Store", name: str, results: Sequence[Labelled], ontology: Ontology | None = None
+    store: "Store",
+    name: str,
+    results: Sequence[Labelled],
+    ontology: Ontology | None = None,
+    settings: dict[str, Any] = SETTINGS,
 ) -> "Run":
     """A finished folder run with these results, and the images of these names."""
     from secondlook.store.images import ImageMeasurement, NewImage, add_images, measure_images
     from secondlook.store.runs import create_run
 
     with store.database.writing() as connection:
-        run = create_run(connection, name, "folder", ontology or street_ontology(), SETTINGS)
+        run = create_run(connection, name, "folder", ontology or street_ontology(), settings)
         measured, kept = [], []
         for place, result in enumerate(results):
             content = encoded(result.name)
@@ -134,3 +142,26 @@ def stored_frames(store: "Store", stream: str) -> list[tuple[int, str, bytes]]:
     with store.database.reading() as connection:
         rows = connection.execute(query.where(runs.c.name == stream)).all()
     return [(key, name, store.blobs.get(digest.hex())) for key, name, digest in rows]
+
+
+def review_box(
+    store: "Store",
+    image: int,
+    class_name: str,
+    box: tuple[float, float, float, float] | None,
+    answer: str,
+    person: str = "Ann",
+    note: str = "",
+    **wrong: Any,
+) -> Review:
+    """What a person says of a box of the image with that number; ``wrong``: why, and what else."""
+    from secondlook.store.schema import images
+
+    with store.database.reading() as connection:
+        by_id = select(images.c.sha256).where(images.c.id == image)
+        sha256 = connection.execute(by_id).scalar_one().hex()
+    new = NewReview(
+        sha256, class_name, box, ReviewAnswer(answer), person=person, note=note, **wrong
+    )
+    (review,) = store.reviews.add([new])
+    return review

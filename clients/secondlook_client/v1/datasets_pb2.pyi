@@ -132,6 +132,7 @@ class SnapshotQuery(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     EMPTY_FIELD_NUMBER: _builtins.int
+    GUARANTEE_FIELD_NUMBER: _builtins.int
     ontology: _builtins.str
     """Digest of an ontology, 16 hex digits: a named run with another one is refused. Empty: any."""
     since: _builtins.float
@@ -150,6 +151,10 @@ class SnapshotQuery(_message.Message):
     """Keep rejected boxes too."""
     group_by: Global___GroupBy.ValueType
     """What falls into one part as a whole."""
+    guarantee: _builtins.str
+    """Name of a guarantee that holds and was applied: what it guarantees becomes labels, the unsure rest
+    ignore regions. Its run and classes are taken, and no others. Empty: none.
+    """
     @_builtins.property
     def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of runs. Where several judged an image for one class, the later in this list counts.
@@ -188,10 +193,11 @@ class SnapshotQuery(_message.Message):
         split: _abc.Iterable[Global___SplitShare] | None = ...,
         group_by: Global___GroupBy.ValueType = ...,
         empty: _abc.Iterable[_labeling_pb2.EmptyReason.ValueType] | None = ...,
+        guarantee: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "classes", b"classes", "empty", b"empty", "group_by", b"group_by", "hard_negatives", b"hard_negatives", "min_probability", b"min_probability", "ontology", b"ontology", "runs", b"runs", "since", b"since", "split", b"split", "until", b"until", "without_empties", b"without_empties", "without_ignore", b"without_ignore"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_since", b"_since", "_until", b"_until", "classes", b"classes", "empty", b"empty", "group_by", b"group_by", "guarantee", b"guarantee", "hard_negatives", b"hard_negatives", "min_probability", b"min_probability", "ontology", b"ontology", "runs", b"runs", "since", b"since", "split", b"split", "until", b"until", "without_empties", b"without_empties", "without_ignore", b"without_ignore"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__since: _TypeAlias = _typing.Literal["since"]  # noqa: Y015
     _WhichOneofArgType__since: _TypeAlias = _typing.Literal["_since", b"_since"]  # noqa: Y015

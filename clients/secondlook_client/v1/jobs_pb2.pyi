@@ -799,7 +799,7 @@ class JobResult(_message.Message):
     """
     @_builtins.property
     def labelled(self) -> _labeling_pb2.Labelled:
-        """What was found; corrections by persons are applied."""
+        """What was found; the reviews of people are applied."""
 
     def __init__(
         self,

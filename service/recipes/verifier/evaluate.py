@@ -15,6 +15,7 @@ from recipes.verifier.data import Samples, normalized
 from recipes.verifier.model import PromptTokens, encode_views, question_states
 from recipes.verifier.questions import Facts, Question, draw, prompt, questions
 from secondlook.demo.world import ATTRIBUTES, NOUNS
+from secondlook.evaluation.calibration import auroc, reliability_of
 from secondlook_client.values import View
 
 BATCH = 64
@@ -108,26 +109,7 @@ def figures(pairs: list[tuple[float, bool]]) -> dict[str, float]:
         "yes": round(float(truth.mean()), 3),
         "accuracy": round(float((said == truth).mean()), 4),
         "auroc": round(auroc(scores, truth), 4),
-        "ece": round(ece(scores, truth), 4),
+        "ece": round(reliability_of(scores, truth).error or 0.0, 4),
         "precision": round(right / max(float(said.sum()), 1.0), 4),
         "recall": round(right / max(float(truth.sum()), 1.0), 4),
     }
-
-
-def auroc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """The chance that a yes scores above a no, equal scores counting half."""
-    yes, no = np.sort(scores[truth]), np.sort(scores[~truth])
-    if not len(yes) or not len(no):
-        return 1.0
-    below = np.searchsorted(no, yes, "left") + np.searchsorted(no, yes, "right")
-    return float(below.mean() / 2 / len(no))
-
-
-def ece(scores: NDArray[np.float64], truth: NDArray[np.bool_], bins: int = 10) -> float:
-    """Expected calibration error: distance of share and mean score, over equal bins."""
-    place = np.minimum((scores * bins).astype(int), bins - 1)
-    gaps = [
-        abs(float(truth[place == b].mean() - scores[place == b].mean())) * (place == b).mean()
-        for b in np.unique(place)
-    ]
-    return float(sum(gaps))

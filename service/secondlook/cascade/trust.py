@@ -5,14 +5,8 @@ Three questions are asked continuously, of one stream of images.
 *Where is it certain?* ``threshold`` learns that from every image that both sides have labelled.
 What follows is about the images above the threshold.
 
-*Does it agree?* Each audit gives an agreement x in [0, 1]. ``SequentialTest`` tests a claim about
-its mean by betting (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
-betting", arXiv 2010.09686): with a stake s, evidence is multiplied by 1 + s·(x − m), which on
-average gains nothing while the mean is at most m, whatever the distribution and however one audit
-depends on those before it. Restarting from 1 whenever less is left makes it an *e-detector* of the
-CUSUM kind (Shin, Ramdas and Rinaldo, "E-detectors", arXiv 2203.03532): the expected number of
-audits until the evidence reaches A, should the claim be true, is at least A. The mean over several
-stakes has the same guarantee, and is near the best of them.
+*Does it agree?* Each audit gives an agreement in [0, 1]; ``core.sequential_test`` tests a claim
+about its mean.
 
 Trust is won when the evidence against "the mean agreement is at most ``agreement``" has reached
 ``EVIDENCE`` and there were ``MIN_AUDITS``; for 0.85 and 100 that takes 37 audits with perfect
@@ -42,10 +36,10 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.cascade.threshold import AdaptiveThreshold
 from secondlook.config.settings import CascadeSettings
+from secondlook.core.sequential_test import SequentialTest
 from secondlook_client.values import LabelPath
 
 SLACK = 0.05
@@ -60,36 +54,6 @@ DRIFT_LIMIT = 4.0
 """Usual deviations beyond which the scene counts as changed."""
 DRIFT_AUDITS = 10
 """Audits before such an alarm can end."""
-_STAKES = np.array([0.1, 0.25, 0.5, 0.75, 1.0])
-"""As shares of the greatest stake that cannot lose more than everything."""
-_MAX_EVIDENCE = 1e12
-"""Evidence is capped here, long after every decision."""
-
-
-class SequentialTest:
-    """Evidence against a claim about the mean of numbers in [0, 1], valid at any time.
-
-    A mixture of e-detectors, one a stake; see the module.
-    """
-
-    def __init__(self, mean: float, *, claim: str) -> None:
-        """The ``claim`` is that the mean is "at most" or "at least" ``mean``, in (0, 1)."""
-        self._mean = mean
-        self._sign = 1.0 if claim == "at most" else -1.0
-        self._stakes = _STAKES / (mean if claim == "at most" else 1 - mean)
-        self._evidence: NDArray[np.float64] = np.ones_like(_STAKES)
-        self.count = 0
-
-    def update(self, x: float) -> None:
-        """One more number, [0, 1]."""
-        gain = 1 + self._stakes * self._sign * (x - self._mean)
-        self._evidence = np.minimum(np.maximum(self._evidence, 1) * gain, _MAX_EVIDENCE)
-        self.count += 1
-
-    @property
-    def evidence(self) -> float:
-        """The evidence now, ≥ 0; 1 before the first number."""
-        return float(self._evidence.mean())
 
 
 class DriftDetector:

@@ -32,7 +32,10 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Look and decide": {
         "explain": ("runs", "Show how a label was decided, with all scores and answers."),
         "compare": ("runs", "Show which labels differ between two runs, with images."),
+        "review": ("review", "Say which labels are right; a person outranks every model."),
         "redecide": ("runs", "Decide a run again by other thresholds, without a model."),
+        "decoys": ("decoys", "Show how often the verifier said yes where the answer is no."),
+        "guarantee": ("guarantee", "Guarantee a precision by some answers, with a certificate."),
         "evaluate": ("evaluate", "Measure predictions against truth: precision, recall, AP."),
     },
     "Datasets and training": {

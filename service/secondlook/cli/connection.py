@@ -122,6 +122,8 @@ def connected(
         if server and ready:
             ready()
         models = _identity(info, None if server else settings)
+        if own:  # what it decides by shapes the results too
+            models["calibrator"] = own.calibrator_digest(ontology)
         yield Session(client, ontology, settings.images, models, own)
 
 

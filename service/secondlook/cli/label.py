@@ -27,6 +27,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.cli.calibrators import file_digest
 from secondlook.cli.dataset_options import (
     SECTION,
     doubt_choices,
@@ -211,6 +212,7 @@ def label_command(
     check_has_image(selection)
     known = identity_without_models(wanted, selection.root, None if server else settings)
     given = {**known, "settings": settings, "formats": formats, "shown": shown, "layout": layout}
+    given["calibrator"] = file_digest(settings.pipeline.calibrator)
     finished = FinishedRun(out, selection, given)
     lines_before = None if server or fresh or retry_failed else finished.lines()
     if lines_before is not None:

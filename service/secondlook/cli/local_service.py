@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from secondlook.cascade.router import Cascade
+from secondlook.cli.calibrators import pipeline_calibrator
 from secondlook.config.settings import ServerSettings, Settings
 from secondlook.detector.trial import open_tried
 from secondlook.labeling.engine import Engine
@@ -59,6 +60,7 @@ def running_engine(
     if not sys.stderr.isatty():  # progress bars of loading models, in logs
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     pipeline = build(settings)
+    pipeline.use_calibrator(pipeline_calibrator(settings, pipeline, store))
     if student:
         with _cascade(settings, pipeline, metrics, store) as cascade:
             yield cascade

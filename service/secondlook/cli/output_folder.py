@@ -42,6 +42,8 @@ OWN_FILES = (*LABEL_FORMATS, *VERIFIED_FILES, GALLERY, FAILED, STAGED, FINISHED,
 """Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
 ``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
+NOT_RECORDED = (("", "calibrator", ""), ("settings", "duplicate_iou", 1.0))
+"""What runs of before did not record: (group, name, what it was)."""
 SHOWN = 600
 """Images of a run's gallery at most, unless another number is asked for."""
 
@@ -114,7 +116,7 @@ class OutputFolder:
                 text = json.dumps({JOB: job, **identity}, indent=2)
                 part.write_text(text + "\n", encoding="utf-8")
             return job
-        before = self._run()
+        before = self._run(identity)
         job = str(before.pop(JOB, "")) if before else ""
         if not job or before != identity:
             raise self._other_run(before, identity)
@@ -125,17 +127,24 @@ class OutputFolder:
         if not (self.path / RUN).exists():
             self._refuse_foreign_files()
             return
-        before = self._run()
+        before = self._run(known)
         if before is None or any(before.get(key) != known[key] for key in known):
             raise self._other_run(before and {key: before.get(key) for key in known}, known)
 
-    def _run(self) -> dict[str, Any] | None:
-        """The content of ``run.json`` with today's names; None when it cannot be read."""
+    def _run(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The content of ``run.json`` with today's names; None when it cannot be read.
+
+        What runs of before did not record is there as it was then, if ``identity`` has it.
+        """
         before = _read(self.path / RUN)
         if not isinstance(before, dict):
             return None
         if isinstance(settings := before.get("settings"), dict):
             before["settings"] = {RENAMED.get(name, name): settings[name] for name in settings}
+        for group, key, then in NOT_RECORDED:
+            known, now = (of.get(group) if group else of for of in (before, identity))
+            if isinstance(known, dict) and isinstance(now, Mapping) and key in now:
+                known.setdefault(key, then)
         for key in ("proposer", "verifier"):  # as the embedded models were called before
             if str(before.get(key, "")).startswith(f"{key}@"):
                 before[key] = f"demo-{before[key]}"
@@ -168,6 +177,15 @@ def store_of(folder: Path) -> Path:
     return folder / STORE
 
 
+def job_of(folder: Path) -> str:
+    """The name of the job whose results are in ``folder``. Raises ``NotFound``."""
+    record = _read(folder / RUN)
+    job = record.get(JOB) if isinstance(record, dict) else None
+    if not isinstance(job, str) or not job:
+        raise NotFound(f"{folder / RUN} names no run; give its name, and its store with --data")
+    return job
+
+
 def _lock(out: Path) -> int:
     """Lock the folder; the system releases it when the process ends, however it ends."""
     with explain_write_errors(out):
@@ -196,14 +214,17 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
     if not isinstance(before, dict):
         return "a run.json that cannot be read"
     for key in (*now, *before):
-        if before.get(key) != now.get(key):
-            return f"different {key} ({_short(before.get(key))}, now {_short(now.get(key))})"
+        then, wanted = before.get(key), now.get(key)
+        if isinstance(then, dict) and isinstance(wanted, dict) and then != wanted:
+            return f"different {key}: {_difference(then, wanted).removeprefix('different ')}"
+        if then != wanted:
+            return f"different {key} ({_short(then)}, now {_short(wanted)})"
     return "other settings"
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return (text if len(text) <= 60 else text[:57] + "...") or "none"
 
 
 @dataclass(frozen=True)

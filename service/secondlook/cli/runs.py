@@ -7,12 +7,13 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from secondlook.cli.calibrators import NONE, find_calibrator
 from secondlook.cli.options import (
     class_options,
     in_process_options,
@@ -74,7 +75,7 @@ def explain_command(
     output of `secondlook job results`, or on the page of `secondlook compare`. FOLDER is the output
     folder of `secondlook label`; without it --data says where the store is. Shows the image, the
     box, the scores of every class, the questions and raw answers, the thresholds, the models with
-    their digests, and the corrections by persons.
+    their digests, and the reviews of people.
 
     With --rerun the models of --proposer and --verifier label the image again; the exit code is 1
     when the outcome differs.
@@ -110,7 +111,8 @@ def _rerun(store: "Store", label: "LabelProvenance", settings: Settings) -> "Rer
     names = replace(settings.pipeline, verify_empty=True).recorded().keys()
     then = {"verify_empty": False, **label.evidence_run.settings}
     as_then = {name: then[name] for name in names & then.keys()}
-    settings = settings.replace(**as_then, verdict_cache_size=0)
+    # The run's own calibrator decides what they give.
+    settings = settings.replace(**as_then, verdict_cache_size=0, calibrator=NONE)
     with running_engine(settings, Metrics()) as engine:
         return rerun_models(store, label, engine.pipeline, settings.images)
 
@@ -144,6 +146,8 @@ def explanation_json(explanation: "Explanation", rerun: "Rerun | None" = None) -
         "verifier": labelled.evidence.verifier,
         "student": labelled.evidence.student,
         "classes": [_class_json(evidence) for evidence in explanation.classes],
+        "calibrator": explanation.calibrator.digest if explanation.calibrator else None,
+        "contributions": [asdict(one) for one in explanation.contributions],
         "whole_image": judgement.whole_image,
         "image_verdicts": [
             {"question": verdict.question, "p_yes": answer.p_yes, "raw_answer": answer.raw}
@@ -151,17 +155,8 @@ def explanation_json(explanation: "Explanation", rerun: "Rerun | None" = None) -
             for verdict in labelled.evidence.image_verdicts
             for answer in (verdict.answer,)
         ],
-        "decision_before_corrections": _decision_json(label.decided),
-        "corrections": [
-            {
-                "person": correction.person,
-                "outcome": correction.outcome.value,
-                "note": correction.note,
-                "box": list(correction.box),
-                "created_at": correction.created_at,
-            }
-            for correction in label.corrections
-        ],
+        "decision_before_reviews": _decision_json(label.decided),
+        "reviews": [review.to_dict() for review in label.reviews],
         "rerun": _rerun_json(rerun) if rerun else None,
     }
 
@@ -214,6 +209,8 @@ def _rerun_json(rerun: "Rerun") -> dict[str, Any]:
 
 
 def _print_explanation(explanation: "Explanation", rerun: "Rerun | None", page: Path) -> None:
+    from secondlook.labeling.applied_reviews import review_words
+
     screen, label = console(), explanation.label
     name, judgement = label.result.label_id(label.index), label.judgement
     heading = f"{name}  {judgement.class_name}: {judgement.outcome.value}"
@@ -222,9 +219,11 @@ def _print_explanation(explanation: "Explanation", rerun: "Rerun | None", page: 
         _print_line(screen, f"{fact:<10}", value)
     if explanation.classes:
         screen.print(_class_table(explanation))
-    for correction in label.corrections:
-        when, person = local_time(correction.created_at), correction.person
-        _print_line(screen, f"{when}  {person}: {correction.outcome.value}", correction.note)
+    if explanation.contributions:
+        screen.print(_contribution_table(explanation))
+    for review in label.reviews:
+        when = local_time(review.created_at)
+        _print_line(screen, f"{when}  {review.person}", review_words(review))
     if rerun:
         _print_rerun(screen, explanation, rerun)
     _print_line(screen, f"What the verifier saw, and the box in its image: {page}")
@@ -247,7 +246,7 @@ def _facts(explanation: "Explanation") -> list[tuple[str, str]]:
         facts.append(("verifier", labelled.evidence.verifier or "none"))
     if labelled.evidence.student:
         facts.append(("audit of", labelled.evidence.student))
-    if label.decided and label.corrections:
+    if label.decided and label.reviews:
         facts.append(("the run", _outcome_and_reason(label.decided)))
     facts += [("image", said) for said in _said_of_image(label)]
     if not explanation.classes:
@@ -265,6 +264,16 @@ def _said_of_image(label: "LabelProvenance") -> Iterator[str]:
         answer = image.verdict(question).answer
         p_yes = answer.error or answer.raw if answer.p_yes is None else f"P(yes) {answer.p_yes:.3f}"
         yield f"as a whole: {question}  {p_yes}"
+
+
+def _contribution_table(explanation: "Explanation") -> "Table":
+    """Why the calibrator gave the label its probability."""
+    from rich.text import Text
+
+    rows = table("the probability comes from", "value", "log odds", right=("value", "log odds"))
+    for reason in explanation.reasons:
+        rows.add_row(*map(Text, reason))
+    return rows
 
 
 def _class_table(explanation: "Explanation") -> "Table":
@@ -363,6 +372,19 @@ def _threshold_options(command: Command) -> Command:
     metavar="X",
     help="Boxes of one contrast group with a higher IoU are one object.  [default: as in RUN]",
 )
+@click.option(
+    "--duplicate-iou",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Of accepted boxes of one class with a higher IoU, the most probable one stays; 1 keeps "
+    "them all.  [default: as in RUN]",
+)
+@click.option(
+    "--calibrator",
+    metavar="FILE|NAME|none",
+    help="Decide by the probabilities of this calibrator: its file, or its name in the store; "
+    "'none' decides by the answers of the verifier.  [default: as in RUN]",
+)
 @class_options
 @store_options
 def redecide_command(
@@ -370,11 +392,13 @@ def redecide_command(
     new: str,
     only: tuple[str, ...],
     nms_iou: float | None,
+    duplicate_iou: float | None,
+    calibrator: str | None,
     lines: tuple[str, ...],
     ontology: Path | None,
     **flags: Any,
 ) -> None:
-    """Decide all results of RUN again, by other thresholds or classes, as the run NEW.
+    """Decide all results of RUN again, by other thresholds, classes or rules, as the run NEW.
 
     No model runs and no image is read, because all scores and answers are stored. Other classes
     (-c, --ontology) can be decided if their phrases were proposed and their questions asked in RUN.
@@ -387,8 +411,18 @@ def redecide_command(
         wanted = ontology_of(lines, ontology) or store.results.run(run).ontology
         wanted = adjusted_ontology(wanted, changes, only)
         started = time.perf_counter()
+        by = find_calibrator(calibrator, store) if calibrator not in (None, NONE) else None
         with _redecide_bar(store, run) as progress:
-            done = redecide(store, run, new, wanted, nms_iou, progress)
+            done = redecide(
+                store,
+                run,
+                new,
+                wanted,
+                nms_iou,
+                progress,
+                duplicate_iou=duplicate_iou,
+                calibrator="" if calibrator == NONE else by,
+            )
         seconds = time.perf_counter() - started
     echo(
         f"{counted(done.images, 'image')} of '{run}' decided again as '{new}' in "
@@ -446,7 +480,7 @@ def compare_command(
 
     Boxes of one class with an IoU of 0.5 or more are the same label; a box that has another class
     in AFTER is counted as changed, neither as gained nor as lost. The page names each lost box and
-    shows both runs side by side. Corrections by persons count in both runs.
+    shows both runs side by side. Reviews of people count in both runs.
     """
     limits = settings_of({**flags}).images
     with opened_store({name: flags[name] for name in STORE_FLAGS}) as store:

@@ -49,6 +49,7 @@ def snapshot_command() -> None:
     "create",
     examples=[
         "secondlook snapshot create street-1 --run street --data data",
+        "secondlook snapshot create street-95 --guarantee street-95 --data data",
     ],
 )
 @click.argument("name")
@@ -64,6 +65,12 @@ def snapshot_command() -> None:
     default="",
     metavar="DIGEST|FILE",
     help="Take all runs with this ontology, given by its digest or as a YAML file.",
+)
+@click.option(
+    "--guarantee",
+    default="",
+    metavar="NAME",
+    help="Take only what this guarantee covers; what it does not is ignored in trainings.",
 )
 @click.option(
     "-c",
@@ -114,6 +121,7 @@ def create(name: str, **flags: Any) -> None:
         hard_negatives=flags.pop("hard_negatives"),
         split=split_shares(flags.pop("split")) or DEFAULT_SPLIT,
         group_by=GroupBy(flags.pop("group_by")),
+        guarantee=flags.pop("guarantee"),
     )
     with opened_store(flags) as store:
         from secondlook.datasets.snapshot import create_snapshot

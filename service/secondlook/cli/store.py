@@ -182,7 +182,7 @@ def _print_broken(broken: Sequence[str]) -> int:
 @click.option(
     "--without-labels", is_flag=True, help="Only images with neither an accepted nor an unsure box."
 )
-@click.option("--corrected", is_flag=True, help="Also images that a person has corrected.")
+@click.option("--reviewed", is_flag=True, help="Also images that a person has reviewed.")
 @click.option("--orphans", is_flag=True, help="Remove unused blobs too, as a crash may leave them.")
 @click.option("--yes", is_flag=True, help="Remove them. Without it, only what would be removed "
               "is printed.")  # fmt: skip
@@ -191,7 +191,7 @@ def forget_command(
     older_than: float | None,
     before: float | None,
     without_labels: bool,
-    corrected: bool,
+    reviewed: bool,
     orphans: bool,
     yes: bool,
     **flags: Any,
@@ -211,7 +211,7 @@ def forget_command(
         from secondlook.store.retention import Retention, count_deletions, forget, remove_orphans
 
         if conditions:
-            query = Retention(runs, until, without_labels, corrected)
+            query = Retention(runs, until, without_labels, reviewed)
             if yes:
                 _print_deletions("removed", forget(store, query))
             else:
@@ -231,10 +231,10 @@ def _print_deletions(verb: str, counts: "DeletionCounts") -> None:
         echo(f"{verb}, as nothing is left of them: {counted(counts.runs, 'run')}")
     if counts.in_snapshots:
         echo(f"kept because they are in a snapshot: {counted(counts.in_snapshots, 'image')}")
-    if counts.corrected:
+    if counts.reviewed:
         echo(
-            f"kept because a person corrected them: {counted(counts.corrected, 'image')}; "
-            "--corrected removes them too"
+            f"kept because a person reviewed them: {counted(counts.reviewed, 'image')}; "
+            "--reviewed removes them too"
         )
 
 

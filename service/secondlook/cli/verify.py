@@ -175,7 +175,7 @@ def _settings(settings: Settings, find_missing: bool) -> Settings:
     if verifier.strip() == "none":
         raise BadSetting("verify asks a verifier about each box, and --verifier is none; name one")
     place = {"data": "", "database_url": "", "blob_url": ""}
-    pipeline = {"nms_iou": 1.0, "max_boxes": 10_000, "verify_empty": False}
+    pipeline = {"nms_iou": 1.0, "max_boxes": 10_000, "verify_empty": False, "duplicate_iou": 1.0}
     unused = {} if find_missing else {"proposer": verifier}
     return settings.replace(student="", **place, **pipeline, **unused)
 

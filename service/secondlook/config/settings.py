@@ -82,6 +82,21 @@ class PipelineSettings(SettingGroup):
         low=0,
         high=1,
     )
+    duplicate_iou: float = setting(
+        0.45,
+        "After verification: IoU above which two accepted boxes of a class mark one object, of "
+        "which the more probable one stays; 1 keeps both.",
+        unit="IoU",
+        low=0,
+        high=1,
+    )
+    calibrator: str = setting(
+        "auto",
+        "Calibrator that turns scores and answers into the probability that a label is right: "
+        "auto (the embedded one, for the embedded models and their own classes), none, the file "
+        "of one, or the name of one in the store.",
+        unit="calibrator",
+    )
     verdict_cache_size: int = setting(
         20_000, "Verdicts cached in memory; 0 disables the cache.", low=0, high=10**8
     )
@@ -98,13 +113,20 @@ class PipelineSettings(SettingGroup):
         low=1,
         high=8,
     )
+    decoys: float = setting(
+        0.0,
+        "Questions whose answer is known to be no, as a share of the real ones, to audit the "
+        "verifier: see `secondlook decoys`. They change no label.",
+        low=0,
+        high=0.5,
+    )
 
     def recorded(self) -> dict[str, Any]:
         """The settings that shape results, to be kept with each run; plain values by name.
 
         Those of empty images only where these are verified: runs of before had no such settings.
         """
-        names = ["score_floor", "max_boxes", "nms_iou"]
+        names = ["score_floor", "max_boxes", "nms_iou", "duplicate_iou"]
         names += ["verify_empty", "empty_tiles"] if self.verify_empty else []
         return {name: getattr(self, name) for name in names}
 

@@ -1,5 +1,7 @@
 """Box arithmetic on numpy arrays. All boxes are (N, 4) float32 pixel xyxy."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,8 @@ from secondlook.core.types import Boxes
 
 Xyxy = tuple[float, float, float, float]
 """One box as plain numbers, pixel xyxy."""
+PAIRS_AT_ONCE = 1_000_000
+"""Pairs of boxes that are compared in one step."""
 
 
 def area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -17,17 +21,36 @@ def area(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def iou(a: Boxes, b: Boxes) -> NDArray[np.float32]:
     """(N, M) intersection over union, in [0, 1]; 0 where both boxes have no area."""
-    return _iou(a[:, None], b[None])
+    return pair_iou(a[:, None], b[None])
 
 
-def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(...) of boxes (..., 4) that are broadcast together."""
+def pair_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(...) IoU of boxes (..., 4) that are broadcast together."""
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., 2:], b[..., 2:])
     sides = np.maximum(high - low, 0)
     shared = sides[..., 0] * sides[..., 1]
     union = area(a) + area(b) - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def pairs_within(
+    keys: NDArray[np.intp],
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Indices (first, second), first < second, of every pair with equal ``keys``.
+
+    ``keys`` (N,) ascend. The pairs come sorted, in pieces of about ``PAIRS_AT_ONCE``, so that
+    images with very many boxes do not fill the memory.
+    """
+    ends = np.searchsorted(keys, keys, side="right")
+    behind = ends - np.arange(len(keys)) - 1
+    cuts = np.arange(PAIRS_AT_ONCE, behind.sum(), PAIRS_AT_ONCE)
+    bounds = np.searchsorted(np.cumsum(behind), cuts)
+    for these in np.split(np.arange(len(keys)), np.unique(bounds)):
+        amounts = behind[these]
+        first = np.repeat(these, amounts)
+        steps = np.arange(len(first)) - np.repeat(np.cumsum(amounts) - amounts, amounts)
+        yield first, first + steps + 1
 
 
 def share_inside(boxes: Boxes, regions: Boxes) -> NDArray[np.float32]:
@@ -60,7 +83,7 @@ def nms(
     if classes is not None:
         pairs &= classes[order][:, None] != classes[order]
     better, worse = np.nonzero(np.triu(pairs, 1))
-    same = _iou(best_first[better], best_first[worse]) > threshold
+    same = pair_iou(best_first[better], best_first[worse]) > threshold
     alive = np.ones(len(boxes), dtype=bool)
     for one, other in zip(better[same].tolist(), worse[same].tolist(), strict=True):
         if alive[one]:

@@ -8,6 +8,7 @@ exports).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +162,61 @@ class Evidence:
         return Verdict(question, view, Answer(None, error=NOT_ASKED), self.verifier, ms=0.0)
 
 
+UNASKED = Answer(None, error=NOT_ASKED)
+YES = 0.5
+"""P(yes) above which a decoy was answered with yes, whatever limits its class has."""
+
+
+class DecoyKind(StrEnum):
+    """Why the answer to a decoy is known to be no: see ``labeling.decoys``."""
+
+    BACKGROUND = "background"
+    """Nothing was proposed where its box is."""
+    OTHER_CLASS = "other_class"
+    """Its box is a confident proposal of a class that cannot be the one asked about."""
+    SWAPPED_ATTRIBUTE = "swapped_attribute"
+    """The question of another side of a contrast, where one side was answered with a sure yes."""
+    OFF_CENTRE = "off_centre"
+    """Its box holds a part of an object only: the label would be in the wrong place."""
+
+
+class DecoyReply(StrEnum):
+    """What the verifier said to a decoy."""
+
+    YES = "yes"
+    """Wrongly so."""
+    NO = "no"
+    ABSTAINED = "abstained"
+    """Neither yes nor no."""
+    FAILED = "failed"
+    """It gave no answer."""
+
+
+DecoyCounts = Mapping[tuple[DecoyKind, str, DecoyReply], int]
+"""Decoys by kind, class and what the verifier said."""
+
+
+@dataclass(frozen=True)
+class Decoy:
+    """A question whose answer is known to be no, asked to audit the verifier; never a label."""
+
+    kind: DecoyKind
+    class_name: str
+    box: tuple[float, float, float, float]
+    """Pixel xyxy in the upright image."""
+    view: View
+    question: str
+    answer: Answer = UNASKED
+
+    @property
+    def said(self) -> "DecoyReply":
+        """What the verifier said to it."""
+        p_yes = self.answer.p_yes
+        if p_yes is not None:
+            return DecoyReply.YES if p_yes > YES else DecoyReply.NO
+        return DecoyReply.FAILED if self.answer.error else DecoyReply.ABSTAINED
+
+
 def path_of(proposer: str, student: str) -> LabelPath:
     """Who made labels, by the names of their evidence."""
     if proposer.startswith(STUDENT):
@@ -181,6 +237,10 @@ class Labelled:
     """What the judgements were made from."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds by stage: ``decode``, ``queue``, ``propose``, ``verify``."""
+    decoys: tuple[Decoy, ...] = ()
+    """What the verifier was asked to audit it, with its answers; no part of the ``result``."""
+    complete: bool = False
+    """Whether a person said that nothing is missing on the image."""
 
     @property
     def path(self) -> LabelPath:
@@ -207,6 +267,7 @@ class Labelled:
             self.timings_ms,
             self.path,
             self.evidence.image_verdicts,
+            self.empty,
         )
 
     def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
@@ -216,7 +277,11 @@ class Labelled:
     @property
     def empty(self) -> EmptyReason | None:
         """Why it has neither a label nor an unsure box; None where it has one."""
-        return empty_reason(self.judgements, self.evidence.image_verdicts)
+        return self.empty_of(self.judgements)
+
+    def empty_of(self, judgements: Sequence[Judgement]) -> EmptyReason | None:
+        """The same for some of its judgements."""
+        return empty_reason(judgements, self.evidence.image_verdicts, self.complete)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
     OUT/data/SPLIT-00000.parquet     Parquet, images inside
     OUT/README.md                    the dataset card: counts, and how to open each format
     OUT/statistics.json, contact_sheet.png
+    OUT/certificate.json             of the guarantee that the labels are under, if there is one
 
 The images are byte for byte as they were given; those of several formats are hard links, so that
 each folder is complete and the disk has them once. Every path in these files is relative, so the
@@ -35,6 +36,7 @@ from secondlook.datasets.manifest import (
     entries,
     load_manifest,
 )
+from secondlook.datasets.query import query_of
 from secondlook.datasets.snapshot import empty_counts
 from secondlook.datasets.writers import (
     EXPORT_FORMATS,
@@ -60,6 +62,7 @@ from secondlook_client.values import (
 )
 
 FORMATS = tuple(EXPORT_FORMATS)
+CERTIFICATE_FILE = "certificate.json"
 SHOWN, SHOWN_ROWS = 24, 5
 """Images of the contact sheet at most, and its rows."""
 LONGEST_STEM = 40
@@ -137,6 +140,8 @@ def _write(
     remove(staged)
     statistics = json.dumps(snapshot.statistics, indent=2, sort_keys=True)
     (out / "statistics.json").write_text(statistics, encoding="utf-8")
+    if certificate := query_of(snapshot.query).certificate:
+        (out / CERTIFICATE_FILE).write_text(certificate + "\n", encoding="utf-8")
     card = dataset_card(snapshot, manifest, formats, notes)
     (out / "README.md").write_text(card, encoding="utf-8")
     _write_contact_sheet(blobs, manifest, out / "contact_sheet.png")
@@ -229,6 +234,7 @@ def dataset_card(
         "",
         *(f"- {EXPORT_FORMATS[name].how_to_open}" for name in formats),
         "",
+        *_guarantee_lines(snapshot),
         *(line for note in notes for line in (note, "")),
         f"Labelled by {', '.join(manifest.models)}.",
         "",
@@ -236,6 +242,16 @@ def dataset_card(
     ]
     header = _header(manifest) if "parquet" in formats else ""
     return header + "\n".join(lines) + "\n"
+
+
+def _guarantee_lines(snapshot: SnapshotRow) -> list[str]:
+    """What is guaranteed of the labels; nothing for a snapshot without a guarantee."""
+    told = snapshot.statistics.get("guarantee")
+    if not told:
+        return []
+    lines = [f"- {sentence}" for sentence in told["summary"]]
+    certificate = f"The whole certificate is in `{CERTIFICATE_FILE}`."
+    return ["## Guaranteed precision", "", *lines, "", certificate, ""]
 
 
 def _header(manifest: SnapshotManifest) -> str:

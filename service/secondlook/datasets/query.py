@@ -62,10 +62,17 @@ class Query:
     """Keep rejected boxes."""
     split: tuple[SplitShare, ...] = DEFAULT_SPLIT
     group_by: GroupBy = GroupBy.AUTO
+    guarantee: str = ""
+    """Name of a guarantee that was applied: its run and its classes are taken, and no others.
+    Empty: none."""
+    certificate: str = ""
+    """JSON of its certificate when the snapshot was made; ``create_snapshot`` fills it in."""
 
     def __post_init__(self) -> None:
-        if not self.runs and not self.ontology:
-            raise InvalidInput("say which labels to take: name a run, or an ontology by its digest")
+        if not (self.runs or self.ontology or self.guarantee):
+            raise InvalidInput(
+                "say which labels to take: name a run, a guarantee, or an ontology by its digest"
+            )
         if self.ontology and not DIGEST.fullmatch(self.ontology):
             raise InvalidInput(
                 f"expected an ontology's digest of 16 hex digits, got {self.ontology!r}"

@@ -32,7 +32,9 @@ from secondlook.datasets.manifest import (
 )
 from secondlook.datasets.query import Query
 from secondlook.datasets.splits import block_id, by_time, group_images, split_of
+from secondlook.labeling.duplicates import hard_negatives
 from secondlook.store import Store
+from secondlook.store.guarantees import GuaranteeState
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.results import Result
 from secondlook.store.runs import Run
@@ -45,7 +47,6 @@ from secondlook_client.values import (
     GroupBy,
     Judgement,
     Outcome,
-    empty_reason,
 )
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,15 @@ EMPTY_WORDS = {
     EmptyReason.ALL_REJECTED: "empty, every box rejected",
     EmptyReason.VERIFIED_EMPTY: "verified empty",
 }
+NOT_IN_FORCE = {
+    GuaranteeState.ASKING: "is not certified yet: answer its queue, then give the same "
+    "`secondlook guarantee create` again",
+    GuaranteeState.NOT_REACHED: "guarantees nothing: its certificate says how many more answers "
+    "it would take",
+    GuaranteeState.BROKEN: "no longer holds, as its history says; make a new one",
+    GuaranteeState.WITHDRAWN: "was withdrawn; make a new one",
+}
+"""Why a guarantee is no reason to trust a label, by its state."""
 _KIND_ORDER = {kind: place for place, kind in enumerate(BoxKind)}
 
 
@@ -78,8 +88,9 @@ def create_snapshot(store: Store, name: str, query: Query) -> SnapshotRow:
     """Freeze what ``query`` finds under ``name``.
 
     Raises ``AlreadyExists`` for a name in use, ``NotFound`` for a run that is not there,
-    ``InvalidInput`` for a name that cannot be used, classes that no run has and a query that finds
-    nothing, ``Cancelled`` (see ``core.cancellation``), and what the store raises.
+    ``InvalidInput`` for a name that cannot be used, classes that no run has, a guarantee that does
+    not hold or was not applied and a query that finds nothing, ``Cancelled`` (see
+    ``core.cancellation``), and what the store raises.
     """
     if not NAME.fullmatch(name):
         raise InvalidInput(
@@ -87,12 +98,43 @@ def create_snapshot(store: Store, name: str, query: Query) -> SnapshotRow:
             f"letter or digit; '{name:.60}' does not"
         )
     store.snapshots.check_free(name)
+    if query.guarantee:
+        query = guaranteed_query(store, query)
     runs = _runs(store, query)
     classes = _classes(query, runs)
     with deletion_blocked(store.database), SnapshotBuilder(store, query, classes) as builder:
         for run in runs:
             builder.add_run(run)
         return builder.save(name, _ontology(classes, runs))
+
+
+def guaranteed_query(store: Store, query: Query) -> Query:
+    """``query`` with the run, the classes and the certificate of its guarantee.
+
+    Raises ``NotFound`` for an unknown guarantee, and ``InvalidInput`` for one that does not hold or
+    was not applied, and for other runs or classes than its own.
+    """
+    row = store.guarantees.get(query.guarantee)
+    if row.state is not GuaranteeState.HOLDS:
+        raise InvalidInput(f"guarantee '{row.name}' {NOT_IN_FORCE[row.state]}")
+    applied = store.guarantees.applied(row.name)
+    if applied is None:
+        raise InvalidInput(
+            f"guarantee '{row.name}' is not applied yet: `secondlook guarantee apply {row.name}` "
+            f"decides the run '{row.run}' again by its limits, without a model"
+        )
+    for what, given, own in (
+        ("run", query.runs, (applied.run,)),
+        ("class", query.classes, applied.classes),
+    ):
+        other = [name for name in given if name not in own]
+        if other:
+            raise InvalidInput(
+                f"{what} '{other[0]:.200}' is not under the guarantee '{row.name}', which is of "
+                f"{', '.join(own)}; leave it out, or make the snapshot without --guarantee"
+            )
+    classes = query.classes or applied.classes
+    return replace(query, runs=(applied.run,), classes=classes, certificate=row.certificate)
 
 
 def _runs(store: Store, query: Query) -> list[Run]:
@@ -206,6 +248,7 @@ class SnapshotBuilder:
             **statistics.to_json(),
             "left_out": dict(sorted(left_out.items())),
             "ontology": ontology,
+            **_guarantee_told(self._store, self._query),
         }
         _warn_of_few_groups(self._query, counts)
         image_ids = array("q", (self._image_ids[number] for _, number in kept))
@@ -227,8 +270,13 @@ class SnapshotBuilder:
         """Add an image, or merge it with what earlier runs decided; its number."""
         labelled = result.labelled
         of_classes = [j for j in labelled.judgements if j.class_name in self._class_index]
-        boxes = [self._box(judgement) for judgement in of_classes if self._wants(judgement)]
-        empty = empty_reason(of_classes, labelled.evidence.image_verdicts)
+        negatives = hard_negatives(of_classes) if self._query.hard_negatives else set()
+        boxes = [
+            self._box(judgement)
+            for place, judgement in enumerate(of_classes)
+            if judgement.outcome is not Outcome.REJECT or place in negatives
+        ]
+        empty = labelled.empty_of(of_classes)
         record = {
             "sha256": labelled.sha256,
             "name": labelled.name,
@@ -251,12 +299,6 @@ class SnapshotBuilder:
         self._offsets[number] = self._file.seek(0, 2)
         self._file.write(canonical_json(record) + b"\n")
         return number
-
-    def _wants(self, judgement: Judgement) -> bool:
-        """A doubt about the whole image that a person dispelled is no hard negative."""
-        if judgement.outcome is Outcome.REJECT:
-            return self._query.hard_negatives and not judgement.whole_image
-        return True
 
     def _box(self, judgement: Judgement) -> dict[str, Any]:
         decision = judgement.decision
@@ -381,6 +423,14 @@ def _nothing_found(left_out: Counter[str]) -> str:
     if nobody_looked:
         way_out += ", or label with --verify-empty; --empty all takes them as background"
     return f"the query leaves no image: {reasons}. {way_out}"
+
+
+def _guarantee_told(store: Store, query: Query) -> dict[str, Any]:
+    """What a dataset card says of the guarantee, for the statistics; nothing without one."""
+    applied = store.guarantees.applied(query.guarantee) if query.guarantee else None
+    if applied is None:
+        return {}
+    return {"guarantee": {"name": query.guarantee, "summary": list(applied.summary)}}
 
 
 def _warn_of_few_groups(query: Query, counts: dict[str, Any]) -> None:

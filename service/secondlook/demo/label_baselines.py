@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from secondlook.core.types import Boxes
 from secondlook.datasets.samples import Sample, TrainingSet
 from secondlook.evaluation.matching import ScoredBox, TrueBox, evaluate
+from secondlook.labeling.duplicates import hard_negatives
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
@@ -65,9 +66,16 @@ def confident_labels(
         }
         return judgement.outcome if confident[judgement.outcome] else Outcome.UNSURE
 
+    negatives = {sha256: hard_negatives(of.judgements) for sha256, of in results.items()}
+
     def named(wanted: Outcome) -> Mapping[str, list[Named]]:
         return {
-            sha256: [(j.class_name, j.box) for j in of.judgements if outcome(j) is wanted]
+            sha256: [
+                (j.class_name, j.box)
+                for place, j in enumerate(of.judgements)
+                if outcome(j) is wanted
+                and (wanted is not Outcome.REJECT or place in negatives[sha256])
+            ]
             for sha256, of in results.items()
         }
 

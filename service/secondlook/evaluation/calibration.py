@@ -1,4 +1,5 @@
-"""From a student's score to the probability that the detection is right.
+"""From a student's score to the probability that the detection is right, and how far probabilities
+of any kind can be trusted.
 
 Platt's method (Platt 1999, with his softened targets): P(right) = sigmoid(slope · logit(score) +
 intercept). A class with few detections is pulled towards the fit of all classes together, and that
@@ -84,6 +85,60 @@ def cross_fitted(judged: Sequence[JudgedDetections]) -> Reliability:
             guesses.append(probability(scores[folds == fold], fit))
             rights.append(right[folds == fold])
     return _reliability(guesses, rights)
+
+
+def reliability_of(probabilities: NDArray[np.float64], right: NDArray[np.bool_]) -> Reliability:
+    """Of N probabilities in [0, 1], and whether each came true."""
+    return _reliability([probabilities], [right])
+
+
+def auroc(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+    """The chance that a right one scores above a wrong one, equal scores counting half.
+
+    1 where all are right, or all wrong.
+    """
+    yes, no = np.sort(scores[right]), np.sort(scores[~right])
+    if not len(yes) or not len(no):
+        return 1.0
+    below = np.searchsorted(no, yes, "left") + np.searchsorted(no, yes, "right")
+    return float(below.mean() / 2 / len(no))
+
+
+@dataclass(frozen=True, eq=False)
+class RiskCoverage:
+    """What accepting the N most certain ones costs, for every threshold, the highest first."""
+
+    coverage: NDArray[np.float64]
+    """(K,) share of all that is accepted."""
+    risk: NDArray[np.float64]
+    """(K,) share of these that is wrong."""
+    kept: NDArray[np.float64]
+    """(K,) share of all right ones that is accepted; 0 where none is right."""
+
+    @property
+    def area(self) -> float:
+        """Mean risk over all coverages, [0, 1]; lower is better."""
+        steps = np.diff(self.coverage, prepend=0.0)
+        return float(steps @ self.risk)
+
+    def kept_at(self, precision: float) -> float:
+        """The largest share of the right ones that is accepted while the risk is at most
+        1 - ``precision``, by the best threshold in hindsight."""
+        return float(self.kept[self.risk <= 1 - precision + 1e-12].max(initial=0.0))
+
+
+def risk_coverage(scores: NDArray[np.floating], right: NDArray[np.bool_]) -> RiskCoverage:
+    """Of N scores, higher for what is more certain, and whether each is right.
+
+    Equal scores are accepted together.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)[: len(order)]
+    accepted = np.flatnonzero(last_of_tie) + 1
+    hits = np.cumsum(right[order])[last_of_tie]
+    return RiskCoverage(
+        accepted / max(len(order), 1), 1 - hits / accepted, hits / max(int(right.sum()), 1)
+    )
 
 
 Part = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]

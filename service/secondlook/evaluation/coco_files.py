@@ -58,6 +58,12 @@ def truth_of(path: Path) -> Mapping[str, Sequence[TrueBox]]:
     return _open(path).boxes()
 
 
+def truth_and_classes(path: Path) -> tuple[Mapping[str, Sequence[TrueBox]], tuple[str, ...]]:
+    """``truth_of``, and the classes that the file lists, also those without a box."""
+    found = _open(path)
+    return found.boxes(), found.classes()
+
+
 def _guesses(
     file: Path, truth: "_NamedCoco", notes: list[str]
 ) -> tuple[list["_Row"], set[str] | None]:

@@ -11,8 +11,8 @@ from secondlook.store import Store
 from secondlook.store.database import now
 from secondlook.store.images import ImageMeasurement, add_images, measure_images
 from secondlook.store.queue import FailedAttempt, Item, record_outcomes
+from secondlook.store.runs import Run
 from secondlook_client.errors import LostLease, StorageFull, Unavailable
-from secondlook_client.ontology import Ontology
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class ResultWriter:
         self._oldest = 0.0
 
     @property
-    def ontology(self) -> Ontology:
-        """What the job labels with."""
-        return self._run.ontology
+    def run(self) -> Run:
+        """The job's: what it labels with."""
+        return self._run
 
     def __len__(self) -> int:
         return len(self._pending)

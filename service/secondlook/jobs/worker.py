@@ -146,6 +146,7 @@ class Worker:
         context, job = self._context, self.job
         root = allowed_folder(job.root, context.roots) if job.root else None
         self._results = ResultWriter(context.store, job.name, job.owner)
+        self._warn_of_other_calibrator()
         self._policy = FailurePolicy(self._results, self._ready.append, self._replace)
         self._in_flight = InFlight(
             context.engine,
@@ -154,7 +155,7 @@ class Worker:
                 context.store.blobs,
                 root,
                 context.decoder,
-                self._results.ontology,
+                self._results.run.ontology,
                 f"job:{job.name}",
             ),
         )
@@ -179,6 +180,19 @@ class Worker:
             self._in_flight.stop()
             if lister.ident:
                 lister.join()
+
+    def _warn_of_other_calibrator(self) -> None:
+        """Say so where the results of the job come to be decided in two ways."""
+        run = self._results.run
+        now_used = self._context.engine.calibrator_digest(run.ontology)
+        if run.settings and run.calibrator != now_used:
+            log.warning(
+                "job '%s' began with the calibrator %s and goes on with %s, so its probabilities "
+                "are of two kinds; `secondlook redecide` decides all of its results alike",
+                run.name,
+                run.calibrator[:12] or "none",
+                now_used[:12] or "none",
+            )
 
     def waits_for(self) -> str:
         """What the job waits for; or empty."""

@@ -1,12 +1,20 @@
 """Scores and verdicts in, decisions and judgements out.
 
 Needs no model and no pixels and keeps no state, so stored evidence can be decided again under other
-thresholds, groups or classes, and gives exactly what the pipeline gave.
+thresholds, groups, classes or calibrators, and gives exactly what the pipeline gave.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
+
+from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Evidence, Proposals
+from secondlook.labeling.box_features import ScoredBoxes, box_features
+from secondlook.labeling.calibrator import Calibrator
+from secondlook.labeling.duplicates import duplicate_reason, find_duplicates
 from secondlook.labeling.proposer import Candidate, candidates, student_candidates
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import (
@@ -16,20 +24,48 @@ from secondlook_client.values import (
     LabelPath,
     Outcome,
     Verdict,
+    View,
 )
 
+CONTRADICTION = "the answers contradict: yes to"
+NEEDS_ANSWER = "no verdict: the calibrator needs an answer, and no verifier was in use"
+"""The reason where no verifier was in use and the calibrator goes by its answers."""
 
-def judge(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
+
+def judge(
+    evidence: Evidence,
+    ontology: Ontology,
+    nms_iou: float,
+    calibrator: Calibrator | None = None,
+    size: tuple[int, int] = (0, 0),
+    duplicate_iou: float = PipelineSettings.duplicate_iou,
+) -> tuple[Judgement, ...]:
     """Every judgement that the evidence allows, candidate by candidate.
 
     ``evidence.proposals`` has one column a class of ``ontology``. ``nms_iou`` in [0, 1] is for
-    the suppression inside contrast groups. A question that would have to be asked and was not is
+    the suppression inside contrast groups, ``duplicate_iou`` for what is accepted. With a
+    ``calibrator`` the limits apply to its probabilities, for which it needs the ``size`` (width,
+    height) of the image, pixels. A question that would have to be asked and was not is
     no verdict, so its box is unsure. A student's evidence is judged by the probabilities in it.
     """
     if evidence.path is LabelPath.STUDENT:
         return _judge_student(evidence, ontology, nms_iou)
+    ontology = in_force(ontology, calibrator)
     found = candidates(evidence.proposals, ontology, nms_iou)
-    return judge_candidates(evidence, ontology, found)
+    return judge_candidates(evidence, ontology, found, calibrator, size, duplicate_iou)
+
+
+def in_force(ontology: Ontology, calibrator: Calibrator | None) -> Ontology:
+    """``ontology`` with the limits of acceptance that hold: the calibrator's own where higher."""
+    if calibrator is None or not calibrator.accept:
+        return ontology
+    limits = [max(spec.accept, calibrator.accept.get(spec.name, 0.0)) for spec in ontology.classes]
+    return Ontology(
+        tuple(
+            spec if limit == spec.accept else replace(spec, accept=limit)
+            for spec, limit in zip(ontology.classes, limits, strict=True)
+        )
+    )
 
 
 def _judge_student(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tuple[Judgement, ...]:
@@ -48,27 +84,95 @@ def _judge_student(evidence: Evidence, ontology: Ontology, nms_iou: float) -> tu
 
 
 def judge_candidates(
-    evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
+    evidence: Evidence,
+    ontology: Ontology,
+    found: Sequence[Candidate],
+    calibrator: Calibrator | None = None,
+    size: tuple[int, int] = (0, 0),
+    duplicate_iou: float = PipelineSettings.duplicate_iou,
 ) -> tuple[Judgement, ...]:
-    """``judge`` where the candidates are known already."""
-    judgements = _judge_boxes(evidence, ontology, found)
+    """``judge`` where the candidates are known already; the ontology's limits are ``in_force``."""
+    judgements = _judge_boxes(evidence, ontology, found, calibrator, size)
+    judgements = _without_duplicates(judgements, ontology, duplicate_iou)
     return judgements + _doubts_of_image(evidence, ontology, judgements)
 
 
 def _judge_boxes(
-    evidence: Evidence, ontology: Ontology, found: Sequence[Candidate]
+    evidence: Evidence,
+    ontology: Ontology,
+    found: Sequence[Candidate],
+    calibrator: Calibrator | None,
+    size: tuple[int, int],
 ) -> tuple[Judgement, ...]:
     judgements: list[Judgement] = []
+    known = iter(_calibrated(evidence, ontology, found, calibrator, size) if calibrator else ())
     for candidate in found:
         specs = [ontology.classes[index] for index in candidate.classes]
         scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
         verdicts = [evidence.verdict(candidate.row, spec.view, spec.question) for spec in specs]
+        calibrated = [next(known) for _ in specs] if calibrator else None
         box = box_of(evidence.proposals, candidate.row)
         for spec, score, verdict, decision in zip(
-            specs, scores, verdicts, decide(specs, scores, verdicts), strict=True
+            specs, scores, verdicts, decide(specs, scores, verdicts, calibrated), strict=True
         ):
             judgements.append(Judgement(spec.name, box, score, verdict, decision, candidate.row))
     return tuple(judgements)
+
+
+def _calibrated(
+    evidence: Evidence,
+    ontology: Ontology,
+    found: Sequence[Candidate],
+    calibrator: Calibrator,
+    size: tuple[int, int],
+) -> list[float]:
+    """The probability of every class of every candidate, in their order."""
+    pairs = [(candidate.row, place) for candidate in found for place in candidate.classes]
+    rows, classes = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    features = box_features(scored_boxes(evidence, ontology, size), ontology, rows, classes)
+    names = [ontology.classes[place].name for place in classes]
+    return calibrator.probabilities(features, names).tolist()
+
+
+def scored_boxes(evidence: Evidence, ontology: Ontology, size: tuple[int, int]) -> ScoredBoxes:
+    """One image's proposals with their scores and answers, as a calibrator sees them."""
+    proposals = evidence.proposals
+    p_yes = np.full(proposals.scores.shape, np.nan)
+    columns: dict[tuple[View, str], list[int]] = {}
+    for place, spec in enumerate(ontology.classes):
+        columns.setdefault((spec.view, spec.question), []).append(place)
+    for (row, view, question), verdict in evidence.verdicts.items():
+        if (places := columns.get((view, question))) and verdict.answer.p_yes is not None:
+            p_yes[row, places] = verdict.answer.p_yes
+    starts, sizes = np.array([0, len(proposals)]), np.array([size], dtype=np.float32)
+    return ScoredBoxes(starts, sizes, proposals.boxes, proposals.scores, p_yes)
+
+
+def _without_duplicates(
+    judgements: tuple[Judgement, ...], ontology: Ontology, limit: float
+) -> tuple[Judgement, ...]:
+    """``judgements`` with every label but the most probable one of an object rejected."""
+    places = [at for at, one in enumerate(judgements) if one.outcome is Outcome.ACCEPT]
+    if len(places) < 2:
+        return judgements
+    groups = enumerate(ontology.groups.values())
+    group_of = {ontology.names[place]: key for key, members in groups for place in members}
+    found = find_duplicates(
+        np.array([judgements[at].box for at in places], dtype=np.float32),
+        np.array([group_of[judgements[at].class_name] for at in places]),
+        np.array([judgements[at].probability for at in places]),
+        np.array([judgements[at].score for at in places]),
+        limit,
+    )
+    decided = list(judgements)
+    for worse, better, iou in zip(
+        found.removed.tolist(), found.kept.tolist(), found.iou.tolist(), strict=True
+    ):
+        own, other = judgements[places[worse]], judgements[places[better]]
+        reason = duplicate_reason(other.class_name, other.probability, iou, own.reason)
+        rejected = Decision(Outcome.REJECT, 0.0, reason)
+        decided[places[worse]] = replace(own, decision=rejected)
+    return tuple(decided)
 
 
 def _doubts_of_image(
@@ -112,14 +216,26 @@ def box_of(proposals: Proposals, row: int) -> tuple[float, float, float, float]:
 
 
 def decide(
-    specs: Sequence[ClassSpec], scores: Sequence[float], verdicts: Sequence[Verdict | None]
+    specs: Sequence[ClassSpec],
+    scores: Sequence[float],
+    verdicts: Sequence[Verdict | None],
+    calibrated: Sequence[float] | None = None,
 ) -> list[Decision]:
     """Decide one box for the classes of one contrast group (or for one class alone).
 
     ``scores`` are the proposer's, ``verdicts`` the answers to each class's own question; None
     means that no verifier is in use, and the proposer's score decides alone. In a group
-    a class is accepted only if every other side was answered with no.
+    a class is accepted only if every other side was answered with no. ``calibrated`` are a
+    calibrator's probabilities; NaN where it needs an answer that there is not.
     """
+    if calibrated is not None:
+        alone = [
+            _decide_calibrated(spec, score, verdict, probability)
+            for spec, score, verdict, probability in zip(
+                specs, scores, verdicts, calibrated, strict=True
+            )
+        ]
+        return _resolve_contrast(specs, alone, "these contradict each other:")
     if all(verdict is None for verdict in verdicts):
         return _decide_by_scores(specs, scores)
     alone = [
@@ -190,6 +306,19 @@ def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Dec
     return Decision(outcome, p_yes, verdict_reason(spec, outcome, p_yes))
 
 
+def _decide_calibrated(
+    spec: ClassSpec, score: float, verdict: Verdict | None, probability: float
+) -> Decision:
+    """By a calibrator's probability; without the answer of a verifier that is in use, as ever."""
+    p_yes = verdict.answer.p_yes if verdict else None
+    if verdict is not None and p_yes is None:
+        return _decide_alone(spec, score, verdict)
+    if math.isnan(probability):
+        return Decision(Outcome.UNSURE, score, NEEDS_ANSWER)
+    outcome = _outcome(spec, probability)
+    return Decision(outcome, probability, calibrated_reason(spec, outcome, probability, p_yes))
+
+
 def _outcome(spec: ClassSpec, probability: float) -> Outcome:
     if probability >= spec.accept:
         return Outcome.ACCEPT
@@ -205,17 +334,35 @@ def verdict_reason(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
     return f"P(yes) {p_yes:.2f} is between {spec.reject:.2f} and {spec.accept:.2f}"
 
 
+def calibrated_reason(
+    spec: ClassSpec, outcome: Outcome, probability: float, p_yes: float | None
+) -> str:
+    """Why a calibrator's probability leads to ``outcome``; ``p_yes`` None: not verified."""
+    accept, reject = f"{spec.accept:.2f}", f"{spec.reject:.2f}"
+    shown = f"{probability:.2f}"
+    if shown in (accept, reject):  # it may be on either side
+        accept, reject, shown = (f"{x:.4f}" for x in (spec.accept, spec.reject, probability))
+    asked = "not verified" if p_yes is None else f"P(yes) {p_yes:.2f}"
+    if outcome is Outcome.ACCEPT:
+        return f"probability {shown} ≥ {accept} ({asked})"
+    if outcome is Outcome.REJECT:
+        return f"probability {shown} ≤ {reject} ({asked})"
+    return f"probability {shown} is between {reject} and {accept} ({asked})"
+
+
 def _no_verdict(verdict: Verdict) -> str:
     if verdict.answer.error:
         return f"no verdict: {verdict.answer.error}"
     return f"no verdict: the answer was neither yes nor no ({verdict.answer.raw[:60]!r})"
 
 
-def _resolve_contrast(specs: Sequence[ClassSpec], alone: list[Decision]) -> list[Decision]:
+def _resolve_contrast(
+    specs: Sequence[ClassSpec], alone: list[Decision], told: str = CONTRADICTION
+) -> list[Decision]:
     """The decision on each side of a contrast, given those on the others."""
     claims = _claims(alone)
     if len(claims) > 1:
-        return _settle_claims(specs, alone, claims)
+        return _settle_claims(specs, alone, claims, told)
     return [_unless_contradicted(i, alone, specs) for i in range(len(specs))]
 
 
@@ -224,12 +371,15 @@ def _claims(alone: list[Decision]) -> list[int]:
 
 
 def _settle_claims(
-    specs: Sequence[ClassSpec], alone: list[Decision], claims: list[int]
+    specs: Sequence[ClassSpec],
+    alone: list[Decision],
+    claims: list[int],
+    told: str = CONTRADICTION,
 ) -> list[Decision]:
     """More than one side of a contrast was answered with yes: none can be trusted."""
     names = " and ".join(f"'{specs[i].name}'" for i in claims)
     return [
-        Decision(Outcome.UNSURE, decision.probability, f"the answers contradict: yes to {names}")
+        Decision(Outcome.UNSURE, decision.probability, f"{told} {names}")
         if i in claims
         else decision
         for i, decision in enumerate(alone)

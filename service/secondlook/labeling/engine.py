@@ -20,6 +20,7 @@ from secondlook.core.types import Labelled
 from secondlook.labeling.batcher import Batcher
 from secondlook.labeling.pipeline import Pipeline, Proposed, Task
 from secondlook_client.errors import Busy
+from secondlook_client.ontology import Ontology
 
 MIN_HINT_S, MAX_HINT_S = 0.05, 60.0
 """A retry hint is within these bounds, whatever rate was measured."""
@@ -164,6 +165,15 @@ class Engine:
         verifier = self.pipeline.verifier
         recorded = self.pipeline.settings.recorded()
         return {**recorded, "view_min_side": verifier.min_side} if verifier else recorded
+
+    def settings_for(self, ontology: Ontology | None) -> dict[str, Any]:
+        """``recorded_settings`` of a run with these classes: with the digest of its calibrator."""
+        return {**self.recorded_settings, "calibrator": self.calibrator_digest(ontology)}
+
+    def calibrator_digest(self, ontology: Ontology | None) -> str:
+        """Of the calibrator that decides labels of ``ontology``; empty: there is none."""
+        calibrator = self.pipeline.calibrator_for(ontology) if ontology else None
+        return calibrator.digest if calibrator else ""
 
     @property
     def student(self) -> str:

@@ -5,18 +5,25 @@ that images of many clients share batches.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from secondlook.config.settings import PipelineSettings
-from secondlook.core.types import Evidence, Image, ImageVerdicts, Labelled, Proposals
+from secondlook.core.types import Decoy, Evidence, Image, ImageVerdicts, Labelled, Proposals
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
-from secondlook.labeling.decisions import box_of, judge_candidates
+from secondlook.labeling.calibrator import Calibrator
+from secondlook.labeling.decisions import box_of, in_force, judge_candidates
+from secondlook.labeling.decoys import DecoyPlan, plan_decoys, swapped_decoys
 from secondlook.labeling.vocabulary import check_words
-from secondlook_client.errors import BadSetting
-from secondlook_client.ontology import Ontology
+from secondlook_client.errors import BadSetting, InvalidInput
+from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Answer, Verdict, View
+
+AUTO = "auto"
+"""The setting ``calibrator`` that takes the embedded one where it fits."""
+MAX_RULES = 64
+"""Ontologies whose rules are remembered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +66,72 @@ class Pipeline:
                 "--verify-empty asks the verifier about each empty image, and --verifier is none; "
                 "give a verifier, or leave --verify-empty out"
             )
+        if self.settings.decoys and verifier is None:
+            raise BadSetting(
+                "--decoys audits the verifier with questions whose answer is no, and --verifier is "
+                "none; give a verifier, or leave --decoys out"
+            )
+        self._calibrator: Calibrator | None = None
+        self._rules: dict[str, tuple[Calibrator | None, Ontology]] = {}
+        """By digest of an ontology, what decides its labels, with the limits that are in force."""
         self.cache = verify.VerdictCache(self.settings.verdict_cache_size)
         self.observe_answers: Callable[[Sequence[Answer]], None] | None = None
         """Told what the verifier answers to each batch of questions, in the thread that asks."""
+        self.observe_decoys: Callable[[Sequence[Decoy]], None] | None = None
+        """Told each batch of decoys with their answers, in the thread that asks."""
 
     def check_ontology(self, ontology: Ontology) -> None:
-        """Raises ``BadOntology`` for words that a model cannot know."""
+        """Raises ``BadOntology`` for words that a model cannot know.
+
+        And what ``Calibrator.check`` raises, if a calibrator was asked for by its name or file.
+        """
         check_words(self.proposer, self.verifier, ontology)
+        if self._calibrator and self.settings.calibrator != AUTO:
+            self._calibrator.check(ontology, *self.models)
+
+    def use_calibrator(self, calibrator: Calibrator | None) -> None:
+        """Decide by its probabilities from now on; None: by the verifier's answers.
+
+        With the setting ``auto`` it decides only the ontologies that it fits. Raises ``BadSetting``
+        otherwise, if it was fitted to other models.
+        """
+        if calibrator and self.settings.calibrator != AUTO:
+            known = zip(calibrator.classes, calibrator.fits, strict=True)
+            own = Ontology(tuple(ClassSpec(name, question=fit.question) for name, fit in known))
+            calibrator.check(own, *self.models)
+        self._calibrator = calibrator
+        self._rules = {}
+
+    @property
+    def calibrator(self) -> Calibrator | None:
+        """The one in use, whatever it fits."""
+        return self._calibrator
+
+    def calibrator_for(self, ontology: Ontology) -> Calibrator | None:
+        """The calibrator that decides labels of ``ontology``; None: there is none that fits."""
+        return self._rules_of(ontology)[0]
+
+    @property
+    def models(self) -> tuple[str, str]:
+        """Name and digest of the proposer, and of the verifier (empty without one)."""
+        proposer, verifier = self.proposer, self.verifier
+        named = f"{verifier.name}@{verifier.digest}" if verifier else ""
+        return f"{proposer.name}@{proposer.digest}", named
+
+    def _rules_of(self, ontology: Ontology) -> tuple[Calibrator | None, Ontology]:
+        known = self._rules.get(ontology.digest)
+        if known is None:
+            calibrator = self._calibrator
+            try:
+                if calibrator:
+                    calibrator.check(ontology, *self.models)
+            except (InvalidInput, BadSetting):
+                calibrator = None
+            known = calibrator, in_force(ontology, calibrator)
+            if len(self._rules) >= MAX_RULES:
+                self._rules.clear()
+            self._rules[ontology.digest] = known
+        return known
 
     def label(self, tasks: Sequence[Task]) -> list[Labelled]:
         """Both stages on a batch, in order."""
@@ -102,7 +168,9 @@ class Pipeline:
         if self.verifier is None:
             return [self._labelled(item, {}, 0.0) for item in proposed]
         wanted = [_requests(item) for item in proposed]
+        plans = [self._planned(*one) for one in zip(proposed, wanted, strict=True)]
         requests = [request for of_image in wanted for request in of_image.values()]
+        requests += [one for item in zip(proposed, plans, strict=True) for one in _decoyed(*item)]
         found = verify.verify(self.verifier, requests, self.cache, self.observe_answers)
         answered = iter(found)
         answers = [
@@ -114,7 +182,20 @@ class Pipeline:
             self._labelled(item, verdicts, ms)
             for item, verdicts in zip(proposed, answers, strict=True)
         ]
-        return self._with_image_verdicts(proposed, labelled)
+        labelled = self._with_image_verdicts(proposed, labelled)
+        audited = [
+            _with_decoys(*one, answered) for one in zip(proposed, labelled, plans, strict=True)
+        ]
+        if self.observe_decoys:
+            self.observe_decoys([decoy for one in audited for decoy in one.decoys])
+        return audited
+
+    def _planned(
+        self, item: Proposed, wanted: Mapping[tuple[int, View], verify.VerificationRequest]
+    ) -> DecoyPlan:
+        questions = sum(len(request.questions) for request in wanted.values())
+        task, share = item.task, self.settings.decoys
+        return plan_decoys(task.image, task.ontology, item.proposals, questions, share)
 
     def _with_image_verdicts(
         self, proposed: Sequence[Proposed], labelled: list[Labelled]
@@ -149,20 +230,24 @@ class Pipeline:
         ms: float,
         of_image: ImageVerdicts | None = None,
     ) -> Labelled:
-        image, verifier = item.task.image, self.verifier
-        evidence = Evidence(
-            item.proposals,
-            verdicts,
-            proposer=f"{self.proposer.name}@{self.proposer.digest}",
-            verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
-            image=of_image,
+        image = item.task.image
+        proposer, verifier = self.models
+        evidence = Evidence(item.proposals, verdicts, proposer, verifier, image=of_image)
+        calibrator, ontology = self._rules_of(item.task.ontology)
+        judgements = judge_candidates(
+            evidence,
+            ontology,
+            item.candidates,
+            calibrator,
+            (image.width, image.height),
+            self.settings.duplicate_iou,
         )
         return Labelled(
             name=image.name,
             sha256=image.sha256,
             width=image.width,
             height=image.height,
-            judgements=judge_candidates(evidence, item.task.ontology, item.candidates),
+            judgements=judgements,
             evidence=evidence,
             timings_ms={"propose": item.ms, "verify": ms},
         )
@@ -181,3 +266,23 @@ def _requests(item: Proposed) -> dict[tuple[int, View], verify.VerificationReque
         )
         for (row, view), asked in questions.items()
     }
+
+
+def _decoyed(item: Proposed, plan: DecoyPlan) -> Iterator[verify.VerificationRequest]:
+    for decoy in plan.asked:
+        yield verify.VerificationRequest(
+            item.task.image, decoy.box, decoy.view, (decoy.question,), decoy=True
+        )
+
+
+def _with_decoys(
+    item: Proposed,
+    labelled: Labelled,
+    plan: DecoyPlan,
+    answered: Iterator[tuple[Verdict, ...]],
+) -> Labelled:
+    """The next verdicts of ``answered`` are those on the image's decoys."""
+    asked = tuple(replace(decoy, answer=next(answered)[0].answer) for decoy in plan.asked)
+    task, evidence = item.task, labelled.evidence
+    swapped = swapped_decoys(task.image, task.ontology, evidence, item.candidates, plan.swapped)
+    return replace(labelled, decoys=asked + swapped) if asked or swapped else labelled

@@ -61,6 +61,9 @@ class VerificationRequest:
     box: tuple[float, float, float, float]
     view: View
     questions: tuple[str, ...]
+    decoy: bool = False
+    """Asked only to audit the verifier: neither counted among its answers nor cached, so that
+    whatever is real is the same with decoys and without."""
 
 
 class VerdictCache:
@@ -93,6 +96,9 @@ class VerdictCache:
                 self._answers.popitem(last=False)
 
 
+_UNCACHED = VerdictCache(0)
+
+
 def verify(
     verifier: Verifier,
     requests: Sequence[VerificationRequest],
@@ -102,28 +108,31 @@ def verify(
     """Answer every question of every request, in order; never raises for a failing backend.
 
     Cached answers are not asked for again; the other questions go to the model in one call, whose
-    answers ``observe`` is told.
+    answers ``observe`` is told, without those to decoys.
     """
     queries: list[VQAQuery] = []
+    counted: list[bool] = []
     plans: list[list[_Slot]] = []
     for request in requests:
         pixels = render_view(request.image, request.box, request.view, verifier.min_side)
         shown = _fingerprint(pixels)
-        slots = [_slot(shown, question, verifier.digest, cache) for question in request.questions]
+        known = _UNCACHED if request.decoy else cache
+        slots = [_slot(shown, question, verifier.digest, known) for question in request.questions]
         missing = tuple(slot.question for slot in slots if slot.known is None)
         if missing:
             queries.append(VQAQuery(pixels, missing))
+            counted += [not request.decoy] * len(missing)
         plans.append(slots)
     started = time.perf_counter()
     answers = _ask(verifier, queries)
-    if observe and answers:
-        observe(answers)
+    if observe and any(counted):
+        observe([answer for answer, real in zip(answers, counted, strict=True) if real])
     fresh = iter(answers)
     asked = sum(len(query.questions) for query in queries)
     share_ms = (time.perf_counter() - started) * 1000 / max(asked, 1)
     model = f"{verifier.name}@{verifier.digest}"
     return [
-        _verdicts(request, slots, fresh, cache, model, share_ms)
+        _verdicts(request, slots, fresh, _UNCACHED if request.decoy else cache, model, share_ms)
         for request, slots in zip(requests, plans, strict=True)
     ]
 

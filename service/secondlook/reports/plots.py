@@ -116,6 +116,31 @@ def precision_recall(
     return axes.image(label, *parts)
 
 
+def risk_coverage(
+    errors: Sequence[Point], allowed: float, at: tuple[Point, float] | None, label: str
+) -> Markup:
+    """Share that is wrong over the share that is kept, both estimated from answers.
+
+    ``errors`` are (kept, wrong) at falling limits, ``allowed`` is the share of errors that is
+    promised at most. ``at`` is the point at the limit that is used, and the bound that is proven
+    there; None where nothing is guaranteed.
+    """
+    bound = at[1] if at else 0.0
+    highest = _round_up(max([2 * allowed, bound, *(wrong for _, wrong in errors)]))
+    axes = Axes(520, 250, (0, 1), (0, highest), left=44)
+    ticks = [highest * n / 4 for n in range(5)]
+    parts = [axes.grid((0, 0.25, 0.5, 0.75, 1), ticks, ("share that is kept", "share wrong"))]
+    parts += [axes.area(errors, "under"), axes.line(errors, "curve")]
+    parts.append(axes.line([(0, allowed), (1, allowed)], "raw"))
+    if at:
+        (kept, wrong), _ = at
+        parts.append(axes.line([(kept, 0), (kept, highest)], "limit"))
+        text = f"kept {kept:.3f}: estimated {wrong:.3f} wrong, at most {bound:.3f} by the bound"
+        parts.append(axes.dot(kept, bound, "raw", 4.5, text))
+        parts.append(axes.dot(kept, wrong, "operating", title=text))
+    return axes.image(label, *parts)
+
+
 def reliability(raw: Sequence[Bin], calibrated: Sequence[Bin], label: str) -> Markup:
     """Share that is right over the probability that was given, before and after calibration."""
     axes = Axes(360, 330, (0, 1), (0, 1), left=40, bottom=34)

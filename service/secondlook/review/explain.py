@@ -1,7 +1,10 @@
 """Explain one label: everything it came from, and whether the models give it again."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.boxes import Xyxy, iou
@@ -9,16 +12,61 @@ from secondlook.core.class_mapping import columns_for
 from secondlook.core.images import decode
 from secondlook.core.types import Boxes
 from secondlook.datasets.samples import boxes_array
-from secondlook.labeling.decisions import judge
+from secondlook.labeling.applied_reviews import ADDED
+from secondlook.labeling.box_features import box_features
+from secondlook.labeling.calibrator import BASE, Calibrator
+from secondlook.labeling.decisions import in_force, judge, scored_boxes
 from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook.review.redecide import run_calibrator
 from secondlook.store import Store
-from secondlook.store.corrections import ADDED
 from secondlook.store.results import LabelProvenance
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Judgement, Verdict
+from secondlook_client.values import Judgement, LabelPath, Verdict
 
 SAME_BOX = 0.5
 """IoU from which two boxes are the same box."""
+
+
+def _chance(log_odds: float) -> str:
+    return f"{1 / (1 + math.exp(-log_odds)):.3f}"
+
+
+def _whether(value: float) -> str:
+    return "yes" if value else "no"
+
+
+def _count(value: float) -> str:
+    return f"{math.expm1(value):.0f}"
+
+
+FEATURE_WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
+    BASE: ("an average box of the class", lambda value: ""),
+    "score": ("the proposer's score", _chance),
+    "score_margin": ("its lead over the best other class, log odds", "{:.2f}".format),
+    "p_yes": ("the verifier's P(yes)", _chance),
+    "product": ("score × P(yes)", _chance),
+    "other_side": ("P(yes) of another side of the contrast", _chance),
+    "other_class": ("score × P(yes) of another class at this place", _chance),
+    "size": ("size, of the image", lambda value: f"{math.exp(value):.1%}"),
+    "aspect": ("width ÷ height", lambda value: f"{math.exp(value):.2f}"),
+    "centre_x": ("place from left to right", "{:.0%}".format),
+    "centre_y": ("place from top to bottom", "{:.0%}".format),
+    "edge_left": ("touches the left edge", _whether),
+    "edge_top": ("touches the top edge", _whether),
+    "edge_right": ("touches the right edge", _whether),
+    "edge_bottom": ("touches the bottom edge", _whether),
+    "container": ("size of the box around it ÷ its own", lambda value: f"{math.exp(value):.1f}"),
+    "contained": ("is inside another box", _whether),
+    "overlap_scored": ("IoU with a box of higher score", "{:.2f}".format),
+    "overlap_better": ("IoU with a box of higher score × P(yes)", "{:.2f}".format),
+    "overlap_other": ("IoU with a box of another class", "{:.2f}".format),
+    "covered": ("share of it inside a box of higher score", "{:.0%}".format),
+    "near": ("boxes around it", _count),
+    "boxes": ("boxes on the image", _count),
+}
+"""By feature of a calibrator: what it is called for people, and how its value is shown."""
+LEAST_SHOWN = 0.005
+"""Log odds from which a contribution is shown."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +86,39 @@ class ClassEvidence:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """What one feature adds to the probability of a label."""
+
+    feature: str
+    """A key of ``FEATURE_WORDS``."""
+    value: float
+    """As ``labeling.box_features`` has it; probabilities as log odds."""
+    log_odds: float
+    """Added; those of all features together are the log odds of the probability."""
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """What it is, its value, and the log odds, for people."""
+        words, shown = FEATURE_WORDS[self.feature]
+        return words, shown(self.value), f"{self.log_odds:+.2f}"
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A label, and the evidence of every class of its run for the same box."""
 
     label: LabelProvenance
     classes: tuple[ClassEvidence, ...]
     """In the order of the ontology; empty for a box that a person added."""
+    calibrator: Calibrator | None = None
+    """Whose probability decided; None where the answers or a student did."""
+    contributions: tuple[Contribution, ...] = ()
+    """How its probability for the label comes about, the strongest first."""
+
+    @property
+    def reasons(self) -> list[tuple[str, str, str]]:
+        """The contributions that show, as rows for people: what, its value, log odds."""
+        return [one.row for one in self.contributions if abs(one.log_odds) >= LEAST_SHOWN]
 
 
 @dataclass(frozen=True)
@@ -74,6 +149,8 @@ def explain(store: Store, label_id: str) -> Explanation:
     labelled = label.result.labelled
     if label.judgement.whole_image:
         return Explanation(label, tuple(_classes_of_image(label)))
+    calibrator = run_calibrator(store, label.run)
+    ontology = in_force(ontology, calibrator)
     group = _group(ontology, label.judgement.class_name)
     judged = {j.class_name: j for j in labelled.judgements if j.row == row}
     return Explanation(
@@ -88,7 +165,24 @@ def explain(store: Store, label_id: str) -> Explanation:
             )
             for place, spec in enumerate(ontology.classes)
         ),
+        *_contributions(label, calibrator),
     )
+
+
+def _contributions(
+    label: LabelProvenance, calibrator: Calibrator | None
+) -> tuple[Calibrator | None, tuple[Contribution, ...]]:
+    """The calibrator if it decided this label, and why by that."""
+    labelled, judgement = label.result.labelled, label.judgement
+    evidence, ontology = labelled.evidence, label.run.ontology
+    unanswered = bool(evidence.verifier) and judgement.p_yes is None
+    if calibrator is None or labelled.path is LabelPath.STUDENT or unanswered:
+        return None, ()
+    found = scored_boxes(evidence, ontology, (labelled.width, labelled.height))
+    place = ontology.names.index(judgement.class_name)
+    (features,) = box_features(found, ontology, np.array([judgement.row]), np.array([place]))
+    told = calibrator.contributions(features, judgement.class_name)
+    return calibrator, tuple(Contribution(*one) for one in told if one[2])
 
 
 def _classes_of_image(label: LabelProvenance) -> Iterator[ClassEvidence]:
@@ -115,9 +209,17 @@ def rerun_models(
     evidence = columns_for(run.ontology, label.evidence_run.ontology).apply(found.evidence)
     whole = label.judgement.whole_image
     row, overlap = _closest(evidence.proposals.boxes, label.judgement.box)
+    decided = judge(
+        evidence,
+        run.ontology,
+        run.nms_iou,
+        run_calibrator(store, run),
+        (before.width, before.height),
+        run.duplicate_iou,
+    )
     of_class = [
         judgement
-        for judgement in judge(evidence, run.ontology, run.nms_iou)
+        for judgement in decided
         if judgement.class_name == class_name and judgement.whole_image == whole
     ]
     place, _ = _closest(boxes_array(j.box for j in of_class), label.judgement.box)

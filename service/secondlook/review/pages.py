@@ -13,6 +13,7 @@ from secondlook.core.drawing import score_text
 from secondlook.core.images import decode
 from secondlook.core.types import Image, Pixels
 from secondlook.evaluation.run_stats import OUTCOME_WORDS
+from secondlook.labeling.applied_reviews import review_words
 from secondlook.labeling.verifier import VerificationRequest, presence_requests, render_view
 from secondlook.reports.gallery import KINDS, OUTCOMES, PATHS, page_box
 from secondlook.reports.page import write_page
@@ -77,7 +78,7 @@ def write_comparison(
     images, sha256s = [entry[2] for entry in most], [entry[3] for entry in most]
     orders = ("most lost", "most different")
     view = PageView(DIFFERENCES, comparison.classes, orders, sides=(before, after))
-    values = viewer_values(images, _loader(blobs, images, sha256s, limits), view)
+    values = viewer_values(images, image_loader(blobs, images, sha256s, limits), view)
     shown_at = {entry[1]: place for place, entry in enumerate(most)}
     return write_page(
         path,
@@ -115,7 +116,7 @@ def write_explanation(
     shown = [PageImage(name, labelled.width, labelled.height, boxes, flags)]
     kinds = [PageKind(kind.word, kind.sign, kind.line) for kind in KINDS]
     view = PageView(kinds, label.run.ontology.names, scores=True)
-    load = _loader(blobs, shown, [labelled.sha256], limits)
+    load = image_loader(blobs, shown, [labelled.sha256], limits)
     return write_page(
         path,
         "explain.html",
@@ -135,6 +136,7 @@ def write_explanation(
             for one in explanation.classes
             if not (one.same_group or one.judgement or one.verdict)
         ],
+        contributions=explanation.reasons,
         history=list(_history(explanation)),
         facts=_facts(explanation),
         rerun=_rerun_facts(explanation, rerun) if rerun else [],
@@ -301,9 +303,11 @@ def _class_rows(
     ]
 
 
-def _loader(
+def image_loader(
     blobs: Blobs, images: list[PageImage], sha256s: list[str], limits: ImageSettings
 ) -> Any:
+    """Gives the upright image at a place of a page; ``sha256s`` are those of ``images``."""
+
     def load(place: int) -> Pixels:
         return _decoded(blobs, sha256s[place], images[place].name, limits).pixels
 
@@ -429,9 +433,8 @@ def _history(explanation: Explanation) -> Iterator[tuple[str, str, str]]:
         decided = label.decided
         when, who = _when(label.result.decided_at), f"run {label.run.name}"
         yield when, who, f"{OUTCOME_WORDS[decided.outcome]}: {decided.reason}"
-    for one in label.corrections:
-        note = f": {one.note}" if one.note else ""
-        yield _when(one.created_at), one.person, f"{OUTCOME_WORDS[one.outcome]}{note}"
+    for one in label.reviews:
+        yield _when(one.created_at), one.person, review_words(one)
 
 
 def _when(seconds: float) -> str:

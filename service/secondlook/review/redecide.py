@@ -7,24 +7,30 @@ Python; here the suppression of all images is one piece of array work, and so ar
 answers settle them. Every other box goes through ``labeling.decisions.decide`` itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.boxes import area
+from secondlook.config.settings import PipelineSettings
+from secondlook.core.boxes import pair_iou, pairs_within
 from secondlook.core.class_mapping import ColumnMapping, check_questions, columns_for
 from secondlook.core.types import NOT_ASKED, NOT_ASKED_OF_IMAGE, Boxes
+from secondlook.labeling.box_features import ScoredBoxes, box_features
+from secondlook.labeling.calibrator import Calibrator
 from secondlook.labeling.decisions import (
+    calibrated_reason,
     decide,
     decide_for_student,
     doubt_of_image,
+    in_force,
     student_reason,
     verdict_reason,
 )
+from secondlook.labeling.duplicates import duplicate_reason, find_duplicates
 from secondlook.store import Store
 from secondlook.store.bulk import (
     DecisionBatch,
@@ -49,8 +55,6 @@ EVERY_CLASS = ""
 """Stands for every class that is not named itself, in ``adjusted_ontology``."""
 _YES, _NO, _OPEN = (OUTCOMES.index(o) for o in (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE))
 _NO_ANSWER = Answer(None, error=NOT_ASKED)
-_PAIRS_AT_ONCE = 1_000_000
-"""Pairs of boxes whose IoU is computed in one step."""
 
 
 @dataclass
@@ -73,19 +77,37 @@ def redecide(
     ontology: Ontology,
     nms_iou: float | None = None,
     progress: Callable[[RedecideProgress], None] = lambda _: None,
+    *,
+    duplicate_iou: float | None = None,
+    calibrator: Calibrator | Literal[""] | None = None,
 ) -> RedecideProgress:
     """Decide every result of the run ``parent`` by ``ontology``, as the run ``name``.
 
-    A call that was interrupted continues where it was when it is repeated. ``progress`` is called
-    after every thousand images.
+    What is None is as in ``parent``; with the ``calibrator`` "" there is none, and the verifier's
+    answers decide. A call that was interrupted continues where it was when it is repeated.
+    ``progress`` is called after every thousand images.
 
     Raises ``NotFound``; ``InvalidInput`` for a run without results; ``BadOntology`` for classes
-    that the stored evidence cannot decide; ``AlreadyExists`` when ``name`` is another run; ``Busy``
-    while ``forget`` removes results.
+    that the stored evidence cannot decide; ``InvalidInput`` or ``BadSetting`` for a calibrator of
+    other classes or models; ``AlreadyExists`` when ``name`` is another run; ``Busy`` while
+    ``forget`` removes results.
     """
     source = store.results.run(parent)
-    settings = _settings(source, nms_iou)
+    if calibrator is None:
+        calibrator = run_calibrator(store, source) or ""
+    settings = {
+        **source.settings,
+        "nms_iou": _overlap("nms_iou", source.nms_iou if nms_iou is None else nms_iou),
+        "duplicate_iou": _overlap(
+            "duplicate_iou", source.duplicate_iou if duplicate_iou is None else duplicate_iou
+        ),
+        "calibrator": calibrator and calibrator.digest,
+    }
     _check(store, source, ontology)
+    if calibrator:
+        own = calibrator.proposer, calibrator.verifier  # where only a student has labelled so far
+        calibrator.check(ontology, *(source.proposer, source.verifier) if source.named else own)
+        store.calibrators.put(calibrator)
     run = _run(store, name, ontology, settings, source)
     with deletion_blocked(store.database):
         return _decide_all(store, source, run, progress)
@@ -97,7 +119,7 @@ def _decide_all(
     with store.database.reading() as connection:
         cursor = redecided_up_to(connection, run, source)
     done = RedecideProgress(run, before=store.results.count(run.id))
-    deciders = _Deciders(store, run)
+    deciders = _Deciders(store, run, run_calibrator(store, run))
     while True:
         with store.database.reading() as connection:
             packed = packed_evidence(connection, source.id, cursor, BATCH)
@@ -114,12 +136,33 @@ def _decide_all(
         progress(done)
 
 
+def decisions_on(
+    store: Store, source: Run, run: Run, calibrator: Calibrator | None, after: int = 0
+) -> Iterator[tuple[list[PackedEvidence], DecisionBatch]]:
+    """What ``run`` would decide on the results of ``source`` behind the cursor ``after``, some
+    hundred images at a time.
+
+    Nothing is written. ``run`` need not be in the store, nor ``calibrator``, which counts instead
+    of the one that the settings of ``run`` name. Raises ``Damaged``.
+    """
+    deciders = _Deciders(store, run, calibrator)
+    while True:
+        with store.database.reading() as connection:
+            packed = packed_evidence(connection, source.id, after, BATCH)
+        if not packed:
+            return
+        for of_one_kind in _by_kind(packed):
+            yield of_one_kind, deciders.decide(of_one_kind)
+        after = packed[-1].cursor
+
+
 class _Deciders:
     """A decider for each kind of evidence; nearly always there is only one."""
 
-    def __init__(self, store: Store, run: Run) -> None:
+    def __init__(self, store: Store, run: Run, calibrator: Calibrator | None) -> None:
         self._store = store
         self._run = run
+        self._calibrator = calibrator
         self._known: dict[tuple[int, bool, bool], tuple[Ontology, BatchDecider]] = {}
 
     def decide(self, packed: list[PackedEvidence]) -> DecisionBatch:
@@ -128,7 +171,8 @@ class _Deciders:
         if kind not in self._known:
             self._known[kind] = self._make(*kind)
         kept, decider = self._known[kind]
-        return decider.decide(unpack_many([one.content for one in packed], kept))
+        sizes = np.array([one.size for one in packed], dtype=np.float32)
+        return decider.decide(unpack_many([one.content for one in packed], kept, sizes))
 
     def _make(
         self, ontology_id: int, verified: bool, by_student: bool
@@ -140,7 +184,23 @@ class _Deciders:
         columns, nms_iou = columns_for(wanted, kept, path), self._run.nms_iou
         if by_student:
             return kept, StudentBatchDecider(wanted, kept, columns, nms_iou, verified=False)
-        return kept, BatchDecider(wanted, kept, columns, nms_iou, verified=verified)
+        return kept, BatchDecider(
+            wanted,
+            kept,
+            columns,
+            nms_iou,
+            verified=verified,
+            duplicate_iou=self._run.duplicate_iou,
+            calibrator=self._calibrator,
+        )
+
+
+def run_calibrator(store: Store, run: Run) -> Calibrator | None:
+    """The calibrator whose probabilities ``run`` decides by; None: it has none.
+
+    Raises ``NotFound`` and ``Damaged``.
+    """
+    return store.calibrators.get(run.calibrator) if run.calibrator else None
 
 
 def _by_kind(packed: list[PackedEvidence]) -> list[list[PackedEvidence]]:
@@ -152,10 +212,10 @@ def _kind(packed: PackedEvidence) -> tuple[int, bool, bool]:
     return packed.ontology_id, packed.verified, packed.path is LabelPath.STUDENT
 
 
-def _settings(parent: Run, nms_iou: float | None) -> dict[str, Any]:
-    if nms_iou is not None and not 0 <= nms_iou <= 1:
-        raise InvalidInput(f"expected an overlap (nms_iou) between 0 and 1, got {nms_iou}")
-    return {**parent.settings, "nms_iou": parent.nms_iou if nms_iou is None else nms_iou}
+def _overlap(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise InvalidInput(f"expected an overlap ({name}) between 0 and 1, got {value}")
+    return value
 
 
 def _check(store: Store, parent: Run, ontology: Ontology) -> None:
@@ -234,9 +294,13 @@ class BatchDecider:
         nms_iou: float,
         *,
         verified: bool,
+        duplicate_iou: float = PipelineSettings.duplicate_iou,
+        calibrator: Calibrator | None = None,
     ) -> None:
         """``verified`` says whether a verifier was in use when the evidence was gathered."""
-        self._ontology = ontology
+        self._ontology = in_force(ontology, calibrator)
+        self._calibrator = calibrator
+        self._duplicate_iou = duplicate_iou
         self._columns = columns
         self._nms_iou = nms_iou
         self._verified = verified
@@ -246,11 +310,61 @@ class BatchDecider:
     def decide(self, evidence: EvidenceBatch) -> DecisionBatch:
         """Every judgement of every image."""
         found = _Found(evidence, self._columns.scores(evidence.scores))
-        for members in self._ontology.groups.values():
-            boxes = self._candidates(found, members)
-            if len(boxes):
-                self._judge(found, boxes, members)
-        return self._with_doubts_of_images(found.batch(), evidence)
+        groups = [
+            _Group(members, boxes)
+            for members in self._ontology.groups.values()
+            if len(boxes := self._candidates(found, members))
+        ]
+        for group in self._calibrated(found, groups) if self._calibrator and groups else groups:
+            self._judge(found, group)
+        decided = self._without_duplicates(found.batch(), found)
+        return self._with_doubts_of_images(decided, evidence)
+
+    def _calibrated(self, found: "_Found", groups: "list[_Group]") -> "list[_Group]":
+        """``groups`` with the calibrator's probabilities: one computation for all of them."""
+        evidence, calibrator = found.evidence, self._calibrator
+        if calibrator is None or evidence.sizes is None:
+            raise ValueError("a calibrator needs the sizes of the images")
+        every = np.arange(len(evidence.boxes))
+        p_yes = self._answers(found, every, range(len(self._ontology.classes)))
+        scored = ScoredBoxes(evidence.starts, evidence.sizes, evidence.boxes, found.scores, p_yes)
+        boxes = np.concatenate([group.flat_boxes for group in groups])
+        classes = np.concatenate([group.flat_classes for group in groups])
+        features = box_features(scored, self._ontology, boxes, classes)
+        known = calibrator.probabilities(features, np.array(self._ontology.names)[classes])
+        ends = np.cumsum([len(group.flat_boxes) for group in groups])
+        return [
+            replace(group, calibrated=of_group.reshape(len(group.boxes), -1))
+            for group, of_group in zip(groups, np.split(known, ends[:-1]), strict=True)
+        ]
+
+    def _without_duplicates(self, decided: DecisionBatch, found: "_Found") -> DecisionBatch:
+        """The same as the one-image code of ``labeling.decisions`` does, for all images at once."""
+        labels = np.flatnonzero(decided.outcomes == _YES)
+        images = np.repeat(np.arange(len(decided)), np.diff(decided.starts))[labels]
+        boxes = found.evidence.starts[images] + decided.rows[labels]
+        classes = decided.classes[labels]
+        group_of = np.zeros(len(self._ontology.classes), dtype=np.intp)
+        for number, members in enumerate(self._ontology.groups.values()):
+            group_of[list(members)] = number
+        duplicates = find_duplicates(
+            found.evidence.boxes[boxes],
+            images * len(group_of) + group_of[classes],
+            decided.probabilities[labels],
+            found.scores[boxes, classes].astype(np.float64),
+            self._duplicate_iou,
+        )
+        outcomes, probabilities = decided.outcomes.copy(), decided.probabilities.copy()
+        reasons = list(decided.reasons)
+        worse, better = labels[duplicates.removed], labels[duplicates.kept]
+        for at, by, iou in zip(
+            worse.tolist(), better.tolist(), duplicates.iou.tolist(), strict=True
+        ):
+            name = self._ontology.names[decided.classes[by]]
+            told = float(decided.probabilities[by])
+            reasons[at] = duplicate_reason(name, told, iou, decided.reasons[at])
+        outcomes[worse], probabilities[worse] = _NO, 0.0
+        return replace(decided, outcomes=outcomes, probabilities=probabilities, reasons=reasons)
 
     def _with_doubts_of_images(
         self, decided: DecisionBatch, evidence: EvidenceBatch
@@ -297,41 +411,63 @@ class BatchDecider:
         """(boxes, members) whether a box is judged for a class."""
         return scores >= np.array([spec.threshold for spec in specs], dtype=np.float32)
 
-    def _judge(self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]) -> None:
-        specs = [self._ontology.classes[place] for place in members]
-        p_yes = self._answers(found, boxes, members)
-        yes = p_yes >= np.array([spec.accept for spec in specs], dtype=np.float64)
-        no = p_yes <= np.array([spec.reject for spec in specs], dtype=np.float64)
+    def _judge(self, found: "_Found", group: "_Group") -> None:
+        specs = [self._ontology.classes[place] for place in group.members]
+        p_yes = self._answers(found, group.boxes, group.members)
+        known = p_yes
+        if group.calibrated is not None:
+            unanswered = np.isnan(p_yes) & self._verified
+            known = np.where(unanswered, np.nan, group.calibrated)
+        yes = known >= np.array([spec.accept for spec in specs], dtype=np.float64)
+        no = known <= np.array([spec.reject for spec in specs], dtype=np.float64)
         outcomes = np.where(yes, _YES, np.where(no, _NO, _OPEN))
-        probabilities = p_yes.copy()
-        # The answers alone settle a box unless one is missing, two classes of the group were
-        # answered with yes, or one was and another is between the thresholds.
+        probabilities = known.copy()
+        # The probabilities alone settle a box unless one is missing, two classes of the group
+        # reach their limits, or one does and another is between them.
         claims, open_ = yes.sum(axis=1), ~(yes | no)
-        hard = np.isnan(p_yes).any(axis=1) | (claims > 1) | ((claims > 0) & open_.any(axis=1))
-        reasons = [
-            self._words(spec, OUTCOMES[outcome], p)
-            for of_box, ps in zip(outcomes.tolist(), p_yes.tolist(), strict=True)
-            for spec, outcome, p in zip(specs, of_box, ps, strict=True)
-        ]
+        hard = np.isnan(known).any(axis=1) | (claims > 1) | ((claims > 0) & open_.any(axis=1))
+        reasons = self._reasons(specs, outcomes, known, p_yes)
         for at in np.flatnonzero(hard).tolist():
-            box = int(boxes[at])
-            for side, decision in enumerate(self._decide_box(found, box, members)):
+            for side, decision in enumerate(self._decide_box(found, group, at)):
                 outcomes[at, side] = OUTCOMES.index(decision.outcome)
                 probabilities[at, side] = decision.probability
                 reasons[at * len(specs) + side] = decision.reason
-        found.add(boxes, members, outcomes, probabilities, reasons)
+        found.add(group, outcomes, probabilities, reasons)
 
-    def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
-        specs = [self._ontology.classes[place] for place in members]
-        scores = found.scores[box, list(members)].tolist()
-        verdicts = [self._verdict(found.evidence, box, place) for place in members]
-        return decide(specs, scores, verdicts)
+    def _reasons(
+        self,
+        specs: list[ClassSpec],
+        outcomes: NDArray[np.intp],
+        known: NDArray[np.float64],
+        p_yes: NDArray[np.float64],
+    ) -> list[str]:
+        """Why each side of each box has its outcome, box by box; all are (boxes, sides)."""
+        rows = zip(outcomes.tolist(), known.tolist(), strict=True)
+        if not self._calibrator:
+            return [
+                self._words(spec, OUTCOMES[outcome], p)
+                for of_box, ps in rows
+                for spec, outcome, p in zip(specs, of_box, ps, strict=True)
+            ]
+        return [
+            calibrated_reason(spec, OUTCOMES[outcome], p, None if answer != answer else answer)
+            for (of_box, ps), said in zip(rows, p_yes.tolist(), strict=True)
+            for spec, outcome, p, answer in zip(specs, of_box, ps, said, strict=True)
+        ]
+
+    def _decide_box(self, found: "_Found", group: "_Group", at: int) -> list[Decision]:
+        specs = [self._ontology.classes[place] for place in group.members]
+        box = int(group.boxes[at])
+        scores = found.scores[box, list(group.members)].tolist()
+        verdicts = [self._verdict(found.evidence, box, place) for place in group.members]
+        known = None if group.calibrated is None else group.calibrated[at].tolist()
+        return decide(specs, scores, verdicts, known)
 
     def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
         return verdict_reason(spec, outcome, p_yes)
 
     def _answers(
-        self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
+        self, found: "_Found", boxes: NDArray[np.intp], members: Sequence[int]
     ) -> NDArray[np.float64]:
         """(boxes, members) P(yes); NaN where there is none."""
         evidence = found.evidence
@@ -359,16 +495,43 @@ class StudentBatchDecider(BatchDecider):
         return scores > np.array([spec.reject for spec in specs], dtype=np.float64)
 
     def _answers(
-        self, found: "_Found", boxes: NDArray[np.intp], members: tuple[int, ...]
+        self, found: "_Found", boxes: NDArray[np.intp], members: Sequence[int]
     ) -> NDArray[np.float64]:
         return found.scores[np.ix_(boxes, np.array(members))].astype(np.float64)
 
     def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
         return student_reason(spec, outcome, p_yes)
 
-    def _decide_box(self, found: "_Found", box: int, members: tuple[int, ...]) -> list[Decision]:
-        specs = [self._ontology.classes[place] for place in members]
-        return decide_for_student(specs, found.scores[box, list(members)].tolist())
+    def _decide_box(self, found: "_Found", group: "_Group", at: int) -> list[Decision]:
+        specs = [self._ontology.classes[place] for place in group.members]
+        scores = found.scores[group.boxes[at], list(group.members)]
+        return decide_for_student(specs, scores.tolist())
+
+    def _without_duplicates(self, decided: DecisionBatch, found: "_Found") -> DecisionBatch:
+        """A student was trained on labels without duplicates."""
+        return decided
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """What is judged for one contrast group, or for one class alone."""
+
+    members: tuple[int, ...]
+    """Classes of the ontology."""
+    boxes: NDArray[np.intp]
+    """(B,) of the batch."""
+    calibrated: NDArray[np.float64] | None = None
+    """(B, members) the calibrator's probabilities; None without one."""
+
+    @property
+    def flat_boxes(self) -> NDArray[np.intp]:
+        """(B × members) the box of each judgement, box by box."""
+        return np.repeat(self.boxes, len(self.members))
+
+    @property
+    def flat_classes(self) -> NDArray[np.intp]:
+        """(B × members) the class of each."""
+        return np.tile(np.array(self.members, dtype=np.intp), len(self.boxes))
 
 
 class _Found:
@@ -387,14 +550,13 @@ class _Found:
 
     def add(
         self,
-        boxes: NDArray[np.intp],
-        members: Sequence[int],
+        group: "_Group",
         outcomes: NDArray[np.intp],
         probabilities: NDArray[np.float64],
         reasons: list[str],
     ) -> None:
-        self._boxes.append(np.repeat(boxes, len(members)))
-        self._classes.append(np.tile(np.array(members, dtype=np.intp), len(boxes)))
+        self._boxes.append(group.flat_boxes)
+        self._classes.append(group.flat_classes)
         self._outcomes.append(outcomes.ravel())
         self._probabilities.append(probabilities.ravel())
         self._reasons += reasons
@@ -427,28 +589,9 @@ def _kept(boxes: Boxes, images: NDArray[np.intp], threshold: float) -> NDArray[n
 
 
 def _overlapping(boxes: Boxes, images: NDArray[np.intp], threshold: float) -> list[tuple[int, int]]:
-    """Pairs (better, worse) of one image whose IoU is above ``threshold``, sorted by the better.
-
-    Computed in slices, so that images with very many boxes do not fill the memory.
-    """
-    ends = np.searchsorted(images, images, side="right")
-    behind = ends - np.arange(len(boxes)) - 1
-    bounds = np.searchsorted(
-        np.cumsum(behind), np.arange(_PAIRS_AT_ONCE, behind.sum(), _PAIRS_AT_ONCE)
-    )
-    sizes = area(boxes)
+    """Pairs (better, worse) of one image whose IoU is above ``threshold``, sorted by the better."""
     found: list[tuple[int, int]] = []
-    for these in np.split(np.arange(len(boxes)), np.unique(bounds)):
-        amounts = behind[these]
-        first = np.repeat(these, amounts)
-        steps = np.arange(len(first)) - np.repeat(np.cumsum(amounts) - amounts, amounts)
-        second = first + steps + 1
-        low = np.maximum(boxes[first, :2], boxes[second, :2])
-        high = np.minimum(boxes[first, 2:], boxes[second, 2:])
-        sides = np.clip(high - low, 0, None)
-        shared = sides[:, 0] * sides[:, 1]
-        union = sizes[first] + sizes[second] - shared
-        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-        over = iou > threshold
+    for first, second in pairs_within(images):
+        over = pair_iou(boxes[first], boxes[second]) > threshold
         found += zip(first[over].tolist(), second[over].tolist(), strict=True)
     return found

@@ -49,6 +49,7 @@ from secondlook.server.loop_thread import in_daemon_thread, in_own_thread
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
 from secondlook.server.readiness import Readiness
+from secondlook.server.reviews import ReviewServicer
 from secondlook.store import Store
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
@@ -61,6 +62,8 @@ from secondlook_client.v1 import (
     labeling_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    reviews_pb2,
+    reviews_pb2_grpc,
 )
 from secondlook_client.values import Answer
 
@@ -76,7 +79,7 @@ TRAININGS = "trainings"
 
 SERVICES = tuple(
     service.full_name
-    for file in (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2)
+    for file in (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 EXTRA_CALLS = 2 * MAX_STREAMS
@@ -117,6 +120,8 @@ class Server:
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
         self._engine = engine
+        if store and engine.pipeline.calibrator:  # the settings of a job name it by its digest
+            store.calibrators.put(engine.pipeline.calibrator)
         self._ontologies = Ontologies(ontology, engine.pipeline.check_ontology)
         self._stopping = asyncio.Event()
         self._calls = CallInterceptor(self.metrics, self._stopping)
@@ -130,13 +135,14 @@ class Server:
         self._jobs = JobServicer(
             self._services,
             self._ontologies,
-            engine.recorded_settings,
+            engine.settings_for,
             self.settings.server.image_root_folders,
             self._stopping,
         )
         self._datasets = DatasetServicer(store, self._stopping)
         self._trainer = _trainer(store, self.settings)
         self._models = ModelServicer(store, self._trainer, self._stopping)
+        self._reviews = ReviewServicer(store)
         self._health = HealthServicer()
         self._verifier: VerifierHealth | None = None
         self._readiness = Readiness(
@@ -197,6 +203,7 @@ class Server:
             verifier.observe(answers)
 
         pipeline.observe_answers = observe
+        pipeline.observe_decoys = self.metrics.decoys_answered
         self._verifier = verifier
 
     def _models_are_away(self) -> bool:
@@ -238,7 +245,7 @@ class Server:
         log.info("stopped", extra={"address": self.address})
 
     def _close_threads(self) -> None:
-        for part in (self._decoder, self._jobs, self._datasets, self._models):
+        for part in (self._decoder, self._jobs, self._datasets, self._models, self._reviews):
             part.close()
         if self._services is not None:
             self._services.frames.close()
@@ -254,6 +261,10 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def calibrator_digest(self, ontology: Ontology) -> str:
+        """Of the calibrator that decides labels of these classes; empty: there is none."""
+        return self._engine.calibrator_digest(ontology)
 
     def _build(self) -> grpc.aio.Server:
         limit = max_message_bytes(self.settings.images)
@@ -295,6 +306,7 @@ class Server:
         jobs_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)
+        reviews_pb2_grpc.add_ReviewServiceServicer_to_server(self._reviews, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable((*SERVICES, HEALTH), server)
         return server

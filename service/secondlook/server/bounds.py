@@ -92,8 +92,11 @@ def message_check(message: Descriptor) -> Check:
                     return _text_failure(f"{name}[{place}]", text, most)
         for number, (name, most) in zip(numbers(request), number_bounds, strict=False):
             if number > most:
-                expected = "a number below 2^63" if most == LARGEST else f"at most {most:,}"
-                return _over(name, expected, f"{number:,}")
+                return _number_failure(name, number, most)
+        for name, most in kinds.number_lists.items():
+            for place, number in enumerate(getattr(request, name)):
+                if number > most:
+                    return _number_failure(f"{name}[{place}]", number, most)
         for number, name in zip(floats(request), kinds.floats, strict=False):
             if not isfinite(number):
                 return _over(name, "a finite number", str(number))
@@ -139,6 +142,7 @@ class _FieldKinds:
         self.text_lists: dict[str, int] = {}
         self.cut: dict[str, int] = {}
         self.numbers: dict[str, int] = {}
+        self.number_lists: dict[str, int] = {}
         self.floats: dict[str, int] = {}
         self.contents: dict[str, int] = {}
         self.messages: dict[str, Descriptor] = {}
@@ -158,8 +162,9 @@ class _FieldKinds:
         elif field.type == FieldDescriptor.TYPE_BYTES:
             if bounds.max_bytes:
                 self.contents[name] = bounds.max_bytes
-        elif not repeated and (bounds.max or field.type in _UNSIGNED_64):
-            self.numbers[name] = bounds.max or LARGEST
+        elif bounds.max or field.type in _UNSIGNED_64:
+            numbers = self.number_lists if repeated else self.numbers
+            numbers[name] = bounds.max or LARGEST
         elif not repeated and field.type in _FLOATS:
             self.floats[name] = 0
 
@@ -189,6 +194,11 @@ def _text_failure(path: str, text: str, most: int) -> BadRequest:
     if len(text) > most:
         return _over(path, f"at most {most:,} characters", f"{len(text):,}")
     return BadRequest(f"{path} holds a NUL character; remove it", field=path)
+
+
+def _number_failure(path: str, number: int, most: int) -> BadRequest:
+    expected = "a number below 2^63" if most == LARGEST else f"at most {most:,}"
+    return _over(path, expected, f"{number:,}")
 
 
 def _over(path: str, expected: str, got: str) -> BadRequest:

@@ -7,11 +7,13 @@ only what is different is written out.
 
 import asyncio
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from hashlib import blake2b, sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from secondlook.datasets.manifest import Entry, ManifestBox, SnapshotManifest
 from secondlook.datasets.query import DEFAULT_SPLIT, Query, SplitShare, query_of
@@ -23,6 +25,7 @@ from secondlook.detector.manifest import (
     parse_manifest,
 )
 from secondlook.registry.promotion import StudentComparison
+from secondlook.server.store_calls import next_token
 from secondlook.store.model_versions import StudentVersion
 from secondlook.store.queue import FailedItem, JobRow
 from secondlook.store.results import Result, TimeBucket
@@ -36,8 +39,18 @@ from secondlook_client.v1 import datasets_pb2 as datasets_pb
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as labeling_pb
 from secondlook_client.v1 import models_pb2 as models_pb
+from secondlook_client.v1 import reviews_pb2 as reviews_pb
 from secondlook_client.v1.jobs_pb2 import CreateJobRequest
-from secondlook_client.values import BACKGROUND, EmptyReason, GroupBy, LabelPath
+from secondlook_client.values import (
+    BACKGROUND,
+    EmptyReason,
+    GroupBy,
+    LabelPath,
+    NewReview,
+    Review,
+    ReviewOrder,
+    ReviewQueue,
+)
 
 MAX_FILE, MAX_TOTAL = 128 * 2**20, 2**30
 """Bytes of a student's file, and of all its files; the largest published ones have 40 MB."""
@@ -50,6 +63,7 @@ CURSOR_PREFIX = 16
 
 
 _Row = TypeVar("_Row", StudentVersion, SnapshotRow)
+_Kind = TypeVar("_Kind", bound=StrEnum)
 _Message = TypeVar("_Message", models_pb.ModelVersion, datasets_pb.Snapshot)
 
 
@@ -355,6 +369,7 @@ def query_value(message: datasets_pb.SnapshotQuery) -> Query:
         ignore=not message.without_ignore,
         split=split or DEFAULT_SPLIT,
         group_by=group_by,
+        certificate="",
     )
 
 
@@ -438,3 +453,98 @@ def _box_message(box: ManifestBox) -> datasets_pb.SnapshotBox:
     x1, y1, x2, y2 = box.xyxy
     kind = wire.BOX_KINDS.number[box.kind]
     return wire.write(datasets_pb.SnapshotBox, box, x1=x1, y1=y1, x2=x2, y2=y2, kind=kind)
+
+
+LEASE_S = 600
+"""Of a box in a review queue, where the caller asks for no time."""
+MAX_AHEAD_S = 86_400.0
+"""By how much a client's clock may be ahead of ours."""
+
+
+def wanted_order(number: reviews_pb.ReviewOrder.ValueType) -> ReviewOrder:
+    """The order of a new queue. Raises ``BadRequest``."""
+    return _member(wire.REVIEW_ORDERS, number or reviews_pb.REVIEW_ORDER_RANDOM, "order")
+
+
+def lease_of(request: reviews_pb.NextReviewItemsRequest) -> tuple[int, int]:
+    """How many boxes, and for how many seconds."""
+    return request.count or 1, request.lease_s or LEASE_S
+
+
+def review_said(
+    message: reviews_pb.NewReview | reviews_pb.AnswerReviewItemRequest, **about: Any
+) -> NewReview:
+    """What a message says; ``about`` which box. Raises ``BadRequest`` for what is unknown."""
+    reason = message.reason
+    about = {"image": "", "class_name": "", "box": None, **about}
+    return wire.read(
+        NewReview,
+        message,
+        **about,
+        answer=_member(wire.REVIEW_ANSWERS, message.answer, "answer"),
+        reason=_member(wire.WRONG_REASONS, reason, "reason") if reason else None,
+        new_box=wire.box_at(message, "new_box"),
+    )
+
+
+def new_review(message: reviews_pb.NewReview) -> NewReview:
+    """A review to be kept; with its time, where it has one. Raises ``InvalidInput``."""
+    box = wire.box_at(message, "box")
+    said = review_said(message, image=message.image, class_name=message.class_name, box=box)
+    said.check()
+    when = message.created_at
+    return Review(**vars(said), created_at=_checked_time(when)) if when else said
+
+
+def imported_review(message: reviews_pb.Review) -> Review:
+    """A review of another store. Raises ``InvalidInput``."""
+    _member(wire.REVIEW_ANSWERS, message.answer, "answer")
+    if message.reason:
+        _member(wire.WRONG_REASONS, message.reason, "reason")
+    _checked_time(message.created_at)
+    review = wire.review(message)
+    review.check()
+    return review
+
+
+def _checked_time(when: float) -> float:
+    """Raises ``BadRequest`` for a time at which nobody can have said anything."""
+    if not 0 <= when <= time.time() + MAX_AHEAD_S:
+        raise BadRequest(
+            f"expected created_at in seconds since 1970 and not in the future, got {when:g}",
+            field="created_at",
+        )
+    return when
+
+
+def _member(of: wire.EnumNumbers[_Kind], number: int, what: str) -> _Kind:
+    """The member of an enum that a request names. Raises ``BadRequest``."""
+    if number not in of.member:
+        raise BadRequest(
+            f"expected {what} {', '.join(of.number)}, got number {number}; is the client newer "
+            "than the server?",
+            field=what,
+        )
+    return of.member[number]
+
+
+def review_queue_page(
+    found: Sequence[ReviewQueue], size: int
+) -> reviews_pb.ListReviewQueuesResponse:
+    """A page of at most ``size`` of these queues, and the name behind which the next begins."""
+    return reviews_pb.ListReviewQueuesResponse(
+        queues=[wire.write(reviews_pb.ReviewQueue, queue) for queue in found[:size]],
+        next_page_token=next_token(found, size, "name"),
+    )
+
+
+def review_page(found: Sequence[Review], size: int) -> reviews_pb.ListReviewsResponse:
+    """A page of at most ``size`` of these reviews, and behind which number the next begins."""
+    return reviews_pb.ListReviewsResponse(
+        reviews=map(wire.review_message, found[:size]), next_page_token=next_token(found, size)
+    )
+
+
+def image_name_message(sha256: str, name: str, width: int, height: int) -> reviews_pb.ImageName:
+    """What an image is called."""
+    return reviews_pb.ImageName(sha256=sha256, name=sendable(name), width=width, height=height)

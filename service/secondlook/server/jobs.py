@@ -106,13 +106,13 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         self,
         services: StoreServices | None,
         ontologies: Ontologies,
-        settings: Mapping[str, Any],
+        settings: Callable[[Ontology], Mapping[str, Any]],
         roots: Sequence[Path],
         stopping: asyncio.Event,
     ) -> None:
-        """``settings`` are kept with each new job, whose folder must be in one of ``roots``.
+        """``settings`` gives what is kept with each new job.
 
-        ``stopping`` ends the calls that follow a job.
+        A job's folder must be in one of ``roots``; ``stopping`` ends the calls that follow a job.
         """
         store = services.store if services else None
         super().__init__(store, "jobs", THREADS)
@@ -142,7 +142,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
 
         def create() -> JobRow:
             try:
-                return store.queue.create(name, kind, ontology, root, self._settings)
+                return store.queue.create(name, kind, ontology, root, self._settings(ontology))
             except AlreadyExists:
                 if request.reuse:
                     return self._existing(name, kind, ontology, root)
@@ -283,7 +283,8 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         with suppress(NotFound):  # the usual case, without a transaction that writes
             return self._existing(name, UPLOAD, ontology)
         with suppress(AlreadyExists):  # another call was faster
-            return self._store.queue.create(name, UPLOAD, ontology, settings=self._settings)
+            settings = self._settings(ontology)
+            return self._store.queue.create(name, UPLOAD, ontology, settings=settings)
         return self._existing(name, UPLOAD, ontology)
 
     async def _keep(

@@ -312,7 +312,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             opening.stream_id,
             wanted,
             self._ontologies.default,
-            self._engine.recorded_settings,
+            self._engine.settings_for(wanted or self._ontologies.default),
         )
         opened = pb.StreamOpened(resume_after=found.resume_after)
         await context.write(pb.LabelStreamResponse(opened=opened))

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, MetricsHandler
 
 from secondlook.cascade.router import RoutingEvent
-from secondlook.core.types import Labelled
+from secondlook.core.types import Decoy, Labelled
 from secondlook.server.addresses import explain_metrics_failure
 from secondlook_client.errors import BadSetting
 from secondlook_client.values import Answer
@@ -69,6 +69,12 @@ class Metrics:
             "secondlook_answers",
             "Questions put to the verifier, by outcome: answered, abstained, or why it failed.",
             ("outcome",),
+            registry=self.registry,
+        )
+        self._decoys = Counter(
+            "secondlook_decoys",
+            "Decoys, whose answer is known to be no, by kind and by what the verifier said.",
+            ("kind", "reply"),
             registry=self.registry,
         )
         self._frames = Counter(
@@ -152,6 +158,11 @@ class Metrics:
             abstained = "abstained" if answer.p_yes is None else "answered"
             outcome = (answer.reason or "failed") if answer.error else abstained
             self._answers.labels(outcome).inc()
+
+    def decoys_answered(self, decoys: Sequence[Decoy]) -> None:
+        """For ``Pipeline.observe_decoys``: the verifier answered these decoys, or failed."""
+        for decoy in decoys:
+            self._decoys.labels(decoy.kind.value, decoy.said.value).inc()
 
     def frame_answered(self, answer: str) -> None:
         """A frame was ``labelled``, ``failure`` or ``dropped``."""

@@ -25,10 +25,14 @@ from secondlook_client.errors import BadSetting
 from secondlook_client.private_files import FILE_MODE, make_private_folder
 
 if TYPE_CHECKING:
+    from secondlook.store.calibrators import Calibrators
+    from secondlook.store.decoys import Decoys
+    from secondlook.store.guarantees import Guarantees
     from secondlook.store.model_versions import ModelVersions
     from secondlook.store.object_blobs import ObjectBlobs
     from secondlook.store.queue import JobQueue
     from secondlook.store.results import Results
+    from secondlook.store.reviews import Reviews
     from secondlook.store.snapshots import Snapshots
     from secondlook.store.training_jobs import TrainingJobs
 
@@ -64,10 +68,17 @@ class Store:
 
     @cached_property
     def results(self) -> "Results":
-        """Evidence of the models, decisions of the runs and corrections of people."""
+        """Evidence of the models and decisions of the runs, with reviews applied."""
         from secondlook.store.results import Results
 
         return Results(self.database)
+
+    @cached_property
+    def reviews(self) -> "Reviews":
+        """What people said of boxes and images, and the queues that ask for it."""
+        from secondlook.store.reviews import Reviews
+
+        return Reviews(self.database)
 
     @cached_property
     def snapshots(self) -> "Snapshots":
@@ -75,6 +86,27 @@ class Store:
         from secondlook.store.snapshots import Snapshots
 
         return Snapshots(self.database, self.blobs)
+
+    @cached_property
+    def calibrators(self) -> "Calibrators":
+        """Calibrators, by digest or name."""
+        from secondlook.store.calibrators import Calibrators
+
+        return Calibrators(self.database)
+
+    @cached_property
+    def decoys(self) -> "Decoys":
+        """Decoys of the runs, with what the verifier answered."""
+        from secondlook.store.decoys import Decoys
+
+        return Decoys(self.database)
+
+    @cached_property
+    def guarantees(self) -> "Guarantees":
+        """Guaranteed precision of runs, and its history."""
+        from secondlook.store.guarantees import Guarantees
+
+        return Guarantees(self.database)
 
     @cached_property
     def model_versions(self) -> "ModelVersions":

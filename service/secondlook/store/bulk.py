@@ -35,7 +35,7 @@ from secondlook.store.codec import (
 from secondlook.store.database import insert_new, now
 from secondlook.store.ontologies import parse_proposer_text
 from secondlook.store.runs import Run
-from secondlook.store.schema import decisions, evidence, texts
+from secondlook.store.schema import decisions, evidence, images, texts
 from secondlook_client.errors import Damaged
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import Answer, LabelPath
@@ -58,13 +58,20 @@ class EvidenceBatch:
     images: dict[int, ImageVerdicts] = field(default_factory=dict)
     """By image, what was said of the whole image, where it was asked about. Without the name of the
     model, on which no decision depends."""
+    sizes: NDArray[np.float32] | None = None
+    """(P, 2) width and height of the images, pixels, which calibrators need; None: not known."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
 
-def unpack_many(contents: Sequence[bytes], ontology: Ontology) -> EvidenceBatch:
-    """Unpack the evidence of many images, made with ``ontology``. Raises ``Damaged``."""
+def unpack_many(
+    contents: Sequence[bytes], ontology: Ontology, sizes: NDArray[np.float32] | None = None
+) -> EvidenceBatch:
+    """Unpack the evidence of many images, made with ``ontology``. Raises ``Damaged``.
+
+    ``sizes`` are those of the images, see ``EvidenceBatch``.
+    """
     parts = [evidence_arrays(content, len(ontology.classes)) for content in contents]
     starts = np.zeros(len(parts) + 1, dtype=np.intp)
     np.cumsum([len(part.boxes) for part in parts], out=starts[1:])
@@ -74,6 +81,7 @@ def unpack_many(contents: Sequence[bytes], ontology: Ontology) -> EvidenceBatch:
         np.concatenate([part.scores for part in parts]),
         np.full((starts[-1], len(questions_of(ontology))), np.nan),
         {},
+        sizes=sizes,
     )
     try:
         _fill(batch, parts)
@@ -178,6 +186,8 @@ class PackedEvidence:
     verified: bool
     """Whether a verifier was in use."""
     path: LabelPath
+    size: tuple[int, int]
+    """Width and height of the image, pixels."""
     content: bytes
 
 
@@ -196,8 +206,11 @@ def packed_evidence(
             (verifiers.c.text != "").label("verified"),
             proposers.c.text.label("proposer"),
             evidence.c.content,
+            images.c.width,
+            images.c.height,
         )
         .join(evidence, evidence.c.id == decisions.c.evidence_id)
+        .join(images, images.c.id == decisions.c.image_id)
         .join(verifiers, verifiers.c.id == evidence.c.verifier_id)
         .join(proposers, proposers.c.id == evidence.c.proposer_id)
         .where(decisions.c.run_id == run_id, decisions.c.id > after)
@@ -213,6 +226,7 @@ def packed_evidence(
             ontology_id=row.ontology_id,
             verified=row.verified,
             path=path_of(*parse_proposer_text(row.proposer)),
+            size=(row.width, row.height),
             content=row.content,
         )
         for row in connection.execute(query)

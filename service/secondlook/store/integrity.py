@@ -18,16 +18,24 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, fun
 from secondlook.detector.manifest import ModelFile, manifest_text, parse_manifest
 from secondlook.store import Store
 from secondlook.store.blobs import Blobs
+from secondlook.store.calibrators import read_calibrator
 from secondlook.store.codec import unpack_decisions
+from secondlook.store.decoys import read_decoy
+from secondlook.store.guarantees import GuaranteeState
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.ontologies import read_ontology
 from secondlook.store.queue import ItemState
 from secondlook.store.results import ResultReader
 from secondlook.store.retention import orphans
+from secondlook.store.reviews import SELECT_REVIEWS, ReviewState, read_review, review_key
 from secondlook.store.runs import Run, load_run_by_id
 from secondlook.store.schema import (
+    calibrators,
     decisions,
+    decoys,
     evidence,
+    guarantee_events,
+    guarantees,
     images,
     items,
     jobs,
@@ -36,13 +44,16 @@ from secondlook.store.schema import (
     model_promotions,
     model_versions,
     ontologies,
+    review_items,
+    review_queues,
+    reviews,
     runs,
     snapshot_images,
     snapshots,
     texts,
 )
 from secondlook.store.snapshots import manifest_blobs
-from secondlook_client.errors import BadOntology, Damaged, NotFound
+from secondlook_client.errors import BadOntology, Damaged, InvalidInput, NotFound
 from secondlook_client.values import Outcome
 
 BATCH = 200
@@ -104,6 +115,9 @@ def check(
                 yield from _check_images(connection, store.blobs, counts, content)
                 yield from _check_snapshots(connection, store.blobs, counts)
                 yield from _check_students(connection, store.blobs, counts, content)
+                yield from _check_reviews(connection)
+                yield from _check_guarantees(connection)
+                yield from _check_decoys(connection)
         except Damaged as failure:  # the database itself cannot be read any further
             yield Finding("the database", str(failure), "")
             return
@@ -378,3 +392,99 @@ def _student_problems(row: "Row[Any]", files: dict[str, ModelFile]) -> Iterator[
         yield "its manifest has changed since it was stored"
     if dict(manifest.files) != files:
         yield f"its manifest lists {len(manifest.files)} files, and others are stored"
+
+
+def _check_reviews(connection: Connection) -> Iterator[Finding]:
+    """Reviews are as they were stored, and queues count their items."""
+    for page in _pages(connection, SELECT_REVIEWS, reviews.c.id):
+        for row in page:
+            try:
+                review = read_review(row)
+                review.check()
+            except (ValueError, InvalidInput) as failure:
+                yield Finding(f"review {row.id}", f"is none: {failure}", RESTORE)
+                continue
+            if review_key(review, row.created_at) != row.key:
+                yield Finding(f"review {row.id}", "has changed since it was stored", RESTORE)
+    answered = review_items.c.state == ReviewState.ANSWERED
+    counts = select(
+        review_queues,
+        func.count(review_items.c.id).label("total_found"),
+        func.count(review_items.c.id).filter(answered).label("answered_found"),
+    ).outerjoin(review_items, review_items.c.queue_id == review_queues.c.id)
+    complete = counts.where(review_queues.c.complete).group_by(review_queues.c.id)
+    for row in connection.execute(complete).all():
+        counted, actual = (row.total, row.answered), (row.total_found, row.answered_found)
+        if counted != actual:
+            yield Finding(
+                f"review queue {row.name}",
+                f"counts (total, answered) {counted} where there are {actual}",
+                RESTORE,
+            )
+    mixed = answered != review_items.c.review_id.is_not(None)
+    for number in connection.scalars(select(review_items.c.id).where(mixed)):
+        problem = "is answered without a review, or open with one"
+        yield Finding(f"review item {number}", problem, RESTORE)
+
+
+def _check_guarantees(connection: Connection) -> Iterator[Finding]:
+    """Calibrators are as they were stored, and guarantees and runs have those that they name."""
+    known = set()
+    for page in _pages(connection, select(calibrators), calibrators.c.id):
+        for row in page:
+            known.add(row.digest)
+            try:
+                read_calibrator(row.digest, row.content)
+            except Damaged as failure:
+                yield Finding(f"calibrator {row.id}", str(failure), RESTORE)
+    for name, settings in connection.execute(select(runs.c.name, runs.c.settings)):
+        digest = json.loads(settings).get("calibrator", "")
+        if digest and digest not in known:
+            yield Finding(f"run {name}", f"its calibrator {digest[:12]} is missing", RESTORE)
+    for row in connection.execute(select(guarantees)).all():
+        for problem in _guarantee_problems(connection, row, known):
+            yield Finding(f"guarantee {row.name}", problem, RESTORE)
+
+
+def _guarantee_problems(
+    connection: Connection, row: "Row[Any]", calibrator_digests: set[str]
+) -> Iterator[str]:
+    if row.calibrator and row.calibrator not in calibrator_digests:
+        yield f"its calibrator {row.calibrator[:12]} is missing"
+    if row.state not in list(GuaranteeState):
+        yield f"is in an unknown state '{row.state}'"
+    elif row.state in (GuaranteeState.HOLDS, GuaranteeState.BROKEN) and not row.certificate:
+        yield f"is in the state '{row.state}' and has no certificate"
+    events = select(guarantee_events.c.content).where(guarantee_events.c.guarantee_id == row.id)
+    for text_ in (row.settings, row.certificate or "{}", *connection.scalars(events)):
+        try:
+            json.loads(text_)
+        except ValueError:
+            yield "has a text that is no JSON"
+
+
+def _check_decoys(connection: Connection) -> Iterator[Finding]:
+    """Every decoy can be read, and belongs to evidence of its image."""
+    query = (
+        select(
+            decoys,
+            images.c.width,
+            images.c.height,
+            evidence.c.image_id.label("evidence_image_id"),
+        )
+        .join(images, images.c.id == decoys.c.image_id)
+        .join(evidence, evidence.c.id == decoys.c.evidence_id)
+    )
+    classes = {
+        number: {spec.name: spec for spec in lineage[0].ontology.classes}
+        for number, lineage in _lineages(connection).items()
+    }
+    for page in _pages(connection, query, decoys.c.id):
+        for row in page:
+            subject = f"decoy {row.id}"
+            if row.evidence_image_id != row.image_id:
+                yield Finding(subject, "its evidence is of another image", RESTORE)
+            try:
+                read_decoy(row, classes[row.run_id])
+            except Damaged as failure:
+                yield Finding(subject, str(failure), RESTORE)

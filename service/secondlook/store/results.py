@@ -1,12 +1,13 @@
-"""Results: evidence of the models, decisions of the runs, corrections of people.
+"""Results: evidence of the models, decisions of the runs, reviews of people applied to them.
 
 Evidence and decisions are inserted once for each item and never updated; results are read page by
-page with a cursor, and the corrections of people are applied at each read.
+page with a cursor, and the reviews of people are applied at each read.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import (
@@ -25,14 +26,10 @@ from sqlalchemy import (
 
 from secondlook.core.class_mapping import columns_for
 from secondlook.core.types import Evidence, Judgement, Labelled, LabelPath, Outcome, path_of
+from secondlook.labeling.applied_reviews import apply_reviews, is_complete
 from secondlook.store.codec import pack_decisions, pack_evidence, unpack_decisions, unpack_evidence
-from secondlook.store.corrections import (
-    Correction,
-    add_correction,
-    apply_corrections,
-    corrections_of,
-)
 from secondlook.store.database import Database, insert_new, now
+from secondlook.store.decoys import add_decoys
 from secondlook.store.ontologies import (
     load_ontology,
     load_texts,
@@ -41,10 +38,12 @@ from secondlook.store.ontologies import (
     text_id,
 )
 from secondlook.store.queue import FailedItem, ItemState
+from secondlook.store.reviews import reviews_of
 from secondlook.store.runs import Run, load_run, load_run_by_id, name_models, source_run
 from secondlook.store.schema import decisions, evidence, images, items
 from secondlook_client.errors import InvalidInput, NotFound
 from secondlook_client.ontology import Ontology
+from secondlook_client.values import Review
 
 TIME_BUCKETS = 24
 """Intervals of equal length in which the history of a run is shown."""
@@ -52,7 +51,7 @@ TIME_BUCKETS = 24
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one run decided on one item, with corrections applied."""
+    """What one run decided on one item, with reviews applied."""
 
     cursor: int
     """Grows within a run; ``page(after=cursor)`` continues behind it."""
@@ -65,6 +64,8 @@ class Result:
     labelled: Labelled
     decided_at: float
     """Seconds since 1970."""
+    reviewed: frozenset[int] = frozenset()
+    """Places of the judgements that people decided or added."""
 
     def label_id(self, index: int) -> str:
         """The id of one judgement for ``secondlook explain``."""
@@ -82,13 +83,13 @@ class LabelProvenance:
     evidence_run: Run
     """The run whose models made the evidence; ``run`` itself unless it re-decided another."""
     decided: Judgement | None
-    """As the run decided it, before corrections; None when a person added the box."""
-    corrections: tuple[Correction, ...]
-    """Of this image and class, oldest first."""
+    """As the run decided it, before reviews; None when a person added the box."""
+    reviews: tuple[Review, ...]
+    """Of this image and class, or of the whole image, oldest first; also those taken back."""
 
     @property
     def judgement(self) -> Judgement:
-        """With corrections applied."""
+        """With reviews applied."""
         return self.result.labelled.judgements[self.index]
 
 
@@ -103,7 +104,7 @@ class TimeBucket:
 
 
 class Results:
-    """Evidence, decisions and corrections of one store. Thread-safe."""
+    """Evidence and decisions of one store, with reviews applied. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -136,13 +137,17 @@ class Results:
         if added < len(rows):  # another server was faster, in a transaction that we did not see
             unused = ~exists().where(decisions.c.evidence_id == evidence.c.id)
             connection.execute(delete(evidence).where(evidence.c.id.in_(ids), unused))
+        _add_decoys(connection, run, ids, new, all_new=added == len(rows))
         found = [one.evidence for _, _, one in new]
         teachers = next((one for one in found if one.path is not LabelPath.STUDENT), found[0])
         name_models(connection, run, teachers.proposer, teachers.verifier)
         return added
 
-    def page(self, run_id: int, after: int = 0, limit: int = 200) -> list[Result]:
-        """The next results of a run behind the cursor ``after``, at most ``limit``.
+    def page(
+        self, run_id: int, after: int = 0, limit: int = 200, *, reviewed: bool = True
+    ) -> list[Result]:
+        """The next results of a run behind the cursor ``after``, at most ``limit``; with
+        ``reviewed`` False as the run decided them, before reviews.
 
         Whoever writes results of a run holds its lease, so cursors become visible in ascending
         order, and a reader that follows a run misses none. Raises ``NotFound`` and ``Damaged``.
@@ -153,11 +158,10 @@ class Results:
             query = _SELECT_RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
             rows = connection.execute(query).all()
             last = decisions.c.id <= (rows[-1].id if rows else 0)
-            corrections = corrections_of(
-                connection, select(decisions.c.image_id).where(chosen, last)
-            )
+            of_page = select(decisions.c.image_id).where(chosen, last)
+            reviews = reviews_of(connection, of_page) if reviewed else {}
             reader = ResultReader(connection)
-            return [reader.result(run, row, corrections.get(row.image_id, [])) for row in rows]
+            return [reader.result(run, row, reviews.get(row.image_id, [])) for row in rows]
 
     def outcome(self, run_id: int, key: int) -> Result | FailedItem | None:
         """The result of one item of a run, or its failure; None as long as it has neither.
@@ -177,8 +181,8 @@ class Results:
             if row is None:
                 return None
             run = load_run_by_id(connection, run_id)
-            corrections = corrections_of(connection, [row.image_id]).get(row.image_id, [])
-            return ResultReader(connection).result(run, row, corrections)
+            reviews = reviews_of(connection, [row.image_id]).get(row.image_id, [])
+            return ResultReader(connection).result(run, row, reviews)
 
     def count(self, run_id: int) -> int:
         """How many results a run has."""
@@ -196,6 +200,14 @@ class Results:
         with self._database.reading() as connection:
             return _paths_over_time(connection, run_id)
 
+    def decided(self, cursor: int) -> Result:
+        """One result as the run decided it, before reviews. Raises ``NotFound``."""
+        with self._database.reading() as connection:
+            row = connection.execute(_SELECT_RESULTS.where(decisions.c.id == cursor)).first()
+            if row is None:
+                raise NotFound(f"there is no result {cursor} in the store")
+            return ResultReader(connection).result(load_run_by_id(connection, row.run_id), row, [])
+
     def label(self, label_id: str) -> LabelProvenance:
         """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
         decision_id, index = _parse_label_id(label_id)
@@ -208,8 +220,8 @@ class Results:
                 )
             run = load_run_by_id(connection, row.run_id)
             reader = ResultReader(connection)
-            corrections = corrections_of(connection, [row.image_id]).get(row.image_id, [])
-            result = reader.result(run, row, corrections)
+            reviews = reviews_of(connection, [row.image_id]).get(row.image_id, [])
+            result = reader.result(run, row, reviews)
             as_decided = reader.result(run, row, []).labelled.judgements
             evidence_run = source_run(connection, run)
         judgements = result.labelled.judgements
@@ -226,24 +238,8 @@ class Results:
             run,
             evidence_run,
             as_decided[index] if index < len(as_decided) else None,
-            tuple(c for c in corrections if c.class_name == judgements[index].class_name),
+            tuple(r for r in reviews if _is_about(r, judgements[index])),
         )
-
-    def correct(
-        self,
-        image_id: int,
-        class_name: str,
-        box: tuple[float, float, float, float],
-        outcome: Outcome,
-        person: str,
-        note: str = "",
-    ) -> int:
-        """Store a person's decision on a box; it is applied whenever results are read.
-
-        Returns the correction's id. Raises ``InvalidInput`` and ``NotFound``.
-        """
-        with self._database.writing() as connection:
-            return add_correction(connection, image_id, class_name, box, outcome, person, note)
 
 
 class ResultReader:
@@ -254,20 +250,33 @@ class ResultReader:
         self._texts: dict[int, str] = {}
         self._ontologies: dict[int, Ontology] = {}
 
-    def result(self, run: Run, row: "Row[Any]", corrections: Sequence[Correction]) -> Result:
-        """A result of ``run``, with the corrections of its image applied."""
+    def result(self, run: Run, row: "Row[Any]", reviews: Sequence[Review]) -> Result:
+        """A result of ``run``, with the reviews of its image, oldest first, applied."""
         found = self.evidence_for(run, row, row.evidence_content)
         decided = unpack_decisions(row.content, found, run.ontology)
+        judgements = apply_reviews(decided, reviews, run.ontology.names)
         labelled = Labelled(
             name=row.name,
             sha256=row.sha256.hex(),
             width=row.width,
             height=row.height,
-            judgements=apply_corrections(decided, corrections, run.ontology.names),
+            judgements=judgements,
             evidence=found,
+            complete=is_complete(reviews),
         )
         return Result(
-            row.id, row.item_id, row.key, row.image_id, row.format, labelled, row.created_at
+            row.id,
+            row.item_id,
+            row.key,
+            row.image_id,
+            row.format,
+            labelled,
+            row.created_at,
+            frozenset(
+                place
+                for place, (before, after) in enumerate(zip_longest(decided, judgements))
+                if before is not after
+            ),
         )
 
     def evidence(self, row: "Row[Any]", content: bytes) -> Evidence:
@@ -297,6 +306,13 @@ class ResultReader:
         return self._texts[text_id]
 
 
+def cursors_of(connection: Connection, run_id: int, item_ids: Collection[int]) -> dict[int, int]:
+    """The cursors of the results of a run, by item, where there are any."""
+    of_items = (decisions.c.run_id == run_id) & decisions.c.item_id.in_(item_ids)
+    rows = connection.execute(select(decisions.c.item_id, decisions.c.id).where(of_items))
+    return {row.item_id: row.id for row in rows}
+
+
 def result_pairs(
     connection: Connection, a: Run, b: Run, after: int = 0, limit: int = 200
 ) -> list[tuple[Result, Result | None]]:
@@ -322,11 +338,11 @@ def result_pairs(
         row.image_id: row
         for row in connection.execute(of_b.where(decisions.c.image_id.in_(image_ids)))
     }
-    corrections = corrections_of(connection, image_ids)
+    reviews = reviews_of(connection, image_ids)
     reader = ResultReader(connection)
     pairs: list[tuple[Result, Result | None]] = []
     for row in rows:
-        of_image = corrections.get(row.image_id, [])
+        of_image = reviews.get(row.image_id, [])
         other = by_item.get(row.item_id) or by_image.get(row.image_id)
         counterpart = reader.result(b, other, of_image) if other is not None else None
         pairs.append((reader.result(a, row, of_image), counterpart))
@@ -390,6 +406,26 @@ _RESULT_OF_ITEM = _SELECT_RESULTS.where(
 )
 
 
+def _add_decoys(
+    connection: Connection,
+    run: Run,
+    ids: Sequence[int],
+    new: Sequence[tuple[int, int, Labelled]],
+    all_new: bool,
+) -> None:
+    """The decoys of results whose evidence, by its ``ids``, is in use."""
+    asked = [
+        (image, evidence_id, one.decoys)
+        for evidence_id, (_, image, one) in zip(ids, new, strict=True)
+        if one.decoys
+    ]
+    if asked and not all_new:
+        of_ids = select(evidence.c.id).where(evidence.c.id.in_(ids))
+        used = set(connection.execute(of_ids).scalars())
+        asked = [one for one in asked if one[1] in used]
+    add_decoys(connection, run, asked)
+
+
 def _add_evidence(
     connection: Connection, run: Run, found: Sequence[tuple[int, Evidence]]
 ) -> list[int]:
@@ -436,6 +472,11 @@ def _paths_over_time(connection: Connection, run_id: int) -> list[TimeBucket]:
         TimeBucket(first + width * number, first + width * (number + 1), counts[number])
         for number in sorted(counts)
     ]
+
+
+def _is_about(review: Review, judgement: Judgement) -> bool:
+    """Whether it says something of the class, or of the whole image."""
+    return review.box is None or judgement.class_name in (review.class_name, review.new_class)
 
 
 def _parse_label_id(label_id: str) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 What is deleted is the item, one image of one run, with everything that any run decided on it; then
 the evidence and the image, where nothing else needs them; then the bytes. An image of a snapshot
-stays, with everything that explains it, and so does one that is still to be labelled. Students are
-never deleted.
+stays, with everything that explains it, and so does one that is still to be labelled. Students and
+calibrators are never deleted, and a run stays, though perhaps without a result, as long as it has a
+guarantee that nobody has withdrawn.
 """
 
 from collections import Counter
@@ -29,18 +30,24 @@ from sqlalchemy import (
 )
 
 from secondlook.store import Store
+from secondlook.store.guarantees import GuaranteeState
 from secondlook.store.images import image_ids
 from secondlook.store.locks import deletion_lock
 from secondlook.store.model_versions import held_by_models
 from secondlook.store.queue import ACTIVE, ItemState
+from secondlook.store.reviews import forget_review_items
 from secondlook.store.runs import load_run
 from secondlook.store.schema import (
-    corrections,
     decisions,
+    decoys,
     evidence,
+    guarantee_events,
+    guarantees,
     images,
     items,
     jobs,
+    review_queues,
+    reviews,
     runs,
     snapshot_images,
     snapshots,
@@ -68,8 +75,8 @@ class Retention:
     """Stored and decided before this time, seconds since 1970."""
     without_labels: bool = False
     """Labelled, with nothing accepted and nothing unsure in any run."""
-    corrected: bool = False
-    """Also items whose image a person has corrected."""
+    reviewed: bool = False
+    """Also items whose image a person has reviewed."""
 
     def __post_init__(self) -> None:
         if not self.runs and self.before is None and not self.without_labels:
@@ -92,8 +99,8 @@ class DeletionCounts:
     runs: int = 0
     in_snapshots: int = 0
     """Items that match and stay because a snapshot has the image."""
-    corrected: int = 0
-    """Items that match and stay because a person has corrected the image."""
+    reviewed: int = 0
+    """Items that match and stay because a person has reviewed the image."""
 
     def __add__(self, other: "DeletionCounts") -> "DeletionCounts":
         names = [field.name for field in fields(self)]
@@ -120,7 +127,7 @@ def count_deletions(store: Store, retention: Retention) -> DeletionCounts:
             images=count,
             size=int(size),
             in_snapshots=_count(connection, query.items().where(query.in_snapshot).subquery()),
-            corrected=_count(
+            reviewed=_count(
                 connection, query.items().where(~query.in_snapshot, query.protected).subquery()
             ),
         )
@@ -134,7 +141,7 @@ def forget(store: Store, retention: Retention) -> DeletionCounts:
     and ``StoreUnavailable``.
     """
     expected = count_deletions(store, retention)
-    total = DeletionCounts(in_snapshots=expected.in_snapshots, corrected=expected.corrected)
+    total = DeletionCounts(in_snapshots=expected.in_snapshots, reviewed=expected.reviewed)
     with deletion_lock(store.database):
         total += _forget_redecided(store, retention)
         for _ in range(ROUNDS):
@@ -204,9 +211,9 @@ class RetentionQuery:
     @property
     def protected(self) -> ColumnElement[bool]:
         """Of items that match: stays all the same."""
-        if self._retention.corrected:
+        if self._retention.reviewed:
             return self.in_snapshot
-        return or_(self.in_snapshot, exists().where(corrections.c.image_id == items.c.image_id))
+        return or_(self.in_snapshot, exists().where(reviews.c.image_id == items.c.image_id))
 
     @property
     def redecided(self) -> ColumnElement[bool]:
@@ -223,6 +230,7 @@ class RetentionQuery:
 
 
 _active = func.coalesce(jobs.c.state, "").in_(ACTIVE)  # runs that re-decide have no job
+_in_force = guarantees.c.state != GuaranteeState.WITHDRAWN
 _of_item = decisions.c.item_id == items.c.id
 _labelled = decisions.c.accepted + decisions.c.unsure > 0
 _without_labels = and_(exists().where(_of_item), ~exists().where(_of_item, _labelled))
@@ -241,6 +249,7 @@ def _forget_redecided(store: Store, retention: Retention) -> DeletionCounts:
     """Decisions of named runs that re-decided; their items belong to other runs."""
     with store.database.writing() as connection:
         query = RetentionQuery(connection, retention)
+        forget_review_items(connection, query.redecided)
         removed = connection.execute(delete(decisions).where(query.redecided)).rowcount
     return DeletionCounts(results=removed)
 
@@ -273,9 +282,12 @@ def _remove(
     evidence_ids = (
         connection.execute(select(decisions.c.evidence_id).where(of_items)).scalars().all()
     )
+    forget_review_items(connection, of_items)
     results = connection.execute(delete(decisions).where(of_items)).rowcount
     used = exists().where(decisions.c.evidence_id == evidence.c.id)
-    connection.execute(delete(evidence).where(evidence.c.id.in_(evidence_ids), ~used))
+    unused = select(evidence.c.id).where(evidence.c.id.in_(evidence_ids), ~used)
+    connection.execute(delete(decoys).where(decoys.c.evidence_id.in_(unused)))
+    connection.execute(delete(evidence).where(evidence.c.id.in_(unused)))
     connection.execute(delete(items).where(items.c.id.in_(going)))
     for run_id, state, count in _counted(rows):
         counter = {ItemState.DONE: jobs.c.done, ItemState.FAILED: jobs.c.failed}.get(state)
@@ -320,7 +332,7 @@ def _remove_images(connection: Connection, ids: Collection[int]) -> dict[str, in
     query = select(images.c.id, images.c.sha256, images.c.size)
     rows = connection.execute(query.where(images.c.id.in_(ids), ~needed)).all()
     going = [row.id for row in rows]
-    for table in (corrections, evidence):
+    for table in (reviews, decoys, evidence):
         connection.execute(delete(table).where(table.c.image_id.in_(going)))
     connection.execute(delete(images).where(images.c.id.in_(going)))
     return {row.sha256.hex(): row.size for row in rows}
@@ -336,6 +348,7 @@ def _forget_runs(connection: Connection, retention: Retention) -> int:
         exists().where(decisions.c.run_id == runs.c.id),
         exists().where(child.c.parent_id == runs.c.id),
         exists().where(jobs.c.run_id == runs.c.id, jobs.c.state.in_(ACTIVE)),
+        exists().where(_in_force, guarantees.c.run_id == runs.c.id),
     )
     matching: ColumnElement[bool] = runs.c.name.in_(retention.runs) if retention.runs else true()
     if retention.before is not None:
@@ -344,6 +357,14 @@ def _forget_runs(connection: Connection, retention: Retention) -> int:
     removed = 0
     while ids := connection.execute(select(runs.c.id).where(matching, ~used)).scalars().all():
         connection.execute(delete(jobs).where(jobs.c.run_id.in_(ids)))
+        withdrawn = select(guarantees.c.id).where(guarantees.c.run_id.in_(ids))
+        of_runs = guarantee_events.c.guarantee_id.in_(withdrawn)
+        connection.execute(delete(guarantee_events).where(of_runs))
+        connection.execute(delete(guarantees).where(guarantees.c.run_id.in_(ids)))
+        queues = select(review_queues.c.id).where(review_queues.c.run_id.in_(ids))
+        # Of other runs: what is checked of a job under a guarantee is in the guarantee's queue.
+        connection.execute(delete(review_items).where(review_items.c.queue_id.in_(queues)))
+        connection.execute(delete(review_queues).where(review_queues.c.run_id.in_(ids)))
         removed += connection.execute(delete(runs).where(runs.c.id.in_(ids))).rowcount
     return removed
 

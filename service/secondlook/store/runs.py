@@ -20,6 +20,8 @@ SUGGESTIONS = 5
 """Runs that an error names."""
 MAX_IOU = 0.6
 """Default of ``nms_iou``, for runs without one in their settings."""
+DUPLICATE_IOU = 0.45
+"""The same of ``duplicate_iou``."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Run:
     ontology_id: int
     ontology: Ontology
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """``score_floor``, ``max_boxes`` and ``nms_iou`` as they were in force; with a student also
-    ``cascade`` (its name) and what it may decide alone."""
+    """``score_floor``, ``max_boxes``, ``nms_iou`` and ``duplicate_iou`` as they were in force, and
+    the digest of the ``calibrator``; with a student also ``cascade`` (its name) and what it may
+    decide alone."""
     proposer: str = ""
     """Name and digest; empty until an image is done, and the student's until its teachers
     labelled one."""
@@ -52,6 +55,21 @@ class Run:
     def nms_iou(self) -> float:
         """IoU above which two boxes of one contrast group are one object, [0, 1]."""
         return float(self.settings.get("nms_iou", MAX_IOU))
+
+    @property
+    def duplicate_iou(self) -> float:
+        """The same for accepted boxes of a class, [0, 1]; 1 keeps them all.
+
+        Runs of before kept duplicates; where one is decided again, they go, unless it had switched
+        off suppression altogether.
+        """
+        default = DUPLICATE_IOU if self.nms_iou < 1 else 1.0
+        return float(self.settings.get("duplicate_iou", default))
+
+    @property
+    def calibrator(self) -> str:
+        """Digest of the calibrator whose probabilities it decides by; empty: none."""
+        return str(self.settings.get("calibrator", ""))
 
 
 def create_run(

@@ -11,7 +11,7 @@ from scripted_student import DOGS, MIDDLE, TRUSTED_AFTER, Found, ScriptedStudent
 
 from secondlook.cascade.router import MAX_STREAMS, Cascade, RoutingEvent
 from secondlook.cascade.threshold import MIN_COMPARISONS
-from secondlook.config.settings import BatchingSettings, CascadeSettings
+from secondlook.config.settings import BatchingSettings, CascadeSettings, PipelineSettings
 from secondlook.core.types import Image, Labelled, Pixels
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
@@ -101,6 +101,18 @@ def test_a_student_that_agrees_labels_alone_but_for_audits() -> None:
     assert events.all[-1].trusted == events.all[-1].watched == 1
     assert all(p.agreement == 1.0 for p in events.all if p.path is LabelPath.AUDIT)
     assert events.paths.total() == 400 + TRUSTED_AFTER
+
+
+def test_only_images_that_the_teachers_label_have_decoys() -> None:
+    student = ScriptedStudent(("dog",), right)
+    settings = PipelineSettings(decoys=0.5)
+    pipeline = Pipeline(ScriptedProposer(), ScriptedVerifier(), settings)
+    made = Cascade(pipeline, student, batching=BatchingSettings(batching_window_ms=0))
+    label(made, TRUSTED_AFTER)
+    found = label(made, 400)
+    made.close()
+    asked = Counter(one.path for one in found if one.decoys)
+    assert asked[LabelPath.AUDIT] > 0 == asked[LabelPath.STUDENT]
 
 
 def test_a_student_that_disagrees_never_labels_alone() -> None:

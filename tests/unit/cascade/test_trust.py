@@ -4,14 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from secondlook.cascade.trust import (
-    DriftDetector,
-    SequentialTest,
-    Trust,
-)
+from secondlook.cascade.trust import DriftDetector, Trust
 from secondlook.config.settings import CascadeSettings
 from secondlook_client.errors import BadSetting
 from secondlook_client.values import LabelPath
@@ -208,38 +202,6 @@ def test_an_audit_of_a_trusted_student_is_weighted_by_those_not_sampled() -> Non
     assert one.trusted
     assert one.route(0.95, calm) is LabelPath.TEACHERS
     assert one.route(0.97, calm) is not LabelPath.TEACHERS
-
-
-@given(
-    mean=st.floats(0.05, 0.95),
-    numbers=st.lists(st.floats(0, 1), min_size=1, max_size=60),
-    above=st.booleans(),
-)
-def test_evidence_never_grows_on_average_while_the_claim_holds(
-    mean: float, numbers: list[float], above: bool
-) -> None:
-    test = SequentialTest(mean, claim="at most" if above else "at least")
-    for number in numbers:
-        test.update(number)
-    assert test.count == len(numbers)
-    assert test.evidence >= 0
-    untouched = SequentialTest(mean, claim="at most" if above else "at least")
-    gain = 0.0
-    for outcome, weight in ((1.0, mean), (0.0, 1 - mean)):  # the mean is the claim's bound
-        one = SequentialTest(mean, claim="at most" if above else "at least")
-        one.update(outcome)
-        gain += weight * (one.evidence - untouched.evidence)
-    assert gain <= 1e-9
-
-
-def test_false_trust_at_the_bound_is_as_rare_as_promised() -> None:
-    waited = []
-    for seed in range(60):
-        draws, test = np.random.default_rng(seed), SequentialTest(0.9, claim="at most")
-        while test.evidence < 20 and test.count < 3000:
-            test.update(float(draws.random() < 0.9))
-        waited.append(test.count)
-    assert np.mean(waited) >= 20
 
 
 def test_a_drift_detector_warms_up_and_tells_change_from_noise() -> None:

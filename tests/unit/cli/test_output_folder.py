@@ -33,6 +33,22 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
         assert folder.claim({**IDENTITY, **demo}) == job
 
 
+def test_a_run_of_before_goes_on_by_its_own_rules_only(tmp_path):
+    """Such runs had no calibrator, and kept duplicates."""
+
+    def by(calibrator, duplicate_iou):
+        settings = {"score_floor": 0.1, "duplicate_iou": duplicate_iou}
+        return {**IDENTITY, "settings": settings, "calibrator": calibrator}
+
+    with OutputFolder(tmp_path) as folder:
+        job = folder.claim(IDENTITY)
+        assert folder.claim(by("", 1.0)) == job
+        with pytest.raises(OutputExists, match=r"different calibrator \(none, now 3fa\).*--fresh"):
+            folder.claim(by("3fa", 1.0))
+        with pytest.raises(OutputExists, match=r"duplicate_iou \(1\.0, now 0\.45\)"):
+            folder.check_same_run(by("", 0.45))
+
+
 def test_another_run_is_refused_with_what_differs(tmp_path):
     with OutputFolder(tmp_path) as folder:
         job = folder.claim(IDENTITY)

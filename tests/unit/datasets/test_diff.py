@@ -1,13 +1,13 @@
 """Comparing snapshots: images that were added, removed, moved or relabelled."""
 
 from frozen import DOG_BOX, PETS, photos, stored
+from stored import review_box
 
 from secondlook.datasets.diff import ChangeKind, DiffCounts, ImageChange, compare_snapshots
 from secondlook.datasets.manifest import load_manifest
 from secondlook.datasets.query import Query, SplitShare
 from secondlook.datasets.snapshot import create_snapshot
 from secondlook.store import Store
-from secondlook_client.values import Outcome
 
 ALL = (SplitShare("train", 1),)
 
@@ -47,12 +47,12 @@ def test_added_and_removed_images(store: Store) -> None:
     assert hashes == sorted(hashes)
 
 
-def test_corrections_are_changes(store: Store) -> None:
+def test_reviews_are_changes(store: Store) -> None:
     run = stored(store, "r", photos(3))
     old = made(store, "old", "r")
     image = store.results.page(run.id)[1].image_id
-    store.results.correct(image, "dog", DOG_BOX, Outcome.UNSURE, "ada")
-    store.results.correct(image, "cat", (50, 40, 70, 60), Outcome.ACCEPT, "ada")
+    review_box(store, image, "dog", DOG_BOX, "unsure", "ada")
+    review_box(store, image, "cat", (50, 40, 70, 60), "right", "ada")
     (changed,) = changes(store, old, made(store, "new", "r"))
     assert changed.change is ChangeKind.RELABELLED
     assert changed.gained == ("cat label", "dog ignore")

@@ -23,6 +23,7 @@ from frozen import (
     stored,
 )
 from PIL import Image as PILImage
+from stored import review_box
 
 from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.core.types import Image
@@ -106,6 +107,20 @@ def test_hard_negatives_come_only_when_asked_for(store: Store) -> None:
     assert (negative.kind, negative.class_index) == (BoxKind.HARD_NEGATIVE, 1)
 
 
+def test_what_is_rejected_on_a_labelled_object_is_no_hard_negative(store: Store) -> None:
+    """A student would unlearn the dog: neither its duplicate, nor a rejected box around it."""
+    x1, y1, x2, y2 = DOG_BOX
+    moved = (x1 + 0.3 * (x2 - x1), y1, x2 + 0.3 * (x2 - x1), y2)  # IoU 0.54
+    rows = [(DOG_BOX, {"dog": 0.9}), (moved, {"dog": 0.8, "cat": 0.7})]
+    stored(store, "r", photos(1), script=lambda *_: rows)
+    (result,) = store.results.page(store.results.run("r").id)
+    rejected = [(j.class_name, j.row) for j in result.labelled.of(Outcome.REJECT)]
+    assert rejected == [("dog", 1), ("cat", 1)]
+    (entry,) = frozen(store, hard_negatives=True)
+    kept = [(PETS.names[box.class_index], box.kind) for box in entry.boxes]
+    assert kept == [("dog", BoxKind.LABEL), ("cat", BoxKind.HARD_NEGATIVE)]
+
+
 PRESENCE = {"Does this picture show a dog?": 0.03, "Does this picture show a cat?": 0.02}
 
 
@@ -138,11 +153,11 @@ def test_a_person_may_dispel_a_doubt_about_the_whole_image(store: Store) -> None
     run = stored(store, "r", photos(1), script=lambda *_: [], answers=answers, settings=asked)
     (found,) = store.results.page(run.id)
     whole = found.labelled.judgements[0].box
-    store.results.correct(found.image_id, "cat", whole, Outcome.REJECT, "ada")
+    review_box(store, found.image_id, "cat", whole, "wrong", "ada")
     (entry,) = frozen(store, hard_negatives=True)
     assert (entry.empty, entry.boxes) == (EmptyReason.VERIFIED_EMPTY, ())
     # A cat that a person finds is a label of its own, however large, and no answer to the doubt.
-    store.results.correct(found.image_id, "cat", (1, 0, 72, 64), Outcome.ACCEPT, "ada")
+    review_box(store, found.image_id, "cat", (1, 0, 72, 64), "right", "ada")
     (again,) = store.results.page(run.id)
     assert [j.box for j in again.labelled.of(Outcome.ACCEPT)] == [(1, 0, 72, 64)]
 
@@ -194,7 +209,7 @@ def test_a_person_outranks_the_run(store: Store) -> None:
     first = store.snapshots.get(create_snapshot(store, "before", Query(("r",))).name)
     (run,) = store.snapshots.runs(["r"], "")
     image = store.results.page(run.id)[0].image_id
-    store.results.correct(image, "dog", DOG_BOX, Outcome.REJECT, "ada")
+    review_box(store, image, "dog", DOG_BOX, "wrong", "ada")
     found = by_name(frozen(store))
     assert found["sure.jpg"].empty is EmptyReason.ALL_REJECTED
     assert by_name(entries_of(store, "before"))["sure.jpg"].boxes  # and a snapshot never changes

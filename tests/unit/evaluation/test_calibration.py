@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scored_samples import BOX, CLASSES, detections, judged, sample, world
 
-from secondlook.evaluation.calibration import cross_fitted, fit_classes, probability
+from secondlook.evaluation.calibration import (
+    auroc,
+    cross_fitted,
+    fit_classes,
+    probability,
+    reliability_of,
+    risk_coverage,
+)
 from secondlook.evaluation.detector_scores import score
 from secondlook.evaluation.matching import judge_classes
 
@@ -69,3 +76,32 @@ def test_a_group_is_never_on_both_sides():
     found = [detections([BOX], [0.9 - place / 10], [0]) for place in range(4)]
     (one,) = judge_classes(samples, found, 1)
     assert one.fold.tolist() == [0, 1, 0, 1]
+
+
+def test_auroc_counts_equal_scores_half():
+    right = np.array([True, True, False, False])
+    assert auroc(np.array([0.9, 0.4, 0.4, 0.1]), right) == pytest.approx(0.875)
+    assert auroc(-np.array([0.9, 0.4, 0.4, 0.1]), right) == pytest.approx(0.125)
+    assert auroc(np.array([0.9, 0.4]), np.array([True, True])) == 1
+
+
+def test_reliability_of_plain_probabilities():
+    right = np.array([True, True, False, False])
+    assert reliability_of(np.array([1.0, 1.0, 0.0, 0.0]), right).error == 0
+    assert reliability_of(np.full(4, 0.95), right).error == pytest.approx(0.45)
+    assert reliability_of(np.zeros(0), np.zeros(0, dtype=bool)).error is None
+
+
+def test_risk_and_coverage():
+    scores = np.array([0.2, 0.9, 0.5, 0.5, 0.7])
+    right = np.array([True, True, True, False, False])
+    curve = risk_coverage(scores, right)
+    assert curve.coverage == pytest.approx([0.2, 0.4, 0.8, 1.0])  # the two of 0.5 together
+    assert curve.risk == pytest.approx([0, 0.5, 0.5, 0.4])
+    assert curve.kept == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
+    assert curve.area == pytest.approx(0.2 * 0 + 0.2 * 0.5 + 0.4 * 0.5 + 0.2 * 0.4)
+    assert [curve.kept_at(p) for p in (1.0, 0.6, 0.5)] == pytest.approx([1 / 3, 1, 1])
+    nothing = risk_coverage(np.zeros(0), np.zeros(0, dtype=bool))
+    assert (nothing.area, nothing.kept_at(0.9)) == (0, 0)
+    wrong = risk_coverage(np.array([0.9, 0.1]), np.array([False, False]))
+    assert wrong.kept_at(0.5) == 0

@@ -32,6 +32,18 @@ def test_a_folder_is_labelled_whole(store: Store, tmp_path: Path) -> None:
     assert all((r.labelled.width, r.labelled.height) == (40, 30) for r in results)
 
 
+def test_a_job_that_goes_on_with_another_calibrator_says_so(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = str(fill(tmp_path / "images", 1))
+    store.queue.create("same", "folder", DOGS, folder, {"score_floor": 0.1})
+    store.queue.create("other", "folder", DOGS, folder, {"calibrator": "3fa0" * 16})
+    with running(store, [tmp_path]):
+        assert wait_for(store, "same", ended).done == wait_for(store, "other", ended).done == 1
+    (said,) = (one.getMessage() for one in caplog.records if "calibrator" in one.getMessage())
+    assert said.startswith("job 'other' began with the calibrator 3fa03fa03fa0 and goes on with")
+
+
 def test_a_stopped_server_finishes_what_is_under_way_and_the_next_goes_on(
     store: Store, tmp_path: Path
 ) -> None:

@@ -208,7 +208,8 @@ def test_verifying_empty_images_needs_a_verifier() -> None:
 
 
 def test_runs_of_before_are_recorded_as_before() -> None:
-    assert set(PipelineSettings().recorded()) == {"score_floor", "max_boxes", "nms_iou"}
+    known = {"score_floor", "max_boxes", "nms_iou", "duplicate_iou"}
+    assert set(PipelineSettings().recorded()) == known
     assert ASKED.recorded()["verify_empty"] is True
 
 

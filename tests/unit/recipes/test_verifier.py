@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from recipes.verifier import train
 from recipes.verifier.data import Samples, batch_of, pack, unpack
-from recipes.verifier.evaluate import auroc, by_class, ece, p_yes
+from recipes.verifier.evaluate import by_class, figures, p_yes
 from recipes.verifier.model import (
     IMAGE_TOKENS,
     PromptTokens,
@@ -238,10 +238,10 @@ def test_an_export_loads_and_generates(work: Path, tmp_path: Path) -> None:
 
 
 def test_figures_of_scores() -> None:
-    truth = np.array([True, True, False, False])
-    assert auroc(np.array([0.9, 0.4, 0.4, 0.1]), truth) == pytest.approx(0.875)
-    assert ece(np.array([1.0, 1.0, 0.0, 0.0]), truth) == 0
-    assert ece(np.array([0.95, 0.95, 0.95, 0.95]), truth) == pytest.approx(0.45)
+    found = figures([(0.9, True), (0.4, True), (0.4, False), (0.1, False)])
+    assert found["auroc"] == pytest.approx(0.875)
+    assert found["ece"] == pytest.approx(0.1)
+    assert (found["yes"], found["precision"], found["recall"]) == (0.5, 1.0, 0.5)
 
 
 class TestWeights:

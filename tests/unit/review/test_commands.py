@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from html_page import Page
-from stored import ANSWERS, image_of, labelled, stored_run
+from stored import ANSWERS, image_of, labelled, review_box, stored_run
 
 from secondlook.cli import run
 from secondlook.store import Store, open_store
@@ -108,13 +108,12 @@ def test_errors_of_the_commands(
 def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with opened(data) as store:
         (first, _) = store.results.page(1)
-        store.results.correct(
-            image_of(store, "a.png"), "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann", "it barks"
-        )
+        image = image_of(store, "a.png")
+        review_box(store, image, "dog", (20, 5, 39, 25), "right", "Ann", "it barks")
     name = first.label_id(2)
     said = told(capsys, "explain", name, "--data", str(data))
     for part in (
-        f"{name}  dog: accept  Ann decided accept: it barks",
+        f"{name}  dog: accept  Ann says that it is right: it barks",
         f"a.png  40×30  {first.labelled.sha256}",
         "20.0 5.0 39.0 25.0  (19×20 pixels)",
         "first (folder)",
@@ -123,7 +122,7 @@ def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) ->
         "unsure (P(yes) 0.50 is between 0.40 and 0.60)",
         "0.700",
         "Dog?",
-        "Ann: accept",
+        "Ann  right: it barks",
     ):
         assert part in said
     page = Page(Path("explain.html").read_text())
@@ -131,11 +130,11 @@ def test_a_label_is_explained(data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(page.all("img")) == 2
     for part in (first.labelled.sha256, "scripted@p0", "scripted@v0", "Dog?", "Ann"):
         assert part in page.texts(), part
-    history = [words for words in page.texts("td") if words.startswith(("accepted:", "unsure:"))]
-    assert history == ["unsure: P(yes) 0.50 is between 0.40 and 0.60", "accepted: it barks"]
+    history = [words for words in page.texts("td") if words.startswith(("right:", "unsure:"))]
+    assert history == ["unsure: P(yes) 0.50 is between 0.40 and 0.60", "right: it barks"]
     plain = json.loads(told(capsys, "explain", name, "--json", "--data", str(data)))
     assert plain["outcome"] == "accept"
-    assert plain["decision_before_corrections"]["outcome"] == "unsure"
+    assert plain["decision_before_reviews"]["outcome"] == "unsure"
     assert plain["image"]["sha256"] == first.labelled.sha256
     dog = plain["classes"][2]
     assert (dog["question"], dog["p_yes"], dog["raw_answer"]) == ("Dog?", 0.5, "no")

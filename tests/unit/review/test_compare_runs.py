@@ -2,7 +2,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from html_page import Page
-from stored import ANSWERS, image_of, labelled, stored_run, street_ontology
+from stored import ANSWERS, image_of, labelled, review_box, stored_run, street_ontology
 
 from secondlook.config.settings import ImageSettings
 from secondlook.review import pages
@@ -79,11 +79,11 @@ def test_two_boxes_over_one_are_matched_once(store: "Store") -> None:
     assert (found.kept["dog"], found.gained["dog"], found.lost["dog"]) == (1, 0, 1)
 
 
-def test_corrections_count_in_both_runs(store: "Store") -> None:
+def test_reviews_count_in_both_runs(store: "Store") -> None:
     stored_run(store, "first", [labelled("a", answers=DOGGED)])
     redecide(store, "first", "strict", street_ontology(accept=0.97))
     image = image_of(store, "a")
-    store.results.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    review_box(store, image, "dog", (20, 5, 39, 25), "right", "Ann")
     found, _ = read(store, "first", "strict")
     assert (found.kept["dog"], found.lost["dog"], found.lost["glasses on"]) == (1, 0, 1)
 

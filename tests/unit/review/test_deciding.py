@@ -2,13 +2,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secondlook.core import boxes as box_ops
 from secondlook.core.class_mapping import columns_for
 from secondlook.core.types import Evidence, ImageVerdicts, Proposals
+from secondlook.labeling.box_features import FEATURES
+from secondlook.labeling.calibrator import Calibrator, ClassFit
 from secondlook.labeling.decisions import judge
-from secondlook.review import redecide
 from secondlook.review.redecide import BatchDecider
 from secondlook.store.bulk import pack_many, unpack_many
-from secondlook.store.codec import pack_decisions, pack_evidence, questions_of, unpack_evidence
+from secondlook.store.codec import (
+    pack_decisions,
+    pack_evidence,
+    questions_of,
+    unpack_decisions,
+    unpack_evidence,
+)
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Answer, Verdict, View
 
@@ -87,20 +95,40 @@ def ontologies(draw: st.DrawFn) -> Ontology:
     return Ontology(tuple(specs))
 
 
-@given(st.data(), ontologies(), share, st.sampled_from(("", "v@1")))
+@st.composite
+def calibrators(draw: st.DrawFn, ontology: Ontology) -> Calibrator:
+    """Any features, with weights that make every outcome likely."""
+    features = draw(st.lists(st.sampled_from(FEATURES), unique=True, max_size=5))
+    weight = st.sampled_from((-1.0, 0.0, 0.3, 2.0))
+    numbers = st.tuples(*(weight for _ in features))
+    return Calibrator(
+        ontology.names,
+        tuple(features),
+        draw(numbers),
+        tuple(ClassFit(draw(weight), draw(numbers)) for _ in ontology.names),
+        {name: draw(share) for name in ontology.names if draw(st.booleans())},
+    )
+
+
+@given(st.data(), ontologies(), share, share, st.sampled_from(("", "v@1")))
 def test_many_at_once_are_decided_as_one_by_one_to_the_last_bit(
-    data: st.DataObject, ontology: Ontology, nms_iou: float, verifier: str
+    data: st.DataObject, ontology: Ontology, nms_iou: float, duplicate_iou: float, verifier: str
 ) -> None:
     found = data.draw(st.lists(evidences(verifier), min_size=1, max_size=5))
+    calibrator = data.draw(st.none() | calibrators(ontology))
+    sizes = [(data.draw(st.integers(6, 12)), 10) for _ in found]
     packed = [pack_evidence(one, KEPT) for one in found]
     columns = columns_for(ontology, KEPT)
-    decider = BatchDecider(ontology, KEPT, columns, nms_iou, verified=bool(verifier))
-    together = pack_many(decider.decide(unpack_many(packed, KEPT)))
+    rules = {"calibrator": calibrator, "duplicate_iou": duplicate_iou}
+    decider = BatchDecider(ontology, KEPT, columns, nms_iou, verified=bool(verifier), **rules)
+    batch = unpack_many(packed, KEPT, np.array(sizes, dtype=np.float32))
     one_by_one = [
-        pack_decisions(judge(columns.apply(again), ontology, nms_iou), ontology)
-        for again in (unpack_evidence(one, KEPT, "p@1", verifier) for one in packed)
+        pack_decisions(judge(columns.apply(again), ontology, nms_iou, size=size, **rules), ontology)
+        for again, size in zip(
+            (unpack_evidence(one, KEPT, "p@1", verifier) for one in packed), sizes, strict=True
+        )
     ]
-    assert together == one_by_one
+    assert pack_many(decider.decide(batch)) == one_by_one
 
 
 def test_crowded_images_are_taken_in_slices(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -115,7 +143,7 @@ def test_crowded_images_are_taken_in_slices(monkeypatch) -> None:  # type: ignor
     decider = BatchDecider(ontology, ontology, columns_for(ontology, ontology), 0.4, verified=False)
     whole = pack_many(decider.decide(unpack_many(packed, ontology)))
     assert whole == [pack_decisions(judge(found, ontology, 0.4), ontology)] * 3
-    monkeypatch.setattr(redecide, "_PAIRS_AT_ONCE", 1000)
+    monkeypatch.setattr(box_ops, "PAIRS_AT_ONCE", 1000)
     assert pack_many(decider.decide(unpack_many(packed, ontology))) == whole
 
 
@@ -149,3 +177,23 @@ def test_contradictions_and_doubts_of_contrast_groups() -> None:
     decider = BatchDecider(ontology, ontology, columns, 0.5, verified=True)
     assert pack_many(decider.decide(unpack_many(packed, ontology))) == judged
     assert {"the answers contradict: yes to", "P(yes) 0.90 ≥ 0.60, but"} <= said
+
+
+def test_the_limits_of_a_calibrator_count_for_many_images_too() -> None:
+    ontology = Ontology((ClassSpec("dog", question="Dog?"),))
+    sure = Calibrator(("dog",), (), (), (ClassFit(2.0, ()),), {"dog": 0.95})
+    found = Evidence(
+        Proposals(np.array([[0, 0, 9, 9]], np.float32), np.array([[0.5]], np.float32)),
+        {(0, View.CROP, "Dog?"): Verdict("Dog?", View.CROP, Answer(0.1), "v@1", 1.0)},
+        "p@1",
+        "v@1",
+    )
+    columns = columns_for(ontology, ontology)
+    decider = BatchDecider(ontology, ontology, columns, 0.6, verified=True, calibrator=sure)
+    sizes = np.array([[40, 30]], np.float32)
+    (content,) = pack_many(
+        decider.decide(unpack_many([pack_evidence(found, ontology)], ontology, sizes))
+    )
+    (dog,) = unpack_decisions(content, found, ontology)
+    assert dog.reason == "probability 0.88 is between 0.40 and 0.95 (P(yes) 0.10)"
+    assert (dog,) == judge(found, ontology, 0.6, sure, (40, 30))

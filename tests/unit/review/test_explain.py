@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,23 @@ from stored import (
     encoded,
     image_of,
     labelled,
+    review_box,
     stored_run,
     street_ontology,
 )
 
+from secondlook.cli.runs import explanation_json
 from secondlook.config.settings import ImageSettings
 from secondlook.core.images import decode
+from secondlook.labeling.box_features import FEATURES
+from secondlook.labeling.calibrator import BASE, Calibrator, ClassFit
 from secondlook.labeling.pipeline import Pipeline, Task
-from secondlook.review.explain import explain, rerun_models
+from secondlook.review.explain import FEATURE_WORDS, explain, rerun_models
 from secondlook.review.pages import write_explanation
 from secondlook.review.redecide import redecide
 from secondlook_client.errors import Damaged
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Outcome
+from secondlook_client.values import Answer, Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +73,7 @@ def test_the_evidence_of_every_class_for_the_box(store: "Store") -> None:
 
 def test_a_box_that_a_person_added_has_no_scores(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
-    store.results.correct(image_of(store, "street"), "dog", (14, 1, 19, 6), Outcome.ACCEPT, "Ann")
+    review_box(store, image_of(store, "street"), "dog", (14, 1, 19, 6), "right", "Ann")
     found = explain(store, label_of(store, "first", 3))
     assert found.classes == ()
     again = rerun_models(store, found.label, pipeline(), ImageSettings())
@@ -138,10 +143,10 @@ def test_other_answers_are_another_outcome(store: "Store") -> None:
     assert (nothing.score, nothing.judgement, nothing.same_outcome) == (None, None, False)
 
 
-def test_a_rerun_is_compared_with_the_decision_before_corrections(store: "Store") -> None:
+def test_a_rerun_is_compared_with_the_decision_before_reviews(store: "Store") -> None:
     stored_run(store, "first", [labelled()])
     image = image_of(store, "street")
-    store.results.correct(image, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    review_box(store, image, "dog", (20, 5, 39, 25), "right", "Ann")
     label = explain(store, label_of(store, "first", 2)).label
     assert label.judgement.decision.outcome is Outcome.ACCEPT
     assert rerun_models(store, label, pipeline(), ImageSettings()).same_outcome
@@ -178,3 +183,59 @@ def test_thresholds_of_the_run_are_shown_not_those_of_its_parent(store: "Store")
     redecide(store, "first", "strict", street_ontology(threshold=0.3, accept=0.97))
     (on, *_) = explain(store, label_of(store, "strict", 0)).classes
     assert (on.spec.threshold, on.spec.accept) == (0.3, 0.97)
+
+
+def test_why_a_calibrator_gave_this_probability(store: "Store", tmp_path: "Path") -> None:
+    calibrator = Calibrator(
+        street_ontology().names,
+        ("score", "p_yes", "size", "near"),
+        (0.5, 0.2, -1.0, 0.0),
+        (ClassFit(0.3, (0.7, 1.5, -0.2, 0.0)),) * 3,
+        {"dog": 0.95},
+    )
+    stored_run(store, "first", [labelled()])
+    redecide(store, "first", "new", street_ontology(), calibrator=calibrator)
+    found = explain(store, label_of(store, "new", 0))
+    assert found.calibrator == calibrator
+    told = {one.feature: one.log_odds for one in found.contributions}
+    assert set(told) == {"base", "score", "p_yes", "size"}  # without what adds nothing
+    probability = found.label.judgement.probability
+    assert sum(told.values()) == pytest.approx(math.log(probability / (1 - probability)))
+    limits = {one.spec.name: one.spec.accept for one in found.classes}
+    assert limits == {"glasses on": 0.6, "glasses off": 0.6, "dog": 0.95}
+    page = write_explanation(tmp_path / "why.html", found, store.blobs, ImageSettings())
+    assert "the verifier&#39;s P(yes)" in page.read_text()
+    assert explanation_json(found)["contributions"][0]["feature"] == "base"
+
+
+def test_answers_that_decide_alone_need_no_why(store: "Store") -> None:
+    stored_run(store, "first", [labelled()])
+    found = explain(store, label_of(store, "first", 0))
+    assert (found.calibrator, found.contributions) == (None, ())
+
+
+def test_without_a_verdict_no_calibrator_decided(store: "Store") -> None:
+    stored_run(store, "first", [labelled(answers={**ANSWERS, "On?": Answer(None, "hm")})])
+    by_answers = Calibrator(
+        street_ontology().names, ("p_yes",), (0.0,), (ClassFit(0.0, (1.0,)),) * 3
+    )
+    redecide(store, "first", "new", street_ontology(), calibrator=by_answers)
+    on, off = (explain(store, label_of(store, "new", place)) for place in (0, 1))
+    assert (on.calibrator, off.calibrator) == (None, by_answers)
+
+
+def test_a_rerun_is_decided_by_the_run_s_own_calibrator(store: "Store") -> None:
+    names = street_ontology().names
+    doubting = Calibrator(names, (), (), (ClassFit(0.0, ()),) * 3)
+    stored_run(store, "first", [labelled()])
+    redecide(store, "first", "new", street_ontology(), calibrator=doubting)
+    label = explain(store, label_of(store, "new", 0)).label
+    again = rerun_models(store, label, pipeline(), ImageSettings())
+    assert again.same_outcome
+    assert again.judgement is not None
+    assert again.judgement.reason == label.judgement.reason
+    assert again.judgement.reason.startswith("probability 0.50 is between 0.40 and 0.60")
+
+
+def test_every_feature_has_words() -> None:
+    assert set(FEATURE_WORDS) == {BASE, *FEATURES}

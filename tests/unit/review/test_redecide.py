@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -5,19 +6,28 @@ import pytest
 from sqlalchemy import delete
 from stored import ANSWERS, LIMITS, STREET, labelled, stored_run, street_ontology
 
+from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Labelled
+from secondlook.labeling.calibrator import Calibrator, ClassFit
 from secondlook.labeling.decisions import judge
 from secondlook.review import redecide as module
 from secondlook.review.redecide import RedecideProgress, redecide
-from secondlook.store.runs import create_run
+from secondlook.store.runs import DUPLICATE_IOU, Run, create_run
 from secondlook.store.schema import decisions
-from secondlook_client.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
+from secondlook_client.errors import (
+    AlreadyExists,
+    BadOntology,
+    BadSetting,
+    InvalidInput,
+    NotFound,
+)
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Outcome
 
 if TYPE_CHECKING:
     from secondlook.store import Store
 
+NAMES = ("first", "sure", "again", "without")
 STRICT = street_ontology(threshold=0.25, accept=0.97)
 
 
@@ -133,6 +143,8 @@ def test_what_the_kept_evidence_cannot_decide_is_refused(store: "Store") -> None
     refused(street_ontology(threshold=0.05), r"0\.05 is below 0\.1")
     with pytest.raises(InvalidInput, match="between 0 and 1"):
         redecide(store, "first", "new", STRICT, nms_iou=1.5)
+    with pytest.raises(InvalidInput, match="duplicate_iou"):
+        redecide(store, "first", "new", STRICT, duplicate_iou=-0.1)
     with pytest.raises(NotFound, match="no run 'second'"):
         redecide(store, "second", "new", STRICT)
     with store.database.writing() as connection:
@@ -151,6 +163,81 @@ def test_a_name_in_use_is_refused(store: "Store") -> None:
     ):
         with pytest.raises(AlreadyExists, match="choose another name"):
             redecide(store, "first", name, ontology, nms_iou)
+
+
+def calibrated(probability: float, *classes: str, **more: object) -> Calibrator:
+    """One that gives every box of these classes the same probability."""
+    fit = ClassFit(math.log(probability / (1 - probability)), ())
+    names = classes or street_ontology().names
+    return Calibrator(names, (), (), (fit,) * len(names), **more)  # type: ignore[arg-type]
+
+
+def test_a_calibrator_is_kept_with_the_run_and_decides_its_runs_too(store: "Store") -> None:
+    stored_run(store, "first", results())
+    sure = calibrated(0.83, proposer="scripted@p0", verifier="scripted@v0")
+    told = redecide(store, "first", "sure", street_ontology(), calibrator=sure)
+    assert (told.run.calibrator, store.calibrators.get(sure.digest)) == (sure.digest, sure)
+    again = redecide(store, "sure", "again", street_ontology())
+    without = redecide(store, "again", "without", street_ontology(), calibrator="")
+    assert (again.run.calibrator, without.run.calibrator) == (sure.digest, "")
+    first, *later = (store.results.page(store.results.run(name).id) for name in NAMES)
+    for old, *new in zip(first, *later, strict=True):
+        size = (old.labelled.width, old.labelled.height)
+        expected = judge(old.labelled.evidence, street_ontology(), LIMITS.nms_iou, sure, size)
+        assert [one.labelled.judgements for one in new] == [
+            expected,
+            expected,
+            old.labelled.judgements,
+        ]
+        assert [one.probability for one in expected] == [pytest.approx(0.83)] * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("calibrator", "said"),
+    [
+        (calibrated(0.8, "dog"), "no class 'glasses on'"),
+        (
+            calibrated(0.8, proposer="other@1"),
+            "fitted to the proposer other@1, and this is scripted",
+        ),
+        (
+            calibrated(0.8, verifier="other@1"),
+            "fitted to the verifier other@1, and this is scripted",
+        ),
+    ],
+)
+def test_a_calibrator_of_other_classes_or_models_is_refused(
+    store: "Store", calibrator: Calibrator, said: str
+) -> None:
+    stored_run(store, "first", results(1))
+    with pytest.raises((InvalidInput, BadSetting), match=said):
+        redecide(store, "first", "new", street_ontology(), calibrator=calibrator)
+    with pytest.raises(NotFound):
+        store.results.run("new")
+    assert store.calibrators.page() == []
+
+
+def test_runs_of_before_lose_their_duplicates(store: "Store") -> None:
+    twice = (*STREET[:2], ((15, 5, 34, 25), {"dog": 0.4}))  # IoU with the dog: 0.58
+    with_both = labelled("p", rows=twice, answers={**ANSWERS, "Dog?": 0.9}, duplicate_iou=1.0)
+    before = stored_run(store, "first", [with_both], settings={"score_floor": 0.1})
+    assert before.duplicate_iou == DUPLICATE_IOU == PipelineSettings.duplicate_iou
+    told = redecide(store, "first", "new", street_ontology())
+    kept = redecide(store, "first", "kept", street_ontology(), duplicate_iou=1.0)
+
+    def dogs(run: Run) -> list[Outcome]:
+        (result,) = store.results.page(run.id)
+        return [one.outcome for one in result.labelled.judgements if one.class_name == "dog"]
+
+    assert dogs(before) == dogs(kept.run) == [Outcome.ACCEPT] * 2
+    assert dogs(told.run) == [Outcome.ACCEPT, Outcome.REJECT]
+    assert (told.run.duplicate_iou, kept.run.duplicate_iou) == (DUPLICATE_IOU, 1.0)
+
+
+def test_where_nothing_was_suppressed_duplicates_stay(store: "Store") -> None:
+    """As of verified annotations, each of which has its own answer."""
+    run = stored_run(store, "first", results(1), settings={"score_floor": 0.1, "nms_iou": 1.0})
+    assert run.duplicate_iou == 1.0
 
 
 def test_empty_images_stay_empty(store: "Store") -> None:

@@ -17,13 +17,13 @@ from secondlook.server import bounds
 from secondlook.server.bounds import declared, message_check, request_reader
 from secondlook_client import ontology
 from secondlook_client.errors import BadRequest
-from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2
+from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2, reviews_pb2
 
 LABEL = "/secondlook.v1.LabelingService/Label"
 
 
 def methods() -> list[MethodDescriptor]:
-    files = (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2)
+    files = (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
     services = [s for file in files for s in file.DESCRIPTOR.services_by_name.values()]
     return [method for service in services for method in service.methods]
 
@@ -132,7 +132,7 @@ def test_no_text_holds_nul_and_no_number_is_beyond_a_database(method, path, fiel
     if field.type == FieldDescriptor.TYPE_STRING and not declared(field).cut:
         strange = [["a\0b"] if field.is_repeated else "a\0b"]
     if field.type == FieldDescriptor.TYPE_UINT64:
-        strange = [2**63, 2**64 - 1]
+        strange = [[2**63]] if field.is_repeated else [2**63, 2**64 - 1]
     if field.type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
         strange = [float("nan"), float("inf"), -float("inf")]
     for value in strange:

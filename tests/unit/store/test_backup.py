@@ -7,18 +7,20 @@ import pytest
 from registered import add_version
 from settled import OWNER, empty, settled_job, street
 from sqlalchemy import select, text
-from stored import image_of
+from stored import image_of, labelled, review_box
 from students import write_student
 
 from secondlook.datasets.manifest import ManifestWriter
+from secondlook.labeling.calibrator import Calibrator, ClassFit
 from secondlook.store import Store, open_store
 from secondlook.store import backup as module
 from secondlook.store.backup import back_up, restore
 from secondlook.store.retention import Retention, forget
+from secondlook.store.reviews import QueueItem
 from secondlook.store.schema import images, jobs, metadata, training_jobs
 from secondlook.store.training_jobs import TrainingSpec
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
-from secondlook_client.values import Outcome
+from secondlook_client.values import ReviewAnswer
 
 DIALECTS = ["sqlite", "postgresql"]
 
@@ -38,7 +40,16 @@ def fill(store: Store) -> None:
     """Something in every table."""
     settled_job(store, "first", street("a", "b") + empty("c"), failed=["x"])
     settled_job(store, "second", street("b", "d"), waiting=["w"])
-    store.results.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.REJECT, "Eva", "ünï")
+    settled_job(store, "audited", [labelled(name, decoys=0.5) for name in "efgh"])
+    review_box(store, image_of(store, "a"), "dog", (0, 0, 5, 5), "wrong", "Eva", "ünï")
+    (result, *_) = store.results.page(1)
+    dog = result.labelled.judgements[0]
+    about = QueueItem(result.cursor, 0, dog.class_name, dog.box, dog.probability, dog.outcome)
+    store.reviews.create_queue("asked", "first", [about], "random")
+    (item,) = store.reviews.next("asked", "Eva")
+    store.reviews.answer(item.id, "Eva", ReviewAnswer.RIGHT)
+    fitted = Calibrator(("dog",), ("score",), (0.5,), (ClassFit(0.25, (4.0,)),))
+    store.guarantees.create("street-95", "first", {"target": 0.95}, fitted)
     writer = ManifestWriter(store.blobs)
     manifest = writer.finish(["dog"], ["train"], ["m@1"])
     held = [image_of(store, "a"), image_of(store, "d")]

@@ -165,7 +165,7 @@ NEW_COLUMNS = {
     "SELECT mtime_ns, image_id, attempts, reason FROM items": (11, 1, 3, "bad_image"),
     "SELECT image_id, created_at FROM evidence": (1, 3.5),
     "SELECT image_id, created_at FROM decisions": (1, 4.5),
-    "SELECT image_id, person, created_at FROM corrections": (1, "Ann", 5.5),
+    "SELECT image_id, answer, person, created_at FROM reviews": (1, "right", "Ann", 5.5),
     "SELECT model_id, created_at FROM model_promotions": (1, 7.5),
     "SELECT attempts, created_at, updated_at FROM training_jobs": (4, 8.5, 9.5),
 }
@@ -181,6 +181,7 @@ def test_rows_of_the_second_schema_are_there_under_the_new_names(dialect, store_
         command.upgrade(config, "0002")
         for statement in OLD_ROWS:
             connection.execute(text(statement))
+        connection.execute(text("UPDATE pictures SET sha256 = :sha256"), {"sha256": bytes(32)})
     database.close()
     with open_store(*place) as store:
         with store.database.reading() as connection:
@@ -192,6 +193,8 @@ def test_rows_of_the_second_schema_are_there_under_the_new_names(dialect, store_
             assert old_names(connection) == []
         (failed,) = store.queue.failures(1)
         assert (failed.name, failed.attempts) == ("a.png", 3)
+        (review,) = store.reviews.history()
+        assert store.reviews.add_from([review]) == (0, 1)  # its key is what a new one would have
         assert store.queue.retry("night") == 1 and store.queue.get("night").waiting == 1
         first = store.training_jobs.get(1)
         assert (first.state, first.updated_at) == (TrainingState.RUNNING, 9.5)

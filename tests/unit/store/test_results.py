@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 import pytest
 from settled import settled_job
 from sqlalchemy import func, select
-from stored import ANSWERS, image_of, labelled, stored_run, street_ontology
+from stored import ANSWERS, image_of, labelled, review_box, stored_run, street_ontology
 
 from secondlook.core.types import Labelled
 from secondlook.store import ontologies as texts
@@ -75,7 +75,7 @@ def test_the_outcome_of_one_item_is_its_result_or_its_failure(store: "Store") ->
     assert failed.reason == "bad_image"
     with pytest.raises(NotFound, match="no image with key 3"):
         store.results.outcome(run_id, 3)
-    store.results.correct(first.image_id, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "ann")
+    review_box(store, first.image_id, "dog", (20, 5, 39, 25), "right", "ann")
     corrected = store.results.outcome(run_id, 0)
     assert isinstance(corrected, Result)
     assert len(corrected.labelled.result.labels) == len(first.labelled.result.labels) + 1
@@ -163,23 +163,22 @@ def test_an_ontology_that_was_changed_behind_our_back_is_reported(store: "Store"
 def test_a_persons_word_outranks_every_run(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
     image = image_of(store, "street")
-    say = store.results.correct
-    say(image, "dog", (21, 6, 39, 25), Outcome.ACCEPT, "Ann", "a dog, seen from behind")
-    say(image, "glasses on", (1, 1, 12, 20), Outcome.REJECT, "Ann")
+    review_box(store, image, "dog", (21, 6, 39, 25), "right", "Ann", "a dog, seen from behind")
+    review_box(store, image, "glasses on", (1, 1, 12, 20), "wrong", "Ann")
     later = stored_run(store, "later", [labelled()])
     for found in (run, later):
         (result,) = store.results.page(found.id)
         on, off, dog = result.labelled.judgements
         assert (on.decision.outcome, on.decision.probability) == (Outcome.REJECT, 0.0)
-        assert on.decision.reason == "Ann decided reject"
+        assert on.decision.reason == "Ann says that it is wrong"
         assert (off.decision.outcome, off.decision.reason) == (
             Outcome.REJECT,
             "P(yes) 0.02 ≤ 0.40",
         )
         assert (dog.decision.outcome, dog.decision.probability) == (Outcome.ACCEPT, 1.0)
-        assert dog.decision.reason == "Ann decided accept: a dog, seen from behind"
+        assert dog.decision.reason == "Ann says that it is right: a dog, seen from behind"
         assert dog.box == (20, 5, 39, 25)
-    say(image, "dog", (20, 5, 39, 25), Outcome.UNSURE, "Ben")
+    review_box(store, image, "dog", (20, 5, 39, 25), "unsure", "Ben")
     (result,) = store.results.page(run.id)
     assert result.labelled.judgements[2].decision.outcome is Outcome.UNSURE
 
@@ -187,17 +186,16 @@ def test_a_persons_word_outranks_every_run(store: "Store") -> None:
 def test_a_person_may_add_a_box_that_no_model_found(store: "Store") -> None:
     run = stored_run(store, "first", [labelled()])
     image, box = image_of(store, "street"), (14.5, 1, 19, 6)
-    say = store.results.correct
-    say(image, "dog", box, Outcome.REJECT, "Ann")  # nothing there to reject
-    say(image, "dog", box, Outcome.ACCEPT, "Ann")
-    say(image, "cat", box, Outcome.ACCEPT, "Ann")  # no class of this run
+    review_box(store, image, "dog", box, "wrong", "Ann")  # nothing there to reject
+    review_box(store, image, "dog", box, "right", "Ann")
+    review_box(store, image, "cat", box, "right", "Ann")  # no class of this run
     (result,) = store.results.page(run.id)
     assert len(result.labelled.judgements) == 4
     added = result.labelled.judgements[3]
     assert (added.class_name, added.box, added.row, added.verdict) == ("dog", box, -1, None)
     label = store.results.label(result.label_id(3))
     assert (label.judgement, label.decided) == (added, None)
-    say(image, "dog", box, Outcome.REJECT, "Ben")
+    review_box(store, image, "dog", box, "wrong", "Ben")
     assert store.results.label(result.label_id(3)).judgement.decision.outcome is Outcome.REJECT
 
 
@@ -210,26 +208,24 @@ def test_a_person_may_add_a_box_that_no_model_found(store: "Store") -> None:
         ("dog", (0, 0, float("nan"), 1), "Ann", "x2 > x1"),
     ],
 )
-def test_a_correction_without_sense_is_refused(
+def test_a_review_without_sense_is_refused(
     store: "Store", class_name: str, box: tuple[float, ...], person: str, message: str
 ) -> None:
     stored_run(store, "first", [labelled()])
     with pytest.raises(InvalidInput, match=message):
-        store.results.correct(1, class_name, box, Outcome.ACCEPT, person)
-    with pytest.raises(NotFound, match="no image 99"):
-        store.results.correct(99, "dog", (0, 0, 1, 1), Outcome.ACCEPT, "Ann")
+        review_box(store, 1, class_name, box, "right", person)
 
 
 def test_a_label_with_all_that_it_came_from(store: "Store") -> None:
     run = stored_run(store, "first", [labelled(), labelled("empty", rows=())])
     result, empty = store.results.page(run.id)
-    store.results.correct(result.image_id, "dog", (20, 5, 39, 25), Outcome.ACCEPT, "Ann")
+    review_box(store, result.image_id, "dog", (20, 5, 39, 25), "right", "Ann")
     label = store.results.label(f"{result.cursor}.2")
     assert (label.run.name, label.evidence_run.name) == ("first", "first")
     assert label.judgement.decision.outcome is Outcome.ACCEPT
     assert label.decided is not None
     assert label.decided.decision.outcome is Outcome.UNSURE
-    assert [c.person for c in label.corrections] == ["Ann"]
+    assert [r.person for r in label.reviews] == ["Ann"]
     with pytest.raises(NotFound, match=rf"{result.cursor}\.0 to {result.cursor}\.2"):
         store.results.label(f"{result.cursor}.3")
     with pytest.raises(NotFound, match="nothing was judged"):

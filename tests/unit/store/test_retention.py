@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from settled import empty, settled_job, street
 from sqlalchemy import func, select, update
-from stored import image_of, labelled
+from stored import image_of, labelled, review_box
 
 from secondlook.store import Store
 from secondlook.store import retention as module
@@ -35,7 +35,6 @@ from secondlook.store.schema import (
     snapshots,
 )
 from secondlook_client.errors import Busy, InvalidInput, NotFound
-from secondlook_client.values import Outcome
 
 
 @pytest.fixture(autouse=True)
@@ -97,8 +96,8 @@ def test_a_run_goes_with_its_images_and_their_bytes(store: Store) -> None:
 
 def test_nothing_else_is_left_of_what_was_deleted(store: Store) -> None:
     settled_job(store, "only", street("a", "b") + empty("c"), failed=["broken"])
-    store.results.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.ACCEPT, "Eva")
-    forget(store, Retention(runs=("only",), corrected=True))
+    review_box(store, image_of(store, "a"), "dog", (0, 0, 5, 5), "right", "Eva")
+    forget(store, Retention(runs=("only",), reviewed=True))
     left = {table.name for table in metadata.sorted_tables if rows(store, table)}
     assert left == {"ontologies", "texts"}
     assert list(store.blobs.all()) == []
@@ -119,10 +118,10 @@ def test_what_a_snapshot_holds_stays_with_all_that_explains_it(store: Store) -> 
 
 def test_what_a_person_spoke_of_stays_unless_asked_for(store: Store) -> None:
     settled_job(store, "first", street("a", "b"))
-    store.results.correct(image_of(store, "a"), "dog", (0, 0, 5, 5), Outcome.ACCEPT, "Eva")
+    review_box(store, image_of(store, "a"), "dog", (0, 0, 5, 5), "right", "Eva")
     gone = forget(store, Retention(runs=("first",)))
-    assert (gone.items, gone.corrected) == (1, 1) and names(store) == ["a"]
-    assert forget(store, Retention(runs=("first",), corrected=True)).items == 1
+    assert (gone.items, gone.reviewed) == (1, 1) and names(store) == ["a"]
+    assert forget(store, Retention(runs=("first",), reviewed=True)).items == 1
 
 
 def test_images_that_wait_are_never_deleted(store: Store) -> None:

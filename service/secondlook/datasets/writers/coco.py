@@ -21,7 +21,7 @@ list of their own, ``hard_negatives``, which readers of COCO ignore.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -37,6 +37,7 @@ from secondlook.datasets.writers.label_set import (
     Provenance,
     portable_name,
 )
+from secondlook.labeling.duplicates import hard_negatives
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
 
@@ -60,10 +61,9 @@ def _write_file(labels: Labels, path: Path, images: Path) -> None:
         head = {"info": info, "licenses": [], "categories": categories}
         file.write(json.dumps(head)[:-1])
         _write_list(file, "images", _images(labels, images))
-        kept = (Outcome.ACCEPT, Outcome.UNSURE)
-        _write_list(file, "annotations", _annotations(labels.images(), ids, kept))
+        _write_list(file, "annotations", _annotations(labels.images(), ids, _labels))
         if labels.hard_negatives:
-            rejected = _annotations(labels.images(), ids, (Outcome.REJECT,))
+            rejected = _annotations(labels.images(), ids, hard_negatives)
             _write_list(file, "hard_negatives", rejected)
         file.write("}\n")
 
@@ -110,17 +110,25 @@ def _images(labels: Labels, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _annotations(
-    images: Iterator[LabelledImage], ids: dict[str, int], kept: Sequence[Outcome]
+    images: Iterator[LabelledImage],
+    ids: dict[str, int],
+    kept: Callable[[Sequence[Judgement]], set[int]],
 ) -> Iterator[dict[str, Any]]:
     number = 0
     for image_id, image in enumerate(images, start=1):
+        places = kept(image.result.judgements)
         for place, judgement in enumerate(image.result.judgements):
-            if judgement.outcome in kept:
+            if place in places:
                 number += 1
                 entry = _annotation(judgement, ids[judgement.class_name], image.result)
                 if label_id := image.label_id(place):
                     entry["label_id"] = label_id
                 yield {"id": number, "image_id": image_id, **entry}
+
+
+def _labels(judgements: Sequence[Judgement]) -> set[int]:
+    """Places of those that are no rejections."""
+    return {at for at, one in enumerate(judgements) if one.outcome is not Outcome.REJECT}
 
 
 def _annotation(judgement: Judgement, category: int, result: LabelResult) -> dict[str, Any]:

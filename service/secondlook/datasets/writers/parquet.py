@@ -14,6 +14,7 @@ from typing import Any
 from secondlook.config.extras import missing_extra
 from secondlook.core.boxes import to_xywh
 from secondlook.datasets.writers.label_set import Labels
+from secondlook.labeling.duplicates import hard_negatives
 from secondlook_client.values import LabelResult, Outcome
 
 FILE_BYTES = 400 * 2**20
@@ -84,10 +85,11 @@ class _SplitFiles:
 
 
 def _row(name: str, result: LabelResult, labels: Labels, content: bytes) -> dict[str, Any]:
+    negatives = hard_negatives(result.judgements) if labels.hard_negatives else set()
     kept = [
         judgement
-        for judgement in result.judgements
-        if judgement.outcome is not Outcome.REJECT or labels.hard_negatives
+        for place, judgement in enumerate(result.judgements)
+        if judgement.outcome is not Outcome.REJECT or place in negatives
     ]
     return {
         "image": {"bytes": content, "path": name},

@@ -1,0 +1,1 @@
+"""The recipe of the calibrator that comes with the embedded models."""
