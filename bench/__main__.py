@@ -39,6 +39,7 @@ SUITES = (
     "decoys",
     "pages",
     "guaranteed_students",
+    "uncertainty",
     "real_photos",
     "real_two_stage",
     "cascade",

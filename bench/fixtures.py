@@ -66,11 +66,11 @@ def baseline_classes() -> list[BaselineClass]:
     ]
 
 
-def pipeline() -> Pipeline:
+def pipeline(verify_budget: str = "all") -> Pipeline:
     """The embedded models, without the verdict cache: no round may profit from an earlier one."""
     options = ModelSettings()
     return Pipeline(
         embedded.load_proposer("", options),
         embedded.load_verifier("", options),
-        PipelineSettings(verdict_cache_size=0),
+        PipelineSettings(verdict_cache_size=0, verify_budget=verify_budget),
     )

@@ -12,7 +12,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -24,14 +24,14 @@ from real_photos import faces
 
 from bench import fixtures, real_two_stage
 from bench.judged_runs import JudgedRun, of_labelled
-from bench.paired_timing import Figure, against
+from bench.paired_timing import Figure, against, of_pairs
 from secondlook.config.settings import PipelineSettings
 from secondlook.core.files import replacing
 from secondlook.core.images import decode
 from secondlook.core.types import Image, Labelled, Pixels
 from secondlook.demo.world import Thing, classes_of, scene
 from secondlook.evaluation.calibration import auroc, reliability_of, risk_coverage
-from secondlook.evaluation.calibrator_fit import USED, cross_fitted, fit_calibrator
+from secondlook.evaluation.calibrator_fit import fit_calibrator
 from secondlook.evaluation.matching import (
     Counts,
     Quality,
@@ -40,12 +40,12 @@ from secondlook.evaluation.matching import (
     TrueBox,
     evaluate,
 )
-from secondlook.labeling.box_features import FEATURES, VERIFIER_FEATURES, box_features
+from secondlook.labeling.box_features import FEATURES, box_features
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.labeling.decisions import judge
-from secondlook.labeling.pipeline import Task
+from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models.embedded_calibrator import embedded_calibrator
-from secondlook_client.values import Outcome
+from secondlook_client.values import Answer, Outcome
 
 CACHE = Path(__file__).parents[1] / ".cache" / "bench" / "trust"
 SHIPPED_SEED, SHIPPED_SCENES = 90_210, 200
@@ -60,9 +60,6 @@ NOISE = 2.0
 """Standard deviation of what is added to the logit of P(yes) to make a worse verifier."""
 BOXES = 1_000_000
 TREES = "boosted trees"
-UNASKED = tuple(name for name in USED if name not in VERIFIER_FEATURES)
-LOSS, CLEAR = 0.0025, 0.1
-"""F1 that may be lost where the limit is chosen; how near to no or yes an answer is clear."""
 AT_ONCE = 8
 OURS, P_YES, PRODUCT, SCORE = "calibrator", "P(yes)", "score × P(yes)", "score"
 
@@ -111,14 +108,13 @@ class JudgedSet:
         distinct, which = np.unique(self.scenes, return_inverse=True)
         return (np.random.default_rng(seed).permutation(len(distinct)) % 2 == 1)[which]
 
-    def fitted(self, rows: NDArray[np.intp] | Flags, use: Sequence[str] = USED) -> Calibrator:
+    def fitted(self, rows: NDArray[np.intp] | Flags) -> Calibrator:
         """A calibrator from some answers."""
         return fit_calibrator(
             self.features[rows],
             self.run.class_names[rows],
             self.right[rows],
             self.scenes[rows],
-            use=use,
             ontology=self.run.ontology,
         )
 
@@ -140,7 +136,7 @@ def run() -> list[Figure | str]:
     for one in sets:
         notes += _compared(one)
         notes.append(_learning_curve(one))
-    return [*_shipped(worlds[0]), *notes, *_asked(drawn), *_speed(drawn)]
+    return [*_shipped(worlds[0]), *notes, *_budgeted(), *_speed(drawn)]
 
 
 # --- the sets ------------------------------------------------------------------------------------
@@ -231,19 +227,29 @@ def _kept(name: str, make: Callable[[], T]) -> T:
 
 
 def _labelled(seed: int, count: int, change: Callable[..., Drawn]) -> Scenes:
-    pipeline, ontology = fixtures.pipeline(), fixtures.ontology()
+    pipeline = fixtures.pipeline()
     labelled: list[Labelled] = []
     truth = []
     for start in range(0, count, AT_ONCE):
-        tasks = []
-        for number in range(start, min(start + AT_ONCE, count)):
-            rendered = scene(seed, number)
-            jpeg = decode(fixtures.jpeg(rendered.image)).pixels
-            pixels, things = change(jpeg, rendered.things, np.random.default_rng([seed, number]))
-            tasks.append(Task(Image(pixels, f"{number:064x}", str(number)), ontology))
-            truth.append([TrueBox(name, t.box) for t in things for name in classes_of(t)])
+        tasks, known = _tasks(seed, range(start, min(start + AT_ONCE, count)), change)
+        truth += known
         labelled += pipeline.label(tasks)
     return Scenes(labelled, truth)
+
+
+def _tasks(
+    seed: int, numbers: Sequence[int], change: Callable[..., Drawn] = _plain
+) -> tuple[list[Task], list[list[TrueBox]]]:
+    """Some scenes of a drawn world, and their objects."""
+    tasks, truth = [], []
+    for number in numbers:
+        rendered = scene(seed, number)
+        jpeg = decode(fixtures.jpeg(rendered.image)).pixels
+        pixels, things = change(jpeg, rendered.things, np.random.default_rng([seed, number]))
+        image = Image(pixels, f"{number:064x}", str(number))
+        tasks.append(Task(image, fixtures.ontology()))
+        truth.append([TrueBox(name, t.box) for t in things for name in classes_of(t)])
+    return tasks, truth
 
 
 # --- rankings ------------------------------------------------------------------------------------
@@ -458,78 +464,58 @@ def _share(name: str, value: float, bar: float) -> Figure:
 # --- questions that need not be asked ------------------------------------------------------------
 
 
-def _asked(of: JudgedSet) -> Iterator[Figure | str]:
-    """Questions that a calibrator without answers leaves, at (nearly) the F1 of asking all."""
-    shares, losses, by_class = zip(*(_saved(of, seed) for seed in range(RESPLITS)), strict=True)
-    yield against("questions ÷ pairs above threshold", float(np.mean(shares)), 0.45, "asked")
-    yield against("F1 that the others would have added", float(np.mean(losses)), 0.005, "F1")
-    asked = dict(zip(of.run.ontology.names, np.mean(by_class, axis=0), strict=True))
-    told = ", ".join(f"{name} {share:.2f}" for name, share in asked.items())
-    yield f"Asked of the pairs of each class: {told}."
+def _budgeted() -> Iterator[Figure | str]:
+    """Both ways through the whole pipeline, a few scenes at a time in turn."""
+    ontology, calibrator = fixtures.ontology(), embedded_calibrator()
+    ours, full = (_Way(fixtures.pipeline(verify_budget=budget)) for budget in ("auto", "all"))
+    for way in (ours, full):
+        way.pipeline.use_calibrator(calibrator)
+        way.pipeline.check_ontology(ontology)
+        way.pipeline.observe_answers = way.count
+    rates: list[tuple[float, float]] = []
+    truth: list[list[TrueBox]] = []
+    for start in range(0, SHIPPED_SCENES, AT_ONCE):
+        tasks, of_tasks = _tasks(SHIPPED_SEED, range(start, min(start + AT_ONCE, SHIPPED_SCENES)))
+        truth += of_tasks
+        if start // AT_ONCE % 2:
+            fast, slow = ours.label(tasks), full.label(tasks)
+        else:
+            slow, fast = full.label(tasks), ours.label(tasks)
+        rates.append((len(tasks) / fast, len(tasks) / slow))
+    pairs = sum(len(one.judgements) for one in full.labelled)
+    yield against("questions ÷ pairs above threshold", ours.questions / pairs, 0.45, "asked")
+    f1s = [_f1(way.labelled, truth) for way in (full, ours)]
+    yield against("F1 that the others would have added", f1s[0] - f1s[1], 0.005, "F1")
+    yield of_pairs("--verify-budget auto against all", rates, at_least=1.0, unit="images/s")
+    told = f"F1 {f1s[1]:.4f} with {ours.questions:,} answers, {f1s[0]:.4f} with {full.questions:,}"
+    yield f"{SHIPPED_SCENES} scenes of seed {SHIPPED_SEED}: {told}, of {pairs:,} pairs."
 
 
-def _saved(of: JudgedSet, seed: int) -> tuple[float, float, list[float]]:
-    """The share that is asked, the F1 that it costs, and the share that is asked by class.
+@dataclass(eq=False)
+class _Way:
+    """One of two ways to label the same scenes."""
 
-    How certain is certain enough is chosen on one half of the scenes, and measured on the other.
-    """
-    judged = of.half(seed)
-    own, rows = ~judged & of.known, judged & of.known
-    answers = of.features[own], of.run.class_names[own], of.right[own], of.scenes[own]
-    guess, told = (_values(of, of.fitted(np.flatnonzero(own), use)) for use in (UNASKED, USED))
-    for values, use in ((guess, UNASKED), (told, USED)):  # nothing judges its own scene
-        values[own] = cross_fitted(*answers, use=use, ontology=of.run.ontology)
-    decided, asked = _decided(of, guess, told, _limits(of, guess, told, own))
-    loss = _f1(of, told, rows) - _f1(of, decided, rows)
-    places = range(len(of.run.ontology.classes))
-    by_class = [float(asked[rows & (of.run.classes == place)].mean()) for place in places]
-    return float(asked[rows].mean()), loss, by_class
+    pipeline: Pipeline
+    labelled: list[Labelled] = field(default_factory=list)
+    questions: int = 0
 
+    def count(self, answers: Sequence[Answer]) -> None:
+        self.questions += len(answers)
 
-def _limits(of: JudgedSet, guess: Floats, told: Floats, own: Flags) -> Floats:
-    """(classes,) how near to no or yes a guess of the class must be to go unasked.
-
-    Of each class the limit with the fewest questions and errors, at the lowest price of an error
-    that keeps the F1 of all together.
-    """
-    doubt, right = np.minimum(guess, 1 - guess), of.right
-    grid = np.append(np.unique(np.quantile(doubt[own], np.linspace(0, 1, 41))), 0.5)
-    asked, errors = np.zeros((2, len(of.run.ontology.classes), len(grid)))
-    for place, column in np.ndindex(asked.shape):
-        some = own & (of.run.classes == place)
-        ask = doubt[some] > grid[column]
-        asked[place, column] = ask.sum()
-        taken = np.where(ask, told[some], guess[some]) >= 0.5
-        errors[place, column] = (taken != right[some]).sum()
-    full = _f1(of, told, own)
-    for price in np.geomspace(1, 1000, 31):
-        limits = grid[np.argmin(asked + price * errors, axis=1)]
-        if full - _f1(of, _decided(of, guess, told, limits)[0], own) <= LOSS:
-            break
-    return limits
+    def label(self, tasks: Sequence[Task]) -> float:
+        """The seconds that it took."""
+        started = time.perf_counter()
+        self.labelled += self.pipeline.label(tasks)
+        return time.perf_counter() - started
 
 
-def _decided(of: JudgedSet, guess: Floats, told: Floats, limits: Floats) -> tuple[Floats, Flags]:
-    """(J,) probabilities if only what is uncertain is asked, and what is asked.
-
-    Of a contrast of two the second side is not asked where the first one's answer is clear.
-    """
-    asked = np.minimum(guess, 1 - guess) > limits[of.run.classes]
-    decided = np.where(asked, told, guess)
-    for members in of.run.ontology.groups.values():
-        if len(members) == 2:
-            first, second = (np.flatnonzero(of.run.classes == place) for place in members)
-            clear = asked[first] & (np.minimum(told[first], 1 - told[first]) <= CLEAR)
-            decided[second[clear]] = 1 - told[first[clear]]
-            asked[second[clear]] = False
-    return decided, asked
-
-
-def _f1(of: JudgedSet, probabilities: Floats, rows: Flags) -> float:
-    """Of what is more probable than not, among the objects that have a judged box."""
-    right = of.run.right(probabilities)
-    accepted = rows & (probabilities >= 0.5)
-    return float(2 * right[accepted].sum() / (accepted.sum() + right[rows].sum()))
+def _f1(labelled: Sequence[Labelled], truth: Sequence[Sequence[TrueBox]]) -> float:
+    images = (
+        ([ScoredBox(j.class_name, j.box, j.probability) for j in one.of(Outcome.ACCEPT)], of_image)
+        for one, of_image in zip(labelled, truth, strict=True)
+    )
+    counts = evaluate(images, fixtures.ontology().names).total()
+    return 2 * counts.right / (2 * counts.right + counts.wrong + counts.missed)
 
 
 # --- speed ---------------------------------------------------------------------------------------

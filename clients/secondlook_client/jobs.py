@@ -53,12 +53,15 @@ class JobCalls(Connection):
         classes: Classes | None = None,
         folder: str = "",
         reuse: bool = False,
+        guarantee: str = "",
         timeout_s: float = CALL_S,
     ) -> Plan[Job]:
         """Begin a job: of images in ``folder`` on the server, or else of those uploaded.
 
         ``classes`` None asks for the server's own. With ``reuse`` a job of this name with the
-        same source and classes is given back. Raises ``AlreadyExists`` and ``NotAllowed``.
+        same source and classes is given back. With the name of a ``guarantee`` boxes are accepted
+        under it, and its classes are looked for. Raises ``AlreadyExists`` and ``NotAllowed``, and
+        ``InvalidInput`` for a guarantee that does not hold, or not of such a job.
         """
         request = pb.CreateJobRequest(
             name=sendable(name),
@@ -66,6 +69,7 @@ class JobCalls(Connection):
             folder=pb.FolderSource(path=folder) if folder else None,
             upload=None if folder else pb.UploadSource(),
             reuse=reuse,
+            guarantee=sendable(guarantee),
         )
         attempts = self._attempts(timeout_s)
         while True:

@@ -422,6 +422,11 @@ class Job:
     """What is looked for; None where only many jobs or news were asked for."""
     paths: tuple[PathCounts, ...] = ()
     """Who labelled its images, over time; empty unless asked for."""
+    guarantee: str = ""
+    """Of the precision, which its boxes are decided under; empty without one."""
+    guarantee_state: str = ""
+    """How that stands, or since when it no longer holds, as a sentence; empty where only many jobs
+    or news were asked for."""
 
     @property
     def waiting(self) -> int:

@@ -20,6 +20,13 @@ ONLY_PARSED = {
         "secondlook distill": "minutes; test_student_story trains a smaller student",
     },
     "reviews": {"secondlook review ask labels": "a person answers; test_review_command does"},
+    "decoys": {"secondlook decoys later": "a second run; test_decoy_audit compares two"},
+    "guarantees": {
+        "secondlook job ": "of a service and a guarantee; test_guaranteed_jobs has both",
+        "secondlook guarantee ": "twelve images are too few; test_guarantee_story has enough",
+        "secondlook review ask": "a person answers; test_review_command does",
+        "secondlook snapshot create": "of a guarantee; test_guarantee_story makes one",
+    },
     "photos": {
         "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",
         "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",
@@ -29,6 +36,7 @@ ONLY_PARSED = {
 REWRITTEN = {
     "tutorial": {"30": "6"},
     "classes": {"= car, bus, truck": "= car", "[car, bus, truck]": "[car]"},
+    "decoys": {"cat": "car", "0.02": "0.3"},
     "empties": {"cat": "car"},
     "photos": {"photo-small": "demo"},
     "verify": {", and not a wolf or a fox": ""},

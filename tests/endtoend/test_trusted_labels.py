@@ -10,6 +10,7 @@ from installed import Run
 from secondlook.evaluation.coco_files import truth_of
 from secondlook.evaluation.matching import Quality, ScoredBox, evaluate
 from secondlook.models.embedded_calibrator import embedded_calibrator
+from secondlook.review.redecide import redecide
 from secondlook.store import Store, open_store
 from secondlook_client.values import Judgement, Outcome
 
@@ -103,9 +104,50 @@ def test_a_calibrator_of_other_classes_is_refused_before_anything_is_labelled(
     whole = json.loads(embedded_calibrator().to_json())
     del whole["classes"]["dog"]
     whole["accept"].pop("dog", None)
+    del whole["before"], whole["budgets"]
     (tmp_path / "nodogs.json").write_text(json.dumps(whole))
     words = ("--ontology", world / "ontology.yaml", "--out", "labels")
     with_it = (*words, "--calibrator", "nodogs.json")
     refused = secondlook("label", world / "images", *with_it, cwd=tmp_path, code=1)
     assert "the calibrator has no class 'dog'" in refused.stderr
+    assert not (tmp_path / "labels/gallery.html").exists()
+
+
+def test_a_budget_asks_less_than_half_and_labels_nearly_the_same(
+    labelled: Path, world: Path, secondlook: Run, tmp_path: Path
+) -> None:
+    few_of = ("--ontology", world / "ontology.yaml", "--out", "few", "--verify-budget", "auto")
+    said = secondlook("label", world / "images", *few_of, cwd=tmp_path).stdout
+    assert "which could be decided without (--verify-budget)" in said
+    job = job_of(tmp_path / "few")
+    with open_store(labelled / ".store") as store:
+        full = quality(store, job_of(labelled), world).total()
+    with open_store(tmp_path / "few/.store") as store:
+        assert store.results.run(job).verify_budget == "auto"
+        few, page = quality(store, job, world).total(), judged(store, job)
+        redecide(store, job, "again", store.results.run(job).ontology)
+        assert judged(store, "again") == page
+        (first,) = store.results.page(store.results.run(job).id, limit=1)
+    both = [judgement for of in page.values() for judgement in of]
+    asked = [one for one in both if one.p_yes is not None]
+    assert len(asked) < 0.5 * len(both)
+    unasked = [one for one in both if one.p_yes is None]
+    assert all("not asked: " in one.reason for one in unasked if one.outcome != "unsure")
+    assert few.right >= full.right - 2
+    assert few.wrong <= full.wrong + 2
+    index = next(at for at, one in enumerate(page[first.labelled.name]) if one.p_yes is None)
+    words = (first.label_id(index), "few", "--rerun", "--json")
+    told = json.loads(secondlook("explain", *words, cwd=tmp_path).stdout)
+    assert told["reason"].startswith("not asked: probability ")
+    assert told["contributions"][0]["feature"] == "base"
+
+
+def test_a_budget_without_a_calibrator_is_refused_before_anything_is_labelled(
+    world: Path, secondlook: Run, tmp_path: Path
+) -> None:
+    words = ("--ontology", world / "ontology.yaml", "--out", "labels", "--calibrator", "none")
+    refused = secondlook(
+        "label", world / "images", *words, "--verify-budget", 0.4, cwd=tmp_path, code=1
+    )
+    assert "--verify-budget 0.4 needs a calibrator that can judge these classes" in refused.stderr
     assert not (tmp_path / "labels/gallery.html").exists()

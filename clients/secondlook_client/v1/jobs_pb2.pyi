@@ -110,6 +110,8 @@ class Job(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ONTOLOGY_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    GUARANTEE_FIELD_NUMBER: _builtins.int
+    GUARANTEE_STATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique on the server."""
     kind: Global___JobKind.ValueType
@@ -132,6 +134,10 @@ class Job(_message.Message):
     """Seconds since 1970, UTC."""
     updated_at: _builtins.float
     """When it last progressed. Seconds since 1970, UTC."""
+    guarantee: _builtins.str
+    """The guarantee of precision that its boxes are decided under; empty without one."""
+    guarantee_state: _builtins.str
+    """How that stands, or since when it no longer holds, as a sentence; only in GetJob."""
     @_builtins.property
     def ontology(self) -> _labeling_pb2.Ontology:
         """What is looked for; absent in ListJobs and WatchJob."""
@@ -156,10 +162,12 @@ class Job(_message.Message):
         updated_at: _builtins.float = ...,
         ontology: _labeling_pb2.Ontology | None = ...,
         paths: _abc.Iterable[Global___PathCounts] | None = ...,
+        guarantee: _builtins.str = ...,
+        guarantee_state: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "guarantee", b"guarantee", "guarantee_state", b"guarantee_state", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,11 +261,16 @@ class CreateJobRequest(_message.Message):
     FOLDER_FIELD_NUMBER: _builtins.int
     UPLOAD_FIELD_NUMBER: _builtins.int
     REUSE_FIELD_NUMBER: _builtins.int
+    GUARANTEE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 200 characters without control characters; unique on the server."""
     reuse: _builtins.bool
     """Give a job of this name back when there is one with the same source and ontology, instead of
     failing with ALREADY_EXISTS. For calls that are sent again.
+    """
+    guarantee: _builtins.str
+    """Accept boxes under the guarantee of this name, which is made with `secondlook guarantee create`
+    and must hold; the ontology is its own then, and may be absent. Empty: without a guarantee.
     """
     @_builtins.property
     def ontology(self) -> _labeling_pb2.Ontology:
@@ -279,10 +292,11 @@ class CreateJobRequest(_message.Message):
         folder: Global___FolderSource | None = ...,
         upload: Global___UploadSource | None = ...,
         reuse: _builtins.bool = ...,
+        guarantee: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "ontology", b"ontology", "source", b"source", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "name", b"name", "ontology", b"ontology", "reuse", b"reuse", "source", b"source", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder", b"folder", "guarantee", b"guarantee", "name", b"name", "ontology", b"ontology", "reuse", b"reuse", "source", b"source", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["folder", "upload"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015

@@ -25,6 +25,7 @@ from secondlook.demo.world import write_world
 from secondlook.evaluation.calibrator_fit import accept_limits, cross_fitted, fit_calibrator
 from secondlook.evaluation.coco_files import truth_of
 from secondlook.evaluation.judged_boxes import JudgedRun, of_labelled
+from secondlook.evaluation.verify_budget_fit import with_budgets
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.models.embedded import EMBEDDED, load_proposer, load_verifier
@@ -86,7 +87,8 @@ def fit(worlds: Mapping[int, JudgedRun]) -> Calibrator:
     unseen = cross_fitted(*evidence, ontology=runs[0].ontology)
     by_run = np.split(unseen, np.cumsum([len(run.boxes) for run in runs])[:-1])
     truly = np.concatenate([run.right(p) for run, p in zip(runs, by_run, strict=True)])
-    return replace(fitted, accept=accept_limits(unseen, names, truly, PRECISION))
+    limited = replace(fitted, accept=accept_limits(unseen, names, truly, PRECISION))
+    return with_budgets(limited, runs)
 
 
 def source(worlds: Mapping[int, int]) -> str:
@@ -111,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with replacing(given.out / FILE) as part:
         part.write_text(calibrator.to_json() + "\n", encoding="utf-8")
     limits = ", ".join(f"{name} {limit:.2f}" for name, limit in calibrator.accept.items())
+    for budget in calibrator.budgets:
+        print(f"asking {budget.share:.3f} of the questions costs {budget.loss:.4f} of F1")
     print(f"{calibrator.answers:,} judged boxes of {calibrator.scenes:,} scenes; from {limits}")
 
 

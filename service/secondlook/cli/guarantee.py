@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from secondlook.config.settings import ImageSettings
 from secondlook.config.terminal import echo, print_json
 
 if TYPE_CHECKING:
+    from secondlook.jobs.guarantee_checks import ChecksStatus
     from secondlook.labeling.calibrator import Calibrator
     from secondlook.review.guarantees import GuaranteeStatus, Progress
     from secondlook.store import Store
@@ -39,7 +41,7 @@ def guarantee_command() -> None:
     A guarantee says: of the labels from this limit on, at least 95 % are right, and this statement
     is true with 95 % confidence. It is made from answers about boxes that are drawn at random, with
     whole scenes as the unit, and it comes with a certificate. It says nothing about objects that
-    were missed, nor about images that are not in the run.
+    were missed, nor about other kinds of scenes.
     """
 
 
@@ -197,11 +199,13 @@ def _calibrator(store: "Store", run: "Run", named: str) -> "Calibrator | None":
 def list_guarantees(folder: Path | None, limit: int, as_json: bool, **flags: Any) -> None:
     """List the guarantees of a store, the newest first. FOLDER is as for `guarantee show`."""
     with _store_in(folder, flags) as store:
-        found = store.guarantees.page(limit=limit)
+        from secondlook.jobs.guarantee_checks import checks_status
+
+        found = [(row, checks_status(store, row)) for row in store.guarantees.page(limit=limit)]
     if not as_json:
         _print_guarantees(found)
-    for row in found if as_json else ():
-        print_json(guarantee_json(row))
+    for row, checks in found if as_json else ():
+        print_json({**guarantee_json(row), "checks": asdict(checks) if checks else None})
 
 
 @guarantee_command.command(
@@ -257,7 +261,8 @@ def show(
             part.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     _print_status(status)
     for event in status.events:
-        echo(f"{local_time(event.created_at)}  {event.kind}")
+        told = event.content.get("reason")
+        echo(f"{local_time(event.created_at)}  {event.kind}" + (f": {told}" if told else ""))
     for written in (json_file, page):
         if written:
             echo(f"written: {written}")
@@ -397,11 +402,11 @@ def guarantee_json(row: "GuaranteeRow") -> dict[str, Any]:
     return {**told, "state": row.state.value, "settings": dict(row.settings)}
 
 
-def _print_guarantees(found: "Sequence[GuaranteeRow]") -> None:
+def _print_guarantees(found: "Sequence[tuple[GuaranteeRow, ChecksStatus | None]]") -> None:
     from rich.text import Text
 
-    rows = table("guarantee", "run", "precision", "confidence", "state", "since")
-    for row in found:
+    rows = table("guarantee", "run", "precision", "confidence", "state", "since", "checks of jobs")
+    for row, checks in found:
         rows.add_row(
             Text(row.name),
             Text(row.run),
@@ -409,6 +414,7 @@ def _print_guarantees(found: "Sequence[GuaranteeRow]") -> None:
             f"{row.settings['confidence']:g}",
             row.state.value,
             local_time(row.updated_at),
+            str(checks or ""),
         )
     console().print(rows)
 

@@ -42,6 +42,7 @@ def job_command() -> None:
     examples=[
         "secondlook job create street photos/ -c person --watch",
         "secondlook job create archive --folder /archive -c person",
+        "secondlook job create monday photos/ --guarantee street-0.95",
     ],
 )
 @click.argument("name")
@@ -50,6 +51,12 @@ def job_command() -> None:
     "--folder", metavar="DIR", help="Label a folder on the service's machine instead of IMAGES."
 )
 @class_options
+@click.option(
+    "--guarantee",
+    default="",
+    metavar="NAME",
+    help="Accept boxes under this guarantee, and look for its classes.",
+)
 @click.option("--watch", is_flag=True, help="Show the progress until the job has ended.")
 @server_option
 def create(
@@ -58,13 +65,15 @@ def create(
     folder: str | None,
     lines: tuple[str, ...],
     ontology: Path | None,
+    guarantee: str,
     watch: bool,
     server: str,
 ) -> int:
     """Create the job NAME and send IMAGES (files or folders), or label a --folder of the service.
 
     Without -c or --ontology, the service's own classes are used. If sending is interrupted, the
-    same command sends the rest.
+    same command sends the rest. Under a --guarantee a few accepted boxes are put into the review
+    queue GUARANTEE-checks: answer them, and the job says when the guarantee no longer holds.
     """
     if bool(images) == bool(folder):
         raise click.UsageError("give either IMAGES to send, or --folder of the service")
@@ -74,9 +83,9 @@ def create(
     with _client(server) as client:
         if folder:
             path = str(Path(folder).absolute())  # of this machine, if it was a relative one
-            client.jobs.create(name, classes=classes, folder=path)
+            client.jobs.create(name, classes=classes, folder=path, guarantee=guarantee)
         if selection:
-            client.jobs.create(name, classes=classes, reuse=True)
+            client.jobs.create(name, classes=classes, reuse=True, guarantee=guarantee)
             _send(client.jobs, name, selection)
         if watch:
             return _watch(client.jobs, name)
@@ -310,6 +319,8 @@ def print_job(job: "Job") -> None:
         "created": local_time(job.created_at),
         "last change": local_time(job.updated_at),
     }
+    if job.guarantee:
+        facts["guarantee"] = f"{job.guarantee}: {job.guarantee_state}"
     if job.paths:
         facts["by the models"] = _share_of_teachers(job.paths)
     print_facts(facts)

@@ -293,6 +293,12 @@ def class_counts(stats: RunStats, classes: Sequence[str]) -> Iterator[str]:
 
 def about_unanswered(stats: RunStats) -> Iterator[str]:
     """For how many boxes the verifier gave no answer, if there are any."""
+    if stats.not_asked:
+        yield (
+            f"the verifier was not asked about {stats.not_asked:,} of "
+            f"{counted(stats.decisions, 'decision')}, which could be decided without "
+            "(--verify-budget)"
+        )
     if stats.without_verdict:
         yield (
             f"the verifier gave no answer for {counted(stats.without_verdict, 'decision')}, which "

@@ -648,14 +648,14 @@ def pressed_key(prompt: str, keys: str = "ynubq?") -> str:
     Where the input is no terminal, each line is a key, an empty one Enter. Raises
     ``KeyboardInterrupt`` for Ctrl-C, and ``_Quit`` at the end of the input.
     """
-    click.echo(prompt, nl=False)
+    echo(prompt, newline=False)
     while True:
         key = _next_key()
         if not key:
-            click.echo()
+            echo()
             raise _Quit
         if key in keys:
-            click.echo(key if key.isprintable() else "")
+            echo(key if key.isprintable() else "")
             return key
 
 
@@ -674,7 +674,7 @@ def _next_key() -> str:
 
 def typed_line(prompt: str) -> str:
     """A line that the person types, without the spaces around it."""
-    click.echo(prompt, nl=False)
+    echo(prompt, newline=False)
     return sys.stdin.readline().strip()
 
 

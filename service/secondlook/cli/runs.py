@@ -112,7 +112,8 @@ def _rerun(store: "Store", label: "LabelProvenance", settings: Settings) -> "Rer
     then = {"verify_empty": False, **label.evidence_run.settings}
     as_then = {name: then[name] for name in names & then.keys()}
     # The run's own calibrator decides what they give.
-    settings = settings.replace(**as_then, verdict_cache_size=0, calibrator=NONE)
+    fixed = {"verdict_cache_size": 0, "calibrator": NONE, "verify_budget": "all"}
+    settings = settings.replace(**as_then | fixed)
     with running_engine(settings, Metrics()) as engine:
         return rerun_models(store, label, engine.pipeline, settings.images)
 

@@ -177,7 +177,7 @@ def _settings(settings: Settings, find_missing: bool) -> Settings:
     place = {"data": "", "database_url": "", "blob_url": ""}
     pipeline = {"nms_iou": 1.0, "max_boxes": 10_000, "verify_empty": False, "duplicate_iou": 1.0}
     unused = {} if find_missing else {"proposer": verifier}
-    return settings.replace(student="", **place, **pipeline, **unused)
+    return settings.replace(student="", verify_budget="all", **place, **pipeline, **unused)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,13 @@ class PipelineSettings(SettingGroup):
         "of one, or the name of one in the store.",
         unit="calibrator",
     )
+    verify_budget: str = setting(
+        "all",
+        "Share of the questions that the verifier is asked, as measured on the scenes of the "
+        "calibrator's fit: all, auto (as few as cost next to no label there), or a share such as "
+        "0.4. The calibrator decides what is certain without an answer.",
+        unit="share",
+    )
     verdict_cache_size: int = setting(
         20_000, "Verdicts cached in memory; 0 disables the cache.", low=0, high=10**8
     )
@@ -124,10 +131,12 @@ class PipelineSettings(SettingGroup):
     def recorded(self) -> dict[str, Any]:
         """The settings that shape results, to be kept with each run; plain values by name.
 
-        Those of empty images only where these are verified: runs of before had no such settings.
+        Those of empty images only where these are verified, and the budget only where there is
+        one: runs of before had no such settings.
         """
         names = ["score_floor", "max_boxes", "nms_iou", "duplicate_iou"]
         names += ["verify_empty", "empty_tiles"] if self.verify_empty else []
+        names += ["verify_budget"] if self.verify_budget != "all" else []
         return {name: getattr(self, name) for name in names}
 
 

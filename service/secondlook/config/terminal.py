@@ -35,9 +35,12 @@ def printable_json(text: str) -> str:
     )
 
 
-def echo(line: str = "", *, err: bool = False) -> None:
-    """Print one line on the standard output, or on the standard error."""
-    click.echo(printable(line), err=err)
+def echo(line: str = "", *, err: bool = False, newline: bool = True) -> None:
+    """Print one line on the standard output, or on the standard error.
+
+    Without ``newline`` the line stays open, as for a question.
+    """
+    click.echo(printable(line), err=err, nl=newline)
 
 
 def print_json(value: object, indent: int | None = None) -> None:

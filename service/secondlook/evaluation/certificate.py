@@ -85,6 +85,13 @@ class Certificate:
         """Of what is guaranteed, by class name (empty: all classes together)."""
         return {r.class_name: r.threshold for r in self.results if r.threshold is not None}
 
+    def limits(self, names: Sequence[str]) -> dict[str, float]:
+        """The threshold of each guaranteed class among ``names``, in their order."""
+        found = self.thresholds
+        if "" in found:
+            return dict.fromkeys(names, found[""])
+        return {name: found[name] for name in names if name in found}
+
     def to_json(self) -> str:
         """Canonical JSON: equal certificates have equal text."""
         return json.dumps({"format": FORMAT, **asdict(self)}, allow_nan=False)
@@ -111,6 +118,14 @@ class Certificate:
             not_guaranteed=tuple(_list(told, "not_guaranteed", str)),
             history=tuple(_list(told, "history", dict)),
         )
+
+
+def limit_reason(class_name: str, probability: float, limit: float | None) -> str:
+    """Why a box is accepted under a guarantee, or not; ``limit`` None: its class is not in it."""
+    if limit is None:
+        return f"'{class_name}' is not under the guarantee"
+    sign = "≥" if probability >= limit else "<"
+    return f"P(right) {probability:.3f} {sign} {limit:.3f}, guaranteed from there"
 
 
 def digest_of_answers(rows: Sequence[int], answers: Mapping[int, ReviewAnswer]) -> str:

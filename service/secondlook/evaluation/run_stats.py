@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from secondlook.core.types import NOT_ASKED
 from secondlook.evaluation.matching import Quality, ScoredBox, ScoredImage, TrueBox, evaluate
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import EmptyReason, LabelPath, LabelResult, Outcome
@@ -54,6 +55,8 @@ class RunStats:
     """Judgements to which the verifier answered neither yes nor no; all of them unsure."""
     first_abstention: str = ""
     """What it said to the first of those."""
+    not_asked: int = 0
+    """Judgements that were certain without the verifier's answer; see ``verify_budget``."""
     by_class: dict[str, Counter[Outcome]] = field(default_factory=dict)
     by_path: Counter[LabelPath] = field(default_factory=Counter)
     """Images by who labelled them."""
@@ -85,7 +88,9 @@ class RunStats:
 
     def _add_missing_answers(self, result: LabelResult) -> None:
         for judgement in result.judgements:
-            if judgement.error:
+            if judgement.error == NOT_ASKED and NOT_ASKED not in judgement.reason:
+                self.not_asked += 1
+            elif judgement.error:
                 self.without_verdict += 1
                 self.first_error = self.first_error or judgement.error
             elif judgement.verdict and judgement.verdict.answer.p_yes is None:
@@ -95,7 +100,7 @@ class RunStats:
     @property
     def verifier_never_answered(self) -> bool:
         """Whether it was asked and abstained every time: such a run labelled nothing."""
-        return 0 < self.abstained == self.decisions + self.doubts
+        return 0 < self.abstained == self.decisions + self.doubts - self.not_asked
 
     @property
     def decisions(self) -> int:

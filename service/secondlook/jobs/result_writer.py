@@ -3,14 +3,16 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secondlook.jobs.failures import describe_failure
+from secondlook.jobs.guarantee_checks import GuaranteedJob, guarantee_of
 from secondlook.jobs.in_flight import LabelledItem
 from secondlook.store import Store
 from secondlook.store.database import now
 from secondlook.store.images import ImageMeasurement, add_images, measure_images
 from secondlook.store.queue import FailedAttempt, Item, record_outcomes
+from secondlook.store.results import cursors_of
 from secondlook.store.runs import Run
 from secondlook_client.errors import LostLease, StorageFull, Unavailable
 
@@ -38,6 +40,8 @@ class ResultWriter:
         self._store = store
         self._owner = owner
         self._run = store.results.run(name)
+        under = guarantee_of(self._run.settings)
+        self._guaranteed = GuaranteedJob(store, self._run) if under else None
         self._pending: list[_Outcome] = []
         self._oldest = 0.0
 
@@ -107,7 +111,10 @@ class ResultWriter:
             self._write([_Outcome(outcome.item, failed=failed)])
 
     def _write(self, outcomes: Sequence[_Outcome]) -> None:
-        labelled = [(o.item, o.result) for o in outcomes if o.result]
+        guaranteed = self._guaranteed
+        if guaranteed:
+            guaranteed.refresh()
+        labelled = [(o.item, self._decided(o.result)) for o in outcomes if o.result]
         failed = [o.failed for o in outcomes if o.failed]
         with self._store.database.writing() as connection:
             ids = add_images(connection, [result.image for _, result in labelled])
@@ -118,6 +125,8 @@ class ResultWriter:
                 size = found.width, found.height
                 measured.append(ImageMeasurement(image_id, *size, result.perceptual_hash))
             measure_images(connection, measured)
+            items = [item.id for item, _ in labelled]
+            known = cursors_of(connection, self._run.id, items) if guaranteed else {}
             self._store.results.add(connection, self._run, results)
             record_outcomes(
                 connection,
@@ -127,3 +136,10 @@ class ResultWriter:
                 failed=[one for one in failed if not one.not_before],
                 retries=[one for one in failed if one.not_before],
             )
+            if guaranteed:  # the lease is known to be ours now
+                guaranteed.draw(connection, results, known)
+
+    def _decided(self, result: LabelledItem) -> LabelledItem:
+        if self._guaranteed is None:
+            return result
+        return replace(result, labelled=self._guaranteed.decide(result.labelled))

@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from secondlook.core.decoding import ImageDecoder
+from secondlook.jobs.guarantee_checks import count_answers
 from secondlook.jobs.worker import GRACE_S, Worker, WorkerContext
 from secondlook.labeling.engine import Engine
 from secondlook.store import Store
@@ -78,7 +79,7 @@ class JobRunner:
         self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._renew_at = 0.0
+        self._renew_at = self._count_at = 0.0
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     @property
@@ -137,7 +138,7 @@ class JobRunner:
         return False
 
     def _poll(self) -> None:
-        """Forget workers that ended, renew the leases, claim jobs."""
+        """Forget workers that ended, renew the leases, claim jobs, count answered checks."""
         for run_id, (worker, thread) in list(self._workers.items()):
             if thread.is_alive():
                 worker.wake()
@@ -157,6 +158,9 @@ class JobRunner:
             thread = threading.Thread(target=worker.run, name=f"job-{job.run_id}", daemon=True)
             self._workers[job.run_id] = worker, thread
             thread.start()
+        if time.monotonic() >= self._count_at:  # also while no job runs
+            count_answers(self._store)
+            self._count_at = time.monotonic() + POLL_S
 
     def _renew(self) -> None:
         for run_id, (worker, thread) in list(self._workers.items()):

@@ -19,6 +19,7 @@ from typing import TypeVar
 from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.failure_policy import FailurePolicy
 from secondlook.jobs.failures import CircuitBreaker
+from secondlook.jobs.guarantee_checks import guarantee_of
 from secondlook.jobs.image_source import ImageReader, allowed_folder, list_folder
 from secondlook.jobs.in_flight import InFlight
 from secondlook.jobs.result_writer import BATCH, ResultWriter
@@ -184,6 +185,8 @@ class Worker:
     def _warn_of_other_calibrator(self) -> None:
         """Say so where the results of the job come to be decided in two ways."""
         run = self._results.run
+        if guarantee_of(run.settings):  # which names its own
+            return
         now_used = self._context.engine.calibrator_digest(run.ontology)
         if run.settings and run.calibrator != now_used:
             log.warning(

@@ -8,14 +8,14 @@ it says of scores and answers holds for the models that gave them, so it names t
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.labeling.box_features import FEATURES
+from secondlook.labeling.box_features import FEATURES, VERIFIER_FEATURES
 from secondlook_client.errors import BadSetting, InvalidInput
 from secondlook_client.ontology import MAX_CLASSES, MAX_NAME, Ontology
 
@@ -23,6 +23,7 @@ FORMAT = 1
 MAX_BYTES = 16 * 2**20
 """Of a calibrator's JSON; two thousand classes take 2 MB."""
 MAX_TEXT = 1000
+MAX_BUDGETS = 100
 _AT_ONCE = 65_536
 """Rows whose probabilities are computed in one step."""
 _WAY_OUT = "fit one to answers about these labels, or go without (--calibrator none)"
@@ -39,6 +40,20 @@ class ClassFit:
     """One a feature of the calibrator."""
     question: str = ""
     """What the verifier was asked about the class; empty: any."""
+
+
+@dataclass(frozen=True)
+class VerifyBudget:
+    """Which boxes need no answer of the verifier; see ``labeling.verify_budget``."""
+
+    share: float
+    """Of the questions that are still asked, on the scenes of the fit."""
+    loss: float
+    """F1 that it costs there."""
+    below: tuple[float, ...]
+    """One a class: up to this probability before the verifier it is certain that a box is none."""
+    above: tuple[float, ...]
+    """One a class: from this on it is certain that a box is one; 1 or more: never."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,10 @@ class Calibrator:
     """Scenes that these come from."""
     source: str = ""
     """Where the answers come from, a sentence for people."""
+    before: "Calibrator | None" = None
+    """The same without the verifier's answers, of the same classes; None: it has none."""
+    budgets: tuple[VerifyBudget, ...] = ()
+    """What may go unasked by the probabilities of ``before``; the fewest questions first."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "accept", dict(self.accept))
@@ -92,6 +111,9 @@ class Calibrator:
             "scenes": self.scenes,
             "source": self.source,
         }
+        if self.before:  # calibrators of before have the digest that they had
+            told["before"] = json.loads(self.before.to_json())
+            told["budgets"] = [asdict(budget) for budget in self.budgets]
         return json.dumps(told, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
     @classmethod
@@ -227,9 +249,28 @@ def _check(made: Calibrator) -> None:
         raise _bad("a limit of 'accept' is not between 0 and 1")
     if any(name not in made.classes for name in made.accept):
         raise _bad("'accept' names a class that it has not")
+    _check_before(made)
 
 
-def _parsed(cls: type[Calibrator], text: str) -> Calibrator:
+def _check_before(made: Calibrator) -> None:
+    before = made.before
+    if made.budgets and before is None:
+        raise _bad("it has 'budgets' and no 'before'")
+    if before and (before.before or before.classes != made.classes):
+        raise _bad("'before' is of other classes, or has a 'before' itself")
+    if before and (needs := [name for name in before.features if name in VERIFIER_FEATURES]):
+        raise _bad(f"'before' weighs '{needs[0]}', which the verifier's answers give")
+    if [one.share for one in made.budgets] != sorted(one.share for one in made.budgets):
+        raise _bad("'budgets' do not ascend by their share")
+    for one in made.budgets:
+        if {len(one.below), len(one.above)} != {len(made.classes)}:
+            raise _bad(f"a budget has not {len(made.classes)} limits, one a class")
+        if not all(np.isfinite([one.share, one.loss, *one.below, *one.above])):
+            raise _bad("a number of 'budgets' is not finite")
+
+
+def _parsed(cls: type[Calibrator], text: str, nested: bool = True) -> Calibrator:
+    """``nested`` says whether it may have a ``before``, which may not have one."""
     if len(text) > MAX_BYTES:
         raise _bad(f"it has {len(text):,} characters; at most {MAX_BYTES:,}")
     try:
@@ -250,7 +291,10 @@ def _parsed(cls: type[Calibrator], text: str) -> Calibrator:
     features = told.get("features")
     if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
         raise _bad("'features' is not a list of names")
+    before = json.dumps(told["before"]) if "before" in told and nested else ""
     return cls(
+        before=_parsed(cls, before, nested=False) if before else None,
+        budgets=tuple(map(_budget, _list(told, "budgets"))),
         classes=tuple(classes),
         features=tuple(features),
         centres=_numbers(told.get("centres")),
@@ -262,6 +306,20 @@ def _parsed(cls: type[Calibrator], text: str) -> Calibrator:
         scenes=_count(told, "scenes"),
         source=_text(told, "source"),
     )
+
+
+def _budget(told: object) -> VerifyBudget:
+    if not isinstance(told, dict):
+        raise _bad("a budget is not an object")
+    share, loss = _number(told.get("share")), _number(told.get("loss"))
+    return VerifyBudget(share, loss, _numbers(told.get("below")), _numbers(told.get("above")))
+
+
+def _list(told: dict[str, Any], key: str) -> list[Any]:
+    value = told.get(key, [])
+    if not isinstance(value, list) or len(value) > MAX_BUDGETS:
+        raise _bad(f"'{key}' is not a list of at most {MAX_BUDGETS}")
+    return value
 
 
 def _object(told: dict[str, Any], key: str) -> dict[str, Any]:

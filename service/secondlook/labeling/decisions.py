@@ -9,13 +9,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Evidence, Proposals
 from secondlook.labeling.box_features import ScoredBoxes, box_features
-from secondlook.labeling.calibrator import Calibrator
+from secondlook.labeling.calibrator import Calibrator, VerifyBudget
 from secondlook.labeling.duplicates import duplicate_reason, find_duplicates
 from secondlook.labeling.proposer import Candidate, candidates, student_candidates
+from secondlook.labeling.verify_budget import (
+    ALL,
+    ASKED,
+    CERTAIN,
+    budget_in_force,
+    budgeted,
+    pairs_to_ask,
+)
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import (
     WHOLE_IMAGE,
@@ -39,6 +48,7 @@ def judge(
     calibrator: Calibrator | None = None,
     size: tuple[int, int] = (0, 0),
     duplicate_iou: float = PipelineSettings.duplicate_iou,
+    verify_budget: str = ALL,
 ) -> tuple[Judgement, ...]:
     """Every judgement that the evidence allows, candidate by candidate.
 
@@ -46,13 +56,15 @@ def judge(
     the suppression inside contrast groups, ``duplicate_iou`` for what is accepted. With a
     ``calibrator`` the limits apply to its probabilities, for which it needs the ``size`` (width,
     height) of the image, pixels. A question that would have to be asked and was not is
-    no verdict, so its box is unsure. A student's evidence is judged by the probabilities in it.
+    no verdict, so its box is unsure, unless the ``verify_budget`` of the run left it out. A
+    student's evidence is judged by the probabilities in it.
     """
     if evidence.path is LabelPath.STUDENT:
         return _judge_student(evidence, ontology, nms_iou)
     ontology = in_force(ontology, calibrator)
     found = candidates(evidence.proposals, ontology, nms_iou)
-    return judge_candidates(evidence, ontology, found, calibrator, size, duplicate_iou)
+    budget = budget_in_force(calibrator, verify_budget)
+    return judge_candidates(evidence, ontology, found, calibrator, size, duplicate_iou, budget)
 
 
 def in_force(ontology: Ontology, calibrator: Calibrator | None) -> Ontology:
@@ -90,9 +102,10 @@ def judge_candidates(
     calibrator: Calibrator | None = None,
     size: tuple[int, int] = (0, 0),
     duplicate_iou: float = PipelineSettings.duplicate_iou,
+    budget: VerifyBudget | None = None,
 ) -> tuple[Judgement, ...]:
     """``judge`` where the candidates are known already; the ontology's limits are ``in_force``."""
-    judgements = _judge_boxes(evidence, ontology, found, calibrator, size)
+    judgements = _judge_boxes(evidence, ontology, found, calibrator, size, budget)
     judgements = _without_duplicates(judgements, ontology, duplicate_iou)
     return judgements + _doubts_of_image(evidence, ontology, judgements)
 
@@ -103,9 +116,11 @@ def _judge_boxes(
     found: Sequence[Candidate],
     calibrator: Calibrator | None,
     size: tuple[int, int],
+    budget: VerifyBudget | None,
 ) -> tuple[Judgement, ...]:
     judgements: list[Judgement] = []
-    known = iter(_calibrated(evidence, ontology, found, calibrator, size) if calibrator else ())
+    given = _calibrated(evidence, ontology, found, calibrator, size, budget) if calibrator else ()
+    known = iter(given)
     for candidate in found:
         specs = [ontology.classes[index] for index in candidate.classes]
         scores = [float(evidence.proposals.scores[candidate.row, c]) for c in candidate.classes]
@@ -125,13 +140,49 @@ def _calibrated(
     found: Sequence[Candidate],
     calibrator: Calibrator,
     size: tuple[int, int],
-) -> list[float]:
-    """The probability of every class of every candidate, in their order."""
+    budget: VerifyBudget | None,
+) -> list[tuple[float, int]]:
+    """The probability of every class of every candidate, in their order, and how it is known."""
+    rows, classes = pairs_of(found)
+    scored = scored_boxes(evidence, ontology, size)
+    if budget and evidence.verifier:
+        specs = [ontology.classes[place] for place in classes]
+        keys = zip(rows.tolist(), specs, strict=True)
+        asked = [(row, spec.view, spec.question) in evidence.verdicts for row, spec in keys]
+        had = np.array(asked, dtype=bool)
+        known = budgeted(calibrator, budget, ontology, scored, (rows, classes), had)
+        return list(zip(known.probabilities.tolist(), known.how.tolist(), strict=True))
+    features = box_features(scored, ontology, rows, classes)
+    names = [ontology.classes[place].name for place in classes]
+    return [(one, ASKED) for one in calibrator.probabilities(features, names).tolist()]
+
+
+def pairs_of(found: Sequence[Candidate]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(J,) rows and (J,) classes of every class of every candidate, in their order."""
     pairs = [(candidate.row, place) for candidate in found for place in candidate.classes]
     rows, classes = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
-    features = box_features(scored_boxes(evidence, ontology, size), ontology, rows, classes)
-    names = [ontology.classes[place].name for place in classes]
-    return calibrator.probabilities(features, names).tolist()
+    return rows, classes
+
+
+def asked_pairs(
+    proposals: Proposals,
+    ontology: Ontology,
+    found: Sequence[Candidate],
+    size: tuple[int, int],
+    calibrator: Calibrator | None,
+    verify_budget: str,
+) -> list[tuple[int, int]]:
+    """The (row, class) pairs of the candidates that the verifier is asked about.
+
+    The ontology's limits are ``in_force``; see ``judge`` for the others.
+    """
+    rows, classes = pairs_of(found)
+    budget = budget_in_force(calibrator, verify_budget)
+    if calibrator and budget:
+        scored = scored_boxes(Evidence(proposals, {}, "", ""), ontology, size)
+        wanted = pairs_to_ask(calibrator, budget, ontology, scored, (rows, classes))
+        rows, classes = rows[wanted], classes[wanted]
+    return list(zip(rows.tolist(), classes.tolist(), strict=True))
 
 
 def scored_boxes(evidence: Evidence, ontology: Ontology, size: tuple[int, int]) -> ScoredBoxes:
@@ -219,21 +270,20 @@ def decide(
     specs: Sequence[ClassSpec],
     scores: Sequence[float],
     verdicts: Sequence[Verdict | None],
-    calibrated: Sequence[float] | None = None,
+    calibrated: Sequence[tuple[float, int]] | None = None,
 ) -> list[Decision]:
     """Decide one box for the classes of one contrast group (or for one class alone).
 
     ``scores`` are the proposer's, ``verdicts`` the answers to each class's own question; None
     means that no verifier is in use, and the proposer's score decides alone. In a group
     a class is accepted only if every other side was answered with no. ``calibrated`` are a
-    calibrator's probabilities; NaN where it needs an answer that there is not.
+    calibrator's probabilities, NaN where it needs an answer that there is not, and how each is
+    known (``labeling.verify_budget``).
     """
     if calibrated is not None:
         alone = [
-            _decide_calibrated(spec, score, verdict, probability)
-            for spec, score, verdict, probability in zip(
-                specs, scores, verdicts, calibrated, strict=True
-            )
+            _decide_calibrated(specs, side, scores[side], verdicts[side], *calibrated[side])
+            for side in range(len(specs))
         ]
         return _resolve_contrast(specs, alone, "these contradict each other:")
     if all(verdict is None for verdict in verdicts):
@@ -307,9 +357,19 @@ def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Dec
 
 
 def _decide_calibrated(
-    spec: ClassSpec, score: float, verdict: Verdict | None, probability: float
+    specs: Sequence[ClassSpec],
+    side: int,
+    score: float,
+    verdict: Verdict | None,
+    probability: float,
+    how: int,
 ) -> Decision:
     """By a calibrator's probability; without the answer of a verifier that is in use, as ever."""
+    spec = specs[side]
+    if how != ASKED:
+        outcome = _outcome(spec, probability)
+        reason = unasked_reason(specs, side, outcome, probability, how)
+        return Decision(outcome, probability, reason)
     p_yes = verdict.answer.p_yes if verdict else None
     if verdict is not None and p_yes is None:
         return _decide_alone(spec, score, verdict)
@@ -335,19 +395,33 @@ def verdict_reason(spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
 
 
 def calibrated_reason(
-    spec: ClassSpec, outcome: Outcome, probability: float, p_yes: float | None
+    spec: ClassSpec, outcome: Outcome, probability: float, p_yes: float | None, told: bool = True
 ) -> str:
-    """Why a calibrator's probability leads to ``outcome``; ``p_yes`` None: not verified."""
+    """Why a calibrator's probability leads to ``outcome``; ``p_yes`` None: not verified.
+
+    ``told`` False leaves out what was answered.
+    """
     accept, reject = f"{spec.accept:.2f}", f"{spec.reject:.2f}"
     shown = f"{probability:.2f}"
     if shown in (accept, reject):  # it may be on either side
         accept, reject, shown = (f"{x:.4f}" for x in (spec.accept, spec.reject, probability))
-    asked = "not verified" if p_yes is None else f"P(yes) {p_yes:.2f}"
+    asked = " (not verified)" if p_yes is None else f" (P(yes) {p_yes:.2f})"
+    end = asked if told else ""
     if outcome is Outcome.ACCEPT:
-        return f"probability {shown} ≥ {accept} ({asked})"
+        return f"probability {shown} ≥ {accept}{end}"
     if outcome is Outcome.REJECT:
-        return f"probability {shown} ≤ {reject} ({asked})"
-    return f"probability {shown} is between {reject} and {accept} ({asked})"
+        return f"probability {shown} ≤ {reject}{end}"
+    return f"probability {shown} is between {reject} and {accept}{end}"
+
+
+def unasked_reason(
+    specs: Sequence[ClassSpec], side: int, outcome: Outcome, probability: float, how: int
+) -> str:
+    """The same for one of the sides ``specs`` that the verifier was not asked about on purpose."""
+    reason = calibrated_reason(specs[side], outcome, probability, None, told=False)
+    if how == CERTAIN:
+        return f"not asked: {reason} without the verifier's answer"
+    return f"not asked: {reason} by the answer on '{specs[1 - side].name}'"
 
 
 def _no_verdict(verdict: Verdict) -> str:

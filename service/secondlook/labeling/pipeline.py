@@ -13,8 +13,9 @@ from secondlook.core.types import Decoy, Evidence, Image, ImageVerdicts, Labelle
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
 from secondlook.labeling.calibrator import Calibrator
-from secondlook.labeling.decisions import box_of, in_force, judge_candidates
+from secondlook.labeling.decisions import asked_pairs, box_of, in_force, judge_candidates
 from secondlook.labeling.decoys import DecoyPlan, plan_decoys, swapped_decoys
+from secondlook.labeling.verify_budget import ALL, budget_in_force, check_budget, find_budget
 from secondlook.labeling.vocabulary import check_words
 from secondlook_client.errors import BadSetting, InvalidInput
 from secondlook_client.ontology import ClassSpec, Ontology
@@ -71,6 +72,12 @@ class Pipeline:
                 "--decoys audits the verifier with questions whose answer is no, and --verifier is "
                 "none; give a verifier, or leave --decoys out"
             )
+        check_budget(self.settings.verify_budget)
+        if self.settings.verify_budget != ALL and verifier is None:
+            raise BadSetting(
+                "--verify-budget limits what the verifier is asked, and --verifier is none; give a "
+                "verifier, or leave --verify-budget out"
+            )
         self._calibrator: Calibrator | None = None
         self._rules: dict[str, tuple[Calibrator | None, Ontology]] = {}
         """By digest of an ontology, what decides its labels, with the limits that are in force."""
@@ -83,11 +90,13 @@ class Pipeline:
     def check_ontology(self, ontology: Ontology) -> None:
         """Raises ``BadOntology`` for words that a model cannot know.
 
-        And what ``Calibrator.check`` raises, if a calibrator was asked for by its name or file.
+        And what ``Calibrator.check`` raises, if a calibrator was asked for by its name or file;
+        ``BadSetting`` for a budget of questions where no calibrator can say what to leave out.
         """
         check_words(self.proposer, self.verifier, ontology)
         if self._calibrator and self.settings.calibrator != AUTO:
             self._calibrator.check(ontology, *self.models)
+        find_budget(self.calibrator_for(ontology), self.settings.verify_budget)
 
     def use_calibrator(self, calibrator: Calibrator | None) -> None:
         """Decide by its probabilities from now on; None: by the verifier's answers.
@@ -167,7 +176,7 @@ class Pipeline:
         started = time.perf_counter()
         if self.verifier is None:
             return [self._labelled(item, {}, 0.0) for item in proposed]
-        wanted = [_requests(item) for item in proposed]
+        wanted = [self._requests(item) for item in proposed]
         plans = [self._planned(*one) for one in zip(proposed, wanted, strict=True)]
         requests = [request for of_image in wanted for request in of_image.values()]
         requests += [one for item in zip(proposed, plans, strict=True) for one in _decoyed(*item)]
@@ -189,6 +198,23 @@ class Pipeline:
         if self.observe_decoys:
             self.observe_decoys([decoy for one in audited for decoy in one.decoys])
         return audited
+
+    def _requests(self, item: Proposed) -> dict[tuple[int, View], verify.VerificationRequest]:
+        """What must be verified of one image: one request a box and view, with its questions."""
+        questions: dict[tuple[int, View], dict[str, None]] = {}
+        image = item.task.image
+        calibrator, ontology = self._rules_of(item.task.ontology)
+        size, budget = (image.width, image.height), self.settings.verify_budget
+        pairs = asked_pairs(item.proposals, ontology, item.candidates, size, calibrator, budget)
+        for row, place in pairs:
+            spec = ontology.classes[place]
+            questions.setdefault((row, spec.view), {})[spec.question] = None
+        return {
+            (row, view): verify.VerificationRequest(
+                image, box_of(item.proposals, row), view, tuple(asked)
+            )
+            for (row, view), asked in questions.items()
+        }
 
     def _planned(
         self, item: Proposed, wanted: Mapping[tuple[int, View], verify.VerificationRequest]
@@ -234,6 +260,7 @@ class Pipeline:
         proposer, verifier = self.models
         evidence = Evidence(item.proposals, verdicts, proposer, verifier, image=of_image)
         calibrator, ontology = self._rules_of(item.task.ontology)
+        budget = budget_in_force(calibrator, self.settings.verify_budget)
         judgements = judge_candidates(
             evidence,
             ontology,
@@ -241,6 +268,7 @@ class Pipeline:
             calibrator,
             (image.width, image.height),
             self.settings.duplicate_iou,
+            budget,
         )
         return Labelled(
             name=image.name,
@@ -251,21 +279,6 @@ class Pipeline:
             evidence=evidence,
             timings_ms={"propose": item.ms, "verify": ms},
         )
-
-
-def _requests(item: Proposed) -> dict[tuple[int, View], verify.VerificationRequest]:
-    """What must be verified of one image: one request a box and view, with all its questions."""
-    questions: dict[tuple[int, View], dict[str, None]] = {}
-    for candidate in item.candidates:
-        for spec in (item.task.ontology.classes[index] for index in candidate.classes):
-            questions.setdefault((candidate.row, spec.view), {})[spec.question] = None
-    image = item.task.image
-    return {
-        (row, view): verify.VerificationRequest(
-            image, box_of(item.proposals, row), view, tuple(asked)
-        )
-        for (row, view), asked in questions.items()
-    }
 
 
 def _decoyed(item: Proposed, plan: DecoyPlan) -> Iterator[verify.VerificationRequest]:

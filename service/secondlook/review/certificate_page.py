@@ -39,9 +39,15 @@ ANSWERS = (
 """As the page shows the boxes that were asked about."""
 _KINDS = (ReviewAnswer.WRONG, ReviewAnswer.UNSURE, ReviewAnswer.RIGHT)
 PROMISES = {
-    Promise.RUN: "the labels of this run",
-    Promise.SCENES: "labels of further scenes drawn like these",
+    Promise.RUN: "in this run",
+    Promise.SCENES: "in further scenes drawn like these",
 }
+ASSUMED = {
+    Promise.RUN: "",
+    Promise.SCENES: " It is assumed that a box in a scene with m times as many boxes is at most m "
+    "times as likely to be wrong.",
+}
+"""Beside chance; see ``evaluation.precision_tests``."""
 
 
 def write_certificate(
@@ -95,13 +101,14 @@ def _figures(certificate: Certificate) -> Iterator[tuple[str, str]]:
 def _promise(certificate: Certificate) -> str:
     terms = certificate.terms
     if not certificate.holds:
-        return "Nothing is guaranteed; the reasons are below."
-    what = "of each guaranteed class" if certificate.results[0].class_name else "of all classes"
+        return "The reasons are below."
+    what = "each guaranteed class" if certificate.results[0].class_name else "all classes together"
     return (
-        f"Of {PROMISES[terms.promise]} {what} from the limit on, at least {100 * terms.target:g} % "
-        f"are right. Of many guarantees that are made like this one, at most "
-        f"{100 * terms.level:.3g} % are untrue, whatever the models and their errors are like, "
-        "because the boxes that were asked about were drawn at random."
+        f"Of the labels of {what} whose probability reaches the limit, "
+        f"{PROMISES[terms.promise]}, at least {100 * terms.target:g} % are right. Of many "
+        f"guarantees that are made like this one, at most {100 * terms.level:.3g} % are untrue, "
+        "whatever the models are like, because the boxes that were asked about were drawn at "
+        f"random.{ASSUMED[terms.promise]}"
     )
 
 

@@ -2,24 +2,28 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.boxes import Xyxy, iou
 from secondlook.core.class_mapping import columns_for
 from secondlook.core.images import decode
-from secondlook.core.types import Boxes
+from secondlook.core.types import Boxes, Evidence
 from secondlook.datasets.samples import boxes_array
 from secondlook.labeling.applied_reviews import ADDED
 from secondlook.labeling.box_features import box_features
 from secondlook.labeling.calibrator import BASE, Calibrator
-from secondlook.labeling.decisions import in_force, judge, scored_boxes
+from secondlook.labeling.decisions import asked_pairs, in_force, judge, scored_boxes
 from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook.labeling.proposer import candidates
+from secondlook.labeling.verify_budget import budget_in_force
 from secondlook.review.redecide import run_calibrator
 from secondlook.store import Store
 from secondlook.store.results import LabelProvenance
+from secondlook.store.runs import Run
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Judgement, LabelPath, Verdict
 
@@ -176,13 +180,29 @@ def _contributions(
     labelled, judgement = label.result.labelled, label.judgement
     evidence, ontology = labelled.evidence, label.run.ontology
     unanswered = bool(evidence.verifier) and judgement.p_yes is None
-    if calibrator is None or labelled.path is LabelPath.STUDENT or unanswered:
+    if calibrator is None or labelled.path is LabelPath.STUDENT:
         return None, ()
     found = scored_boxes(evidence, ontology, (labelled.width, labelled.height))
     place = ontology.names.index(judgement.class_name)
     (features,) = box_features(found, ontology, np.array([judgement.row]), np.array([place]))
-    told = calibrator.contributions(features, judgement.class_name)
+    by: Calibrator | None = calibrator
+    if unanswered:
+        by = _decided_before(label, calibrator, features)
+    if by is None:
+        return None, ()
+    told = by.contributions(features, judgement.class_name)
     return calibrator, tuple(Contribution(*one) for one in told if one[2])
+
+
+def _decided_before(
+    label: LabelProvenance, calibrator: Calibrator, features: NDArray[np.float64]
+) -> Calibrator | None:
+    """What gave a label its probability without an answer; None: something else did."""
+    before, judgement = calibrator.before, label.judgement
+    if before is None or not budget_in_force(calibrator, label.run.verify_budget):
+        return None
+    (known,) = before.probabilities(features[None], [judgement.class_name])
+    return before if known == judgement.probability else None
 
 
 def _classes_of_image(label: LabelProvenance) -> Iterator[ClassEvidence]:
@@ -205,8 +225,11 @@ def rerun_models(
     """
     run, before, class_name = label.run, label.result.labelled, label.judgement.class_name
     image = decode(store.blobs.get(before.sha256), before.name, limits)
-    (found,) = pipeline.label([Task(image, label.evidence_run.ontology)])
-    evidence = columns_for(run.ontology, label.evidence_run.ontology).apply(found.evidence)
+    asked_by = label.evidence_run
+    (found,) = pipeline.label([Task(image, asked_by.ontology)])
+    size = before.width, before.height
+    again = _as_asked(found.evidence, asked_by, run_calibrator(store, asked_by), size)
+    evidence = columns_for(run.ontology, asked_by.ontology).apply(again)
     whole = label.judgement.whole_image
     row, overlap = _closest(evidence.proposals.boxes, label.judgement.box)
     decided = judge(
@@ -214,8 +237,9 @@ def rerun_models(
         run.ontology,
         run.nms_iou,
         run_calibrator(store, run),
-        (before.width, before.height),
+        size,
         run.duplicate_iou,
+        run.verify_budget,
     )
     of_class = [
         judgement
@@ -234,6 +258,20 @@ def rerun_models(
         judgement=now,
         same_outcome=bool(now and label.decided and now.outcome is label.decided.outcome),
     )
+
+
+def _as_asked(
+    evidence: Evidence, run: Run, calibrator: Calibrator | None, size: tuple[int, int]
+) -> Evidence:
+    """``evidence`` with the answers that ``run`` would have asked for."""
+    ontology = in_force(run.ontology, calibrator)
+    found = candidates(evidence.proposals, ontology, run.nms_iou)
+    budget = run.verify_budget
+    pairs = asked_pairs(evidence.proposals, ontology, found, size, calibrator, budget)
+    specs = ((row, ontology.classes[place]) for row, place in pairs)
+    asked = {(row, spec.view, spec.question) for row, spec in specs}
+    kept = {key: verdict for key, verdict in evidence.verdicts.items() if key in asked}
+    return replace(evidence, verdicts=kept)
 
 
 def _group(ontology: Ontology, class_name: str) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from secondlook.core.cancellation import check_cancelled
 from secondlook.datasets.snapshot import NAME
-from secondlook.evaluation.certificate import Certificate, digest_of_answers
+from secondlook.evaluation.certificate import Certificate, digest_of_answers, limit_reason
 from secondlook.evaluation.guarantee import Promise, SamplePlan, Terms, certify, draw
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.review.oracle import PERSON, Oracle
@@ -49,6 +49,8 @@ STATE_WORDS = {
     GuaranteeState.BROKEN: "it no longer holds",
     GuaranteeState.WITHDRAWN: "withdrawn",
 }
+EVIDENCE_SETTINGS = frozenset({"score_floor", "max_boxes", "view_min_side", "verify_budget"})
+"""Settings of a run that shape what its models are asked; with a budget also its calibrator."""
 CERTIFIED = "certified"
 """Kind of the event with the answers that a certificate rests on."""
 AT_ONCE = 50
@@ -222,7 +224,7 @@ def apply_guarantee(
     certificate = _in_force(row)
     source = store.results.run(row.run)
     calibrator = store.calibrators.get(row.calibrator) if row.calibrator else None
-    limits = _limits(certificate, source.ontology)
+    limits = certificate.limits(source.ontology.names)
     run = _applied_run(store, new or name, source, limits, row)
     until, images = int(row.settings["until"]), store.results.count(run.id)
     with deletion_blocked(store.database):
@@ -243,6 +245,56 @@ def apply_guarantee(
     if store.guarantees.applied(name) is None or store.guarantees.events(name)[-1].content != told:
         store.guarantees.change(name, APPLIED, told)
     return Applied(run.name, classes, images)
+
+
+def job_under(
+    store: Store,
+    name: str,
+    ontology: Ontology | None,
+    settings_for: Callable[[Ontology], Mapping[str, Any]],
+    models: tuple[str, str],
+) -> tuple[Ontology, dict[str, Any]]:
+    """Classes and settings of a job that is to run under the guarantee ``name``.
+
+    ``ontology`` is what the job was asked for (None: as the run of the guarantee); the server's
+    are ``models`` (proposer, verifier) and the settings for an ontology. Raises ``NotFound``, and
+    ``InvalidInput`` for a guarantee that does not hold, or is about other boxes than the job's.
+    """
+    row = store.guarantees.get(name)
+    certificate, source = _in_force(row), store.results.run(row.run)
+    settings, other = settings_for(source.ontology), ""
+    if certificate.terms.promise is Promise.RUN:
+        other = "the boxes of its run and no others; make one with --promise scenes"
+    elif ontology is not None and _without_limits(ontology) != _without_limits(source.ontology):
+        other = f"the classes and questions of run '{row.run}'; leave out those of the job"
+    elif (run_models := (source.proposer, source.verifier)) != models:
+        named, own = (" and ".join(filter(None, names)) for names in (run_models, models))
+        other = f"labels of {named}, and this server has {own}"
+    else:
+        theirs = {"verify_budget": "all", **source.settings}
+        ours = {"verify_budget": "all", **settings}
+        compared = EVIDENCE_SETTINGS | ({"calibrator"} if ours["verify_budget"] != "all" else set())
+        differing = [
+            f"{key} {value or 'none'}"
+            for key, value in sorted(theirs.items())
+            if key in compared and ours.get(key, value) != value
+        ]
+        if differing:
+            other = f"labels made with {', '.join(differing)}, unlike this server's"
+    if other:
+        raise InvalidInput(f"guarantee '{name}' is about {other}")
+    told = {
+        **settings,
+        "nms_iou": source.nms_iou,
+        "duplicate_iou": source.duplicate_iou,
+        "calibrator": row.calibrator,
+        "guarantee": name,
+    }
+    return source.ontology, told
+
+
+def _without_limits(ontology: Ontology) -> Ontology:
+    return Ontology(tuple(replace(spec, accept=1.0, reject=0.0) for spec in ontology.classes))
 
 
 def summary(certificate: Certificate) -> Iterator[str]:
@@ -577,14 +629,6 @@ def _in_force(row: GuaranteeRow) -> Certificate:
     return Certificate.from_json(row.certificate)
 
 
-def _limits(certificate: Certificate, ontology: Ontology) -> dict[str, float]:
-    """The threshold of each guaranteed class, in the order of the ontology."""
-    found = certificate.thresholds
-    if "" in found:
-        return dict.fromkeys(ontology.names, found[""])
-    return {name: found[name] for name in ontology.names if name in found}
-
-
 def _applied_run(
     store: Store, name: str, source: Run, limits: Mapping[str, float], row: GuaranteeRow
 ) -> Run:
@@ -621,12 +665,8 @@ def _by_limits(
     below &= decided.rows[:end] != WHOLE_IMAGE_ROW
     outcomes[below] = _OPEN
     for at in np.flatnonzero(below | (outcomes == _YES)).tolist():
-        name, limit = ontology.names[classes[at]], thresholds[classes[at]]
-        if np.isinf(limit):
-            reasons[at] = f"'{name}' is not under the guarantee"
-            continue
-        sign = "<" if below[at] else "≥"
-        reasons[at] = f"P(right) {probabilities[at]:.3f} {sign} {limit:.3f}, guaranteed from there"
+        name = ontology.names[classes[at]]
+        reasons[at] = limit_reason(name, float(probabilities[at]), limits.get(name))
     return DecisionBatch(
         decided.starts[: images + 1], decided.rows[:end], classes, outcomes, probabilities, reasons
     )

@@ -28,9 +28,11 @@ from secondlook.labeling.decisions import (
     doubt_of_image,
     in_force,
     student_reason,
+    unasked_reason,
     verdict_reason,
 )
 from secondlook.labeling.duplicates import duplicate_reason, find_duplicates
+from secondlook.labeling.verify_budget import ALL, ASKED, KnownPairs, budget_in_force, budgeted
 from secondlook.store import Store
 from secondlook.store.bulk import (
     DecisionBatch,
@@ -96,7 +98,8 @@ def redecide(
     if calibrator is None:
         calibrator = run_calibrator(store, source) or ""
     settings = {
-        **source.settings,
+        # What is decided here is no longer under the guarantee of a job.
+        **{key: value for key, value in source.settings.items() if key != "guarantee"},
         "nms_iou": _overlap("nms_iou", source.nms_iou if nms_iou is None else nms_iou),
         "duplicate_iou": _overlap(
             "duplicate_iou", source.duplicate_iou if duplicate_iou is None else duplicate_iou
@@ -192,6 +195,7 @@ class _Deciders:
             verified=verified,
             duplicate_iou=self._run.duplicate_iou,
             calibrator=self._calibrator,
+            verify_budget=self._run.verify_budget,
         )
 
 
@@ -296,8 +300,10 @@ class BatchDecider:
         verified: bool,
         duplicate_iou: float = PipelineSettings.duplicate_iou,
         calibrator: Calibrator | None = None,
+        verify_budget: str = ALL,
     ) -> None:
         """``verified`` says whether a verifier was in use when the evidence was gathered."""
+        self._budget = budget_in_force(calibrator, verify_budget) if verified else None
         self._ontology = in_force(ontology, calibrator)
         self._calibrator = calibrator
         self._duplicate_iou = duplicate_iou
@@ -330,13 +336,36 @@ class BatchDecider:
         scored = ScoredBoxes(evidence.starts, evidence.sizes, evidence.boxes, found.scores, p_yes)
         boxes = np.concatenate([group.flat_boxes for group in groups])
         classes = np.concatenate([group.flat_classes for group in groups])
-        features = box_features(scored, self._ontology, boxes, classes)
-        known = calibrator.probabilities(features, np.array(self._ontology.names)[classes])
-        ends = np.cumsum([len(group.flat_boxes) for group in groups])
+        known = self._known(calibrator, evidence, scored, (boxes, classes))
+        ends = np.cumsum([len(group.flat_boxes) for group in groups])[:-1]
+        parts = zip(np.split(known.probabilities, ends), np.split(known.how, ends), strict=True)
         return [
-            replace(group, calibrated=of_group.reshape(len(group.boxes), -1))
-            for group, of_group in zip(groups, np.split(known, ends[:-1]), strict=True)
+            replace(
+                group,
+                calibrated=probabilities.reshape(len(group.boxes), -1),
+                how=how.reshape(len(group.boxes), -1),
+            )
+            for group, (probabilities, how) in zip(groups, parts, strict=True)
         ]
+
+    def _known(
+        self,
+        calibrator: Calibrator,
+        evidence: EvidenceBatch,
+        scored: ScoredBoxes,
+        pairs: tuple[NDArray[np.intp], NDArray[np.intp]],
+    ) -> KnownPairs:
+        """By what each pair (its box, its class) is decided."""
+        boxes, classes = pairs
+        if not self._budget:
+            features = box_features(scored, self._ontology, boxes, classes)
+            known = calibrator.probabilities(features, np.array(self._ontology.names)[classes])
+            return KnownPairs(known, np.full(len(known), ASKED, dtype=np.int8))
+        asked = np.isfinite(scored.p_yes[boxes, classes])
+        questions = np.array(self._questions)[classes]
+        keys = zip(boxes.tolist(), questions.tolist(), strict=True)
+        asked |= np.array([key in evidence.abstentions for key in keys], dtype=bool)
+        return budgeted(calibrator, self._budget, self._ontology, scored, pairs, asked)
 
     def _without_duplicates(self, decided: DecisionBatch, found: "_Found") -> DecisionBatch:
         """The same as the one-image code of ``labeling.decisions`` does, for all images at once."""
@@ -416,7 +445,7 @@ class BatchDecider:
         p_yes = self._answers(found, group.boxes, group.members)
         known = p_yes
         if group.calibrated is not None:
-            unanswered = np.isnan(p_yes) & self._verified
+            unanswered = np.isnan(p_yes) & self._verified & (group.how == ASKED)
             known = np.where(unanswered, np.nan, group.calibrated)
         yes = known >= np.array([spec.accept for spec in specs], dtype=np.float64)
         no = known <= np.array([spec.reject for spec in specs], dtype=np.float64)
@@ -427,6 +456,11 @@ class BatchDecider:
         claims, open_ = yes.sum(axis=1), ~(yes | no)
         hard = np.isnan(known).any(axis=1) | (claims > 1) | ((claims > 0) & open_.any(axis=1))
         reasons = self._reasons(specs, outcomes, known, p_yes)
+        if group.how is not None:
+            for at, side in np.argwhere(group.how != ASKED).tolist():
+                outcome, p = OUTCOMES[outcomes[at, side]], float(known[at, side])
+                told = unasked_reason(specs, side, outcome, p, int(group.how[at, side]))
+                reasons[at * len(specs) + side] = told
         for at in np.flatnonzero(hard).tolist():
             for side, decision in enumerate(self._decide_box(found, group, at)):
                 outcomes[at, side] = OUTCOMES.index(decision.outcome)
@@ -460,8 +494,10 @@ class BatchDecider:
         box = int(group.boxes[at])
         scores = found.scores[box, list(group.members)].tolist()
         verdicts = [self._verdict(found.evidence, box, place) for place in group.members]
-        known = None if group.calibrated is None else group.calibrated[at].tolist()
-        return decide(specs, scores, verdicts, known)
+        if group.calibrated is None or group.how is None:
+            return decide(specs, scores, verdicts)
+        known = zip(group.calibrated[at].tolist(), group.how[at].tolist(), strict=True)
+        return decide(specs, scores, verdicts, list(known))
 
     def _words(self, spec: ClassSpec, outcome: Outcome, p_yes: float) -> str:
         return verdict_reason(spec, outcome, p_yes)
@@ -522,6 +558,8 @@ class _Group:
     """(B,) of the batch."""
     calibrated: NDArray[np.float64] | None = None
     """(B, members) the calibrator's probabilities; None without one."""
+    how: NDArray[np.int8] | None = None
+    """(B, members) how each of them is known (``labeling.verify_budget``)."""
 
     @property
     def flat_boxes(self) -> NDArray[np.intp]:

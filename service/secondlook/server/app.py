@@ -28,6 +28,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from secondlook.config.settings import ImageSettings, ServerSettings, Settings
 from secondlook.config.stop_signals import StopSignals
 from secondlook.core.decoding import ImageDecoder
+from secondlook.jobs.guarantee_checks import checks_of_all
 from secondlook.jobs.training import Trainer
 from secondlook.labeling.engine import Engine
 from secondlook.server import reflection
@@ -120,6 +121,8 @@ class Server:
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
         self._engine = engine
+        if store:
+            self.metrics.watch_guarantees(lambda: checks_of_all(store))
         if store and engine.pipeline.calibrator:  # the settings of a job name it by its digest
             store.calibrators.put(engine.pipeline.calibrator)
         self._ontologies = Ontologies(ontology, engine.pipeline.check_ontology)
@@ -136,6 +139,7 @@ class Server:
             self._services,
             self._ontologies,
             engine.settings_for,
+            lambda: engine.pipeline.models,
             self.settings.server.image_root_folders,
             self._stopping,
         )

@@ -24,6 +24,7 @@ from secondlook.detector.manifest import (
     StudentManifest,
     parse_manifest,
 )
+from secondlook.jobs.guarantee_checks import guarantee_of
 from secondlook.registry.promotion import StudentComparison
 from secondlook.server.store_calls import next_token
 from secondlook.store.model_versions import StudentVersion
@@ -138,9 +139,13 @@ def wants_all(detail: labeling_pb.Detail.ValueType) -> bool:
 
 
 def job_message(
-    job: JobRow, ontology: Ontology | None = None, paths: Sequence[TimeBucket] = ()
+    job: JobRow,
+    ontology: Ontology | None = None,
+    paths: Sequence[TimeBucket] = (),
+    guarantee_state: str = "",
 ) -> jobs_pb.Job:
-    """A job as it stands; with its classes, and who labelled it, where they are given."""
+    """A job as it stands; with its classes, who labelled it, and how its guarantee stands, where
+    they are given."""
     return wire.write(
         jobs_pb.Job,
         job,
@@ -157,6 +162,8 @@ def job_message(
             )
             for part in paths
         ],
+        guarantee=guarantee_of(job.settings),
+        guarantee_state=guarantee_state,
     )
 
 

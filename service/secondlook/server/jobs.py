@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 from secondlook.core.decoding import ImageDecoder
 from secondlook.core.types import Labelled
+from secondlook.jobs.guarantee_checks import guarantee_of, status_sentence
 from secondlook.jobs.image_source import allowed_folder
 from secondlook.jobs.runner import JobRunner
 from secondlook.labeling.engine import Engine
+from secondlook.review.guarantees import job_under
 from secondlook.server.converters import (
     Ontologies,
     checked_job_name,
@@ -106,11 +108,13 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         self,
         services: StoreServices | None,
         ontologies: Ontologies,
-        settings: Callable[[Ontology], Mapping[str, Any]],
+        settings: Callable[[Ontology | None], Mapping[str, Any]],
+        models: Callable[[], tuple[str, str]],
         roots: Sequence[Path],
         stopping: asyncio.Event,
     ) -> None:
-        """``settings`` gives what is kept with each new job.
+        """``settings`` gives what is kept with each new job, ``models`` the names of proposer and
+        verifier.
 
         A job's folder must be in one of ``roots``; ``stopping`` ends the calls that follow a job.
         """
@@ -118,6 +122,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         super().__init__(store, "jobs", THREADS)
         self._ontologies = ontologies
         self._settings = settings
+        self._models = models
         self._roots = roots
         self._stopping = stopping
         self._ended = services.ended if services else stopping
@@ -137,18 +142,24 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.CreateJobResponse:
         """Begin a job."""
         store, name = self._store, checked_job_name(request.name)
-        ontology = await self._ontologies.of(request)
+        wanted = request.guarantee and not request.HasField("ontology")
+        asked = None if wanted else await self._ontologies.of(request)
         kind, root = await self._in_thread(lambda: self._source(request))
 
-        def create() -> JobRow:
+        def create() -> tuple[JobRow, Ontology]:
+            if request.guarantee and request.reuse:  # also when it no longer holds
+                with suppress(NotFound):
+                    known = store.results.run(name).ontology
+                    return self._existing(name, kind, known, root, request.guarantee), known
+            ontology, settings = self._terms(asked, request.guarantee)
             try:
-                return store.queue.create(name, kind, ontology, root, self._settings(ontology))
+                return store.queue.create(name, kind, ontology, root, settings), ontology
             except AlreadyExists:
                 if request.reuse:
-                    return self._existing(name, kind, ontology, root)
+                    return self._existing(name, kind, ontology, root, request.guarantee), ontology
                 raise
 
-        return pb.CreateJobResponse(job=job_message(await self._in_thread(create), ontology))
+        return pb.CreateJobResponse(job=job_message(*await self._in_thread(create)))
 
     async def OfferImages(  # noqa: N802
         self, request: pb.OfferImagesRequest, context: Any
@@ -201,7 +212,9 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         job = await self._in_thread(lambda: store.queue.get(request.job))
         run = await self._in_thread(lambda: store.results.run(request.job))
         paths = await self._in_thread(lambda: store.results.paths(run.id)) if request.paths else ()
-        return pb.GetJobResponse(job=job_message(job, run.ontology, paths))
+        under = guarantee_of(run.settings)
+        stands = await self._in_thread(lambda: status_sentence(store, under)) if under else ""
+        return pb.GetJobResponse(job=job_message(job, run.ontology, paths, stands))
 
     async def ListJobs(  # noqa: N802
         self, request: pb.ListJobsRequest, context: Any
@@ -266,26 +279,42 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         store = self._store
         return job_message(await self._in_thread(lambda: store.queue.get(name)))
 
-    def _existing(self, name: str, kind: str, ontology: Ontology, root: str = "") -> JobRow:
-        """The job of that name. Raises ``NotFound``, and ``AlreadyExists`` for another one."""
+    def _terms(
+        self, ontology: Ontology | None, guarantee: str
+    ) -> tuple[Ontology, Mapping[str, Any]]:
+        """Classes and settings of a new job; those of a guarantee, if it is to run under one."""
+        if guarantee:
+            return job_under(self._store, guarantee, ontology, self._settings, self._models())
+        assert ontology
+        return ontology, self._settings(ontology)
+
+    def _existing(
+        self, name: str, kind: str, ontology: Ontology, root: str, guarantee: str | None
+    ) -> JobRow:
+        """The job of that name; under ``guarantee``, or with None under any or none.
+
+        Raises ``NotFound``, and ``AlreadyExists`` for another one.
+        """
         run = self._store.results.run(name)
-        if (run.kind, run.ontology.digest) == (kind, ontology.digest):
+        under = guarantee_of(run.settings)
+        same = run.kind, run.ontology.digest, under if guarantee is None else guarantee
+        if same == (kind, ontology.digest, under):
             job = self._store.queue.get(name)
             if job.root == root:
                 return job
         raise AlreadyExists(
-            f"there is a run '{name}' already, from another source or with other classes; choose "
-            "another name"
+            f"there is a run '{name}' already, from another source or with other classes or "
+            "another guarantee; choose another name"
         )
 
     def _created_or_existing(self, name: str, ontology: Ontology) -> JobRow:
         """The upload job of that name. Raises ``AlreadyExists`` as ``_existing`` does."""
         with suppress(NotFound):  # the usual case, without a transaction that writes
-            return self._existing(name, UPLOAD, ontology)
+            return self._existing(name, UPLOAD, ontology, "", None)
         with suppress(AlreadyExists):  # another call was faster
             settings = self._settings(ontology)
             return self._store.queue.create(name, UPLOAD, ontology, settings=settings)
-        return self._existing(name, UPLOAD, ontology)
+        return self._existing(name, UPLOAD, ontology, "", None)
 
     async def _keep(
         self, job: str, name: str, image: bytes, key: int | None = None

@@ -2,23 +2,35 @@
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, MetricsHandler
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, MetricsHandler
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from secondlook.cascade.router import RoutingEvent
 from secondlook.core.types import Decoy, Labelled
+from secondlook.evaluation.precision_monitor import EVIDENCE
+from secondlook.jobs.guarantee_checks import ChecksStatus
 from secondlook.server.addresses import explain_metrics_failure
-from secondlook_client.errors import BadSetting
+from secondlook_client.errors import BadSetting, StorageFull, Unavailable
 from secondlook_client.values import Answer
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 SCRAPES, SCRAPE_TIMEOUT_S = 8, 5.0
 """Connections to the metrics at the same time, and how long one may say nothing."""
+GUARANTEE_GAUGES = {
+    "holds": "1 while boxes are accepted under the guarantee, 0 once it no longer holds.",
+    "checked": "Accepted boxes that people checked.",
+    "wrong": "Of these wrong or unsure.",
+    "evidence": f"Against the guarantee, which ends when it reaches {EVIDENCE:g}.",
+    "waiting": "Checks that wait for an answer.",
+}
+"""Of the guarantees of running jobs, by field of ``ChecksStatus``."""
 AGREEMENTS = (0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -183,6 +195,10 @@ class Metrics:
         self._connections.set_function(connections)
         self._unfinished.set_function(unfinished_bytes)
 
+    def watch_guarantees(self, checks: Callable[[], Sequence[ChecksStatus]]) -> None:
+        """``checks()`` is asked at each scrape."""
+        self.registry.register(_GuaranteeCollector(checks))
+
     def part_is_ready(self, part: str, ready: bool) -> None:
         """Whether ``models`` or ``store`` are there."""
         self._ready.labels(part).set(ready)
@@ -198,6 +214,36 @@ class Metrics:
             why = cause.strerror or str(cause)
             raise BadSetting(explain_metrics_failure(host, port, why)) from cause
         return MetricsEndpoint(httpd)
+
+
+class _GuaranteeCollector(Collector):
+    """Reads at each scrape how the guarantees of running jobs stand; nothing while the database is
+    unavailable."""
+
+    def __init__(self, checks: Callable[[], Sequence[ChecksStatus]]) -> None:
+        self._checks = checks
+
+    def describe(self) -> Iterator[Metric]:
+        """The families, without asking the database."""
+        yield from self._families().values()
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample of each family for each guarantee."""
+        families = self._families()
+        try:
+            found = self._checks()
+        except (Unavailable, StorageFull):
+            found = ()
+        for status in found:
+            for name, family in families.items():
+                family.add_metric([status.name], float(getattr(status, name)))
+        yield from families.values()
+
+    def _families(self) -> dict[str, GaugeMetricFamily]:
+        return {
+            name: GaugeMetricFamily(f"secondlook_guarantee_{name}", told, labels=["guarantee"])
+            for name, told in GUARANTEE_GAUGES.items()
+        }
 
 
 class _ScrapeServer(ThreadingHTTPServer):

@@ -46,6 +46,7 @@ from secondlook.store.schema import (
     images,
     items,
     jobs,
+    review_items,
     review_queues,
     reviews,
     runs,

@@ -489,9 +489,7 @@ def append_to_queue(
         rows = [_item_row(queue.id, n, one) for n, one in enumerate(asked, begin)]
         connection.execute(insert(review_items), rows)
         more = {"total": review_queues.c.total + len(rows)}
-        connection.execute(
-            update(review_queues).where(review_queues.c.id == queue.id).values(more)
-        )
+        connection.execute(update(review_queues).where(review_queues.c.id == queue.id).values(more))
 
 
 def check_queue_name(name: str) -> None:

@@ -71,6 +71,11 @@ class Run:
         """Digest of the calibrator whose probabilities it decides by; empty: none."""
         return str(self.settings.get("calibrator", ""))
 
+    @property
+    def verify_budget(self) -> str:
+        """Which questions went unasked on purpose: the setting ``verify_budget``; "all": none."""
+        return str(self.settings.get("verify_budget", "all"))
+
 
 def create_run(
     connection: Connection,

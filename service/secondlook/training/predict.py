@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secondlook.core.boxes import clip, iou
 from secondlook.core.types import Pixels
 from secondlook.datasets.image_cache import PixelCache, read_pixels, reason_of
 from secondlook.datasets.samples import Sample
@@ -112,6 +115,31 @@ def predict_images(
         select_detections(of_image, places, *size, floor)
         for of_image, places, size in zip(scores, boxes, sizes, strict=True)
     ]
+
+
+@torch.inference_mode()
+def edge_bins(
+    model: nn.Module, image: Pixels, found: Detections, size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How a model spreads the edges of the N boxes that it ``found`` on one image.
+
+    ``image`` is of the model's input size and was ``size`` (width, height) before. Gives (N, 4, K)
+    probabilities of the K distances by which left, top, right and bottom may lie outside of the
+    model's first guess, and these distances, (K,), in sides of that guess.
+    """
+    from transformers.models.d_fine.modeling_d_fine import weighting_function
+
+    student: Any = model
+    decoder = student.model.decoder
+    batch = torch.from_numpy(np.stack([image])).permute(0, 3, 1, 2)
+    output = student(pixel_values=to_pixel_values(batch.to(student.device)))
+    boxes = _corners(output.pred_boxes[0].float()).cpu().numpy()
+    pixel = clip(boxes * np.array([*size, *size], np.float32), *size)
+    queries = iou(found.boxes, pixel).argmax(axis=1)
+    logits = output.intermediate_predicted_corners[0, -1].float()
+    bins = logits.reshape(len(pixel), 4, -1).softmax(dim=2).cpu().numpy()[queries]
+    distances = weighting_function(decoder.max_num_bins, decoder.up, decoder.reg_scale)
+    return bins, (distances / decoder.reg_scale.abs()).flatten().cpu().numpy()
 
 
 def to_pixel_values(images: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 from labelled import judged, result
 
+from secondlook.core.types import NOT_ASKED
 from secondlook.evaluation.matching import Counts, TrueBox
 from secondlook.evaluation.run_stats import RunStats, compare_stages
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import WHOLE_IMAGE, EmptyReason, Outcome
+from secondlook_client.values import WHOLE_IMAGE, Answer, Decision, EmptyReason, Outcome
 
 ONE, TWO = (0.0, 0.0, 50.0, 50.0), (100.0, 0.0, 150.0, 50.0)
 ONTOLOGY = Ontology(
@@ -77,3 +78,19 @@ def test_doubts_about_whole_images_are_counted_apart():
     assert totals.empty == {EmptyReason.NOTHING_PROPOSED: 1, EmptyReason.ALL_REJECTED: 1}
     change = compare_stages(lambda: iter([("b.jpg", result(doubt))]), TRUTH, ONTOLOGY)
     assert change.before.total() == Counts()
+
+
+def test_what_was_not_asked_on_purpose_is_no_missing_verdict():
+    unasked = judged("person", ONE, error=NOT_ASKED)
+    certain = Decision(Outcome.ACCEPT, 0.98, "not asked: probability 0.98 ≥ 0.60 without it")
+    open_ = Decision(Outcome.UNSURE, 0.5, f"no verdict: {NOT_ASKED}")
+    totals = RunStats.of([result(*(replace(unasked, decision=one) for one in (certain, open_)))])
+    assert (totals.not_asked, totals.without_verdict) == (1, 1)
+
+
+def test_a_verifier_that_never_answers_is_found_out_where_not_all_is_asked():
+    said = judged("person", ONE, Outcome.UNSURE)
+    maybe = replace(said, verdict=replace(said.verdict, answer=Answer(None, "maybe")))
+    certain = judged("person", TWO, error=NOT_ASKED)
+    assert RunStats.of([result(maybe, certain)]).verifier_never_answered
+    assert not RunStats.of([result(certain)]).verifier_never_answered

@@ -1,7 +1,7 @@
 """Probabilities from features; calibrators as JSON that may come from strangers."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.labeling.box_features import FEATURES
-from secondlook.labeling.calibrator import BASE, Calibrator, ClassFit
+from secondlook.labeling.calibrator import BASE, Calibrator, ClassFit, VerifyBudget
 from secondlook_client.errors import BadSetting, InvalidInput
 from secondlook_client.ontology import MAX_CLASSES, ClassSpec, Ontology
 
@@ -200,3 +200,43 @@ class TestJson:
             return
         assert Calibrator.from_json(read.to_json()) == read
         assert np.isfinite(read.probabilities(rows(2), [read.classes[0]] * 2)).all()
+
+
+BEFORE = Calibrator(
+    MADE.classes, ("score",), (0.5,), (ClassFit(1.0, (0.5,)), ClassFit(-1.0, (0.25,)))
+)
+BUDGET = VerifyBudget(0.4, 0.001, (0.1, 0.0), (0.9, 2.0))
+ABLE = replace(MADE, before=BEFORE, budgets=(BUDGET, replace(BUDGET, share=0.6)))
+
+
+def test_what_needs_no_answer_is_part_of_the_json() -> None:
+    assert Calibrator.from_json(ABLE.to_json()) == ABLE
+    assert ABLE.digest != MADE.digest
+    assert "budgets" not in json.loads(MADE.to_json())  # the digest of before
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"before": None}, "expected a JSON object"),
+        ({"before": json.loads(MADE.to_json())}, "weighs 'p_yes', which the verifier's answers"),
+        ({"before": json.loads(ABLE.to_json())}, "it has 'budgets' and no 'before'"),
+        ({"before": "[]"}, "expected a JSON object"),
+        ({"budgets": {}}, "'budgets' is not a list of at most 100"),
+        ({"budgets": [1]}, "a budget is not an object"),
+        ({"budgets": [asdict(BUDGET)] * 101}, "at most 100"),
+        ({"budgets": [asdict(BUDGET) | {"below": [0.1]}]}, "has not 2 limits"),
+        ({"budgets": [asdict(BUDGET) | {"share": "x"}]}, "expected a number"),
+        ({"budgets": [asdict(BUDGET), asdict(BUDGET) | {"share": 0.1}]}, "do not ascend"),
+    ],
+)
+def test_budgets_that_cannot_be_used_are_refused(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        Calibrator.from_json(json.dumps(json.loads(ABLE.to_json()) | change))
+
+
+def test_budgets_without_a_calibrator_before_the_verifier_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="it has 'budgets' and no 'before'"):
+        replace(MADE, budgets=(BUDGET,))
+    with pytest.raises(InvalidInput, match="'before' is of other classes"):
+        replace(ABLE, before=replace(BEFORE, classes=("dog", "person")))

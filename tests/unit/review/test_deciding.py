@@ -1,3 +1,7 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,8 +9,8 @@ from hypothesis import strategies as st
 from secondlook.core import boxes as box_ops
 from secondlook.core.class_mapping import columns_for
 from secondlook.core.types import Evidence, ImageVerdicts, Proposals
-from secondlook.labeling.box_features import FEATURES
-from secondlook.labeling.calibrator import Calibrator, ClassFit
+from secondlook.labeling.box_features import FEATURES, VERIFIER_FEATURES
+from secondlook.labeling.calibrator import Calibrator, ClassFit, VerifyBudget
 from secondlook.labeling.decisions import judge
 from secondlook.review.redecide import BatchDecider
 from secondlook.store.bulk import pack_many, unpack_many
@@ -97,17 +101,24 @@ def ontologies(draw: st.DrawFn) -> Ontology:
 
 @st.composite
 def calibrators(draw: st.DrawFn, ontology: Ontology) -> Calibrator:
-    """Any features, with weights that make every outcome likely."""
-    features = draw(st.lists(st.sampled_from(FEATURES), unique=True, max_size=5))
+    """Any features, with weights that make every outcome likely; some can do without answers."""
+    made = draw(logistic(ontology, FEATURES))
+    limits = {name: draw(share) for name in ontology.names if draw(st.booleans())}
+    if draw(st.booleans()):
+        return replace(made, accept=limits)
+    before = draw(logistic(ontology, [one for one in FEATURES if one not in VERIFIER_FEATURES]))
+    certain = st.tuples(*(share for _ in ontology.names))
+    budget = VerifyBudget(0.5, 0.0, draw(certain), draw(certain))
+    return replace(made, accept=limits, before=before, budgets=(budget,))
+
+
+@st.composite
+def logistic(draw: st.DrawFn, ontology: Ontology, known: Sequence[str]) -> Calibrator:
+    features = draw(st.lists(st.sampled_from(known), unique=True, max_size=5))
     weight = st.sampled_from((-1.0, 0.0, 0.3, 2.0))
     numbers = st.tuples(*(weight for _ in features))
-    return Calibrator(
-        ontology.names,
-        tuple(features),
-        draw(numbers),
-        tuple(ClassFit(draw(weight), draw(numbers)) for _ in ontology.names),
-        {name: draw(share) for name in ontology.names if draw(st.booleans())},
-    )
+    fits = tuple(ClassFit(draw(weight), draw(numbers)) for _ in ontology.names)
+    return Calibrator(ontology.names, tuple(features), draw(numbers), fits)
 
 
 @given(st.data(), ontologies(), share, share, st.sampled_from(("", "v@1")))
@@ -119,7 +130,12 @@ def test_many_at_once_are_decided_as_one_by_one_to_the_last_bit(
     sizes = [(data.draw(st.integers(6, 12)), 10) for _ in found]
     packed = [pack_evidence(one, KEPT) for one in found]
     columns = columns_for(ontology, KEPT)
-    rules = {"calibrator": calibrator, "duplicate_iou": duplicate_iou}
+    budget = data.draw(st.sampled_from(("all", "auto", "0.6")))
+    rules: dict[str, Any] = {
+        "calibrator": calibrator,
+        "duplicate_iou": duplicate_iou,
+        "verify_budget": budget,
+    }
     decider = BatchDecider(ontology, KEPT, columns, nms_iou, verified=bool(verifier), **rules)
     batch = unpack_many(packed, KEPT, np.array(sizes, dtype=np.float32))
     one_by_one = [
