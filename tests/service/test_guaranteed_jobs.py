@@ -32,7 +32,7 @@ def pets(image: Image, phrases: Sequence[str]) -> tuple[Row, ...]:
 @pytest.fixture
 def guaranteed(store: Store, monkeypatch: pytest.MonkeyPatch):
     """A server whose store has the guarantee ``g``, and a client of it."""
-    monkeypatch.setattr(guarantee_checks, "RATE", 0.25)
+    monkeypatch.setattr(guarantee_checks, "RATE", 0.5)
     store_pets(store)
     request = GuaranteeRequest("pets", Terms(0.9, 0.9, 40))
     assert create_guarantee(store, "g", request, None, pets_truth()).holds

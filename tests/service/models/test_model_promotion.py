@@ -183,6 +183,7 @@ def test_a_promotion_that_was_given_up_changes_nothing(client, folder, monkeypat
         patch.setattr(active_model, "open_tried", lambda *given, stopped: OnnxDetector.open(*given))
         with pytest.raises(DeadlineExceeded):
             client.models.promote("street", 2, timeout_s=0.3)
+        time.sleep(1)  # the server hears of it a little later than the client gives up
         gate.set()
         time.sleep(0.5)
     assert client.models.current("street").version == 1
