@@ -12,7 +12,7 @@ from pathlib import Path
 
 from postgres import postgres_server
 
-from bench.paired_timing import Figure
+from bench.paired_timing import Figure, latency
 from secondlook.jobs.worker import PAGE
 from secondlook.store import Store, open_store
 from secondlook.store.database import now
@@ -96,17 +96,4 @@ def _figure(name: str, call: Callable[[], object]) -> Figure:
         began = time.perf_counter()
         call()
         times.append((time.perf_counter() - began) * 1000)
-    times.sort()
-    median, p95 = times[len(times) // 2], times[len(times) * 95 // 100]
-    return Figure(
-        name=f"{name}: p95 (median–longest) of {CALLS}",
-        bar=f"≤ {BAR_MS:g} ms",
-        ours=p95,
-        baseline=BAR_MS,
-        unit="ms",
-        ratio=p95,
-        low=median,
-        high=times[-1],
-        rounds=CALLS,
-        met=p95 <= BAR_MS,
-    )
+    return latency(name, times, BAR_MS)

@@ -226,6 +226,18 @@ class Connection:
     def _answer(self, method: Any, request: Any, timeout_s: float) -> Plan[Any]:
         return retried(self._attempts(timeout_s), method, request)
 
+    def _listed(
+        self, method: Any, request: Any, timeout_s: float, read: Callable[[Any], Iterable[T]]
+    ) -> StreamPlan[T]:
+        """What ``read`` finds in each page of a list, from the one that ``request`` asks for."""
+        while True:
+            page = yield from self._answer(method, request, timeout_s)
+            for found in read(page):
+                yield Emit(found)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
 
 class Blocking:
     """Marks an owner whose plans run in the calling thread."""

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any
 
 from secondlook_client import wire
-from secondlook_client.calls import BlockingConnection
+from secondlook_client.calls import BlockingConnection, iterate
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import datasets_pb2 as pb
 from secondlook_client.v1 import datasets_pb2_grpc
@@ -49,14 +49,13 @@ class Datasets(BlockingConnection):
 
     def list(self, *, timeout_s: float = CALL_S) -> Iterator[Snapshot]:
         """All snapshots, the newest first, fetched page by page."""
-        token = ""
-        while True:
-            request = pb.ListSnapshotsRequest(page_token=token)
-            page = self._call(self._stub.ListSnapshots, request, timeout_s)
-            yield from map(wire.snapshot, page.snapshots)
-            token = page.next_page_token
-            if not token:
-                return
+        plan = self._listed(
+            self._stub.ListSnapshots,
+            pb.ListSnapshotsRequest(),
+            timeout_s,
+            lambda page: map(wire.snapshot, page.snapshots),
+        )
+        yield from iterate(plan)
 
     def pull(
         self,

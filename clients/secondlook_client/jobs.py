@@ -109,14 +109,12 @@ class JobCalls(Connection):
     @Streaming
     def list(self, *, timeout_s: float = CALL_S) -> StreamPlan[Job]:
         """All jobs, the newest first, fetched page by page."""
-        request = pb.ListJobsRequest()
-        while True:
-            page = yield from self._answer(self._stub.ListJobs, request, timeout_s)
-            for message in page.jobs:
-                yield Emit(wire.job(message))
-            if not page.next_page_token:
-                return
-            request = pb.ListJobsRequest(page_token=page.next_page_token)
+        return self._listed(
+            self._stub.ListJobs,
+            pb.ListJobsRequest(),
+            timeout_s,
+            lambda page: map(wire.job, page.jobs),
+        )
 
     @Streaming
     def watch(self, job: str) -> StreamPlan[JobProgress]:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from secondlook_client import model_folder, wire
-from secondlook_client.calls import BlockingConnection, retried, run
+from secondlook_client.calls import BlockingConnection, iterate, retried, run
 from secondlook_client.errors import FolderUnusable, InvalidInput, NotFound
 from secondlook_client.model_folder import PartFolder, SentFolder
 from secondlook_client.retry import Attempts, RetryPolicy
@@ -61,14 +61,13 @@ class Models(BlockingConnection):
 
     def list(self, name: str = "", *, timeout_s: float = CALL_S) -> Iterator[ModelVersion]:
         """All versions (of one model, unless empty), the newest first, page by page."""
-        token = ""
-        while True:
-            request = pb.ListModelsRequest(name=name, page_token=token)
-            page = self._call(self._stub.ListModels, request, timeout_s)
-            yield from map(wire.model_version, page.models)
-            token = page.next_page_token
-            if not token:
-                return
+        plan = self._listed(
+            self._stub.ListModels,
+            pb.ListModelsRequest(name=name),
+            timeout_s,
+            lambda page: map(wire.model_version, page.models),
+        )
+        yield from iterate(plan)
 
     def add(self, folder: str | Path, name: str = "", *, timeout_s: float = ADD_S) -> ModelVersion:
         """Keep a student folder as the next version of ``name`` (default: the manifest's).
@@ -195,14 +194,13 @@ class Models(BlockingConnection):
 
     def trainings(self, *, timeout_s: float = CALL_S) -> Iterator[Training]:
         """All trainings, the newest first, fetched page by page."""
-        token = ""
-        while True:
-            request = pb.ListTrainingsRequest(page_token=token)
-            page = self._call(self._stub.ListTrainings, request, timeout_s)
-            yield from map(wire.training, page.trainings)
-            token = page.next_page_token
-            if not token:
-                return
+        plan = self._listed(
+            self._stub.ListTrainings,
+            pb.ListTrainingsRequest(),
+            timeout_s,
+            lambda page: map(wire.training, page.trainings),
+        )
+        yield from iterate(plan)
 
     def watch(self, number: int) -> Iterator[Training]:
         """How a training stands, now and at each change, until it is over."""

@@ -11,7 +11,6 @@ from secondlook_client.calls import (
     Awaiting,
     Blocking,
     Connection,
-    Emit,
     Plan,
     Send,
     Sleep,
@@ -101,14 +100,12 @@ class ReviewCalls(Connection):
     @Streaming
     def queues(self, *, timeout_s: float = CALL_S) -> StreamPlan[ReviewQueue]:
         """All queues in the order of their names, fetched page by page."""
-        request = pb.ListReviewQueuesRequest()
-        while True:
-            page = yield from self._answer(self._stub.ListReviewQueues, request, timeout_s)
-            for message in page.queues:
-                yield Emit(wire.review_queue(message))
-            if not page.next_page_token:
-                return
-            request = pb.ListReviewQueuesRequest(page_token=page.next_page_token)
+        return self._listed(
+            self._stub.ListReviewQueues,
+            pb.ListReviewQueuesRequest(),
+            timeout_s,
+            lambda page: map(wire.review_queue, page.queues),
+        )
 
     @Unary
     def delete_queue(self, name: str, *, timeout_s: float = CALL_S) -> Plan[None]:
@@ -267,14 +264,12 @@ class ReviewCalls(Connection):
 
         ``run`` limits them to the images of that run, ``image`` to one image, by its SHA-256.
         """
-        request = pb.ListReviewsRequest(run=sendable(run), image=image)
-        while True:
-            page = yield from self._answer(self._stub.ListReviews, request, timeout_s)
-            for message in page.reviews:
-                yield Emit(wire.review(message))
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        return self._listed(
+            self._stub.ListReviews,
+            pb.ListReviewsRequest(run=sendable(run), image=image),
+            timeout_s,
+            lambda page: map(wire.review, page.reviews),
+        )
 
 
 def _import_messages(

@@ -8,11 +8,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from secondlook.evaluation.guarantee import Guaranteed, Promise, Terms
 from secondlook_client.errors import InvalidInput
+from secondlook_client.ontology import Ontology
 from secondlook_client.values import ReviewAnswer
 
 FORMAT = 1
@@ -118,6 +119,15 @@ class Certificate:
             not_guaranteed=tuple(_list(told, "not_guaranteed", str)),
             history=tuple(_list(told, "history", dict)),
         )
+
+
+def lowest_limits(ontology: Ontology) -> Ontology:
+    """``ontology`` with limits as low as can be: what would not be rejected is accepted.
+
+    A box is accepted by it, and its probability reaches a threshold, exactly where that threshold
+    as the limit would accept it.
+    """
+    return Ontology(tuple(replace(spec, accept=spec.reject) for spec in ontology.classes))
 
 
 def limit_reason(class_name: str, probability: float, limit: float | None) -> str:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from secondlook.core.types import Labelled
-from secondlook.evaluation.certificate import Certificate, limit_reason
+from secondlook.evaluation.certificate import Certificate, limit_reason, lowest_limits
 from secondlook.evaluation.precision_monitor import EVIDENCE, RATE, Check, PrecisionMonitor
 from secondlook.labeling.decisions import judge
 from secondlook.store import Store
@@ -32,7 +32,6 @@ from secondlook.store.results import cursors_of
 from secondlook.store.reviews import QueueItem, append_to_queue
 from secondlook.store.runs import Run
 from secondlook_client.errors import NotFound
-from secondlook_client.ontology import Ontology
 from secondlook_client.values import Decision, Judgement, LabelPath, Outcome, ReviewAnswer
 
 log = logging.getLogger(__name__)
@@ -78,10 +77,8 @@ class GuaranteedJob:
             self._models = source.proposer, source.verifier
             self._limits = Certificate.from_json(row.certificate).limits(run.ontology.names)
         stored = store.calibrators.get(run.calibrator) if run.calibrator else None
-        self._calibrator = replace(stored, accept={}) if stored else None
-        self._ontology = Ontology(
-            tuple(replace(spec, accept=spec.reject) for spec in run.ontology.classes)
-        )
+        self._calibrator = stored.without_limits if stored else None
+        self._ontology = lowest_limits(run.ontology)
         self._over = ""
 
     def refresh(self) -> None:

@@ -8,7 +8,7 @@ it says of scores and answers holds for the models that gave them, so it names t
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -93,6 +93,11 @@ class Calibrator:
     def digest(self) -> str:
         """SHA-256 of the JSON, 64 hex digits."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def without_limits(self) -> "Calibrator":
+        """The same without limits of its own, for those of a guarantee."""
+        return replace(self, accept={})
 
     def to_json(self) -> str:
         """Canonical JSON: equal calibrators have equal text."""

@@ -29,6 +29,7 @@ from secondlook.evaluation.guarantee import Promise, SamplePlan, Terms, certify,
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.review.oracle import PERSON, Oracle
 from secondlook.review.population import Population, lowest_decisions, read_population
+from secondlook.review.redecide import run_to_write
 from secondlook.store import Store
 from secondlook.store.bulk import DecisionBatch, add_decisions, redecided_up_to
 from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW
@@ -37,7 +38,7 @@ from secondlook.store.guarantees import APPLIED, GuaranteeEvent, GuaranteeRow, G
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.results import Result
 from secondlook.store.reviews import Contradiction, QueueItem
-from secondlook.store.runs import Run, create_run
+from secondlook.store.runs import Run
 from secondlook_client.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Decision, LabelResult, Outcome, ReviewAnswer, ReviewItem
@@ -467,7 +468,7 @@ def _checked_calibrator(
     if calibrator is None:
         return None
     calibrator.check(run.ontology, run.proposer, run.verifier)
-    return replace(calibrator, accept={})
+    return calibrator.without_limits
 
 
 def _check_same(
@@ -639,17 +640,8 @@ def _applied_run(
 
     ontology = Ontology(tuple(map(limited, source.ontology.classes)))
     settings = {**source.settings, "calibrator": row.calibrator, "guarantee": row.name}
-    try:
-        known = store.results.run(name)
-    except NotFound:
-        with store.database.writing() as connection:
-            return create_run(connection, name, "redecide", ontology, settings, source)
-    same = (known.kind, known.parent_id, known.ontology) == ("redecide", source.id, ontology)
-    if same and known.settings == settings:
-        return known
-    raise AlreadyExists(
-        f"there is a run '{name}' already, which is another one; choose another name with --run"
-    )
+    taken = "which is another one; choose another name with --run"
+    return run_to_write(store, name, ontology, settings, source, taken)
 
 
 def _by_limits(

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.datasets.splits import block_of, group_images
+from secondlook.evaluation.certificate import lowest_limits
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.review.redecide import decisions_on
 from secondlook.store import Store
 from secondlook.store.bulk import DecisionBatch, PackedEvidence
 from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW
 from secondlook.store.runs import Run
-from secondlook_client.ontology import Ontology
 from secondlook_client.values import Outcome
 
 _ACCEPT = OUTCOMES.index(Outcome.ACCEPT)
@@ -132,9 +132,9 @@ def lowest_decisions(
     store: Store, run: Run, calibrator: Calibrator | None, after: int = 0
 ) -> Iterator[tuple[list[PackedEvidence], DecisionBatch]]:
     """``decisions_on`` with limits as low as can be: what would not be rejected is accepted."""
-    specs = (replace(spec, accept=spec.reject) for spec in run.ontology.classes)
-    free = replace(calibrator, accept={}) if calibrator else None
-    return decisions_on(store, run, replace(run, ontology=Ontology(tuple(specs))), free, after)
+    free = calibrator.without_limits if calibrator else None
+    lowest = replace(run, ontology=lowest_limits(run.ontology))
+    return decisions_on(store, run, lowest, free, after)
 
 
 def _scenes(

@@ -111,7 +111,8 @@ def redecide(
         own = calibrator.proposer, calibrator.verifier  # where only a student has labelled so far
         calibrator.check(ontology, *(source.proposer, source.verifier) if source.named else own)
         store.calibrators.put(calibrator)
-    run = _run(store, name, ontology, settings, source)
+    taken = "decided by other rules; choose another name"
+    run = run_to_write(store, name, ontology, settings, source, taken)
     with deletion_blocked(store.database):
         return _decide_all(store, source, run, progress)
 
@@ -242,10 +243,19 @@ def _check(store: Store, parent: Run, ontology: Ontology) -> None:
             )
 
 
-def _run(
-    store: Store, name: str, ontology: Ontology, settings: Mapping[str, Any], parent: Run
+def run_to_write(
+    store: Store,
+    name: str,
+    ontology: Ontology,
+    settings: Mapping[str, Any],
+    parent: Run,
+    taken: str,
 ) -> Run:
-    """The run to write to: a new one, or the one that an earlier call created."""
+    """The run to write to: a new one, or the one that an earlier call created.
+
+    Raises ``AlreadyExists`` for another run of that name; ``taken`` says what it is, and the way
+    out.
+    """
     try:
         known = store.results.run(name)
     except NotFound:
@@ -254,9 +264,7 @@ def _run(
     same = (known.kind, known.parent_id, known.ontology) == ("redecide", parent.id, ontology)
     if same and known.settings == settings:
         return known
-    raise AlreadyExists(
-        f"there is a run '{name}' already, decided by other rules; choose another name"
-    )
+    raise AlreadyExists(f"there is a run '{name}' already, {taken}")
 
 
 def adjusted_ontology(
