@@ -45,7 +45,16 @@ SUITES = (
     "cascade",
     "edge",
     "attack",
+    "mask_clicks",
+    "mask_photos",
+    "mask_labels",
+    "mask_views",
+    "mask_serving",
+    "mask_formats",
+    "mask_store",
 )
+GROUPS = {"masks": tuple(name for name in SUITES if name.startswith("mask_"))}
+"""Names for several suites."""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -56,9 +65,11 @@ def main(arguments: list[str]) -> int:
         "suite",
         nargs="*",
         metavar="SUITE",
-        help=f"Suites to run; without one, all of them: {', '.join(SUITES)}.",
+        help=f"Suites to run; without one, all of them: {', '.join(SUITES)}. "
+        + ". ".join(f"{group}: all of {', '.join(some)}" for group, some in GROUPS.items()),
     )
-    names = parser.parse_args(arguments).suite
+    given = parser.parse_args(arguments).suite
+    names = [name for one in given for name in GROUPS.get(one, (one,))]
     for name in names:
         if name not in SUITES:
             parser.error(f"unknown suite {name!r}; there are {', '.join(SUITES)}")

@@ -18,9 +18,10 @@ from bench.trust import DRAWN, JudgedSet, drawn_world
 from secondlook.evaluation.calibrator_fit import cross_fitted
 from secondlook.evaluation.guarantee import Promise, SamplePlan, Terms, certify, draw
 from secondlook.evaluation.precision_monitor import PrecisionMonitor
+from secondlook.evaluation.score_drift import ScoreDrift, ScoreReference, Values, reference_of
 from secondlook_client.values import ReviewAnswer
 
-RESPLITS, DRAWS, STREAMS = 200, 1000, 200
+RESPLITS, DRAWS, STREAMS, DRIFTING = 200, 1000, 200, 40
 TERMS = {promise: Terms(promise=promise) for promise in Promise}
 TARGET = 0.95
 CALIBRATOR = "calibrator"
@@ -31,6 +32,8 @@ precision until the change."""
 LEVELS = (0.90, 0.85, 0.80)
 RATES = (0.01, 0.02, 0.05)
 ALLOWED_FALL = 0.03
+SPREAD = 40.0
+"""Of the scores of a stream, which have a beta distribution: its two parameters' sum."""
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -53,7 +56,7 @@ class Outcome:
 
 def run() -> list[Figure | str]:
     """Figures with their bars, and a table for each part."""
-    return [*_resplits(drawn_world()), *_simulated(), *_streams()]
+    return [*_resplits(drawn_world()), *_simulated(), *_streams(), *_drifting_streams()]
 
 
 # --- half of the scenes against the other half ---------------------------------------------------
@@ -295,11 +298,15 @@ def _streams() -> Iterator[Figure | str]:
     )
 
 
-def _watched(rate: float, level: float, seed: int) -> Watched:
+def _watched(rate: float, level: float, seed: int, drift: "_Drift | None" = None) -> Watched:
+    """One stream; its precision falls to ``level``, unless that is the target or above."""
     chance = random.Random(f"{rate} {level} {seed}")
     monitor = PrecisionMonitor(TARGET, rate=rate, seed=str(chance.random()))
-    change = chance.randrange(FIRST, FRAMES - 200) if level < TARGET else FRAMES
-    before = level if level >= TARGET else GOOD
+    falls = level < TARGET
+    change = chance.randrange(FIRST, FRAMES - 200) if falls or drift else FRAMES
+    before = GOOD if falls else level
+    scores = drift.scores(change, seed) if drift else ()
+    follower = ScoreDrift(drift.reference) if drift and drift.raises else None
     end = FRAMES
     for frame in range(FIRST, FRAMES):
         precision = before if frame < change else level
@@ -307,7 +314,92 @@ def _watched(rate: float, level: float, seed: int) -> Watched:
         if check and not monitor.observe(check, chance.random() < precision):
             end = frame + 1
             break
+        if follower:
+            follower.follow(scores[frame], monitor)
     lost = (before - level) * max(0, end - change) / end
     checks = monitor.checked / max(1, monitor.accepted)
-    false_alarm = end <= change and not monitor.holds
+    false_alarm = not monitor.holds and (end <= change or not falls)
     return Watched(false_alarm, end - change if not monitor.holds else float("inf"), lost, checks)
+
+
+# --- streams whose scores change ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Drift:
+    """Scores of streams: their mean is ``GOOD`` and becomes ``after`` with the precision."""
+
+    reference: ScoreReference
+    after: float
+    raises: bool
+    """Whether they raise the share of checks."""
+
+    def scores(self, change: int, seed: int) -> Sequence[Values]:
+        draws = np.random.default_rng([seed, 1])
+        return [*_scores(GOOD, change, draws), *_scores(self.after, FRAMES - change, draws)]
+
+
+def _scores(mean: float, frames: int, draws: np.random.Generator) -> list[Values]:
+    shape = SPREAD * mean, SPREAD * (1 - mean)
+    rows = draws.beta(*shape, (frames, BOXES)).tolist()
+    return [(tuple(row), (), (), ()) for row in rows]
+
+
+def _drifting_streams() -> Iterator[Figure | str]:
+    """How much earlier a fall is told where the scores change with it."""
+    population = _scores(GOOD, 2000, np.random.default_rng(0))
+    reference = reference_of([population[n : n + 250] for n in range(0, 2000, 250)])
+    assert reference
+    rows = []
+    for level, after in _changes():
+        found = {
+            raises: [
+                _watched(0.02, level, seed, _Drift(reference, after, raises))
+                for seed in range(DRIFTING)
+            ]
+            for raises in (False, True)
+        }
+        yield from _drift_bars(level, after, found[True])
+        cells = " | ".join(_drift_cells(level, found[raises]) for raises in (False, True))
+        rows.append(f"| {level} | {after:.3f} | {cells} |")
+    yield "\n".join(
+        [
+            f"{DRIFTING} streams as above, trickle 0.02; the mean P(right) of the boxes is {GOOD} "
+            "and changes with the precision, by all of the fall or by half of it. At "
+            "0.95 the precision stays, and the scores change all the same, at a random frame. Each "
+            "cell: false alarms; told in time; frames to the alarm, median; boxes checked.\n",
+            "| precision after the change | mean P(right) then | without drift | with drift |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _changes() -> Iterator[tuple[float, float]]:
+    """Precision and mean score after a change."""
+    yield from ((TARGET, after) for after in (GOOD, 0.9))
+    for level in LEVELS:
+        yield from ((level, GOOD - share * (GOOD - level)) for share in (1.0, 0.5))
+
+
+def _drift_bars(level: float, after: float, some: Sequence[Watched]) -> Iterator[Figure]:
+    what = f"drift raises the checks, scores about {after:.3f}"
+    if level >= TARGET:
+        alarms = float(np.mean([one.false_alarm for one in some]))
+        yield against(f"{what}: false alarms at {level}", alarms, 0.1, "of the streams")
+    else:
+        late = float(np.mean([one.lost >= ALLOWED_FALL for one in some if not one.false_alarm]))
+        told = f"{what}: a fall to {level} told after 3 points were lost"
+        yield against(told, late, 0.05, "of the streams")
+
+
+def _drift_cells(level: float, some: Sequence[Watched]) -> str:
+    alarms, checks = (
+        float(np.mean([getattr(s, n) for s in some])) for n in ("false_alarm", "checks")
+    )
+    told = [one for one in some if not one.false_alarm]
+    if level >= TARGET:
+        return f"{alarms:.2f}; –; –; {checks:.4f}"
+    soon = float(np.mean([one.lost < ALLOWED_FALL for one in told]))
+    delay = float(np.median([one.delay for one in told]))
+    return f"{alarms:.2f}; {soon:.2f}; {delay:.0f}; {checks:.4f}"

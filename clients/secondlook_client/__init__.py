@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from secondlook_client.errors import SecondlookError
     from secondlook_client.images import bgr, encode_image
     from secondlook_client.live import LiveOptions
+    from secondlook_client.masks import Mask, Segmentation
     from secondlook_client.ontology import ClassSpec, Ontology
     from secondlook_client.retry import RetryPolicy
     from secondlook_client.spool import SpoolLimits
     from secondlook_client.stream import AsyncLiveStream, LiveStream
     from secondlook_client.values import (
+        BoxSource,
         EmptyReason,
         FrameResult,
         Job,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "AsyncLiveStream",
+    "BoxSource",
     "CaptureState",
     "CaptureStream",
     "ClassSpec",
@@ -68,6 +71,7 @@ __all__ = [
     "LabelResult",
     "LiveOptions",
     "LiveStream",
+    "Mask",
     "NewReview",
     "Ontology",
     "Outcome",
@@ -78,6 +82,7 @@ __all__ = [
     "ReviewItem",
     "ReviewQueue",
     "SecondlookError",
+    "Segmentation",
     "ServerInfo",
     "SpoolLimits",
     "Uploaded",
@@ -91,6 +96,7 @@ __all__ = [
 _MODULES = {
     "AsyncClient": "client",
     "AsyncLiveStream": "stream",
+    "BoxSource": "values",
     "CaptureState": "capture",
     "CaptureStream": "capture",
     "ClassSpec": "ontology",
@@ -107,6 +113,7 @@ _MODULES = {
     "LabelResult": "values",
     "LiveOptions": "live",
     "LiveStream": "stream",
+    "Mask": "masks",
     "NewReview": "values",
     "Ontology": "ontology",
     "Outcome": "values",
@@ -117,6 +124,7 @@ _MODULES = {
     "ReviewItem": "values",
     "ReviewQueue": "values",
     "SecondlookError": "errors",
+    "Segmentation": "masks",
     "ServerInfo": "values",
     "SpoolLimits": "spool",
     "Uploaded": "values",

@@ -25,6 +25,7 @@ from secondlook_client.models import Models
 from secondlook_client.ontology import Classes
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.reviews import AsyncRemoteReviews, RemoteReviews
+from secondlook_client.segmentation import AsyncRemoteSegmentation, RemoteSegmentation
 from secondlook_client.spool import Spool, SpoolLimits
 from secondlook_client.stream import AsyncLiveStream, LiveStream
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -124,6 +125,8 @@ class Client(LabelCalls, Blocking):
         """Small detectors trained on them: what devices fetch."""
         self.reviews = RemoteReviews(self._channel, self._retry, address)
         """What people say of the labels, and the queues that ask for it."""
+        self.segmentation = RemoteSegmentation(self._channel, self._retry, address, self.reviews)
+        """Masks by boxes and clicks, by a server with a segmenter."""
 
     def label_many(
         self,
@@ -195,16 +198,19 @@ class Client(LabelCalls, Blocking):
         *,
         spool: str | Path,
         classes: Classes | None = None,
+        guarantee: str = "",
         limits: SpoolLimits | None = None,
         on_refused: Callable[[int, SecondlookError], None] | None = None,
     ) -> CaptureStream:
         """Open a captured stream; see ``CaptureStream``.
 
         ``stream_id`` is its name on the server, ``spool`` is its own folder here. ``classes``
-        None asks for the server's own, or what the stream was begun with. Raises
+        None asks for the server's own, or what the stream was begun with. With the name of a
+        ``guarantee`` boxes are accepted under it, and its classes are looked for; one that does
+        not hold, or not of such a stream, is a ``CaptureState.problem``. Raises
         ``SpoolUnusable``.
         """
-        opening = wire.capture_opening(classes, stream_id)
+        opening = wire.capture_opening(classes, stream_id, sendable(guarantee))
         held = Spool(Path(spool), limits)
         return CaptureStream(
             self._stub.LabelStream, opening, held, self._retry, self.address, on_refused
@@ -243,6 +249,10 @@ class AsyncClient(LabelCalls, Awaiting):
         """Many images at a time, by a server with a store."""
         self.reviews = AsyncRemoteReviews(self._channel, self._retry, address)
         """What people say of the labels, and the queues that ask for it."""
+        self.segmentation = AsyncRemoteSegmentation(
+            self._channel, self._retry, address, self.reviews
+        )
+        """Masks by boxes and clicks, by a server with a segmenter."""
 
     def label_many(
         self,

@@ -60,8 +60,9 @@ def image_and_target(example: Example) -> "tuple[NDArray[np.uint8], dict[str, An
     """The pixels, (H, W, 3) uint8 RGB, and what is to be learned of them; the default transform.
 
     ``target`` has ``boxes`` (N, 4) float32 pixel xyxy, ``labels`` (N,) int64, the places of their
-    classes from 0, ``ignore`` (M, 4) float32, regions in which nothing is to be learned, ``name``
-    and ``sha256``. Images differ in size, so a loader wants ``collate_fn=list``. Raises
+    classes from 0, ``masks``, a ``Mask`` or None for each of them (``to_array`` gives its pixels),
+    ``ignore`` (M, 4) float32, regions in which nothing is to be learned, ``name`` and ``sha256``.
+    Images differ in size, so a loader wants ``collate_fn=list``. Raises
     ``Damaged``.
     """
     import numpy as np
@@ -77,6 +78,7 @@ def image_and_target(example: Example) -> "tuple[NDArray[np.uint8], dict[str, An
     return pixels, {
         "boxes": boxes(BoxKind.LABEL),
         "labels": labels,
+        "masks": tuple(box.mask for box in example.labels),
         "ignore": boxes(BoxKind.IGNORE),
         "name": example.name,
         "sha256": example.sha256,

@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from secondlook_client.errors import BadOntology
-from secondlook_client.values import View
+from secondlook_client.values import BoxSource, View
 
 MAX_CLASSES = 2000
 """LVIS has 1,203."""
@@ -51,6 +52,11 @@ class ClassSpec:
     presence_question: str = ""
     """Closed question about a whole image, asked to verify that it is empty. Default: "Does this
     picture show a <name>?". Classes with the same one share its answer."""
+    mask: bool | None = None
+    """Whether labels get a mask: None where a segmenter is in use, True always (one is required),
+    False never."""
+    box: BoxSource = BoxSource.PROPOSER
+    """Which box a label has; its name will do."""
 
     def __post_init__(self) -> None:
         _check_text("class name", self.name, MAX_NAME)
@@ -65,6 +71,7 @@ class ClassSpec:
         for field, text in (("question", self.question), ("presence_question", presence)):
             _check_text(f"{field} of class '{self.name}'", text, MAX_QUESTION)
         self._check_view_and_group()
+        self._check_mask()
         for field in ("threshold", "accept", "reject"):
             value = getattr(self, field)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -87,6 +94,28 @@ class ClassSpec:
             _check_text(f"group of class '{self.name}'", self.group, MAX_NAME)
         if self.group.startswith("="):  # marks classes that stand alone, see Ontology.groups
             raise BadOntology(f"group '{self.group}' begins with '='; give it another name")
+
+    def _check_mask(self) -> None:
+        if self.mask is not None and not isinstance(self.mask, bool):
+            raise BadOntology(
+                f"class '{self.name}': expected mask true or false, got {self.mask!r:.60}"
+            )
+        if self.box not in tuple(BoxSource):
+            raise BadOntology(
+                f"class '{self.name}': expected box {', '.join(BoxSource)}, got {self.box!r:.60}"
+            )
+        object.__setattr__(self, "box", BoxSource(self.box))
+        if self.mask is False and self.needs_segmenter:
+            asked = "view mask" if self.view is View.MASK else "box mask"
+            raise BadOntology(
+                f"class '{self.name}': {asked} needs masks, and mask is false; leave one of them "
+                "out"
+            )
+
+    @property
+    def needs_segmenter(self) -> bool:
+        """Whether the class cannot be labelled without a segmenter."""
+        return self.mask is True or self.box is BoxSource.MASK or self.view is View.MASK
 
     def _check_phrases(self) -> None:
         if len(self.phrases) > MAX_PHRASES:
@@ -176,21 +205,33 @@ def normal(phrase: str) -> str:
 
 def default_question(name: str) -> str:
     """ "Is this a dog?" for "dog", with the article that the word wants."""
-    return f"Is this {_with_article(name)}?"
+    return f"Is this {with_article(name)}?"
 
 
 def default_presence_question(name: str) -> str:
     """ "Does this picture show a dog?" for "dog"."""
-    return f"Does this picture show {_with_article(name)}?"
+    return f"Does this picture show {with_article(name)}?"
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """ "a dog" for "dog", "an umbrella" for "umbrella"."""
     return f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}"
 
 
-def _told(spec: ClassSpec) -> dict[str, object]:
-    """Without the default presence question: ontologies had digests before they had it."""
+def spec_fields(spec: ClassSpec) -> dict[str, Any]:
+    """A class as plain values; without what only classes with masks have, where it is not given, so
+    that versions of before can read the others."""
     told = asdict(spec)
+    if spec.mask is None:
+        del told["mask"]
+    if spec.box is BoxSource.PROPOSER:
+        del told["box"]
+    return told
+
+
+def _told(spec: ClassSpec) -> dict[str, Any]:
+    """Without the default presence question: ontologies had digests before they had it."""
+    told = spec_fields(spec)
     if told["presence_question"] == default_presence_question(spec.name):
         del told["presence_question"]
     return told

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from secondlook_client import wire
 from secondlook_client.calls import (
@@ -40,8 +41,12 @@ CREATE_S = 3600.0
 IMAGE_S = 120.0
 ADDED_AT_ONCE = 500
 """Reviews in one message; the server takes no more."""
+ADDED_BYTES = 4 * 2**20
+"""Of the reviews in one message, which masks can fill; the server takes half as much again."""
 RELEASED_AT_ONCE = NAMED_AT_ONCE = 1000
 """Boxes given back, and images asked for, in one message; the server takes no more."""
+
+_Message = TypeVar("_Message", bound=Message)
 
 
 class ReviewCalls(Connection):
@@ -204,16 +209,20 @@ class ReviewCalls(Connection):
     ) -> Plan[Sequence[Review]]:
         """Keep reviews that no queue asked for: of a box, of a missing object, of an image.
 
-        Each says who says it. Those of one message (500) are kept together or not at all. A
-        ``Review`` keeps its time, and given again it is kept once.
+        Each says who says it. Those of one message (500, or 4 MB) are kept together or not at all.
+        A ``Review`` keeps its time, and given again it is kept once.
         """
+        return (yield from self.adding(reviews, timeout_s))
+
+    def adding(self, reviews: Iterable[NewReview], timeout_s: float) -> Plan[Sequence[Review]]:
+        """``add`` as a part of another plan."""
         now = time.time()  # the same for every try, so that what is sent again is kept once
-        said = [
+        said = (
             wire.new_review_message(one, getattr(one, "created_at", 0.0) or now) for one in reviews
-        ]
+        )
         kept: list[Review] = []
-        for start in range(0, len(said), ADDED_AT_ONCE):
-            request = pb.AddReviewsRequest(reviews=said[start : start + ADDED_AT_ONCE])
+        for some in [*_messages([one] for one in said)]:
+            request = pb.AddReviewsRequest(reviews=some)
             answer = yield from self._answer(self._stub.AddReviews, request, timeout_s)
             kept += map(wire.review, answer.reviews)
         return kept
@@ -228,8 +237,9 @@ class ReviewCalls(Connection):
         those that are here already are left as they are, so an import may be made again.
         """
         added = known = 0
-        for some in _import_messages(reviews):
-            request = pb.ImportReviewsRequest(reviews=map(wire.review_message, some))
+        groups = (map(wire.review_message, group) for group in _import_groups(reviews))
+        for some in _messages(groups):
+            request = pb.ImportReviewsRequest(reviews=some)
             answer = yield from self._answer(self._stub.ImportReviews, request, timeout_s)
             added, known = added + answer.added, known + answer.known
         return added, known
@@ -272,24 +282,34 @@ class ReviewCalls(Connection):
         )
 
 
-def _import_messages(
-    reviews: Iterable[Review], size: int = ADDED_AT_ONCE
-) -> Iterator[Sequence[Review]]:
-    """At most ``size`` of them each; one that was taken back comes with what did that."""
-    some: list[Review] = []
+def _import_groups(reviews: Iterable[Review]) -> Iterator[Sequence[Review]]:
+    """Those that belong into one message: one that was taken back comes with what did that."""
     withdrawn: dict[int, Review] = {}
     for review in reviews:
         if review.undone_by is not None and review.undoes is None:
             withdrawn[review.id] = review
             continue
         before = withdrawn.pop(review.undoes, None) if review.undoes is not None else None
-        some += [before, review] if before else [review]
-        if len(some) >= size - 1:
+        yield [before, review] if before else [review]
+    for review in withdrawn.values():
+        yield [review]
+
+
+def _messages(
+    groups: Iterable[Iterable[_Message]], most: int = ADDED_AT_ONCE
+) -> Iterator[list[_Message]]:
+    """The groups, as many in a list as fit into one message: of ``most``, and ``ADDED_BYTES``."""
+    some: list[_Message] = []
+    size = 0
+    for group in groups:
+        more = [*group]
+        added = sum(one.ByteSize() for one in more)
+        if some and (len(some) + len(more) > most or size + added > ADDED_BYTES):
             yield some
-            some = []
-    some += withdrawn.values()
-    for start in range(0, len(some), size):
-        yield some[start : start + size]
+            some, size = [], 0
+        some, size = some + more, size + added
+    if some:
+        yield some
 
 
 class RemoteReviews(ReviewCalls, Blocking):

@@ -22,6 +22,8 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from secondlook_client.errors import InvalidInput, SecondlookError
+from secondlook_client.masks import Mask, Segmentation
+from secondlook_client.uncertainties import LabelUncertainty
 
 
 class Outcome(StrEnum):
@@ -69,6 +71,18 @@ class View(StrEnum):
     """A wider crop with the box drawn."""
     IMAGE = "image"
     """The whole image."""
+    MASK = "mask"
+    """The crop with all but the object's mask dimmed; needs a segmenter."""
+
+
+class BoxSource(StrEnum):
+    """Which box a label has."""
+
+    PROPOSER = "proposer"
+    """The proposer's."""
+    MASK = "mask"
+    """The tight box of its mask where that is the better one, else the proposer's; needs a
+    segmenter."""
 
 
 WHOLE_IMAGE = -2
@@ -134,6 +148,13 @@ class Judgement:
     decision: Decision
     row: int = -1
     """Of the evidence's proposals, where the evidence is at hand; ``WHOLE_IMAGE``: of none."""
+    segmentation: Segmentation | None = None
+    """The object's mask; None where no segmenter was in use or this box was not segmented."""
+
+    @property
+    def mask(self) -> Mask | None:
+        """The pixels of the object, where it was segmented."""
+        return self.segmentation.mask if self.segmentation else None
 
     @property
     def whole_image(self) -> bool:
@@ -163,7 +184,7 @@ class Judgement:
 
     @property
     def view(self) -> str:
-        """``crop``, ``context`` or ``image``; empty when the verifier was not asked."""
+        """``crop``, ``context``, ``image`` or ``mask``; empty when the verifier was not asked."""
         return self.verdict.view.value if self.verdict else ""
 
     @property
@@ -200,6 +221,7 @@ class Judgement:
             **asdict(self.decision),
             **_verdict_to_dict(self.verdict),
             "whole_image": self.whole_image,
+            "segmentation": _segmentation_to_dict(self.segmentation),
         }
 
     @classmethod
@@ -214,7 +236,23 @@ class Judgement:
             _verdict_from_dict(plain) if plain["question"] else None,
             decision,
             WHOLE_IMAGE if plain.get("whole_image") else -1,
+            _segmentation_from_dict(plain.get("segmentation")),
         )
+
+
+def _segmentation_to_dict(given: Segmentation | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    measured = {"quality": given.quality, "stability": given.stability, "model": given.model}
+    return {**given.mask.to_coco(), **measured}
+
+
+def _segmentation_from_dict(plain: Mapping[str, Any] | None) -> Segmentation | None:
+    if plain is None:
+        return None
+    height, width = plain["size"]
+    mask = Mask(width, height, plain["counts"])
+    return Segmentation(mask, plain["quality"], plain["stability"], plain["model"])
 
 
 def _verdict_to_dict(verdict: Verdict | None) -> dict[str, Any]:
@@ -350,6 +388,8 @@ class ServerInfo:
     """In flight at a time; more are refused with RESOURCE_EXHAUSTED."""
     student: str = ""
     """Name and digest of the student that labels what it is certain of; empty without one."""
+    segmenter: str = ""
+    """Name and digest; empty when none is in use."""
 
 
 class JobKind(StrEnum):
@@ -546,6 +586,13 @@ class Box:
     """The verifier's, [0, 1]; None when there was no verdict."""
     reason: str
     """One sentence for a person."""
+    segmentation: Segmentation | None = None
+    """The object's mask; None where the box has none."""
+
+    @property
+    def mask(self) -> Mask | None:
+        """The pixels of the object, where it was segmented."""
+        return self.segmentation.mask if self.segmentation else None
 
 
 @dataclass(frozen=True)
@@ -775,7 +822,13 @@ class ReviewOrder(StrEnum):
     VALUE = "value"
     """First where an answer is expected to change most."""
     UNCERTAINTY = "uncertainty"
-    """First where the probability is nearest to one half."""
+    """First where the decision is most uncertain: by the best method that the run was measured by,
+    whose name the queue then has as its order; else where the probability is nearest to one
+    half."""
+    MONTE_CARLO = "monte-carlo"
+    """By this ``UncertaintyMethod``; so are the next two."""
+    COMMITTEE = "committee"
+    DISTRIBUTION = "distribution"
 
 
 MAX_NAME_LENGTH, MAX_NOTE_LENGTH = 120, 2000
@@ -803,6 +856,9 @@ class NewReview:
     person: str = ""
     """Who says it."""
     note: str = ""
+    mask: Mask | None = None
+    """The object's pixels, where the person outlined it: of a right box, of a wrong one's right
+    outline, or of ``MISSING``. Its tight box is the label's."""
 
     def check(self) -> None:
         """Raises ``InvalidInput`` for what contradicts itself or is out of bounds."""
@@ -820,6 +876,20 @@ class NewReview:
             _check_name("class", self.class_name)
             _check_box(self.box)
         self._check_wrong()
+        if self.mask is not None:
+            self._check_mask(self.mask)
+
+    def _check_mask(self, mask: Mask) -> None:
+        wrong = self.answer is ReviewAnswer.WRONG
+        elsewhere = self.reason in (WrongReason.DUPLICATE, WrongReason.NOTHING_THERE)
+        if self.answer in (ReviewAnswer.UNSURE, ReviewAnswer.COMPLETE) or (wrong and elsewhere):
+            raise InvalidInput(
+                "a mask belongs to a right box, to a wrong one with its right outline, or to a "
+                f"missing object; this one is '{self.answer.value}'"
+                + (f" ({self.reason.value})" if self.reason else "")
+            )
+        if mask.box is None:
+            raise InvalidInput("the mask is empty; an object has one pixel at least")
 
     def _check_wrong(self) -> None:
         """What only a wrong box has."""
@@ -855,8 +925,8 @@ class Review(NewReview):
     note. None of an ordinary one."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``from_dict`` reads them back."""
-        return asdict(self)
+        """Plain values for JSON, the mask as COCO has it; ``from_dict`` reads them back."""
+        return {**asdict(self), "mask": self.mask.to_coco() if self.mask else None}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Review":
@@ -880,6 +950,7 @@ class Review(NewReview):
             new_box=_box(plain, "new_box"),
             person=_text(plain, "person"),
             note=_text(plain, "note"),
+            mask=_mask(plain, "mask"),
             id=_id(plain, "id") or 0,
             created_at=_number("created_at", plain.get("created_at", 0.0)),
             undone_by=_id(plain, "undone_by"),
@@ -938,6 +1009,19 @@ def _box(plain: Mapping[str, Any], name: str) -> tuple[float, float, float, floa
     return x1, y1, x2, y2
 
 
+def _mask(plain: Mapping[str, Any], name: str) -> Mask | None:
+    value = plain.get(name)
+    if value is None:
+        return None
+    size = value.get("size") if isinstance(value, Mapping) else None
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise InvalidInput(
+            f"the '{name}' of a review is {{'size': [height, width], 'counts': …}} as COCO has "
+            f"it, not {value!r:.60}"
+        )
+    return Mask(size[1], size[0], value.get("counts"))
+
+
 _Choice = TypeVar("_Choice", ReviewAnswer, WrongReason)
 
 
@@ -985,13 +1069,19 @@ class ReviewItem:
     judgements: tuple[Judgement, ...] = ()
     """Everything that was judged on its image, as the run decided it; empty where the run's results
     are gone, and where nobody asked for it."""
+    uncertainties: tuple[LabelUncertainty, ...] = ()
+    """How uncertain this box is, by each method that it was measured by."""
 
     @property
     def judgement(self) -> Judgement | None:
         """What the models said of this box: scores, question and answer."""
+        return self.judgements[self.place] if 0 <= self.place < len(self.judgements) else None
+
+    @property
+    def place(self) -> int:
+        """Of the box's judgement among those of its image; -1 where the label id has none."""
         place = self.label_id.partition(".")[2]
-        known = place.isdecimal() and len(place) < 10 and int(place) < len(self.judgements)
-        return self.judgements[int(place)] if known else None
+        return int(place) if place.isdecimal() and len(place) < 10 else -1
 
 
 @dataclass(frozen=True)
@@ -1001,7 +1091,8 @@ class ReviewQueue:
     name: str
     run: str
     order: str
-    """``random``, ``value``, ``uncertainty`` or what its maker calls it."""
+    """``random``, ``value``, ``uncertainty``, an ``UncertaintyMethod``, or what its maker calls
+    it."""
     total: int
     answered: int
     leased: int

@@ -15,18 +15,22 @@ from typing import Any, Generic, TypeVar
 
 from secondlook_client.errors import BadOntology, Damaged, InvalidInput
 from secondlook_client.images import sendable
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.ontology import Classes, ClassSpec
 from secondlook_client.private_files import checked_sha256, is_plain_name, is_sha256
+from secondlook_client.uncertainties import LabelUncertainty
 from secondlook_client.v1 import datasets_pb2 as datasets_pb
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import models_pb2 as models_pb
 from secondlook_client.v1 import reviews_pb2 as reviews_pb
+from secondlook_client.v1 import segmentation_pb2 as segmentation_pb
 from secondlook_client.values import (
     WHOLE_IMAGE,
     Answer,
     Box,
     BoxKind,
+    BoxSource,
     Decision,
     EmptyReason,
     Example,
@@ -86,6 +90,7 @@ OUTCOMES = EnumNumbers(Outcome, pb.Outcome)
 EMPTY_REASONS = EnumNumbers(EmptyReason, pb.EmptyReason)
 PATHS = EnumNumbers(LabelPath, pb.LabelPath)
 VIEWS = EnumNumbers(View, pb.View)
+BOX_SOURCES = EnumNumbers(BoxSource, pb.BoxSource)
 JOB_KINDS = EnumNumbers(JobKind, jobs_pb.JobKind)
 JOB_STATES = EnumNumbers(JobState, jobs_pb.JobState)
 BOX_KINDS = EnumNumbers(BoxKind, datasets_pb.BoxKind)
@@ -136,7 +141,9 @@ def ontology_message(classes: Classes | None) -> pb.Ontology | None:
         classes=[
             pb.ClassSpec(name=spec)  # the server fills in the rest
             if isinstance(spec, str)
-            else write(pb.ClassSpec, spec, view=VIEWS.number[spec.view])
+            else write(
+                pb.ClassSpec, spec, view=VIEWS.number[spec.view], box=BOX_SOURCES.number[spec.box]
+            )
             for spec in classes
         ]
     )
@@ -154,9 +161,15 @@ def _class_spec(message: pb.ClassSpec) -> ClassSpec:
             f"class '{message.name}': expected view {', '.join(View)}, got number "
             f"{message.view}; is the client newer than the server?"
         )
+    box = BOX_SOURCES.member.get(message.box or pb.BOX_SOURCE_PROPOSER)
+    if box is None:
+        raise BadOntology(
+            f"class '{message.name}': expected box {', '.join(BoxSource)}, got number "
+            f"{message.box}; is the client newer than the server?"
+        )
     names = ("name", "question", "group", *(f.name for f, _ in message.ListFields()))
     given = {name: getattr(message, name) for name in names}
-    return ClassSpec(**{**given, "phrases": tuple(message.phrases), "view": view})
+    return ClassSpec(**{**given, "phrases": tuple(message.phrases), "view": view, "box": box})
 
 
 def detail_number(detail: str) -> pb.Detail.ValueType:
@@ -179,12 +192,17 @@ def live_opening(
     )
 
 
-def capture_opening(classes: Classes | None, stream_id: str) -> pb.StreamOpening:
+def capture_opening(
+    classes: Classes | None, stream_id: str, guarantee: str = ""
+) -> pb.StreamOpening:
     """The first message of a captured stream. Raises ``BadOntology`` or ``InvalidInput``."""
     if not stream_id:
         raise InvalidInput("a captured stream needs a stream_id, its name on the server")
     return pb.StreamOpening(
-        stream_id=stream_id, mode=pb.STREAM_MODE_CAPTURE, ontology=ontology_message(classes)
+        stream_id=stream_id,
+        mode=pb.STREAM_MODE_CAPTURE,
+        ontology=ontology_message(classes),
+        guarantee=guarantee,
     )
 
 
@@ -211,7 +229,7 @@ def label_result(message: pb.Labelled) -> LabelResult:
     return read(
         LabelResult,
         message,
-        judgements=tuple(_judgement(judgement) for judgement in message.judgements),
+        judgements=_judgements(message),
         timings_ms=dict(message.timings_ms),
         path=PATHS.member.get(message.path, LabelPath.TEACHERS),
         image_verdicts=tuple(_verdict(verdict) for verdict in message.image_verdicts),
@@ -231,10 +249,17 @@ def _judgement_message(judgement: Judgement) -> pb.Judgement:
         probability=judgement.decision.probability,
         reason=judgement.decision.reason,
         whole_image=judgement.whole_image,
+        segmentation=segmentation_message(judgement.segmentation),
     )
 
 
-def _judgement(message: pb.Judgement) -> Judgement:
+def _judgements(message: "pb.Labelled | reviews_pb.ReviewItem") -> tuple[Judgement, ...]:
+    size = message.width, message.height
+    return tuple(_judgement(judgement, size) for judgement in message.judgements)
+
+
+def _judgement(message: pb.Judgement, size: tuple[int, int]) -> Judgement:
+    """``size`` is that of the image, width and height."""
     box = message.box
     # An outcome that a newer server may add is one that this client cannot be sure of.
     outcome = OUTCOMES.member.get(message.outcome, Outcome.UNSURE)
@@ -245,7 +270,77 @@ def _judgement(message: pb.Judgement) -> Judgement:
         _verdict(message.verdict) if message.HasField("verdict") else None,
         Decision(outcome, message.probability, message.reason),
         WHOLE_IMAGE if message.whole_image else -1,
+        segmentation_at(message, "segmentation", size),
     )
+
+
+def segmentation_message(given: Segmentation | None) -> pb.Segmentation | None:
+    """The mask of a box, where there is one."""
+    if given is None:
+        return None
+    return write(pb.Segmentation, given, mask=mask_message(given.mask))
+
+
+def segmentation_at(message: Any, name: str, size: tuple[int, int]) -> Segmentation | None:
+    """The segmentation in the field ``name`` of a message; None where it is absent.
+
+    Raises ``Damaged`` for a mask that is not one of an image of this ``size`` (width, height).
+    """
+    if not message.HasField(name):
+        return None
+    given = getattr(message, name)
+    return _segmentation(given, given.model, size)
+
+
+def _segmentation(
+    given: "pb.Segmentation | segmentation_pb.SegmentCandidate", model: str, size: tuple[int, int]
+) -> Segmentation:
+    try:
+        mask = checked_mask(given.mask)
+    except InvalidInput as cause:
+        raise Damaged(f"the server sent a mask that cannot be used: {cause}") from cause
+    if (mask.width, mask.height) != size:
+        raise Damaged(
+            f"the server sent a mask of {mask.width} × {mask.height} pixels for an image of "
+            f"{size[0]} × {size[1]}"
+        )
+    return read(Segmentation, given, mask=mask, model=model)
+
+
+def mask_message(mask: Mask | None) -> pb.Mask | None:
+    """The pixels of an object, where there are any."""
+    return write(pb.Mask, mask) if mask is not None else None
+
+
+def checked_mask(message: pb.Mask) -> Mask:
+    """The pixels of an object. Raises ``InvalidInput`` for a code that does not fill its image."""
+    mask = read(Mask, message)
+    mask.check()
+    return mask
+
+
+def segment_request(
+    sha256: str, box: Xyxy | None, clicks: Sequence[Any], previous: Mask | None
+) -> segmentation_pb.SegmentRequest:
+    """What is known of one object; each click has ``x``, ``y`` and ``inside``."""
+    return segmentation_pb.SegmentRequest(
+        sha256=sha256,
+        box=box_message(box),
+        clicks=[write(segmentation_pb.Click, click) for click in clicks],
+        previous=mask_message(previous),
+    )
+
+
+def segment_candidates(
+    message: segmentation_pb.SegmentResponse, size: tuple[int, int]
+) -> tuple[Segmentation, ...]:
+    """The masks that a prompt may have meant, on an image of this ``size`` (width, height).
+
+    Raises ``Damaged`` for none, and for masks that are none of the image.
+    """
+    if not message.candidates:
+        raise Damaged("the server answered a click without a mask")
+    return tuple(_segmentation(one, message.segmenter, size) for one in message.candidates)
 
 
 def _verdict_message(verdict: Verdict) -> pb.Verdict:
@@ -369,12 +464,13 @@ def example(message: datasets_pb.SnapshotImage, classes: Sequence[str], content:
             f"image {message.sha256[:12]} came with a box of a class that the snapshot has not; "
             "run `secondlook check` where the server's store is"
         )
-    boxes = tuple(_box(box, classes) for box in message.boxes)
+    size = message.width, message.height
+    boxes = tuple(_box(box, classes, size) for box in message.boxes)
     empty = EMPTY_REASONS.member.get(message.empty)
     return read(Example, message, boxes=boxes, content=content, empty=empty)
 
 
-def _box(message: datasets_pb.SnapshotBox, classes: Sequence[str]) -> Box:
+def _box(message: datasets_pb.SnapshotBox, classes: Sequence[str], size: tuple[int, int]) -> Box:
     return read(
         Box,
         message,
@@ -382,6 +478,7 @@ def _box(message: datasets_pb.SnapshotBox, classes: Sequence[str]) -> Box:
         xyxy=(message.x1, message.y1, message.x2, message.y2),
         # A kind that a newer server may add is one that this client cannot learn from.
         kind=BOX_KINDS.member.get(message.kind, BoxKind.IGNORE),
+        segmentation=segmentation_at(message, "segmentation", size),
     )
 
 
@@ -460,6 +557,7 @@ def _answer_fields(said: NewReview) -> dict[str, Any]:
         "answer": REVIEW_ANSWERS.number[said.answer],
         "reason": reason_number(said.reason),
         "new_box": box_message(said.new_box),
+        "mask": mask_message(said.mask),
     }
 
 
@@ -471,6 +569,12 @@ def reason_number(reason: WrongReason | None) -> reviews_pb.WrongReason.ValueTyp
 def box_message(box: Xyxy | None) -> pb.Box | None:
     """A box, where there is one."""
     return pb.Box(x1=box[0], y1=box[1], x2=box[2], y2=box[3]) if box is not None else None
+
+
+def mask_at(message: Any, name: str) -> Mask | None:
+    """The mask in the field ``name`` of a message; None where it is absent. Raises
+    ``InvalidInput`` for a code that does not fill its image."""
+    return checked_mask(getattr(message, name)) if message.HasField(name) else None
 
 
 def box_at(message: Any, name: str) -> Xyxy | None:
@@ -489,6 +593,7 @@ def review(message: reviews_pb.Review) -> Review:
         answer=REVIEW_ANSWERS.member.get(message.answer, ReviewAnswer.UNSURE),
         reason=WRONG_REASONS.member.get(message.reason),
         new_box=box_at(message, "new_box"),
+        mask=mask_at(message, "mask"),
     )
 
 
@@ -500,7 +605,21 @@ def review_item_message(item: ReviewItem) -> reviews_pb.ReviewItem:
         box=box_message(item.box),
         outcome=OUTCOMES.number[item.outcome],
         judgements=map(_judgement_message, item.judgements),
+        uncertainties=map(_uncertainty_message, item.uncertainties),
     )
+
+
+def _uncertainty_message(one: LabelUncertainty) -> reviews_pb.LabelUncertainty:
+    figures = (
+        reviews_pb.UncertaintyFigure(name=name, values=values)
+        for name, values in one.figures.items()
+    )
+    return write(reviews_pb.LabelUncertainty, one, figures=figures)
+
+
+def _uncertainty(message: reviews_pb.LabelUncertainty) -> LabelUncertainty:
+    figures = {figure.name: tuple(figure.values) for figure in message.figures}
+    return read(LabelUncertainty, message, figures=figures)
 
 
 def review_item(message: reviews_pb.ReviewItem) -> ReviewItem:
@@ -511,7 +630,8 @@ def review_item(message: reviews_pb.ReviewItem) -> ReviewItem:
         message,
         box=(box.x1, box.y1, box.x2, box.y2),
         outcome=OUTCOMES.member.get(message.outcome, Outcome.UNSURE),
-        judgements=tuple(map(_judgement, message.judgements)),
+        judgements=_judgements(message),
+        uncertainties=tuple(map(_uncertainty, message.uncertainties)),
     )
 
 
@@ -549,7 +669,8 @@ def answer_request(item: int, said: NewReview) -> reviews_pb.AnswerReviewItemReq
         )
     said.check()
     given = _answer_fields(said)
-    del given["class_name"], given["box"]  # the server knows what it asked about
+    for known in ("class_name", "box", "mask"):  # the server knows what it asked about
+        del given[known]
     return write(reviews_pb.AnswerReviewItemRequest, said, item=item, **given)
 
 

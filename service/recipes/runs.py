@@ -81,9 +81,9 @@ class RecipeRun(ABC):
                 milestone()
 
     def _print(self, recent: Sequence[Mapping[str, float]]) -> None:
-        losses = " ".join(
-            f"{name} {sum(row[name] for row in recent) / len(recent):.3f}" for name in recent[0]
-        )
+        # Names may change on the way, and count where they are there.
+        found = {name: [row[name] for row in recent if name in row] for name in recent[-1]}
+        losses = " ".join(f"{name} {sum(of) / len(of):.3f}" for name, of in found.items())
         pace = self.seconds / self.step
         left = pace * (self.steps - self.step) / 60
         where = f"step {self.step}/{self.steps}"

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from secondlook.api.label_results import LabelResults
     from secondlook.api.labeler import Labeler, label
+    from secondlook.api.segmented_image import SegmentedImage, segment
 
-__all__ = ["LabelResults", "Labeler", "label"]
+__all__ = ["LabelResults", "Labeler", "SegmentedImage", "label", "segment"]
 
 _MODULES = {
     "LabelResults": "label_results",
     "Labeler": "labeler",
+    "SegmentedImage": "segmented_image",
     "label": "labeler",
+    "segment": "segmented_image",
 }
 """Where each name is; imported at its first use, so that no part of the package pays for it."""
 

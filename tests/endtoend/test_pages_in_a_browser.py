@@ -13,6 +13,7 @@ import pytest
 from browser import BROWSER, BROWSERS, document
 from html_page import Page
 from labelled import judged, picked, result
+from masks import disc, with_mask
 from PIL import Image as PILImage
 
 from secondlook.evaluation.run_stats import RunStats
@@ -83,6 +84,36 @@ def test_boxes_are_drawn_and_nothing_hostile_runs(page: Path) -> None:
     assert len(drawn.all("span", "tag")) == 4 and "? cat" in drawn.texts("span")
     assert "4 of 4" in drawn.texts("output")
     assert not any("onerror" in attributes for _, attributes in drawn.seen)
+
+
+def test_masks_are_filled_over_the_image(tmp_path: Path) -> None:
+    pixels = disc(320, 240, LEFT)
+    found = [("a.jpg", result(with_mask(judged("dog", LEFT), pixels), judged("dog", RIGHT)))]
+    path = tmp_path / "gallery.html"
+    stats = RunStats.of(one for _, one in found)
+    black = np.zeros((240, 320, 3), np.uint8)
+    gallery.write(path, "title", stats, picked(found, 9), lambda name: black, classes=["dog"])
+    drawn = probed(
+        path,
+        """await wait(300);
+        const mask = document.querySelector(".card .mask");
+        const at = (x, y) => mask.isPointInFill(new DOMPoint(x, y));
+        document.querySelector(".card button").click();
+        document.querySelector("#panel .head").click();
+        return {
+          masks: document.querySelectorAll(".card .mask").length,
+          hole: at(50, 130), inside: at(20, 130), outside: at(200, 130),
+          facts: document.querySelector("#panel dl").textContent,
+        };""",
+    )
+    assert (drawn["masks"], drawn["hole"], drawn["inside"], drawn["outside"]) == (
+        1,
+        False,
+        True,
+        False,
+    )
+    facts = f"{pixels.sum():,} pixels, quality 0.90, stability 0.95, scripted@1"
+    assert facts in drawn["facts"]
 
 
 def test_images_are_found_sorted_and_filtered(page: Path) -> None:

@@ -72,6 +72,7 @@ def test_every_block_runs_as_it_stands(home: Path) -> None:
     rewrites = Rewrites(
         {
             "IDEA-Research/grounding-dino-tiny": "demo",
+            "sam:facebook/sam-vit-base": "demo",
             "ollama:moondream": "demo",
             '"photo"': '"demo"',
             "[car, bus, truck]": "[car]",  # of those the embedded proposer knows one

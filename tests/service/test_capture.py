@@ -99,7 +99,7 @@ def test_a_number_far_above_all_others_is_refused_alone(store: Store, strange: i
 def poison(store: Store, number: int) -> None:
     """Store a frame as earlier versions did, whatever its number."""
     ingest = CaptureIngest(store.database, store.blobs, store.queue)
-    opened = ingest.open("gate", Ontology((ClassSpec("dog"),)), None, {})
+    opened = ingest.open("gate", None, lambda: (Ontology((ClassSpec("dog"),)), {}))
     ingest.add(opened.run_id, [CapturedFrame(number, "", b"a stranger's")])
     ingest.close()
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from fakes import ScriptedSegmenter, object_and_parts
 from frozen import photos, stored
 from PIL import Image as PILImage
 from serving import serving
@@ -32,6 +33,7 @@ REWRITES = {
     "127.0.0.1:50051": "ADDRESS",
     "labels.lan:50051": "ADDRESS",
     "IDEA-Research/grounding-dino-tiny": "scripted_models:bright_half",
+    "sam:facebook/sam-vit-base": "scripted_models:ellipses",
     "cv2.imread": "imread",  # OpenCV is not installed for one function
 }
 NEEDS = {
@@ -39,6 +41,7 @@ NEEDS = {
     "datasets.Datasets": "run",
     "models.Models": "student",
     "reviews.RemoteReviews": "run",
+    "segmentation.SegmentationSession": "run",
 }
 """What a server has before the example begins."""
 
@@ -128,7 +131,7 @@ def test_an_example_runs(example: Example, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv(f"SECONDLOOK_{name}", SCRIPTED[name])
     with (
         open_store(tmp_path / "data") as store,
-        serving(store=store) as running,
+        serving(store=store, segmenter=ScriptedSegmenter(object_and_parts)) as running,
         Client(running.address) as client,
     ):
         prepare(store, client, tmp_path, NEEDS.get(example.place, ""))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 from fakes import Row, ScriptedProposer, ScriptedVerifier
 from guaranteed import CAT, DOG, PETS, pets_truth, store_pets
@@ -13,13 +14,18 @@ from serving import Serving, png, serving, wait_until
 
 from secondlook.cli import run
 from secondlook.core.types import Image
+from secondlook.datasets.query import Query
+from secondlook.datasets.snapshot import create_snapshot
 from secondlook.evaluation.guarantee import Terms
 from secondlook.jobs import guarantee_checks
 from secondlook.jobs.guarantee_checks import checks_status
+from secondlook.review.doubtful_labels import doubtful_labels
 from secondlook.review.guarantees import GuaranteeRequest, create_guarantee
 from secondlook.store import Store
 from secondlook.store.integrity import check
 from secondlook_client import Client, errors
+from secondlook_client.v1 import labeling_pb2 as pb
+from secondlook_client.v1 import labeling_pb2_grpc
 from secondlook_client.values import Outcome, ReviewAnswer
 
 GAUGE = re.compile(r'^secondlook_guarantee_(\w+)\{guarantee="g"\} (\S+)$', re.MULTILINE)
@@ -95,6 +101,73 @@ def test_a_change_of_scene_ends_the_guarantee_of_a_running_job(
     again = client.jobs.create("day", guarantee="g", reuse=True)  # sending goes on all the same
     assert again.done == 160
     assert list(check(store, content=False)) == []
+
+
+def capture(client: Client, spool: Path, count: int, start: int = 0, **asked: str) -> None:
+    """Send that many frames of the stream ``gate``, until they are stored."""
+    with client.capture("gate", spool=spool, **asked) as stream:
+        for number in range(start, start + count):
+            stream.send(png(shade=number))
+        stream.flush(30)
+    wait_until(lambda: client.jobs.get("gate").done == start + count)
+
+
+def test_a_captured_stream_is_labelled_and_checked_under_it(
+    guaranteed, store: Store, tmp_path: Path
+) -> None:
+    served, client = guaranteed
+    capture(client, tmp_path, 50, guarantee="g")
+    job = client.jobs.get("gate")
+    assert (job.kind, job.guarantee, job.classes) == ("capture", "g", PETS.names)
+    right = answer_all(client, ReviewAnswer.RIGHT)
+    wait_until(lambda: gauges(served)["checked"] == right > 0)
+    assert (gauges(served)["share"], gauges(served)["holds"]) == (0.5, 1)
+    capture(client, tmp_path, 60, start=50)  # begun under it, so it goes on under it
+    wrong = answer_all(client, ReviewAnswer.WRONG)
+    wait_until(lambda: gauges(served)["holds"] == 0)
+    capture(client, tmp_path, 20, start=110, guarantee="g")  # no frame is lost
+    labels = [len(found.result.labels) for found in client.jobs.results("gate")]
+    assert sum(labels[:50]) == 50 and not any(labels[110:])
+
+    since = store.guarantees.doubtful_since("g")
+    doubtful = list(doubtful_labels(store, "g"))
+    assert since and 60 <= len(doubtful) + wrong < 110  # those are no labels any more
+    assert min(one.decided_at for one in doubtful) > since
+    told = create_snapshot(store, "all", Query(runs=("gate",), empty=())).statistics
+    (note,) = told["ended_guarantees"]
+    assert "under guarantee 'g' after nothing spoke against it for the last time" in note
+    early = Query(runs=("gate",), until=since, empty=())
+    kept = create_snapshot(store, "early", early).statistics
+    assert "ended_guarantees" not in kept and 0 < kept["labels"] < told["labels"]
+
+
+def test_a_stream_that_does_not_fit_waits_and_says_why(guaranteed, tmp_path: Path) -> None:
+    served, client = guaranteed
+    with pytest.raises(errors.NotFound, match="no guarantee 'h'"):
+        opened(client, tmp_path, "gate", guarantee="h")
+    with pytest.raises(errors.InvalidInput, match="is about the classes and questions of run"):
+        opened(client, tmp_path, "gate", guarantee="g", classes=["dog"])
+    opened(client, tmp_path, "plain", classes=PETS.classes)
+    with pytest.raises(errors.AlreadyExists, match="begun with another guarantee, or with none"):
+        opened(client, tmp_path, "plain", guarantee="g")
+    opened(client, tmp_path, "gate", guarantee="g", classes=PETS.classes)
+    with pytest.raises(errors.AlreadyExists, match="was begun with other classes"):
+        opened(client, tmp_path, "gate", guarantee="g", classes=["cat"])
+    live = pb.StreamOpening(mode=pb.STREAM_MODE_LIVE, guarantee="g")
+    with grpc.insecure_channel(served.address) as channel:
+        stub = labeling_pb2_grpc.LabelingServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="a live stream keeps nothing"):
+            list(stub.LabelStream(iter([pb.LabelStreamRequest(opening=live)]), timeout=30))
+
+
+def opened(client: Client, tmp_path: Path, stream: str, **asked) -> None:
+    """Send one frame; raises the problem of a stream that cannot be opened."""
+    spool = tmp_path / f"{stream} {len(list(tmp_path.iterdir()))}"
+    with client.capture(stream, spool=spool, **asked) as sending:
+        sending.send(png())
+        wait_until(lambda: sending.state.problem is not None or not sending.state.pending)
+        if sending.state.problem:
+            raise sending.state.problem
 
 
 def test_refusals_say_what_does_not_fit(guaranteed) -> None:

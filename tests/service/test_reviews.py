@@ -21,6 +21,7 @@ from secondlook_client.errors import (
     NotSupported,
     SecondlookError,
 )
+from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.v1 import reviews_pb2 as pb
 from secondlook_client.v1 import reviews_pb2_grpc
 from secondlook_client.values import (
@@ -191,6 +192,8 @@ def test_queues_are_made_listed_and_removed(client: Client) -> None:
         client.reviews.create_queue("a", "street", count=3, seed=3, reuse=True)
     with pytest.raises(AlreadyExists):
         client.reviews.create_queue("a", "street", count=2, seed=3)
+    with pytest.raises(InvalidInput, match="not measured by committee; measure it first"):
+        client.reviews.create_queue("by-committee", "street", order="committee")
     for order in ("value", "uncertainty"):
         client.reviews.create_queue(f"by-{order}", "street", order=order)
     assert [q.name for q in client.reviews.queues()] == ["a", "by-uncertainty", "by-value", "q"]
@@ -202,6 +205,26 @@ def test_queues_are_made_listed_and_removed(client: Client) -> None:
     assert len(list(client.reviews.list())) == 1, "its answers stay"
     with pytest.raises(NotFound):
         client.reviews.image(item)
+
+
+def test_a_measured_run_is_asked_by_its_uncertainty_which_travels_with_the_box(
+    store: Store, client: Client
+) -> None:
+    results = store.results.page(store.results.run("street").id)
+    for number, result in enumerate(results):
+        of_box = LabelUncertainty("committee", number / 10, 1 - number / 10, "they disagree")
+        of_box = replace(of_box, figures={"student": (0.25,)})
+        store.uncertainties.put(UncertaintyMethod.COMMITTEE, "x", {result.cursor: {0: of_box}})
+    queue = client.reviews.create_queue("sure-last", "street", order="uncertainty", count=2)
+    assert queue.order == "committee"
+    first, second = client.reviews.next("sure-last", person="ada", count=2)
+    assert [int(one.label_id.split(".")[0]) for one in (first, second)] == [
+        results[-1].cursor,
+        results[-2].cursor,
+    ]
+    (told,) = first.uncertainties
+    assert (told.method, told.value, told.reason) == ("committee", 0.5, "they disagree")
+    assert told.figures == {"student": (0.25,)}
 
 
 def test_queues_are_listed_page_by_page(store: Store, client: Client) -> None:

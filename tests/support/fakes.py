@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.core.types import Image, Proposals, VQAQuery
+from secondlook.labeling.segmenter import ImageEncoding, MaskCandidate, SegmentationPrompt
 from secondlook_client.values import Answer
 
 Row = tuple[tuple[float, float, float, float], Mapping[str, float]]
@@ -98,6 +100,83 @@ class ScriptedVerifier:
         else:
             said = self.script(question)
         return said if isinstance(said, Answer) else Answer(said, "yes" if said > 0.5 else "no")
+
+
+class ScriptedSegmenter:
+    """Answers a prompt from a script: the mask of an object, or several.
+
+    ``script(prompt, size)``, ``size`` width and height of the image, returns the pixels of the
+    mask, (H, W) bool, or whole candidates, or raises; by default the object is an ellipse that
+    fills the box, or the pixels around the first click. ``encoded`` has the names of the images.
+    """
+
+    name = "scripted"
+    digest = "s0"
+
+    def __init__(
+        self,
+        script: Callable[
+            [SegmentationPrompt, tuple[int, int]],
+            NDArray[np.bool_] | Sequence[MaskCandidate],
+        ]
+        | None = None,
+        quality: float = 0.9,
+        stability: float = 0.95,
+    ) -> None:
+        self.script = script or ellipse
+        self.measured = quality, stability
+        self.encoded: list[str] = []
+        self.batches: list[int] = []
+        self.prompts: list[SegmentationPrompt] = []
+
+    def encode(self, images: Sequence[Image]) -> list[ImageEncoding]:
+        """An encoding that takes as many bytes as the image has pixels."""
+        self.encoded += [image.name for image in images]
+        self.batches.append(len(images))
+        return [
+            ImageEncoding((image.width, image.height), image.name, image.width * image.height)
+            for image in images
+        ]
+
+    def segment(
+        self, encoding: ImageEncoding, prompts: Sequence[SegmentationPrompt]
+    ) -> list[tuple[MaskCandidate, ...]]:
+        """The script's mask of each prompt."""
+        self.prompts += prompts
+        return [self._candidates(self.script(one, encoding.size)) for one in prompts]
+
+    def _candidates(
+        self, found: NDArray[np.bool_] | Sequence[MaskCandidate]
+    ) -> tuple[MaskCandidate, ...]:
+        if isinstance(found, np.ndarray):
+            return (MaskCandidate(found, *self.measured),)
+        return tuple(found)
+
+
+def ellipse(prompt: SegmentationPrompt, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The ellipse in the prompt's box, or one of 9 pixels around its first click."""
+    x, y = prompt.inside[0] if prompt.inside else (0.0, 0.0)
+    left, top, right, bottom = prompt.box or (x - 4, y - 4, x + 5, y + 5)
+    ys, xs = np.mgrid[: size[1], : size[0]] + 0.5
+    across = (xs - (left + right) / 2) / max((right - left) / 2, 0.5)
+    down = (ys - (top + bottom) / 2) / max((bottom - top) / 2, 0.5)
+    inside: NDArray[np.bool_] = across**2 + down**2 <= 1
+    return inside
+
+
+def object_and_parts(prompt: SegmentationPrompt, size: tuple[int, int]) -> Sequence[MaskCandidate]:
+    """Of a lone click the whole ellipse, a part of 9 pixels and a speck of one; else one mask, to
+    which the earlier one belongs."""
+    whole = ellipse(prompt, size)
+    if prompt.previous is not None:
+        return [MaskCandidate(whole | prompt.previous, 0.8, 0.9)]
+    if prompt.box or len(prompt.inside) + len(prompt.outside) != 1:
+        return [MaskCandidate(whole, 0.95, 0.9)]
+    x, y = (int(edge) for edge in prompt.inside[0])
+    part, speck = np.zeros_like(whole), np.zeros_like(whole)
+    part[y - 1 : y + 2, x - 1 : x + 2], speck[y, x] = True, True
+    figures = ((whole, 0.9, 0.9), (part, 0.8, 0.7), (speck, 0.3, 0.5))
+    return [MaskCandidate(*one) for one in figures]
 
 
 def _middle(image: Image, phrases: Sequence[str]) -> list[Row]:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from fakes import Row, ScriptedProposer, ScriptedVerifier
+from fakes import Row, ScriptedProposer, ScriptedSegmenter, ScriptedVerifier
 from PIL import Image as PILImage
 from stored import done_item
 
@@ -64,9 +64,11 @@ def stored(
     script: Script = one_dog,
     answers: Mapping[str, float] = SURE,
     settings: PipelineSettings = LIMITS,
+    segmenter: ScriptedSegmenter | None = None,
 ) -> Run:
     """A run that labelled ``images`` (bytes by name)."""
-    pipeline = Pipeline(ScriptedProposer(script), ScriptedVerifier(answers), settings)
+    verifier = ScriptedVerifier(answers)
+    pipeline = Pipeline(ScriptedProposer(script), verifier, settings, segmenter)
     decoded = [decode(content, image_name) for image_name, content in images.items()]
     found = pipeline.label([Task(image, ontology) for image in decoded])
     with store.database.writing() as connection:

@@ -1,4 +1,4 @@
-"""The installed command line and a service of it, each as a process of its own."""
+"""The command line, and a service of it as a process of its own."""
 
 import os
 import re
@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, NamedTuple
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from secondlook import cli
+
+Run = Callable[..., CompletedProcess[str]]
 """Runs ``secondlook`` with these arguments in ``cwd`` and demands the exit ``code``."""
 
 
@@ -34,15 +38,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def run_secondlook(
-    *arguments: object, cwd: Path, code: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run ``secondlook`` as a user does and demand the exit code."""
-    command = [sys.executable, "-m", "secondlook", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, f"{arguments}: {done.stdout}\n{done.stderr}"
+def run_secondlook(*arguments: object, cwd: Path, code: int = 0) -> CompletedProcess[str]:
+    """Run ``secondlook`` and demand the exit code; in this process, for importing torch anew takes
+    longer than most commands. ``test_label_command`` and others run it as a process."""
+    words, out, err = [str(one) for one in arguments], StringIO(), StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        got = cli.run(words)
+    done = CompletedProcess(words, got, out.getvalue(), err.getvalue())
+    assert got == code, f"{arguments}: {done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

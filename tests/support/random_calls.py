@@ -15,11 +15,21 @@ from google.protobuf.message import Message
 from random_messages import MessageMaker
 from serving import png
 
-from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2, reviews_pb2
+from secondlook_client import wire
+from secondlook_client.masks import Mask
+from secondlook_client.v1 import (
+    datasets_pb2,
+    jobs_pb2,
+    labeling_pb2,
+    models_pb2,
+    reviews_pb2,
+    segmentation_pb2,
+)
 
-FILES = (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
+FILES = (labeling_pb2, segmentation_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
 _CLASSES = labeling_pb2.Ontology(classes=[labeling_pb2.ClassSpec(name="ball")])
 _PNG = png()
+_MASK = wire.mask_message(Mask.from_runs(40, 30, [100, 60, 1040]))
 SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
     "Label": [
         [labeling_pb2.LabelRequest(image=_PNG, ontology=_CLASSES)],
@@ -78,8 +88,20 @@ SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
                         box=labeling_pb2.Box(x2=5, y2=5),
                         answer=reviews_pb2.REVIEW_ANSWER_MISSING,
                         person="b",
+                        mask=_MASK,
                     )
                 ]
+            )
+        ]
+    ],
+    "OpenImage": [[segmentation_pb2.OpenImageRequest(image=_PNG)]],
+    "Segment": [
+        [
+            segmentation_pb2.SegmentRequest(
+                sha256=hashlib.sha256(_PNG).hexdigest(),
+                box=labeling_pb2.Box(x2=5, y2=5),
+                clicks=[segmentation_pb2.Click(x=3, y=4, inside=True)],
+                previous=_MASK,
             )
         ]
     ],

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from fakes import ScriptedSegmenter, object_and_parts
 
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals, VQAQuery
+from secondlook.labeling.segmenter import ImageEncoding, MaskCandidate, SegmentationPrompt
 from secondlook_client.values import Answer
 
 
@@ -122,3 +124,53 @@ def agreeable(argument: str, options: ModelSettings) -> Agreeable:
 def agreeable_slowly(argument: str, options: ModelSettings) -> SlowlyAgreeable:
     """``argument``: seconds that each view takes; says yes to dogs."""
     return SlowlyAgreeable("dog", float(argument))
+
+
+class BrightPixels:
+    """The pixels of a box that are brighter than middle grey."""
+
+    name = "bright-pixels"
+    digest = "1"
+
+    def encode(self, images: Sequence[Image]) -> list[ImageEncoding]:
+        """The images themselves."""
+        return [
+            ImageEncoding((one.width, one.height), one.pixels, one.pixels.nbytes) for one in images
+        ]
+
+    def segment(
+        self, encoding: ImageEncoding, prompts: Sequence[SegmentationPrompt]
+    ) -> list[tuple[MaskCandidate, ...]]:
+        """One mask for each box."""
+        found = []
+        for prompt in prompts:
+            assert prompt.box and isinstance(encoding.features, np.ndarray)
+            left, top, right, bottom = map(round, prompt.box)
+            inside = np.zeros(encoding.features.shape[:2], dtype=bool)
+            inside[top:bottom, left:right] = True
+            pixels = inside & (encoding.features.mean(axis=2) > 128)
+            found.append((MaskCandidate(pixels, 0.9, 0.95),))
+        return found
+
+
+class BrokenSegmenter(BrightPixels):
+    """Encodes nothing."""
+
+    def encode(self, images: Sequence[Image]) -> list[ImageEncoding]:
+        """Raises."""
+        raise RuntimeError("no memory")
+
+
+def broken_segmenter(argument: str, options: ModelSettings) -> BrokenSegmenter:
+    """``scripted_models:broken_segmenter``."""
+    return BrokenSegmenter()
+
+
+def bright_pixels(argument: str, options: ModelSettings) -> BrightPixels:
+    """``scripted_models:bright_pixels``."""
+    return BrightPixels()
+
+
+def ellipses(argument: str, options: ModelSettings) -> ScriptedSegmenter:
+    """``scripted_models:ellipses``."""
+    return ScriptedSegmenter(object_and_parts)

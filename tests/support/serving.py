@@ -14,6 +14,7 @@ from secondlook.config.settings import BatchingSettings, Settings
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
+from secondlook.labeling.segmenter import Segmenter
 from secondlook.server.app import Server, running_server
 from secondlook.server.metrics import Metrics
 from secondlook.store import Store
@@ -52,11 +53,12 @@ def serving(
     options: Settings | None = None,
     store: Store | None = None,
     calibrator: Calibrator | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Iterator[Serving]:
     """A running server; stopped and its engine closed at the end. ``store`` is the caller's."""
     proposer, verifier = proposer or ScriptedProposer(), verifier or ScriptedVerifier()
     metrics = Metrics()
-    pipeline = Pipeline(proposer, verifier)
+    pipeline = Pipeline(proposer, verifier, segmenter=segmenter)
     pipeline.use_calibrator(calibrator)
     engine = Engine(pipeline, limits, metrics.batch_done)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fakes import Row, ScriptedProposer, ScriptedVerifier, make_image
+from fakes import Row, ScriptedProposer, ScriptedSegmenter, ScriptedVerifier, make_image
 from PIL import Image as PILImage
 from sqlalchemy import insert, select
 
@@ -52,6 +52,7 @@ def labelled(
     rows: Sequence[Row] = STREET,
     answers: dict[str, float] | None = ANSWERS,
     ontology: Ontology | None = None,
+    segmenter: ScriptedSegmenter | None = None,
     **settings: Any,
 ) -> Labelled:
     """One image of 40×30 pixels through the pipeline; ``answers`` None means no verification."""
@@ -62,7 +63,7 @@ def labelled(
     verifier = ScriptedVerifier(answers) if answers is not None else None
     task = Task(make_image(name), ontology or street_ontology())
     limits = replace(LIMITS, **settings)
-    (found,) = Pipeline(ScriptedProposer(script), verifier, limits).label([task])
+    (found,) = Pipeline(ScriptedProposer(script), verifier, limits, segmenter).label([task])
     return found
 
 

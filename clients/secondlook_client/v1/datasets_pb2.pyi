@@ -300,6 +300,7 @@ class SnapshotBox(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     P_YES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SEGMENTATION_FIELD_NUMBER: _builtins.int
     class_index: _builtins.int
     """Place of the class in the snapshot's classes, from 0."""
     x1: _builtins.float
@@ -320,6 +321,10 @@ class SnapshotBox(_message.Message):
     """The verifier's probability of "yes", [0, 1]; absent when there was no verdict."""
     reason: _builtins.str
     """One sentence for a person."""
+    @_builtins.property
+    def segmentation(self) -> _labeling_pb2.Segmentation:
+        """Absent where the box has no mask."""
+
     def __init__(
         self,
         *,
@@ -333,10 +338,11 @@ class SnapshotBox(_message.Message):
         score: _builtins.float = ...,
         p_yes: _builtins.float | None = ...,
         reason: _builtins.str = ...,
+        segmentation: _labeling_pb2.Segmentation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "p_yes", b"p_yes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "p_yes", b"p_yes", "segmentation", b"segmentation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "class_index", b"class_index", "kind", b"kind", "p_yes", b"p_yes", "probability", b"probability", "reason", b"reason", "score", b"score", "x1", b"x1", "x2", b"x2", "y1", b"y1", "y2", b"y2"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "class_index", b"class_index", "kind", b"kind", "p_yes", b"p_yes", "probability", b"probability", "reason", b"reason", "score", b"score", "segmentation", b"segmentation", "x1", b"x1", "x2", b"x2", "y1", b"y1", "y2", b"y2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_yes: _TypeAlias = _typing.Literal["p_yes"]  # noqa: Y015
     _WhichOneofArgType__p_yes: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes"]  # noqa: Y015

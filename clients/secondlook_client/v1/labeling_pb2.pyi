@@ -72,6 +72,8 @@ class _ViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_View.ValueType],
     """A wider crop with the box drawn."""
     VIEW_IMAGE: _View.ValueType  # 3
     """The whole image."""
+    VIEW_MASK: _View.ValueType  # 4
+    """The crop with all but the object's mask dimmed; needs a segmenter."""
 
 class View(_View, metaclass=_ViewEnumTypeWrapper):
     """What the verifier is shown of a box."""
@@ -84,7 +86,33 @@ VIEW_CONTEXT: View.ValueType  # 2
 """A wider crop with the box drawn."""
 VIEW_IMAGE: View.ValueType  # 3
 """The whole image."""
+VIEW_MASK: View.ValueType  # 4
+"""The crop with all but the object's mask dimmed; needs a segmenter."""
 Global___View: _TypeAlias = View  # noqa: Y015
+
+class _BoxSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BoxSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BoxSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOX_SOURCE_UNSPECIFIED: _BoxSource.ValueType  # 0
+    """The same as BOX_SOURCE_PROPOSER."""
+    BOX_SOURCE_PROPOSER: _BoxSource.ValueType  # 1
+    """The proposer's."""
+    BOX_SOURCE_MASK: _BoxSource.ValueType  # 2
+    """The tight box of its mask where that is the better one; needs a segmenter."""
+
+class BoxSource(_BoxSource, metaclass=_BoxSourceEnumTypeWrapper):
+    """Which box a label has."""
+
+BOX_SOURCE_UNSPECIFIED: BoxSource.ValueType  # 0
+"""The same as BOX_SOURCE_PROPOSER."""
+BOX_SOURCE_PROPOSER: BoxSource.ValueType  # 1
+"""The proposer's."""
+BOX_SOURCE_MASK: BoxSource.ValueType  # 2
+"""The tight box of its mask where that is the better one; needs a segmenter."""
+Global___BoxSource: _TypeAlias = BoxSource  # noqa: Y015
 
 class _Outcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -255,6 +283,8 @@ class ClassSpec(_message.Message):
     ACCEPT_FIELD_NUMBER: _builtins.int
     REJECT_FIELD_NUMBER: _builtins.int
     PRESENCE_QUESTION_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    BOX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the ontology, regardless of case; 1 to 120 characters."""
     question: _builtins.str
@@ -273,6 +303,10 @@ class ClassSpec(_message.Message):
     """Closed question about a whole image, asked to verify that it is empty. Default: "Does this
     picture show a <name>?".
     """
+    mask: _builtins.bool
+    """Whether labels get a mask: true always, false never. Default: where a segmenter is in use."""
+    box: Global___BoxSource.ValueType
+    """Which box a label has."""
     @_builtins.property
     def phrases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Given to the proposer, at most 16; the class's score is the best of them. Default: the name."""
@@ -289,19 +323,25 @@ class ClassSpec(_message.Message):
         accept: _builtins.float | None = ...,
         reject: _builtins.float | None = ...,
         presence_question: _builtins.str = ...,
+        mask: _builtins.bool | None = ...,
+        box: Global___BoxSource.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "reject", b"reject", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_mask", b"_mask", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "mask", b"mask", "reject", b"reject", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "group", b"group", "name", b"name", "phrases", b"phrases", "presence_question", b"presence_question", "question", b"question", "reject", b"reject", "threshold", b"threshold", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accept", b"_accept", "_mask", b"_mask", "_reject", b"_reject", "_threshold", b"_threshold", "accept", b"accept", "box", b"box", "group", b"group", "mask", b"mask", "name", b"name", "phrases", b"phrases", "presence_question", b"presence_question", "question", b"question", "reject", b"reject", "threshold", b"threshold", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accept: _TypeAlias = _typing.Literal["accept"]  # noqa: Y015
     _WhichOneofArgType__accept: _TypeAlias = _typing.Literal["_accept", b"_accept"]  # noqa: Y015
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType__reject: _TypeAlias = _typing.Literal["reject"]  # noqa: Y015
     _WhichOneofArgType__reject: _TypeAlias = _typing.Literal["_reject", b"_reject"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accept) -> _WhichOneofReturnType__accept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reject) -> _WhichOneofReturnType__reject | None: ...
     @_typing.overload
@@ -424,6 +464,72 @@ class Verdict(_message.Message):
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
+class Mask(_message.Message):
+    """The pixels of one object in the upright image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Of the image, pixels."""
+    height: _builtins.int
+    """Of the image, pixels."""
+    counts: _builtins.str
+    """COCO's compressed run-length code: column by column, background first."""
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        counts: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "height", b"height", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mask: _TypeAlias = Mask  # noqa: Y015
+
+@_typing.final
+class Segmentation(_message.Message):
+    """The mask of a box, with what its model said of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASK_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    STABILITY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    quality: _builtins.float
+    """The IoU with the object that the model predicts, [0, 1]."""
+    stability: _builtins.float
+    """IoU of the mask at a higher and at a lower limit, [0, 1]."""
+    model: _builtins.str
+    """Name and digest of the segmenter; "person:" and a name where a person outlined it."""
+    @_builtins.property
+    def mask(self) -> Global___Mask:
+        """Which pixels."""
+
+    def __init__(
+        self,
+        *,
+        mask: Global___Mask | None = ...,
+        quality: _builtins.float = ...,
+        stability: _builtins.float = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mask", b"mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mask", b"mask", "model", b"model", "quality", b"quality", "stability", b"stability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Segmentation: _TypeAlias = Segmentation  # noqa: Y015
+
+@_typing.final
 class Judgement(_message.Message):
     """One box judged for one class; an accepted one is a label."""
 
@@ -437,6 +543,7 @@ class Judgement(_message.Message):
     PROBABILITY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     WHOLE_IMAGE_FIELD_NUMBER: _builtins.int
+    SEGMENTATION_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
     """Of the ontology."""
     score: _builtins.float
@@ -459,6 +566,10 @@ class Judgement(_message.Message):
     def verdict(self) -> Global___Verdict:
         """Absent when the question was not asked."""
 
+    @_builtins.property
+    def segmentation(self) -> Global___Segmentation:
+        """Absent where no segmenter was in use or this box was not segmented."""
+
     def __init__(
         self,
         *,
@@ -470,10 +581,11 @@ class Judgement(_message.Message):
         probability: _builtins.float = ...,
         reason: _builtins.str = ...,
         whole_image: _builtins.bool = ...,
+        segmentation: Global___Segmentation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "segmentation", b"segmentation", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_name", b"class_name", "outcome", b"outcome", "probability", b"probability", "reason", b"reason", "score", b"score", "verdict", b"verdict", "whole_image", b"whole_image"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_name", b"class_name", "outcome", b"outcome", "probability", b"probability", "reason", b"reason", "score", b"score", "segmentation", b"segmentation", "verdict", b"verdict", "whole_image", b"whole_image"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -656,6 +768,7 @@ class StreamOpening(_message.Message):
     ONTOLOGY_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     MAX_PENDING_FIELD_NUMBER: _builtins.int
+    GUARANTEE_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The client's name for this stream, at most 128 characters. In live mode it is for logs; in
     capture mode it is required, and all frames ever sent under it belong together.
@@ -667,6 +780,11 @@ class StreamOpening(_message.Message):
     max_pending: _builtins.int
     """Live mode only. Frames that may wait on the server before the oldest is dropped, 1 to 32.
     0: the server's choice.
+    """
+    guarantee: _builtins.str
+    """Capture mode only. Accept boxes under the guarantee of this name, as for a job (see
+    CreateJobRequest); the ontology is its own then, and may be absent. Empty: without a guarantee,
+    or what the captured stream was begun with, which goes on when the guarantee no longer holds.
     """
     @_builtins.property
     def ontology(self) -> Global___Ontology:
@@ -680,10 +798,11 @@ class StreamOpening(_message.Message):
         ontology: Global___Ontology | None = ...,
         detail: Global___Detail.ValueType = ...,
         max_pending: _builtins.int = ...,
+        guarantee: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "max_pending", b"max_pending", "mode", b"mode", "ontology", b"ontology", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "guarantee", b"guarantee", "max_pending", b"max_pending", "mode", b"mode", "ontology", b"ontology", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -961,6 +1080,7 @@ class GetServerInfoResponse(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGES_FIELD_NUMBER: _builtins.int
     STUDENT_FIELD_NUMBER: _builtins.int
+    SEGMENTER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of the secondlook package."""
     proposer: _builtins.str
@@ -975,6 +1095,8 @@ class GetServerInfoResponse(_message.Message):
     """"student:", name and digest of the student that labels what it is certain of; empty without
     one.
     """
+    segmenter: _builtins.str
+    """Name and digest of the segmenter; empty when none is in use."""
     @_builtins.property
     def default_ontology(self) -> Global___Ontology:
         """Used when a request has none; absent when the server was given none."""
@@ -989,10 +1111,11 @@ class GetServerInfoResponse(_message.Message):
         max_message_bytes: _builtins.int = ...,
         max_images: _builtins.int = ...,
         student: _builtins.str = ...,
+        segmenter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology", "max_images", b"max_images", "max_message_bytes", b"max_message_bytes", "proposer", b"proposer", "student", b"student", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology", "max_images", b"max_images", "max_message_bytes", b"max_message_bytes", "proposer", b"proposer", "segmenter", b"segmenter", "student", b"student", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,17 @@ class _ReviewOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewOrd
     REVIEW_ORDER_VALUE: _ReviewOrder.ValueType  # 2
     """First where an answer is expected to change most."""
     REVIEW_ORDER_UNCERTAINTY: _ReviewOrder.ValueType  # 3
-    """First where the probability is nearest to one half."""
+    """First where the decision is most uncertain: by the best method that the run was measured by,
+    else where the probability is nearest to one half.
+    """
+    REVIEW_ORDER_MONTE_CARLO: _ReviewOrder.ValueType  # 4
+    """By what the models said when they were asked again. This and the next two fail with
+    INVALID_ARGUMENT for a run that was not measured so.
+    """
+    REVIEW_ORDER_COMMITTEE: _ReviewOrder.ValueType  # 5
+    """By what proposer, verifier and a student say of the box."""
+    REVIEW_ORDER_DISTRIBUTION: _ReviewOrder.ValueType  # 6
+    """By how a student spreads the edges of the box."""
 
 class ReviewOrder(_ReviewOrder, metaclass=_ReviewOrderEnumTypeWrapper):
     """In which order a queue asks."""
@@ -120,7 +130,17 @@ REVIEW_ORDER_RANDOM: ReviewOrder.ValueType  # 1
 REVIEW_ORDER_VALUE: ReviewOrder.ValueType  # 2
 """First where an answer is expected to change most."""
 REVIEW_ORDER_UNCERTAINTY: ReviewOrder.ValueType  # 3
-"""First where the probability is nearest to one half."""
+"""First where the decision is most uncertain: by the best method that the run was measured by,
+else where the probability is nearest to one half.
+"""
+REVIEW_ORDER_MONTE_CARLO: ReviewOrder.ValueType  # 4
+"""By what the models said when they were asked again. This and the next two fail with
+INVALID_ARGUMENT for a run that was not measured so.
+"""
+REVIEW_ORDER_COMMITTEE: ReviewOrder.ValueType  # 5
+"""By what proposer, verifier and a student say of the box."""
+REVIEW_ORDER_DISTRIBUTION: ReviewOrder.ValueType  # 6
+"""By how a student spreads the edges of the box."""
 Global___ReviewOrder: _TypeAlias = ReviewOrder  # noqa: Y015
 
 @_typing.final
@@ -142,6 +162,7 @@ class Review(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UNDONE_BY_FIELD_NUMBER: _builtins.int
     UNDOES_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the server; grows."""
     image: _builtins.str
@@ -174,6 +195,10 @@ class Review(_message.Message):
     def new_box(self) -> _labeling_pb2.Box:
         """The right outline; absent where none was given."""
 
+    @_builtins.property
+    def mask(self) -> _labeling_pb2.Mask:
+        """The pixels of the object, where the person outlined it; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -190,10 +215,11 @@ class Review(_message.Message):
         created_at: _builtins.float = ...,
         undone_by: _builtins.int | None = ...,
         undoes: _builtins.int | None = ...,
+        mask: _labeling_pb2.Mask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "box", b"box", "new_box", b"new_box", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "box", b"box", "mask", b"mask", "new_box", b"new_box", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "id", b"id", "image", b"image", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "id", b"id", "image", b"image", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__undoes: _TypeAlias = _typing.Literal["undoes"]  # noqa: Y015
     _WhichOneofArgType__undoes: _TypeAlias = _typing.Literal["_undoes", b"_undoes"]  # noqa: Y015
@@ -222,6 +248,7 @@ class NewReview(_message.Message):
     PERSON_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """Hash of the image's bytes, 64 hex digits."""
     class_name: _builtins.str
@@ -248,6 +275,12 @@ class NewReview(_message.Message):
     def new_box(self) -> _labeling_pb2.Box:
         """The right outline, if the box is wrong and somebody says so."""
 
+    @_builtins.property
+    def mask(self) -> _labeling_pb2.Mask:
+        """The pixels of the object, if somebody outlined it: of a right box, of a wrong outline, or of a
+        missing object.
+        """
+
     def __init__(
         self,
         *,
@@ -261,10 +294,11 @@ class NewReview(_message.Message):
         person: _builtins.str = ...,
         note: _builtins.str = ...,
         created_at: _builtins.float = ...,
+        mask: _labeling_pb2.Mask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "new_box", b"new_box"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask", "new_box", b"new_box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "image", b"image", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "image", b"image", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,7 +322,9 @@ class ReviewQueue(_message.Message):
     run: _builtins.str
     """Name of the run whose boxes it asks about."""
     order: _builtins.str
-    """In which order it asks: "random", "value", "uncertainty", or what its maker calls it."""
+    """In which order it asks: "random", "value", "uncertainty", the method by which uncertainty was
+    measured ("monte-carlo", "committee", "distribution"), or what its maker calls it.
+    """
     total: _builtins.int
     """Boxes in all."""
     answered: _builtins.int
@@ -340,6 +376,7 @@ class ReviewItem(_message.Message):
     LEASE_UNTIL_FIELD_NUMBER: _builtins.int
     REVIEW_ID_FIELD_NUMBER: _builtins.int
     JUDGEMENTS_FIELD_NUMBER: _builtins.int
+    UNCERTAINTIES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the server."""
     queue: _builtins.str
@@ -382,6 +419,10 @@ class ReviewItem(_message.Message):
         label_id. Empty where the run's results are gone.
         """
 
+    @_builtins.property
+    def uncertainties(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelUncertainty]:
+        """How uncertain this box is, by each method that it was measured by."""
+
     def __init__(
         self,
         *,
@@ -403,16 +444,85 @@ class ReviewItem(_message.Message):
         lease_until: _builtins.float = ...,
         review_id: _builtins.int | None = ...,
         judgements: _abc.Iterable[_labeling_pb2.Judgement] | None = ...,
+        uncertainties: _abc.Iterable[Global___LabelUncertainty] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_review_id", b"_review_id", "box", b"box", "review_id", b"review_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_review_id", b"_review_id", "box", b"box", "class_name", b"class_name", "height", b"height", "id", b"id", "image", b"image", "image_name", b"image_name", "inclusion", b"inclusion", "judgements", b"judgements", "label_id", b"label_id", "lease_until", b"lease_until", "leased_to", b"leased_to", "outcome", b"outcome", "position", b"position", "probability", b"probability", "queue", b"queue", "review_id", b"review_id", "stratum", b"stratum", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_review_id", b"_review_id", "box", b"box", "class_name", b"class_name", "height", b"height", "id", b"id", "image", b"image", "image_name", b"image_name", "inclusion", b"inclusion", "judgements", b"judgements", "label_id", b"label_id", "lease_until", b"lease_until", "leased_to", b"leased_to", "outcome", b"outcome", "position", b"position", "probability", b"probability", "queue", b"queue", "review_id", b"review_id", "stratum", b"stratum", "uncertainties", b"uncertainties", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__review_id: _TypeAlias = _typing.Literal["review_id"]  # noqa: Y015
     _WhichOneofArgType__review_id: _TypeAlias = _typing.Literal["_review_id", b"_review_id"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__review_id) -> _WhichOneofReturnType__review_id | None: ...
 
 Global___ReviewItem: _TypeAlias = ReviewItem  # noqa: Y015
+
+@_typing.final
+class LabelUncertainty(_message.Message):
+    """How uncertain a judgement is, by one method."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """"monte-carlo", "committee" or "distribution"."""
+    value: _builtins.float
+    """How far the method speaks against what the run decided, [0, 1]."""
+    confidence: _builtins.float
+    """How far it supports the label, [0, 1]. It orders; it is no probability."""
+    reason: _builtins.str
+    """What was found, in a sentence."""
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___UncertaintyFigure]:
+        """What was measured."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        value: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        reason: _builtins.str = ...,
+        figures: _abc.Iterable[Global___UncertaintyFigure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "figures", b"figures", "method", b"method", "reason", b"reason", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelUncertainty: _TypeAlias = LabelUncertainty  # noqa: Y015
+
+@_typing.final
+class UncertaintyFigure(_message.Message):
+    """One thing that a method measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is, for instance "answers", "views", "entropy" or "width"."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its values; of edges: left, top, right, bottom."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UncertaintyFigure: _TypeAlias = UncertaintyFigure  # noqa: Y015
 
 @_typing.final
 class CreateReviewQueueRequest(_message.Message):

@@ -107,11 +107,16 @@ class LabelResults(Sequence[LabelResult]):
         """The labels of one image as arrays, as ``supervision.Detections(**…)`` takes them.
 
         ``xyxy`` (N, 4) float32 pixels, ``class_id`` (N,) int64, the place of the class in
-        ``ontology.names``, and ``confidence`` (N,) float32.
+        ``ontology.names``, and ``confidence`` (N,) float32. Where every label has a mask,
+        ``mask`` (N, H, W) bool too.
         """
         labels = self[place].labels
         names = self.ontology.names
+        masks = [label.mask for label in labels]
+        segmented = [mask.to_array() for mask in masks if mask]
+        has_all = bool(labels) and len(segmented) == len(labels)
         return {
+            **({"mask": np.stack(segmented)} if has_all else {}),
             "xyxy": np.array([label.box for label in labels], np.float32).reshape(-1, 4),
             "class_id": np.array([names.index(label.class_name) for label in labels], np.int64),
             "confidence": np.array([label.probability for label in labels], np.float32),
@@ -125,9 +130,10 @@ class LabelResults(Sequence[LabelResult]):
     ) -> list[Path]:
         """Write the labels as ``secondlook label`` does, and return the paths.
 
-        ``formats`` are any of ``coco``, ``yolo`` and ``voc``; ``gallery.html`` has at most that
-        many images, and ``failed.jsonl`` those without labels. What an earlier ``save`` wrote is
-        replaced; raises ``OutputExists`` for a folder with anything else of these names.
+        ``formats`` are any of ``coco``, ``coco-polygons``, ``yolo``, ``yolo-seg``, ``voc`` and
+        ``label-studio``; ``gallery.html`` has at most that many images, and ``failed.jsonl`` those
+        without labels. What an earlier ``save`` wrote is replaced; raises ``OutputExists`` for a
+        folder with anything else of these names.
         """
         formats = (formats,) if isinstance(formats, str) else tuple(formats)
         for name in formats:

@@ -51,6 +51,7 @@ def label(
     *,
     proposer: str | None = None,
     verifier: str | None = None,
+    segmenter: str | None = None,
     models: str | None = None,
     device: str | None = None,
     server: str | None = None,
@@ -69,8 +70,9 @@ def label(
     ``secondlook_client.bgr(frame)``. ``classes`` is a list of names or of lines as ``-c`` takes
     them, a dict of phrases by name, an ``Ontology``, or the path of a YAML file.
 
-    ``proposer`` and ``verifier`` (or ``models`` for both), ``device`` and all other ``settings``
-    are those of ``secondlook label``, with the same defaults, file and environment variables;
+    ``proposer`` and ``verifier`` (or ``models`` for both), ``segmenter``, which adds masks,
+    ``device`` and all other ``settings`` are those of ``secondlook label``, with the same defaults,
+    file and environment variables;
     ``server`` (host:port) labels through a running service instead. ``progress`` goes to stderr.
 
     With ``out``, a folder, it is the same as that command: it writes ``formats``, the gallery and
@@ -80,7 +82,7 @@ def label(
     An image that cannot be labelled is in ``failed`` of the result. Raises a ``SecondlookError``
     for everything that concerns all images, or where none could be labelled.
     """
-    read = _settings(proposer, verifier, models, device, settings)
+    read = _settings(proposer, verifier, segmenter, models, device, settings)
     ontology = ontology_of(classes)
     given = given_images(images, read.images, raw=not server, out=Path(out) if out else None)
     if out is not None:
@@ -104,13 +106,14 @@ class Labeler:
         *,
         proposer: str | None = None,
         verifier: str | None = None,
+        segmenter: str | None = None,
         models: str | None = None,
         device: str | None = None,
         server: str | None = None,
         **settings: Any,
     ) -> None:
         """Load the models, or connect to ``server``; see ``label`` for the settings."""
-        self._settings = _settings(proposer, verifier, models, device, settings)
+        self._settings = _settings(proposer, verifier, segmenter, models, device, settings)
         self._local = not server
         with ExitStack() as stack:
             self._client = stack.enter_context(_service(server, self._settings))
@@ -143,11 +146,13 @@ class Labeler:
 def _settings(
     proposer: str | None,
     verifier: str | None,
+    segmenter: str | None,
     models: str | None,
     device: str | None,
     others: dict[str, Any],
 ) -> Settings:
-    given = {"proposer": proposer, "verifier": verifier, "models": models, "device": device}
+    given = {"proposer": proposer, "verifier": verifier, "segmenter": segmenter}
+    given |= {"models": models, "device": device}
     config = others.pop("config", None)
     return SOURCES.load(
         {**given, **others}, Path(config) if config else None, source=lambda name: f"{name}="

@@ -271,8 +271,9 @@ class Cascade(Engine):
             log.exception("the cascade's observer failed")
 
     def _covers(self, ontology: Ontology) -> bool:
-        """Whether there is a student trained on every class; with the lock."""
-        if self._active is None:
+        """Whether there is a student trained on every class, and none that needs masks, which a
+        student does not give; with the lock."""
+        if self._active is None or any(spec.needs_segmenter for spec in ontology.classes):
             return False
         if ontology.digest not in self._covered:
             self._covered[ontology.digest] = self._active.adapter.covers(ontology)

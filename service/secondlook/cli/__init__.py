@@ -28,6 +28,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "try": ("try_", "Try classes and prompts on a few images; print every score."),
         "label": ("label", "Label a folder of images; continues where it stopped."),
         "verify": ("verify", "Verify annotations that exist: keep, reject or doubt each box."),
+        "segment": ("segment", "Outline an object by clicks or a box: a mask, or cut out."),
     },
     "Look and decide": {
         "explain": ("runs", "Show how a label was decided, with all scores and answers."),
@@ -35,6 +36,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "review": ("review", "Say which labels are right; a person outranks every model."),
         "redecide": ("runs", "Decide a run again by other thresholds, without a model."),
         "decoys": ("decoys", "Show how often the verifier said yes where the answer is no."),
+        "uncertainty": ("uncertainty", "Measure how uncertain each label is, in three ways."),
         "guarantee": ("guarantee", "Guarantee a precision by some answers, with a certificate."),
         "evaluate": ("evaluate", "Measure predictions against truth: precision, recall, AP."),
     },

@@ -91,7 +91,7 @@ def identity_without_models(
         "classes": list(ontology.names),
         "ontology": ontology.digest,
         "ontology_yaml": dump(ontology),
-        **({"settings": settings.pipeline.recorded()} if settings else {}),
+        **({"settings": _recorded(settings)} if settings else {}),
     }
 
 
@@ -167,17 +167,19 @@ def check_can_label(server: str | None, settings: Settings) -> None:
 
 def warn_about_demo_models(settings: Settings) -> None:
     """Say on stderr that the embedded models are of no use on photos, if they are to be used."""
-    if "demo" in (settings.models.proposer, settings.models.verifier):
+    models = settings.models
+    if "demo" in (models.proposer, models.verifier, models.segmenter):
         echo(
             "note: the embedded demo models know only the synthetic images of `secondlook world`; "
-            "for photos run with --models photo, or name others with --proposer and --verifier",
+            "for photos run with --models photo, or name others with --proposer, --verifier and "
+            "--segmenter",
             err=True,
         )
 
 
 def _warn_about_demo_server(info: ServerInfo) -> None:
     """The same of a service that runs elsewhere, which tells what it runs by name."""
-    if info.proposer.startswith(DEMO) or info.verifier.startswith(DEMO):
+    if any(name.startswith(DEMO) for name in (info.proposer, info.verifier, info.segmenter)):
         echo(
             "note: this service labels with the embedded demo models, which know only the "
             "synthetic images of `secondlook world`; for photos start it with --models photo",
@@ -190,9 +192,17 @@ def _identity(info: ServerInfo, settings: Settings | None) -> dict[str, Any]:
     identity: dict[str, Any] = {"proposer": info.proposer, "verifier": info.verifier}
     if info.student:
         identity["cascade"] = info.student
+    if info.segmenter:
+        identity["segmenter"] = info.segmenter
     if settings:
-        identity["settings"] = settings.pipeline.recorded()
+        identity["settings"] = _recorded(settings)
     return identity
+
+
+def _recorded(settings: Settings) -> dict[str, Any]:
+    """What shapes results besides models and classes."""
+    masks = settings.pipeline.segment if settings.models.segmenter != "none" else "none"
+    return {**settings.pipeline.recorded(), "segment": masks}
 
 
 def _message_name(file: ImageFile) -> str:

@@ -69,7 +69,7 @@ def decoys_command(
     limits = settings_of({**flags}).images
     places = {name: flags[name] for name in STORE_FLAGS}
     baseline = _audit(against, {**places}) if against else None
-    name = _run_of(run, places)
+    name = run_of(run, places)
     with opened_store(places) as store:
         from secondlook.evaluation.yes_bias import compare
         from secondlook.review.decoy_audit import audit_of, verdict_on, write_audit_page
@@ -98,12 +98,12 @@ def _audit(name: str, places: dict[str, Any]) -> "DecoyAudit":
 
     if Path(name).is_file():
         return read_baseline(Path(name))
-    run = _run_of(name, places)
+    run = run_of(name, places)
     with opened_store(places) as store:
         return audit_of(store, run)
 
 
-def _run_of(run: str, places: dict[str, Any]) -> str:
+def run_of(run: str, places: dict[str, Any]) -> str:
     """The name of the run; ``places`` then say where its store is."""
     folder = Path(run)
     if places["data"] or not (folder / "run.json").is_file():

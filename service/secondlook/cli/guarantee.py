@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +214,7 @@ def list_guarantees(folder: Path | None, limit: int, as_json: bool, **flags: Any
     examples=[
         "secondlook guarantee show street-0.95 --data data",
         "secondlook guarantee show street-0.95 labels --page certificate.html",
+        "secondlook guarantee show street-0.95 --doubtful doubtful.jsonl --data data",
     ],
 )
 @click.argument("name")
@@ -230,15 +232,30 @@ def list_guarantees(folder: Path | None, limit: int, as_json: bool, **flags: Any
     metavar="FILE",
     help="Write the certificate as an HTML page with the images of wrong labels.",
 )
+@click.option(
+    "--doubtful",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    metavar="FILE",
+    help="Write the labels that jobs accepted from the time when a broken guarantee was last known "
+    "to hold, one line of JSON each; - prints them.",
+)
 @setting_options(ImageSettings)
 @store_options
 def show(
-    name: str, folder: Path | None, json_file: Path | None, page: Path | None, **flags: Any
+    name: str,
+    folder: Path | None,
+    json_file: Path | None,
+    page: Path | None,
+    doubtful: Path | None,
+    **flags: Any,
 ) -> None:
     """Show the guarantee NAME: what holds, by how many answers, and what is not guaranteed.
 
     FOLDER is the output folder of `secondlook label`; without it --data says where the store is.
     """
+    printed = [one for one in (json_file, doubtful) if str(one) == "-"]
+    if len(printed) > 1:
+        raise click.UsageError("print one of --json and --doubtful, and write the other to a file")
     from secondlook.cli.options import settings_of
 
     limits = settings_of({**flags}).images
@@ -251,6 +268,9 @@ def show(
             from secondlook.review.certificate_page import write_certificate
 
             write_certificate(page, store, status, SHOWN_WRONG, limits)
+        if doubtful:
+            _write_doubtful(store, name, doubtful)
+        since = store.guarantees.doubtful_since(name)
     if json_file and str(json_file) == "-":
         print_json(whole, indent=2)
         return
@@ -259,13 +279,32 @@ def show(
 
         with replacing(json_file) as part:
             part.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    if printed:
+        return
     _print_status(status)
     for event in status.events:
         told = event.content.get("reason")
         echo(f"{local_time(event.created_at)}  {event.kind}" + (f": {told}" if told else ""))
-    for written in (json_file, page):
+    if since:
+        moment = datetime.fromtimestamp(since, UTC).isoformat()
+        echo(f"in doubt is what its jobs accepted after {moment}; --doubtful FILE lists it")
+    for written in (json_file, page, doubtful):
         if written:
             echo(f"written: {written}")
+
+
+def _write_doubtful(store: "Store", name: str, file: Path) -> None:
+    """One line of JSON for each label that is in doubt; ``-`` prints them."""
+    from secondlook.core.files import replacing
+    from secondlook.review.doubtful_labels import doubtful_labels
+
+    found = (asdict(one) for one in doubtful_labels(store, name))
+    if str(file) == "-":
+        for line in found:
+            print_json(line)
+        return
+    with replacing(file) as part, part.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(line) + "\n" for line in found)
 
 
 @guarantee_command.command(

@@ -128,6 +128,16 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
 """Any other error would be the same for all images."""
 
 
+def _refuse_guarantee(ctx: click.Context, option: click.Parameter, name: str | None) -> None:
+    """A guarantee lies in a store, and the store of an output folder holds one run."""
+    if name is not None:
+        raise click.UsageError(
+            "labels under a guarantee are made by a service on the store that has it: `secondlook "
+            "job create NAME IMAGES --guarantee GUARANTEE`; `secondlook guarantee apply` decides "
+            "what was labelled already"
+        )
+
+
 @click.command(
     "label",
     cls=SectionedCommand,
@@ -167,6 +177,7 @@ ERRORS_OF_ONE_IMAGE = (BadImage, ImageTooLarge, MessageTooLarge)
     help="Maximum number of images in gallery.html, the most unsure first: 10 MB for 600; 0 writes "
     "none.",
 )
+@click.option("--guarantee", hidden=True, expose_value=False, callback=_refuse_guarantee)
 @resume_options
 @model_options
 @setting_options(CascadeSettings, StoreSettings)
@@ -292,7 +303,7 @@ def class_counts(stats: RunStats, classes: Sequence[str]) -> Iterator[str]:
 
 
 def about_unanswered(stats: RunStats) -> Iterator[str]:
-    """For how many boxes the verifier gave no answer, if there are any."""
+    """For how many boxes there is no answer or no mask that was asked for, if there are any."""
     if stats.not_asked:
         yield (
             f"the verifier was not asked about {stats.not_asked:,} of "
@@ -308,6 +319,11 @@ def about_unanswered(stats: RunStats) -> Iterator[str]:
         yield (
             f"the verifier answered neither yes nor no for {counted(stats.abstained, 'decision')}, "
             f"which are unsure; the first time it said {stats.first_abstention[:60]!r}"
+        )
+    if stats.without_mask:
+        yield (
+            f"the segmenter gave no mask of {counted(stats.without_mask, 'label')}; the first "
+            f"reason: {stats.first_mask_error}"
         )
 
 
@@ -362,7 +378,8 @@ def label_into(
 
 def _provenance(session: "Session", finished: "FinishedJob") -> Provenance:
     """Of the date of the newest result, so that what is written again is the same."""
-    models = (session.models.get(key, "") for key in ("proposer", "verifier", "cascade"))
+    keys = ("proposer", "verifier", "cascade", "segmenter")
+    models = (session.models.get(key, "") for key in keys)
     date = finished.fetched.newest or finished.job.created_at
     return Provenance(date, [*filter(None, models)], session.ontology)
 

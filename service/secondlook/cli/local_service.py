@@ -12,7 +12,7 @@ from secondlook.config.settings import ServerSettings, Settings
 from secondlook.detector.trial import open_tried
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.models.registry import load_proposer, load_verifier
+from secondlook.models.registry import load_proposer, load_segmenter, load_verifier
 from secondlook.registry.active_model import PromotionWatcher
 from secondlook.server.app import Server, running_server
 from secondlook.server.metrics import Metrics
@@ -30,10 +30,12 @@ BuildPipeline = Callable[[Settings], Pipeline]
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
-    """The two models that the settings name. Raises what loading a model raises."""
+    """The models that the settings name. Raises what loading a model raises."""
     models = settings.models
     verifier = load_verifier(models.verifier, models)  # first: a model server may be down
-    return Pipeline(load_proposer(models.proposer, models), verifier, settings.pipeline)
+    proposer = load_proposer(models.proposer, models)
+    segmenter = load_segmenter(models.segmenter, models)
+    return Pipeline(proposer, verifier, settings.pipeline, segmenter)
 
 
 @contextmanager

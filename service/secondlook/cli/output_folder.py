@@ -42,7 +42,12 @@ OWN_FILES = (*LABEL_FORMATS, *VERIFIED_FILES, GALLERY, FAILED, STAGED, FINISHED,
 """Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
 ``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
-NOT_RECORDED = (("", "calibrator", ""), ("settings", "duplicate_iou", 1.0))
+NOT_RECORDED = (
+    ("", "calibrator", ""),
+    ("", "segmenter", ""),
+    ("settings", "duplicate_iou", 1.0),
+    ("settings", "segment", "none"),
+)
 """What runs of before did not record: (group, name, what it was)."""
 SHOWN = 600
 """Images of a run's gallery at most, unless another number is asked for."""

@@ -1,5 +1,6 @@
 """Types of parameters that several commands take, and ``--server`` where there must be one."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -97,6 +98,30 @@ class NamedNumber(click.ParamType):
             return name.strip(), float(number)
         except ValueError:
             self.fail(f"expected a number such as {self._example}, got '{value}'", param, ctx)
+
+
+class PixelNumbers(click.ParamType):
+    """So many numbers of pixels, separated by commas."""
+
+    name = "pixels"
+
+    def __init__(self, example: str) -> None:
+        """``example`` has as many as are expected, and is shown when a value is refused."""
+        self._example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """The numbers in the order given."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != self._example.count(",") + 1 or not all(map(math.isfinite, numbers)):
+            self.fail(f"expected pixels such as {self._example}, got '{value}'", param, ctx)
+        return numbers
 
 
 class Time(click.ParamType):

@@ -167,7 +167,8 @@ def opened_reviews(
     default=ReviewOrder.RANDOM.value,
     show_default=True,
     help="At random (estimates need that); first where an answer changes most; first where the "
-    "probability is nearest to one half.",
+    "label is most uncertain: by the best method of `secondlook uncertainty` that measured it, "
+    "else where the probability is nearest to one half. The others: by that method.",
 )
 @click.option(
     "-c", "--class", "classes", multiple=True, metavar="CLASS", help="Only this class. Repeatable."
@@ -411,7 +412,9 @@ def export(file: Path, folder: Path | None, server: str | None, run: str, **flag
 @person_option
 @click.option("--run", default="", metavar="NAME", help="Run that a COCO file is about.")
 @click.option(
-    "--outlines", is_flag=True, help="Take outlines from a COCO file where they differ much."
+    "--outlines",
+    is_flag=True,
+    help="Take outlines from a COCO file where they differ much, and its masks.",
 )
 def import_reviews(
     file: Path,
@@ -612,7 +615,8 @@ class AskLoop:
         ]
         dashed = f"   dashed: other boxes of “{item.class_name}”" if others else ""
         title = printable(f"{item.class_name}?   {name}{dashed}")
-        write_box_picture(self.picture, pixels, item.box, title, others)
+        mask = item.judgement.mask if item.judgement else None
+        write_box_picture(self.picture, pixels, item.box, title, others, mask)
         return None
 
     def _say_goodbye(self, again: str) -> None:
@@ -640,6 +644,8 @@ def models_said(item: "ReviewItem") -> Iterator[str]:
         p_yes = f"P(yes) {share(judged.p_yes)}" if judged.p_yes is not None else "no answer"
         line += f", verifier {p_yes} to “{judged.question}”"
     yield line
+    for one in item.uncertainties:
+        yield f"uncertain {one.words}"
 
 
 def pressed_key(prompt: str, keys: str = "ynubq?") -> str:
@@ -748,11 +754,13 @@ def _print_reviews(found: Iterable[Review], names: Mapping[str, str]) -> None:
 
 
 def _said(review: Review) -> str:
-    """``wrong (class: cat)``, ``right, taken back``."""
+    """``wrong (class: cat)``, ``right, with a mask of 812 pixels``, ``right, taken back``."""
     if review.undoes is not None:
         return f"takes back {review.undoes}"
     said = ANSWERED[review.answer]
     if review.reason:
         new = f": {review.new_class}" if review.new_class else ""
         said += f" ({review.reason.value.replace('_', ' ')}{new})"
+    if review.mask:
+        said += f", with a mask of {counted(review.mask.area, 'pixel')}"
     return said if review.undone_by is None else f"{said}, taken back by {review.undone_by}"

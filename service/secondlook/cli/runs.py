@@ -146,6 +146,8 @@ def explanation_json(explanation: "Explanation", rerun: "Rerun | None" = None) -
         "proposer": labelled.evidence.proposer,
         "verifier": labelled.evidence.verifier,
         "student": labelled.evidence.student,
+        "segmenter": labelled.evidence.segmenter,
+        "segmentation": judgement.to_dict()["segmentation"],
         "classes": [_class_json(evidence) for evidence in explanation.classes],
         "calibrator": explanation.calibrator.digest if explanation.calibrator else None,
         "contributions": [asdict(one) for one in explanation.contributions],
@@ -156,6 +158,7 @@ def explanation_json(explanation: "Explanation", rerun: "Rerun | None" = None) -
             for verdict in labelled.evidence.image_verdicts
             for answer in (verdict.answer,)
         ],
+        "uncertainties": [one.to_dict() for one in explanation.uncertainties],
         "decision_before_reviews": _decision_json(label.decided),
         "reviews": [review.to_dict() for review in label.reviews],
         "rerun": _rerun_json(rerun) if rerun else None,
@@ -231,6 +234,8 @@ def _print_explanation(explanation: "Explanation", rerun: "Rerun | None", page: 
 
 
 def _facts(explanation: "Explanation") -> list[tuple[str, str]]:
+    from secondlook.review.explain import mask_words
+
     label, labelled = explanation.label, explanation.label.result.labelled
     x1, y1, x2, y2 = label.judgement.box
     facts = [
@@ -245,11 +250,14 @@ def _facts(explanation: "Explanation") -> list[tuple[str, str]]:
     else:
         facts.append(("proposer", labelled.evidence.proposer))
         facts.append(("verifier", labelled.evidence.verifier or "none"))
+    if said := mask_words(label.judgement):
+        facts.append(("mask", said))
     if labelled.evidence.student:
         facts.append(("audit of", labelled.evidence.student))
     if label.decided and label.reviews:
         facts.append(("the run", _outcome_and_reason(label.decided)))
     facts += [("image", said) for said in _said_of_image(label)]
+    facts += [("uncertain", one.words) for one in explanation.uncertainties]
     if not explanation.classes:
         facts.append(("added by", "a person; no model proposed this box"))
     return facts

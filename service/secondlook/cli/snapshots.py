@@ -283,6 +283,8 @@ def _print_snapshot(snapshot: "SnapshotRow") -> None:
     screen.print(rows)
     sizes = ", ".join(f"{count:,} {name}" for name, count in statistics["label_sizes"].items())
     screen.print(f"{statistics['bytes'] / 1e6:,.1f} MB of images; labels: {sizes}", highlight=False)
+    for told in statistics.get("ended_guarantees", ()):
+        screen.print(f"note: {told}", style="yellow", markup=False, soft_wrap=True)
     for reason, count in statistics["left_out"].items():
         line = f"left out: {counted(count, 'image')} {reason}"
         if reason == LEFT_OUT_EMPTY[EmptyReason.NOTHING_PROPOSED]:

@@ -143,7 +143,7 @@ def verify_command(
 
     wanted = Wanted(**{name: flags.pop(name) for name in Wanted.__annotations__})
     settings = _settings(settings_of(flags), wanted.find_missing)
-    data = read_path(annotations, images)
+    data = read_path(annotations, images, masks=True)
     for warning in data.warnings:
         echo(f"warning: {warning}", err=True)
     annotated = AnnotatedSet.of(data)
@@ -230,14 +230,16 @@ class Verification:
         """The annotations in place of a proposer, and the verifier."""
         from secondlook.labeling.annotated_boxes import AnnotatedBoxes, SuggestingPipeline
         from secondlook.labeling.pipeline import Pipeline
-        from secondlook.models.registry import load_proposer, load_verifier
+        from secondlook.models.registry import load_proposer, load_segmenter, load_verifier
 
         models = settings.models
         also = load_proposer(models.proposer, models) if self.wanted.find_missing else None
         asked = self.annotated.asked(self.questions.place_of)
         boxes = AnnotatedBoxes(asked, len(self.questions.ontology.classes), also)
         kind = SuggestingPipeline if self.wanted.suggest else Pipeline
-        return kind(boxes, load_verifier(models.verifier, models), settings.pipeline)
+        verifier = load_verifier(models.verifier, models)
+        segmenter = load_segmenter(models.segmenter, models)
+        return kind(boxes, verifier, settings.pipeline, segmenter)
 
     def _unusable(self) -> "Iterator[FailedImage]":
         from secondlook.cli.output_folder import FailedImage

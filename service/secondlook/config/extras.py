@@ -73,10 +73,10 @@ def extra_of(module: str) -> str | None:
 
 def extras_of_models(settings: "Settings") -> tuple[str, ...]:
     """The extras that labelling in this process needs with these settings."""
-    models = (settings.models.proposer, settings.models.verifier)
+    models = (settings.models.proposer, settings.models.verifier, settings.models.segmenter)
     adapters = [spec.strip().partition(":")[0] for spec in models]
     named = [name for name in adapters if name in EXTRAS and name not in ("serve", "edge")]
-    onnx = bool(settings.cascade.student) or "onnx" in adapters
+    onnx = bool(settings.cascade.student) or {"onnx", "sam-onnx"} & set(adapters)
     return ("serve", *named, *(["edge"] if onnx else []))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from secondlook.config.spec import LOG_LEVELS, SettingGroup, SettingSources, setting
 
 PROPOSERS, VERIFIERS = "secondlook.proposers", "secondlook.verifiers"
+SEGMENTERS = "secondlook.segmenters"
 """Groups of entry points that name the models."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -36,6 +37,14 @@ class ModelSettings(SettingGroup):
         "Model that verifies each box: as --proposer, or 'none' for no verification.",
         unit="model",
         plugins=VERIFIERS,
+        common=True,
+    )
+    segmenter: str = setting(
+        "none",
+        "Model that outlines the object of each accepted box with a mask: demo (synthetic scenes "
+        "only), NAME[:ARGUMENT], or 'none' for boxes alone.",
+        unit="model",
+        plugins=SEGMENTERS,
         common=True,
     )
     device: str = setting(
@@ -65,7 +74,7 @@ class ModelSettings(SettingGroup):
 
 @dataclass(frozen=True)
 class PipelineSettings(SettingGroup):
-    """What the two stages keep of an image."""
+    """What the stages keep of an image."""
 
     title = "Pipeline"
 
@@ -103,6 +112,12 @@ class PipelineSettings(SettingGroup):
         "calibrator's fit: all, auto (as few as cost next to no label there), or a share such as "
         "0.4. The calibrator decides what is certain without an answer.",
         unit="share",
+    )
+    segment: str = setting(
+        "accepted",
+        "With a segmenter, which boxes get a mask: accepted ones, or all that were judged, which "
+        "takes longer and shows what was rejected too.",
+        choices=("accepted", "all"),
     )
     verdict_cache_size: int = setting(
         20_000, "Verdicts cached in memory; 0 disables the cache.", low=0, high=10**8
@@ -298,6 +313,13 @@ class ServerSettings(SettingGroup):
     )
     max_trainings: int = setting(
         1, "Maximum concurrent trainings of students; 0 disables training.", low=0, high=64
+    )
+    encoding_cache_bytes: int = setting(
+        256 * 2**20,
+        "Maximum memory of cached image encodings, which answer clicks at once.",
+        unit="bytes",
+        low=2**20,
+        high=2**40,
     )
     max_connections: int = setting(
         1000,

@@ -17,7 +17,9 @@ from PIL import ImageDraw, ImageFont
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.files import replacing
+from secondlook.core.masks import cropped
 from secondlook.core.types import Boxes, LabelledImage, Pixels
+from secondlook_client.masks import Mask
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
 WIDTH = STRIP_WIDTH = 1600
@@ -35,6 +37,8 @@ DASHES = {Outcome.ACCEPT: (0, 0), Outcome.UNSURE: (9, 6), Outcome.REJECT: (3, 5)
 """Pixels drawn and left out (0: a whole line), the line styles of the pages; the first outcome
 is the one that a box with several is drawn by."""
 
+FILL, EDGE = 80, 220
+"""Of a mask, out of 255: how much of its colour covers the pixels inside and at its edge."""
 TALLEST = 420
 """Height of a strip's frame at most, pixels."""
 BAR, TITLE_SIZE = 40, 20
@@ -133,7 +137,7 @@ def draw_result(
     height: int,
     scores: bool = False,
 ) -> PILImage.Image:
-    """An image with its boxes, ``height`` pixels high.
+    """An image with its boxes and masks, ``height`` pixels high.
 
     ``scores`` writes the proposer's score and P(yes) beside each name.
     """
@@ -141,6 +145,9 @@ def draw_result(
     size = (_width(result, height), height)
     image = PILImage.fromarray(pixels).resize(size, PILImage.Resampling.BICUBIC)
     of_box: dict[Xyxy, list[Judgement]] = {}
+    for judgement in result.judgements:
+        if judgement.mask and judgement.outcome is not Outcome.REJECT:
+            tint(image, judgement.mask, colours[judgement.class_name])
     for judgement in result.judgements:
         of_box.setdefault(_scaled(judgement.box, factor), []).append(judgement)
     _draw_marks(image, [_mark(box, of, colours, scores) for box, of in of_box.items()])
@@ -201,6 +208,33 @@ def free_label_place(
             if inside and not any(_overlap(place, other) for other in taken):
                 return place
     return None
+
+
+def tint(
+    image: PILImage.Image,
+    mask: Mask,
+    colour: Colour,
+    window: tuple[int, int, int, int] | None = None,
+) -> None:
+    """Lay ``colour`` over the pixels of a mask, thinly inside and strongly at its edge.
+
+    ``image`` shows ``window`` (pixels of the mask's image: left, top, right, lower; None: all of
+    it) at any scale.
+    """
+    left, top, right, lower = window or (0, 0, mask.width, mask.height)
+    found, x, y = cropped(mask)
+    whole = np.zeros((lower - top, right - left), np.uint8)
+    x1, y1 = max(x, left), max(y, top)
+    x2, y2 = min(x + found.shape[1], right), min(y + found.shape[0], lower)
+    if x2 <= x1 or y2 <= y1:
+        return
+    whole[y1 - top : y2 - top, x1 - left : x2 - left] = found[y1 - y : y2 - y, x1 - x : x2 - x]
+    shown = PILImage.fromarray(whole * 255).resize(image.size, PILImage.Resampling.BILINEAR)
+    inside = np.asarray(shown) > 127
+    padded = np.pad(inside, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    strength = np.where(inside & ~inner, EDGE, np.where(inside, FILL, 0)).astype(np.uint8)
+    image.paste(colour, (0, 0), PILImage.fromarray(strength))
 
 
 def outline(

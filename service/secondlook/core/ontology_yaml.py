@@ -11,19 +11,23 @@ One line::
 
 that is ``name [@group] [= phrase, phrase …] [? question]``. YAML, where every entry is optional::
 
-    defaults: {threshold: 0.3}                     also view, accept, reject
+    defaults: {threshold: 0.3}                     also view, accept, reject, mask, box
     classes:
       dog:
       helmet on:
         phrases: [person, rider]                   or one text, separated by commas
         question: Is a helmet worn?
         group: head
-        view: crop                                 crop, context or image
+        view: crop                                 crop, context, image or mask
         threshold: 0.25                            proposer's score from which it is asked
         accept: 0.6                                P(yes) from which it is accepted
         reject: 0.4                                P(yes) up to which it is rejected
         presence_question: Is there a rider?       asked about a whole image, to verify that it is
                                                    empty; else "Does this picture show a <name>?"
+        mask: true                                 labels have masks: a segmenter is required;
+                                                   false: none; else where a segmenter is in use
+        box: mask                                  a label has its mask's box where that is the
+                                                   better one; else the proposer's
       helmet off: {phrases: person, question: Is the head bare?, group: head}
 
 A question needs no quotes, in braces neither, unless a comma or colon stands in it.
@@ -49,7 +53,7 @@ from secondlook_client.ontology import (
     default_presence_question,
     default_question,
 )
-from secondlook_client.values import View
+from secondlook_client.values import BoxSource, View
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 6
@@ -62,9 +66,16 @@ CLASS_KEYS = (
     "threshold",
     "accept",
     "reject",
+    "mask",
+    "box",
 )
-DEFAULT_KEYS = ("view", "threshold", "accept", "reject")
+DEFAULT_KEYS = ("view", "threshold", "accept", "reject", "mask", "box")
 NUMBERS = ("threshold", "accept", "reject")
+CHOICES: Mapping[str, Mapping[str, Any]] = {
+    "view": {view.value: view for view in View},
+    "mask": {"true": True, "false": False},
+    "box": {source.value: source for source in BoxSource},
+}
 FORM = "name [@group] [= phrase, phrase …] [? question]"
 # Possessive: backtracking over a long text takes time by the square of its length.
 _TEXT_IN_BRACES = re.compile(
@@ -133,8 +144,14 @@ def _told(spec: ClassSpec) -> dict[str, Any]:
     for f in fields(ClassSpec):
         value = getattr(spec, f.name)
         if f.name in CLASS_KEYS[3:] and f.default is not MISSING and value != f.default:
-            entries[f.name] = str(value) if f.name in ("view", "group") else float(value)
+            entries[f.name] = _written(f.name, value)
     return entries
+
+
+def _written(name: str, value: Any) -> Any:
+    if name in NUMBERS:
+        return float(value)
+    return value if name == "mask" else str(value)
 
 
 def _parse(text: str) -> Any:
@@ -233,8 +250,10 @@ def _spec(name: str, entries: Mapping[str, Any]) -> ClassSpec:
             raise BadOntology(f"class '{name}': expected one value for {key}, got {value!r:.60}")
         elif key in NUMBERS:
             read[key] = _number(name, key, value)
+        elif key in CHOICES:
+            read[key] = _choice(name, key, value)
         else:
-            read[key] = _view(name, value) if key == "view" else value.strip()
+            read[key] = value.strip()
     return ClassSpec(name, **read)
 
 
@@ -254,13 +273,12 @@ def _number(name: str, key: str, value: str) -> float:
         ) from None
 
 
-def _view(name: str, value: str) -> View:
-    try:
-        return View(value.strip().lower())
-    except ValueError:
-        raise BadOntology(
-            f"class '{name}': expected view as one of {', '.join(View)}, got '{value}'"
-        ) from None
+def _choice(name: str, key: str, value: str) -> Any:
+    found = CHOICES[key].get(value.strip().lower())
+    if found is None:
+        allowed = ", ".join(CHOICES[key])
+        raise BadOntology(f"class '{name}': expected {key} as one of {allowed}, got '{value}'")
+    return found
 
 
 def _check_keys(where: str, given: Mapping[str, Any], allowed: tuple[str, ...]) -> None:

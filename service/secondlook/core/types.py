@@ -13,6 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook_client.masks import Segmentation
 from secondlook_client.values import (
     Answer,
     EmptyReason,
@@ -137,6 +138,12 @@ class Evidence:
     """``student:NAME@digest`` of the student compared with them; empty without one."""
     image: ImageVerdicts | None = None
     """None where the whole image was not asked about."""
+    segmentations: Mapping[int, Segmentation] = field(default_factory=dict)
+    """By row of the proposals, where a mask was asked for and found."""
+    segmenter: str = ""
+    """Name and digest; empty when none was in use."""
+    unsegmented: Mapping[int, str] = field(default_factory=dict)
+    """By row of the proposals, why there is no mask although one was asked for."""
 
     @property
     def image_verdicts(self) -> tuple[Verdict, ...]:
@@ -236,7 +243,7 @@ class Labelled:
     evidence: Evidence
     """What the judgements were made from."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds by stage: ``decode``, ``queue``, ``propose``, ``verify``."""
+    """Milliseconds by stage: ``decode``, ``queue``, ``propose``, ``verify``, ``segment``."""
     decoys: tuple[Decoy, ...] = ()
     """What the verifier was asked to audit it, with its answers; no part of the ``result``."""
     complete: bool = False

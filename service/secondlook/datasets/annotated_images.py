@@ -136,17 +136,26 @@ def _image(path: Path, root: Path, found: Sequence[tuple[str, Sample]]) -> Image
 
 def _with_boxes_of(sample: Sample, other: Sample) -> Sample:
     """``sample`` with the boxes of ``other``, an entry of the same image, that it lacks."""
-    boxes, classes = _joined(sample.boxes, sample.classes, other.boxes, other.classes)
-    ignore = _joined(sample.ignore, sample.ignore_classes, other.ignore, other.ignore_classes)
-    return replace(sample, boxes=boxes, classes=classes, ignore=ignore[0], ignore_classes=ignore[1])
+    new = _new(sample.boxes, sample.classes, other.boxes, other.classes)
+    new_ignore = _new(sample.ignore, sample.ignore_classes, other.ignore, other.ignore_classes)
+    more_masks = [mask for mask, is_new in zip(other.masks, new, strict=False) if is_new]
+    return replace(
+        sample,
+        boxes=np.concatenate([sample.boxes, other.boxes[new]]),
+        classes=np.concatenate([sample.classes, other.classes[new]]),
+        masks=(*sample.masks, *more_masks),
+        ignore=np.concatenate([sample.ignore, other.ignore[new_ignore]]),
+        ignore_classes=np.concatenate([sample.ignore_classes, other.ignore_classes[new_ignore]]),
+    )
 
 
-def _joined(
+def _new(
     boxes: Boxes, classes: NDArray[np.int64], more: Boxes, more_classes: NDArray[np.int64]
-) -> tuple[Boxes, NDArray[np.int64]]:
+) -> NDArray[np.bool_]:
+    """Which of ``more`` are not among the boxes."""
     same = (boxes[None] == more[:, None]).all(axis=2) & (classes[None] == more_classes[:, None])
-    new = ~same.any(axis=1)
-    return np.concatenate([boxes, more[new]]), np.concatenate([classes, more_classes[new]])
+    new: NDArray[np.bool_] = ~same.any(axis=1)
+    return new
 
 
 @dataclass(frozen=True)

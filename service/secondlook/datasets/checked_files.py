@@ -25,8 +25,11 @@ from secondlook.datasets.readers.annotations import display_name
 from secondlook.datasets.readers.coco_json import CocoEntry, CocoFile, coco_entry, read_json
 from secondlook.datasets.samples import boxes_array
 from secondlook.datasets.writers import UNSPLIT, DoubtfulImages, Labels, linked_images
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.values import Decision, Judgement, LabelResult, Outcome
 
+ANNOTATED = "annotation"
+"""The model of a mask that the dataset came with."""
 TABLE, LINES = "findings.csv", "findings.jsonl"
 COLUMNS = (
     "finding",
@@ -217,12 +220,13 @@ def _result(
     image: ImageAnnotations, classes: Sequence[str], checked: CheckedBoxes, sha256: str
 ) -> LabelResult:
     sample, judgements = image.sample, []
-    for box, name in annotations_of(image, classes):
+    masks = sample.masks or (None,) * len(sample.boxes)
+    for (box, name), mask in zip(annotations_of(image, classes), masks, strict=True):
         key = image.name, name, box
         found = checked[key][0] if key in checked else None
         outcome = found.outcome if found else Outcome.ACCEPT
         reason = found.reason if found else "not asked about"
-        judgements.append(_judgement(key, outcome, reason, found))
+        judgements.append(_judgement(key, outcome, reason, found, mask))
     for box, number in zip(sample.ignore, sample.ignore_classes.tolist(), strict=True):
         for name in classes if number < 0 else (classes[number],):
             key = key_of(image, name, tuple(box.tolist()))
@@ -231,11 +235,18 @@ def _result(
     return LabelResult(image.name, sha256, *size, len(judgements), tuple(judgements), "", "")
 
 
-def _judgement(key: Key, outcome: Outcome, reason: str, found: CheckedBox | None) -> Judgement:
+def _judgement(
+    key: Key, outcome: Outcome, reason: str, found: CheckedBox | None, mask: Mask | None = None
+) -> Judgement:
+    """``mask``: that of the annotation, which stands before one that was found now."""
     own = found.judgement if found else None
     sure = own.probability if own else 1.0
     verdict = own.verdict if own else None
-    return Judgement(key[1], key[2], 1.0, verdict, Decision(outcome, sure, reason))
+    segmentation = own.segmentation if own else None
+    if mask is not None:
+        segmentation = Segmentation(mask, 1.0, 1.0, ANNOTATED)
+    decision = Decision(outcome, sure, reason)
+    return Judgement(key[1], key[2], 1.0, verdict, decision, segmentation=segmentation)
 
 
 def _answer(found: CheckedBox) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class ChangeKind(StrEnum):
     ADDED = "added"
     REMOVED = "removed"
     RELABELLED = "relabelled"
-    """Its boxes differ."""
+    """Its boxes or masks differ."""
     MOVED = "moved"
     """It is in another split, with the same boxes."""
 
@@ -89,14 +89,23 @@ def _change(
         yield ImageChange(ChangeKind.MOVED, b.sha256, b.name)
 
 
-Boxes = Counter[tuple[str, BoxKind, Xyxy]]
+Boxes = Counter[tuple[str, BoxKind, Xyxy, str]]
+"""By class, kind, edges, and the code of the mask (empty without one)."""
 
 
 def _boxes(entry: Entry, manifest: SnapshotManifest) -> Boxes:
     """By class name, as the same class may have another index in each manifest."""
-    return Counter((manifest.classes[b.class_index], b.kind, b.xyxy) for b in entry.boxes)
+    return Counter(
+        (
+            manifest.classes[box.class_index],
+            box.kind,
+            box.xyxy,
+            box.segmentation.mask.counts if box.segmentation else "",
+        )
+        for box in entry.boxes
+    )
 
 
 def _names(boxes: Boxes) -> tuple[str, ...]:
-    found = (f"{name} {kind.value.replace('_', ' ')}" for name, kind, _ in boxes.elements())
+    found = (f"{name} {kind.value.replace('_', ' ')}" for name, kind, *_ in boxes.elements())
     return tuple(sorted(found))

@@ -206,7 +206,10 @@ def _judgement(box: ManifestBox, manifest: SnapshotManifest) -> Judgement:
     """A manifest keeps of the verdict only P(yes)."""
     verdict = None if box.p_yes is None else Verdict("", View.CROP, Answer(box.p_yes), "", 0.0)
     decision = Decision(_OUTCOME_OF[box.kind], box.probability, box.reason)
-    return Judgement(manifest.classes[box.class_index], box.xyxy, box.score, verdict, decision)
+    class_name = manifest.classes[box.class_index]
+    return Judgement(
+        class_name, box.xyxy, box.score, verdict, decision, segmentation=box.segmentation
+    )
 
 
 def dataset_card(
@@ -227,6 +230,7 @@ def dataset_card(
         "",
         *_counts(snapshot, manifest),
         "",
+        *_masks_line(snapshot),
         "Boxes are in pixels of the upright image: apply the EXIF orientation first. Of images",
         "without a box, those that are verified empty were asked about as a whole, and the",
         "verifier said no to every class. On the others every proposed box was rejected, or",
@@ -244,11 +248,19 @@ def dataset_card(
     return header + "\n".join(lines) + "\n"
 
 
+def _masks_line(snapshot: SnapshotRow) -> list[str]:
+    with_mask = snapshot.statistics.get("labels_with_mask", 0)
+    if not with_mask:
+        return []
+    return [f"{with_mask:,} of {snapshot.statistics['labels']:,} labels have a mask.", ""]
+
+
 def _guarantee_lines(snapshot: SnapshotRow) -> list[str]:
     """What is guaranteed of the labels; nothing for a snapshot without a guarantee."""
     told = snapshot.statistics.get("guarantee")
+    ended = snapshot.statistics.get("ended_guarantees", [])
     if not told:
-        return []
+        return ["## Ended guarantees", "", *(f"- {one}." for one in ended), ""] if ended else []
     lines = [f"- {sentence}" for sentence in told["summary"]]
     certificate = f"The whole certificate is in `{CERTIFICATE_FILE}`."
     return ["## Guaranteed precision", "", *lines, "", certificate, ""]

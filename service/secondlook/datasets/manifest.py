@@ -15,7 +15,8 @@ import msgspec
 from secondlook.core.boxes import Xyxy
 from secondlook.core.types import Labelled
 from secondlook.store.blobs import Blobs
-from secondlook_client.errors import Damaged
+from secondlook_client.errors import Damaged, InvalidInput
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.values import BoxKind, EmptyReason, LabelPath
 
 FORMAT = 2
@@ -40,6 +41,8 @@ class ManifestBox:
     """The verifier's, [0, 1]; None without a verdict."""
     reason: str
     """One sentence for a person."""
+    segmentation: Segmentation | None = None
+    """The object's mask, of the image's size; None where the box has none."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class SnapshotManifest:
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     models: tuple[str, ...]
-    """Names and digests of every proposer and verifier that labelled images of it."""
+    """Names and digests of every proposer, verifier and segmenter that labelled images of it."""
     parts: tuple[ManifestPart, ...]
 
     def count(self, split: str = "") -> int:
@@ -174,6 +177,13 @@ class _Root(msgspec.Struct):
     parts: tuple[_StoredPart, ...]
 
 
+class _StoredMask(msgspec.Struct):
+    counts: str
+    quality: float
+    stability: float
+    model: str
+
+
 class _StoredBox(msgspec.Struct):
     class_index: _Count = msgspec.field(name="class")
     box: Xyxy
@@ -182,6 +192,7 @@ class _StoredBox(msgspec.Struct):
     score: float
     p_yes: float | None
     reason: str
+    mask: _StoredMask | None = None
 
 
 class _StoredEntry(msgspec.Struct):
@@ -213,10 +224,43 @@ def _decoded(content: bytes, kind: type[_Stored], what: str) -> _Stored:
 def _entry_of(stored: _StoredEntry) -> Entry:
     fields = {name: getattr(stored, name) for name in _FIELDS}
     boxes = tuple(
-        ManifestBox(b.class_index, b.box, b.kind, b.probability, b.score, b.p_yes, b.reason)
+        ManifestBox(
+            b.class_index,
+            b.box,
+            b.kind,
+            b.probability,
+            b.score,
+            b.p_yes,
+            b.reason,
+            _segmentation(b.mask, stored) if b.mask else None,
+        )
         for b in stored.boxes
     )
     return Entry(**fields, boxes=boxes, path=stored.path, empty=stored.empty)
+
+
+def _segmentation(stored: _StoredMask, of: _StoredEntry) -> Segmentation:
+    try:
+        mask = Mask(of.width, of.height, stored.counts)
+    except InvalidInput as cause:
+        raise Damaged(
+            f"a mask of image {of.sha256[:12]} in a snapshot's manifest cannot be read: {cause}"
+        ) from cause
+    return Segmentation(mask, stored.quality, stored.stability, stored.model)
+
+
+def segmentation_field(segmentation: Segmentation | None) -> dict[str, Any]:
+    """The ``mask`` of a box as the manifest has it; left out for a box that has none, so that
+    manifests without masks keep their hash. The size is the image's."""
+    if segmentation is None:
+        return {}
+    mask = {
+        "counts": segmentation.mask.counts,
+        "quality": round(segmentation.quality, 4),
+        "stability": round(segmentation.stability, 4),
+        "model": segmentation.model,
+    }
+    return {"mask": mask}
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
@@ -230,6 +274,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
             "score": box.score,
             "p_yes": box.p_yes,
             "reason": box.reason,
+            **segmentation_field(box.segmentation),
         }
         for box in entry.boxes
     ]

@@ -31,7 +31,7 @@ SHARE = 0.2
 """Share that is held out of a dataset without splits."""
 BY_HASH = "a fifth by hash"
 """The name of that split."""
-WRITTEN_FORMATS = ("coco", "voc", "yolo")
+WRITTEN_FORMATS = ("coco", "coco-polygons", "voc", "yolo-seg", "yolo")
 """Folders that ``secondlook label`` and ``snapshot export`` write. YOLO is the last, because it has
 no ignore regions, so that images with an unsure box are not in it."""
 _SEED = b"secondlook held out 1"
@@ -123,27 +123,28 @@ def _with_hashes(
     return replace(record, used=used)
 
 
-def read_path(path: Path, images: Path | None = None) -> ParsedDataset:
+def read_path(path: Path, images: Path | None = None, masks: bool = False) -> ParsedDataset:
     """The dataset in a file or folder, before it is divided.
 
-    ``images`` is the folder of the images of a COCO file, where it is not beside it. Raises
+    ``images`` is the folder of the images of a COCO file, where it is not beside it; ``masks``:
+    read them too, from COCO's run-length codes and polygons and from YOLO's outlines. Raises
     ``NotFound`` and ``InvalidInput``, which name the file, the entry and the way out.
     """
     if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
-        return _with_ontology(read_yolo(path.resolve().parent.name, path), path.parent)
+        return _with_ontology(read_yolo(path.resolve().parent.name, path, masks), path.parent)
     if path.is_file():
         root = path.resolve().parent
-        return _with_ontology(read_coco(root.name, {"": path}, root, images), root)
+        return _with_ontology(read_coco(root.name, {"": path}, root, images, masks), root)
     if not path.is_dir():
         raise NotFound(
             f"there is no file or folder '{path}'; give a COCO, YOLO or VOC folder, or for a "
             "snapshot of a service name it with --server HOST:PORT"
         )
-    if (found := _read_folder(path, path.resolve().name, images)) is not None:
+    if (found := _read_folder(path, path.resolve().name, images, masks)) is not None:
         return found
     written = [name for name in WRITTEN_FORMATS if (path / name).is_dir()]
     for name in written:
-        found = _read_folder(path / name, path.resolve().name, images)
+        found = _read_folder(path / name, path.resolve().name, images, masks)
         if found is not None:
             others = [other for other in written if other != name]
             note = f"{path} has {' and '.join(others)} too; {name} is read" if others else ""
@@ -156,12 +157,12 @@ def read_path(path: Path, images: Path | None = None) -> ParsedDataset:
     )
 
 
-def _read_folder(folder: Path, name: str, images: Path | None) -> ParsedDataset | None:
+def _read_folder(folder: Path, name: str, images: Path | None, masks: bool) -> ParsedDataset | None:
     """The dataset of a folder in one of the formats; None where it is none."""
     if files := find_coco(folder):
-        return _with_ontology(read_coco(name, files, folder, images), folder)
+        return _with_ontology(read_coco(name, files, folder, images, masks), folder)
     if yolo := find_yolo(folder):
-        return _with_ontology(read_yolo(name, yolo), folder)
+        return _with_ontology(read_yolo(name, yolo, masks), folder)
     if voc := find_voc(folder):
         return _with_ontology(read_voc(name, voc), folder)
     return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from secondlook.core.ontology_yaml import ontology_from_yaml
 from secondlook.core.types import Boxes
+from secondlook_client.masks import Mask
 from secondlook_client.values import EmptyReason
 
 
@@ -44,6 +45,8 @@ class Sample:
     """Samples of one group stay in one split; empty: the image is its own group."""
     problem: str = ""
     """Why the image cannot be used; such a sample has no size and no boxes. Empty: it can."""
+    masks: tuple[Mask | None, ...] = ()
+    """Of ``boxes``, one for each; () where nobody asked for masks. No training uses them."""
     empty: EmptyReason | None = None
     """Why it has no box, where the dataset says so and leaves it open whether it is background."""
 

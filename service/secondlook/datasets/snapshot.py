@@ -16,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -29,12 +30,13 @@ from secondlook.datasets.manifest import (
     canonical_json,
     entry_from_json,
     path_field,
+    segmentation_field,
 )
 from secondlook.datasets.query import Query
 from secondlook.datasets.splits import block_id, by_time, group_images, split_of
 from secondlook.labeling.duplicates import hard_negatives
 from secondlook.store import Store
-from secondlook.store.guarantees import GuaranteeState
+from secondlook.store.guarantees import GuaranteeState, guarantee_of
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.results import Result
 from secondlook.store.runs import Run
@@ -197,6 +199,8 @@ class SnapshotBuilder:
         """Numbers of the images that came from one stream or folder, by its name."""
         self._blocks: dict[int, str] = {}
         """The group of each image, by its number, where time alone decides."""
+        self._ended_guarantees: dict[str, list[str]] = {}
+        """For the statistics; empty where no run decided under one."""
 
     def __enter__(self) -> Self:
         return self
@@ -211,6 +215,9 @@ class SnapshotBuilder:
 
     def add_run(self, run: Run) -> None:
         """Add every image that ``run`` decided on; it outranks the runs added before."""
+        if told := _ended_guarantee(self._store, run, self._query):
+            log.warning("%s", told)
+            self._ended_guarantees.setdefault("ended_guarantees", []).append(told)
         judged = {self._class_index[n] for n in run.ontology.names if n in self._class_index}
         source_run = self._store.snapshots.labelled_by(run)
         numbers: dict[int, int] = {}
@@ -249,6 +256,7 @@ class SnapshotBuilder:
             "left_out": dict(sorted(left_out.items())),
             "ontology": ontology,
             **_guarantee_told(self._store, self._query),
+            **self._ended_guarantees,
         }
         _warn_of_few_groups(self._query, counts)
         image_ids = array("q", (self._image_ids[number] for _, number in kept))
@@ -268,7 +276,7 @@ class SnapshotBuilder:
 
     def _add(self, result: Result, facts: ImageFacts, judged: set[int]) -> int:
         """Add an image, or merge it with what earlier runs decided; its number."""
-        labelled = result.labelled
+        labelled, evidence = result.labelled, result.labelled.evidence
         of_classes = [j for j in labelled.judgements if j.class_name in self._class_index]
         negatives = hard_negatives(of_classes) if self._query.hard_negatives else set()
         boxes = [
@@ -286,7 +294,7 @@ class SnapshotBuilder:
             "height": labelled.height,
             "boxes": boxes,
             "judged": {str(place): empty for place in sorted(judged)},
-            "models": sorted({labelled.evidence.proposer, labelled.evidence.verifier} - {""}),
+            "models": sorted({evidence.proposer, evidence.verifier, evidence.segmenter} - {""}),
             **path_field(labelled),
         }
         number = self._numbers.setdefault(bytes.fromhex(labelled.sha256), len(self._numbers))
@@ -314,6 +322,7 @@ class SnapshotBuilder:
             "score": round(judgement.score, 4),
             "p_yes": None if p_yes is None else round(p_yes, 4),
             "reason": decision.reason,
+            **segmentation_field(judgement.segmentation),
         }
 
     def _record(self, number: int) -> dict[str, Any]:
@@ -433,6 +442,28 @@ def _guarantee_told(store: Store, query: Query) -> dict[str, Any]:
     return {"guarantee": {"name": query.guarantee, "summary": list(applied.summary)}}
 
 
+def _ended_guarantee(store: Store, run: Run, query: Query) -> str:
+    """What is to be known of labels that were accepted under a guarantee which has ended; or
+    empty."""
+    name = guarantee_of(run.settings)
+    row = store.guarantees.find(name) if name else None
+    since = store.guarantees.doubtful_since(name) if row else None
+    if row is None or since is None:
+        return ""
+    what = "was withdrawn" if row.state is GuaranteeState.WITHDRAWN else "no longer holds"
+    if run.parent_id is not None or not since:
+        return f"the labels of '{run.name}' were accepted under guarantee '{name}', which {what}"
+    count = store.results.accepted_after(run.id, max(since, query.since or 0.0), query.until)
+    if not count:
+        return ""
+    moment = datetime.fromtimestamp(since, UTC).isoformat()
+    return (
+        f"of the boxes of '{run.name}', {count:,} were accepted under guarantee '{name}' after "
+        f"nothing spoke against it for the last time; it {what}. `secondlook guarantee show "
+        f"{name} --doubtful -` lists them, and a snapshot with `--until {moment}` leaves them out"
+    )
+
+
 def _warn_of_few_groups(query: Query, counts: dict[str, Any]) -> None:
     """Log when a split stays empty, or when there is but one group, which cannot be divided."""
     way_out = (
@@ -470,6 +501,7 @@ class Statistics:
         self._with_ignore: Counter[str] = Counter()
         self._groups: dict[str, set[str]] = {}
         self._sizes: Counter[str] = Counter()
+        self._masks = 0
         self._bytes = 0
 
     def add(self, entry: Entry) -> None:
@@ -485,6 +517,7 @@ class Statistics:
             kinds[box.kind][box.class_index] += 1
             if box.kind is BoxKind.LABEL:
                 self._sizes[_size(box.xyxy)] += 1
+                self._masks += box.segmentation is not None
 
     def to_json(self) -> dict[str, Any]:
         """Values for JSON: totals, then the same by split and class."""
@@ -493,6 +526,7 @@ class Statistics:
             "images": self._images.total(),
             "bytes": self._bytes,
             "labels": sum(kinds[BoxKind.LABEL].total() for kinds in self._boxes.values()),
+            "labels_with_mask": self._masks,
             "label_sizes": {name: self._sizes[name] for name in ("small", "medium", "large")},
             "splits": {name: self._split(name) for name in sorted(self._images)},
         }

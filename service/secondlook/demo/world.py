@@ -34,6 +34,7 @@ __all__ = [
     "Thing",
     "classes_of",
     "scene",
+    "scene_masks",
     "write_world",
 ]
 
@@ -101,6 +102,34 @@ def scene(seed: int, index: int, size: int = 320) -> Scene:
     Depends on nothing but the arguments, so scenes may be rendered in any order. The ratio of the
     sides is between 0.6 and 1.67. Raises ValueError for a size below 64.
     """
+    rendered, _, _ = _render(seed, index, size, frozenset())
+    return rendered
+
+
+def scene_masks(
+    seed: int, index: int, size: int = 320, without: frozenset[str] = frozenset()
+) -> tuple[Scene, np.ndarray]:
+    """``scene(seed, index, size)`` and the visible mask of each of its things, (N, H, W) bool.
+
+    A pixel belongs to a thing where the thing covers at least half of it. So the mask lies inside
+    the thing's box rounded outwards to whole pixels and reaches within a pixel of each side, but
+    where the outermost part is a strand of less than half a pixel. A person's mask holds what the
+    person wears, as its box does.
+
+    Args:
+        without: nouns of figures that are left out; what they hid is then seen. Glasses and worn
+            helmets belong to their person and stay.
+    """
+    rendered, figures, ids = _render(seed, index, size, without)
+    masks = [_coverage(ids, wanted) for wanted in _identities_of(figures)]
+    height, width = rendered.image.shape[:2]
+    return rendered, np.array(masks, dtype=bool).reshape(-1, height, width)
+
+
+def _render(
+    seed: int, index: int, size: int, without: frozenset[str]
+) -> tuple[Scene, list[Figure], np.ndarray]:
+    """A scene, its figures and the buffer of their identities."""
     if size < 64:
         raise ValueError(f"a scene needs a size of at least 64 pixels, got {size}")
     rng = np.random.default_rng([seed, index])
@@ -108,12 +137,36 @@ def scene(seed: int, index: int, size: int = 320) -> Scene:
     canvas = (width * SUPERSAMPLE, height * SUPERSAMPLE)
     stage = set_stage(rng, *canvas, size)
     image = backdrop(rng, *canvas, stage.horizon)
-    figures = populate(rng, stage)
+    figures = [figure for figure in populate(rng, stage) if figure.noun not in without]
     figures, ids = recognisable(figures, canvas, size / 320)
     things = truth_of(figures, ids)
     for figure in figures:
         paint(image, figure.primitives)
-    return Scene(expose(image.reduce(SUPERSAMPLE), rng), things)
+    return Scene(expose(image.reduce(SUPERSAMPLE), rng), things), figures, ids
+
+
+def _coverage(ids: np.ndarray, wanted: range) -> np.ndarray:
+    """The image pixels, (H, W) bool, at least half of whose canvas pixels have an identity of
+    ``wanted``."""
+    inside = (ids >= wanted.start) & (ids < wanted.stop)
+    height, width = (side // SUPERSAMPLE for side in ids.shape)
+    cells = inside.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE).sum((1, 3))
+    return np.asarray(2 * cells >= SUPERSAMPLE**2)
+
+
+def _identities_of(figures: list[Figure]) -> list[range]:
+    """The identities of each thing, in the order of ``truth_of``."""
+    found: list[range] = []
+    for order, figure in enumerate(figures):
+        if figure.noun is None:
+            continue
+        first = first_identity(order)
+        found.append(range(first, first + PARTS))
+        if figure.wear.traits & {"glasses", "glasses on head"}:
+            found.append(range(first + GLASSES, first + GLASSES + 1))
+        if "helmet" in figure.wear.traits:
+            found.append(range(first + HELMET, first + HELMET + 1))
+    return found
 
 
 def _image_size(rng: np.random.Generator, size: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ no file of the device, and each image of the input's size costs the same time an
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -119,12 +120,13 @@ MAX_SUPPRESSIONS = 4
 _OWN_DOMAINS = (b"", b"ai.onnx")
 
 
-def refuse_unsafe(model: bytes, *, suppression: bool = False) -> None:
+def refuse_unsafe(model: bytes, *, suppression: bool = False, fixed: Collection[str] = ()) -> None:
     """Raises ``Damaged`` for bytes that are no ONNX model or one that holds more than a student.
 
     With ``suppression`` a graph may pick some of its boxes by what an image shows, as detectors do
-    that suppress duplicates: memory then differs by image, within a bound. Reads the skeleton
-    only; the weights are not copied.
+    that suppress duplicates: memory then differs by image, within a bound. ``fixed`` names inputs
+    that always get the same values, in a trial and later: sizes may depend on them. Reads the
+    skeleton only; the weights are not copied.
     """
     parsed = _message_class()()
     try:
@@ -144,10 +146,10 @@ def refuse_unsafe(model: bytes, *, suppression: bool = False) -> None:
         tensors += [*([a.t] if a.HasField("t") else []), *a.tensors]
     if any(tensor.external_data or tensor.data_location for tensor in tensors):
         raise Damaged("the model keeps weights in other files, which is not allowed")
-    _refuse_content_sizes(parsed.graph, suppression)
+    _refuse_content_sizes(parsed.graph, suppression, fixed)
 
 
-def _refuse_content_sizes(graph: Any, suppression: bool) -> None:
+def _refuse_content_sizes(graph: Any, suppression: bool, fixed: Collection[str]) -> None:
     """Raises ``Damaged`` when a size in the graph depends on the values of its input."""
     allowed = _NEVER_LARGER | _FEW_TIMES_LARGER if suppression else set()
     suppressions: set[bytes] = set()
@@ -156,6 +158,7 @@ def _refuse_content_sizes(graph: Any, suppression: bool) -> None:
         for place, name in enumerate(node.input):
             readers[name].append((place, node))
     known = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    known -= {name.encode() for name in fixed}
     waiting = [*known]
     while waiting:
         for place, node in readers[waiting.pop()]:

@@ -7,6 +7,7 @@ truth.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from secondlook.core.boxes import Xyxy
 from secondlook.datasets.readers.coco import coco_files, only_coco_file
 from secondlook.datasets.readers.coco_json import CocoEntry, CocoFile, Id, coco_entry, read_json
 from secondlook.datasets.readers.fields import RowChecks
+from secondlook.datasets.readers.segmentations import coco_mask
 from secondlook.evaluation.matching import ScoredBox, ScoredImage, TrueBox
 from secondlook_client.errors import InvalidInput
+from secondlook_client.masks import Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +61,15 @@ def truth_of(path: Path) -> Mapping[str, Sequence[TrueBox]]:
     return _open(path).boxes()
 
 
-def truth_and_classes(path: Path) -> tuple[Mapping[str, Sequence[TrueBox]], tuple[str, ...]]:
-    """``truth_of``, and the classes that the file lists, also those without a box."""
+def truth_and_classes(
+    path: Path, *, masks: bool = False
+) -> tuple[Mapping[str, Sequence[TrueBox]], tuple[str, ...]]:
+    """``truth_of``, and the classes that the file lists, also those without a box.
+
+    With ``masks`` each box has its mask, where the file has one that can be read.
+    """
     found = _open(path)
-    return found.boxes(), found.classes()
+    return found.boxes(masks=masks), found.classes()
 
 
 def _guesses(
@@ -110,14 +118,21 @@ class _NamedCoco(CocoFile):
         for entry in self.annotations:
             yield _row(entry, self.image_name(entry.image_id), self.names[entry.category_id])
 
-    def boxes(self) -> dict[str, list[TrueBox]]:
+    def boxes(self, *, masks: bool = False) -> dict[str, list[TrueBox]]:
         """Those with an area, by image; one without boxes has an empty list."""
         found: dict[str, list[TrueBox]] = {self.image_name(key): [] for key in self.images}
-        for row in self.rows():
+        for entry, row in zip(self.annotations, self.rows(), strict=True):
             x1, y1, x2, y2 = row.box
             if x2 > x1 and y2 > y1:
-                found[row.image].append(TrueBox(row.class_name, row.box, row.ignore))
+                mask = self._mask(entry) if masks else None
+                found[row.image].append(TrueBox(row.class_name, row.box, row.ignore, mask))
         return found
+
+    def _mask(self, entry: CocoEntry) -> Mask | None:
+        size = self.images[entry.image_id].size
+        with suppress(ValueError):  # the box is of use without it
+            return coco_mask(entry.segmentation, size, entry.box) if size else None
+        return None
 
     def without_area(self) -> Iterator[str]:
         """A sentence of the boxes that ``boxes`` leaves out, as a training does."""

@@ -18,6 +18,7 @@ from secondlook.core.boxes import Xyxy, iou, share_inside
 from secondlook.core.types import Boxes
 from secondlook.datasets.samples import Sample
 from secondlook.detector.detections import Detections
+from secondlook_client.masks import Mask
 
 MIN_IOU = 0.5
 """The usual overlap from which a box is found."""
@@ -43,6 +44,8 @@ class TrueBox:
     class_name: str
     box: Xyxy
     ignore: bool = False
+    mask: Mask | None = None
+    """Where masks were asked for, and there is one."""
 
 
 ScoredImage = tuple[Sequence[ScoredBox], Sequence[TrueBox]]

@@ -9,15 +9,25 @@ that reason twice.
 *Few checks, and soon enough.* A trickle of ``RATE`` alone is too slow: at 0.02 a fall from 0.97 to
 0.8 is noticed after 350 frames with 5 boxes each. So the trickle is raised tenfold as long as there
 is any suspicion, that is, evidence of ``SUSPICION``: in a good stream that is rare and short, and
-costs a fifth more checks; after a fall the first errors bring the checks that prove it. What is
-checked next depends on earlier answers only, so the test stays valid. Signs of another scene that
-need no person (a drift of features) may raise the trickle, too (``raise_trickle``); that there are
-none never lowers it.
+costs a fifth more checks; after a fall the first errors bring the checks that prove it. Signs of
+another scene that need no person (``evaluation.score_drift``) raise it fivefold
+(``raise_trickle``), until a number of checks is drawn, so that what they cost is bounded; that
+there are none never lowers it.
+
+*Why a share that changes keeps the test valid.* Let frame t have n boxes, k of them right, and let
+F be everything before it: earlier frames and their scores, which of their boxes were right, and the
+answers. The claim is that E[k | F] ≥ target · E[n | F], frame by frame. The share r is a function
+of F alone, never of frame t's own scores; the frame is checked with probability r·n, and the
+checked box is any of the n with the same probability. So the answer to a check is right with
+probability E[r·n · k/n | F] / E[r·n | F] = E[k | F] / E[n | F] ≥ target: r cancels, whatever it is
+and however it came about. (Where r·n exceeds 1, frames with so many boxes count less.) Each bet
+then gains nothing on average, and a false alarm takes ``EVIDENCE`` checks on average, at least. A
+greater share makes alarms more frequent by the frame, never by the check; so a raise has an end.
 
 *False alarms.* The claim's bound is the target itself, so a stream exactly at the target is the
 worst case. ``EVIDENCE`` makes an alarm there rarer than one in ten streams of 5,000 frames with
-5 boxes each, by simulation (``bench.guarantee``); proven are ``EVIDENCE`` checks, on average, until
-a false alarm. A stream that is two points better had none in 300.
+5 boxes each, by simulation (``bench.guarantee``), also where drift raises the share at times.
+A stream that is two points better had none in 300.
 """
 
 import hashlib
@@ -32,6 +42,8 @@ RATE = 0.02
 """Share of the accepted boxes that is checked."""
 RAISED = 10.0
 """Factor on it under suspicion."""
+DRIFT_RAISED = 5.0
+"""Factor on it while scores have drifted, and nothing is suspicious yet."""
 SUSPICION = 1.5
 """Evidence from which the trickle is raised."""
 EVIDENCE = 500.0
@@ -68,7 +80,7 @@ class _State:
     """Boxes that the checked ones stand for."""
     weight_wrong: float = 0.0
     raised_until: int = 0
-    """Number of accepted boxes up to which the trickle is raised."""
+    """Number of drawn checks up to which the trickle is raised."""
     broken: bool = False
 
 
@@ -112,6 +124,11 @@ class PrecisionMonitor:
         return self._state.wrong
 
     @property
+    def drawn(self) -> int:
+        """Checks so far, those without an answer too."""
+        return self._state.drawn
+
+    @property
     def open_checks(self) -> int:
         """Drawn and not yet answered."""
         return self._state.drawn - self._state.checked
@@ -126,13 +143,25 @@ class PrecisionMonitor:
     @property
     def rate(self) -> float:
         """Share of the accepted boxes that is checked at present."""
-        state = self._state
-        raised = self.evidence >= SUSPICION or state.accepted < state.raised_until
-        return min(1.0, state.rate * (RAISED if raised else 1.0))
+        factor = DRIFT_RAISED if self.is_raised else 1.0
+        return min(1.0, self._state.rate * (RAISED if self.is_suspicious else factor))
 
-    def raise_trickle(self, boxes: int) -> None:
-        """Check more of the next ``boxes`` accepted boxes, as the scene seems to have changed."""
-        until = max(self._state.raised_until, self._state.accepted + boxes)
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the answers are some evidence against the guarantee."""
+        return self.evidence >= SUSPICION
+
+    @property
+    def is_raised(self) -> bool:
+        """Whether ``raise_trickle`` is in force."""
+        return self._state.drawn < self._state.raised_until
+
+    def raise_trickle(self, checks: int) -> None:
+        """Check more until so many more ``checks`` are drawn, as the scene seems to have changed.
+
+        What the caller decides this by must be known before the frames that are drawn from next.
+        """
+        until = max(self._state.raised_until, self._state.drawn + checks)
         self._state = replace(self._state, raised_until=until)
 
     def draw(self, frame: int | str, boxes: int) -> Check | None:

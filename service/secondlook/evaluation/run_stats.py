@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from secondlook.core.types import NOT_ASKED
 from secondlook.evaluation.matching import Quality, ScoredBox, ScoredImage, TrueBox, evaluate
+from secondlook.labeling.outlines import NO_MASK, NOT_SEGMENTED
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import EmptyReason, LabelPath, LabelResult, Outcome
 
@@ -57,6 +58,12 @@ class RunStats:
     """What it said to the first of those."""
     not_asked: int = 0
     """Judgements that were certain without the verifier's answer; see ``verify_budget``."""
+    masks: int = 0
+    """Labels with a mask."""
+    without_mask: int = 0
+    """Labels that the segmenter gave none of."""
+    first_mask_error: str = ""
+    """Why the first of those has none."""
     by_class: dict[str, Counter[Outcome]] = field(default_factory=dict)
     by_path: Counter[LabelPath] = field(default_factory=Counter)
     """Images by who labelled them."""
@@ -85,6 +92,7 @@ class RunStats:
         if result.empty:
             self.empty[result.empty] += 1
         self._add_missing_answers(result)
+        self._add_masks(result)
 
     def _add_missing_answers(self, result: LabelResult) -> None:
         for judgement in result.judgements:
@@ -96,6 +104,14 @@ class RunStats:
             elif judgement.verdict and judgement.verdict.answer.p_yes is None:
                 self.abstained += 1
                 self.first_abstention = self.first_abstention or judgement.verdict.answer.raw
+
+    def _add_masks(self, result: LabelResult) -> None:
+        for label in result.labels:
+            self.masks += label.segmentation is not None
+            _, failed, why = label.reason.partition(f"; {NO_MASK}")
+            if failed and why != NOT_SEGMENTED:
+                self.without_mask += 1
+                self.first_mask_error = self.first_mask_error or why
 
     @property
     def verifier_never_answered(self) -> bool:

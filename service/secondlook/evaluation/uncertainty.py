@@ -19,6 +19,7 @@ from secondlook.core.types import Boxes
 from secondlook.detector.detections import Detections
 from secondlook.detector.views import DetectedAgain
 from secondlook.evaluation.matching import MIN_IOU
+from secondlook_client.values import Outcome
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +79,39 @@ def committee_opinions(
     there = _partners(found.boxes, boxes, own)
     answers = np.nan_to_num(p_yes.T[found.classes])
     return np.stack([found.scores, there.take(own), there.take(answers)]).astype(np.float64)
+
+
+def decision_uncertainty(outcome: Outcome, confidence: float) -> float:
+    """How far the confidence that a label is right, [0, 1], speaks against a decision, [0, 1].
+
+    What is missing to 1 against an accepted label, all of it against a rejected one; the smaller of
+    the two against an unsure one, which is nearest to either decision where it is 0.
+    """
+    if outcome is Outcome.ACCEPT:
+        return 1 - confidence
+    return confidence if outcome is Outcome.REJECT else min(confidence, 1 - confidence)
+
+
+def confirmations(first: Detections, found: Detections) -> "Confirmations":
+    """Which detection of a student is of the same class and at the same place as each of N boxes.
+
+    As in ``sightings``: an IoU of at least 0.5, the highest score × IoU.
+    """
+    same = found.classes == first.classes[:, None]
+    there = _partners(first.boxes, found.boxes, np.where(same, found.scores, 0))
+    return Confirmations(there.rows, there.take(found.scores[None]), there.overlaps)
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmations:
+    """For each of N boxes the detection of a student that confirms it."""
+
+    rows: NDArray[np.intp]
+    """(N,) of the student's detections; -1 where none does."""
+    scores: Floats
+    """(N,) of that detection, [0, 1]; 0 where there is none."""
+    overlaps: Floats
+    """(N,) IoU with it, likewise."""
 
 
 def edge_uncertainty(

@@ -4,9 +4,12 @@ A job whose settings name a guarantee accepts a box from the guaranteed limit of
 Of what it accepts, ``PrecisionMonitor`` draws a trickle of checks into the review queue
 ``checks_queue_of(name)``, in the transaction that stores the results: whatever is stored was drawn
 from once. The answers are counted in the order of the queue, each once, whoever gave it; what is
-taken back later stays counted, or one box would count twice. Once they say that the guarantee no
-longer holds, its state is ``BROKEN``, and the results that are written from then on have no box
-that is accepted under it.
+taken back later stays counted, or one box would count twice. ``ScoreDrift`` follows the scores of
+all these jobs together and raises the trickle while they are unlike those of the guarantee's run.
+
+Once the answers say that the guarantee no longer holds, its state is ``BROKEN``, and no transaction
+after that one writes a box that is accepted under it: a result locks the guarantee before it is
+written, and is decided again where the guarantee has ended meanwhile.
 """
 
 import json
@@ -19,20 +22,37 @@ from typing import Any
 from secondlook.core.types import Labelled
 from secondlook.evaluation.certificate import Certificate, limit_reason, lowest_limits
 from secondlook.evaluation.precision_monitor import EVIDENCE, RATE, Check, PrecisionMonitor
+from secondlook.evaluation.score_drift import (
+    CHECKS_RAISED,
+    ScoreDrift,
+    ScoreReference,
+    Values,
+    reference_of,
+    values_of,
+)
 from secondlook.labeling.decisions import judge
 from secondlook.store import Store
 from secondlook.store.guarantees import (
+    HELD_UNTIL,
     GuaranteeRow,
     GuaranteeState,
     checks_queue_of,
+    guarantee_of,
     locked_guarantee,
     save_monitor,
 )
-from secondlook.store.results import cursors_of
+from secondlook.store.results import cursors_of, decided_at
 from secondlook.store.reviews import QueueItem, append_to_queue
 from secondlook.store.runs import Run
 from secondlook_client.errors import NotFound
-from secondlook_client.values import Decision, Judgement, LabelPath, Outcome, ReviewAnswer
+from secondlook_client.values import (
+    Decision,
+    Judgement,
+    LabelPath,
+    Outcome,
+    ReviewAnswer,
+    ReviewItem,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +60,11 @@ ORDER = "checks"
 """Of the queue: as they were drawn."""
 PAGE = 200
 """Answers that are counted in one transaction."""
+STRETCHES, STRETCH = 8, 250
+"""Of how many images in a row, and how many times, scores of the guarantee's run are read."""
+MOST_RAISES_TOLD = 100
+"""Times that the history tells of a raised share; a job without an end must not fill it."""
+SUSPICIOUS = "answers of people are evidence against it"
 
 
 @dataclass(frozen=True)
@@ -57,10 +82,71 @@ class ChecksStatus:
     """For an answer."""
     precision: float | None
     """Estimate for everything that was accepted; None before the first answer."""
+    share: float
+    """Of the accepted boxes that is checked at present, [0, 1]."""
+    raised: str
+    """Why that is more than usual; empty while it is not."""
 
     def __str__(self) -> str:
         found = f", about {self.precision:.1%} right" if self.precision is not None else ""
-        return f"{self.checked:,} checked, {self.wrong:,} wrong{found}; {self.waiting:,} to answer"
+        more = f"; {self.share:.0%} of the boxes are checked: {self.raised}" if self.raised else ""
+        counts = f"{self.checked:,} checked, {self.wrong:,} wrong{found}"
+        return f"{counts}; {self.waiting:,} to answer{more}"
+
+
+@dataclass
+class _Checks:
+    """All that is kept of the checks under a guarantee."""
+
+    monitor: PrecisionMonitor
+    counted: int = 0
+    """The item of the queue up to which answers are counted."""
+    held: int = 0
+    """Cursor of the last checked result after which nothing spoke against the guarantee."""
+    drift: ScoreDrift | None = None
+    """None before the first result, and where its run has too few images."""
+    compared: bool = False
+    """Whether that run was read for it."""
+    raises: int = 0
+    """How often drift has raised the share."""
+
+    @classmethod
+    def of(cls, row: GuaranteeRow) -> "_Checks":
+        """As they are stored."""
+        if not row.monitor:
+            target = float(row.settings["target"])
+            return cls(PrecisionMonitor(target, rate=RATE, seed=f"{row.name}/{row.created_at}"))
+        told = json.loads(row.monitor)
+        drift = told.get("drift")
+        return cls(
+            PrecisionMonitor.from_json(told["monitor"]),
+            int(told["counted"]),
+            int(told.get("held", 0)),
+            ScoreDrift.from_json(drift) if drift else None,
+            drift is not None,
+            int(told.get("raises", 0)),
+        )
+
+    def to_json(self) -> str:
+        """The inverse of ``of``."""
+        told = {"counted": self.counted, "held": self.held, "raises": self.raises}
+        drift = self.drift.to_json() if self.drift else "" if self.compared else None
+        return json.dumps({**told, "monitor": self.monitor.to_json(), "drift": drift})
+
+    @property
+    def why_raised(self) -> str:
+        """Why more is checked than usual; or empty."""
+        if self.monitor.is_suspicious:
+            return SUSPICIOUS
+        return self.drift.raised if self.drift and self.monitor.is_raised else ""
+
+    def follow(self, values: Values) -> list[tuple[str, dict[str, Any]]]:
+        """The scores of an image that was drawn from; what the history says of it."""
+        if self.drift is None:
+            return []
+        kind, why = self.drift.follow(values, self.monitor)
+        self.raises += kind == CHECKS_RAISED
+        return [(kind, {"reason": why})] if kind and self.raises <= MOST_RAISES_TOLD else []
 
 
 class GuaranteedJob:
@@ -80,10 +166,18 @@ class GuaranteedJob:
         self._calibrator = stored.without_limits if stored else None
         self._ontology = lowest_limits(run.ontology)
         self._over = ""
+        self._reference = self._population(row) if row else None
 
     def refresh(self) -> None:
         """See whether the guarantee still holds."""
         self._over = _reason_of(self._store.guarantees.find(self.name), self.name)
+
+    def lock(self, connection: Any) -> bool:
+        """See it again, and keep it so until the transaction of ``connection`` ends; whether that
+        is another answer than before: then what was decided meanwhile is to be decided again."""
+        before = self._over
+        self._over = _reason_of(locked_guarantee(connection, self.name), self.name)
+        return self._over != before
 
     def decide(self, labelled: Labelled) -> Labelled:
         """The same image, decided again as ``review.guarantees.apply_guarantee`` would: accepted
@@ -108,23 +202,43 @@ class GuaranteedJob:
     ) -> None:
         """Draw checks among (item, image, result), in the transaction that has stored them; those
         of ``known`` items were stored before."""
-        accepted = {item: _accepted(one) for item, _, one in results if item not in known}
-        if not any(accepted.values()):
-            return
-        row = locked_guarantee(connection, self.name)
+        new = {item: one for item, _, one in results if item not in known}
+        row = locked_guarantee(connection, self.name) if new else None
         if row is None or row.state is not GuaranteeState.HOLDS:
             return
-        counted, monitor = _monitor_of(row)
-        cursors = cursors_of(connection, self._run.id, [*accepted])
-        asked = []
-        for item, places in accepted.items():
-            if places and (check := monitor.draw(f"{self._run.id}/{item}", len(places))):
+        checks, asked, events = _Checks.of(row), [], list[tuple[str, dict[str, Any]]]()
+        if not checks.compared:
+            checks.compared = True
+            checks.drift = ScoreDrift(self._reference) if self._reference else None
+        cursors = cursors_of(connection, self._run.id, [*new])
+        for item, labelled in new.items():
+            places = _accepted(labelled)
+            frame = f"{self._run.id}/{item}"
+            if places and (check := checks.monitor.draw(frame, len(places))):
                 place, judgement = places[check.box]
                 asked.append(_question(cursors[item], place, judgement, check.chance))
+            if not self._not_covered(labelled):  # after the draw: see ``PrecisionMonitor``
+                events += checks.follow(values_of(labelled.judgements))
         told = {"guarantee": row.name}
-        queue = checks_queue_of(row.name)
-        append_to_queue(connection, queue, row.run, asked, ORDER, told)
-        save_monitor(connection, row, _text_of(counted, monitor))
+        append_to_queue(connection, checks_queue_of(row.name), row.run, asked, ORDER, told)
+        save_monitor(connection, row, checks.to_json(), events=events)
+
+    def _population(self, row: GuaranteeRow) -> ScoreReference | None:
+        """What scores are like in the run of the guarantee, where that is not stored yet."""
+        if row.state is not GuaranteeState.HOLDS or _Checks.of(row).compared:
+            return None
+        read, source = self._store.results.page, self._store.results.run(row.run)
+        until, after, stretches = int(row.settings["until"]), 0, []
+        first = next((one.cursor for one in read(source.id, 0, 1, reviewed=False)), until)
+        for number in range(STRETCHES):
+            after = max(after, first - 1 + (until - first) * number // STRETCHES)
+            found = read(source.id, after, STRETCH, reviewed=False)
+            kept = [one.labelled for one in found if one.cursor <= until]
+            if kept:
+                after = found[-1].cursor
+            covered = (one for one in kept if not self._not_covered(one))
+            stretches.append([values_of(self.decide(one).judgements) for one in covered])
+        return reference_of(stretches)
 
     def _not_covered(self, labelled: Labelled) -> str:
         """Why the certificate does not speak of this image; or empty."""
@@ -146,15 +260,10 @@ class GuaranteedJob:
         return replace(judgement, decision=Decision(outcome, decision.probability, reason))
 
 
-def guarantee_of(settings: Mapping[str, Any]) -> str:
-    """The guarantee that a job of these settings runs under; empty: none."""
-    return str(settings.get("guarantee", ""))
-
-
 def count_answers(store: Store) -> None:
     """Count the answers that came since the last call, of every guarantee; cheap when none did."""
     for row in store.guarantees.checked():
-        while _counted(store, row.name, _monitor_of(row)[0]):
+        while _counted(store, row.name, _Checks.of(row).counted):
             row = store.guarantees.get(row.name)
 
 
@@ -162,8 +271,8 @@ def checks_status(store: Store, row: GuaranteeRow) -> ChecksStatus | None:
     """How the checks under a guarantee stand; None before the first box was accepted under it."""
     if not row.monitor:
         return None
-    _, monitor = _monitor_of(row)
-    waiting = 0
+    checks = _Checks.of(row)
+    monitor, waiting = checks.monitor, 0
     try:
         queue = store.reviews.queue(checks_queue_of(row.name))
         waiting = queue.total - queue.answered
@@ -177,6 +286,8 @@ def checks_status(store: Store, row: GuaranteeRow) -> ChecksStatus | None:
         monitor.evidence,
         waiting,
         monitor.precision,
+        monitor.rate,
+        checks.why_raised,
     )
 
 
@@ -213,24 +324,30 @@ def _counted(store: Store, name: str, after: int) -> bool:
         row = locked_guarantee(connection, name)
         if row is None or row.state is not GuaranteeState.HOLDS:
             return False
-        counted, monitor = _monitor_of(row)
-        if counted != after:  # another server was faster
+        checks = _Checks.of(row)
+        monitor = checks.monitor
+        if checks.counted != after:  # another server was faster
             return True
-        for number, check, right in answers:
-            counted = number
+        for item, check, right in answers:
+            checks.counted = item.id
             if not monitor.observe(check, right):
                 break
-        broken = None if monitor.holds else _broken(monitor, float(row.settings["target"]))
-        save_monitor(connection, row, _text_of(counted, monitor), broken)
+            if monitor.evidence <= 1:
+                checks.held = _place_of(item)[0]
+        broken = None
+        if not monitor.holds:
+            held = decided_at(connection, checks.held)
+            broken = _broken(monitor, float(row.settings["target"]), held)
+        save_monitor(connection, row, checks.to_json(), broken)
     if broken:
         log.warning("guarantee '%s' no longer holds: %s", name, broken["reason"])
     return monitor.holds and len(answers) == PAGE
 
 
-def _answers(store: Store, queue: str, after: int) -> list[tuple[int, Check, bool]]:
+def _answers(store: Store, queue: str, after: int) -> list[tuple[ReviewItem, Check, bool]]:
     """The next checks of a queue, as far as there is none without an answer before them: (item,
     check, right)."""
-    found: list[tuple[int, Check, bool]] = []
+    found: list[tuple[ReviewItem, Check, bool]] = []
     try:
         first = store.reviews.items(queue, after, 1)
         items = store.reviews.items(queue, after, PAGE) if first and first[0][1] else []
@@ -239,14 +356,21 @@ def _answers(store: Store, queue: str, after: int) -> list[tuple[int, Check, boo
     for item, review in items:
         if review is None:
             break
-        check = Check(int(item.label_id.partition(".")[2]), item.inclusion)
-        found.append((item.id, check, review.answer is ReviewAnswer.RIGHT))
+        check = Check(_place_of(item)[1], item.inclusion)
+        found.append((item, check, review.answer is ReviewAnswer.RIGHT))
     return found
 
 
-def _broken(monitor: PrecisionMonitor, target: float) -> dict[str, Any]:
+def _place_of(item: ReviewItem) -> tuple[int, int]:
+    """The cursor of the result of a question, and the place of its judgement there."""
+    cursor, _, place = item.label_id.partition(".")
+    return int(cursor), int(place)
+
+
+def _broken(monitor: PrecisionMonitor, target: float, held: float | None) -> dict[str, Any]:
     """What the history of a guarantee says of its end."""
     return {
+        HELD_UNTIL: held,
         "reason": f"{monitor.wrong:,} of {monitor.checked:,} boxes that were checked while jobs "
         "ran under it were wrong or unsure; in their order they are evidence of "
         f"{monitor.evidence:,.0f} against a precision of {target:g}, and the limit is "
@@ -257,19 +381,6 @@ def _broken(monitor: PrecisionMonitor, target: float) -> dict[str, Any]:
         "precision": monitor.precision,
         "evidence": monitor.evidence,
     }
-
-
-def _monitor_of(row: GuaranteeRow) -> tuple[int, PrecisionMonitor]:
-    """The item up to which answers are counted, and the monitor."""
-    if not row.monitor:
-        target = float(row.settings["target"])
-        return 0, PrecisionMonitor(target, rate=RATE, seed=f"{row.name}/{row.created_at}")
-    told = json.loads(row.monitor)
-    return int(told["counted"]), PrecisionMonitor.from_json(told["monitor"])
-
-
-def _text_of(counted: int, monitor: PrecisionMonitor) -> str:
-    return json.dumps({"counted": counted, "monitor": monitor.to_json()})
 
 
 def _accepted(labelled: Labelled) -> list[tuple[int, Judgement]]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from secondlook.jobs.failures import describe_failure
-from secondlook.jobs.guarantee_checks import GuaranteedJob, guarantee_of
+from secondlook.jobs.guarantee_checks import GuaranteedJob
 from secondlook.jobs.in_flight import LabelledItem
 from secondlook.store import Store
 from secondlook.store.database import now
+from secondlook.store.guarantees import guarantee_of
 from secondlook.store.images import ImageMeasurement, add_images, measure_images
 from secondlook.store.queue import FailedAttempt, Item, record_outcomes
 from secondlook.store.results import cursors_of
@@ -117,6 +118,8 @@ class ResultWriter:
         labelled = [(o.item, self._decided(o.result)) for o in outcomes if o.result]
         failed = [o.failed for o in outcomes if o.failed]
         with self._store.database.writing() as connection:
+            if guaranteed and guaranteed.lock(connection):  # it ended while they were decided
+                labelled = [(item, self._decided(result)) for item, result in labelled]
             ids = add_images(connection, [result.image for _, result in labelled])
             results, measured = [], []
             for item, result in labelled:

@@ -19,12 +19,12 @@ from typing import TypeVar
 from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.failure_policy import FailurePolicy
 from secondlook.jobs.failures import CircuitBreaker
-from secondlook.jobs.guarantee_checks import guarantee_of
 from secondlook.jobs.image_source import ImageReader, allowed_folder, list_folder
 from secondlook.jobs.in_flight import InFlight
 from secondlook.jobs.result_writer import BATCH, ResultWriter
 from secondlook.labeling.engine import Engine
 from secondlook.store import Store
+from secondlook.store.guarantees import guarantee_of
 from secondlook.store.queue import Item, JobRow, NewItem
 from secondlook_client.errors import (
     BadOntology,

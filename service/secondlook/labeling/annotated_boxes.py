@@ -148,14 +148,22 @@ def _other_classes(item: Proposed, labelled: Labelled) -> tuple[Candidate, ...]:
 
 def _together(first: Labelled, second: Labelled) -> Labelled:
     """Rejected suggestions stay in the evidence alone: there may be dozens for each box."""
-    verdicts = {**first.evidence.verdicts, **second.evidence.verdicts}
+    one, other = first.evidence, second.evidence
+    evidence = replace(
+        one,
+        verdicts={**one.verdicts, **other.verdicts},
+        segmentations={**one.segmentations, **other.segmentations},
+        unsegmented={**one.unsegmented, **other.unsegmented},
+    )
     accepted = second.of(Outcome.ACCEPT)
     timings = {**first.timings_ms}
-    timings["verify"] = timings.get("verify", 0.0) + second.timings_ms.get("verify", 0.0)
+    for stage in ("verify", "segment"):
+        if stage in second.timings_ms:
+            timings[stage] = timings.get(stage, 0.0) + second.timings_ms[stage]
     return replace(
         first,
         judgements=(*first.judgements, *accepted),
-        evidence=replace(first.evidence, verdicts=verdicts),
+        evidence=evidence,
         timings_ms=timings,
     )
 

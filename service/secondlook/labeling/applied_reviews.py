@@ -3,6 +3,9 @@
 A review is about the box of its class that overlaps the one that was shown best, from an IoU of
 ``SAME_BOX``. Of several about one box the newest counts. One that was taken back counts as if it
 had never been given, so taking it back restores exactly what was there before.
+
+The mask of a person takes the place of a model's, and its tight box that of the label. A box that a
+person drew without a mask has none: that of a model would be of another outline.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from secondlook.core.boxes import Xyxy, iou
+from secondlook_client.masks import Segmentation
 from secondlook_client.values import (
     Decision,
     Judgement,
@@ -22,6 +26,8 @@ from secondlook_client.values import (
 
 SAME_BOX = 0.5
 """IoU from which a person's box and a model's are the same object."""
+PERSON = "person:"
+"""What the model of a segmentation begins with that a person made."""
 ADDED = -1
 """The row of a judgement whose box no model proposed."""
 _OUTCOMES = {
@@ -57,6 +63,7 @@ def apply_reviews(
     missing object, and the new outline or class of a wrong box, are accepted: as a judgement of
     their own, unless only the class is new and a box of that class is there already. These stand
     behind the others, whose places never change. Classes that are not in ``classes`` are ignored.
+    An object of a new class keeps the mask that it had as a wrong box.
     """
     standing = [review for review in reviews if stands(review)]
     if not standing:
@@ -114,8 +121,12 @@ class _Statement:
     review: Review
     outcome: Outcome
     reason: str
-    drawn: Xyxy | None = None
-    """The outline of the object, where the person drew it."""
+    outline: Xyxy | None = None
+    """Of the object, where the person drew it."""
+    added: bool = False
+    """Whether it is about an object that no box marks, or not well."""
+    segmentation: Segmentation | None = None
+    """By the person."""
     elsewhere: "_Subject | None" = None
     """Where the new class or outline of a wrong box went."""
 
@@ -131,6 +142,8 @@ class _Subject:
     """Oldest first; of an added one, the first has added it."""
     answered: _Statement | None = None
     """The newest that is about this very box; the others accept it instead of a wrong one."""
+    before: Segmentation | None = None
+    """Of an added one: of the same object, as a wrong box of another class."""
 
     @property
     def whole_image(self) -> bool:
@@ -138,12 +151,26 @@ class _Subject:
 
     @property
     def box(self) -> Xyxy:
-        if self.judged:
-            return self.judged.box
-        drawn = [s.drawn for s in self.statements if s.drawn]
-        box = drawn[-1] if drawn else self.statements[0].review.box
+        outlines = [s.outline for s in self.statements if s.outline]
+        if outlines:
+            return outlines[-1]
+        box = self.judged.box if self.judged else self.statements[0].review.box
         assert box is not None  # only COMPLETE has none, and that adds no box
         return box
+
+    @property
+    def shown_boxes(self) -> list[Xyxy]:
+        """As reviews may have been shown it: as the run has it, and as people outlined it."""
+        box = self.box
+        return [box] if self.judged is None or self.judged.box == box else [self.judged.box, box]
+
+    @property
+    def segmentation(self) -> Segmentation | None:
+        """Of the newest outline, which may be a mere box; where nobody drew one, the run's."""
+        outlined = [s for s in self.statements if s.outline]
+        if outlined:
+            return outlined[-1].segmentation
+        return self.judged.segmentation if self.judged else self.before
 
     @property
     def judgement(self) -> Judgement:
@@ -153,9 +180,10 @@ class _Subject:
             return self.judged
         last, before = self.statements[-1], self.judged.probability if self.judged else 0.0
         decision = Decision(last.outcome, _CERTAIN.get(last.outcome, before), last.reason)
+        box, segmentation = self.box, self.segmentation
         if self.judged:
-            return replace(self.judged, decision=decision)
-        return Judgement(self.class_name, self.box, 0.0, None, decision, ADDED)
+            return replace(self.judged, decision=decision, box=box, segmentation=segmentation)
+        return Judgement(self.class_name, box, 0.0, None, decision, ADDED, segmentation)
 
 
 class _Subjects:
@@ -174,23 +202,33 @@ class _Subjects:
                 if doubt.whole_image:
                     doubt.statements.append(statement)
             return
-        if review.answer is ReviewAnswer.MISSING:
-            statement.drawn = review.box
-        subject = self._subject(review.class_name, review.box, statement)
+        wrong = review.answer is ReviewAnswer.WRONG
+        statement.added = review.answer is ReviewAnswer.MISSING
+        if not wrong:
+            statement.segmentation = _by_person(review)
+            statement.outline = _mask_box(review) or (review.box if statement.added else None)
+        box = statement.outline if statement.added else review.box
+        subject = self._subject(review.class_name, box or review.box, statement)
+        before = subject.segmentation if subject else None
         if subject:
             self._withdraw_correction(subject.answered)
             subject.statements.append(statement)
             subject.answered = statement
-        if review.new_class or review.new_box:
-            statement.elsewhere = self._correct(review)
+        if wrong and (review.new_class or review.new_box or review.mask):
+            statement.elsewhere = self._correct(review, before)
 
-    def _correct(self, review: Review) -> _Subject | None:
-        """Accept the object that a wrong box should have marked."""
-        class_name, box = review.new_class or review.class_name, review.new_box or review.box
+    def _correct(self, review: Review, before: Segmentation | None) -> _Subject | None:
+        """Accept the object that a wrong box, with the mask ``before``, should have marked."""
+        drawn = _mask_box(review) or review.new_box
+        class_name, box = review.new_class or review.class_name, drawn or review.box
         assert box is not None
-        instead = _Statement(review, Outcome.ACCEPT, _correction(review), review.new_box)
+        instead = _Statement(
+            review, Outcome.ACCEPT, _correction(review), drawn, bool(drawn), _by_person(review)
+        )
         subject = self._subject(class_name, box, instead)
         if subject:
+            if not subject.statements:  # it adds this one
+                subject.before = before
             subject.statements.append(instead)
         return subject
 
@@ -217,11 +255,12 @@ class _Subjects:
             for subject in self.subjects
             if subject.class_name == class_name
             and (reject or not subject.whole_image)
-            and not (statement.drawn and (subject.judged or _rejected_by(subject, statement)))
+            and not (statement.added and (subject.judged or _rejected_by(subject, statement)))
         ]
-        overlaps = iou(_array([s.box for s in near]), _array([box]))[:, 0]
-        if len(near) and overlaps.max() >= SAME_BOX:
-            return near[int(overlaps.argmax())]
+        shown = [(subject, box) for subject in near for box in subject.shown_boxes]
+        overlaps = iou(_array([other for _, other in shown]), _array([box]))[:, 0]
+        if len(shown) and overlaps.max() >= SAME_BOX:
+            return shown[int(overlaps.argmax())][0]
         known = self._classes is None or (class_name in self._classes and not reject)
         if not known:
             return None
@@ -238,9 +277,19 @@ def review_words(review: Review) -> str:
         words += _REASONS[review.reason]
     if review.new_class:
         words += f", it is '{review.new_class}'"
-    if review.new_box:
+    if review.mask:
+        words += ", with a mask"
+    elif review.new_box:
         words += ", with a new outline"
     return words + (" (taken back)" if review.undone_by is not None else "") + _note(review)
+
+
+def _by_person(review: Review) -> Segmentation | None:
+    return Segmentation(review.mask, 1.0, 1.0, PERSON + review.person) if review.mask else None
+
+
+def _mask_box(review: Review) -> Xyxy | None:
+    return review.mask.box if review.mask else None
 
 
 def _rejected_by(subject: _Subject, statement: _Statement) -> bool:
@@ -254,12 +303,13 @@ def _array(boxes: Sequence[Xyxy]) -> "np.ndarray[tuple[int, ...], np.dtype[np.fl
 
 def _sentence(review: Review) -> str:
     why = _REASONS[review.reason] if review.reason else ""
+    why += ", and outlined it" if review.mask and review.answer is ReviewAnswer.RIGHT else ""
     return _SENTENCES[review.answer].format(review.person) + why + _note(review)
 
 
 def _correction(review: Review) -> str:
     what = f"'{review.new_class}' instead of '{review.class_name}'" if review.new_class else ""
-    if review.new_box:
+    if review.new_box or review.mask:
         return f"{review.person} drew this outline" + (f", {what}" if what else "") + _note(review)
     return f"{review.person} says that it is {what}" + _note(review)
 

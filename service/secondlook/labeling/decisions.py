@@ -16,6 +16,7 @@ from secondlook.core.types import Evidence, Proposals
 from secondlook.labeling.box_features import ScoredBoxes, box_features
 from secondlook.labeling.calibrator import Calibrator, VerifyBudget
 from secondlook.labeling.duplicates import duplicate_reason, find_duplicates
+from secondlook.labeling.outlines import with_outlines
 from secondlook.labeling.proposer import Candidate, candidates, student_candidates
 from secondlook.labeling.verify_budget import (
     ALL,
@@ -105,6 +106,22 @@ def judge_candidates(
     budget: VerifyBudget | None = None,
 ) -> tuple[Judgement, ...]:
     """``judge`` where the candidates are known already; the ontology's limits are ``in_force``."""
+    judgements = decide_candidates(
+        evidence, ontology, found, calibrator, size, duplicate_iou, budget
+    )
+    return with_outlines(judgements, evidence, ontology)
+
+
+def decide_candidates(
+    evidence: Evidence,
+    ontology: Ontology,
+    found: Sequence[Candidate],
+    calibrator: Calibrator | None = None,
+    size: tuple[int, int] = (0, 0),
+    duplicate_iou: float = PipelineSettings.duplicate_iou,
+    budget: VerifyBudget | None = None,
+) -> tuple[Judgement, ...]:
+    """``judge_candidates`` without masks, which change no outcome."""
     judgements = _judge_boxes(evidence, ontology, found, calibrator, size, budget)
     judgements = _without_duplicates(judgements, ontology, duplicate_iou)
     return judgements + _doubts_of_image(evidence, ontology, judgements)

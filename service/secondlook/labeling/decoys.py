@@ -17,9 +17,9 @@ to "may this box be a label of the class". How each kind is known, and how far:
   often than to the others: what counts is how that share changes, and it says how well the verifier
   guards against loose boxes.
 
-Classes whose view is the whole image get no decoys: there a question is not about the box. Which
-decoys an image has depends on its hash, its proposals and the ontology alone, so a repeated run
-asks the same ones.
+Classes whose view is the whole image get no decoys: there a question is not about the box. Nor do
+those whose view shows a mask, of which a decoy's box has none. Which decoys an image has depends on
+its hash, its proposals and the ontology alone, so a repeated run asks the same ones.
 """
 
 import math
@@ -54,6 +54,7 @@ MIN_TAKEN, MAX_TAKEN = 0.05, 0.4
 """Sides of a background box as shares of the image's, where no proposal shows what is plausible."""
 TRIES = 30
 """Draws for one decoy; where none of them fits there is none."""
+WITHOUT_DECOYS = (View.IMAGE, View.MASK)
 NO_NOUNS = frozenset(("a", "an", "the", "of", "on", "in", "at", "and", "or", "not", "no", "with"))
 """Words that two classes may share and still rule each other out."""
 
@@ -118,7 +119,7 @@ def swapped_decoys(
 def _swapped(ontology: Ontology, evidence: Evidence, candidate: Candidate) -> Iterator[Decoy]:
     """The sides of one box besides the surest one, if that is sure."""
     specs = [ontology.classes[index] for index in candidate.classes]
-    asked = [spec for spec in specs if spec.view is not View.IMAGE]
+    asked = [spec for spec in specs if spec.view not in WITHOUT_DECOYS]
     said = {}
     for spec in asked:
         known = evidence.verdicts.get((candidate.row, spec.view, spec.question))
@@ -160,7 +161,7 @@ def _marks(spec: ClassSpec) -> frozenset[str]:
 
 
 def _askable(ontology: Ontology) -> list[int]:
-    return [i for i, spec in enumerate(ontology.classes) if spec.view is not View.IMAGE]
+    return [i for i, spec in enumerate(ontology.classes) if spec.view not in WITHOUT_DECOYS]
 
 
 def _decoy(kind: DecoyKind, spec: ClassSpec, box: Xyxy) -> Decoy:

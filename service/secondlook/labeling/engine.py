@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from secondlook.config.settings import BatchingSettings
@@ -100,6 +101,8 @@ class Engine:
         """``observe(stage, batch size, seconds)`` is called after each batch, for metrics."""
         self.pipeline = pipeline
         self.batching = batching or BatchingSettings()
+        if observe:
+            pipeline.observe_masks = partial(observe, "segment")
         self._in_flight = 0
         self._rate = ServiceRate()
         self._lock = threading.Lock()
@@ -162,9 +165,14 @@ class Engine:
     @property
     def recorded_settings(self) -> dict[str, Any]:
         """What shapes results besides models and classes; kept with each run."""
-        verifier = self.pipeline.verifier
-        recorded = self.pipeline.settings.recorded()
-        return {**recorded, "view_min_side": verifier.min_side} if verifier else recorded
+        pipeline = self.pipeline
+        recorded = pipeline.settings.recorded()
+        if pipeline.verifier:
+            recorded["view_min_side"] = pipeline.verifier.min_side
+        if pipeline.segmenter:  # runs of before had no such settings
+            recorded["segmenter"] = pipeline.segmenter_name
+            recorded["segment"] = pipeline.settings.segment
+        return recorded
 
     def settings_for(self, ontology: Ontology | None) -> dict[str, Any]:
         """``recorded_settings`` of a run with these classes: with the digest of its calibrator."""

@@ -12,17 +12,23 @@ from secondlook.config.settings import PipelineSettings
 from secondlook.core.types import Decoy, Evidence, Image, ImageVerdicts, Labelled, Proposals
 from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
+from secondlook.labeling.box_masks import BoxMasks, MaskRequest, check_segmenter, segment_boxes
 from secondlook.labeling.calibrator import Calibrator
-from secondlook.labeling.decisions import asked_pairs, box_of, in_force, judge_candidates
+from secondlook.labeling.decisions import asked_pairs, box_of, decide_candidates, in_force
 from secondlook.labeling.decoys import DecoyPlan, plan_decoys, swapped_decoys
+from secondlook.labeling.outlines import with_outlines
+from secondlook.labeling.segmenter import Segmenter
 from secondlook.labeling.verify_budget import ALL, budget_in_force, check_budget, find_budget
 from secondlook.labeling.vocabulary import check_words
 from secondlook_client.errors import BadSetting, InvalidInput
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Answer, Verdict, View
+from secondlook_client.values import Answer, Outcome, Verdict, View
 
 AUTO = "auto"
 """The setting ``calibrator`` that takes the embedded one where it fits."""
+EVERY_BOX = "all"
+"""The setting ``segment`` that asks for a mask of every box that was judged."""
+_NO_MASKS = BoxMasks()
 MAX_RULES = 64
 """Ontologies whose rules are remembered."""
 
@@ -50,17 +56,19 @@ class Proposed:
 
 
 class Pipeline:
-    """Two models and the rules between them. Thread-safe if the models are."""
+    """Two or three models and the rules between them. Thread-safe if the models are."""
 
     def __init__(
         self,
         proposer: propose.Proposer,
         verifier: verify.Verifier | None,
         settings: PipelineSettings | None = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
         """Raises ``BadSetting`` where empty images shall be verified and there is no verifier."""
         self.proposer = proposer
         self.verifier = verifier
+        self.segmenter = segmenter
         self.settings = settings or PipelineSettings()
         if self.settings.verify_empty and verifier is None:
             raise BadSetting(
@@ -86,14 +94,18 @@ class Pipeline:
         """Told what the verifier answers to each batch of questions, in the thread that asks."""
         self.observe_decoys: Callable[[Sequence[Decoy]], None] | None = None
         """Told each batch of decoys with their answers, in the thread that asks."""
+        self.observe_masks: Callable[[int, float], None] | None = None
+        """Told of each batch that was segmented: how many images, and the seconds it took."""
 
     def check_ontology(self, ontology: Ontology) -> None:
-        """Raises ``BadOntology`` for words that a model cannot know.
+        """Raises ``BadOntology`` for words that a model cannot know, and for classes that need a
+        segmenter where there is none.
 
         And what ``Calibrator.check`` raises, if a calibrator was asked for by its name or file;
         ``BadSetting`` for a budget of questions where no calibrator can say what to leave out.
         """
         check_words(self.proposer, self.verifier, ontology)
+        check_segmenter(self.segmenter, ontology)
         if self._calibrator and self.settings.calibrator != AUTO:
             self._calibrator.check(ontology, *self.models)
         find_budget(self.calibrator_for(ontology), self.settings.verify_budget)
@@ -126,6 +138,11 @@ class Pipeline:
         proposer, verifier = self.proposer, self.verifier
         named = f"{verifier.name}@{verifier.digest}" if verifier else ""
         return f"{proposer.name}@{proposer.digest}", named
+
+    @property
+    def segmenter_name(self) -> str:
+        """Name and digest of the segmenter; empty without one."""
+        return f"{self.segmenter.name}@{self.segmenter.digest}" if self.segmenter else ""
 
     def _rules_of(self, ontology: Ontology) -> tuple[Calibrator | None, Ontology]:
         known = self._rules.get(ontology.digest)
@@ -172,19 +189,38 @@ class Pipeline:
         return proposed
 
     def judge(self, proposed: Sequence[Proposed]) -> list[Labelled]:
-        """Stage two and the decisions on a batch; all its views go to the verifier together."""
-        started = time.perf_counter()
+        """Stages two and three and the decisions on a batch, each model asked once.
+
+        Boxes that the verifier is shown with their mask are segmented first; of the others those
+        that were accepted, or with the setting ``segment`` of "all" every one that was judged.
+        """
         if self.verifier is None:
-            return [self._labelled(item, {}, 0.0) for item in proposed]
+            labelled = [self._labelled(item, {}, 0.0) for item in proposed]
+            return self._with_masks(proposed, labelled, [_NO_MASKS] * len(proposed))
         wanted = [self._requests(item) for item in proposed]
+        shown = [[row for row, view in of_image if view is View.MASK] for of_image in wanted]
+        masks = self._segment(proposed, [_NO_MASKS] * len(proposed), shown)
+        labelled = self._verify(self.verifier, proposed, wanted, masks)
+        return self._with_masks(proposed, labelled, masks)
+
+    def _verify(
+        self,
+        verifier: verify.Verifier,
+        proposed: Sequence[Proposed],
+        wanted: Sequence[Mapping[tuple[int, View], verify.VerificationRequest]],
+        masks: Sequence[BoxMasks],
+    ) -> list[Labelled]:
+        """Stage two: all views of the batch go to the verifier together."""
+        started = time.perf_counter()
         plans = [self._planned(*one) for one in zip(proposed, wanted, strict=True)]
-        requests = [request for of_image in wanted for request in of_image.values()]
+        known = [_masks_shown(*one, self.models[1]) for one in zip(wanted, masks, strict=True)]
+        requests = [request for of_image, _ in known for request in of_image.values()]
         requests += [one for item in zip(proposed, plans, strict=True) for one in _decoyed(*item)]
-        found = verify.verify(self.verifier, requests, self.cache, self.observe_answers)
-        answered = iter(found)
+        answered = iter(verify.verify(verifier, requests, self.cache, self.observe_answers))
         answers = [
             {(*key, verdict.question): verdict for key in of_image for verdict in next(answered)}
-            for of_image in wanted
+            | without_mask
+            for of_image, without_mask in known
         ]
         ms = (time.perf_counter() - started) * 1000 / max(len(proposed), 1)
         labelled = [
@@ -198,6 +234,69 @@ class Pipeline:
         if self.observe_decoys:
             self.observe_decoys([decoy for one in audited for decoy in one.decoys])
         return audited
+
+    def _with_masks(
+        self,
+        proposed: Sequence[Proposed],
+        labelled: Sequence[Labelled],
+        masks: Sequence[BoxMasks],
+    ) -> list[Labelled]:
+        """Stage three, where there is a segmenter; ``masks`` are known already."""
+        if self.segmenter is None:
+            return list(labelled)
+        wanted = [self._rows_to_segment(*one) for one in zip(proposed, labelled, strict=True)]
+        masks = self._segment(proposed, masks, wanted)
+        return [self._outlined(*one) for one in zip(proposed, labelled, masks, strict=True)]
+
+    def _rows_to_segment(self, item: Proposed, labelled: Labelled) -> list[int]:
+        masked = {spec.name for spec in item.task.ontology.classes if spec.mask is not False}
+        every = self.settings.segment == EVERY_BOX
+        return [
+            judgement.row
+            for judgement in labelled.judgements
+            if judgement.class_name in masked
+            and judgement.row >= 0
+            and (every or judgement.outcome is Outcome.ACCEPT)
+        ]
+
+    def _segment(
+        self,
+        proposed: Sequence[Proposed],
+        masks: Sequence[BoxMasks],
+        rows: Sequence[Sequence[int]],
+    ) -> list[BoxMasks]:
+        """``masks`` and those of more ``rows``; the images are encoded together."""
+        requests = [
+            MaskRequest(item.task.image, item.proposals.boxes, wanted, known)
+            for item, known, wanted in zip(proposed, masks, rows, strict=True)
+        ]
+        images = sum(bool(request.missing) for request in requests)
+        if self.segmenter is None or not images:
+            return list(masks)
+        started = time.perf_counter()
+        found = segment_boxes(self.segmenter, requests)
+        seconds = time.perf_counter() - started
+        if self.observe_masks:
+            self.observe_masks(images, seconds)
+        share = seconds * 1000 / images
+        return [
+            replace(one, ms=one.ms + share) if request.missing else one
+            for one, request in zip(found, requests, strict=True)
+        ]
+
+    def _outlined(self, item: Proposed, labelled: Labelled, masks: BoxMasks) -> Labelled:
+        evidence = replace(
+            labelled.evidence,
+            segmentations=masks.segmentations,
+            segmenter=self.segmenter_name,
+            unsegmented=masks.unsegmented,
+        )
+        return replace(
+            labelled,
+            judgements=with_outlines(labelled.judgements, evidence, item.task.ontology),
+            evidence=evidence,
+            timings_ms={**labelled.timings_ms, "segment": masks.ms},
+        )
 
     def _requests(self, item: Proposed) -> dict[tuple[int, View], verify.VerificationRequest]:
         """What must be verified of one image: one request a box and view, with its questions."""
@@ -261,7 +360,7 @@ class Pipeline:
         evidence = Evidence(item.proposals, verdicts, proposer, verifier, image=of_image)
         calibrator, ontology = self._rules_of(item.task.ontology)
         budget = budget_in_force(calibrator, self.settings.verify_budget)
-        judgements = judge_candidates(
+        judgements = decide_candidates(
             evidence,
             ontology,
             item.candidates,
@@ -279,6 +378,29 @@ class Pipeline:
             evidence=evidence,
             timings_ms={"propose": item.ms, "verify": ms},
         )
+
+
+def _masks_shown(
+    requests: Mapping[tuple[int, View], verify.VerificationRequest], masks: BoxMasks, verifier: str
+) -> tuple[
+    dict[tuple[int, View], verify.VerificationRequest], dict[tuple[int, View, str], Verdict]
+]:
+    """``requests`` with the masks that they show, and for those that lack theirs a verdict without
+    an answer."""
+    ready: dict[tuple[int, View], verify.VerificationRequest] = {}
+    without: dict[tuple[int, View, str], Verdict] = {}
+    for (row, view), request in requests.items():
+        found = masks.segmentations.get(row)
+        if view is not View.MASK:
+            ready[row, view] = request
+        elif found:
+            ready[row, view] = replace(request, mask=found.mask)
+        else:
+            cause = masks.unsegmented.get(row, "no segmenter is in use")
+            answer = Answer(None, error=f"no mask to show: {cause}")
+            for question in request.questions:
+                without[row, view, question] = Verdict(question, view, answer, verifier, 0.0)
+    return ready, without
 
 
 def _decoyed(item: Proposed, plan: DecoyPlan) -> Iterator[verify.VerificationRequest]:

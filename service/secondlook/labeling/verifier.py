@@ -1,6 +1,7 @@
 """Stage two: boxes and questions in, verdicts out.
 
-A verifier is shown a view of a box: the crop, the crop in its context, or the whole image.
+A verifier is shown a view of a box: the crop, the crop in its context, the whole image, or the crop
+with all but the object's mask dimmed.
 """
 
 import hashlib
@@ -14,12 +15,14 @@ from threading import Lock
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from secondlook.core.boxes import padded_window
 from secondlook.core.types import Image, Pixels, VQAQuery
 from secondlook_client.errors import SecondlookError
+from secondlook_client.masks import Mask
 from secondlook_client.values import Answer, Verdict, View
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ CROP_MARGIN = 0.1
 CONTEXT_MARGIN = 0.5
 """On each side, so that a context view is twice as wide and high as its box."""
 OUTLINE = (255, 0, 0)
+DIMMED = 0.3
+"""Brightness that a mask view leaves of all that is not the object: enough to see where it is."""
 MAX_SIDE = 2048
 """A view is never enlarged beyond this, however thin its box."""
 
@@ -64,6 +69,8 @@ class VerificationRequest:
     decoy: bool = False
     """Asked only to audit the verifier: neither counted among its answers nor cached, so that
     whatever is real is the same with decoys and without."""
+    mask: Mask | None = None
+    """Of the object, for the view ``mask``."""
 
 
 class VerdictCache:
@@ -114,7 +121,7 @@ def verify(
     counted: list[bool] = []
     plans: list[list[_Slot]] = []
     for request in requests:
-        pixels = render_view(request.image, request.box, request.view, verifier.min_side)
+        pixels = rendered(request, verifier.min_side)
         shown = _fingerprint(pixels)
         known = _UNCACHED if request.decoy else cache
         slots = [_slot(shown, question, verifier.digest, known) for question in request.questions]
@@ -221,22 +228,42 @@ def _verdicts(
     return tuple(found)
 
 
+def rendered(request: VerificationRequest, min_side: int) -> Pixels:
+    """``render_view`` of a request."""
+    return render_view(request.image, request.box, request.view, min_side, request.mask)
+
+
 def render_view(
-    image: Image, box: tuple[float, float, float, float], view: View, min_side: int
+    image: Image,
+    box: tuple[float, float, float, float],
+    view: View,
+    min_side: int,
+    mask: Mask | None = None,
 ) -> Pixels:
     """The pixels that a verifier sees, (h, w, 3) uint8 RGB.
 
+    The view ``mask`` needs the ``mask``, of the size of the image.
     Enlarged (bicubic, aspect kept) until the shorter side has ``min_side`` pixels: several
     vision models fail on, or see nothing in, images of fewer than about 32 pixels.
     """
     if view is View.IMAGE:
         return _enlarge(image.pixels, min_side)
-    margin = CROP_MARGIN if view is View.CROP else CONTEXT_MARGIN
+    margin = CONTEXT_MARGIN if view is View.CONTEXT else CROP_MARGIN
     left, top, right, bottom = padded_window(box, margin, image.width, image.height)
     window = image.pixels[top:bottom, left:right]
     if view is View.CONTEXT:
         window = _outline(window, (box[0] - left, box[1] - top, box[2] - left, box[3] - top))
+    if view is View.MASK:
+        if mask is None:
+            raise ValueError("the view 'mask' needs the mask of its box")
+        window = _dimmed(window, mask.to_array()[top:bottom, left:right])
     return _enlarge(np.ascontiguousarray(window), min_side)
+
+
+def _dimmed(window: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+    """``window`` with all that is not the object darker."""
+    darker = (window * DIMMED).astype(np.uint8)
+    return np.where(mask[..., None], window, darker)
 
 
 def _outline(window: Pixels, box: tuple[float, float, float, float]) -> Pixels:

@@ -17,8 +17,14 @@ import torch
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals, VQAQuery
 from secondlook.labeling.proposer import Proposer
+from secondlook.labeling.segmenter import (
+    ImageEncoding,
+    MaskCandidate,
+    SegmentationPrompt,
+    Segmenter,
+)
 from secondlook.labeling.verifier import Verifier
-from secondlook.models import grounding_dino, vlm
+from secondlook.models import grounding_dino, sam, vlm
 from secondlook_client.errors import BadOntology
 from secondlook_client.values import Answer
 
@@ -94,6 +100,27 @@ class DemoVerifier:
                 )
 
 
+class DemoSegmenter:
+    """The embedded segmenter. It outlines whatever a box or a click means; masks of objects that
+    are not of its world are poor."""
+
+    name = "demo-segmenter"
+
+    def __init__(self, model: Segmenter) -> None:
+        self._model = model
+        self.digest = model.digest
+
+    def encode(self, images: Sequence[Image]) -> list[ImageEncoding]:
+        """See ``labeling.segmenter.Segmenter``."""
+        return self._model.encode(images)
+
+    def segment(
+        self, encoding: ImageEncoding, prompts: Sequence[SegmentationPrompt]
+    ) -> list[tuple[MaskCandidate, ...]]:
+        """See ``labeling.segmenter.Segmenter``."""
+        return self._model.segment(encoding, prompts)
+
+
 def load_proposer(argument: str, options: ModelSettings) -> DemoProposer:
     """The embedded Grounding DINO; ``argument`` is not used."""
     # Canvases in steps of 32 pixels, as in its training: more shapes of images share a batch.
@@ -109,6 +136,11 @@ def load_verifier(argument: str, options: ModelSettings) -> DemoVerifier:
     if options.dtype == "auto" and _multiplies_bfloat16():
         options = replace(options, dtype="bfloat16")
     return DemoVerifier(vlm.load(str(EMBEDDED / "verifier"), options))
+
+
+def load_segmenter(argument: str, options: ModelSettings) -> DemoSegmenter:
+    """The embedded segmenter; ``argument`` is not used."""
+    return DemoSegmenter(sam.load(str(EMBEDDED / "segmenter"), options))
 
 
 def _multiplies_bfloat16() -> bool:

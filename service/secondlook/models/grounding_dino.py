@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
@@ -31,8 +30,14 @@ from transformers import (
 
 from secondlook.config.settings import ModelSettings
 from secondlook.core import boxes as box_ops
-from secondlook.core.types import Image, Pixels, Proposals
+from secondlook.core.types import Image, Proposals
 from secondlook.models import cpu_speedups, loading
+from secondlook.models.image_processor import (
+    interpolation_of,
+    normalisation_of,
+    resize_pixels,
+    size_entries,
+)
 from secondlook.models.loading import Placement, choose_placement
 from secondlook.models.spec_options import split_options
 from secondlook_client.errors import BadOntology, BadSetting
@@ -44,7 +49,6 @@ included."""
 _PIXELS_PER_PASS = {"cpu": 2**19}
 """Pixels in one pass of the model. A CPU gains nothing from more, and memory grows with them."""
 _PIXELS_PER_PASS_ON_GPU = 2**24
-_BICUBIC = 3
 Shape = tuple[int, int]
 """Height and width in pixels."""
 
@@ -445,22 +449,21 @@ def read_pixel_settings(processor: Any, **more: int) -> PixelSettings:
 
     Raises ``BadSetting`` for another way of resizing than Grounding DINO's.
     """
-    size = _entries(processor.size)
+    size = size_entries(processor.size)
     if "shortest_edge" not in size or "longest_edge" not in size:
         raise BadSetting(
             "the checkpoint's image processor resizes by "
             f"{size}; expected shortest_edge and longest_edge, "
             "as every Grounding DINO has; correct its preprocessor_config.json"
         )
-    pad = _entries(processor.pad_size)
-    scale = 1 / processor.rescale_factor if processor.do_rescale else 1.0
-    mean, std = processor.image_mean, processor.image_std
+    pad = size_entries(processor.pad_size)
+    mean, std = normalisation_of(processor)
     return PixelSettings(
         shortest=size["shortest_edge"],
         longest=size["longest_edge"],
-        mean=tuple(value * scale for value in mean) if processor.do_normalize else (0.0,) * 3,
-        std=tuple(value * scale for value in std) if processor.do_normalize else (scale,) * 3,
-        interpolation="bicubic" if int(processor.resample) == _BICUBIC else "bilinear",
+        mean=mean,
+        std=std,
+        interpolation=interpolation_of(processor),
         pad_to=(pad["height"], pad["width"]) if pad else None,
         **more,
     )
@@ -481,25 +484,9 @@ def preprocess(
     pixels = mean.expand(len(images), height, width, 3).contiguous()
     mask = torch.zeros(len(images), height, width, dtype=torch.long, device=device)
     for row, (image, (high, wide)) in enumerate(zip(images, shapes, strict=True)):
-        pixels[row, :high, :wide] = _resize(image.pixels, (high, wide), settings.interpolation)
+        pixels[row, :high, :wide] = resize_pixels(
+            image.pixels, (high, wide), settings.interpolation
+        )
         mask[row, :high, :wide] = 1
     pixels.sub_(mean).div_(torch.tensor(settings.std, device=device))
     return pixels.permute(0, 3, 1, 2), mask
-
-
-def _resize(pixels: Pixels, shape: Shape, interpolation: str) -> torch.Tensor:
-    """(H, W, 3) uint8 on the CPU: 8-bit resizing is fast there and gives the processor's bytes."""
-    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-    if tensor.shape[:2] == shape:
-        return tensor
-    planes = tensor.permute(2, 0, 1)[None]
-    sized = F.interpolate(planes, shape, mode=interpolation, antialias=True, align_corners=False)
-    return sized[0].permute(1, 2, 0)
-
-
-def _entries(size: Any) -> dict[str, int]:
-    """The entries that are set of a processor's size, which is a dict or an object by version."""
-    if size is None:
-        return {}
-    found = size if isinstance(size, Mapping) else vars(size)
-    return {name: int(value) for name, value in found.items() if value}

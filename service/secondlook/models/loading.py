@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+import pickle
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,25 @@ def checkpoint_folder(argument: str, *, remote_code: bool = False) -> Path:
     if not (folder / "config.json").is_file():
         raise NotFound(f"'{argument}' holds no config.json; give the folder of a whole checkpoint")
     return folder
+
+
+def read_pickled_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    """The weights of a ``.pth`` file, plain or under ``model``; nothing in it is executed.
+
+    Raises ``NotFound`` for a file that is damaged or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as cause:
+        raise NotFound(
+            f"'{path.name}' is damaged or holds more than weights, which is not loaded because "
+            'it can run code; save it again as torch.save({"model": model.state_dict()}, …)'
+        ) from cause
+    found = content.get("model", content) if isinstance(content, Mapping) else None
+    weights: Mapping[str, torch.Tensor] = found if isinstance(found, Mapping) else {}
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise NotFound(f"'{path.name}' holds no weights of a model under 'model'")
+    return weights
 
 
 def tokenizer_folder(name: str) -> Path:

@@ -56,7 +56,7 @@ from secondlook.models.detector_heads import (
     detection_outputs,
     find_head,
 )
-from secondlook.models.spec_options import split_options
+from secondlook.models.spec_options import parse_channels, split_options
 from secondlook_client.errors import BadSetting, Damaged, NotFound
 
 OPTIONS = ("head", "size", "channels", "mean", "std", "resize", "names")
@@ -375,7 +375,7 @@ def _onnx_file(path: Path, where: str) -> Path:
 
 
 def _load_file(file: Path, settings: Mapping[str, str], options: ModelSettings) -> DetectorProposer:
-    model = _read(file)
+    model = read_onnx(file)
     wanted = _parse_size(settings["size"]) if "size" in settings else None
     refuse_unsafe(model, suppression=True)
     _try(model, wanted)
@@ -395,7 +395,8 @@ def _load_file(file: Path, settings: Mapping[str, str], options: ModelSettings) 
     )
 
 
-def _read(file: Path) -> bytes:
+def read_onnx(file: Path) -> bytes:
+    """The bytes of a model. Raises ``NotFound``, and ``BadSetting`` for one that is too large."""
     try:
         with file.open("rb") as stream:
             model = stream.read(MAX_FILE + 1)
@@ -489,7 +490,7 @@ def _recipe(
         if {"mean", "std"} & settings.keys():
             raise BadSetting("the model takes bytes; leave out mean and std, it normalises itself")
         return PixelRecipe(channels, (0.0,), (1.0,), resize)
-    mean, std = (_numbers(settings, key) for key in ("mean", "std"))
+    mean, std = (parse_channels(settings, key) for key in ("mean", "std"))
     beside = _processor(file.parent / "preprocessor_config.json")
     mean = mean or (beside[0] if beside else None)
     std = std or (beside[1] if beside else usual.std)
@@ -552,17 +553,3 @@ def _one_of(key: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise BadSetting(f"expected {key} to be one of {', '.join(known)}, got '{value}'")
     return value
-
-
-def _numbers(settings: Mapping[str, str], key: str) -> tuple[float, ...] | None:
-    """One number or three; a divisor is no 0."""
-    if key not in settings:
-        return None
-    try:
-        numbers = tuple(float(part) for part in settings[key].split(","))
-    except ValueError:
-        numbers = ()
-    sound = all(math.isfinite(n) and (key == "mean" or n != 0) for n in numbers)
-    if len(numbers) not in (1, 3) or not sound:
-        raise BadSetting(f"expected {key} to be one number or three, got '{settings[key]}'")
-    return numbers

@@ -7,7 +7,6 @@ of the model are inferred from the shapes.
 """
 
 import logging
-import pickle
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -173,17 +172,7 @@ def read_weights(path: Path) -> Weights:
             "groundingdino_swinb_cogcoor.pth from the releases of IDEA-Research/GroundingDINO "
             "and give its path as idea:PATH"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as cause:
-        raise NotFound(
-            f"'{path.name}' is damaged or holds more than weights, which is not loaded because "
-            'it can run code; save it again as torch.save({"model": model.state_dict()}, …)'
-        ) from cause
-    weights = content.get("model", content) if isinstance(content, Mapping) else None
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise NotFound(f"'{path.name}' holds no weights of a model under 'model'")
-    return weights
+    return loading.read_pickled_weights(path)
 
 
 def build_model(weights: Weights, name: str) -> GroundingDinoForObjectDetection:

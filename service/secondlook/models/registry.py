@@ -1,12 +1,14 @@
-"""Proposers and verifiers by name: the package's own adapters and third-party plug-ins alike.
+"""Models of the three stages by name: the package's own adapters and third-party plug-ins alike.
 
 A spec is one of
 
-    name, name:argument        an entry point of ``secondlook.proposers`` / ``secondlook.verifiers``
+    name, name:argument        an entry point of ``secondlook.proposers``, ``secondlook.verifiers``
+                               or ``secondlook.segmenters``
     package.module:attribute   an import path, for a plug-in that is not packaged
     package.module:attribute:argument
-    folder, org/name           a checkpoint for the ``transformers`` adapter; org/name@revision
-    none                       for a verifier: no verification
+    folder, org/name           a checkpoint for the adapter of transformers' classes
+                               (``transformers``, for segmenters ``sam``); org/name@revision
+    none                       for a verifier: no verification; for a segmenter: no masks
 
 and leads to a factory ``load(argument: str, options: ModelSettings)`` that returns the model.
 """
@@ -20,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.config.extras import extra_of, installed, missing_extra
-from secondlook.config.settings import PROPOSERS, VERIFIERS, ModelSettings
+from secondlook.config.settings import PROPOSERS, SEGMENTERS, VERIFIERS, ModelSettings
 from secondlook.labeling.proposer import Proposer
+from secondlook.labeling.segmenter import Segmenter
 from secondlook.labeling.verifier import Verifier
 from secondlook.models.photo import describe_pairs
 from secondlook_client.errors import BadSetting, MissingExtra, NotFound
@@ -35,8 +38,12 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _PARTS: dict[str, dict[str, type | None]] = {
     PROPOSERS: {"name": str, "digest": str, "propose": None},
     VERIFIERS: {"name": str, "digest": str, "min_side": int, "answer": None},
+    SEGMENTERS: {"name": str, "digest": str, "encode": None, "segment": None},
 }
 """What a model must have, with the type; None for a method."""
+_WORDS = {PROPOSERS: "proposer", VERIFIERS: "verifier", SEGMENTERS: "segmenter"}
+_OF_CHECKPOINTS = {PROPOSERS: "transformers", VERIFIERS: "transformers", SEGMENTERS: "sam"}
+"""The adapter that takes a checkpoint which is named without one."""
 
 
 def load_proposer(spec: str, options: ModelSettings) -> Proposer:
@@ -57,8 +64,16 @@ def load_verifier(spec: str, options: ModelSettings) -> Verifier | None:
     return model
 
 
+def load_segmenter(spec: str, options: ModelSettings) -> Segmenter | None:
+    """The segmenter that ``spec`` names, or None for ``none``; raises as ``load_proposer`` does."""
+    if spec.strip() == NONE:
+        return None
+    model: Segmenter = _load(SEGMENTERS, spec, options)
+    return model
+
+
 def available(group: str) -> tuple[str, ...]:
-    """The names registered for ``PROPOSERS`` or ``VERIFIERS``, sorted."""
+    """The names registered for ``PROPOSERS``, ``VERIFIERS`` or ``SEGMENTERS``, sorted."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
@@ -81,14 +96,16 @@ def _resolve(group: str, spec: str) -> tuple[Factory, str]:
     if argument and _MODULE.fullmatch(name) and installed(name):
         attribute, _, rest = argument.partition(":")
         return _attribute(name, attribute), rest
-    if _is_checkpoint(spec) and (point := _entry_point(group, "transformers")):
+    if _is_checkpoint(spec) and (point := _entry_point(group, _OF_CHECKPOINTS[group])):
         return point.load(), spec
     names = ", ".join(available(group)) or "none (is secondlook installed?)"
+    pairs = (
+        "" if group == SEGMENTERS else f". Fetched from the Hugging Face hub: {describe_pairs()}"
+    )
     raise NotFound(
-        f"there is no {_word(group)} '{spec}'. Known are {names}; also taken are a checkpoint's "
+        f"there is no {_WORDS[group]} '{spec}'. Known are {names}; also taken are a checkpoint's "
         "folder or org/name[@revision], and package.module:attribute where it can be imported "
-        "(install it, or add its folder to PYTHONPATH). Fetched from the Hugging Face hub: "
-        f"{describe_pairs()}"
+        f"(install it, or add its folder to PYTHONPATH){pairs}"
     )
 
 
@@ -126,7 +143,7 @@ def _check_factory(group: str, spec: str, factory: Factory) -> None:
         signature.bind("", ModelSettings())
     except TypeError as cause:
         raise BadSetting(
-            f"{_word(group)} '{spec}' leads to a factory that takes {signature}; "
+            f"{_WORDS[group]} '{spec}' leads to a factory that takes {signature}; "
             "expected (argument: str, options: ModelSettings)"
         ) from cause
 
@@ -149,8 +166,8 @@ def _check(group: str, spec: str, model: object) -> None:
     ]
     if wrong:
         raise BadSetting(
-            f"{_word(group)} '{spec}' gave a {type(model).__name__} without a usable "
-            f"{', '.join(wrong)}; see the protocol in secondlook.labeling.{_word(group)}"
+            f"{_WORDS[group]} '{spec}' gave a {type(model).__name__} without a usable "
+            f"{', '.join(wrong)}; see the protocol in secondlook.labeling.{_WORDS[group]}"
         )
 
 
@@ -159,7 +176,3 @@ def _has(model: object, part: str, kind: type | None) -> bool:
     if kind is None:
         return callable(value)
     return isinstance(value, kind) and not (kind is int and value < 1)  # type: ignore[operator]
-
-
-def _word(group: str) -> str:
-    return "proposer" if group == PROPOSERS else "verifier"

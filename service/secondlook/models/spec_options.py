@@ -1,6 +1,7 @@
 """Options at the end of a model's spec, as in ``transformers:ORG/NAME?max_phrases=1&pad=32``."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from urllib.parse import parse_qsl
 
 from secondlook_client.errors import BadSetting
@@ -21,3 +22,20 @@ def split_options(argument: str, allowed: Collection[str]) -> tuple[str, dict[st
             )
         found[key] = value
     return where, found
+
+
+def parse_channels(settings: Mapping[str, str], key: str) -> tuple[float, ...] | None:
+    """``mean`` or ``std`` of a model's channels: one number or three; None where it is not given.
+
+    Raises ``BadSetting`` for anything else, and for a divisor of 0.
+    """
+    if key not in settings:
+        return None
+    try:
+        numbers = tuple(float(part) for part in settings[key].split(","))
+    except ValueError:
+        numbers = ()
+    sound = all(math.isfinite(n) and (key == "mean" or n != 0) for n in numbers)
+    if len(numbers) not in (1, 3) or not sound:
+        raise BadSetting(f"expected {key} to be one number or three, got '{settings[key]}'")
+    return numbers

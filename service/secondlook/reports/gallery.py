@@ -18,6 +18,8 @@ from secondlook.reports.viewer import (
     PageView,
     viewer_values,
 )
+from secondlook_client.errors import InvalidInput
+from secondlook_client.masks import Segmentation
 from secondlook_client.values import EmptyReason, Judgement, LabelPath, LabelResult, Outcome
 
 OUTCOMES = tuple(OUTCOME_WORDS)
@@ -115,7 +117,17 @@ def page_box(
         reason=reason or judgement.reason,
         label_id=label_id,
         side=side,
+        mask=judgement.mask,
+        mask_facts=_mask_facts(judgement.segmentation) if judgement.segmentation else "",
     )
+
+
+def _mask_facts(found: Segmentation) -> str:
+    facts = f"quality {found.quality:.2f}, stability {found.stability:.2f}, {found.model}"
+    try:
+        return f"{found.mask.area:,} pixels, {facts}"
+    except InvalidInput:  # it cannot be shown, which is no reason to show nothing
+        return f"damaged, {facts}"
 
 
 def _page_image(order: int, image: LabelledImage) -> PageImage:

@@ -1,7 +1,7 @@
 """The report's diagrams, drawn as SVG. Colours and strokes are classes of ``report.css``."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -138,6 +138,32 @@ def risk_coverage(
         text = f"kept {kept:.3f}: estimated {wrong:.3f} wrong, at most {bound:.3f} by the bound"
         parts.append(axes.dot(kept, bound, "raw", 4.5, text))
         parts.append(axes.dot(kept, wrong, "operating", title=text))
+    return axes.image(label, *parts)
+
+
+FEWEST_KEPT = 0.05
+RISK_LINES = ("raw", "curve", "limit", "ideal")
+"""Strokes of several curves in one diagram, in their order."""
+
+
+def risk_curves(curves: Mapping[str, Sequence[Point]], label: str) -> Markup:
+    """Share that is wrong over the share that is kept, for at most four ways to choose.
+
+    ``curves`` are (kept, wrong) by name, at falling limits; the first is the dashed one. Where less
+    than ``FEWEST_KEPT`` is kept a single error counts much, so what lies above the frame is cut.
+    """
+    shares = (wrong for points in curves.values() for kept, wrong in points if kept >= FEWEST_KEPT)
+    highest = _round_up(max(shares, default=0.0))
+    axes = Axes(520, 250, (0, 1), (0, highest), left=44)
+    ticks = [highest * n / 4 for n in range(5)]
+    parts = [axes.grid((0, 0.25, 0.5, 0.75, 1), ticks, ("share that is kept", "share wrong"))]
+    for place, (name, points) in enumerate(curves.items()):
+        kind, at = RISK_LINES[place % len(RISK_LINES)], highest * (0.96 - 0.07 * place)
+        inside = [(kept, min(wrong, highest)) for kept, wrong in thinned(points)]
+        parts.append(axes.line(inside, kind))
+        parts.append(axes.line([(0.02, at), (0.07, at)], kind))
+        x, y = axes.place(0.085, at)
+        parts.append(_text(x, y + 3.5, name, "start"))
     return axes.image(label, *parts)
 
 

@@ -1,8 +1,9 @@
 """Images with boxes as ``page.js`` shows them: thumbnails in the page, boxes beside them as JSON.
 
 A page stays small enough to be mailed, whatever the data. For up to ``FULL`` images all thumbnails
-share ``THUMBNAIL_BYTES`` and all boxes ``MAX_ROWS`` and ``TEXT_BYTES``; with more images the page
-grows by as much for each. So few images are large ones, and 600 take less than 10 MB.
+share ``THUMBNAIL_BYTES``, all boxes ``MAX_ROWS`` and ``TEXT_BYTES``, and all masks ``MASK_BYTES``;
+with more images the page grows by as much for each. So few images are large ones, and 600 take less
+than 10 MB.
 """
 
 import base64
@@ -19,7 +20,9 @@ from PIL import Image as PILImage
 from secondlook.core.boxes import Xyxy
 from secondlook.core.drawing import CLASS_COLOURS
 from secondlook.core.types import Pixels
+from secondlook.reports.mask_path import mask_path
 from secondlook_client.errors import SecondlookError
+from secondlook_client.masks import Mask
 
 FULL = 600
 """Images from which on a page grows."""
@@ -27,6 +30,8 @@ THUMBNAIL_BYTES = 7_000_000
 """Of all thumbnails of ``FULL`` images or fewer, in base64."""
 MAX_ROWS, TEXT_BYTES = 24_000, 700_000
 """Of ``FULL`` images or fewer: boxes, each for one class, and their questions and answers."""
+MASK_BYTES = 1_500_000
+"""Of the outlines of all masks of ``FULL`` images or fewer."""
 LARGEST = 250_000
 """Bytes of one thumbnail at most."""
 SMALLEST_SIDE, LARGEST_SIDE = 120, 1280
@@ -78,6 +83,10 @@ class PageBox:
     """For ``secondlook explain``; empty where there is none."""
     side: int = 0
     """Place among the page's sides."""
+    mask: Mask | None = None
+    """Of the image's size."""
+    mask_facts: str = ""
+    """What is known of the mask, for a person."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ def _data(
     images: Sequence[PageImage], view: PageView, colours: dict[str, int], flags: Sequence[str]
 ) -> dict[str, Any]:
     scale = max(len(images), FULL) / FULL
-    texts = _Texts(int(TEXT_BYTES * scale))
+    texts, masks = _Texts(int(TEXT_BYTES * scale)), _Masks(int(MASK_BYTES * scale))
     most = _most_boxes([len(image.boxes) for image in images], int(MAX_ROWS * scale))
     return {
         "kinds": [vars(kind) for kind in view.kinds],
@@ -242,7 +251,7 @@ def _data(
                 "k": [round(rank, 4) for rank in image.ranks],
                 "t": texts.index(image.note),
                 "more": max(len(image.boxes) - most, 0),
-                "b": list(_rows(image, most, colours, texts)),
+                "b": list(_rows(image, most, colours, texts, masks)),
             }
             for image in images
         ],
@@ -264,7 +273,7 @@ def _most_boxes(counts: Sequence[int], total: int) -> int:
 
 
 def _rows(
-    image: PageImage, most: int, colours: dict[str, int], texts: "_Texts"
+    image: PageImage, most: int, colours: dict[str, int], texts: "_Texts", masks: "_Masks"
 ) -> Iterator[list[Any]]:
     """The boxes as ``page.js`` reads them; where there are too many, the last kinds are cut."""
     digits = 1 if max(image.width, image.height) < 1000 else 0
@@ -285,7 +294,21 @@ def _rows(
             texts.index(box.answer),
             texts.index(box.reason),
             box.label_id,
+            *((texts.index(box.mask_facts), masks.path(box.mask)) if box.mask else ()),
         ]
+
+
+class _Masks:
+    """Paths of masks, up to a number of bytes; a mask after that is not shown."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def path(self, mask: Mask) -> str:
+        """The path, or an empty text where there is no room for it."""
+        path = mask_path(mask) if self._left > 0 else ""
+        self._left -= len(path)
+        return path
 
 
 class _Texts:

@@ -7,9 +7,10 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from secondlook.core.boxes import Xyxy, padded_window
-from secondlook.core.drawing import GAP, GROUND, INK, outline
+from secondlook.core.drawing import GAP, GROUND, INK, outline, tint
 from secondlook.core.files import replacing
 from secondlook.core.types import Pixels
+from secondlook_client.masks import Mask
 
 HEIGHT = 640
 """Of both views, pixels."""
@@ -25,16 +26,22 @@ OTHER, OTHER_DASH = (255, 225, 77), (6, 5)
 
 
 def write_box_picture(
-    path: Path, pixels: Pixels, box: Xyxy, title: str, others: Sequence[Xyxy] = ()
+    path: Path,
+    pixels: Pixels,
+    box: Xyxy,
+    title: str,
+    others: Sequence[Xyxy] = (),
+    mask: Mask | None = None,
 ) -> None:
     """Write the PNG ``path``: on the left the box with its surroundings, on the right the image.
 
     ``pixels``: (h, w, 3) uint8 RGB; ``box`` and ``others``, which are drawn dashed: pixel xyxy in
-    them. Raises ``StorageFull`` and ``InvalidInput`` where it cannot be written.
+    them; ``mask``: that of the object, of the same size. Raises ``StorageFull`` and
+    ``InvalidInput`` where it cannot be written.
     """
     height, width = pixels.shape[:2]
-    near = _view(pixels, padded_window(box, MARGIN, width, height), box, others)
-    whole = _view(pixels, (0, 0, width, height), box, others)
+    near = _view(pixels, padded_window(box, MARGIN, width, height), box, others, mask)
+    whole = _view(pixels, (0, 0, width, height), box, others, mask)
     sheet = PILImage.new("RGB", (near.width + whole.width + 3 * GAP, HEIGHT + TITLE + GAP), GROUND)
     font = ImageFont.load_default(size=18)
     ImageDraw.Draw(sheet).text((GAP, TITLE / 2), title, fill=INK, font=font, anchor="lm")
@@ -45,7 +52,11 @@ def write_box_picture(
 
 
 def _view(
-    pixels: Pixels, window: tuple[int, int, int, int], box: Xyxy, others: Sequence[Xyxy]
+    pixels: Pixels,
+    window: tuple[int, int, int, int],
+    box: Xyxy,
+    others: Sequence[Xyxy],
+    mask: Mask | None,
 ) -> PILImage.Image:
     """A window of the image with the boxes, scaled to ``HEIGHT``, but not wider than ``WIDEST``."""
     left, top, right, bottom = window
@@ -53,6 +64,8 @@ def _view(
     size = (max(1, round((right - left) * factor)), max(1, round((bottom - top) * factor)))
     cut = PILImage.fromarray(pixels[top:bottom, left:right])
     view = cut.resize(size, PILImage.Resampling.BICUBIC)
+    if mask:
+        tint(view, mask, COLOUR, window)
     canvas = ImageDraw.Draw(view)
     for other in others:
         outline(canvas, _shown(other, window, factor, size), OTHER, OTHER_DASH)

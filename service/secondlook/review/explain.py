@@ -16,7 +16,7 @@ from secondlook.datasets.samples import boxes_array
 from secondlook.labeling.applied_reviews import ADDED
 from secondlook.labeling.box_features import box_features
 from secondlook.labeling.calibrator import BASE, Calibrator
-from secondlook.labeling.decisions import asked_pairs, in_force, judge, scored_boxes
+from secondlook.labeling.decisions import asked_pairs, box_of, in_force, judge, scored_boxes
 from secondlook.labeling.pipeline import Pipeline, Task
 from secondlook.labeling.proposer import candidates
 from secondlook.labeling.verify_budget import budget_in_force
@@ -24,7 +24,9 @@ from secondlook.review.redecide import run_calibrator
 from secondlook.store import Store
 from secondlook.store.results import LabelProvenance
 from secondlook.store.runs import Run
+from secondlook.store.uncertainties import uncertainties_at
 from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.uncertainties import LabelUncertainty
 from secondlook_client.values import Judgement, LabelPath, Verdict
 
 SAME_BOX = 0.5
@@ -118,6 +120,8 @@ class Explanation:
     """Whose probability decided; None where the answers or a student did."""
     contributions: tuple[Contribution, ...] = ()
     """How its probability for the label comes about, the strongest first."""
+    uncertainties: tuple[LabelUncertainty, ...] = ()
+    """By each method that the label was measured by."""
 
     @property
     def reasons(self) -> list[tuple[str, str, str]]:
@@ -147,6 +151,12 @@ class Rerun:
 def explain(store: Store, label_id: str) -> Explanation:
     """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""
     label = store.results.label(label_id)
+    cursor = label.result.cursor
+    measured = store.uncertainties.of_results([cursor])[cursor]
+    return replace(_explained(store, label), uncertainties=uncertainties_at(measured, label.index))
+
+
+def _explained(store: Store, label: LabelProvenance) -> Explanation:
     row, ontology = label.judgement.row, label.run.ontology
     if row == ADDED:
         return Explanation(label, ())
@@ -216,6 +226,17 @@ def _classes_of_image(label: LabelProvenance) -> Iterator[ClassEvidence]:
         yield ClassEvidence(spec, 0.0, verdict, doubts.get(spec.name), own)
 
 
+def mask_words(judgement: Judgement) -> str:
+    """What is known of a judgement's mask, in words; empty where it has none."""
+    if judgement.segmentation is None:
+        return ""
+    found = judgement.segmentation
+    return (
+        f"{found.mask.area:,} pixels, predicted quality {found.quality:.2f}, "
+        f"stability {found.stability:.2f}, by {found.model}"
+    )
+
+
 def rerun_models(
     store: Store, label: LabelProvenance, pipeline: Pipeline, limits: ImageSettings
 ) -> Rerun:
@@ -231,7 +252,10 @@ def rerun_models(
     again = _as_asked(found.evidence, asked_by, run_calibrator(store, asked_by), size)
     evidence = columns_for(run.ontology, asked_by.ontology).apply(again)
     whole = label.judgement.whole_image
-    row, overlap = _closest(evidence.proposals.boxes, label.judgement.box)
+    # The label may have its mask's box; what was proposed is compared with what is proposed now.
+    at, proposed = label.judgement.row, before.evidence.proposals
+    stored = box_of(proposed, at) if at >= 0 else label.judgement.box
+    row, overlap = _closest(evidence.proposals.boxes, stored)
     decided = judge(
         evidence,
         run.ontology,

@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from secondlook.store import Store
+from secondlook.store.uncertainties import uncertainties_at
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook_client.uncertainties import UncertaintyMethod
 from secondlook_client.values import (
     Judgement,
     NewReview,
@@ -46,15 +48,16 @@ class LocalReviews:
 
         With ``reuse`` a queue of this name that was made with the same choices is given back.
         """
-        from secondlook.review.queue_order import queue_items
+        from secondlook.review.queue_order import queue_items, used_order
 
         settings = {"classes": sorted(set(classes)), "count": count, "seed": seed}
         wanted = ReviewOrder(order)
         if reuse and (known := self._same_queue(name, run, wanted, settings)):
             return known
-        asked = queue_items(self.store, run, wanted, classes=classes, count=count, seed=seed)
+        used = used_order(self.store, run, wanted)
+        asked = queue_items(self.store, run, used, classes=classes, count=count, seed=seed)
         try:
-            return self.store.reviews.create_queue(name, run, asked, wanted.value, settings)
+            return self.store.reviews.create_queue(name, run, asked, used.value, settings)
         except AlreadyExists:  # another call was faster
             if reuse and (known := self._same_queue(name, run, wanted, settings)):
                 return known
@@ -70,7 +73,8 @@ class LocalReviews:
         except NotFound:
             return None
         made_with = self.store.reviews.settings(name)
-        if (found.run, found.order, made_with) == (run, order, settings):
+        orders = (order, *UncertaintyMethod) if order is ReviewOrder.UNCERTAINTY else (order,)
+        if found.order in orders and (found.run, made_with) == (run, settings):
             return found
         raise AlreadyExists(
             f"there is a queue '{name}' already, of another run or with other choices; choose "
@@ -97,8 +101,17 @@ class LocalReviews:
     ) -> list[ReviewItem]:
         """The next boxes to ask ``person`` about, each with what was judged on its image."""
         items = self.store.reviews.next(queue, person, count, lease_s)
-        judged = {cursor: self._judged(cursor) for cursor in {_cursor(item) for item in items}}
-        return [replace(item, judgements=judged[_cursor(item)]) for item in items]
+        cursors = sorted({_cursor(item) for item in items})
+        judged = {cursor: self._judged(cursor) for cursor in cursors}
+        measured = self.store.uncertainties.of_results(cursors)
+        return [
+            replace(
+                item,
+                judgements=judged[_cursor(item)],
+                uncertainties=uncertainties_at(measured[_cursor(item)], item.place),
+            )
+            for item in items
+        ]
 
     def _judged(self, cursor: int) -> tuple[Judgement, ...]:
         with suppress(NotFound):  # the run's results were removed meanwhile

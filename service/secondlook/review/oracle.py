@@ -49,9 +49,12 @@ class Oracle:
     """By image and true box, the box that was called right, where the others are not known."""
 
     @classmethod
-    def from_truth(cls, path: Path, min_iou: float = MIN_IOU) -> "Oracle":
-        """Read a COCO file. Raises ``NotFound`` and ``InvalidInput`` naming the file and entry."""
-        truth, classes = truth_and_classes(path)
+    def from_truth(cls, path: Path, min_iou: float = MIN_IOU, *, masks: bool = False) -> "Oracle":
+        """Read a COCO file, with ``masks`` those of its boxes too.
+
+        Raises ``NotFound`` and ``InvalidInput`` naming the file and entry.
+        """
+        truth, classes = truth_and_classes(path, masks=masks)
         boxed = {one.class_name for boxes in truth.values() for one in boxes}
         return cls(truth, frozenset(boxed.union(classes)), str(path), min_iou)
 
@@ -116,7 +119,8 @@ class Oracle:
 
         ``current``: ``result`` with the reviews of others, who may have found such an object.
         ``outlines``: a right box whose IoU with the true one is below ``SAME_OUTLINE`` is badly
-        outlined.
+        outlined, and others get the true mask, where there is one. A missing object always has its
+        mask.
         """
         kept = [one for one in result.judgements if self._is_asked(one)]
         _, matched = self._judged(result.name, kept)
@@ -132,14 +136,15 @@ class Oracle:
             elif outlines and _overlap(judged.box, true[at].box) < SAME_OUTLINE:
                 reason, box = WrongReason.OUTLINE, true[at].box
                 said = replace(said, answer=ReviewAnswer.WRONG, reason=reason, new_box=box)
+            if at >= 0 and outlines:
+                said = replace(said, mask=true[at].mask)
             yield said
         shown = [one for one in (current or result).judgements if self._is_asked(one)]
         marked = {*matched.truth.tolist(), *self._judged(result.name, shown)[1].truth.tolist()}
         for at, one in enumerate(true):
             if at not in marked and one.class_name in classes:
-                yield NewReview(
-                    result.sha256, one.class_name, one.box, ReviewAnswer.MISSING, person=PERSON
-                )
+                found = result.sha256, one.class_name, one.box, ReviewAnswer.MISSING
+                yield NewReview(*found, person=PERSON, mask=one.mask)
 
     def _is_asked(self, judged: Judgement) -> bool:
         kept = judged.outcome is not Outcome.REJECT and not judged.whole_image

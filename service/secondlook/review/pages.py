@@ -14,7 +14,8 @@ from secondlook.core.images import decode
 from secondlook.core.types import Image, Pixels
 from secondlook.evaluation.run_stats import OUTCOME_WORDS
 from secondlook.labeling.applied_reviews import review_words
-from secondlook.labeling.verifier import VerificationRequest, presence_requests, render_view
+from secondlook.labeling.decisions import box_of
+from secondlook.labeling.verifier import VerificationRequest, presence_requests, rendered
 from secondlook.reports.gallery import KINDS, OUTCOMES, PATHS, page_box
 from secondlook.reports.page import write_page
 from secondlook.reports.viewer import (
@@ -35,7 +36,7 @@ from secondlook.review.compare_runs import (
     LabelDifference,
     RunComparison,
 )
-from secondlook.review.explain import ClassEvidence, Explanation, Rerun
+from secondlook.review.explain import ClassEvidence, Explanation, Rerun, mask_words
 from secondlook.store.blobs import Blobs
 from secondlook.store.results import Result
 from secondlook_client.errors import BadImage, SecondlookError
@@ -137,6 +138,9 @@ def write_explanation(
             if not (one.same_group or one.judgement or one.verdict)
         ],
         contributions=explanation.reasons,
+        uncertainties=[
+            (one.method, f"{one.value:.2f}", one.reason) for one in explanation.uncertainties
+        ],
         history=list(_history(explanation)),
         facts=_facts(explanation),
         rerun=_rerun_facts(explanation, rerun) if rerun else [],
@@ -350,10 +354,13 @@ def _views(explanation: Explanation, blobs: Blobs, limits: ImageSettings) -> lis
         image = _decoded(blobs, labelled.sha256, labelled.name, limits)
     except SecondlookError as failure:
         return [{"problem": str(failure), "view": view.value, "asked": []} for view in asked]
-    min_side = _min_side(explanation)
+    min_side, found = _min_side(explanation), labelled.evidence
+    segmented = found.segmentations.get(judgement.row)
+    mask = segmented.mask if segmented else None
+    box = box_of(found.proposals, judgement.row)
     return [
         _view(
-            VerificationRequest(image, judgement.box, view, ()),
+            VerificationRequest(image, box, view, (), mask=mask),
             min_side,
             [(one.verdict.question, _answer(one.verdict)) for one in of_view if one.verdict],
         )
@@ -388,7 +395,10 @@ def _min_side(explanation: Explanation) -> int:
 def _view(
     shown: VerificationRequest, min_side: int, asked: list[tuple[str, str]]
 ) -> dict[str, Any]:
-    pixels = render_view(shown.image, shown.box, shown.view, min_side)
+    if shown.view is View.MASK and shown.mask is None:
+        problem = "there was no mask to show"
+        return {"problem": problem, "view": shown.view.value, "asked": asked}
+    pixels = rendered(shown, min_side)
     height, width = pixels.shape[:2]
     return {
         "problem": "",
@@ -451,6 +461,8 @@ def _facts(explanation: Explanation) -> dict[str, list[tuple[str, str]]]:
     else:
         models = [("proposer", labelled.evidence.proposer)]
         models.append(("verifier", labelled.evidence.verifier or "none"))
+    if labelled.evidence.segmenter:
+        models.append(("segmenter", labelled.evidence.segmenter))
     if labelled.evidence.student:
         models.append(("audited student", labelled.evidence.student))
     return {
@@ -460,6 +472,7 @@ def _facts(explanation: Explanation) -> dict[str, list[tuple[str, str]]]:
             ("size", f"{labelled.width}×{labelled.height} pixels"),
             ("box", f"{x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}"),
             ("box size", f"{x2 - x1:.0f}×{y2 - y1:.0f} pixels"),
+            *([("mask", said)] if (said := mask_words(label.judgement)) else []),
         ],
         "Models (name@digest)": models,
         "Run": [

@@ -14,7 +14,11 @@ farther end of [0, 1]: an answer near the limit may move it. ``n / k``: many box
 learnt, and each further answer in one stratum says less. Those that people have reviewed already
 count among the k.
 
-``uncertainty``: the highest ``p * (1 - p)`` first, p being the probability of the label.
+``monte-carlo``, ``committee``, ``distribution``: the highest uncertainty by that method first
+(``evaluation.uncertainty_sources``), as far as the run was measured; then the others as below.
+
+``uncertainty``: by the best method that the run was measured by. Where it was not, the highest
+``p * (1 - p)`` first, p being the probability of the label.
 
 Equal boxes are in a random order. The same run, seed and reviews give the same order.
 """
@@ -25,14 +29,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.review.uncertainty import best_method
 from secondlook.store import Store
 from secondlook.store.results import Result
 from secondlook.store.reviews import QueueItem
 from secondlook.store.runs import Run
+from secondlook.store.uncertainties import OfResult
 from secondlook_client.errors import InvalidInput
+from secondlook_client.uncertainties import UncertaintyMethod
 from secondlook_client.values import Outcome, ReviewOrder
 
-__all__ = ["QueueItem", "queue_items"]
+__all__ = ["QueueItem", "queue_items", "used_order"]
 
 PAGE = 200
 """Results read at a time."""
@@ -46,6 +53,7 @@ _ASKED = np.dtype(
         ("outcome", np.int8),
         ("probability", np.float64),
         ("box", np.float32, 4),
+        ("uncertainty", np.float32),
     ]
 )
 """What is kept of a judgement."""
@@ -63,20 +71,43 @@ def queue_items(
 ) -> Iterator[QueueItem]:
     """Up to ``count`` boxes (0: all) of a run, of ``classes`` (default: all), in an order.
 
-    The run is read page by page, and 41 bytes of each judgement are kept. Raises ``NotFound`` for
-    the run, and ``InvalidInput`` for unknown classes and where there is nothing to ask about.
+    The run is read page by page, and 45 bytes of each judgement are kept. Raises ``NotFound`` for
+    the run, and ``InvalidInput`` for unknown classes, an order by what was not measured, and where
+    there is nothing to ask about.
     """
     if count < 0 or not 0 <= seed < 2**64:
         raise InvalidInput(f"expected a count from 0 and a seed below 2^64, got {count} and {seed}")
     source = store.results.run(run)
-    boxes = _read(store, source, _places(source, classes))
+    order = used_order(store, run, ReviewOrder(order))
+    method = UncertaintyMethod(order) if order in list(UncertaintyMethod) else None
+    boxes = _read(store, source, _places(source, classes), method)
     if not len(boxes.open):
         of = f" of {', '.join(classes)}"[:200] if classes else ""
         raise InvalidInput(
             f"run '{run}' has no judged box{of} that nobody has reviewed; there is nothing to ask"
         )
-    drawn = _draw(boxes, ReviewOrder(order), count, np.random.default_rng(seed))
+    drawn = _draw(boxes, order, count, np.random.default_rng(seed))
     return _items(source, boxes.open, *drawn)
+
+
+def used_order(store: Store, run: str, order: ReviewOrder) -> ReviewOrder:
+    """The order that a queue of a run gets: for ``uncertainty`` the best method that it was
+    measured by, if there is one.
+
+    Raises ``NotFound`` for the run, and ``InvalidInput`` for a method that it was not measured by.
+    """
+    source = store.results.run(run)
+    if order is ReviewOrder.UNCERTAINTY:
+        method = best_method(store, source)
+        return ReviewOrder(method) if method else order
+    if order in list(UncertaintyMethod) and not any(
+        one.method == order for one in store.uncertainties.methods(source.id)
+    ):
+        raise InvalidInput(
+            f"the uncertainty of run '{run}' was not measured by {order}; measure it first: "
+            f"secondlook uncertainty {run} --method {order}"
+        )
+    return order
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +147,9 @@ def _places(run: Run, classes: Sequence[str]) -> frozenset[str]:
     return frozenset(classes or names)
 
 
-def _read(store: Store, run: Run, classes: frozenset[str]) -> _Boxes:
+def _read(
+    store: Store, run: Run, classes: frozenset[str], method: UncertaintyMethod | None
+) -> _Boxes:
     places = {name: place for place, name in enumerate(run.ontology.names)}
     parts = [np.zeros(0, _ASKED)]
     reviewed = np.zeros(len(places) * TENTHS, dtype=np.intp)
@@ -125,8 +158,9 @@ def _read(store: Store, run: Run, classes: frozenset[str]) -> _Boxes:
         after = page[-1].cursor
         rows: list[tuple[object, ...]] = []
         known: list[int] = []
+        measured = _measured(store, page, method)
         for result in page:
-            rows += _rows(result, places, classes)
+            rows += _rows(result, places, classes, measured.get(result.cursor, {}))
             known += _reviewed(store, result, places, classes)
         parts.append(np.array(rows, dtype=_ASKED))
         np.add.at(reviewed, np.array(known, dtype=np.intp), 1)
@@ -134,8 +168,18 @@ def _read(store: Store, run: Run, classes: frozenset[str]) -> _Boxes:
     return _Boxes(np.concatenate(parts), reviewed, limits)
 
 
+def _measured(
+    store: Store, page: Sequence[Result], method: UncertaintyMethod | None
+) -> dict[int, OfResult]:
+    """What ``method`` found of results, by cursor; nothing without a method."""
+    if method is None:
+        return {}
+    found = store.uncertainties.of_results([one.cursor for one in page], method)
+    return {cursor: known[method] for cursor, known in found.items() if known}
+
+
 def _rows(
-    result: Result, places: dict[str, int], classes: frozenset[str]
+    result: Result, places: dict[str, int], classes: frozenset[str], measured: OfResult
 ) -> Iterator[tuple[object, ...]]:
     for place, judged in enumerate(result.labelled.judgements):
         if judged.class_name in classes and not judged.whole_image and place not in result.reviewed:
@@ -146,6 +190,7 @@ def _rows(
                 _OUTCOMES.index(judged.outcome),
                 judged.probability,
                 judged.box,
+                measured[place].value if place in measured else np.nan,
             )
 
 
@@ -175,8 +220,10 @@ def _draw(
     if order is ReviewOrder.RANDOM:
         return _draw_randomly(boxes.strata, shuffled, count, rng)
     p = boxes.open["probability"][shuffled]
-    if order is ReviewOrder.UNCERTAINTY:
-        value = p * (1 - p)
+    if order is not ReviewOrder.VALUE:
+        value = p * (1 - p) - 1  # behind all that was measured
+        measured = boxes.open["uncertainty"][shuffled].astype(np.float64)
+        value = np.where(np.isfinite(measured), measured, value)
     else:
         limits = boxes.limits[boxes.open["class"][shuffled]]
         nearness = 1 - np.abs(p - limits) / np.maximum(limits, 1 - limits)

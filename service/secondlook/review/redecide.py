@@ -32,6 +32,7 @@ from secondlook.labeling.decisions import (
     verdict_reason,
 )
 from secondlook.labeling.duplicates import duplicate_reason, find_duplicates
+from secondlook.labeling.outlines import find_outline, with_told
 from secondlook.labeling.verify_budget import ALL, ASKED, KnownPairs, budget_in_force, budgeted
 from secondlook.store import Store
 from secondlook.store.bulk import (
@@ -43,7 +44,7 @@ from secondlook.store.bulk import (
     redecided_up_to,
     unpack_many,
 )
-from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW, questions_of
+from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW, questions_of, taken_of_mask
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.ontologies import load_ontology
 from secondlook.store.runs import Run, create_run, source_run
@@ -332,7 +333,8 @@ class BatchDecider:
         for group in self._calibrated(found, groups) if self._calibrator and groups else groups:
             self._judge(found, group)
         decided = self._without_duplicates(found.batch(), found)
-        return self._with_doubts_of_images(decided, evidence)
+        decided = self._with_doubts_of_images(decided, evidence)
+        return self._with_outlines(decided, evidence) if evidence.masks else decided
 
     def _calibrated(self, found: "_Found", groups: "list[_Group]") -> "list[_Group]":
         """``groups`` with the calibrator's probabilities: one computation for all of them."""
@@ -433,6 +435,27 @@ class BatchDecider:
             np.insert(decided.probabilities, at, [doubt.probability for doubt in doubts]),
             reasons.tolist(),
         )
+
+    def _with_outlines(self, decided: DecisionBatch, evidence: EvidenceBatch) -> DecisionBatch:
+        """``decided`` with what each judgement takes of its mask, as ``labeling.outlines`` does."""
+        outlines, reasons = np.zeros(len(decided.rows), dtype=np.uint8), list(decided.reasons)
+        for image, masks in evidence.masks.items():
+            for at in range(*decided.starts[image : image + 2].tolist()):
+                row = int(decided.rows[at])
+                if row == WHOLE_IMAGE_ROW:
+                    continue
+                x1, y1, x2, y2 = evidence.boxes[evidence.starts[image] + row].tolist()
+                spec = self._ontology.classes[decided.classes[at]]
+                outline = find_outline(
+                    spec,
+                    (x1, y1, x2, y2),
+                    bool(decided.outcomes[at] == _YES),
+                    masks.segmentations.get(row),
+                    masks.unsegmented.get(row, ""),
+                )
+                reasons[at] = with_told(reasons[at], outline.told)
+                outlines[at] = taken_of_mask(outline.segmentation, outline.box, spec)
+        return replace(decided, reasons=reasons, outlines=outlines)
 
     def _candidates(self, found: "_Found", members: tuple[int, ...]) -> NDArray[np.intp]:
         """Boxes to be judged for one contrast group, image by image, the best score first."""

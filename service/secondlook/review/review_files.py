@@ -3,7 +3,8 @@
 A line of ``.jsonl`` is one ``Review.to_dict``, also of those that were taken back and of those that
 take one back. A COCO file has the boxes that people found right or drew as ``annotations``, those
 of which they are unsure with ``iscrowd`` 1, and those that they found wrong in a list of their own,
-``hard_negatives``, which readers of COCO ignore; ``attributes`` say who, when and why.
+``hard_negatives``, which readers of COCO ignore; ``attributes`` say who, when and why. Masks of
+people are in both: ``mask`` of a line, ``segmentation`` (run-length code) of an annotation.
 """
 
 import json
@@ -25,8 +26,9 @@ from secondlook_client.values import (
     Review,
 )
 
-MAX_LINE = 1 << 17
-"""Bytes of one line; a review of the longest texts has 60,000."""
+MAX_LINE = 1 << 22
+"""Bytes of one line; a review of the longest texts has 60,000, and one of the largest mask two
+million."""
 MAX_COCO = 1_000_000
 """Reviews in one COCO file, which are all in memory."""
 PAGE = 200
@@ -102,12 +104,13 @@ def annotation_reviews(
 
     ``results`` are as the run of these ``classes`` decided them, and with reviews. An accepted or
     unsure box of the run is right or wrong; an annotation that no such box of either marks is a
-    missing object. With ``outlines`` a box that is right is called badly outlined, with the
-    outline of the file, where their IoU is below 0.9. Images and classes that the file does not
-    list are left out; its time is the reviews', so that a file that is read twice is kept once.
+    missing object, with its mask. With ``outlines`` a box that is right is called badly outlined,
+    with the outline of the file, where their IoU is below 0.9, and gets the file's mask. Images and
+    classes that the file does not list are left out; its time is the reviews', so that a file that
+    is read twice is kept once.
     Raises ``NotFound``, and ``InvalidInput`` also where the file lists none of the images.
     """
-    oracle, created_at = Oracle.from_truth(path, min_iou), path.stat().st_mtime
+    oracle, created_at = Oracle.from_truth(path, min_iou, masks=True), path.stat().st_mtime
     known = False
     for result, current in results:
         if result.name in oracle.truth:
@@ -193,12 +196,14 @@ def _annotations(
             if (box.outcome is Outcome.REJECT) == wrong:
                 number += 1
                 x, y, width, height = (round(value, 2) for value in to_xywh(box.box))
+                mask = {"segmentation": box.mask.to_coco()} if box.mask else {}
                 yield {
                     "id": number,
                     "image_id": image,
                     "category_id": numbers[box.class_name],
                     "bbox": [x, y, width, height],
-                    "area": round(width * height, 2),
+                    "area": box.mask.area if box.mask else round(width * height, 2),
+                    **mask,
                     "iscrowd": int(box.outcome is Outcome.UNSURE),
                     "attributes": {
                         "answer": review.answer.value,

@@ -30,6 +30,7 @@ from secondlook.config.stop_signals import StopSignals
 from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.guarantee_checks import checks_of_all
 from secondlook.jobs.training import Trainer
+from secondlook.labeling.encoding_cache import EncodingCache
 from secondlook.labeling.engine import Engine
 from secondlook.server import reflection
 from secondlook.server.addresses import (
@@ -51,6 +52,7 @@ from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
 from secondlook.server.readiness import Readiness
 from secondlook.server.reviews import ReviewServicer
+from secondlook.server.segmentation import SegmentationServicer
 from secondlook.store import Store
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
@@ -65,6 +67,8 @@ from secondlook_client.v1 import (
     models_pb2_grpc,
     reviews_pb2,
     reviews_pb2_grpc,
+    segmentation_pb2,
+    segmentation_pb2_grpc,
 )
 from secondlook_client.values import Answer
 
@@ -80,7 +84,14 @@ TRAININGS = "trainings"
 
 SERVICES = tuple(
     service.full_name
-    for file in (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
+    for file in (
+        labeling_pb2,
+        segmentation_pb2,
+        jobs_pb2,
+        datasets_pb2,
+        models_pb2,
+        reviews_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 EXTRA_CALLS = 2 * MAX_STREAMS
@@ -147,6 +158,10 @@ class Server:
         self._trainer = _trainer(store, self.settings)
         self._models = ModelServicer(store, self._trainer, self._stopping)
         self._reviews = ReviewServicer(store)
+        encodings = EncodingCache(self.settings.server.encoding_cache_bytes)
+        self.metrics.watch_encodings(lambda: encodings.stats)
+        segmenter = engine.pipeline.segmenter
+        self._segmentation = SegmentationServicer(segmenter, self._decoder, encodings, store)
         self._health = HealthServicer()
         self._verifier: VerifierHealth | None = None
         self._readiness = Readiness(
@@ -154,7 +169,7 @@ class Server:
             self.metrics,
             store,
             self._models_are_away,
-            (SERVICES[:1], SERVICES[1:]),
+            (SERVICES[:2], SERVICES[2:]),
         )
         self._metrics_endpoint: MetricsEndpoint | None = None
         self._max_connections = connection_budget(
@@ -249,7 +264,14 @@ class Server:
         log.info("stopped", extra={"address": self.address})
 
     def _close_threads(self) -> None:
-        for part in (self._decoder, self._jobs, self._datasets, self._models, self._reviews):
+        for part in (
+            self._decoder,
+            self._segmentation,
+            self._jobs,
+            self._datasets,
+            self._models,
+            self._reviews,
+        ):
             part.close()
         if self._services is not None:
             self._services.frames.close()
@@ -307,6 +329,7 @@ class Server:
             self._limits.request_bytes,
         )
         labeling_pb2_grpc.add_LabelingServiceServicer_to_server(servicer, server)
+        segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(self._segmentation, server)
         jobs_pb2_grpc.add_JobServiceServicer_to_server(self._jobs, server)
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)

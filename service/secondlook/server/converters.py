@@ -24,9 +24,9 @@ from secondlook.detector.manifest import (
     StudentManifest,
     parse_manifest,
 )
-from secondlook.jobs.guarantee_checks import guarantee_of
 from secondlook.registry.promotion import StudentComparison
 from secondlook.server.store_calls import next_token
+from secondlook.store.guarantees import guarantee_of
 from secondlook.store.model_versions import StudentVersion
 from secondlook.store.queue import FailedItem, JobRow
 from secondlook.store.results import Result, TimeBucket
@@ -459,7 +459,17 @@ def image_message(entry: Entry, cursor: str, content: bytes) -> datasets_pb.Snap
 def _box_message(box: ManifestBox) -> datasets_pb.SnapshotBox:
     x1, y1, x2, y2 = box.xyxy
     kind = wire.BOX_KINDS.number[box.kind]
-    return wire.write(datasets_pb.SnapshotBox, box, x1=x1, y1=y1, x2=x2, y2=y2, kind=kind)
+    segmentation = wire.segmentation_message(box.segmentation)
+    return wire.write(
+        datasets_pb.SnapshotBox,
+        box,
+        x1=x1,
+        y1=y1,
+        x2=x2,
+        y2=y2,
+        kind=kind,
+        segmentation=segmentation,
+    )
 
 
 LEASE_S = 600
@@ -483,7 +493,7 @@ def review_said(
 ) -> NewReview:
     """What a message says; ``about`` which box. Raises ``BadRequest`` for what is unknown."""
     reason = message.reason
-    about = {"image": "", "class_name": "", "box": None, **about}
+    about = {"image": "", "class_name": "", "box": None, "mask": None, **about}
     return wire.read(
         NewReview,
         message,
@@ -496,8 +506,9 @@ def review_said(
 
 def new_review(message: reviews_pb.NewReview) -> NewReview:
     """A review to be kept; with its time, where it has one. Raises ``InvalidInput``."""
-    box = wire.box_at(message, "box")
-    said = review_said(message, image=message.image, class_name=message.class_name, box=box)
+    about = {name: getattr(message, name) for name in ("image", "class_name")}
+    box, mask = wire.box_at(message, "box"), wire.mask_at(message, "mask")
+    said = review_said(message, **about, box=box, mask=mask)
     said.check()
     when = message.created_at
     return Review(**vars(said), created_at=_checked_time(when)) if when else said
@@ -547,8 +558,11 @@ def review_queue_page(
 
 def review_page(found: Sequence[Review], size: int) -> reviews_pb.ListReviewsResponse:
     """A page of at most ``size`` of these reviews, and behind which number the next begins."""
+    page, token = found[:size], next_token(found, size)
+    if page and any(one.mask for one in page):  # large ones may have ended the page before
+        token = str(page[-1].id)
     return reviews_pb.ListReviewsResponse(
-        reviews=map(wire.review_message, found[:size]), next_page_token=next_token(found, size)
+        reviews=map(wire.review_message, page), next_page_token=token
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from secondlook.core.decoding import ImageDecoder
 from secondlook.core.types import Labelled
-from secondlook.jobs.guarantee_checks import guarantee_of, status_sentence
+from secondlook.jobs.guarantee_checks import status_sentence
 from secondlook.jobs.image_source import allowed_folder
 from secondlook.jobs.runner import JobRunner
 from secondlook.labeling.engine import Engine
@@ -33,6 +33,7 @@ from secondlook.server.loop_thread import in_daemon_thread
 from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.server.uploads import UploadBatcher
 from secondlook.store import Store
+from secondlook.store.guarantees import guarantee_of
 from secondlook.store.ingest import UPLOAD_KIND as UPLOAD
 from secondlook.store.ingest import CaptureIngest, UploadIngest
 from secondlook.store.queue import FailedItem, JobRow
@@ -151,7 +152,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
                 with suppress(NotFound):
                     known = store.results.run(name).ontology
                     return self._existing(name, kind, known, root, request.guarantee), known
-            ontology, settings = self._terms(asked, request.guarantee)
+            ontology, settings = self.terms(asked, request.guarantee)
             try:
                 return store.queue.create(name, kind, ontology, root, settings), ontology
             except AlreadyExists:
@@ -279,11 +280,15 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         store = self._store
         return job_message(await self._in_thread(lambda: store.queue.get(name)))
 
-    def _terms(
+    def terms(
         self, ontology: Ontology | None, guarantee: str
     ) -> tuple[Ontology, Mapping[str, Any]]:
-        """Classes and settings of a new job; those of a guarantee, if it is to run under one."""
+        """Classes and settings of a new job; those of a guarantee, if it is to run under one.
+
+        ``ontology`` may be None only with a guarantee. Raises what ``job_under`` raises.
+        """
         if guarantee:
+            assert self._store
             return job_under(self._store, guarantee, ontology, self._settings, self._models())
         assert ontology
         return ontology, self._settings(ontology)

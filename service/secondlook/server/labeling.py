@@ -11,7 +11,7 @@ interceptor.
 import asyncio
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,13 @@ from secondlook.server.metrics import Metrics
 from secondlook.server.streams import DEFAULT_PENDING, CaptureSession, LiveSession
 from secondlook.store.ingest import CaptureIngest
 from secondlook_client import wire
-from secondlook_client.errors import BadRequest, Busy, NotSupported, SecondlookError
+from secondlook_client.errors import (
+    BadOntology,
+    BadRequest,
+    Busy,
+    NotSupported,
+    SecondlookError,
+)
 from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.v1 import labeling_pb2_grpc
@@ -307,13 +313,17 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
                 "this server has no store, so it cannot capture; start it with --data FOLDER"
             )
         wanted = await self._ontologies.of(opening) if opening.HasField("ontology") else None
-        found = await asyncio.to_thread(
-            frames.open,
-            opening.stream_id,
-            wanted,
-            self._ontologies.default,
-            self._engine.settings_for(wanted or self._ontologies.default),
-        )
+        stream_id, guarantee = opening.stream_id, opening.guarantee
+
+        def terms() -> tuple[Ontology, Mapping[str, Any]]:
+            classes = wanted if guarantee else wanted or self._ontologies.default
+            if classes is None and not guarantee:
+                raise BadOntology(
+                    f"'{stream_id}' is a new stream; give the classes to label it with"
+                )
+            return self._jobs.terms(classes, guarantee)
+
+        found = await asyncio.to_thread(frames.open, stream_id, wanted, terms, guarantee)
         opened = pb.StreamOpened(resume_after=found.resume_after)
         await context.write(pb.LabelStreamResponse(opened=opened))
         stream = CaptureSession(
@@ -331,16 +341,17 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         self, request: pb.GetServerInfoRequest, context: Any
     ) -> pb.GetServerInfoResponse:
         """What runs here."""
-        proposer, verifier = self._engine.pipeline.proposer, self._engine.pipeline.verifier
+        proposer, verifier = self._engine.pipeline.models
         default = self._ontologies.default
         return pb.GetServerInfoResponse(
             version=installed_version(),
-            proposer=f"{proposer.name}@{proposer.digest}",
-            verifier=f"{verifier.name}@{verifier.digest}" if verifier else "",
+            proposer=proposer,
+            verifier=verifier,
             default_ontology=wire.ontology_message(default.classes) if default else None,
             max_message_bytes=self._max_message_bytes,
             max_images=self._engine.batching.max_in_flight,
             student=self._engine.student,
+            segmenter=self._engine.pipeline.segmenter_name,
         )
 
 
@@ -353,6 +364,11 @@ def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
         raise BadRequest(f"expected mode live or capture, got number {opening.mode}")
     if opening.mode == pb.STREAM_MODE_CAPTURE and not opening.stream_id.strip():
         raise BadRequest("a captured stream needs a stream_id, which names it for ever")
+    if opening.guarantee and opening.mode != pb.STREAM_MODE_CAPTURE:
+        raise BadRequest(
+            "a live stream keeps nothing, so nobody could check what it accepts under a guarantee; "
+            "capture the stream instead"
+        )
     return opening
 
 

@@ -8,13 +8,14 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, MetricsHandler
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from secondlook.cascade.router import RoutingEvent
 from secondlook.core.types import Decoy, Labelled
 from secondlook.evaluation.precision_monitor import EVIDENCE
 from secondlook.jobs.guarantee_checks import ChecksStatus
+from secondlook.labeling.encoding_cache import EncodingCacheStats
 from secondlook.server.addresses import explain_metrics_failure
 from secondlook_client.errors import BadSetting, StorageFull, Unavailable
 from secondlook_client.values import Answer
@@ -29,6 +30,7 @@ GUARANTEE_GAUGES = {
     "wrong": "Of these wrong or unsure.",
     "evidence": f"Against the guarantee, which ends when it reaches {EVIDENCE:g}.",
     "waiting": "Checks that wait for an answer.",
+    "share": "Of the accepted boxes that is checked at present, from 0 to 1.",
 }
 """Of the guarantees of running jobs, by field of ``ChecksStatus``."""
 AGREEMENTS = (0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
@@ -199,6 +201,10 @@ class Metrics:
         """``checks()`` is asked at each scrape."""
         self.registry.register(_GuaranteeCollector(checks))
 
+    def watch_encodings(self, stats: Callable[[], EncodingCacheStats]) -> None:
+        """``stats()`` is asked at each scrape."""
+        self.registry.register(_EncodingCollector(stats))
+
     def part_is_ready(self, part: str, ready: bool) -> None:
         """Whether ``models`` or ``store`` are there."""
         self._ready.labels(part).set(ready)
@@ -244,6 +250,26 @@ class _GuaranteeCollector(Collector):
             name: GaugeMetricFamily(f"secondlook_guarantee_{name}", told, labels=["guarantee"])
             for name, told in GUARANTEE_GAUGES.items()
         }
+
+
+class _EncodingCollector(Collector):
+    """Reads at each scrape how the cache of encoded images does."""
+
+    def __init__(self, stats: Callable[[], EncodingCacheStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Hits and misses of clicks and openings, and what is in memory."""
+        now = self._stats()
+        yield CounterMetricFamily(
+            "secondlook_encodings_hits", "Encoded images found in memory.", value=now.hits
+        )
+        yield CounterMetricFamily(
+            "secondlook_encodings_misses", "Images that had to be encoded.", value=now.misses
+        )
+        yield GaugeMetricFamily(
+            "secondlook_encodings_bytes", "Memory of encoded images.", value=now.nbytes
+        )
 
 
 class _ScrapeServer(ThreadingHTTPServer):

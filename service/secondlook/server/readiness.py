@@ -3,7 +3,8 @@
     name                     NOT_SERVING while
     "secondlook.ready"       the store or the models are away: for a readiness probe
     "secondlook.store"       the store is away, and with it the services that need it
-    LabelingService          the models fail
+    LabelingService,         the models fail
+      SegmentationService
     ""                       never, until the server stops: for a liveness probe
 
 The store is asked every few seconds, as by a call that stores an image. Models are judged by the

@@ -129,20 +129,23 @@ class ReviewServicer(StoreServicer, reviews_pb2_grpc.ReviewServiceServicer):
         self, request: pb.AddReviewsRequest, context: Any
     ) -> pb.AddReviewsResponse:
         """Keep reviews that no queue asked for."""
-        reviews, said = self._reviews, [*map(new_review, request.reviews)]
+        reviews, said = self._reviews, request.reviews
         if not said:
             raise BadRequest("expected one review at least, got none")
-        kept = await self._in_thread(lambda: reviews.add(said))
+        # Read in the thread too: megabytes of masks take a while.
+        kept = await self._in_thread(lambda: reviews.add([*map(new_review, said)]))
         return pb.AddReviewsResponse(reviews=map(wire.review_message, kept))
 
     async def ImportReviews(  # noqa: N802
         self, request: pb.ImportReviewsRequest, context: Any
     ) -> pb.ImportReviewsResponse:
         """Keep reviews of another store."""
-        reviews, said = self._reviews, [*map(imported_review, request.reviews)]
+        reviews, said = self._reviews, request.reviews
         if not said:
             raise BadRequest("expected one review at least, got none")
-        added, known = await self._in_thread(lambda: reviews.add_from(said))
+        added, known = await self._in_thread(
+            lambda: reviews.add_from([*map(imported_review, said)])
+        )
         return pb.ImportReviewsResponse(added=added, known=known)
 
     async def UndoReview(  # noqa: N802

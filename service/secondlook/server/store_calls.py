@@ -43,22 +43,28 @@ class StoreServicer:
         return self._optional_store
 
     async def _in_thread(self, work: Callable[[], T], threads: Any = None) -> T:
-        """Run ``work`` in a thread: the store may be slow, and the event loop never waits.
+        """See ``in_thread``; in ``threads``, or in those of this servicer."""
+        return await in_thread(threads or self._threads, work)
 
-        When the call ends before, because its caller left, ``work`` is cancelled.
-        """
-        cancellation = Cancellation()
 
-        def run() -> T:
-            with cancelled_by(cancellation):
-                return work()
+async def in_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread: it may be slow, and the event loop never waits.
 
-        running = asyncio.get_running_loop().run_in_executor(threads or self._threads, run)
-        try:
-            return await running
-        except asyncio.CancelledError:
-            cancellation.cancel()
-            raise
+    When the call ends before, because its caller left, ``work`` is cancelled: not begun, or given
+    up where it asks ``check_cancelled``.
+    """
+    cancellation = Cancellation()
+
+    def run() -> T:
+        with cancelled_by(cancellation):
+            return work()
+
+    running = asyncio.get_running_loop().run_in_executor(threads, run)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        cancellation.cancel()
+        raise
 
 
 def page_of(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from secondlook.store.reviews import Reviews
     from secondlook.store.snapshots import Snapshots
     from secondlook.store.training_jobs import TrainingJobs
+    from secondlook.store.uncertainties import Uncertainties
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,13 @@ class Store:
         from secondlook.store.decoys import Decoys
 
         return Decoys(self.database)
+
+    @cached_property
+    def uncertainties(self) -> "Uncertainties":
+        """How uncertain judgements are, by several methods."""
+        from secondlook.store.uncertainties import Uncertainties
+
+        return Uncertainties(self.database)
 
     @cached_property
     def guarantees(self) -> "Guarantees":

@@ -22,21 +22,25 @@ from secondlook.store.codec import (
     EXACT,
     FORMAT,
     MAX_CLASS,
+    NO_MASK,
     OUTCOMES,
     VERDICTS,
     WHOLE_IMAGE_ROW,
     WITH_IMAGE,
+    WITH_MASKS,
     EvidenceArrays,
+    StoredMasks,
     compress,
     evidence_arrays,
     image_verdicts,
     questions_of,
+    read_masks,
 )
 from secondlook.store.database import insert_new, now
 from secondlook.store.ontologies import parse_proposer_text
 from secondlook.store.runs import Run
 from secondlook.store.schema import decisions, evidence, images, texts
-from secondlook_client.errors import Damaged
+from secondlook_client.errors import Damaged, InvalidInput
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import Answer, LabelPath
 
@@ -60,6 +64,8 @@ class EvidenceBatch:
     model, on which no decision depends."""
     sizes: NDArray[np.float32] | None = None
     """(P, 2) width and height of the images, pixels, which calibrators need; None: not known."""
+    masks: dict[int, StoredMasks] = field(default_factory=dict)
+    """By image, its masks, where a segmenter was in use."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -88,7 +94,9 @@ def unpack_many(
         for place, part in enumerate(parts):
             if of_image := image_verdicts(part, ontology, ""):
                 batch.images[place] = of_image
-    except (ValueError, IndexError, TypeError) as cause:
+            if part.masks:
+                batch.masks[place] = read_masks(part.masks, ["", *json.loads(part.texts)])
+    except (ValueError, IndexError, TypeError, InvalidInput) as cause:
         raise Damaged(f"stored evidence cannot be read ({cause}); {CHECK}") from cause
     return batch
 
@@ -136,6 +144,8 @@ class DecisionBatch:
     """(J,) in [0, 1]."""
     reasons: Sequence[str]
     """J of them."""
+    outlines: NDArray[np.uint8] | None = None
+    """(J,) what each takes of the mask of its row: ``codec.NO_MASK`` and others; None: no masks."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -149,17 +159,36 @@ def pack_many(decided: DecisionBatch) -> list[bytes]:
     rows["outcome"] = decided.outcomes
     texts, indices = _texts(decided)
     rows["reason"] = indices
-    tables = {kind: tuple(map(rows.astype, types)) for kind, types in DECIDED.items()}
+    tables = {kind: tuple(map(rows.astype, DECIDED[kind])) for kind in (FORMAT, WITH_IMAGE)}
     exact = tables[FORMAT][False]["probability"] == rows["probability"]
     new = (rows["row"] == WHOLE_IMAGE_ROW) | (rows["class"] > MAX_CLASS)
+    outlines = decided.outlines
+    masked = np.zeros(len(rows), dtype=bool) if outlines is None else outlines != NO_MASK
+    if outlines is not None:
+        tables[WITH_MASKS] = _with_outlines(rows, outlines)
     packed = []
     for text, (start, end) in zip(texts, pairwise(decided.starts.tolist()), strict=True):
         wide = not exact[start:end].all()
         kind = WITH_IMAGE if new[start:end].any() else FORMAT
+        kind = WITH_MASKS if masked[start:end].any() else kind
         kept = tables[kind][wide][start:end]
         head = DECISIONS_HEAD.pack(wide, end - start)
         packed.append(compress(head, kept.tobytes(), text, kind=kind))
     return packed
+
+
+def _with_outlines(
+    rows: NDArray[Any], outlines: NDArray[np.uint8]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """``rows`` as format 3 has them, with probabilities in 32 and in 64 bits."""
+    tables = []
+    for kind in DECIDED[WITH_MASKS]:
+        table = np.empty(len(rows), dtype=kind)
+        for name in rows.dtype.names or ():
+            table[name] = rows[name]
+        table["outline"] = outlines
+        tables.append(table)
+    return tables[0], tables[1]
 
 
 def _texts(decided: DecisionBatch) -> tuple[list[bytes], list[int]]:

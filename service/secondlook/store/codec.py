@@ -5,8 +5,9 @@ the arrays refer to by index (0 is the empty text). Questions and class names ar
 ontology of the row has them. ``python -m bench store`` compares the size of other formats.
 
 Format 2 is format 1 with the verdicts about the whole image, and with 16 bits for the class of a
-decision. It is written only where either is needed, so everything else can be read by the versions
-of before.
+decision. Format 3 is format 2, where evidence may be without verdicts about the whole image, with
+the masks of boxes in COCO's run-length code. Each is written only where it is needed, so everything
+else can be read by the versions of before.
 
 Probabilities are stored in 32 bits where that loses nothing, as with every model in process, else
 in 64; a verdict's milliseconds in 32.
@@ -16,8 +17,8 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,11 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.core.types import Boxes, Evidence, ImageVerdicts, Proposals
-from secondlook_client.errors import Damaged
+from secondlook_client.errors import Damaged, InvalidInput
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import (
     WHOLE_IMAGE,
     Answer,
+    BoxSource,
     Decision,
     Judgement,
     Outcome,
@@ -37,7 +40,7 @@ from secondlook_client.values import (
     View,
 )
 
-FORMAT, WITH_IMAGE = 1, 2
+FORMAT, WITH_IMAGE, WITH_MASKS = 1, 2, 3
 WHOLE_IMAGE_ROW = 2**16 - 1
 """The row of a decision on the whole image; no image has so many proposals."""
 LEVEL = 1
@@ -47,6 +50,10 @@ OUTCOMES = (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE)
 EXACT, CACHED = 1, 2
 EVIDENCE_HEAD = struct.Struct("<BHHI")  # probabilities in 64 bits?, boxes, classes, verdicts
 IMAGE_HEAD = struct.Struct("<III")  # width, height, verdicts
+# Verdicts on the image?, qualities in 64 bits?, width, height, segmenter's name, masks, failures
+MASKS_HEAD = struct.Struct("<BBIIIHH")
+NO_MASK, MASK, MASK_AND_BOX = 0, 1, 2
+"""What a decision takes of the mask of its row: nothing, the mask, its tight box too."""
 DECISIONS_HEAD = struct.Struct("<BI")  # probabilities in 64 bits?, judgements
 
 
@@ -65,7 +72,7 @@ def _verdict_type(wide: bool) -> np.dtype[Any]:
     )
 
 
-def _decision_type(wide: bool, class_type: str) -> np.dtype[Any]:
+def _decision_type(wide: bool, class_type: str, masks: bool = False) -> np.dtype[Any]:
     return np.dtype(
         [
             ("probability", "<f8" if wide else "<f4"),
@@ -73,16 +80,26 @@ def _decision_type(wide: bool, class_type: str) -> np.dtype[Any]:
             ("class", class_type),
             ("outcome", "u1"),
             ("reason", "<u4"),
+            *([("outline", "u1")] if masks else []),
         ]
     )
 
 
+def _mask_type(wide: bool) -> np.dtype[Any]:
+    number = "<f8" if wide else "<f4"
+    return np.dtype([("quality", number), ("stability", number), ("length", "<u4"), ("row", "<u2")])
+
+
+MASKS = (_mask_type(False), _mask_type(True))
+"""Rows of masks, with qualities in 32 and in 64 bits; the codes follow, one behind the other."""
+FAILURES = np.dtype([("error", "<u4"), ("row", "<u2")])
+"""Rows of boxes that have no mask although one was asked for."""
 VERDICTS = (_verdict_type(False), _verdict_type(True))
 """Rows of verdicts with P(yes) in 32 and in 64 bits."""
 DECIDED = {
     kind: (_decision_type(False, class_type), _decision_type(True, class_type))
     for kind, class_type in ((FORMAT, "u1"), (WITH_IMAGE, "<u2"))
-}
+} | {WITH_MASKS: (_decision_type(False, "<u2", True), _decision_type(True, "<u2", True))}
 """Rows of decisions, by format, with probabilities in 32 and in 64 bits."""
 MAX_CLASS = 2**8 - 1
 """The last class that a decision of format 1 has a number for."""
@@ -122,15 +139,39 @@ def pack_evidence(evidence: Evidence, ontology: Ontology) -> bytes:
     if evidence.image:
         head = IMAGE_HEAD.pack(*evidence.image.size, len(of_image))
         image = (head, np.array(of_image, dtype=VERDICTS[wide]).tobytes())
+    head, masks = _packed_masks(evidence, texts) if evidence.segmenter else (b"", b"")
+    kind = WITH_IMAGE if evidence.image else FORMAT
     return compress(
         EVIDENCE_HEAD.pack(wide, len(proposals), len(ontology.classes), len(rows)),
         proposals.boxes.astype("<f4").tobytes(),
         proposals.scores.astype("<f4").tobytes(),
         np.array(rows, dtype=VERDICTS[wide]).tobytes(),
+        head,
         *image,
+        masks,
         texts.packed(),
-        kind=WITH_IMAGE if evidence.image else FORMAT,
+        kind=WITH_MASKS if evidence.segmenter else kind,
     )
+
+
+def _packed_masks(evidence: Evidence, texts: "_TextIndex") -> tuple[bytes, bytes]:
+    """The head of format 3, which stands before the verdicts about the image, and the masks."""
+    found = evidence.segmentations
+    sizes = {(one.mask.width, one.mask.height) for one in found.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"masks of {len(sizes)} sizes on one image")
+    width, height = sizes.pop() if sizes else (0, 0)
+    rows = [(one.quality, one.stability, len(one.mask.counts), row) for row, one in found.items()]
+    wide = _is_wide(value for row in rows for value in row[:2])
+    failures = [(texts.index(error), row) for row, error in evidence.unsegmented.items()]
+    name = texts.index(evidence.segmenter)
+    head = (bool(evidence.image), wide, width, height, name, len(rows), len(failures))
+    parts = (
+        np.array(rows, dtype=MASKS[wide]).tobytes(),
+        np.array(failures, dtype=FAILURES).tobytes(),
+        *(one.mask.counts.encode("ascii") for one in found.values()),
+    )
+    return MASKS_HEAD.pack(*head), b"".join(parts)
 
 
 def _verdict_row(
@@ -173,8 +214,9 @@ def unpack_evidence(
         verdicts = _verdicts(arrays.verdicts.tolist(), texts, questions_of(ontology), verifier)
         proposals = Proposals(arrays.boxes, arrays.scores)
         image = image_verdicts(arrays, ontology, verifier)
-        return Evidence(proposals, verdicts, proposer, verifier, student, image)
-    except (ValueError, IndexError, TypeError) as cause:
+        found = Evidence(proposals, verdicts, proposer, verifier, student, image)
+        return replace(found, **vars(read_masks(arrays.masks, texts))) if arrays.masks else found
+    except (ValueError, IndexError, TypeError, InvalidInput) as cause:
         raise Damaged(f"the stored evidence cannot be read ({cause}); {CHECK}") from cause
 
 
@@ -194,6 +236,48 @@ class EvidenceArrays:
     """Of the image, where it was asked about as a whole."""
     image_verdicts: NDArray[Any] | None = None
     """Rows of ``VERDICTS``, each of a tile of the image; None where it was not asked about."""
+    masks: "PackedMasks | None" = None
+    """None where no segmenter was in use."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMasks:
+    """The masks of an image as they are stored."""
+
+    size: tuple[int, int]
+    """Width and height of the image, pixels."""
+    segmenter: int
+    """Index of its name in the texts."""
+    rows: NDArray[Any]
+    """Of ``MASKS``."""
+    failures: NDArray[Any]
+    """Of ``FAILURES``."""
+    codes: str
+    """The run-length codes, one behind the other."""
+
+
+@dataclass(frozen=True)
+class StoredMasks:
+    """The masks of an image, as ``Evidence`` has them."""
+
+    segmentations: Mapping[int, Segmentation]
+    segmenter: str
+    unsegmented: Mapping[int, str]
+
+
+def read_masks(packed: PackedMasks, texts: Sequence[str]) -> StoredMasks:
+    """The masks; ``texts`` are those of the evidence, with the empty one.
+
+    Raises ``InvalidInput``, ``ValueError`` or ``IndexError`` for damaged ones.
+    """
+    model, at = texts[packed.segmenter], 0
+    found = {}
+    for quality, stability, length, row in packed.rows.tolist():
+        mask = Mask(*packed.size, packed.codes[at : at + length])
+        found[row] = Segmentation(mask, quality, stability, model)
+        at += length
+    unsegmented = {row: texts[error] for error, row in packed.failures.tolist()}
+    return StoredMasks(found, model, unsegmented)
 
 
 def evidence_arrays(content: bytes, classes: int) -> EvidenceArrays:
@@ -208,11 +292,16 @@ def evidence_arrays(content: bytes, classes: int) -> EvidenceArrays:
         at += numbers.nbytes
         rows = np.frombuffer(packed, VERDICTS[wide], verdicts, at)
         at += rows.nbytes
+        masks_at = at
+        at += MASKS_HEAD.size if content[0] == WITH_MASKS else 0
         width, height, of_image = 0, 0, None
-        if content[0] == WITH_IMAGE:
+        if content[0] == WITH_IMAGE or (content[0] == WITH_MASKS and packed[masks_at]):
             width, height, verdicts = IMAGE_HEAD.unpack_from(packed, at)
             of_image = np.frombuffer(packed, VERDICTS[wide], verdicts, at + IMAGE_HEAD.size)
             at += IMAGE_HEAD.size + of_image.nbytes
+        masks = None
+        if content[0] == WITH_MASKS:
+            masks, at = _unpacked_masks(packed, masks_at, at)
     except (struct.error, ValueError, IndexError) as cause:
         raise Damaged(f"the stored evidence cannot be read ({cause}); {CHECK}") from cause
     return EvidenceArrays(
@@ -222,7 +311,23 @@ def evidence_arrays(content: bytes, classes: int) -> EvidenceArrays:
         packed[at:],
         (width, height),
         of_image,
+        masks,
     )
+
+
+def _unpacked_masks(packed: bytes, head_at: int, at: int) -> tuple[PackedMasks, int]:
+    """The masks, whose rows begin at ``at``, and where they end. Raises as ``np.frombuffer``."""
+    head = MASKS_HEAD.unpack_from(packed, head_at)
+    _, wide, width, height, segmenter, masks, failures = head
+    rows = np.frombuffer(packed, MASKS[wide], masks, at)
+    at += rows.nbytes
+    failed = np.frombuffer(packed, FAILURES, failures, at)
+    at += failed.nbytes
+    end = at + int(rows["length"].sum(dtype=np.int64))
+    if end > len(packed):
+        raise ValueError("the codes of its masks are cut short")
+    codes = packed[at:end].decode("ascii")
+    return PackedMasks((width, height), segmenter, rows, failed, codes), end
 
 
 def image_verdicts(
@@ -264,7 +369,7 @@ def pack_decisions(judgements: Sequence[Judgement], ontology: Ontology) -> bytes
     """Pack decisions that were made with ``ontology``."""
     index = {name: number for number, name in enumerate(ontology.names)}
     texts = _TextIndex()
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             judgement.decision.probability,
             WHOLE_IMAGE_ROW if judgement.whole_image else judgement.row,
@@ -274,15 +379,32 @@ def pack_decisions(judgements: Sequence[Judgement], ontology: Ontology) -> bytes
         )
         for judgement in judgements
     ]
+    masks = any(judgement.segmentation for judgement in judgements)
+    if masks:
+        specs = [ontology.classes[row[2]] for row in rows]
+        rows = [
+            (*row, taken_of_mask(one.segmentation, one.box, spec))
+            for row, one, spec in zip(rows, judgements, specs, strict=True)
+        ]
     wide = _is_wide(row[0] for row in rows)
     new = any(row[1] == WHOLE_IMAGE_ROW or row[2] > MAX_CLASS for row in rows)
-    kind = WITH_IMAGE if new else FORMAT
+    kind = WITH_MASKS if masks else WITH_IMAGE if new else FORMAT
     return compress(
         DECISIONS_HEAD.pack(wide, len(rows)),
         np.array(rows, dtype=DECIDED[kind][wide]).tobytes(),
         texts.packed(),
         kind=kind,
     )
+
+
+def taken_of_mask(
+    segmentation: Segmentation | None, box: tuple[float, float, float, float], spec: ClassSpec
+) -> int:
+    """What a judgement with this mask and box takes of the mask: ``NO_MASK`` and others."""
+    if segmentation is None:
+        return NO_MASK
+    own_box = spec.box is BoxSource.MASK and box == segmentation.mask.box
+    return MASK_AND_BOX if own_box else MASK
 
 
 def unpack_decisions(
@@ -299,7 +421,7 @@ def unpack_decisions(
         rows = np.frombuffer(packed, kind, judgements, DECISIONS_HEAD.size)
         texts = ["", *json.loads(packed[DECISIONS_HEAD.size + rows.nbytes :])]
         return _judgements(rows.tolist(), texts, evidence, ontology)
-    except (struct.error, ValueError, IndexError, TypeError) as cause:
+    except (struct.error, ValueError, IndexError, TypeError, KeyError, InvalidInput) as cause:
         raise Damaged(f"the stored decisions cannot be read ({cause}); {CHECK}") from cause
 
 
@@ -309,24 +431,33 @@ def _judgements(
     boxes = evidence.proposals.boxes.tolist()
     scores = evidence.proposals.scores.tolist()
     found = []
-    for probability, row, class_, outcome, reason in rows:
+    for probability, row, class_, outcome, reason, *outline in rows:
         spec = ontology.classes[class_]
         decision = Decision(OUTCOMES[outcome], probability, texts[reason])
         if row == WHOLE_IMAGE_ROW:
             found.append(_of_image(spec, evidence, decision))
             continue
         x1, y1, x2, y2 = boxes[row]
-        found.append(
-            Judgement(
-                spec.name,
-                (x1, y1, x2, y2),
-                scores[row][class_],
-                evidence.verdict(row, spec.view, spec.question),
-                decision,
-                row,
-            )
+        judgement = Judgement(
+            spec.name,
+            (x1, y1, x2, y2),
+            scores[row][class_],
+            evidence.verdict(row, spec.view, spec.question),
+            decision,
+            row,
         )
+        found.append(_with_outline(judgement, evidence, *outline) if outline else judgement)
     return tuple(found)
+
+
+def _with_outline(judgement: Judgement, evidence: Evidence, taken: int) -> Judgement:
+    if taken == NO_MASK:
+        return judgement
+    segmentation = evidence.segmentations[judgement.row]
+    box = segmentation.mask.box if taken == MASK_AND_BOX else judgement.box
+    if box is None:
+        raise ValueError("the box of a mask without a pixel")
+    return replace(judgement, segmentation=segmentation, box=box)
 
 
 def _of_image(spec: ClassSpec, evidence: Evidence, decision: Decision) -> Judgement:
@@ -361,7 +492,7 @@ def compress(*parts: bytes, kind: int = FORMAT) -> bytes:
 
 def decompress(content: bytes) -> bytes:
     """The inverse of ``compress``, in one piece. Raises ``Damaged``."""
-    if not content or content[0] not in (FORMAT, WITH_IMAGE):
+    if not content or content[0] not in (FORMAT, WITH_IMAGE, WITH_MASKS):
         raise Damaged(
             f"a row has the format {content[0] if content else 'none'}, which this version cannot "
             "read; use the version that wrote it, or a newer one"

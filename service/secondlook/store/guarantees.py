@@ -5,7 +5,7 @@ the same transaction, and no event is ever changed or removed while the guarante
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from secondlook.store.calibrators import put_calibrator
 from secondlook.store.database import Database, insert_new, now, sanitize_text
-from secondlook.store.runs import load_run
+from secondlook.store.runs import Run, load_run, load_run_by_id
 from secondlook.store.schema import guarantee_events, guarantees, runs
 from secondlook_client.errors import AlreadyExists, NotFound
 
@@ -29,6 +29,9 @@ MAX_EVENTS = 1000
 
 APPLIED = "applied"
 """Kind of the event that names the run which it was applied to make."""
+HELD_UNTIL = "held_until"
+"""In the event of a broken guarantee: when the last box was accepted after which nothing spoke
+against it, seconds since 1970; null where there is none."""
 
 
 class GuaranteeState(StrEnum):
@@ -195,6 +198,29 @@ class Guarantees:
         last = told[-1]
         return AppliedGuarantee(last["run"], tuple(last["classes"]), tuple(last["summary"]))
 
+    def jobs(self, name: str) -> list[Run]:
+        """The jobs that accepted boxes under it as they ran, the oldest first."""
+        told = runs.c.settings.contains('"guarantee"') & runs.c.parent_id.is_(None)
+        with self._database.reading() as connection:
+            rows = connection.execute(select(runs.c.id, runs.c.settings).where(told)).all()
+            ids = [r.id for r in rows if guarantee_of(json.loads(r.settings)) == name]
+            return [load_run_by_id(connection, number) for number in sorted(ids)]
+
+    def doubtful_since(self, name: str) -> float | None:
+        """From when on, seconds since 1970, what jobs accepted under it is in doubt; None while
+        nothing is.
+
+        Of a broken one: since nothing spoke against it for the last time; of one that a person has
+        withdrawn, everything. Raises ``NotFound``.
+        """
+        state = self.get(name).state
+        if state is GuaranteeState.WITHDRAWN:
+            return 0.0
+        if state is not GuaranteeState.BROKEN:
+            return None
+        told = [one.content for one in self.events(name) if one.kind == GuaranteeState.BROKEN]
+        return float(told[-1].get(HELD_UNTIL) or 0.0) if told else 0.0
+
     def events(self, name: str) -> list[GuaranteeEvent]:
         """The history of a guarantee, oldest first. Raises ``NotFound``."""
         with self._database.reading() as connection:
@@ -202,6 +228,11 @@ class Guarantees:
             newest = select(guarantee_events).where(of_row).order_by(guarantee_events.c.id.desc())
             rows = connection.execute(newest.limit(MAX_EVENTS)).all()
         return [GuaranteeEvent(r.kind, json.loads(r.content), r.created_at) for r in rows[::-1]]
+
+
+def guarantee_of(settings: Mapping[str, Any]) -> str:
+    """The guarantee that a run of these settings decides under; empty: none."""
+    return str(settings.get("guarantee", ""))
 
 
 def checks_queue_of(name: str) -> str:
@@ -222,10 +253,13 @@ def save_monitor(
     row: GuaranteeRow,
     monitor: str,
     broken: Mapping[str, Any] | None = None,
+    events: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> None:
-    """Keep how the checks stand, of a ``locked_guarantee``; with ``broken``, what its history says
-    of it, it no longer holds."""
+    """Keep how the checks stand, of a ``locked_guarantee``, and ``events`` (kind, content) for its
+    history; with ``broken``, what that says of its end, it no longer holds."""
     values: dict[str, Any] = {"monitor": monitor}
+    for kind, content in events:
+        _add_event(connection, row.id, kind, content)
     if broken is not None:
         values |= {"state": GuaranteeState.BROKEN, "updated_at": now()}
         _add_event(connection, row.id, GuaranteeState.BROKEN, broken)

@@ -5,7 +5,7 @@ are identified by the number of the frame. Both are acknowledged only once bytes
 durable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from sqlalchemy import and_, func, select
 
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
+from secondlook.store.guarantees import guarantee_of
 from secondlook.store.images import NewImage, add_images
 from secondlook.store.queue import (
     JobQueue,
@@ -29,7 +30,7 @@ from secondlook.store.queue import (
 )
 from secondlook.store.runs import load_run
 from secondlook.store.schema import items
-from secondlook_client.errors import AlreadyExists, BadOntology, BadRequest, NotFound
+from secondlook_client.errors import AlreadyExists, BadRequest, NotFound
 from secondlook_client.ontology import Ontology
 from secondlook_client.spool import MAX_SEQUENCE
 from secondlook_client.values import JobState
@@ -134,26 +135,21 @@ class CaptureIngest:
         self,
         stream_id: str,
         ontology: Ontology | None,
-        default: Ontology | None,
-        settings: Mapping[str, Any],
+        terms: Callable[[], tuple[Ontology, Mapping[str, Any]]],
+        guarantee: str = "",
     ) -> OpenedStream:
-        """The stream of that name; created with ``ontology`` and ``settings`` if new.
+        """The stream of that name; if it is new, with the classes and settings that ``terms`` give.
 
-        ``default`` is the ontology of a new stream when ``ontology`` is None. Raises
-        ``AlreadyExists`` when the name belongs to another job or the stream has other classes, and
-        ``BadOntology`` for a new stream without classes.
+        ``ontology`` and ``guarantee`` are what is asked for; None and empty are as it was begun.
+        Raises ``AlreadyExists`` when the name belongs to another job, or the stream has other
+        classes or another guarantee, and what ``terms`` raise.
         """
-        try:
-            return self._opened(stream_id, ontology)
-        except NotFound:
-            classes = ontology or default
-            if classes is None:
-                raise BadOntology(
-                    f"'{stream_id}' is a new stream; give the classes to label it with"
-                ) from None
+        with suppress(NotFound):
+            return self._opened(stream_id, ontology, guarantee)
+        classes, settings = terms()
         with suppress(AlreadyExists):  # another connection of the same stream was faster
             self._queue.create(stream_id, CAPTURE_KIND, classes, settings=settings)
-        return self._opened(stream_id, ontology)
+        return self._opened(stream_id, ontology, guarantee)
 
     def add(self, run_id: int, frames: Sequence[CapturedFrame]) -> list[FrameStatus]:
         """Make frames durable and queue them; one status a frame, in order.
@@ -185,14 +181,19 @@ class CaptureIngest:
         """Let the writing threads end; call it when no stream is open."""
         self._writers.shutdown(wait=False)
 
-    def _opened(self, stream_id: str, ontology: Ontology | None) -> OpenedStream:
+    def _opened(self, stream_id: str, ontology: Ontology | None, guarantee: str) -> OpenedStream:
         with self._database.reading() as connection:
             run = load_run(connection, stream_id)
             if run.kind != CAPTURE_KIND:
                 raise AlreadyExists(
                     f"'{stream_id}' is the name of a job of another kind; give another stream_id"
                 )
-            if ontology is not None and ontology.digest != run.ontology.digest:
+            if guarantee and guarantee_of(run.settings) != guarantee:
+                raise AlreadyExists(
+                    f"the stream '{stream_id}' was begun with another guarantee, or with none; "
+                    "resume it without one, or give another stream_id"
+                )
+            if ontology is not None and not _same_classes(ontology, run.ontology, guarantee):
                 raise AlreadyExists(
                     f"the stream '{stream_id}' was begun with other classes; resume it without "
                     "classes, or give another stream_id"
@@ -204,6 +205,11 @@ class CaptureIngest:
             counted = and_(items.c.run_id == run.id, items.c.key <= MAX_SEQUENCE)
             highest = select(func.max(items.c.key)).where(counted)
             return OpenedStream(run.id, connection.execute(highest).scalar())
+
+
+def _same_classes(asked: Ontology, begun: Ontology, guarantee: str) -> bool:
+    """Under a guarantee the limits of acceptance are its own, whatever was asked for."""
+    return asked.names == begun.names if guarantee else asked.digest == begun.digest
 
 
 def _uploadable(job: JobRow) -> JobRow:

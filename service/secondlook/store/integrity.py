@@ -51,8 +51,10 @@ from secondlook.store.schema import (
     snapshot_images,
     snapshots,
     texts,
+    uncertainties,
 )
 from secondlook.store.snapshots import manifest_blobs
+from secondlook.store.uncertainties import unpack_uncertainties
 from secondlook_client.errors import BadOntology, Damaged, InvalidInput, NotFound
 from secondlook_client.values import Outcome
 
@@ -62,6 +64,7 @@ READERS = 8
 """Blobs read at a time: mostly they wait for a disk or a network."""
 RESTORE = "restore a backup with `secondlook restore`"
 LABEL_AGAIN = "label the same image again, or " + RESTORE
+MEASURE_AGAIN = "measure it again with `secondlook uncertainty RUN --again`, or " + RESTORE
 ADD_AGAIN = "add the student again with `secondlook models add`, or " + RESTORE
 
 
@@ -118,6 +121,7 @@ def check(
                 yield from _check_reviews(connection)
                 yield from _check_guarantees(connection)
                 yield from _check_decoys(connection)
+                yield from _check_uncertainties(connection)
         except Damaged as failure:  # the database itself cannot be read any further
             yield Finding("the database", str(failure), "")
             return
@@ -175,13 +179,14 @@ def _check_texts(connection: Connection) -> Iterator[Finding]:
 
 
 def _check_evidence(connection: Connection) -> Iterator[Finding]:
-    """All evidence can be unpacked."""
+    """All evidence can be unpacked, and its masks fill their images."""
     reader = ResultReader(connection)
     for page in _pages(connection, select(evidence), evidence.c.id):
         for row in page:
             try:
-                reader.evidence(row, row.content)
-            except (Damaged, NotFound) as failure:
+                for segmentation in reader.evidence(row, row.content).segmentations.values():
+                    segmentation.mask.check()
+            except (Damaged, NotFound, InvalidInput) as failure:
                 yield Finding(f"evidence {row.id}", str(failure), RESTORE)
 
 
@@ -488,3 +493,13 @@ def _check_decoys(connection: Connection) -> Iterator[Finding]:
                 read_decoy(row, classes[row.run_id])
             except Damaged as failure:
                 yield Finding(subject, str(failure), RESTORE)
+
+
+def _check_uncertainties(connection: Connection) -> Iterator[Finding]:
+    """Each can be read."""
+    for page in _pages(connection, select(uncertainties), uncertainties.c.id):
+        for row in page:
+            try:
+                unpack_uncertainties(row.method, row.content)
+            except Damaged as failure:
+                yield Finding(f"uncertainty {row.id}", str(failure), MEASURE_AGAIN)

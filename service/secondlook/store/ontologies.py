@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import lru_cache
 
 from sqlalchemy import Connection, select
@@ -12,7 +11,7 @@ from secondlook.core.types import STUDENT, Evidence
 from secondlook.store.database import insert_new, sanitize_text
 from secondlook.store.schema import ontologies, texts
 from secondlook_client.errors import BadOntology, Damaged, NotFound
-from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.ontology import ClassSpec, Ontology, spec_fields
 
 STUDENT_SEPARATOR = " + "
 """Between a proposer and the student that was compared with it."""
@@ -82,7 +81,7 @@ def load_ontology(connection: Connection, number: int) -> Ontology:
 
 def ontology_json(ontology: Ontology) -> str:
     """The classes as JSON; ``read_ontology`` is the inverse."""
-    return json.dumps([asdict(spec) for spec in ontology.classes])
+    return json.dumps([spec_fields(spec) for spec in ontology.classes])
 
 
 @lru_cache(maxsize=64)

@@ -191,6 +191,35 @@ class Results:
             counted = select(func.count()).select_from(decisions).where(of_run)
             return int(connection.execute(counted).scalar_one())
 
+    def accepted_after(self, run_id: int, since: float, until: float | None = None) -> int:
+        """How many boxes a run accepted after ``since``, seconds since 1970, and before ``until``;
+        reviews do not count."""
+        chosen = (decisions.c.run_id == run_id) & (decisions.c.created_at > since)
+        if until is not None:
+            chosen &= decisions.c.created_at < until
+        with self._database.reading() as connection:
+            query = select(func.coalesce(func.sum(decisions.c.accepted), 0)).where(chosen)
+            return int(connection.execute(query).scalar_one())
+
+    def page_of(
+        self, found: Sequence[Run], since: float, after: int = 0, limit: int = 200
+    ) -> list[tuple[Run, Result]]:
+        """The next results of several runs behind the cursor ``after`` that were decided after
+        ``since``, seconds since 1970, and have an accepted box; reviews are applied."""
+        by_id = {run.id: run for run in found}
+        chosen = decisions.c.run_id.in_(by_id) & (decisions.c.id > after)
+        chosen &= (decisions.c.created_at > since) & (decisions.c.accepted > 0)
+        with self._database.reading() as connection:
+            query = _SELECT_RESULTS.where(chosen).order_by(decisions.c.id).limit(limit)
+            rows = connection.execute(query).all()
+            reviews = reviews_of(connection, [row.image_id for row in rows])
+            reader = ResultReader(connection)
+            return [
+                (run, reader.result(run, row, reviews.get(row.image_id, [])))
+                for row in rows
+                for run in (by_id[row.run_id],)
+            ]
+
     def paths(self, run_id: int) -> list[TimeBucket]:
         """Who labelled a run's images over time: its models, a student, or both for an audit.
 
@@ -311,6 +340,12 @@ def cursors_of(connection: Connection, run_id: int, item_ids: Collection[int]) -
     of_items = (decisions.c.run_id == run_id) & decisions.c.item_id.in_(item_ids)
     rows = connection.execute(select(decisions.c.item_id, decisions.c.id).where(of_items))
     return {row.item_id: row.id for row in rows}
+
+
+def decided_at(connection: Connection, cursor: int) -> float | None:
+    """When a result was decided, seconds since 1970; None where it is not in the store."""
+    query = select(decisions.c.created_at).where(decisions.c.id == cursor)
+    return connection.execute(query).scalar()
 
 
 def result_pairs(

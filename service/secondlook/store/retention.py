@@ -54,6 +54,7 @@ from secondlook.store.schema import (
     snapshots,
 )
 from secondlook.store.snapshots import manifest_blobs
+from secondlook.store.uncertainties import forget_uncertainties
 from secondlook_client.errors import InvalidInput
 
 REDECIDE = "redecide"
@@ -251,6 +252,7 @@ def _forget_redecided(store: Store, retention: Retention) -> DeletionCounts:
     with store.database.writing() as connection:
         query = RetentionQuery(connection, retention)
         forget_review_items(connection, query.redecided)
+        forget_uncertainties(connection, query.redecided)
         removed = connection.execute(delete(decisions).where(query.redecided)).rowcount
     return DeletionCounts(results=removed)
 
@@ -284,6 +286,7 @@ def _remove(
         connection.execute(select(decisions.c.evidence_id).where(of_items)).scalars().all()
     )
     forget_review_items(connection, of_items)
+    forget_uncertainties(connection, of_items)
     results = connection.execute(delete(decisions).where(of_items)).rowcount
     used = exists().where(decisions.c.evidence_id == evidence.c.id)
     unused = select(evidence.c.id).where(evidence.c.id.in_(evidence_ids), ~used)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 from sqlalchemy import (
@@ -50,6 +50,7 @@ from secondlook_client.errors import (
     NotFound,
     StoreUnavailable,
 )
+from secondlook_client.masks import Mask
 from secondlook_client.private_files import is_sha256
 from secondlook_client.values import (
     MAX_NAME_LENGTH,
@@ -68,6 +69,10 @@ ITEMS_A_TRANSACTION = 5000
 """Of a queue that is made or deleted: other writers wait no longer than that takes."""
 MAX_REVIEWS = 2000
 """Of one image: applying them takes a second or two."""
+MAX_MASK_CHARS = 8 * 2**20
+"""Of the run-length codes of all masks of one image: they are read together."""
+PAGE_MASK_CHARS = 4 * 2**20
+"""Of the masks of one page of the history; one review more may come with its own."""
 MAX_ADDED = 10_000
 """Reviews in one call of ``add``."""
 MAX_LEASED = 1000
@@ -135,9 +140,10 @@ class Reviews:
         """Store reviews, all or none; they are applied whenever results are read.
 
         A ``Review`` among them keeps its time: given again with the same, it is stored once. A new
-        outline is cut to its image. Raises ``InvalidInput`` for one that contradicts itself
-        and for more than ``MAX_ADDED`` or ``MAX_REVIEWS`` of one image, and ``NotFound`` for an
-        image that is not in the store.
+        outline is cut to its image; that of a mask is its tight box. Raises ``InvalidInput`` for
+        one that contradicts itself, for a mask of another size than its image, and for more than
+        ``MAX_ADDED`` or, of one image, ``MAX_REVIEWS`` or ``MAX_MASK_CHARS``; and ``NotFound`` for
+        an image that is not in the store.
         """
         if len(new) > MAX_ADDED:
             raise InvalidInput(f"at most {MAX_ADDED} reviews at a time, got {len(new)}")
@@ -216,12 +222,19 @@ class Reviews:
 
     def history(self, run_id: int | None = None, after: int = 0, limit: int = 200) -> list[Review]:
         """The next reviews behind the id ``after``, oldest first: of images that the run has a
-        result of, or of all."""
-        query = SELECT_REVIEWS.where(reviews.c.id > after).order_by(reviews.c.id).limit(limit)
+        result of, or of all. Fewer than ``limit`` where their masks are large."""
+        chosen = select(reviews.c.id, func.length(reviews.c.mask).label("chars"))
+        chosen = chosen.where(reviews.c.id > after).order_by(reviews.c.id).limit(limit)
         if run_id is not None:
-            query = query.where(_of_run(reviews.c.image_id, run_id))
+            chosen = chosen.where(_of_run(reviews.c.image_id, run_id))
         with self._database.reading() as connection:
-            return [read_review(row) for row in connection.execute(query)]
+            rows = connection.execute(chosen).all()
+            before = accumulate((row.chars or 0 for row in rows), initial=0)
+            ids = [
+                row.id for row, chars in zip(rows, before, strict=False) if chars < PAGE_MASK_CHARS
+            ]
+            found = _by_id(connection, ids)
+        return [found[number] for number in ids]
 
     def contradictions(
         self, run_id: int | None = None, after: int = 0, limit: int = 200
@@ -521,6 +534,8 @@ def review_key(review: NewReview, created_at: float) -> bytes:
         float(created_at),
         undoes,
     ]
+    if review.mask:  # the others have the key that they had before there were masks
+        said.append(review.mask.counts)
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).digest()
 
 
@@ -595,7 +610,10 @@ def _insert(
     for one, moment in given:
         one.check()
         if one.image not in kept:
-            raise NotFound(f"there is no image {one.image} in the store")
+            raise NotFound(
+                f"there is no image {one.image} in the store; keep it first, by a job or by "
+                "labelling it with `keep`"
+            )
         image = kept[one.image]
         new = _cleaned(one, image.width, image.height)
         keys.append(review_key(new, moment))
@@ -607,16 +625,28 @@ def _insert(
 
 def _cleaned(new: NewReview, width: int, height: int) -> NewReview:
     """As it is stored; the size of the image is 0 until it was decoded."""
-    drawn = new.answer is ReviewAnswer.MISSING
+    drawn, mask = new.answer is ReviewAnswer.MISSING, new.mask
+    if mask:
+        _check_size(mask, width, height)
+    outline = mask.box if mask and new.answer is ReviewAnswer.WRONG else new.new_box
+    box = mask.box if mask and drawn else new.box
     return replace(
         new,
         class_name=sanitize_text(new.class_name),
         new_class=sanitize_text(new.new_class),
         person=sanitize_text(new.person),
         note=sanitize_text(new.note),
-        box=_clipped(new.box, width, height) if drawn else new.box,
-        new_box=_clipped(new.new_box, width, height),
+        box=_clipped(box, width, height) if drawn else box,
+        new_box=_clipped(outline, width, height),
     )
+
+
+def _check_size(mask: Mask, width: int, height: int) -> None:
+    if width and height and (mask.width, mask.height) != (width, height):
+        raise InvalidInput(
+            f"the mask has {mask.width}×{mask.height} pixels and the image {width}×{height}; make "
+            "it of the upright image in its full size"
+        )
 
 
 def _clipped(box: Box | None, width: int, height: int) -> Box | None:
@@ -639,6 +669,7 @@ def _row(new: NewReview, moment: float) -> dict[str, Any]:
         **_corners("new_", new.new_box),
         "person": new.person,
         "note": new.note,
+        "mask": json.dumps(new.mask.to_coco()) if new.mask else None,
         "undoes": None,
         "created_at": moment,
     }
@@ -657,6 +688,14 @@ def _check_count(connection: Connection, image_ids: Sequence[int]) -> None:
             raise InvalidInput(
                 f"at most {MAX_REVIEWS} reviews of one image are kept, and {sha256.hex()[:12]} "
                 "has them"
+            )
+        chars = select(images.c.sha256).join(reviews).where(images.c.id.in_(some))
+        chars = chars.where(reviews.c.undoes.is_(None)).group_by(images.c.sha256)
+        chars = chars.having(func.sum(func.length(reviews.c.mask)) > MAX_MASK_CHARS)
+        for sha256 in connection.scalars(chars):
+            raise InvalidInput(
+                f"the masks of one image may take {MAX_MASK_CHARS:,} characters, and those of "
+                f"{sha256.hex()[:12]} take them"
             )
 
 
@@ -758,10 +797,19 @@ def read_review(row: "Row[Any]") -> Review:
         new_box=None if row.new_x1 is None else (row.new_x1, row.new_y1, row.new_x2, row.new_y2),
         person=row.person,
         note=row.note,
+        mask=_read_mask(row.mask),
         created_at=row.created_at,
         undone_by=row.undone_by,
         undoes=row.undoes,
     )
+
+
+def _read_mask(content: str | None) -> Mask | None:
+    if content is None:
+        return None
+    plain = json.loads(content)
+    height, width = plain["size"]
+    return Mask(width, height, plain["counts"])
 
 
 def _of_run(image_id: ColumnElement[int], run_id: int) -> ColumnElement[bool]:

@@ -190,6 +190,7 @@ reviews = Table(
     Column("new_y2", Double),
     Column("person", String(120), nullable=False),
     Column("note", Text, nullable=False),
+    Column("mask", Text, comment="JSON of COCO: size and counts; null where nobody outlined it"),
     Column(
         "undoes",
         Number,
@@ -401,4 +402,17 @@ decoys = Table(
     Index(None, "image_id"),
     Index(None, "evidence_id"),
     comment="Questions whose answer is no, asked with those of the evidence to audit the verifier.",
+)
+
+uncertainties = Table(
+    "uncertainties",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("decision_id", Number, ForeignKey("decisions.id"), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("source", Text, nullable=False, comment="models and options, in words"),
+    Column("content", LargeBinary, nullable=False, comment="see uncertainties: JSON, packed"),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("decision_id", "method"),
+    comment="How uncertain the judgements of a result are, by one method.",
 )

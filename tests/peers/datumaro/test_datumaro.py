@@ -2,6 +2,8 @@
 
 import pytest
 from exported import IMAGES, exported
+from mask_exports import CLASSES, HEIGHT, MASKS, WIDTH, written_masks
+from pycocotools import mask as coco_masks
 from strange_names import NAMES, written
 
 datumaro = pytest.importorskip("datumaro")
@@ -41,3 +43,35 @@ def test_strange_names(tmp_path):
     for form, count in (("coco", len(NAMES)), ("yolo", len(NAMES) - 1), ("voc", len(NAMES))):
         subsets, images, boxes, _ = read(getattr(made, form), form)
         assert (subsets, images, boxes) == ({"default"}, count, 2 * count), form
+
+
+def pixels_of(annotation):
+    """The mask of an annotation, a code or a polygon."""
+    if annotation.type.name == "polygon":
+        code = coco_masks.frPyObjects([annotation.points], HEIGHT, WIDTH)
+        return coco_masks.decode(code)[..., 0].astype(bool)
+    return annotation.image.astype(bool)
+
+
+@pytest.mark.parametrize(
+    ("form", "importer"),
+    [("coco", "coco_instances"), ("coco-polygons", "coco_instances"), ("voc", "voc_segmentation")],
+)
+def test_masks_are_the_same_to_the_pixel(tmp_path, form, importer):
+    data = datumaro.Dataset.import_from(str(written_masks(tmp_path, form)), importer)
+    names = [c.name for c in data.categories()[datumaro.AnnotationType.label]]
+    found = {}
+    for item in data:
+        for annotation in item.annotations:
+            if annotation.type.name in ("mask", "polygon"):
+                key = f"{item.id}.png", names[annotation.label]
+                pixels = pixels_of(annotation)
+                found[key] = found[key] | pixels if key in found else pixels
+    assert {*found} == {*MASKS}
+    if form == "voc":  # of pixels that two objects claim the smaller one has them
+        for key in found:
+            image, name = key
+            (other,) = (found[image, one] for one in CLASSES if one != name)
+            assert (found[key] | (other & MASKS[key]) == MASKS[key]).all()
+    else:
+        assert all((found[key] == MASKS[key]).all() for key in MASKS)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from exported import IMAGES, exported, numbers
+from mask_exports import HEIGHT, MASKS, WIDTH, written_masks
 
 pytest.importorskip("label_studio_sdk")
 
@@ -33,3 +34,29 @@ def test_every_box_is_a_rectangle(tmp_path):
 def test_crowds(tmp_path):
     folder = exported(tmp_path, "coco") / "coco"
     assert tasks(folder / "annotations" / "instances_train.json", tmp_path / "tasks.json")
+
+
+def test_brush_strokes_are_the_same_masks(tmp_path):
+    from label_studio_sdk.converter.brush import decode_rle
+
+    folder = written_masks(tmp_path, "label-studio")
+    found = json.loads((folder / "tasks.json").read_text())
+    count = 0
+    for task in found:
+        image = task["data"]["image"].rpartition("/")[2]
+        for region in task["predictions"][0]["result"]:
+            if region["type"] == "brushlabels":
+                (name,) = region["value"]["brushlabels"]
+                values = decode_rle(region["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)
+                assert (values[..., 3] == MASKS[image, name] * 255).all()
+                count += 1
+    assert count == len(MASKS)
+
+
+def test_it_takes_the_config_and_the_tasks(tmp_path):
+    from label_studio_sdk.label_interface import LabelInterface
+
+    folder = written_masks(tmp_path, "label-studio")
+    interface = LabelInterface((folder / "label_config.xml").read_text())
+    for task in json.loads((folder / "tasks.json").read_text()):
+        assert interface.validate_prediction(task["predictions"][0])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from exported import IMAGES, exported
+from mask_exports import MASKS, written_masks
 from strange_names import CLASSES, DOG, ETE, NAMES, SIZE, written
 
 coco = pytest.importorskip("pycocotools.coco")
@@ -65,3 +66,34 @@ def test_classes_keep_their_names(tmp_path):
     assert {tuple(a["bbox"]) for a in found.anns.values()} == {
         (box[0], box[1], box[2] - box[0], box[3] - box[1]) for box in (DOG, ETE)
     }
+
+
+@pytest.mark.parametrize("form", ["coco", "coco-polygons"])
+def test_masks_are_the_same_to_the_pixel(tmp_path, form):
+    found = opened(written_masks(tmp_path, form), "default")
+    for annotation in found.anns.values():
+        image = found.imgs[annotation["image_id"]]["file_name"]
+        expected = MASKS[image, found.cats[annotation["category_id"]]["name"]]
+        assert (found.annToMask(annotation) == expected).all()
+        assert annotation["area"] == expected.sum()
+    assert len(found.anns) == len(MASKS)
+
+
+def test_its_evaluation_of_masks_is_perfect_between_codes_and_polygons(tmp_path):
+    from pycocotools.cocoeval import COCOeval
+
+    truth = opened(written_masks(tmp_path, "coco"), "default")
+    other = opened(written_masks(tmp_path, "coco-polygons"), "default")
+    rows = [
+        {
+            **{k: a[k] for k in ("image_id", "category_id", "score")},
+            "segmentation": other.annToRLE(a),
+        }
+        for a in other.anns.values()
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes(rows), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)

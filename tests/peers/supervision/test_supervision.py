@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from exported import CAT_BOX, IMAGES, exported, numbers
 from frozen import DOG_BOX
+from mask_exports import MASKS, overlap, written_masks
 from strange_names import NAMES, written
 
 supervision = pytest.importorskip("supervision")
@@ -83,3 +84,36 @@ def test_strange_names(tmp_path):
     assert [len(detections) for _, _, detections in yolo] == [2] * (len(NAMES) - 1)
     voc = dataset.from_pascal_voc(str(made.voc / "JPEGImages"), str(made.voc / "Annotations"))
     assert [len(detections) for _, _, detections in voc] == [2] * len(NAMES)
+
+
+def masks_of(dataset):
+    for path, _, detections in dataset:
+        for place, mask in zip(detections.class_id, detections.mask, strict=True):
+            yield MASKS[Path(path).name, dataset.classes[place]], mask
+
+
+@pytest.mark.parametrize("form", ["coco", "coco-polygons"])
+def test_masks_of_coco(tmp_path, form):
+    folder = written_masks(tmp_path, form)
+    images, file = folder / "images/default", folder / "annotations/instances_default.json"
+    found = [*masks_of(supervision.DetectionDataset.from_coco(str(images), str(file), True))]
+    assert len(found) == len(MASKS)
+    for expected, mask in found:
+        if form == "coco":  # what it writes again it simplifies, whatever it has read
+            assert (mask == expected).all()
+        else:  # it paints the lines of polygons too
+            assert overlap(mask, expected) > 0.75 and not (expected & ~mask).any()
+
+
+def test_outlines_of_yolo(tmp_path):
+    folder = written_masks(tmp_path, "yolo-seg")
+    dataset = supervision.DetectionDataset.from_yolo(
+        str(folder / "images/default"),
+        str(folder / "labels/default"),
+        str(folder / "data.yaml"),
+        force_masks=True,
+    )
+    found = [*masks_of(dataset)]
+    assert len(found) == len(MASKS)
+    # It paints the lines too, and with them the slits between parts.
+    assert all(overlap(mask, expected) > 0.75 for expected, mask in found)

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exported import exported, numbers
 from frozen import DOG_BOX
+from mask_exports import HEIGHT, MASKS, WIDTH, overlap, written_masks
 from strange_names import NAMES, written
+
+from secondlook.core.masks import mask_from_polygons
 
 pytest.importorskip("ultralytics")
 
@@ -41,3 +45,26 @@ def test_strange_names(tmp_path):
     data = check_det_dataset(str(written(tmp_path).yolo / "data.yaml"), autodownload=False)
     dataset = YOLODataset(img_path=data["train"], data=data, imgsz=64, augment=False)
     assert [len(label["cls"]) for label in dataset.get_labels()] == [2] * (len(NAMES) - 1)
+
+
+def test_outlines_are_the_same_masks(tmp_path):
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset, polygon2mask
+
+    folder = written_masks(tmp_path, "yolo-seg")
+    data = check_det_dataset(str(folder / "data.yaml"), autodownload=False)
+    dataset = YOLODataset(
+        img_path=data["train"], data=data, imgsz=64, augment=False, task="segment"
+    )
+    count, size = 0, np.array([WIDTH, HEIGHT])
+    for label in dataset.get_labels():
+        assert len(label["segments"]) == len(label["cls"]) == 2
+        for (place,), outline in zip(label["cls"], label["segments"], strict=True):
+            expected = MASKS[Path(label["im_file"]).name, data["names"][int(place)]]
+            found = mask_from_polygons([outline * size], WIDTH, HEIGHT).to_array()
+            assert (found == expected).all()
+            # What it trains on has the line painted too, and with it the slits between parts.
+            painted = polygon2mask((HEIGHT, WIDTH), [(outline * size).round().reshape(-1)])
+            assert overlap(painted.astype(bool), expected) > 0.75
+            count += 1
+    assert count == len(MASKS)

@@ -164,6 +164,14 @@ def test_a_class_that_the_student_was_not_trained_on_goes_to_the_teachers() -> N
     assert student.seen == 0
 
 
+def test_a_class_that_needs_masks_goes_to_the_teachers() -> None:
+    made, student = cascade()
+    masks = Ontology((ClassSpec("dog", mask=True),))
+    assert made.submit(task(ontology=masks)).result(5).path is LabelPath.TEACHERS
+    made.close()
+    assert student.seen == 0
+
+
 def test_a_student_that_fails_costs_no_image(caplog: pytest.LogCaptureFixture) -> None:
     def broken(pixels: Pixels) -> list[Found]:
         raise RuntimeError("the weights are gone")

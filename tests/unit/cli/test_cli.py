@@ -22,7 +22,7 @@ def test_every_command_and_option_has_help(name, capsys):
     assert shown.startswith(f"Usage: secondlook {name}")
     command = group.get_command(click.Context(group), name)
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             assert parameter.help, parameter
 
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from secondlook_client import wire
 from secondlook_client.errors import InvalidInput
-from secondlook_client.reviews import ADDED_AT_ONCE, _import_messages
+from secondlook_client.masks import Mask
+from secondlook_client.reviews import ADDED_AT_ONCE, ADDED_BYTES, _import_groups, _messages
+from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.v1 import reviews_pb2 as pb
 from secondlook_client.values import (
     NewReview,
@@ -36,10 +38,20 @@ REVIEWS = st.builds(
     new_box=st.none() | BOXES,
     person=NAMES,
     note=st.just("") | NAMES,
+    mask=st.none() | st.just(Mask.from_runs(5, 4, [3, 9, 8])),
     id=NUMBERS,
     created_at=st.floats(0, 2e9),
     undone_by=st.none() | NUMBERS,
     undoes=st.none() | NUMBERS,
+)
+VALUES = st.lists(st.floats(0, 1), max_size=4).map(tuple)
+UNCERTAINTIES = st.builds(
+    LabelUncertainty,
+    method=st.sampled_from(UncertaintyMethod).map(str) | NAMES,
+    value=st.floats(0, 1),
+    confidence=st.floats(0, 1),
+    reason=NAMES,
+    figures=st.dictionaries(NAMES, VALUES, max_size=2),
 )
 ITEMS = st.builds(
     ReviewItem,
@@ -60,6 +72,7 @@ ITEMS = st.builds(
     leased_to=NAMES,
     lease_until=st.floats(0, 2e9),
     review_id=st.none() | NUMBERS,
+    uncertainties=st.lists(UNCERTAINTIES, max_size=2).map(tuple),
 )
 RIGHT = Review("a" * 64, "dog", (1, 2, 3, 4), ReviewAnswer.RIGHT, person="ada", created_at=5.0)
 
@@ -126,6 +139,12 @@ def test_a_label_id_finds_its_judgement_whatever_it_is() -> None:
     assert replace(item, label_id="8.0").judgement == item.judgements[0]
 
 
+def imported(history: list[Review], size: int = ADDED_AT_ONCE) -> list[list[pb.Review]]:
+    """What travels in one message each."""
+    groups = (map(wire.review_message, group) for group in _import_groups(history))
+    return [*_messages(groups, size)]
+
+
 @given(st.lists(st.booleans(), max_size=40), st.integers(2, 9))
 def test_what_was_taken_back_travels_with_what_did_it(undone, size) -> None:
     """In one message each, and in the order of the others."""
@@ -138,7 +157,7 @@ def test_what_was_taken_back_travels_with_what_did_it(undone, size) -> None:
         for one in reversed(history)
         if one.undone_by
     ]
-    messages = [*_import_messages(history, size)]
+    messages = [*imported(history, size)]
     assert all(0 < len(some) <= size for some in messages)
     assert sorted(one.id for some in messages for one in some) == sorted(r.id for r in history)
     kept = [one.id for some in messages for one in some if not (one.undoes or one.undone_by)]
@@ -146,11 +165,36 @@ def test_what_was_taken_back_travels_with_what_did_it(undone, size) -> None:
     for some in messages:
         ids = [one.id for one in some]
         for place, one in enumerate(some):
-            assert one.undoes is None or one.undoes in ids[:place]
+            assert not one.HasField("undoes") or one.undoes in ids[:place]
 
 
 def test_what_lacks_the_other_half_is_sent_alone() -> None:
     alone = [replace(RIGHT, id=1, undone_by=2), replace(RIGHT, id=4, undoes=3)]
-    assert [one.id for some in _import_messages(alone) for one in some] == [4, 1]
+    assert [one.id for some in imported(alone) for one in some] == [4, 1]
     many = [replace(RIGHT, id=n, undone_by=9999) for n in range(1, 2 * ADDED_AT_ONCE)]
-    assert [len(some) for some in _import_messages(many)] == [ADDED_AT_ONCE, ADDED_AT_ONCE - 1]
+    assert [len(some) for some in imported(many)] == [ADDED_AT_ONCE, ADDED_AT_ONCE - 1]
+
+
+def test_a_message_is_no_larger_than_the_server_takes() -> None:
+    large = Mask(1000, 1000, "0" * 1_000_000)
+    many = [[wire.review_message(replace(RIGHT, mask=large))]] * 9
+    sizes = [sum(one.ByteSize() for one in some) for some in _messages(many)]
+    assert len(sizes) == 3 and max(sizes) <= ADDED_BYTES
+    alone = [[wire.review_message(replace(RIGHT, mask=large))] * 5]
+    assert [len(some) for some in _messages(alone)] == [5], "what belongs together stays so"
+
+
+@pytest.mark.parametrize(
+    ("answer", "more", "words"),
+    [
+        (ReviewAnswer.UNSURE, {}, "a mask belongs to a right box"),
+        (ReviewAnswer.WRONG, {"reason": WrongReason.DUPLICATE}, r"'wrong' \(duplicate\)"),
+        (ReviewAnswer.RIGHT, {"mask": Mask.from_runs(5, 4, [20])}, "the mask is empty"),
+        (ReviewAnswer.MISSING, {"mask": Mask(5, 5, "0")}, "does not fill its image"),
+    ],
+)
+def test_a_mask_that_belongs_to_nothing_is_not_sent(answer, more, words) -> None:
+    given = {"mask": Mask.from_runs(5, 4, [3, 9, 8]), "person": "ada", **more}
+    said = NewReview(image="a" * 64, class_name="dog", box=(1, 2, 3, 4), answer=answer, **given)
+    with pytest.raises(InvalidInput, match=words):
+        wire.new_review_message(said, 1.0)

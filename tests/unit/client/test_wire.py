@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook_client import wire
-from secondlook_client.errors import BadOntology
+from secondlook_client.errors import BadOntology, Damaged
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.ontology import ClassSpec
 from secondlook_client.v1 import jobs_pb2 as jobs_pb
 from secondlook_client.v1 import labeling_pb2 as pb
 from secondlook_client.values import (
     WHOLE_IMAGE,
     Answer,
+    BoxSource,
     Decision,
     Job,
     JobKind,
@@ -94,18 +96,71 @@ def test_a_judgement_is_stored_flat() -> None:
         "verify_ms": 12.0,
         "cached": False,
         "whole_image": False,
+        "segmentation": None,
     }
 
 
 def test_classes_come_back_as_they_were() -> None:
     whole = ClassSpec("a", ("b", "c"), "Is it?", View.IMAGE, "g", 0.1, 0.9, 0.2, "Any?")
-    message = wire.ontology_message([whole, "dog", ClassSpec("cat", accept=0.5, reject=0.0)])
-    assert message is not None
-    assert wire.class_specs(message) == (
-        whole,
-        ClassSpec("dog"),
+    others = (
         ClassSpec("cat", accept=0.5, reject=0.0),
+        ClassSpec("owl", mask=True, box=BoxSource.MASK),
+        ClassSpec("cow", mask=False),
     )
+    message = wire.ontology_message([whole, "dog", *others])
+    assert message is not None
+    assert wire.class_specs(message) == (whole, ClassSpec("dog"), *others)
+
+
+def segmented(
+    width: int = 4, height: int = 3, counts: str = "0<"
+) -> tuple[LabelResult, pb.Labelled]:
+    """An image of 4×3 pixels whose only label has this mask, and its message."""
+    mask = Segmentation(Mask(width, height, counts), 0.75, 0.5, "sam@1")
+    decision = Decision(Outcome.ACCEPT, 0.9, "sure")
+    label = Judgement("a", (0, 0, 4, 3), 0.5, None, decision, -1, mask)
+    result = LabelResult("", "0" * 64, 4, 3, 1, (label,), "p@1", "v@1")
+    return result, wire.labelled_message(result)
+
+
+def test_masks_come_back_as_they_were() -> None:
+    result, message = segmented()
+    assert wire.label_result(message) == result
+    assert LabelResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert result.labels[0].mask is not None and result.labels[0].mask.area == 12
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "counts", "reason"),
+    [
+        (4, 3, "0;", "does not fill its image: 11 of 12 pixels"),
+        (4, 3, "", "does not fill its image"),
+        (4, 3, "0l", "ends in the middle of a number"),
+        (4, 3, "\x7f", "characters that none has"),
+        (3, 4, "0<", " of 3 × 4 pixels for an image of 4 × 3"),
+    ],
+)
+def test_a_mask_of_a_hostile_server_is_reported(
+    width: int, height: int, counts: str, reason: str
+) -> None:
+    _, message = segmented(width, height, counts)
+    with pytest.raises(Damaged, match=f"the server sent a mask.*{reason}"):
+        wire.label_result(message)
+
+
+def test_a_mask_out_of_bounds_is_reported() -> None:
+    _, message = segmented()
+    sent = message.judgements[0].segmentation.mask
+    for wrong in (pb.Mask(width=4, height=3, counts="0" * (2**20 + 1)), pb.Mask()):
+        sent.CopyFrom(wrong)
+        with pytest.raises(Damaged, match="the server sent a mask that cannot be used"):
+            wire.label_result(message)
+
+
+def test_a_box_source_of_a_newer_client_is_refused() -> None:
+    message = pb.Ontology(classes=[pb.ClassSpec(name="a", box=9)])  # type: ignore[arg-type]
+    with pytest.raises(BadOntology, match="got number 9; is the client newer"):
+        wire.class_specs(message)
 
 
 def test_a_view_of_a_newer_client_is_refused() -> None:

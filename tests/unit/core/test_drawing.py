@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from labelled import judged, result
+from masks import disc, with_mask
 from scored_samples import BOX
 
 from secondlook.core.drawing import (
@@ -168,3 +169,20 @@ def test_lines_tell_the_outcome():
 def test_scores_of_both_stages():
     assert score_text(judged("dog", score=0.615)) == "0.61 / 0.97"
     assert score_text(judged("dog", error="timeout")) == "0.50 / ?"
+
+
+def test_a_mask_is_tinted_inside_and_strong_at_its_edge():
+    pixels = disc(160, 120, (20, 20, 120, 100))
+    shown = with_mask(judged("dog", (20, 20, 120, 100)), pixels)
+    colours = class_colours(["dog"])
+    ground = np.full((120, 160, 3), 60, np.uint8)
+    drawn = np.asarray(
+        draw_result(ground, result(shown, width=160, height=120), colours, height=120)
+    ).astype(int)
+    assert (drawn[60, 70] == 60).all()  # the hole
+    unlike = np.abs(drawn[60] - colours["dog"]).sum(axis=1)
+    inside, edge = unlike[30], unlike[44:50].min()  # of the hole
+    assert edge < inside < np.abs(60 - np.array(colours["dog"])).sum()
+    rejected = with_mask(judged("dog", (20, 20, 120, 100), Outcome.REJECT), pixels)
+    plain = draw_result(ground, result(rejected, width=160, height=120), colours, height=120)
+    assert (np.asarray(plain)[60, 30] == 60).all()

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from secondlook.store.ontologies import read_ontology
 from secondlook_client.errors import BadOntology
-from secondlook_client.ontology import MAX_CLASSES, ClassSpec, Ontology, normal
-from secondlook_client.values import View
+from secondlook_client.ontology import MAX_CLASSES, ClassSpec, Ontology, normal, spec_fields
+from secondlook_client.values import BoxSource, View
 
 
 def test_defaults_come_from_the_name() -> None:
@@ -40,6 +40,10 @@ def test_defaults_come_from_the_name() -> None:
         ({"name": "dog", "reject": "0.1"}, "between 0 and 1"),
         ({"name": "dog", "accept": 0.3, "reject": 0.4}, "above accept"),
         ({"name": "dog", "view": "sideways"}, "crop, context, image"),
+        ({"name": "dog", "mask": "yes"}, "mask true or false, got 'yes'"),
+        ({"name": "dog", "box": "tight"}, "expected box proposer, mask, got 'tight'"),
+        ({"name": "dog", "mask": False, "box": "mask"}, "box mask needs masks, and mask is false"),
+        ({"name": "dog", "mask": False, "view": "mask"}, "view mask needs masks"),
         ({"name": "dog", "group": "=dog"}, "begins with '='"),
         ({"name": "dog", "group": "a\tb"}, "control character"),
     ],
@@ -99,15 +103,26 @@ def test_digest_tells_ontologies_apart() -> None:
         {"question": "Dog?"},
         {"threshold": 0.3},
         {"view": View.IMAGE},
+        {"mask": True},
+        {"mask": False},
+        {"box": BoxSource.MASK},
         {"presence_question": "Any dog?"},
     ):
         assert Ontology((replace(one.classes[0], **change),)).digest != one.digest
+
+
+def test_a_class_that_says_nothing_of_masks_is_kept_as_before_there_were_any() -> None:
+    plain, masked = ClassSpec("owl"), ClassSpec("owl", mask=False, box=BoxSource.PROPOSER)
+    assert {"mask", "box"}.isdisjoint(spec_fields(plain))
+    assert Ontology((plain,)).digest == "d82440c1965c0067"
+    assert Ontology((masked,)).digest != Ontology((plain,)).digest
+    assert read_ontology(json.dumps([spec_fields(masked)]), Ontology((masked,)).digest)
 
 
 def test_ontologies_stored_before_there_were_presence_questions_keep_their_digest() -> None:
     (spec,) = Ontology((ClassSpec("owl"),)).classes
     assert spec.presence_question == "Does this picture show an owl?"
     plain = asdict(spec)
-    del plain["presence_question"]
+    del plain["presence_question"], plain["mask"], plain["box"]  # of later versions
     before = hashlib.sha256(json.dumps([plain], sort_keys=True).encode()).hexdigest()[:16]
     assert Ontology((spec,)).digest == before == read_ontology(json.dumps([plain]), before).digest

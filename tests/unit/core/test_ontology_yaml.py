@@ -14,7 +14,7 @@ from secondlook.core.ontology_yaml import (
 )
 from secondlook_client.errors import BadOntology, NotFound, SecondlookError
 from secondlook_client.ontology import MAX_NAME, ClassSpec, Ontology, default_question
-from secondlook_client.values import View
+from secondlook_client.values import BoxSource, View
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,16 @@ def test_yaml() -> None:
     assert (bare.view, bare.threshold) == (View.CROP, 0.0)
 
 
+def test_masks_are_wanted_of_all_classes_or_of_some() -> None:
+    text = "defaults: {mask: true}\nclasses: {dog: {box: mask, view: mask}, cat: {mask: False}}"
+    ontology = ontology_from_yaml(text)
+    dog, cat = ontology.classes
+    assert (dog.mask, dog.box, dog.view) == (True, BoxSource.MASK, View.MASK)
+    assert (cat.mask, cat.box) == (False, BoxSource.PROPOSER)
+    assert dump(ontology).count("mask: true") == dump(ontology).count("mask: false") == 1
+    assert ontology_from_yaml(dump(ontology)) == ontology
+
+
 @pytest.mark.parametrize(
     ("entries", "question"),
     [
@@ -145,6 +155,9 @@ def test_yaml_lists_hold_one_line_forms(text: str) -> None:
         ("classes: {dog: {threshold: high}}", "class 'dog': expected threshold as a number"),
         ("classes: {dog: {threshold: 7}}", "class 'dog': expected threshold between"),
         ("classes: {dog: {view: side}}", "class 'dog': expected view as one of crop"),
+        ("classes: {dog: {mask: maybe}}", "class 'dog': expected mask as one of true, false"),
+        ("classes: {dog: {box: both}}", "class 'dog': expected box as one of proposer, mask"),
+        ("classes: {dog: {box: mask, mask: false}}", "box mask needs masks, and mask is false"),
         ("classes: {dog: {phrases: {a: b}}}", "class 'dog': expected phrases as a list"),
         ("classes: {dog: {question: [a]}}", "class 'dog': expected one value for question"),
         ("classes: {dog: , dog: }", "'dog' is given twice"),

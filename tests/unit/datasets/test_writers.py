@@ -302,8 +302,11 @@ HOSTILE = ("new\nline.jpg", "q'u\"o<t>&e.jpg", "ctrl\x01.jpg", "ночь 😀.jp
 def test_any_file_name_can_be_written(tmp_path, name):
     images = [(hostile, result(judged("dog", BOX))) for hostile in HOSTILE]
     out = write(name, tmp_path, images)
-    if name == "coco":
+    if name.startswith("coco"):
         assert len(json.loads(coco_of(out).read_text())["images"]) == len(HOSTILE)
+    elif name == "label-studio":
+        tasks = json.loads((out / "tasks.json").read_text())
+        assert len({task["data"]["image"] for task in tasks}) == len(HOSTILE)
     elif name == "voc":
         assert len([ElementTree.parse(p) for p in out.rglob("*.xml")]) == len(HOSTILE)
     else:

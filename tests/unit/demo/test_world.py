@@ -35,6 +35,7 @@ from secondlook.demo.world import (
     Thing,
     classes_of,
     scene,
+    scene_masks,
 )
 
 TRAITS = {"glasses", "glasses on head", "helmet", "hat", "mask"}
@@ -292,3 +293,40 @@ def test_worn_parts_have_identities_of_their_own() -> None:
     figure = someone(320, 460, 400, Wear(glasses=True, helmet="red"))
     parts = {primitive.part for primitive in figure.primitives if isinstance(primitive, Primitive)}
     assert {GLASSES, HELMET} <= parts
+
+
+class TestMasks:
+    def test_masks_agree_with_boxes_to_the_pixel(self) -> None:
+        apart = []
+        for index in range(12):
+            rendered, masks = scene_masks(2024, index)
+            assert masks.shape == (len(rendered.things), *rendered.image.shape[:2])
+            for thing, mask in zip(rendered.things, masks, strict=True):
+                rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+                tight = np.array([columns[0], rows[0], -columns[-1] - 1, -rows[-1] - 1])
+                x0, y0, x1, y1 = thing.box
+                outwards = np.floor([x0, y0, -x1, -y1])
+                assert (tight >= outwards).all()
+                apart.append(int((tight - outwards).max()))
+        assert len(apart) > 60
+        # A strand of hair may be thinner than half a pixel.
+        assert np.mean([distance > 1 for distance in apart]) < 0.02
+
+    def test_the_scene_is_that_of_the_world(self) -> None:
+        rendered, _ = scene_masks(2024, 3)
+        assert rendered.things == scene(2024, 3).things
+        assert np.array_equal(rendered.image, scene(2024, 3).image)
+
+    def test_what_is_worn_belongs_to_the_person(self) -> None:
+        rendered, masks = scene_masks(2024, 1)
+        people = masks[[thing.noun == "person" for thing in rendered.things]].any(0)
+        worn = [k for k, thing in enumerate(rendered.things) if thing.noun == "glasses"]
+        assert worn
+        assert not (masks[worn].any(0) & ~people).any()
+
+    def test_nouns_can_be_left_out(self) -> None:
+        full, _ = scene_masks(2024, 0)
+        part, masks = scene_masks(2024, 0, without=frozenset({"person"}))
+        assert "person" in {thing.noun for thing in full.things}
+        assert "person" not in {thing.noun for thing in part.things}
+        assert len(masks) == len(part.things)

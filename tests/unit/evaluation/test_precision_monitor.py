@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secondlook.evaluation.precision_monitor import RAISED, RATE, Check, PrecisionMonitor
+from secondlook.evaluation.precision_monitor import (
+    DRIFT_RAISED,
+    RAISED,
+    RATE,
+    Check,
+    PrecisionMonitor,
+)
 from secondlook_client.errors import InvalidInput
 
 BOXES = 5
@@ -61,11 +67,36 @@ def test_the_trickle_is_thin_while_all_is_well_and_thick_under_suspicion() -> No
 
 def test_drift_raises_the_trickle_for_a_while() -> None:
     monitor = PrecisionMonitor(0.95)
-    monitor.raise_trickle(20)
-    for frame in range(4):
-        assert monitor.rate == RATE * RAISED
-        monitor.draw(frame, BOXES)
-    assert monitor.rate == RATE
+    monitor.raise_trickle(3)
+    frames = iter(range(1000))
+    while monitor.drawn < 3:
+        assert monitor.is_raised and monitor.rate == RATE * DRIFT_RAISED
+        monitor.draw(next(frames), BOXES)
+    assert not monitor.is_raised and monitor.rate == RATE
+    monitor.raise_trickle(3)
+    for _ in range(3):
+        monitor.observe(Check(0, RATE), right=False)
+    assert monitor.rate == RATE * RAISED
+
+
+def test_a_share_that_follows_the_past_makes_no_false_alarms_by_the_check() -> None:
+    """Raised after each error, the worst that the past can do: alarms stay as rare as proven."""
+    alarms = checks = 0
+    for n in range(5):
+        monitor, rng = PrecisionMonitor(0.95, seed=str(n)), random.Random(n)
+        for frame in range(4000):
+            check = monitor.draw(frame, BOXES)
+            if check is None:
+                continue
+            right = rng.random() < 0.95
+            if not right:
+                monitor.raise_trickle(50)
+            if not monitor.observe(check, right):
+                alarms += 1
+                break
+        checks += monitor.checked
+    assert checks > 5 * 1000  # at the usual share it would be about a third of that
+    assert alarms <= checks / 500
 
 
 def test_every_box_has_the_chance_that_a_check_tells() -> None:

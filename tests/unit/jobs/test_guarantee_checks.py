@@ -11,9 +11,11 @@ from guaranteed import CAT, COUNT, DOG, PETS, pets_truth, store_pets
 from job_images import ended, fill, running, soon, wait_for
 
 from secondlook.core.types import Image
+from secondlook.evaluation import score_drift
 from secondlook.evaluation.guarantee import Promise, Terms
 from secondlook.jobs import guarantee_checks, result_writer
 from secondlook.jobs.guarantee_checks import checks_status, count_answers, status_sentence
+from secondlook.review.doubtful_labels import doubtful_labels
 from secondlook.review.guarantees import (
     GuaranteeRequest,
     apply_guarantee,
@@ -140,8 +142,8 @@ def test_a_killed_job_draws_the_same_checks_and_none_twice(
     begin(held, folder)
     drawn, kills = guarantee_checks.save_monitor, iter([True, False, True] + [False] * 99)
 
-    def save(*given: object) -> None:
-        drawn(*given)
+    def save(*given: object, **more: object) -> None:
+        drawn(*given, **more)
         if next(kills):
             raise LostPower
 
@@ -193,6 +195,13 @@ def test_once_people_say_so_nothing_more_is_accepted(held: Store, tmp_path: Path
     assert "against a precision of 0.9, and the limit is 500" in event.content["reason"]
     count_answers(held)
     assert held.guarantees.get("g") == row and held.guarantees.events("g")[-1] == event
+    last_right = held.results.page(before, 0, 1000)[-1].decided_at
+    assert event.content["held_until"] <= last_right
+    doubtful = list(doubtful_labels(held, "g"))
+    assert {one.label for one in doubtful if one.run == "dark"} == (
+        {r.label_id(0) for r in held.results.page(dark, 0, 1000, reviewed=False)} - rejected(held)
+    )
+    assert {one.run for one in doubtful} <= {"j", "dark"} and len(doubtful) < 140
     asked_before = asked(held)
     after = run_job_of(held, tmp_path, 10, "after", like="dark")
     for result in judged(held, after):
@@ -205,6 +214,55 @@ def test_once_people_say_so_nothing_more_is_accepted(held: Store, tmp_path: Path
     with pytest.raises(InvalidInput, match="'g' no longer holds; its history says why"):
         under(held)
     assert status_sentence(held, "g").startswith("guarantee 'g' no longer holds, since 20")
+
+
+def rejected(store: Store) -> set[str]:
+    """The checks that people answered with "wrong"."""
+    items = store.reviews.items("g-checks", 0, 1000)
+    return {item.label_id for item, said in items if said and said.answer is WRONG}
+
+
+def test_a_guarantee_that_ends_while_results_are_decided_covers_none_of_them(
+    held: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = guarantee_checks.GuaranteedJob.decide
+
+    def withdraw(job, labelled):
+        if held.guarantees.get("g").state is GuaranteeState.HOLDS:
+            held.guarantees.change("g", "withdrawn", state=GuaranteeState.WITHDRAWN)
+        return decided(job, labelled)
+
+    run_job(held, tmp_path, 1, "first")  # while its population is read it holds
+    monkeypatch.setattr(guarantee_checks.GuaranteedJob, "decide", withdraw)
+    results = list(judged(held, run_job(held, tmp_path, 8)))
+    reasons = {one.reason for result in results for one in result.judgements}
+    assert len(results) == 8 and not any(result.labels for result in results)
+    assert all(reason.startswith("guarantee 'g' was withdrawn, since 20") for reason in reasons)
+
+
+def test_nothing_is_in_doubt_while_it_holds(held: Store) -> None:
+    with pytest.raises(InvalidInput, match="'g' is neither broken nor withdrawn"):
+        next(doubtful_labels(held, "g"))
+    held.guarantees.change("g", "withdrawn", state=GuaranteeState.WITHDRAWN)
+    assert list(doubtful_labels(held, "g")) == []
+
+
+def test_scores_unlike_those_of_its_run_raise_the_checks(
+    held: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_drift, "FEWEST", 30)
+    monkeypatch.setattr(guarantee_checks, "RATE", 0.05)
+    run_job(held, tmp_path, 120, dog=1.0)  # of the run it is always below
+    event = held.guarantees.events("g")[-1]
+    assert event.kind == "checks raised"
+    assert event.content["reason"].startswith("P(") and "is usual" in event.content["reason"]
+    status = checks_status(held, held.guarantees.get("g"))
+    assert status is not None and status.share == pytest.approx(0.25)
+    assert status.raised == event.content["reason"]
+    assert f"25% of the boxes are checked: {status.raised}" in status_sentence(held, "g")
+    chances = [one.inclusion for one, _ in held.reviews.items("g-checks", 0, 1000)]
+    assert {round(chance, 4) for chance in chances} <= {0.05, 0.25} and max(chances) > 0.2
+    assert chances == sorted(chances)
 
 
 def run_job_of(store: Store, tmp_path: Path, count: int, name: str, like: str) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,9 @@ from secondlook.labeling.applied_reviews import (
     find_contradictions,
     is_complete,
     review_words,
+    reviewed_boxes,
 )
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.values import (
     WHOLE_IMAGE,
     Judgement,
@@ -242,3 +245,87 @@ def test_reviews_that_take_back_count_for_nothing(taken_back: int) -> None:
     reviews = undone(history(said("right"), said("wrong")), taken_back)
     (found,) = apply_reviews([judged("dog", A, Outcome.UNSURE)], reviews, CLASSES)
     assert found.outcome is (Outcome.REJECT, Outcome.ACCEPT)[taken_back]
+
+
+# Masks
+
+
+def square(left: int, top: int, right: int, bottom: int) -> Mask:
+    """All pixels of a box, on an image of 200×200."""
+    pixels = np.zeros((200, 200), bool)
+    pixels[top:bottom, left:right] = True
+    return Mask.from_array(pixels)
+
+
+def outlined(class_name: str = "dog", outcome: Outcome = Outcome.ACCEPT) -> Judgement:
+    """A box of the run with the mask of a model."""
+    model = Segmentation(square(*A), 0.8, 0.9, "sam@1")
+    return replace(judged(class_name, A, outcome), segmentation=model)
+
+
+SMALLER = (12, 10, 40, 48)
+
+
+def test_the_mask_of_a_person_takes_the_place_of_the_models() -> None:
+    run = [outlined(), judged("cat", FAR)]
+    mask = square(*SMALLER)
+    dog, cat = apply_reviews(run, [said("right", mask=mask)], CLASSES)
+    assert dog.segmentation == Segmentation(mask, 1.0, 1.0, "person:Ann")
+    assert (dog.box, dog.outcome, dog.row) == (SMALLER, Outcome.ACCEPT, run[0].row)
+    assert "and outlined it" in dog.reason and cat is run[1]
+    assert apply_reviews(run, [said("right", mask=None)], CLASSES)[0].mask == square(*A)
+
+
+def test_who_is_shown_the_new_box_speaks_of_the_same_object() -> None:
+    tiny = (10, 10, 24, 50)  # its IoU with A is below one half
+    reviews = history(said("right", mask=square(*tiny)), said("wrong", tiny, person="Ben"))
+    (dog,) = apply_reviews([outlined()], reviews, CLASSES)
+    assert (dog.outcome, dog.box) == (Outcome.REJECT, tiny)
+    (again,) = apply_reviews([outlined()], [*reviews, said("right", A, person="Cid")], CLASSES)
+    assert (again.outcome, again.mask) == (Outcome.ACCEPT, square(*tiny)), "it stays outlined"
+
+
+def test_a_wrong_outline_gives_way_to_a_mask() -> None:
+    wrong = said("wrong", reason=WrongReason.OUTLINE, mask=square(*SMALLER))
+    old, new = apply_reviews([outlined()], [wrong], CLASSES)
+    assert (old.outcome, old.mask) == (Outcome.REJECT, square(*A))
+    assert (new.outcome, new.box, new.mask) == (Outcome.ACCEPT, SMALLER, square(*SMALLER))
+    assert review_words(wrong) == "wrong, badly outlined, with a mask"
+
+
+def test_a_new_box_without_a_mask_drops_the_mask_that_fits_no_more() -> None:
+    boxed = said("wrong", reason=WrongReason.OUTLINE, new_box=LOOSE)
+    _, new = apply_reviews([outlined()], [boxed], CLASSES)
+    assert (new.box, new.segmentation) == (LOOSE, None)
+    missing = history(said("missing", mask=square(*A)), said("missing", LOOSE, person="Ben"))
+    (found,) = apply_reviews([], missing, CLASSES)
+    assert (found.box, found.segmentation) == (LOOSE, None), "a newer box of the same object"
+    (masked,) = apply_reviews([], missing[::-1], CLASSES)
+    assert (masked.box, masked.mask) == (A, square(*A))
+
+
+def test_an_object_of_another_class_keeps_its_mask() -> None:
+    wrong = said("wrong", reason=WrongReason.CLASS, new_class="cat")
+    _, cat = apply_reviews([outlined()], [wrong], CLASSES)
+    assert (cat.class_name, cat.segmentation) == ("cat", outlined().segmentation)
+    own = replace(judged("cat", A, Outcome.REJECT), segmentation=None)
+    _, kept = apply_reviews([outlined(), own], [wrong], CLASSES)
+    assert kept.segmentation is None, "a box that the run judged has its own, or none"
+    mine = replace(wrong, mask=square(*SMALLER))
+    _, drawn = apply_reviews([outlined()], [mine], CLASSES)
+    assert (drawn.class_name, drawn.mask, drawn.box) == ("cat", square(*SMALLER), SMALLER)
+
+
+def test_a_mask_that_is_taken_back_leaves_what_was_before() -> None:
+    reviews = history(said("right", mask=square(*SMALLER)), said("missing", FAR, mask=square(*FAR)))
+    assert apply_reviews([outlined()], undone(reviews, 0), CLASSES)[0] == outlined()
+    assert len(apply_reviews([outlined()], undone(reviews, 1), CLASSES)) == 1
+
+
+def test_the_outlines_that_people_left_have_their_masks() -> None:
+    reviews = history(said("right", mask=square(*SMALLER)), said("missing", FAR, mask=square(*FAR)))
+    found = reviewed_boxes(reviews)
+    assert [(box.box, box.mask) for box, _ in found] == [
+        (SMALLER, square(*SMALLER)),
+        (FAR, square(*FAR)),
+    ]

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.core.types import Image
-from secondlook.labeling.verifier import MAX_SIDE, render_view
+from secondlook.labeling.verifier import DIMMED, MAX_SIDE, render_view
+from secondlook_client.masks import Mask
 from secondlook_client.values import View
 
 
@@ -39,6 +40,17 @@ def test_all_of_the_image() -> None:
     np.testing.assert_array_equal(render_view(IMAGE, (20, 10, 40, 30), View.IMAGE, 8), IMAGE.pixels)
 
 
+def test_a_mask_leaves_the_object_as_it_is_and_dims_the_rest() -> None:
+    inside = np.zeros((40, 60), bool)
+    inside[12:18, 14:25] = True
+    shown = render_view(IMAGE, (10, 10, 30, 20), View.MASK, 8, Mask.from_array(inside))
+    window, seen = IMAGE.pixels[9:21, 8:32], inside[9:21, 8:32]
+    np.testing.assert_array_equal(shown[seen], window[seen])
+    np.testing.assert_array_equal(shown[~seen], (window[~seen] * DIMMED).astype(np.uint8))
+    with pytest.raises(ValueError, match="needs the mask"):
+        render_view(IMAGE, (10, 10, 30, 20), View.MASK, 8)
+
+
 @pytest.mark.parametrize("view", [View.CONTEXT])
 def test_a_box_at_the_border_keeps_all_its_sides(view: View) -> None:
     shown = red(render_view(IMAGE, (0, 0, 60, 40), view, 8))
@@ -69,7 +81,8 @@ def test_every_box_can_be_seen(
 ) -> None:
     x1, x2 = sorted([shares[0] * width, shares[2] * width])
     y1, y2 = sorted([shares[1] * height, shares[3] * height])
-    shown = render_view(noise(width, height), (x1, y1, x2, y2), view, min_side)
+    mask = Mask.from_array(np.eye(height, width))
+    shown = render_view(noise(width, height), (x1, y1, x2, y2), view, min_side, mask)
     assert shown.dtype == np.uint8
     assert shown.shape[2] == 3
     assert max(shown.shape) <= max(MAX_SIDE, width, height)

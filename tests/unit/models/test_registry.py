@@ -4,7 +4,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from fakes import ScriptedProposer, ScriptedVerifier
+from fakes import ScriptedProposer, ScriptedSegmenter, ScriptedVerifier
 
 from secondlook.config.settings import ModelSettings
 from secondlook.models import registry
@@ -23,6 +23,11 @@ def verifier(argument: str, options: ModelSettings) -> ScriptedVerifier:
     return ScriptedVerifier()
 
 
+def segmenter(argument: str, options: ModelSettings) -> ScriptedSegmenter:
+    loaded.append((argument, options))
+    return ScriptedSegmenter()
+
+
 @pytest.fixture(autouse=True)
 def third_party(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """An importable module ``their.models``, as somebody else would write it."""
@@ -32,6 +37,7 @@ def third_party(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         made.__spec__ = types.SimpleNamespace(name=made.__name__)
     module.load_proposer = proposer
     module.load_verifier = verifier
+    module.load_segmenter = segmenter
     monkeypatch.setitem(sys.modules, "their", package)
     monkeypatch.setitem(sys.modules, "their.models", module)
     loaded.clear()
@@ -87,13 +93,34 @@ def test_an_existing_folder_is_a_checkpoint(
     assert loaded == [("mymodel", OPTIONS)]
 
 
-def test_no_second_look() -> None:
+def test_no_second_look_and_no_masks() -> None:
     assert registry.load_verifier("none", OPTIONS) is None
+    assert registry.load_segmenter(" none ", OPTIONS) is None
+
+
+@pytest.mark.parametrize("spec", ["org/some-model_1.5", "org/name@v2", "./folder"])
+def test_a_checkpoint_of_a_segmenter_goes_to_sam(
+    monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    register(monkeypatch, sam="their.models:load_segmenter")
+    found = registry.load_segmenter(spec, OPTIONS)
+    assert found is not None and found.name == "scripted"
+    assert loaded == [(spec, OPTIONS)]
+
+
+def test_words_are_those_of_a_segmenter(third_party: types.ModuleType) -> None:
+    with pytest.raises(NotFound, match=r"there is no segmenter 'absent'\. Known are demo, sam, "):
+        registry.load_segmenter("absent", OPTIONS)
+    third_party.load = lambda argument, options: ScriptedVerifier()
+    with pytest.raises(BadSetting, match=r"usable encode \(a method\), segment .*\.segmenter$"):
+        registry.load_segmenter("their.models:load", OPTIONS)
 
 
 def test_own_models_are_registered() -> None:
     assert set(registry.available(registry.PROPOSERS)) >= {"demo", "transformers", "idea"}
     assert set(registry.available(registry.VERIFIERS)) >= {"demo", "transformers", "ollama"}
+    segmenters = {"demo", "sam", "sam-onnx", "segment-anything"}
+    assert set(registry.available(registry.SEGMENTERS)) >= segmenters
 
 
 @pytest.mark.parametrize("spec", ["", "absent", "absent:argument", "absent.module:load", "a b/c"])

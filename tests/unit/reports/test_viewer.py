@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from masks import disc
 from PIL import Image
 
+from secondlook.core.masks import mask_from_polygons
 from secondlook.reports import viewer
+from secondlook.reports.mask_path import MAX_CHARACTERS, mask_path
 from secondlook.reports.viewer import (
     SOLID,
     PageBox,
@@ -23,6 +26,7 @@ from secondlook.reports.viewer import (
     thumbnail,
     viewer_values,
 )
+from secondlook_client.masks import Mask
 
 KINDS = (PageKind("accepted", "", SOLID), PageKind("rejected", "✕", SOLID, shown=False))
 TEN_MEGABYTES = 10_000_000
@@ -109,3 +113,45 @@ def test_shortened_texts_keep_both_ends(text, most):
     short = shortened(text, most)
     assert len(short) == min(len(text), most)
     assert short == text or (short[0] == text[0] and short[-1] == text[-1])
+
+
+def filled(path, width, height):
+    """The mask of a path: its closed lines, even-odd."""
+    found = np.zeros((height, width), bool)
+    for line in path.split("M")[1:]:
+        start, _, steps = line.removesuffix("z").partition("l")
+        moves = np.array([int(n) for n in steps.replace("-", " -").split()]).reshape(-1, 2)
+        corners = np.concatenate([[[int(n) for n in start.split()]], moves]).cumsum(axis=0)
+        found ^= mask_from_polygons([corners], width, height).to_array()
+    return found
+
+
+def test_a_path_is_nearly_the_mask_and_small():
+    pixels = disc(640, 480, (40, 30, 400, 420))
+    path = mask_path(Mask.from_array(pixels))
+    again = filled(path, 640, 480)
+    assert (again & pixels).sum() / (again | pixels).sum() > 0.98
+    assert len(path) < 900
+    rectangle = np.zeros((480, 640), bool)
+    rectangle[10:20, 30:50] = True
+    assert mask_path(Mask.from_array(rectangle)) == "M50 10l0 10-20 0 0-10z"
+
+
+def test_what_has_no_outline_has_no_path_and_much_of_it_a_short_one():
+    noise = np.random.default_rng(1).random((300, 300)) < 0.5
+    assert len(mask_path(Mask.from_array(noise))) <= MAX_CHARACTERS
+    assert mask_path(Mask(9, 9, "damaged")) == mask_path(Mask.from_array(noise & False)) == ""
+
+
+def test_masks_share_a_room_of_their_own(monkeypatch):
+    mask = Mask.from_array(disc(640, 480, (40, 30, 400, 420)))
+    monkeypatch.setattr(viewer, "MASK_BYTES", len(mask_path(mask)) + 1)
+    shown = PageBox("dog", (40, 30, 400, 420), 0, mask=mask, mask_facts="9 pixels")
+    values = viewer_values(
+        [image_of([shown] * 3 + [box()])], lambda place: NOISE, PageView(KINDS, [])
+    )
+    data = json.loads(values["data"])
+    rows = data["images"][0]["b"]
+    assert [bool(row[-1]) for row in rows[:2]] == [True, True] and rows[2][-1] == ""
+    assert {data["texts"][row[-2]] for row in rows[:3]} == {"9 pixels"}
+    assert len(rows[3]) == len(rows[0]) - 2

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from secondlook.review.box_picture import COLOUR, HEIGHT, OTHER, WIDEST, write_box_picture
+from secondlook_client.masks import Mask
 
 
 def coloured(sheet: PILImage.Image, colour: tuple[int, int, int]) -> np.ndarray:
@@ -44,6 +45,20 @@ def test_both_views_have_the_box_and_other_boxes_are_dashed(tmp_path) -> None:
     scale = HEIGHT / 300
     assert np.ptp(whole[:, 0]) == pytest.approx(80 * scale, abs=5)
     assert np.ptp(whole[:, 1]) == pytest.approx(60 * scale, abs=5)
+
+
+def test_both_views_show_the_mask(tmp_path) -> None:
+    pixels = np.full((300, 400, 3), 90, np.uint8)
+    path, inside = tmp_path / "box.png", np.zeros((300, 400), bool)
+    inside[120:160, 210:250] = True
+    for mask in (Mask.from_array(inside), Mask.from_array(~inside & False)):
+        write_box_picture(path, pixels, (200, 100, 260, 180), "dog?", mask=mask)
+        sheet = np.asarray(PILImage.open(path)).astype(int)
+        red = (sheet[..., 0] - sheet[..., 1] > 20) & (sheet[..., 0] < COLOUR[0])
+        half = sheet.shape[1] - round(400 * HEIGHT / 300) - 8
+        scale = HEIGHT / 300
+        assert (red[:, half:].sum() > 0.9 * (40 * scale) ** 2) == bool(mask.area)
+        assert (red[:, :half].sum() > 1000) == bool(mask.area)
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path) -> None:

@@ -21,6 +21,7 @@ from secondlook.store.codec import (
     unpack_decisions,
     unpack_evidence,
 )
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Answer, Verdict, View
 
@@ -64,7 +65,24 @@ def evidences(draw: st.DrawFn, verifier: str) -> Evidence:
         "p@1",
         verifier,
         image=draw(st.none() | images()) if verifier else None,
+        **draw(st.just({}) | masks(len(boxes))),
     )
+
+
+@st.composite
+def masks(draw: st.DrawFn, rows: int) -> dict[str, Any]:
+    """Some rows have a mask, anywhere in an image of 12 × 10 pixels, others the reason why not."""
+    found: dict[str, Any] = {"segmenter": "s@1", "segmentations": {}, "unsegmented": {}}
+    for row in range(rows):
+        if draw(st.booleans()):
+            x, y = draw(st.integers(0, 7)), draw(st.integers(0, 7))
+            pixels = np.zeros((10, 12), dtype=bool)
+            pixels[y : y + draw(st.integers(1, 6)), x : x + draw(st.integers(1, 6))] = True
+            mask = Mask.from_array(pixels)
+            found["segmentations"][row] = Segmentation(mask, draw(share), draw(share), "s@1")
+        elif draw(st.booleans()):
+            found["unsegmented"][row] = "the segmenter failed"
+    return found
 
 
 @st.composite
@@ -94,6 +112,7 @@ def ontologies(draw: st.DrawFn) -> Ontology:
                 accept,
                 reject,
                 draw(st.sampled_from(("", *PRESENCE))),
+                *draw(st.sampled_from(((None, "proposer"), (None, "mask"), (False, "proposer")))),
             )
         )
     return Ontology(tuple(specs))

@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from guaranteed import store_pets, write_pets_truth
+from guaranteed import DOG, PETS, store_pets, write_pets_truth
 from html_page import Page
+from stored import labelled, stored_run
 
 from secondlook.cli import run
 from secondlook.store import open_store
+from secondlook.store.guarantees import GuaranteeState
 
+ROWS = ((DOG, {"dog": 0.8}),)
+SURE = {"Dog?": 0.99, "Cat?": 0.1}
 ASKED = ("--precision", "0.9", "--confidence", "0.9", "--budget", "40")
 
 
@@ -90,3 +94,37 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     said = told(capsys, "guarantee", "show", "g", "labels", *place, code=2)
     assert "give FOLDER or --data" in said
     assert told(capsys, "guarantee", "list", "--json", *place) == ""
+
+
+def test_label_says_where_labels_are_made_under_a_guarantee(
+    place: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(capsys, "label", "photos", "--guarantee", "g", code=2)
+    assert "secondlook job create NAME IMAGES --guarantee GUARANTEE" in said
+
+
+def test_what_a_broken_guarantee_leaves_in_doubt_is_listed(
+    place: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(capsys, "guarantee", "create", "pets", *ASKED, "--oracle", "truth.json", *place)
+    show = ("guarantee", "show", "pets-0.9", *place)
+    said = told(capsys, *show, "--doubtful", "d.jsonl", code=2)
+    assert "is neither broken nor withdrawn" in said and not Path("d.jsonl").exists()
+    with open_store(Path(place[1])) as store:
+        under = {"guarantee": "pets-0.9"}
+        job = stored_run(store, "monday", [labelled("m", ROWS, SURE, PETS)], PETS, settings=under)
+        other = {"guarantee": "pets"}
+        stored_run(store, "other", [labelled("o", ROWS, SURE, PETS)], PETS, settings=other)
+        first = store.results.page(job.id, 0, 1)[0].decided_at
+        broken = {"held_until": first - 1, "reason": "many are wrong"}
+        store.guarantees.change("pets-0.9", "broken", broken, state=GuaranteeState.BROKEN)
+    said = told(capsys, *show, "--doubtful", "d.jsonl")
+    assert "in doubt is what its jobs accepted after 20" in said and "many are wrong" in said
+    (line,) = map(json.loads, Path("d.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (line["run"], line["name"], line["class_name"]) == ("monday", "m", "dog")
+    assert json.loads(told(capsys, *show, "--doubtful", "-")) == line and not line["reviewed"]
+    assert "print one of" in told(capsys, *show, "--doubtful", "-", "--json", "-", code=2)
+    said = told(capsys, "snapshot", "create", "s", "--run", "monday", *place)
+    assert "note: of the boxes of 'monday', 1 were accepted under guarantee 'pets-0.9'" in said
+    told(capsys, "snapshot", "export", "s", "--format", "coco", "--out", "out", *place)
+    assert "## Ended guarantees" in Path("out/README.md").read_text(encoding="utf-8")

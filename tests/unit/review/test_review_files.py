@@ -19,6 +19,7 @@ from secondlook.review.review_files import (
 )
 from secondlook.store import Store
 from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.masks import Mask
 from secondlook_client.values import Outcome, Review, ReviewAnswer, WrongReason
 
 DOG = (20, 5, 39, 25)
@@ -63,6 +64,49 @@ def test_a_coco_file_has_what_the_reviews_come_to(filled: Store, tmp_path: Path)
     assert [*truth_of(path)] == [one.image for one in filled.reviews.history()[1:3]]
 
 
+def test_masks_are_written_and_read_again(store: Store, tmp_path: Path) -> None:
+    stored_run(store, "first", [labelled("a")])
+    mask = Mask.from_runs(40, 30, [660, 20, 520])
+    a = image_of(store, "a")
+    review_box(store, a, "dog", DOG, "right", mask=mask)
+    review_box(store, a, "cat", (1, 1, 9, 9), "missing", mask=mask)
+    path, said = tmp_path / "r.jsonl", store.reviews.history()
+    write_reviews(path, said)
+    assert [*read_reviews(path)] == said and [one.mask for one in said] == [mask, mask]
+    assert store.reviews.add_from(read_reviews(path)) == (0, 2)
+    coco = tmp_path / "r.json"
+    write_reviews(coco, said, store.reviews.image_names)
+    annotations = json.loads(coco.read_text())["annotations"]
+    assert [one["segmentation"] for one in annotations] == [mask.to_coco()] * 2
+    assert [one["area"] for one in annotations] == [20, 20]
+    assert annotations[1]["bbox"] == [22, 0, 1, 20]
+
+
+@pytest.mark.parametrize("outlines", [False, True])
+def test_masks_of_a_coco_file_become_reviews(store: Store, tmp_path: Path, outlines: bool) -> None:
+    stored_run(store, "first", [labelled("a")])
+    dog, cat = Mask.from_runs(40, 30, [605, 20, 575]), Mask.from_runs(40, 30, [900, 20, 280])
+    path = coco(tmp_path / "c.json", ("dog", DOG), ("dog", (30, 0, 31, 20)), image="a")
+    plain = json.loads(path.read_text())
+    for one, mask in zip(plain["annotations"], (dog, cat), strict=True):
+        one["segmentation"] = mask.to_coco()
+    plain["images"][0] |= {"width": 40, "height": 30}
+    path.write_text(json.dumps(plain))
+    added, _ = import_annotations(store, "first", path, "Ann", outlines=outlines)
+    assert added and import_annotations(store, "first", path, "Ann", outlines=outlines)[0] == 0
+    said = [one for one in store.reviews.history() if one.answer is not ReviewAnswer.WRONG]
+    assert {(one.answer.value, one.mask) for one in said} == {
+        ("right", dog if outlines else None),
+        ("missing", cat),
+    }
+    plain["annotations"][1]["segmentation"]["counts"] = "~"
+    path.write_text(json.dumps(plain))
+    os.utime(path, (5.0, 9.0))
+    import_annotations(store, "first", path, "Ben")
+    newest = store.reviews.history()[-1]
+    assert (newest.person, newest.mask) == ("Ben", None), "the box is of use without it"
+
+
 def test_a_name_without_a_known_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"ends with .jsonl or, for COCO, .json"):
         write_reviews(tmp_path / "r.csv", [])
@@ -102,6 +146,11 @@ def test_a_line_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
         (json.dumps(LINE | {"note": "x" * 2001}), "at most 2000"),
         (json.dumps(LINE | {"note": "x" * MAX_LINE}), "longer than"),
         (json.dumps(LINE | {"reason": "class"}), "belong to a wrong box"),
+        (json.dumps(LINE | {"mask": [1]}), "as COCO has it"),
+        (json.dumps(LINE | {"mask": {"size": [4]}}), "as COCO has it"),
+        (json.dumps(LINE | {"mask": {"size": [4, 5], "counts": [20]}}), "is not ASCII text"),
+        (json.dumps(LINE | {"mask": {"size": [4, "5"], "counts": "d0"}}), "at least one pixel"),
+        (json.dumps(LINE | {"mask": {"size": [4, 5], "counts": "d0d0"}}), "does not fill"),
         (json.dumps(LINE | {"answer": "complete"}), "give no class and no box"),
     ],
 )
@@ -129,10 +178,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         answer=st.sampled_from(["right", "unsure", "missing"]).map(ReviewAnswer),
         person=st.text(min_size=1, max_size=120),
         note=st.text(max_size=2000),
+        mask=st.none() | st.just(Mask.from_runs(5, 4, [3, 9, 8])),
         id=st.integers(0, 2**63 - 1),
         created_at=st.floats(0, 1e12),
         undone_by=st.none() | st.integers(0, 2**63 - 1),
-    ).filter(lambda one: one.person.strip() and one.class_name.strip())
+    ).filter(
+        lambda one: (
+            one.person.strip()
+            and one.class_name.strip()
+            and not (one.mask and one.answer is ReviewAnswer.UNSURE)
+        )
+    )
 )
 def test_any_review_comes_back_from_its_line(review: Review) -> None:
     assert Review.from_dict(json.loads(json.dumps(review.to_dict()))) == review

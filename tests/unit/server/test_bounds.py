@@ -17,13 +17,27 @@ from secondlook.server import bounds
 from secondlook.server.bounds import declared, message_check, request_reader
 from secondlook_client import ontology
 from secondlook_client.errors import BadRequest
-from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2, reviews_pb2
+from secondlook_client.v1 import (
+    datasets_pb2,
+    jobs_pb2,
+    labeling_pb2,
+    models_pb2,
+    reviews_pb2,
+    segmentation_pb2,
+)
 
 LABEL = "/secondlook.v1.LabelingService/Label"
 
 
 def methods() -> list[MethodDescriptor]:
-    files = (labeling_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
+    files = (
+        labeling_pb2,
+        jobs_pb2,
+        datasets_pb2,
+        models_pb2,
+        reviews_pb2,
+        segmentation_pb2,
+    )
     services = [s for file in files for s in file.DESCRIPTOR.services_by_name.values()]
     return [method for service in services for method in service.methods]
 

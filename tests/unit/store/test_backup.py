@@ -20,6 +20,7 @@ from secondlook.store.reviews import QueueItem
 from secondlook.store.schema import images, jobs, metadata, training_jobs
 from secondlook.store.training_jobs import TrainingSpec
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.values import ReviewAnswer
 
 DIALECTS = ["sqlite", "postgresql"]
@@ -44,6 +45,8 @@ def fill(store: Store) -> None:
     review_box(store, image_of(store, "a"), "dog", (0, 0, 5, 5), "wrong", "Eva", "ünï")
     (result, *_) = store.results.page(1)
     dog = result.labelled.judgements[0]
+    doubt = {0: LabelUncertainty(UncertaintyMethod.COMMITTEE, 0.25, 0.75, "three agree")}
+    store.uncertainties.put(UncertaintyMethod.COMMITTEE, "a student", {result.cursor: doubt})
     about = QueueItem(result.cursor, 0, dog.class_name, dog.box, dog.probability, dog.outcome)
     store.reviews.create_queue("asked", "first", [about], "random")
     (item,) = store.reviews.next("asked", "Eva")

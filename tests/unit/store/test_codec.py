@@ -1,17 +1,21 @@
 import contextlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from fakes import ScriptedProposer, ScriptedVerifier, make_image
+from fakes import ScriptedProposer, ScriptedSegmenter, ScriptedVerifier, ellipse, make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from stored import LIMITS, labelled, street_ontology
 
-from secondlook.core.types import Evidence, ImageVerdicts, Proposals
+from secondlook.core.types import Evidence, ImageVerdicts, Labelled, Proposals
 from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook.labeling.segmenter import SegmentationPrompt
 from secondlook.store.bulk import DecisionBatch, pack_many
 from secondlook.store.codec import (
+    compress,
+    decompress,
     pack_decisions,
     pack_evidence,
     presence_questions_of,
@@ -20,8 +24,17 @@ from secondlook.store.codec import (
     unpack_evidence,
 )
 from secondlook_client.errors import Damaged
+from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.ontology import ClassSpec, Ontology
-from secondlook_client.values import Answer, Decision, Judgement, Outcome, Verdict, View
+from secondlook_client.values import (
+    Answer,
+    BoxSource,
+    Decision,
+    Judgement,
+    Outcome,
+    Verdict,
+    View,
+)
 
 ONTOLOGY = street_ontology()
 share = st.floats(0, 1, width=32)
@@ -57,7 +70,23 @@ def evidences(draw: st.DrawFn) -> Evidence:
         "scripted@p0",
         "scripted@v0",
         image=draw(st.none() | images()),
+        **draw(st.just({}) | masks(boxes)),
     )
+
+
+@st.composite
+def masks(draw: st.DrawFn, boxes: int) -> dict[str, Any]:
+    width, height = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    bits = st.lists(st.booleans(), min_size=width * height, max_size=width * height)
+    found: dict[str, Any] = {"segmenter": "a segmenter@1", "segmentations": {}, "unsegmented": {}}
+    for row in range(boxes):
+        if draw(st.booleans()):
+            mask = Mask.from_array(np.array(draw(bits)).reshape(height, width))
+            measured = draw(share | st.floats(0, 1)), draw(share)
+            found["segmentations"][row] = Segmentation(mask, *measured, "a segmenter@1")
+        elif draw(st.booleans()):
+            found["unsegmented"][row] = draw(st.text(max_size=8))
+    return found
 
 
 @st.composite
@@ -83,7 +112,9 @@ def test_evidence_comes_back_to_the_last_bit(found: Evidence) -> None:
     assert again.proposals.boxes.dtype == again.proposals.scores.dtype == np.float32
     assert again.verdicts == found.verdicts
     assert again.image == found.image
-    assert packed[0] == (1 if found.image is None else 2)
+    assert packed[0] == (3 if found.segmenter else 1 if found.image is None else 2)
+    assert again.segmentations == found.segmentations
+    assert (again.segmenter, again.unsegmented) == (found.segmenter, found.unsegmented)
     assert (again.proposer, again.verifier) == ("scripted@p0", "scripted@v0")
 
 
@@ -153,6 +184,50 @@ def test_doubts_about_the_whole_image_come_back() -> None:
         unpack_decisions(decided, labelled().evidence, ONTOLOGY)
 
 
+def masked() -> tuple[Labelled, Ontology]:
+    """A label with a mask and its box, and other judgements with a mask alone."""
+    specs = [replace(spec, box=BoxSource.MASK) for spec in ONTOLOGY.classes]
+    ontology = Ontology((*specs[:2], replace(specs[2], box=BoxSource.PROPOSER)))
+    smaller = ScriptedSegmenter(lambda prompt, size: ellipse(_shrunk(prompt), size))
+    return labelled(ontology=ontology, segmenter=smaller, segment="all"), ontology
+
+
+def _shrunk(prompt: SegmentationPrompt) -> SegmentationPrompt:
+    assert prompt.box
+    x1, y1, x2, y2 = prompt.box
+    return replace(prompt, box=(x1 + 1, y1 + 1, x2 - 1, y2 - 1))
+
+
+def test_masks_and_their_boxes_come_back() -> None:
+    found, ontology = masked()
+    packed = pack_evidence(found.evidence, ontology)
+    again = unpack_evidence(packed, ontology, "scripted@p0", "scripted@v0")
+    decided = pack_decisions(found.judgements, ontology)
+    judgements = unpack_decisions(decided, again, ontology)
+    assert (packed[0], decided[0]) == (3, 3)
+    assert [_without_ms(j) for j in judgements] == [_without_ms(j) for j in found.judgements]
+    on, off, dog = judgements
+    assert on.box == off.box == (2, 2, 11, 19)
+    assert all(j.segmentation for j in judgements) and dog.box == (20, 5, 39, 25)
+
+
+def test_masks_that_are_damaged_are_reported() -> None:
+    found, ontology = masked()
+    evidence, decided = found.evidence, pack_decisions(found.judgements, ontology)
+    with pytest.raises(Damaged, match="decisions"):  # a mask that is not there
+        unpack_decisions(decided, replace(evidence, segmentations={}), ontology)
+    broken = replace(evidence.segmentations[0], mask=Mask(40, 30, "1"))
+    with pytest.raises(Damaged, match="does not fill its image"):
+        unpack_decisions(decided, replace(evidence, segmentations={0: broken, 1: broken}), ontology)
+    packed = pack_evidence(replace(evidence, segmentations={0: broken, 1: broken}), ontology)
+    short = decompress(packed)[:-40]
+    with pytest.raises(Damaged):
+        unpack_evidence(compress(short, kind=3), ontology, "", "")
+    other = replace(broken, mask=Mask(30, 40, "1"))
+    with pytest.raises(ValueError, match="masks of 2 sizes"):
+        pack_evidence(replace(evidence, segmentations={0: broken, 1: other}), ontology)
+
+
 def test_there_may_be_more_classes_than_a_byte_can_count() -> None:
     many = Ontology(tuple(ClassSpec(f"class {number}") for number in range(300)))
     proposals = Proposals(
@@ -192,30 +267,32 @@ def test_evidence_of_another_ontology_is_refused() -> None:
         unpack_evidence(packed, Ontology((ClassSpec("dog"),)), "", "")
 
 
-def test_a_flipped_bit_is_reported_or_changes_nothing() -> None:
-    found = labelled()
-    evidence = pack_evidence(found.evidence, ONTOLOGY)
-    decisions = pack_decisions(found.judgements, ONTOLOGY)
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_a_flipped_bit_is_reported_or_changes_nothing(with_masks: bool) -> None:
+    found, ontology = masked() if with_masks else (labelled(), ONTOLOGY)
+    evidence = pack_evidence(found.evidence, ontology)
+    decisions = pack_decisions(found.judgements, ontology)
     for place in range(8 * len(evidence)):
         with contextlib.suppress(Damaged):
-            again = unpack_evidence(_flipped(evidence, place), ONTOLOGY, "", "scripted@v0")
-            assert pack_evidence(again, ONTOLOGY) == evidence
+            again = unpack_evidence(_flipped(evidence, place), ontology, "", "scripted@v0")
+            assert pack_evidence(again, ontology) == evidence
     for place in range(8 * len(decisions)):
         with contextlib.suppress(Damaged):
             bent = _flipped(decisions, place)
-            assert unpack_decisions(bent, found.evidence, ONTOLOGY) == found.judgements
+            assert unpack_decisions(bent, found.evidence, ontology) == found.judgements
 
 
-def test_bytes_cut_short_are_reported() -> None:
-    found = labelled()
-    evidence = pack_evidence(found.evidence, ONTOLOGY)
-    decisions = pack_decisions(found.judgements, ONTOLOGY)
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_bytes_cut_short_are_reported(with_masks: bool) -> None:
+    found, ontology = masked() if with_masks else (labelled(), ONTOLOGY)
+    evidence = pack_evidence(found.evidence, ontology)
+    decisions = pack_decisions(found.judgements, ontology)
     for length in range(len(evidence)):
         with pytest.raises(Damaged):
-            unpack_evidence(evidence[:length], ONTOLOGY, "", "")
+            unpack_evidence(evidence[:length], ontology, "", "")
     for length in range(len(decisions)):
         with pytest.raises(Damaged):
-            unpack_decisions(decisions[:length], found.evidence, ONTOLOGY)
+            unpack_decisions(decisions[:length], found.evidence, ontology)
 
 
 def _flipped(content: bytes, bit: int) -> bytes:

@@ -3,15 +3,18 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import ScriptedSegmenter
 from settled import empty, settled_job, street
 from sqlalchemy import delete, select, update
-from stored import image_of
+from stored import image_of, labelled, stored_run
 
 from secondlook.datasets.manifest import Entry, ManifestWriter
 from secondlook.store import Store, open_store
+from secondlook.store.codec import pack_evidence
 from secondlook.store.integrity import CheckCounts, check
 from secondlook.store.runs import create_run
 from secondlook.store.schema import (
@@ -25,6 +28,7 @@ from secondlook.store.schema import (
     snapshots,
     texts,
 )
+from secondlook_client.masks import Mask
 
 
 def freeze(store: Store, *names: str) -> None:
@@ -140,6 +144,19 @@ def remove(store: Store, path: Path, name: str) -> None:
 def spoil(store: Store, path: Path, name: str) -> None:
     path.chmod(0o644)
     path.write_bytes(b"?")
+
+
+def test_a_mask_that_does_not_fill_its_image_is_reported(store: Store) -> None:
+    found = labelled("masked", segmenter=ScriptedSegmenter())
+    run = stored_run(store, "masked", [found])
+    assert not [finding for finding in problems(store) if "evidence" in finding]
+    whole = found.evidence.segmentations[0]
+    broken = {0: replace(whole, mask=Mask(40, 30, "1"))}
+    content = pack_evidence(replace(found.evidence, segmentations=broken), run.ontology)
+    with store.database.writing() as connection:
+        connection.execute(update(evidence).values(content=content))
+    (finding,) = (one for one in problems(store) if "evidence" in one)
+    assert finding.startswith("evidence 1: the run-length code of a mask does not fill its image")
 
 
 @pytest.mark.parametrize(

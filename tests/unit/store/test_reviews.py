@@ -1,5 +1,6 @@
 """Reviews and their queues, on both databases."""
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
-from stored import LIMITS, image_of, labelled, review_box, stored_run
+from stored import LIMITS, encoded, image_of, labelled, review_box, stored_run
 
 from secondlook.store import Store, open_store, reviews
 from secondlook.store.integrity import check
@@ -22,6 +23,7 @@ from secondlook_client.errors import (
     NotFound,
     StoreUnavailable,
 )
+from secondlook_client.masks import Mask
 from secondlook_client.values import (
     EmptyReason,
     NewReview,
@@ -110,6 +112,42 @@ def test_all_or_none_of_a_call_are_kept(store: Store) -> None:
     with pytest.raises(InvalidInput, match="at most 10000 reviews"):
         store.reviews.add([new] * 10_001)
     assert store.reviews.history() == [good]
+
+
+def test_a_mask_is_kept_with_its_review(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stored_run(store, "first", [labelled()])
+    (sha256,) = store.reviews.image_names([hashlib.sha256(encoded("street")).hexdigest()])
+    mask = Mask.from_runs(40, 30, [660, 20, 520])  # one column: x 22, y 0 to 20
+    new = NewReview(sha256, "dog", DOG, RIGHT, person="Ann", mask=mask)
+    outline = replace(new, answer=WRONG, reason=WrongReason.OUTLINE, new_box=(1, 1, 9, 9))
+    missing = replace(new, answer=ReviewAnswer.MISSING)
+    right, wrong, added = store.reviews.add([new, outline, missing])
+    assert (right.mask, right.box, right.new_box) == (mask, DOG, None)
+    assert wrong.new_box == added.box == mask.box == (22, 0, 23, 20), "its tight box"
+    assert store.reviews.add([right, wrong, added]) == [right, wrong, added], "kept once"
+    other = replace(new, mask=Mask.from_runs(40, 30, [661, 19, 520]))
+    again = Review(**{**vars(other), "created_at": right.created_at})
+    assert store.reviews.add([again])[0].id > added.id, "another mask is another review"
+    judged = [one for one in store.results.page(run.id)[0].labelled.judgements if one.mask]
+    assert [(one.box, one.mask) for one in judged] == [((22, 1, 23, 20), other.mask)]
+    back = store.reviews.undo(right.id, "Ben")
+    assert back.mask == mask and store.reviews.get(right.id).undone_by == back.id
+    for wrong_mask, words in (
+        (Mask.from_runs(30, 40, [660, 20, 520]), "the mask has 30×40 pixels and the image 40×30"),
+        (Mask.from_runs(40, 30, [1200]), "the mask is empty"),
+        (Mask(40, 30, "0"), "does not fill its image"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            store.reviews.add([replace(new, mask=wrong_mask)])
+    clean(store)
+    history = store.reviews.history()
+    monkeypatch.setattr(reviews, "PAGE_MASK_CHARS", 60)
+    some = store.reviews.history()
+    assert 1 < len(some) < len(history) and some == history[: len(some)]
+    assert store.reviews.history(after=some[-1].id)[0] == history[len(some)]
+    monkeypatch.setattr(reviews, "MAX_MASK_CHARS", 200)
+    with pytest.raises(InvalidInput, match="the masks of one image may take 200 characters"):
+        store.reviews.add([replace(new, box=(n, 0, 9, 9)) for n in range(4)])
 
 
 def test_an_image_has_so_many_reviews_and_no_more(

@@ -14,6 +14,7 @@ from secondlook.core.files import name_to_text
 from secondlook.datasets.image_cache import size_of
 from secondlook.datasets.samples import Sample, bad_sample, boxes_array, class_array
 from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.masks import Mask
 
 MAX_IMAGES = 1_000_000
 MAX_CLASSES = 2_000
@@ -39,6 +40,8 @@ class ImageBoxes:
     labels: Sequence[ClassBox] = ()
     ignore: Sequence[ClassBox] = ()
     negatives: Sequence[ClassBox] = ()
+    masks: Sequence[Mask | None] = ()
+    """Of the labels, one for each; () where there are none."""
 
     def __len__(self) -> int:
         return len(self.labels) + len(self.ignore) + len(self.negatives)
@@ -89,8 +92,10 @@ class SampleMaker:
         labels, ignore, negatives = (
             self._clip(rows, size) for rows in (boxes.labels, boxes.ignore, boxes.negatives)
         )
-        width, height = size
-        return Sample(path, width, height, name, sha256, *labels, *ignore, *negatives, group)
+        found = (*labels[:2], *ignore[:2], *negatives[:2])
+        masks = zip(boxes.masks, labels[2], strict=False)
+        kept = tuple(mask for mask, has_area in masks if has_area)
+        return Sample(path, *size, name, sha256, *found, group, masks=kept)
 
     def checked_sample(
         self,
@@ -117,11 +122,14 @@ class SampleMaker:
             return ()
         return (f"{self._without_area:,} boxes have no area inside their image; they are left out",)
 
-    def _clip(self, rows: Sequence[ClassBox], size: Size) -> tuple[np.ndarray, np.ndarray]:
+    def _clip(
+        self, rows: Sequence[ClassBox], size: Size
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes and classes of the rows that have an area, and which ones these are."""
         boxes = box_ops.clip(boxes_array(box for box, _ in rows), *size)
-        with_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        with_area = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
         self._without_area += int((~with_area).sum())
-        return boxes[with_area], class_array(index for _, index in rows)[with_area]
+        return boxes[with_area], class_array(index for _, index in rows)[with_area], with_area
 
 
 def checked_size(path: Path, declared: Size | None) -> Size:

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from secondlook.core.image_folder import is_hidden
@@ -25,13 +26,16 @@ from secondlook.datasets.readers.annotations import (
     ImageBoxes,
     ParsedDataset,
     SampleMaker,
+    Size,
     at_most,
     below,
     display_name,
     safe_join,
     split_of_word,
 )
-from secondlook.datasets.readers.coco_json import CocoFile, CocoImage, Id, read_json
+from secondlook.datasets.readers.coco_json import CocoEntry, CocoFile, CocoImage, Id, read_json
+from secondlook.datasets.readers.fields import RowChecks
+from secondlook.datasets.readers.segmentations import coco_mask
 from secondlook.datasets.samples import Sample, bad_sample
 from secondlook_client.errors import InvalidInput, NotFound
 from secondlook_client.values import EmptyReason
@@ -97,14 +101,19 @@ def only_coco_file(path: Path) -> Path:
 
 
 def read_coco(
-    name: str, files: Mapping[str, Path], root: Path, images: Path | None = None
+    name: str,
+    files: Mapping[str, Path],
+    root: Path,
+    images: Path | None = None,
+    masks: bool = False,
 ) -> ParsedDataset:
     """The dataset in ``files`` (by split), whose images are in or below ``root``, or ``images``.
 
-    Classes are identified by name, since ids mean nothing outside their own file. Raises
-    ``NotFound`` and ``InvalidInput``, which name the file and the entry.
+    ``masks``: read them too, which takes its time. Classes are identified by name, since ids mean
+    nothing outside their own file. Raises ``NotFound`` and ``InvalidInput``, which name the file
+    and the entry.
     """
-    sets = {split: _TrainingCoco(path, split, root, images) for split, path in files.items()}
+    sets = {split: _TrainingCoco(path, split, root, images, masks) for split, path in files.items()}
     classes = tuple(
         dict.fromkeys(itertools.chain.from_iterable(s.classes() for s in sets.values()))
     )
@@ -138,18 +147,28 @@ def _looks_like_coco(path: Path) -> bool:
 class _TrainingCoco:
     """One file, with the folder that its images are in."""
 
-    def __init__(self, path: Path, split: str, root: Path, images: Path | None) -> None:
+    def __init__(
+        self, path: Path, split: str, root: Path, images: Path | None, masks: bool
+    ) -> None:
         notes: list[str] = []
         self._file = CocoFile(path, read_json(path, notes), notes)
         if len(self._file.images) > MAX_IMAGES:
             raise InvalidInput(f"{path}: more than {MAX_IMAGES:,} images")
         self._path, self._split, self._root, self._images = path, split, root, images
+        self._masks = RowChecks("masks") if masks else None
+        self._labels: dict[Id, list[CocoEntry]] = {key: [] for key in self._file.images}
+        """Of each image, those that are no ignore regions."""
+        for entry in self._file.annotations:
+            if not entry.ignore:
+                self._labels[entry.image_id].append(entry)
 
     def classes(self) -> tuple[str, ...]:
         return tuple(at_most(self._file.classes(), "classes", MAX_CLASSES))
 
     def warnings(self) -> Iterator[str]:
-        return self._file.warnings()
+        yield from self._file.warnings()
+        if self._masks:
+            yield from (f"{self._path.name}: {found}" for found in self._masks.warnings())
 
     def samples(self, places: Mapping[str, int], maker: SampleMaker) -> Iterator[Sample]:
         """Every image, in the order of the file."""
@@ -171,7 +190,8 @@ class _TrainingCoco:
                     f"{self._path}: '{other}' and '{image.name}' are names of other machines, and "
                     f"both lead to {path}; write paths relative to the images' folder"
                 )
-            sample = maker.checked_sample(path, name, image.size, lambda _, key=key: boxes[key])  # type: ignore[misc]
+            of_image = partial(self._with_masks, boxes[key], key)
+            sample = maker.checked_sample(path, name, image.size, of_image)
             told = image.empty is EmptyReason.NOTHING_PROPOSED and self._file.says_background
             yield sample if told else replace(sample, empty=image.empty)
 
@@ -189,6 +209,20 @@ class _TrainingCoco:
             if (place := places.get(file.names[entry.category_id])) is not None:
                 lists[entry.image_id][2].append((entry.box, place))
         return {key: ImageBoxes(*rows) for key, rows in lists.items()}
+
+    def _with_masks(self, boxes: ImageBoxes, key: Id, size: Size) -> ImageBoxes:
+        if self._masks is None:
+            return boxes
+        found = []
+        for place, entry in enumerate(self._labels[key]):
+            try:
+                found.append(coco_mask(entry.segmentation, size, entry.box))
+                self._masks.good()
+            except ValueError as cause:
+                found.append(None)
+                name = self._file.images[key].name
+                self._masks.bad(f"'{display_name(name)}', label {place + 1}", cause)
+        return replace(boxes, masks=found)
 
     def _folder(self, names: Sequence[str]) -> Path:
         """Where the images are: the first likely folder that has one of the first few."""

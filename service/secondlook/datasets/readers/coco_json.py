@@ -60,6 +60,8 @@ class CocoEntry:
     """``iscrowd`` or ``ignore``: an ignore region."""
     score: float | None
     """None where the file has none."""
+    segmentation: Any = None
+    """As the file has it, unchecked; see ``segmentations.coco_mask``."""
 
 
 class CocoFile:
@@ -256,7 +258,8 @@ def coco_entry(plain: Any) -> CocoEntry:
     box = _box(plain)
     ignore = flag(plain.get("iscrowd")) or flag(plain.get("ignore"))
     score = plain.get("score")
-    return CocoEntry(image_id, category_id, box, ignore, None if score is None else _score(score))
+    read_score = None if score is None else _score(score)
+    return CocoEntry(image_id, category_id, box, ignore, read_score, plain.get("segmentation"))
 
 
 def _id(plain: Any, key: str) -> Id:

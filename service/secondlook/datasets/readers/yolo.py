@@ -10,7 +10,7 @@ that is nothing of that costs that row; it is counted and named.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,12 @@ from secondlook.datasets.readers.fields import (
     split_row,
     whole_number,
 )
+from secondlook.datasets.readers.segmentations import outline_mask
 from secondlook.datasets.samples import Sample, bad_sample
 from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.masks import Mask
 
-MAX_YAML, MAX_LABELS, MAX_LIST = 1 << 20, 1 << 20, 1 << 28
+MAX_YAML, MAX_LABELS, MAX_LIST = 1 << 20, 1 << 24, 1 << 28
 """Bytes of ``data.yaml``, of one image's labels, and of a list of images."""
 SLACK = 0.01
 """How far outside of [0, 1] a number may lie, because of rounding."""
@@ -66,12 +68,18 @@ class RowFormat:
     """What the numbers after a row's class mean.
 
     4: centre and size. In a set of key points (``keypoints`` numbers a row) these follow, then a
-    row has 4 + keypoints numbers. Elsewhere 6, 8, 10 … are the corners of an outline, of which 8
-    may be a rotated box; the box is their extent. One number more than a box is a confidence, as
+    row has 4 + keypoints numbers. Elsewhere 6, 8, 10 … are the corners of an outline; the box is
+    their extent. An outline is a mask, but for those of 8 numbers, which are rotated boxes unless
+    ``task`` is ``segment``. One number more than a box is a confidence, as
     predictions have it.
     """
 
     keypoints: int = 0
+    segment: bool = False
+
+    def is_mask(self, values: Sequence[float]) -> bool:
+        """Whether what ``box`` gave is the outline of an object's pixels."""
+        return len(values) > 4 and (self.segment or len(values) != 8)
 
     def box(self, values: list[float]) -> tuple[list[float], bool]:
         """Relative centre and size (4 numbers) or outline (6 or more), and whether a confidence
@@ -109,10 +117,11 @@ def find_yolo(folder: Path) -> Path | None:
     return listed if listed.is_file() and all(part.is_dir() for part in parts) else None
 
 
-def read_yolo(name: str, file: Path) -> ParsedDataset:
+def read_yolo(name: str, file: Path, masks: bool = False) -> ParsedDataset:
     """The dataset of a ``data.yaml`` or ``classes.txt``.
 
-    Raises ``NotFound`` and ``InvalidInput``, which name the file, the line and the way out.
+    ``masks``: read outlines as masks too, which takes its time. Raises ``NotFound`` and
+    ``InvalidInput``, which name the file, the line and the way out.
     """
     notes: list[str] = []
     if file.name == CLASSES_FILE:
@@ -124,7 +133,7 @@ def read_yolo(name: str, file: Path) -> ParsedDataset:
     classes = tuple(dict.fromkeys(names.values()))
     places = {number: classes.index(class_name) for number, class_name in names.items()}
     home = _home(config, file)
-    maker, reader = SampleMaker(), _LabelReader(places, _row_format(config, file))
+    maker, reader = SampleMaker(), _LabelReader(places, _row_format(config, file), masks)
     samples: dict[str, tuple[Sample, ...]] = {}
     keys = {ALL_IMAGES: ""} if file.name == CLASSES_FILE else _KEYS
     for key, split in keys.items():
@@ -218,7 +227,7 @@ def _row_format(config: Mapping[str, Any], file: Path) -> RowFormat:
                 f"{file} is of key points and has no kpt_shape, so it is not known how many "
                 "numbers a row has; add it, such as kpt_shape: [17, 3]"
             )
-        return RowFormat()
+        return RowFormat(segment=task.startswith("segment"))
     try:
         points, numbers = map(whole_number, shape)
         if points < 1 or numbers not in (2, 3):
@@ -316,9 +325,10 @@ def _images_in(folder: Path) -> list[Path]:
 class _LabelReader:
     """Reads the label files; counts those that are missing, and their rows."""
 
-    def __init__(self, places: Mapping[int, int], form: RowFormat) -> None:
+    def __init__(self, places: Mapping[int, int], form: RowFormat, masks: bool) -> None:
         """``places``: of the classes, by their number in the files."""
         self._places, self._form = places, form
+        self._masks = RowChecks("masks") if masks else None
         self._read, self._missing, self._with_confidence = 0, 0, 0
         self._rows = RowChecks("rows of labels")
         self._lengths: Counter[int] = Counter()
@@ -336,18 +346,33 @@ class _LabelReader:
         text = read_text(path, MAX_LABELS)
         self._read += 1
         rows: list[ClassBox] = []
+        masks: list[Mask | None] = []
         for place, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    rows.append(self._row(line, size))
+                    values, class_place = self._row(line)
                 except ValueError as cause:
                     self._rows.bad(f"{path}:{place}", cause)
                 else:
                     self._rows.good()
-        return ImageBoxes(labels=rows)
+                    rows.append((_box(values, *size), class_place))
+                    masks.append(self._mask(values, size, f"{path}:{place}"))
+        return ImageBoxes(labels=rows, masks=masks if self._masks else ())
 
-    def _row(self, line: str, size: Size) -> ClassBox:
-        """Class and box of one line. Raises ``ValueError``."""
+    def _mask(self, values: list[float], size: Size, where: str) -> Mask | None:
+        """What is in an outline, if that is wanted."""
+        if self._masks is None or not self._form.is_mask(values):
+            return None
+        try:
+            found = outline_mask(values, size)
+        except ValueError as cause:
+            self._masks.bad(where, cause)
+            return None
+        self._masks.good()
+        return found
+
+    def _row(self, line: str) -> tuple[list[float], int]:
+        """Relative box or outline and class of one line. Raises ``ValueError``."""
         words = split_row(line)
         try:
             class_number, values = whole_number(words[0]), [number(word) for word in words[1:]]
@@ -365,7 +390,7 @@ class _LabelReader:
             raise ValueError("expected numbers from 0 to 1 (shares of the image's sides)")
         self._with_confidence += with_confidence
         self._lengths[len(found)] += 1
-        return _box(found, *size), place
+        return found, place
 
     def warnings(self, file: Path) -> Iterator[str]:
         """What was skipped. Raises ``InvalidInput`` when all files are missing or most rows bad."""
@@ -376,6 +401,7 @@ class _LabelReader:
             )
         self._rows.check(file)
         yield from self._rows.warnings()
+        yield from self._masks.warnings() if self._masks else ()
         if self._missing:
             yield f"{self._missing:,} images have no label file; they are taken as empty"
         if self._with_confidence:

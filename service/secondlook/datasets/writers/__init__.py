@@ -3,7 +3,8 @@
 Every writer streams: it reads the results as often as it must and holds one image at a time.
 Accepted boxes become labels, rejected ones are left out, and unsure ones become what each format
 has for "do not learn from this": crowd regions (COCO), ``difficult`` objects (VOC), and for YOLO,
-which has nothing of the kind, what ``DoubtfulImages`` says.
+which has nothing of the kind, what ``DoubtfulImages`` says. A label's mask goes along wherever the
+format has a place for it; ``yolo`` alone has boxes only.
 
 To add a format, write a module with ``write`` and enter it in ``EXPORT_FORMATS``.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from secondlook.core.files import replacing
 from secondlook.core.image_folder import tag_output
 from secondlook.core.ontology_yaml import dump
-from secondlook.datasets.writers import coco, parquet, voc, yolo
+from secondlook.datasets.writers import coco, label_studio, parquet, voc, yolo
 from secondlook.datasets.writers.label_set import (
     DoubtfulImages,
     LabelledImage,
@@ -65,25 +66,44 @@ EXPORT_FORMATS: Mapping[str, ExportFormat] = {
         "coco",
         coco.write,
         "COCO: `coco/annotations/instances_SPLIT.json`, images in `coco/images/SPLIT`. Ignore "
-        "regions (unsure boxes) have `iscrowd` 1; rejected boxes are under `hard_negatives`.",
+        "regions (unsure boxes) have `iscrowd` 1; rejected boxes are under `hard_negatives`. Masks "
+        "are run-length codes.",
+    ),
+    "coco-polygons": ExportFormat(
+        "coco-polygons",
+        coco.write_polygons,
+        "COCO with polygons: `coco-polygons/`, the same with masks as polygons.",
     ),
     "yolo": ExportFormat(
         "yolo",
         yolo.write,
         "YOLO: `yolo detect train data=yolo/data.yaml`. It has no ignore regions.",
     ),
+    "yolo-seg": ExportFormat(
+        "yolo-seg",
+        yolo.write_outlines,
+        "YOLO with outlines: `yolo segment train data=yolo-seg/data.yaml`. It has no ignore "
+        "regions; each object is one row.",
+    ),
     "voc": ExportFormat(
         "voc",
         voc.write,
         "Pascal VOC: `voc/` with `JPEGImages`, `Annotations`, `ImageSets/Main/SPLIT.txt` and "
-        "`labelmap.txt`. Ignore regions (unsure boxes) have `difficult` 1.",
+        "`labelmap.txt`. Ignore regions (unsure boxes) have `difficult` 1. Masks are in "
+        "`SegmentationClass` and `SegmentationObject`.",
     ),
     "parquet": ExportFormat(
         "data",
         parquet.write,
         'Parquet: `datasets.load_dataset("parquet", data_dir="data")`. Each object has a `kind`: '
-        "`label`, `ignore` or `hard_negative`.",
+        "`label`, `ignore` or `hard_negative`, and a `mask` where it was segmented.",
         image_files=False,
+    ),
+    "label-studio": ExportFormat(
+        label_studio.FOLDER,
+        label_studio.write,
+        "Label Studio: import `label-studio/tasks.json` into a project with `label_config.xml`; "
+        "local files are served below this folder.",
     ),
 }
 
@@ -109,5 +129,5 @@ def write_format(
         if provenance and kind.image_files:  # a training finds questions and groups there
             (part / "ontology.yaml").write_text(dump(provenance.ontology), encoding="utf-8")
     if notes is not None:
-        notes += found
+        notes += [note for note in found if note not in notes]  # YOLO's two formats have the same
     return folder

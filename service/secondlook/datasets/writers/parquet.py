@@ -3,7 +3,9 @@
 A row is an image: its file's bytes under ``image``, the reason for which it is ``empty`` (as in
 COCO; null where it has a label or ignore region), and under ``objects`` one list a property:
 ``bbox`` (x, y, width, height in pixels of the upright image), ``category``, ``kind`` (``label``,
-``ignore`` or ``hard_negative``) and the scores. The features are described in the file itself.
+``ignore`` or ``hard_negative``), the scores, and ``mask``, COCO's compressed run-length code of a
+mask of the image's size (null without one): ``pycocotools.mask.decode({"size": [height, width],
+"counts": mask})``. The features are described in the file itself.
 """
 
 import json
@@ -105,6 +107,7 @@ def _row(name: str, result: LabelResult, labels: Labels, content: bytes) -> dict
             "probability": [judgement.probability for judgement in kept],
             "score": [judgement.score for judgement in kept],
             "p_yes": [judgement.p_yes for judgement in kept],
+            "mask": [judgement.mask.counts if judgement.mask else None for judgement in kept],
         },
     }
 
@@ -118,6 +121,7 @@ def _schema(pyarrow: Any, labels: Labels) -> Any:
         "probability": numbers,
         "score": numbers,
         "p_yes": numbers,
+        "mask": pyarrow.list_(pyarrow.string()),
     }
     image = {"bytes": pyarrow.binary(), "path": pyarrow.string()}
     columns = {
@@ -143,6 +147,7 @@ def _features(labels: Labels) -> dict[str, Any]:
         "category": {"names": list(labels.classes), "_type": "ClassLabel"},
         "kind": value("string"),
         **{name: value("float32") for name in ("probability", "score", "p_yes")},
+        "mask": value("string"),
     }
     return {
         "image": {"_type": "Image"},

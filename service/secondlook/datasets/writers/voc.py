@@ -6,6 +6,9 @@ the form that CVAT and Datumaro read, which has no place for a colon: it becomes
 Beyond the format's own elements an image without objects has ``empty``, the reason of that (unless
 it is meant as background), and an object ``label_id``, which ``secondlook explain`` takes. An image
 on which nothing was proposed is in no list of ``Main``, but in one of ``nothing_proposed``.
+
+An image with a mask has ``segmented`` 1, is in ``ImageSets/Segmentation`` and has its
+``SegmentationClass`` and ``SegmentationObject``, see ``voc_masks``.
 """
 
 import re
@@ -20,6 +23,7 @@ from secondlook.datasets.writers.label_set import (
     Labels,
     flat_name,
 )
+from secondlook.datasets.writers.voc_masks import CLASS_FOLDER, OBJECT_FOLDER, object_images
 from secondlook_client.values import EmptyReason, Judgement, LabelResult, Outcome
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -47,16 +51,34 @@ def write(splits: Mapping[str, Labels], folder: Path) -> None:
                 tree = ElementTree.ElementTree(root)
                 ElementTree.indent(tree)
                 tree.write(file, encoding="utf-8", xml_declaration=True)
+                if _is_segmented(image.result):
+                    _write_masks(folder, place, image.result, labels.classes)
+                    _list_elsewhere(lists.with_name("Segmentation"), split, place)
                 if reason == EmptyReason.NOTHING_PROPOSED:
-                    _list_elsewhere(lists, split, place)
+                    _list_elsewhere(lists.with_name("nothing_proposed"), split, place)
                 else:
                     listed.write(f"{place.with_suffix('')}\n")
     (folder / "labelmap.txt").write_text(_label_map(class_names), encoding="utf-8")
 
 
+def _is_segmented(result: LabelResult) -> bool:
+    return any(j.mask for j in result.judgements if j.outcome is not Outcome.REJECT)
+
+
+def _write_masks(
+    folder: Path, place: PurePosixPath, result: LabelResult, classes: Sequence[str]
+) -> None:
+    images = object_images(result, classes)
+    for name, image in zip((CLASS_FOLDER, OBJECT_FOLDER), images, strict=True):
+        (folder / name).mkdir(exist_ok=True)
+        # Hardly larger than at the usual level, which takes many times as long.
+        image.save(folder / name / place.with_suffix(".png"), compress_level=1)
+
+
 def _list_elsewhere(lists: Path, split: str, place: PurePosixPath) -> None:
-    """Trainers take what ``Main`` lists, and background wherever an image has no object."""
-    path = lists.with_name("nothing_proposed") / f"{split}.txt"
+    """Trainers take what ``Main`` lists, and background wherever an image has no object; a list of
+    another kind has its own folder."""
+    path = lists / f"{split}.txt"
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as listed:
         listed.write(f"{place.with_suffix('')}\n")
@@ -101,7 +123,7 @@ def _annotation(
     size = ElementTree.SubElement(root, "size")
     for key, value in (("width", result.width), ("height", result.height), ("depth", 3)):
         _add(size, key, str(value))
-    _add(root, "segmented", "0")
+    _add(root, "segmented", str(int(_is_segmented(result))))
     for number, judgement in enumerate(result.judgements):
         if judgement.outcome is not Outcome.REJECT:
             found = _add_object(root, judgement, result, class_names[judgement.class_name])

@@ -29,9 +29,9 @@ const read = new Map();
 function boxesOf(place) {
   if (!read.has(place)) {
     const boxes = data.images[place].b.map((row, index) => {
-      const [side, kind, of, x1, y1, x2, y2, score, p, exact, asked, answer, reason, id] = row;
-      const texts = [asked, answer, reason].map((text) => data.texts[text]);
-      return { index, side, kind, of, edges: [x1, y1, x2, y2], score, p, exact, texts, id };
+      const [side, kind, of, x1, y1, x2, y2, score, p, exact, asked, answer, reason, id, facts = 0, mask = ""] = row;
+      const texts = [asked, answer, reason, facts].map((text) => data.texts[text]);
+      return { index, side, kind, of, edges: [x1, y1, x2, y2], score, p, exact, texts, id, mask };
     });
     read.set(place, boxes);
   }
@@ -108,7 +108,13 @@ function mark(box, depth, scale, selected) {
   title.textContent = [className(box), kindOf(box).word, scoreText(box), box.texts[2]].filter(Boolean).join(" · ");
   const line = svg("rect", { class: "line", ...place });
   line.style.stroke = colour(box.of);
-  made.append(title, svg("rect", { class: "halo", ...place }), line);
+  made.append(title);
+  if (box.mask) {
+    const fill = svg("path", { class: "mask", d: box.mask });
+    fill.style.fill = fill.style.stroke = colour(box.of);
+    made.append(fill);
+  }
+  made.append(svg("rect", { class: "halo", ...place }), line);
   return made;
 }
 
@@ -334,7 +340,7 @@ function details(box) {
     list.append(element("dt", "", name), shown);
     return shown;
   };
-  const [asked, answer, reason] = box.texts;
+  const [asked, answer, reason, mask] = box.texts;
   if (box.score !== null) fact(asked || box.p !== null ? "proposer" : "score", box.score.toFixed(3), box.score);
   if (box.p !== null) fact(box.exact ? "P(yes)" : "P(yes), from words", box.p.toFixed(3), box.p);
   fact("asked", asked);
@@ -342,6 +348,7 @@ function details(box) {
   fact("because", reason);
   const [x1, y1, x2, y2] = box.edges;
   fact("box", `${x1} ${y1} ${x2} ${y2} (${Math.round(x2 - x1)}×${Math.round(y2 - y1)} pixels)`);
+  fact("mask", mask);
   const id = fact("label id", box.id);
   if (id) {
     const copy = element("button", "copy", "copy");
