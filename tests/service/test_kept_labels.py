@@ -157,7 +157,7 @@ def test_after_its_deadline_the_image_is_labelled_all_the_same(store):
         with pytest.raises(
             errors.DeadlineExceeded, match="stored in 'street' and will be labelled"
         ):
-            client.label(png(), name="late", keep="street", timeout_s=1.0)
+            client.label(png(), name="late", keep="street", timeout_s=2.0)
         gate.set()
         client.jobs.finish("street")
         assert wait(client, "street").done == 1

@@ -133,7 +133,7 @@ def test_another_ontology_is_refused_until_fresh(tmp_path):
     ("more", "cause"),
     [
         (("--server", "127.0.0.1:1"), "127.0.0.1:1"),
-        (("--format", "coco,tfrecord"), "expected one of coco, yolo, voc, got 'tfrecord'"),
+        (("--format", "coco,tfrecord"), "expected one of coco, coco-polygons, yolo"),
         (("--proposer", "nonsense"), "nonsense"),
         (("--score-floor", "7"), "--score-floor: expected a number from 0 to 1, got '7'"),
         (("--ontology", "classes.yaml"), "not both"),

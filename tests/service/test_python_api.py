@@ -169,7 +169,7 @@ def test_nothing_else_is_overwritten(photos: Path, tmp_path: Path) -> None:
     for folder in (tmp_path / "mine", tmp_path / "run"):
         with pytest.raises(OutputExists, match=r"has a \S+ that was not written by save"):
             labels.save(folder)
-    with pytest.raises(InvalidInput, match="formats of coco, yolo, voc, got 'parquet'"):
+    with pytest.raises(InvalidInput, match=r"formats of coco, .* got 'parquet'"):
         labels.save(tmp_path / "new", formats=["parquet"])
 
 

@@ -14,8 +14,8 @@ from label_command import START, environment, image, wait_for_results
 from PIL import Image
 
 from secondlook.cli import run
+from secondlook.cli.verify import FORMATS
 from secondlook.core.files import text_to_name
-from secondlook.datasets.writers import LABEL_FORMATS
 
 DOG = ("--verifier", "scripted_models:agreeable:dog")
 """Says yes to "Is this a dog?" and no to anything else."""
@@ -95,7 +95,7 @@ def test_what_is_rejected_leaves_a_coco_file_and_all_else_stays(tmp_path: Path) 
     assert ["cat", "2", "0", "2", "0"] in rows(done.stdout)
 
 
-@pytest.mark.parametrize("form", LABEL_FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_format_is_verified_and_written_again(tmp_path: Path, form: str) -> None:
     verify(
         dataset(tmp_path / "in"),

@@ -44,7 +44,7 @@ def completed(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("secondlook label --score", {"--score-floor"}),
         ("secondlook label --models dem", {"demo"}),
         ("secondlook serve --proposer gro", {"groundingdino-py"}),
-        ("secondlook label --format coco,y", {"coco,yolo"}),
+        ("secondlook label --format coco,y", {"coco,yolo", "coco,yolo-seg"}),
         ("secondlook serve --dtype bf", {"bfloat16"}),
         ("secondlook job c", {"create", "cancel"}),
         ("secondlook distill --size ", {"pico", "nano", "small"}),

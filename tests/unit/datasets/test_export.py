@@ -250,7 +250,7 @@ def test_a_folder_that_holds_something_is_left_alone(kept: Store, tmp_path: Path
     with pytest.raises(OutputExists, match="new or empty folder"):
         export(kept, "s", out, ("coco",))
     assert [p.name for p in out.iterdir()] == ["mine"]
-    with pytest.raises(InvalidInput, match="coco, yolo, voc, parquet"):
+    with pytest.raises(InvalidInput, match="coco, coco-polygons, yolo, yolo-seg, voc"):
         export(kept, "s", tmp_path / "new", ("cocoa",))
     assert not (tmp_path / "new").exists()
 
