@@ -1,13 +1,13 @@
 """Labelled images with names that are hard to write, for our readers and those of other people."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from labelled import judged, result
 from PIL import Image
 
-from secondlook.datasets.writers import LABEL_FORMATS, UNSPLIT, Labels, linked_images, write_format
+from secondlook.datasets.writers import UNSPLIT, Labels, linked_images, write_format
 from secondlook_client.values import Outcome
 
 CLASSES = ("dog", "été: <&>")
@@ -62,5 +62,5 @@ def written(tmp_path: Path) -> StrangeNames:
         boxes = judged(CLASSES[0], DOG), judged(CLASSES[1], ETE, outcome)
         rows.append((name, result(*boxes, width=SIZE[0], height=SIZE[1])))
     labels = Labels(CLASSES, lambda: iter(rows), linked_images(root))
-    made = {name: write_format(name, {UNSPLIT: labels}, tmp_path) for name in LABEL_FORMATS}
-    return StrangeNames(**made)
+    names = [field.name for field in fields(StrangeNames)]
+    return StrangeNames(*(write_format(name, {UNSPLIT: labels}, tmp_path) for name in names))
