@@ -65,7 +65,10 @@ def judge(
     ontology = in_force(ontology, calibrator)
     found = candidates(evidence.proposals, ontology, nms_iou)
     budget = budget_in_force(calibrator, verify_budget)
-    return judge_candidates(evidence, ontology, found, calibrator, size, duplicate_iou, budget)
+    judgements = judge_candidates(
+        evidence, ontology, found, calibrator, size, duplicate_iou, budget
+    )
+    return with_outlines(judgements, evidence, ontology)
 
 
 def in_force(ontology: Ontology, calibrator: Calibrator | None) -> Ontology:
@@ -105,23 +108,8 @@ def judge_candidates(
     duplicate_iou: float = PipelineSettings.duplicate_iou,
     budget: VerifyBudget | None = None,
 ) -> tuple[Judgement, ...]:
-    """``judge`` where the candidates are known already; the ontology's limits are ``in_force``."""
-    judgements = decide_candidates(
-        evidence, ontology, found, calibrator, size, duplicate_iou, budget
-    )
-    return with_outlines(judgements, evidence, ontology)
-
-
-def decide_candidates(
-    evidence: Evidence,
-    ontology: Ontology,
-    found: Sequence[Candidate],
-    calibrator: Calibrator | None = None,
-    size: tuple[int, int] = (0, 0),
-    duplicate_iou: float = PipelineSettings.duplicate_iou,
-    budget: VerifyBudget | None = None,
-) -> tuple[Judgement, ...]:
-    """``judge_candidates`` without masks, which change no outcome."""
+    """``judge`` where the candidates are known already, without masks, which change no outcome; the
+    ontology's limits are ``in_force``."""
     judgements = _judge_boxes(evidence, ontology, found, calibrator, size, budget)
     judgements = _without_duplicates(judgements, ontology, duplicate_iou)
     return judgements + _doubts_of_image(evidence, ontology, judgements)

@@ -14,7 +14,7 @@ from secondlook.labeling import proposer as propose
 from secondlook.labeling import verifier as verify
 from secondlook.labeling.box_masks import BoxMasks, MaskRequest, check_segmenter, segment_boxes
 from secondlook.labeling.calibrator import Calibrator
-from secondlook.labeling.decisions import asked_pairs, box_of, decide_candidates, in_force
+from secondlook.labeling.decisions import asked_pairs, box_of, in_force, judge_candidates
 from secondlook.labeling.decoys import DecoyPlan, plan_decoys, swapped_decoys
 from secondlook.labeling.outlines import with_outlines
 from secondlook.labeling.segmenter import Segmenter
@@ -360,7 +360,7 @@ class Pipeline:
         evidence = Evidence(item.proposals, verdicts, proposer, verifier, image=of_image)
         calibrator, ontology = self._rules_of(item.task.ontology)
         budget = budget_in_force(calibrator, self.settings.verify_budget)
-        judgements = decide_candidates(
+        judgements = judge_candidates(
             evidence,
             ontology,
             item.candidates,

@@ -29,6 +29,7 @@ from secondlook.server.converters import (
 from secondlook.server.health import FailureStreak
 from secondlook.server.jobs import JobServicer
 from secondlook.server.metrics import Metrics
+from secondlook.server.store_calls import deadline_of
 from secondlook.server.streams import DEFAULT_PENDING, CaptureSession, LiveSession
 from secondlook.store.ingest import CaptureIngest
 from secondlook_client import wire
@@ -251,7 +252,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     ) -> pb.LabelResponse:
         """Label one image, and keep it if that is asked for."""
         ontology, every = await self._ontologies.of(request), wants_all(request.detail)
-        name, deadline = request.name, _deadline(context)
+        name, deadline = request.name, deadline_of(context)
         if request.keep:
             with self._admission.admitted_kept():
                 labelled = await self._jobs.keep_labelled(
@@ -285,7 +286,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
     async def _label_live(self, opening: pb.StreamOpening, requests: Any, context: Any) -> None:
         ontology, every = await self._ontologies.of(opening), wants_all(opening.detail)
         max_pending = opening.max_pending or DEFAULT_PENDING
-        deadline, source = _deadline(context), f"live:{opening.stream_id}"
+        deadline, source = deadline_of(context), f"live:{opening.stream_id}"
 
         async def label(data: bytes, name: str) -> Labelled:
             labelled = await self._admission.label(data, name, ontology, deadline, source)
@@ -370,9 +371,3 @@ def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:
             "capture the stream instead"
         )
     return opening
-
-
-def _deadline(context: Any) -> float | None:
-    """The caller's deadline as a ``time.monotonic()`` value."""
-    left = context.time_remaining()
-    return None if left is None else time.monotonic() + left

@@ -7,11 +7,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 from weakref import WeakValueDictionary
-
-import grpc
 
 from secondlook.detector.manifest import StudentManifest
 from secondlook.jobs.training import Trainer
@@ -25,9 +23,7 @@ from secondlook.server.converters import (
     model_page,
     training_message,
 )
-from secondlook.server.interceptors import CallInterceptor
-from secondlook.server.loop_thread import in_own_thread
-from secondlook.server.metrics import Metrics
+from secondlook.server.one_service import running_service
 from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.store import Store
 from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, NotSupported, ShuttingDown
@@ -372,20 +368,10 @@ def model_service(store: Store) -> AbstractContextManager[str]:
     For a command on the machine where the store is: it loads no model, works on no job and trains
     nothing, so it may run beside a server of the same store.
     """
-    return in_own_thread("models", lambda: _serving(store))
 
+    def register(server: Any, stopping: asyncio.Event) -> Callable[[], None]:
+        servicer = ModelServicer(store, None, stopping)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+        return servicer.close
 
-@asynccontextmanager
-async def _serving(store: Store) -> AsyncIterator[str]:
-    stopping = asyncio.Event()
-    server = grpc.aio.server(interceptors=(CallInterceptor(Metrics(), stopping),))
-    servicer = ModelServicer(store, None, stopping)
-    models_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        stopping.set()
-        await server.stop(0)
-        servicer.close()
+    return running_service("models", register)

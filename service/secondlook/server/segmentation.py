@@ -8,12 +8,10 @@ with ``image_not_open`` where it is not.
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
-
-import grpc
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.cancellation import check_cancelled, current_cancellation
@@ -26,10 +24,8 @@ from secondlook.labeling.segmenter import (
     SegmentationPrompt,
     Segmenter,
 )
-from secondlook.server.interceptors import CallInterceptor
-from secondlook.server.loop_thread import in_own_thread
-from secondlook.server.metrics import Metrics
-from secondlook.server.store_calls import in_thread
+from secondlook.server.one_service import running_service
+from secondlook.server.store_calls import deadline_of, in_thread
 from secondlook.store import Store
 from secondlook_client import wire
 from secondlook_client.errors import (
@@ -55,6 +51,8 @@ MAX_OPENING, MAX_CLICKS = 32, 64
 """Calls at the same time; more are refused with a hint."""
 BUSY_S = 0.5
 """The hint, about what a full queue of clicks takes."""
+_ANY_SIZE = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+"""Of messages to and from a service on the same machine; what is too large is told why."""
 WAIT_FOR_MEMORY_S = 2.0
 """How long an image waits for the pixels of others to be freed before it is refused."""
 
@@ -98,7 +96,7 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServiceServicer):
         self, request: pb.OpenImageRequest, context: Any
     ) -> pb.OpenImageResponse:
         """Encode an image."""
-        segmenter, deadline = self._segmenter, _deadline(context)
+        segmenter, deadline = self._segmenter, deadline_of(context)
         with self._opening.taken():
             sha256, encoding = await in_thread(
                 self._encoders, lambda: self._opened(request, deadline)
@@ -112,7 +110,7 @@ class SegmentationServicer(segmentation_pb2_grpc.SegmentationServiceServicer):
         self, request: pb.SegmentRequest, context: Any
     ) -> pb.SegmentResponse:
         """Masks of what a box and clicks mean."""
-        segmenter, deadline = self._segmenter, _deadline(context)
+        segmenter, deadline = self._segmenter, deadline_of(context)
         sha256 = _checked_sha256(request.sha256)
         with self._clicking.taken():
             encoding = self._encodings.get(sha256, segmenter.digest)
@@ -304,12 +302,6 @@ def _name(segmenter: Segmenter) -> str:
     return f"{segmenter.name}@{segmenter.digest}"
 
 
-def _deadline(context: Any) -> float | None:
-    """The caller's deadline as a ``time.monotonic()`` value."""
-    left = context.time_remaining()
-    return None if left is None else time.monotonic() + left
-
-
 def segmentation_service(
     segmenter: Segmenter, images: ImageSettings, cache_bytes: int
 ) -> AbstractContextManager[str]:
@@ -317,30 +309,16 @@ def segmentation_service(
 
     For a command that outlines objects of an image and loads no other model.
     """
-    return in_own_thread("segmentation", lambda: _serving(segmenter, images, cache_bytes))
 
+    def register(server: Any, _: asyncio.Event) -> Callable[[], None]:
+        decoder = ImageDecoder(images)
+        servicer = SegmentationServicer(segmenter, decoder, EncodingCache(cache_bytes))
+        segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
 
-@asynccontextmanager
-async def _serving(
-    segmenter: Segmenter, images: ImageSettings, cache_bytes: int
-) -> AsyncIterator[str]:
-    stopping = asyncio.Event()
-    server = grpc.aio.server(
-        interceptors=(CallInterceptor(Metrics(), stopping),),
-        options=(
-            ("grpc.max_receive_message_length", -1),  # what is too large is told why
-            ("grpc.max_send_message_length", -1),
-        ),
-    )
-    decoder = ImageDecoder(images)
-    servicer = SegmentationServicer(segmenter, decoder, EncodingCache(cache_bytes))
-    segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        stopping.set()
-        await server.stop(0)
-        servicer.close()
-        decoder.close()
+        def close() -> None:
+            servicer.close()
+            decoder.close()
+
+        return close
+
+    return running_service("segmentation", register, _ANY_SIZE)

@@ -1,6 +1,7 @@
 """What the servicers over a store share: the store or a refusal, threads for it, and pages."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -84,3 +85,9 @@ def page_of(
 def next_token(found: Sequence[Any], size: int, number: str = "id") -> str:
     """Token of the next page when ``size`` + 1 rows were asked for; empty on the last page."""
     return str(getattr(found[size - 1], number)) if len(found) > size else ""
+
+
+def deadline_of(context: Any) -> float | None:
+    """The caller's deadline as a ``time.monotonic()`` value; None without one."""
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
