@@ -11,7 +11,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,15 +31,15 @@ Masks = np.ndarray
 """(N, H, W) bool."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ObjectResult:
     """IoUs that one object reached: after each click from nothing, and from its box alone and
     after each click that corrected it."""
 
     kind: str
     pixels: int
-    clicks: list[float] = field(default_factory=list)
-    box: list[float] = field(default_factory=list)
+    clicks: list[float]
+    box: list[float]
 
 
 def results_of(
@@ -53,66 +53,38 @@ def results_of(
     for scene in scenes:
         if not len(scene.masks):
             continue
-        results = [
-            ObjectResult(kind, int(mask.sum()))
-            for kind, mask in zip(scene.kinds, scene.masks, strict=True)
-        ]
         with torch.inference_mode():
             encoded = encode(model, normalised(stretched(scene.image)[None]))
-            _click(model, encoded, scene.masks, results, most)
-            _correct(model, encoded, scene.masks, results, most)
-        yield from results
+            boxes = np.array([_box(mask) for mask in scene.masks], np.float32)
+            boxed = torch.from_numpy(boxes * _scale(scene.masks, 2))
+            clicked = _reached(model, encoded, scene.masks, None, most)
+            corrected = _reached(model, encoded, scene.masks, boxed, most)
+        found = zip(scene.kinds, scene.masks, clicked, corrected, strict=True)
+        for kind, mask, clicks, box in found:
+            yield ObjectResult(kind, int(mask.sum()), clicks, box)
 
 
-def _click(
-    model: Sam2Model,
-    encoded: EncodedImages,
-    truth: Masks,
-    results: list[ObjectResult],
-    most: int,
-) -> None:
-    """Clicks from nothing."""
-    said = np.zeros_like(truth)
-    rows = np.arange(len(truth))
-    prompt, previous = Prompt(), None
-    for turn in range(most):
-        prompt = prompt.clicked(*_clicks(said, truth[rows]))
-        logits = _best(model, encoded, prompt, previous, several=turn == 0)
+def _reached(
+    model: Sam2Model, encoded: EncodedImages, truth: Masks, boxes: Tensor | None, most: int
+) -> list[list[float]]:
+    """The IoUs of each object: with its box, if ``boxes`` are given, and after each click."""
+    reached: list[list[float]] = [[] for _ in truth]
+    rows, said = np.arange(len(truth)), np.zeros_like(truth)
+    prompt, previous = Prompt(boxes), None
+    for turn in range(most + (boxes is not None)):
+        if turn or boxes is None:
+            prompt = prompt.clicked(*_clicks(said, truth[rows]))
+        logits = _best(model, encoded, prompt, previous, several=boxes is None and turn == 0)
         said = _full(logits, truth.shape[1:])
-        reached = iou(said, truth[rows])
-        for row, value in zip(rows, reached, strict=True):
-            results[row].clicks.append(float(value))
-        open_ = reached < 0.9
+        found = iou(said, truth[rows])
+        for row, value in zip(rows, found, strict=True):
+            reached[row].append(float(value))
+        open_ = found < 0.9
         if not open_.any():
-            return
+            break
         rows, said, previous = rows[open_], said[open_], logits[torch.from_numpy(open_)]
         prompt = _chosen(prompt, torch.from_numpy(open_))
-
-
-def _correct(
-    model: Sam2Model,
-    encoded: EncodedImages,
-    truth: Masks,
-    results: list[ObjectResult],
-    most: int,
-) -> None:
-    """The true box, then clicks."""
-    boxes = np.array([_box(mask) for mask in truth], np.float32)
-    prompt = Prompt(torch.from_numpy(boxes * _scale(truth, 2)))
-    rows = np.arange(len(truth))
-    previous = None
-    for _ in range(most + 1):
-        logits = _best(model, encoded, prompt, previous)
-        said = _full(logits, truth.shape[1:])
-        reached = iou(said, truth[rows])
-        for row, value in zip(rows, reached, strict=True):
-            results[row].box.append(float(value))
-        open_ = reached < 0.9
-        if not open_.any():
-            return
-        rows, said, previous = rows[open_], said[open_], logits[torch.from_numpy(open_)]
-        prompt = _chosen(prompt, torch.from_numpy(open_))
-        prompt = prompt.clicked(*_clicks(said, truth[rows]))
+    return reached
 
 
 def _best(

@@ -291,7 +291,6 @@ class TestTraining:
         assert longer.history[1]["from_step"] == 1
 
 
-@pytest.mark.skipif(not (train.WEIGHTS / "model.safetensors").exists(), reason="not trained yet")
 class TestWeights:
     def test_they_are_small_and_load_by_their_own_class(self) -> None:
         assert sum(p.stat().st_size for p in train.WEIGHTS.iterdir()) < 6_000_000
