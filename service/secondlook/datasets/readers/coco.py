@@ -13,6 +13,7 @@ make an ignore region for their class; the list ``hard_negatives`` of our own ex
 import itertools
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -156,9 +157,9 @@ class _TrainingCoco:
             raise InvalidInput(f"{path}: more than {MAX_IMAGES:,} images")
         self._path, self._split, self._root, self._images = path, split, root, images
         self._masks = RowChecks("masks") if masks else None
-        self._labels: dict[Id, list[CocoEntry]] = {key: [] for key in self._file.images}
-        """Of each image, those that are no ignore regions."""
-        for entry in self._file.annotations:
+        self._labels: dict[Id, list[CocoEntry]] = defaultdict(list)
+        """Of each image, those that are no ignore regions; only where masks are read."""
+        for entry in self._file.annotations if masks else ():
             if not entry.ignore:
                 self._labels[entry.image_id].append(entry)
 
