@@ -18,7 +18,7 @@ from secondlook.labeling.segmenter import (
     SegmentationPrompt,
     Segmenter,
 )
-from secondlook_client.errors import BadOntology, SecondlookError
+from secondlook_client.errors import BadOntology, InvalidInput, SecondlookError
 from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.ontology import Ontology
 
@@ -96,9 +96,7 @@ def _segmented(segmenter: Segmenter, request: MaskRequest, encoding: ImageEncodi
     rows, known = request.missing, request.known
     prompts = [SegmentationPrompt(box=_plain(request.boxes, row)) for row in rows]
     try:
-        found = segmenter.segment(encoding, prompts)
-        if len(found) != len(rows):
-            raise ValueError(f"masks of {len(found)} boxes, asked for {len(rows)}")
+        found = _candidates(segmenter, encoding, prompts)
     except Exception as failure:
         return _without(request, _cause(segmenter, failure), encoding)
     model = f"{segmenter.name}@{segmenter.digest}"
@@ -106,6 +104,8 @@ def _segmented(segmenter: Segmenter, request: MaskRequest, encoding: ImageEncodi
     room = MAX_IMAGE_COUNTS - sum(len(one.mask.counts) for one in segmentations.values())
     for row, candidates in zip(rows, found, strict=True):
         try:
+            if isinstance(candidates, InvalidInput):
+                raise candidates
             made = _best(candidates, request.image, model)
         except Exception as failure:  # what a plug-in gives may be anything, too
             made = _cause(segmenter, failure)
@@ -118,6 +118,21 @@ def _segmented(segmenter: Segmenter, request: MaskRequest, encoding: ImageEncodi
         segmentations[row] = made
         unsegmented.pop(row, None)
     return replace(known, segmentations=segmentations, unsegmented=unsegmented, encoding=encoding)
+
+
+def _candidates(
+    segmenter: Segmenter, encoding: ImageEncoding, prompts: Sequence[SegmentationPrompt]
+) -> "list[tuple[MaskCandidate, ...] | InvalidInput]":
+    """What the segmenter answers to each prompt, or why it refuses one."""
+    try:
+        found = segmenter.segment(encoding, prompts)
+    except InvalidInput as refusal:  # of one prompt; the others may well have masks
+        if len(prompts) == 1:
+            return [refusal]
+        return [one for each in prompts for one in _candidates(segmenter, encoding, [each])]
+    if len(found) != len(prompts):
+        raise ValueError(f"masks of {len(found)} boxes, asked for {len(prompts)}")
+    return [*found]
 
 
 def _best(candidates: Sequence[MaskCandidate], image: Image, model: str) -> "Segmentation | str":

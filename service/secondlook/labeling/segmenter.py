@@ -57,7 +57,11 @@ class MaskCandidate:
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A model that outlines objects. Implement this to plug one in."""
+    """A model that outlines objects. Implement this to plug one in.
+
+    Both methods are called from several threads at once; a model that cannot bear that has a lock
+    of its own.
+    """
 
     name: str
     """Short name for people, e.g. ``sam``."""

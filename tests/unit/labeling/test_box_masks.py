@@ -139,6 +139,17 @@ def test_a_view_without_a_mask_is_no_verdict() -> None:
     assert dog.reason.startswith("no verdict: no mask to show: the segmenter failed")
 
 
+def test_a_refused_box_costs_the_others_no_mask() -> None:
+    def picky(prompt: SegmentationPrompt, size: tuple[int, int]) -> Script:
+        if prompt.box == (1, 1, 12, 20):
+            raise InvalidInput("too small a box")
+        return ellipse(prompt, size)
+
+    dog, cat = pets(ScriptedSegmenter(picky), segment="all").judgements
+    assert cat.segmentation and not dog.segmentation
+    assert "no mask: too small a box" in dog.reason
+
+
 class Unable(ScriptedSegmenter):
     """Cannot encode."""
 
