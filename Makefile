@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 # Tests wait for servers half of the time: two files at once, the long ones (testpaths) first.
 WORKERS ?= 2
 # What this repository's own environments have of pyproject.toml's extras, beside its group dev.
-EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video
+EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video,tracks,efficientnet-lite
 comma := ,
 
 .PHONY: demo overview test lint unit attack test-lowest test-newest bench peers stubs docs lock clean
@@ -31,7 +31,7 @@ lint: .venv/.ready
 	$(BIN)/python protos/generate.py --check
 
 unit: .venv/.ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=3
 
 # The attacks of tests/attack with a million inputs; about half an hour.
 INPUTS ?= 1000000

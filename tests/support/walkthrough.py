@@ -1,6 +1,7 @@
 """A page of the documentation, walked through as a reader does: block by block, in one folder."""
 
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -27,8 +29,6 @@ PROGRAMS: Mapping[str, tuple[click.Group, Callable[[Sequence[str]], int]]] = {
     "secondlook": (cli.group, cli.run),
     "secondlook-edge": (edge_cli.group, edge_cli.run),
 }
-PYTHON_S = 240
-"""For one block of Python, which may load models."""
 
 
 def embed_photo_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +50,8 @@ def free_port() -> int:
 class Walkthrough:
     """Runs blocks in ``home``, where the files lie that the page names.
 
-    Commands run in this process, Python in one of its own, ``secondlook serve`` beside both until
-    the end, and YAML becomes ``classes.yaml``. A context manager.
+    Commands and Python run in this process, ``secondlook serve`` beside it until the end, and YAML
+    becomes ``classes.yaml``. A context manager.
     """
 
     def __init__(
@@ -103,15 +103,11 @@ class Walkthrough:
                 self._run_command(words)
 
     def _run_python(self, block: Snippet) -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", self.rewrites(block.code)],
-            cwd=self.home,
-            env=environment() | {"XDG_CACHE_HOME": str(self.home / "cache")},
-            capture_output=True,
-            text=True,
-            timeout=PYTHON_S,
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        # A process of its own would import torch anew, which takes longer than most blocks.
+        code = compile(self.rewrites(block.code), str(block), "exec")
+        cache = {"XDG_CACHE_HOME": str(self.home / "cache")}
+        with contextlib.chdir(self.home), mock.patch.dict(os.environ, cache):
+            exec(code, {"__name__": "__main__"})
 
     def _run_command(self, words: list[str]) -> None:
         line = " ".join(words)
