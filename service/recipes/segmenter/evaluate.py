@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Sam2Model
+from transformers import EdgeTamModel
 
 from recipes.segmenter.data import HELD_OUT_KINDS, MaskedScene, normalised, render_unseen, stretched
 from recipes.segmenter.model import SIZE, EncodedImages, Prompt, decode, encode, speed_up
@@ -43,7 +43,7 @@ class ObjectResult:
 
 
 def results_of(
-    model: Sam2Model, scenes: Iterable[MaskedScene], most: int = MAX_CLICKS
+    model: EdgeTamModel, scenes: Iterable[MaskedScene], most: int = MAX_CLICKS
 ) -> Iterator[ObjectResult]:
     """The robot's results for every object of the scenes; at most ``most`` clicks on each.
 
@@ -65,7 +65,7 @@ def results_of(
 
 
 def _reached(
-    model: Sam2Model, encoded: EncodedImages, truth: Masks, boxes: Tensor | None, most: int
+    model: EdgeTamModel, encoded: EncodedImages, truth: Masks, boxes: Tensor | None, most: int
 ) -> list[list[float]]:
     """The IoUs of each object: with its box, if ``boxes`` are given, and after each click."""
     reached: list[list[float]] = [[] for _ in truth]
@@ -88,7 +88,7 @@ def _reached(
 
 
 def _best(
-    model: Sam2Model,
+    model: EdgeTamModel,
     encoded: EncodedImages,
     prompt: Prompt,
     previous: Tensor | None,
@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=200)
     o = parser.parse_args(arguments)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    model = speed_up(Sam2Model.from_pretrained(o.weights, dtype=torch.float32).eval())
+    model = speed_up(EdgeTamModel.from_pretrained(o.weights, dtype=torch.float32).eval())
     scenes = (render_unseen(o.seed, index) for index in range(o.scenes))
     print(json.dumps(by_novelty(list(results_of(model, scenes))), indent=1))
 

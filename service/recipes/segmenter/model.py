@@ -1,7 +1,8 @@
-"""The embedded segmenter before it has learnt anything: ``Sam2Model`` of transformers, very small.
+"""The embedded segmenter before it has learnt anything: a very small ``EdgeTamModel``.
 
-Masks come at stride 4 with features of that stride, which keeps edges sharp at little cost.
-Chosen by time: encoding and the boxes of six objects take about 35 ms on two cores.
+Its encoder is a ResNet of timm (arXiv 1512.03385) with a pyramid over five levels, since a small
+network with little training learns edges much sooner by convolutions than by attention. The decoder
+reads the level of stride 8 and answers at stride 2: objects of ten pixels have outlines there.
 """
 
 from __future__ import annotations
@@ -10,63 +11,65 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Sam2Config, Sam2Model
+from transformers import EdgeTamConfig, EdgeTamModel, EdgeTamVisionConfig, TimmWrapperConfig
 
 from secondlook.models.mask_logits import CLICK_RADIUS, PROMPT_LOGIT
-from secondlook.models.sam2_speedups import skip_position_encodings, skip_unused_scores
+from secondlook.models.sam2_speedups import skip_position_encodings
 
 SIZE = 320
 """Side of the square that images are stretched to."""
-STRIDES = (4, 8, 16)
+WINDOW = 160
+"""Side of the parts of images that it learns from first, and that small objects are decoded in."""
+STRIDES = (2, 4, 8)
+"""Of the levels that the decoder reads; the encoder has two coarser ones."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class SegmenterShape:
-    """Sizes of the model: ``widths`` and ``blocks`` of the encoder at STRIDES; ``hidden`` is the
-    width of neck, prompts and decoder, a whole multiple of 8 times ``heads``."""
+    """Sizes of the model.
 
-    widths: tuple[int, int, int] = (32, 64, 128)
-    blocks: tuple[int, int, int] = (1, 1, 3)
+    ``widths`` and ``blocks`` of the encoder at strides 4, 8, 16, 32, and half the width of its
+    ``stem`` at stride 2; ``hidden`` is the width of pyramid, prompts and decoder, a whole multiple
+    of 8 times ``heads``.
+    """
+
+    stem: int = 12
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    blocks: tuple[int, ...] = (1, 2, 2, 1)
     hidden: int = 64
     heads: int = 4
 
 
-def build_model(seed: int, shape: SegmenterShape | None = None) -> Sam2Model:
+def build_model(seed: int, shape: SegmenterShape | None = None) -> EdgeTamModel:
     """A model with random weights."""
     torch.manual_seed(seed)
-    model = Sam2Model(_config(shape or SegmenterShape()))
+    model = EdgeTamModel(_config(shape or SegmenterShape()))
     _initialise(model)
     return model
 
 
-def _config(shape: SegmenterShape) -> Sam2Config:
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": shape.widths[0],
-        "num_attention_heads": 1,
-        "image_size": [SIZE, SIZE],
-        "window_positional_embedding_background_size": [5, 5],
-        "num_query_pool_stages": len(STRIDES) - 1,
-        "blocks_per_stage": list(shape.blocks),
-        "embed_dim_per_stage": list(shape.widths),
-        "num_attention_heads_per_stage": [max(1, width // 32) for width in shape.widths],
-        "window_size_per_stage": [8, 4, 10],
-        # The last block sees the whole image.
-        "global_attention_blocks": [sum(shape.blocks) - 1],
-        "mlp_ratio": 2.0,
-    }
-    vision = {
-        "model_type": "sam2_vision_model",
-        "backbone_config": backbone,
-        "backbone_channel_list": list(shape.widths[::-1]),
-        "backbone_feature_sizes": [[SIZE // stride] * 2 for stride in STRIDES],
-        "fpn_hidden_size": shape.hidden,
-        # The only convolutions of more than a cell, and coarse features reach all levels.
-        "fpn_kernel_size": 3,
-        "fpn_padding": 1,
-        "fpn_top_down_levels": [0, 1, 2],
-    }
+def _config(shape: SegmenterShape) -> EdgeTamConfig:
+    widths = [2 * shape.stem, *shape.widths]
+    backbone = TimmWrapperConfig(
+        architecture="resnet10t",
+        do_pooling=False,
+        model_args={
+            "features_only": True,
+            "out_indices": list(range(len(widths))),
+            "channels": list(shape.widths),
+            "layers": list(shape.blocks),
+            "stem_width": shape.stem,
+        },
+    )
+    vision = EdgeTamVisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=widths[::-1],
+        backbone_feature_sizes=[[SIZE // stride] * 2 for stride in STRIDES],
+        fpn_hidden_size=shape.hidden,
+        fpn_top_down_levels=list(range(len(widths))),
+        num_feature_levels=len(STRIDES),
+    )
     prompts = {"hidden_size": shape.hidden, "image_size": SIZE, "patch_size": STRIDES[-1]}
     decoder = {
         "hidden_size": shape.hidden,
@@ -75,34 +78,37 @@ def _config(shape: SegmenterShape) -> Sam2Config:
         "iou_head_hidden_dim": shape.hidden,
         "dynamic_multimask_via_stability": False,
     }
-    config = Sam2Config(
+    config = EdgeTamConfig(
         vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
     )
-    config.prompts_as_masks = True  # for `secondlook.models.sam`
+    # For `secondlook.models.sam`; the training is of such windows, too.
+    config.prompts_as_masks, config.prompt_window = True, WINDOW // STRIDES[-1]
     return config
 
 
-def _initialise(model: Sam2Model) -> None:
-    """Weights that let gradients through from the first step.
+def _initialise(model: EdgeTamModel) -> None:
+    """Weights that let gradients through from the first step; those of the encoder are timm's.
 
     transformers draws all weights with 0.02, so that the masks, a product of two small numbers,
     are flat and learn nothing. With a variance of 1 / inputs, signals keep their size.
     """
+    timm = {id(module) for module in model.vision_encoder.backbone.modules()}
     for module in model.modules():
+        if id(module) in timm:
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         elif isinstance(module, nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.5)
-    # Blocks begin near the identity, masks within a few units of nothing.
-    for block in model.vision_encoder.backbone.blocks:
-        for last in (block.attn.proj, block.mlp.proj_out):
-            last.weight.data.mul_(0.3)
+    # Five levels are summed; masks begin within a few units of nothing.
     for lateral in model.vision_encoder.neck.convs:
-        lateral.weight.data.mul_(0.6)
+        lateral.weight.data.mul_(0.5)
     for mlp in model.mask_decoder.output_hypernetworks_mlps:
         mlp.proj_out.weight.data.mul_(0.5)
+    # Prompts enter as masks; the louder they are, the sooner they are heeded.
+    model.prompt_encoder.mask_embed.conv3.weight.data.mul_(3)
     # One and the same code of places for prompts and image, as in the published weights; here with
     # columns and rows apart, at wavelengths from the square to an eighth of it, so that what lies
     # between two corners is easily told.
@@ -113,8 +119,6 @@ def _initialise(model: Sam2Model) -> None:
     same = torch.cat([same, same.flip(0)], 1)
     model.shared_image_embedding.positional_embedding.copy_(same)
     model.prompt_encoder.shared_embedding.positional_embedding.copy_(same)
-    # The encoder knows no place in the image, so that it may learn from windows of images.
-    model.vision_encoder.backbone.pos_embed.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -153,14 +157,13 @@ class Prompt:
         return Prompt(self.boxes, points, labels)
 
 
-def speed_up(model: Sam2Model) -> Sam2Model:
+def speed_up(model: EdgeTamModel) -> EdgeTamModel:
     """The model without what costs time for nothing; its weights keep their names."""
     skip_position_encodings(model)
-    skip_unused_scores(model)
     return model
 
 
-def encode(model: Sam2Model, pixels: Tensor, corners: Tensor | None = None) -> EncodedImages:
+def encode(model: EdgeTamModel, pixels: Tensor, corners: Tensor | None = None) -> EncodedImages:
     """As ``get_image_embeddings``, but with gradients, and of windows too.
 
     pixels: (B, 3, side, side); corners: (B, 2) int64, the column and row, in coarsest cells of the
@@ -211,7 +214,7 @@ def prompt_masks(prompt: Prompt, side: int, corners: Tensor, previous: Tensor | 
 
 
 def decode(
-    model: Sam2Model,
+    model: EdgeTamModel,
     encoded: EncodedImages,
     image: Tensor,
     prompt: Prompt,

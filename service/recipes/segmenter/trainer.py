@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import Sam2Model
+from transformers import EdgeTamModel
 
 from recipes.runs import RecipeRun
 from recipes.segmenter.data import LEAST_PIXELS, MaskedScenes, SegmenterBatch
@@ -16,6 +16,7 @@ from recipes.segmenter.loss import DenseHead, ious, mask_losses
 from recipes.segmenter.model import (
     SIZE,
     STRIDES,
+    WINDOW,
     EncodedImages,
     Prompt,
     SegmenterShape,
@@ -40,22 +41,23 @@ class SegmenterPlan:
         images: in a step, and ``objects`` at most of each.
         rate: peak learning rate of Muon; that of AdamW, for all that is no matrix inside a tower,
             is a third.
-        boxes_only: the first steps, in which every prompt is a box of a large object.
+        encoder_only: the first steps, of twice as many images; the dense head alone counts.
+        boxes_only: the steps after them, in which every prompt is a box of a large object.
         small: share of the steps in which only one in four learns from whole images, half as many
-            of them, and the others from windows of ``window`` pixels; all later ones do.
-        helped: share of the steps in which the dense head counts.
+            of them, and the others from windows of WINDOW pixels; all later ones do.
+        helped: share of the other steps in which the dense head counts, less and less.
         start: checkpoint folder whose weights the run begins with; "" for random ones.
     """
 
-    steps: int = 2100
+    steps: int = 2700
     seed: int = 1
     images: int = 8
     objects: int = 4
     scenes: int = 3000
-    rate: float = 6e-3
-    boxes_only: int = 60
+    rate: float = 5e-3
+    encoder_only: int = 700
+    boxes_only: int = 100
     small: float = 0.72
-    window: int = 160
     helped: float = 0.5
     shape: SegmenterShape = field(default_factory=SegmenterShape)
     start: str = ""
@@ -67,30 +69,33 @@ class SegmenterPlan:
     def side_at(self, step: int) -> int:
         """Pixels of the sides of a step's images."""
         # Windows alone, tried first, leave boxes that are larger than one unlearnt.
-        return self.window if step < self.small * self.steps and step % 4 != 1 else SIZE
+        return WINDOW if step < self.small * self.steps and step % 4 != 1 else SIZE
 
     def least_at(self, step: int) -> int:
         """Pixels of the smallest objects of a step: large ones first."""
-        return 600 if step < self.boxes_only else LEAST_PIXELS
+        return 600 if 0 <= step - self.encoder_only < self.boxes_only else LEAST_PIXELS
 
     def everywhere_at(self, step: int) -> float:
         """Weight of the cells' loss, which comes slowly."""
         rising = max(1, 2 * self.boxes_only)
-        return min(1.0, 0.05 + step / rising)
+        return min(1.0, 0.05 + (step - self.encoder_only) / rising)
 
     def rounds_at(self, step: int) -> int:
         """Rounds of prompting in a step: one or two, later up to three."""
-        if step < 2 * self.boxes_only:
+        if step - self.encoder_only < 2 * self.boxes_only:
             return 1
         return 1 + (step % 2) + (step > 0.6 * self.steps and step % 4 == 3)
 
     def ways_at(self, step: int) -> tuple[str, ...]:
-        """How the objects of a step are first told: by boxes, or by boxes and by clicks."""
-        return ("box",) if step < self.boxes_only else ("box", "click")
+        """How the objects of a step are first told: not at all, by boxes, and by clicks too."""
+        if step < self.encoder_only:
+            return ()
+        return ("box",) if step - self.encoder_only < self.boxes_only else ("box", "click")
 
     def help_at(self, step: int) -> float:
         """Weight of the dense head's loss."""
-        return max(0.0, 1 - step / (self.helped * self.steps))
+        done = (step - self.encoder_only) / (self.helped * (self.steps - self.encoder_only))
+        return min(1.0, max(0.0, 1 - done))
 
 
 class SegmenterTraining(RecipeRun):
@@ -113,7 +118,7 @@ class SegmenterTraining(RecipeRun):
         self.model = speed_up(_initial_model(plan)).train()
         self.head = DenseHead(plan.shape.hidden)
         self._ema = EMA(self.model)
-        self.average: Sam2Model = self._ema.model
+        self.average: EdgeTamModel = self._ema.model
         self.muon, self.adamw = optimisers(self.model, self.head)
         self.history: list[dict[str, int]] = []
 
@@ -130,11 +135,12 @@ class SegmenterTraining(RecipeRun):
         plan, step = self.plan, self.step
         random = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         side = plan.side_at(step)
-        images = plan.images if side < SIZE else max(1, plan.images // 2)
+        images = plan.images if plan.ways_at(step) else 2 * plan.images
+        images = images if side < SIZE else max(1, images // 2)
         batch = self.scenes.batch(plan.seed, step, images, plan.objects, side, plan.least_at(step))
         encoded = encode(self.model, batch.pixels, batch.corners)
         weight = plan.help_at(step)
-        dense = self.head(encoded.finest, batch.ids) if weight else torch.zeros(())
+        dense = self.head(encoded.finest, batch, random) if weight else torch.zeros(())
         loss, losses = weight * dense, {"dense": dense}
         for way in plan.ways_at(step):
             mask, quality, reached = self._rounds(encoded, batch, way == "click", random)
@@ -193,17 +199,17 @@ class SegmenterTraining(RecipeRun):
         self._ema.update(self.step)
 
 
-def _initial_model(plan: SegmenterPlan) -> Sam2Model:
+def _initial_model(plan: SegmenterPlan) -> EdgeTamModel:
     model = build_model(plan.seed, plan.shape)
     if plan.start:
-        known = Sam2Model.from_pretrained(plan.start, dtype=torch.float32)
+        known = EdgeTamModel.from_pretrained(plan.start, dtype=torch.float32)
         model.load_state_dict(known.state_dict())
     return model
 
 
 def optimisers(model: nn.Module, head: nn.Module) -> tuple[FloatMuon, torch.optim.AdamW]:
     """Muon for the matrices inside the towers, AdamW for everything else."""
-    towers = (".blocks.", ".transformer.", "hypernetworks", "prediction_head")
+    towers = (".transformer.", "hypernetworks", "prediction_head")
     inside = [
         value
         for name, value in model.named_parameters()

@@ -21,6 +21,7 @@ from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image
 from secondlook.labeling.segmenter import ImageEncoding, MaskCandidate, SegmentationPrompt
 from secondlook.models import loading
+from secondlook.models.cpu_speedups import fuse_conv_bn, use_channels_last
 from secondlook.models.image_processor import (
     interpolation_of,
     normalisation_of,
@@ -29,6 +30,7 @@ from secondlook.models.image_processor import (
 )
 from secondlook.models.loading import Placement, choose_placement
 from secondlook.models.mask_logits import (
+    PROMPT_LOGIT,
     InputFrame,
     MaskUpsampler,
     logits_of,
@@ -47,6 +49,8 @@ _PIXELS_PER_PASS_ON_GPU = 2**24
 _CELLS_PER_PASS = {"cpu": 2**15}
 """Cells of the encoding times prompts in one pass of the decoder: about 10 KB each."""
 _CELLS_PER_PASS_ON_GPU = 2**18
+WINDOW_FILL = 0.8
+"""Share of a window's side that a prompt may take, so that the object may be larger than told."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class _PromptShape(NamedTuple):
     mask: bool
     several: bool
     """Whether several masks are wanted."""
+    windowed: bool
+    """Whether a window around the prompt is all that is decoded."""
 
 
 class SamSegmenter:
@@ -94,7 +100,8 @@ class SamSegmenter:
     ) -> None:
         """``model`` is transformers' ``SamModel``, ``SamHQModel``, ``Sam2Model`` or
         ``EdgeTamModel``. Where its configuration says ``prompts_as_masks``, each prompt enters it
-        as a mask too: see ``prompt_as_logits``."""
+        as a mask too: see ``prompt_as_logits``. Where it has a ``prompt_window``, prompts that fit
+        a window of so many cells a side are answered from that part of the encoding alone."""
         self.name = name
         self.digest = digest
         self._model = model.eval().requires_grad_(False).to(placement.device)
@@ -103,12 +110,17 @@ class SamSegmenter:
         self._batch = batch
         skip_position_encodings(model)
         skip_unused_scores(model)
+        small = torch.zeros(1, 3, 64, 64, device=placement.device)
+        if fuse_conv_bn(model, lambda: model.vision_encoder(small)):
+            use_channels_last(model)
         self._as_masks = bool(getattr(model.config, "prompts_as_masks", False))
+        self._window = int(getattr(model.config, "prompt_window", 0))
         self._cells = int(model.prompt_encoder.image_embedding_size[0])
         with torch.inference_mode():
             positions = self._model.get_image_wide_positional_embeddings()
         # The class computes this constant with every call, a tenth of the time of a small one.
         self._model.get_image_wide_positional_embeddings = lambda: positions
+        self._positions = positions
 
     def encode(self, images: Sequence[Image]) -> list[ImageEncoding]:
         """See ``labeling.segmenter.Segmenter``."""
@@ -140,7 +152,7 @@ class SamSegmenter:
         upsampler = MaskUpsampler(frame, 4 * self._cells)
         rows_of: dict[_PromptShape, list[int]] = defaultdict(list)
         for row, prompt in enumerate(checked):
-            rows_of[self._shape(prompt)].append(row)
+            rows_of[self._shape(prompt, frame)].append(row)
         room = _CELLS_PER_PASS.get(self._placement.device.type, _CELLS_PER_PASS_ON_GPU)
         size = max(1, room // self._cells**2)
         found: dict[int, tuple[MaskCandidate, ...]] = {}
@@ -164,6 +176,8 @@ class SamSegmenter:
         """Logits (N, masks, h, w) and predicted IoUs (N, masks) of prompts of one shape."""
         maps: Any = encoding.features
         inputs = self._prompt_inputs(prompts, shape, frame)
+        if shape.windowed:
+            return self._decode_windows(maps, inputs, prompts, shape, frame)
         if shape.mask:  # SAM takes masks a picture, not a prompt: as many pictures as prompts
             maps = tuple(one.expand(len(prompts), -1, -1, -1) for one in maps)
         else:
@@ -172,6 +186,50 @@ class SamSegmenter:
             output = self._model(**self._encoded(maps), **inputs, multimask_output=shape.several)
         logits = output.pred_masks.float().flatten(0, 1).cpu().numpy()
         return logits, output.iou_scores.float().flatten(0, 1).cpu().numpy()
+
+    def _decode_windows(
+        self,
+        maps: tuple[torch.Tensor, ...],
+        inputs: dict[str, torch.Tensor],
+        prompts: Sequence[CheckedPrompt],
+        shape: _PromptShape,
+        frame: InputFrame,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As ``_decode``; nothing of the object is expected outside of the windows."""
+        windows = [self._window_of(prompt, frame) for prompt in prompts]
+
+        def cut(level: torch.Tensor) -> torch.Tensor:
+            """The windows' parts of one map of the image, or each of its own of (N, C, H, W)."""
+            scale = level.shape[-1] // self._cells
+            size = scale * self._window
+            rows = [0] * len(prompts) if len(level) == 1 else range(len(prompts))
+            parts = [
+                level[row, :, scale * y : scale * y + size, scale * x : scale * x + size]
+                for row, (x, y) in zip(rows, windows, strict=True)
+            ]
+            return torch.stack(parts)
+
+        with self._placement.autocast():
+            sparse, dense = self._model.prompt_encoder(
+                inputs.get("input_points"),
+                inputs.get("input_labels"),
+                inputs.get("input_boxes"),
+                cut(inputs["input_masks"]),
+            )
+            found, qualities, *_ = self._model.mask_decoder(
+                image_embeddings=cut(maps[-1]),
+                image_positional_embeddings=cut(self._positions),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=shape.several,
+                high_resolution_features=[cut(level) for level in maps[:-1]],
+            )
+        parts = found[:, 0].float().cpu().numpy()
+        grid, size = 4 * self._cells, 4 * self._window
+        logits = np.full((*parts.shape[:2], grid, grid), -PROMPT_LOGIT, np.float32)
+        for whole, part, (x, y) in zip(logits, parts, windows, strict=True):
+            whole[:, 4 * y : 4 * y + size, 4 * x : 4 * x + size] = part
+        return logits, qualities[:, 0].float().cpu().numpy()
 
     def _prompt_inputs(
         self, prompts: Sequence[CheckedPrompt], shape: _PromptShape, frame: InputFrame
@@ -199,13 +257,31 @@ class SamSegmenter:
         assert prompt.previous is not None  # else its shape has no mask
         return logits_of(prompt.previous, frame, 4 * self._cells)
 
-    def _shape(self, prompt: CheckedPrompt) -> _PromptShape:
+    def _shape(self, prompt: CheckedPrompt, frame: InputFrame) -> _PromptShape:
         return _PromptShape(
             prompt.box is not None,
             len(prompt.points),
             self._as_masks or prompt.previous is not None,
             prompt.ambiguous,
+            bool(self._window) and self._fits_window(prompt, frame),
         )
+
+    def _fits_window(self, prompt: CheckedPrompt, frame: InputFrame) -> bool:
+        if prompt.box is None and not len(prompt.points):
+            return False  # a mask alone, to which the model's own forward pass adds a blank point
+        if prompt.box is None and (prompt.previous is None or not prompt.previous.any()):
+            return False  # nothing tells how large the object is
+        low, high = prompt_extent(prompt, frame)
+        cell = self._pixels.side / self._cells
+        return float((high - low).max()) <= WINDOW_FILL * self._window * cell
+
+    def _window_of(self, prompt: CheckedPrompt, frame: InputFrame) -> tuple[int, int]:
+        """First column and row, cells of the encoding, of the window around a prompt."""
+        cell = self._pixels.side / self._cells
+        low, high = prompt_extent(prompt, frame)
+        first = np.round((low + high) / 2 / cell - self._window / 2)
+        x, y = first.clip(0, self._cells - self._window).astype(int).tolist()
+        return x, y
 
     def _encoded(self, maps: tuple[torch.Tensor, ...]) -> dict[str, Any]:
         """An encoding as the model's forward pass takes it."""
@@ -219,6 +295,21 @@ class SamSegmenter:
                 "intermediate_embeddings": [maps[1].permute(0, 2, 3, 1)],
             }
         return {"image_embeddings": [*maps]}
+
+
+def prompt_extent(
+    prompt: CheckedPrompt, frame: InputFrame
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The upper left and lower right corner, (2,) pixels of the input, of all that a prompt has."""
+    corners = [prompt.points]
+    if prompt.box is not None:
+        corners.append(np.array(prompt.box, np.float32).reshape(2, 2))
+    if prompt.previous is not None and prompt.previous.any():
+        rows = np.flatnonzero(prompt.previous.any(1))
+        columns = np.flatnonzero(prompt.previous.any(0))
+        corners.append(np.array([(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)]))
+    points = frame.to_input(np.concatenate(corners))
+    return points.min(axis=0), points.max(axis=0)
 
 
 def _feature_maps(found: Any) -> tuple[torch.Tensor, ...]:

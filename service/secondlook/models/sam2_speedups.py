@@ -1,4 +1,4 @@
-"""Faster parts for SAM 2 as transformers has it, with the same outputs but for rounding.
+"""Faster parts for SAM 2 and EdgeTAM of transformers, with the same outputs but for rounding.
 
 - ``skip_position_encodings``: the neck computes sines and cosines of every cell of every level with
   each image; only the video model reads them.
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_NECKS = ("Sam2VisionNeck", "EdgeTamVisionNeck")
 
 
 class _NoPositions(nn.Module):
@@ -50,7 +52,7 @@ class MultiScaleAttention(nn.Module):
 
 def skip_position_encodings(model: nn.Module) -> int:
     """Replace the neck's positions, which an image's masks do not need; returns how many."""
-    necks = [m for m in model.modules() if type(m).__name__ == "Sam2VisionNeck"]
+    necks = [m for m in model.modules() if type(m).__name__ in _NECKS]
     for neck in necks:
         neck.position_encoding = _NoPositions()
     return len(necks)
