@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.paired_timing import Figure
-from secondlook.datasets.writers import EXPORT_FORMATS, UNSPLIT, Labels, write_format
+from secondlook.datasets.writers import SNAPSHOT_FORMATS, UNSPLIT, Labels, write_format
 from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.values import Decision, Judgement, LabelResult, Outcome
 
@@ -25,7 +25,7 @@ WIDTH, HEIGHT, WINDOW = 640, 480, 230
 RATE, PEAK = 2_000.0, 1.1
 """Masks a second at least, and the peak memory of many masks against that of few at most."""
 CLASSES = ("dog", "cat")
-FORMATS = [name for name in EXPORT_FORMATS if name != "yolo"]
+FORMATS = [name for name in SNAPSHOT_FORMATS if name != "yolo"]
 
 
 def run() -> list[Figure | str]:

@@ -150,6 +150,8 @@ class Judgement:
     """Of the evidence's proposals, where the evidence is at hand; ``WHOLE_IMAGE``: of none."""
     segmentation: Segmentation | None = None
     """The object's mask; None where no segmenter was in use or this box was not segmented."""
+    track: int = 0
+    """Number of the object in its video, from 1, the same in every frame; 0: not tracked."""
 
     @property
     def mask(self) -> Mask | None:
@@ -222,6 +224,7 @@ class Judgement:
             **_verdict_to_dict(self.verdict),
             "whole_image": self.whole_image,
             "segmentation": _segmentation_to_dict(self.segmentation),
+            "track": self.track,
         }
 
     @classmethod
@@ -237,6 +240,7 @@ class Judgement:
             decision,
             WHOLE_IMAGE if plain.get("whole_image") else -1,
             _segmentation_from_dict(plain.get("segmentation")),
+            plain.get("track", 0),
         )
 
 
@@ -829,6 +833,12 @@ class ReviewOrder(StrEnum):
     """By this ``UncertaintyMethod``; so are the next two."""
     COMMITTEE = "committee"
     DISTRIBUTION = "distribution"
+    MIXED = "mixed"
+    """Image by image, as ``secondlook select`` chooses images by this strategy; so are the next
+    three. They need a count, and images that were embedded by that command."""
+    DIVERSITY = "diversity"
+    DENSITY = "density"
+    BALANCE = "balance"
 
 
 MAX_NAME_LENGTH, MAX_NOTE_LENGTH = 120, 2000

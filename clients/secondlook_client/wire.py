@@ -250,6 +250,7 @@ def _judgement_message(judgement: Judgement) -> pb.Judgement:
         reason=judgement.decision.reason,
         whole_image=judgement.whole_image,
         segmentation=segmentation_message(judgement.segmentation),
+        track=judgement.track,
     )
 
 
@@ -271,6 +272,7 @@ def _judgement(message: pb.Judgement, size: tuple[int, int]) -> Judgement:
         Decision(outcome, message.probability, message.reason),
         WHOLE_IMAGE if message.whole_image else -1,
         segmentation_at(message, "segmentation", size),
+        message.track,
     )
 
 

@@ -8,6 +8,8 @@ from snippets import Rewrites, snippets
 from students import write_student
 from walkthrough import Walkthrough, embed_photo_models, free_port
 
+from secondlook.demo.clips import write_clip
+
 DOCS = Path(__file__).parents[2] / "docs"
 RUN = ("", "python", "yaml")
 """Languages of blocks that are run; ``text`` is what is printed."""
@@ -42,6 +44,8 @@ REWRITTEN = {
     "verify": {", and not a wolf or a fox": ""},
     "python": {'"photo"': '"demo"', "photo-small": "demo"},
     "reviews": {"photo-small": "demo"},
+    "selection": {"facebook/dinov2-small": "demo"},
+    "videos": {"photo-small": "demo"},
 }
 """By page: what stands in a page, and what is run here instead."""
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if snippets(path, *RUN))
@@ -54,6 +58,7 @@ def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copyfile(sorted((tmp_path / "photos").iterdir())[0], tmp_path / "photo.jpg")
     shutil.copyfile(world / "truth.json", tmp_path / "annotations.json")
     write_student(tmp_path / "student", ("person",))
+    write_clip(tmp_path / "clip.mp4", seed=3, count=6, size=128)
     embed_photo_models(monkeypatch)
     return tmp_path
 

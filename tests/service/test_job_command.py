@@ -7,6 +7,7 @@ import pytest
 from fakes import ScriptedProposer
 from job_images import try_again_soon
 from serving import png, server_settings, serving
+from videos import write_video
 
 from secondlook.cli import run
 from secondlook.cli.jobs import job_command
@@ -73,6 +74,15 @@ def test_the_same_command_sends_the_rest(address, images, capsys):
     assert "faces: done, 3 labelled, 1 failed" in capsys.readouterr().out
     assert job(address, "create", "faces", images, "-c", "cat") == 1
     assert "faces" in capsys.readouterr().err
+
+
+def test_of_a_video_the_frames_are_sent(address, tmp_path, capsys):
+    clip = write_video(tmp_path / "clip.mp4")
+    assert job(address, "create", "clip", clip, "-c", "dog", "--fps", "2", "--watch") == 0
+    assert "clip: done, 4 labelled, 0 failed" in capsys.readouterr().out
+    assert job(address, "results", "clip") == 0
+    sent = sorted(json.loads(line)["name"] for line in capsys.readouterr().out.splitlines())
+    assert sent[1] == "clip.mp4@00-00-00.500.jpg"
 
 
 def test_a_job_that_only_waits_for_images_is_not_called_running(address, images, capsys):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 from serving import serving
+from videos import write_video
 
 import secondlook
 from secondlook.cli import run
@@ -52,6 +53,16 @@ def photos(tmp_path: Path) -> Path:
         PILImage.fromarray(half_bright(left)).save(folder / name)
     (folder / "broken.jpg").write_bytes(b"no image")
     return folder
+
+
+def test_a_video_is_its_frames(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", frames=4)
+    labels = secondlook.label(clip, ["dog"], fps=0, **MODELS)
+    assert [result.name for result in labels][1] == "clip.mp4@00-00-00.100.jpg"
+    assert boxes(labels) == [(0.0, 0.0, 32.0, 48.0)] * 4
+    labels.save(tmp_path / "out", formats=["yolo"])
+    image = PILImage.open(tmp_path / "out/yolo/images/default/clip.mp4@00-00-00.300.jpg")
+    assert image.size == (64, 48)
 
 
 def boxes(labels: secondlook.LabelResults) -> list[tuple[float, ...]]:

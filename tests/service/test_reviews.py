@@ -267,7 +267,7 @@ def test_numbers_that_only_a_newer_client_knows_are_refused(served) -> None:
     with grpc.insecure_channel(running.address) as channel:
         stub = reviews_pb2_grpc.ReviewServiceStub(channel)
         for method, request in (
-            (stub.CreateReviewQueue, pb.CreateReviewQueueRequest(name="q", run="r", order=9)),
+            (stub.CreateReviewQueue, pb.CreateReviewQueueRequest(name="q", run="r", order=99)),
             (stub.AnswerReviewItem, pb.AnswerReviewItemRequest(item=1, person="a", answer=9)),
             (stub.AnswerReviewItem, pb.AnswerReviewItemRequest(item=1, person="a")),
             (

@@ -544,6 +544,7 @@ class Judgement(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     WHOLE_IMAGE_FIELD_NUMBER: _builtins.int
     SEGMENTATION_FIELD_NUMBER: _builtins.int
+    TRACK_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
     """Of the ontology."""
     score: _builtins.float
@@ -558,6 +559,8 @@ class Judgement(_message.Message):
     """A doubt about the whole image, whose box this is: no box was accepted, none is unsure, and the
     verifier was asked about the class and did not say no.
     """
+    track: _builtins.int
+    """Number of the object in its video, from 1, the same in every frame; 0 where it was not tracked."""
     @_builtins.property
     def box(self) -> Global___Box:
         """Where."""
@@ -582,10 +585,11 @@ class Judgement(_message.Message):
         reason: _builtins.str = ...,
         whole_image: _builtins.bool = ...,
         segmentation: Global___Segmentation | None = ...,
+        track: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "segmentation", b"segmentation", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_name", b"class_name", "outcome", b"outcome", "probability", b"probability", "reason", b"reason", "score", b"score", "segmentation", b"segmentation", "verdict", b"verdict", "whole_image", b"whole_image"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_name", b"class_name", "outcome", b"outcome", "probability", b"probability", "reason", b"reason", "score", b"score", "segmentation", b"segmentation", "track", b"track", "verdict", b"verdict", "whole_image", b"whole_image"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -119,6 +119,17 @@ class _ReviewOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewOrd
     """By what proposer, verifier and a student say of the box."""
     REVIEW_ORDER_DISTRIBUTION: _ReviewOrder.ValueType  # 6
     """By how a student spreads the edges of the box."""
+    REVIEW_ORDER_MIXED: _ReviewOrder.ValueType  # 7
+    """Image by image, as `secondlook select` chooses images: uncertain, then unlike each other. This
+    and the next three need a count of boxes, and fail with INVALID_ARGUMENT for a run whose images
+    were not embedded by that command.
+    """
+    REVIEW_ORDER_DIVERSITY: _ReviewOrder.ValueType  # 8
+    """Images that are unlike each other and those that people have reviewed."""
+    REVIEW_ORDER_DENSITY: _ReviewOrder.ValueType  # 9
+    """Images that are typical of many."""
+    REVIEW_ORDER_BALANCE: _ReviewOrder.ValueType  # 10
+    """Rare classes and rare kinds of scenes as often as others."""
 
 class ReviewOrder(_ReviewOrder, metaclass=_ReviewOrderEnumTypeWrapper):
     """In which order a queue asks."""
@@ -141,6 +152,17 @@ REVIEW_ORDER_COMMITTEE: ReviewOrder.ValueType  # 5
 """By what proposer, verifier and a student say of the box."""
 REVIEW_ORDER_DISTRIBUTION: ReviewOrder.ValueType  # 6
 """By how a student spreads the edges of the box."""
+REVIEW_ORDER_MIXED: ReviewOrder.ValueType  # 7
+"""Image by image, as `secondlook select` chooses images: uncertain, then unlike each other. This
+and the next three need a count of boxes, and fail with INVALID_ARGUMENT for a run whose images
+were not embedded by that command.
+"""
+REVIEW_ORDER_DIVERSITY: ReviewOrder.ValueType  # 8
+"""Images that are unlike each other and those that people have reviewed."""
+REVIEW_ORDER_DENSITY: ReviewOrder.ValueType  # 9
+"""Images that are typical of many."""
+REVIEW_ORDER_BALANCE: ReviewOrder.ValueType  # 10
+"""Rare classes and rare kinds of scenes as often as others."""
 Global___ReviewOrder: _TypeAlias = ReviewOrder  # noqa: Y015
 
 @_typing.final

@@ -12,7 +12,9 @@ from PIL import Image as PILImage
 from secondlook.cli.label import check_has_image
 from secondlook.cli.output_folder import image_loader
 from secondlook.config.settings import ImageSettings
-from secondlook.core.image_folder import ImageSelection, read_image_file, select_images
+from secondlook.core.clips import clips_in
+from secondlook.core.frame_names import DEFAULT_FPS
+from secondlook.core.image_folder import ImageSelection, select_images
 from secondlook.core.images import decode, suffix_of
 from secondlook.core.types import Pixels
 from secondlook.datasets.writers import linked_images
@@ -49,17 +51,22 @@ class GivenImages(Protocol):
 
 
 def given_images(
-    images: ImagesInput, limits: ImageSettings, *, raw: bool = False, out: Path | None = None
+    images: ImagesInput,
+    limits: ImageSettings,
+    *,
+    raw: bool = False,
+    out: Path | None = None,
+    fps: float = DEFAULT_FPS,
 ) -> GivenImages:
     """What ``images`` names or holds.
 
-    A path is a folder, with everything below it, or a file; so is each of a list of paths. Anything
-    else is an image in memory, or an iterable of them; ``raw`` sends those without loss, for a
-    service of this process. ``out`` is a folder that is left out. Raises ``NotFound`` and
-    ``InvalidInput``.
+    A path is a folder, with everything below it, or a file; so is each of a list of paths. A video
+    is its frames, ``fps`` of each second. Anything else is an image in memory, or an iterable of
+    them; ``raw`` sends those without loss, for a service of this process. ``out`` is a folder that
+    is left out. Raises ``NotFound``, ``InvalidInput`` and, for a video, ``MissingExtra``.
     """
     if isinstance(images, str | os.PathLike):
-        return FilesGiven(select_images([Path(images)], out), limits)
+        return _files([Path(images)], limits, out, fps)
     if isinstance(images, bytes | bytearray | memoryview | PILImage.Image):
         return ImagesInMemory([images], limits, raw)
     if isinstance(images, np.ndarray) and images.ndim < 4:
@@ -72,8 +79,12 @@ def given_images(
     whole: Iterable[Any] = images if isinstance(images, Sequence | np.ndarray) else iter(images)
     first, whole = _peeked(whole)
     if isinstance(first, str | os.PathLike):
-        return FilesGiven(select_images(_paths(whole), out), limits)
+        return _files(_paths(whole), limits, out, fps)
     return ImagesInMemory(whole, limits, raw)
+
+
+def _files(paths: list[Path], limits: ImageSettings, out: Path | None, fps: float) -> GivenImages:
+    return FilesGiven(select_images(paths, out, clips_in(paths, limits, fps)), limits)
 
 
 def _peeked(images: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
@@ -106,8 +117,8 @@ class FilesGiven:
         check_has_image(selection)
         self.selection = selection
         self._limits = limits
-        self.pixels = image_loader(selection.root, limits)
-        self.place = linked_images(selection.root)
+        self.pixels = image_loader(selection.root, limits, selection.clips)
+        self._linked = linked_images(selection.root)
 
     def count(self) -> int | None:
         """See ``GivenImages``."""
@@ -117,7 +128,7 @@ class FilesGiven:
         """See ``GivenImages``."""
         for file in self.selection.walk():
             try:
-                yield file.name, read_image_file(file, self._limits.max_image_bytes)
+                yield file.name, self.selection.read(file, self._limits.max_image_bytes)
             except SecondlookError as failure:
                 yield file.name, failure
 
@@ -127,6 +138,14 @@ class FilesGiven:
     def file_name(self, name: str) -> str:
         """See ``GivenImages``."""
         return name
+
+    def place(self, name: str, result: LabelResult, path: Path) -> None:
+        """See ``GivenImages``."""
+        clips = self.selection.clips
+        if clips and (frame := clips.named(name)):
+            path.write_bytes(clips.read(frame, self._limits.max_image_bytes))
+        else:
+            self._linked(name, result, path)
 
 
 class ImagesInMemory:

@@ -27,6 +27,7 @@ from secondlook.cli.output import bar
 from secondlook.cli.output_folder import FAILED, FailedImage, OutputFolder, read_failures
 from secondlook.config.settings import SOURCES, Settings
 from secondlook.config.stop_signals import call_off
+from secondlook.core.frame_names import DEFAULT_FPS
 from secondlook_client import Client
 from secondlook_client.errors import (
     DeadlineExceeded,
@@ -58,6 +59,7 @@ def label(
     out: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = ("coco",),
     progress: bool = True,
+    fps: float = DEFAULT_FPS,
     **settings: Any,
 ) -> LabelResults:
     """Label images with words.
@@ -67,8 +69,9 @@ def label(
 
     ``images`` is a folder, a file, a list of paths, an image in memory (a numpy array in RGB, a
     Pillow image, encoded bytes) or any iterable of those; an array of OpenCV is
-    ``secondlook_client.bgr(frame)``. ``classes`` is a list of names or of lines as ``-c`` takes
-    them, a dict of phrases by name, an ``Ontology``, or the path of a YAML file.
+    ``secondlook_client.bgr(frame)``. A video file is its frames, ``fps`` of each second (0: all).
+    ``classes`` is a list of names or of lines as ``-c`` takes them, a dict of phrases by name, an
+    ``Ontology``, or the path of a YAML file.
 
     ``proposer`` and ``verifier`` (or ``models`` for both), ``segmenter``, which adds masks,
     ``device`` and all other ``settings`` are those of ``secondlook label``, with the same defaults,
@@ -84,7 +87,8 @@ def label(
     """
     read = _settings(proposer, verifier, segmenter, models, device, settings)
     ontology = ontology_of(classes)
-    given = given_images(images, read.images, raw=not server, out=Path(out) if out else None)
+    skip = Path(out) if out else None
+    given = given_images(images, read.images, raw=not server, out=skip, fps=fps)
     if out is not None:
         return _label_into(Path(out), given, ontology, read, server, formats)
     with _service(server, read) as client:
@@ -120,11 +124,16 @@ class Labeler:
             self._stack = stack.pop_all()
 
     def label(
-        self, images: ImagesInput, classes: WrittenClasses, *, progress: bool = True
+        self,
+        images: ImagesInput,
+        classes: WrittenClasses,
+        *,
+        progress: bool = True,
+        fps: float = DEFAULT_FPS,
     ) -> LabelResults:
         """As ``secondlook.label`` without ``out``."""
         ontology = ontology_of(classes)
-        given = given_images(images, self._settings.images, raw=self._local)
+        given = given_images(images, self._settings.images, raw=self._local, fps=fps)
         return _label(self._client, given, ontology, progress)
 
     def close(self) -> None:

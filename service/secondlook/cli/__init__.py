@@ -37,6 +37,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "redecide": ("runs", "Decide a run again by other thresholds, without a model."),
         "decoys": ("decoys", "Show how often the verifier said yes where the answer is no."),
         "uncertainty": ("uncertainty", "Measure how uncertain each label is, in three ways."),
+        "select": ("select", "Choose the images that people should look at next, and why."),
         "guarantee": ("guarantee", "Guarantee a precision by some answers, with a certificate."),
         "evaluate": ("evaluate", "Measure predictions against truth: precision, recall, AP."),
     },

@@ -157,12 +157,15 @@ def chosen_ontology(ontology: Ontology | None, settings: Settings) -> Ontology:
     raise click.UsageError('say what to look for: -c "person wearing glasses", or --ontology FILE')
 
 
-def check_can_label(server: str | None, settings: Settings) -> None:
-    """Raises ``MissingExtra`` where models are to run in this process and cannot."""
+def check_can_label(server: str | None, settings: Settings, *also: str) -> None:
+    """Raises ``MissingExtra`` where models are to run in this process and cannot, and where one of
+    the extras ``also`` is missing."""
     if not server:
-        extras = extras_of_models(settings)
-        without = "use a running service with --server"
-        check_extras("running models here", *extras, otherwise=without)
+        without = "" if also else "use a running service with --server"
+        what = "this labelling" if also else "running models here"
+        check_extras(what, *extras_of_models(settings), *also, otherwise=without)
+    else:
+        check_extras("this labelling", *also)
 
 
 def warn_about_demo_models(settings: Settings) -> None:

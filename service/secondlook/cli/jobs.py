@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from secondlook.cli.options import class_options, ontology_of
+from secondlook.cli.options import class_options, fps_option, ontology_of
 from secondlook.cli.output import console, counted, local_time, print_facts, table
 from secondlook.cli.params import limit_option, server_option
 from secondlook.config.entrypoint import CommandGroup
@@ -57,6 +57,7 @@ def job_command() -> None:
     metavar="NAME",
     help="Accept boxes under this guarantee, and look for its classes.",
 )
+@fps_option
 @click.option("--watch", is_flag=True, help="Show the progress until the job has ended.")
 @server_option
 def create(
@@ -66,10 +67,13 @@ def create(
     lines: tuple[str, ...],
     ontology: Path | None,
     guarantee: str,
+    fps: float,
     watch: bool,
     server: str,
 ) -> int:
     """Create the job NAME and send IMAGES (files or folders), or label a --folder of the service.
+
+    Of a video among IMAGES --fps frames of each second are sent.
 
     Without -c or --ontology, the service's own classes are used. If sending is interrupted, the
     same command sends the rest. Under a --guarantee a few accepted boxes are put into the review
@@ -79,7 +83,7 @@ def create(
         raise click.UsageError("give either IMAGES to send, or --folder of the service")
     wanted = ontology_of(lines, ontology)
     classes = wanted.classes if wanted else None
-    selection = _selected(images) if images else None
+    selection = _selected(images, fps) if images else None
     with _client(server) as client:
         if folder:
             path = str(Path(folder).absolute())  # of this machine, if it was a relative one
@@ -195,12 +199,14 @@ def _client(server: str) -> "Client":
     return Client(server)
 
 
-def _selected(images: tuple[Path, ...]) -> "ImageSelection":
+def _selected(images: tuple[Path, ...], fps: float) -> "ImageSelection":
     """The images to send. Raises ``InvalidInput`` and ``NotFound`` where there are none."""
     from secondlook.cli.label import check_has_image
+    from secondlook.core.clips import clips_in
     from secondlook.core.image_folder import select_images
+    from secondlook.core.images import DEFAULT_LIMITS
 
-    selection = select_images(images)
+    selection = select_images(images, clips=clips_in(images, DEFAULT_LIMITS, fps))
     check_has_image(selection)
     return selection
 

@@ -18,7 +18,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from secondlook.cli.dataset_options import (
 from secondlook.cli.finished_run import FinishedRun
 from secondlook.cli.options import (
     class_options,
+    fps_option,
     model_options,
     ontology_of,
     resume_options,
@@ -49,6 +50,7 @@ from secondlook.cli.output_folder import (
     FAILED,
     PLAIN_LAYOUT,
     SHOWN,
+    TRACK,
     DatasetLayout,
     FailedImage,
     OutputFolder,
@@ -73,7 +75,6 @@ from secondlook.core.image_folder import (
     ImageFile,
     ImageSelection,
     LeftOut,
-    read_image_file,
 )
 from secondlook.datasets.division import SplitPlan
 from secondlook.datasets.writers import (
@@ -163,7 +164,15 @@ def _refuse_guarantee(ctx: click.Context, option: click.Parameter, name: str | N
     cls=SectionOption,
     section=SECTION,
     is_flag=True,
-    help="Copy the images into the datasets. Without it they are links to IMAGES.",
+    help="Copy the images into the datasets. Without it they are links to IMAGES; frames of videos "
+    "are files in any case.",
+)
+@fps_option
+@click.option(
+    "--track",
+    is_flag=True,
+    help="Follow objects through the frames of a video, or of a folder of images in order: the "
+    "verifier is asked once or twice about each, and labels have the number of their object.",
 )
 @click.option(
     "--gallery",
@@ -191,9 +200,14 @@ def label_command(
     fresh: bool,
     retry_failed: bool,
     server: str | None,
+    fps: float,
+    track: bool,
     **flags: Any,
 ) -> int:
-    """Label IMAGES: image files, or folders with everything below them.
+    """Label IMAGES: image files, folders with everything below them, or videos.
+
+    A video is labelled frame by frame, --fps of each second; a frame is called by its time, such as
+    clip.mp4@00-00-12.400.jpg.
 
     After Ctrl-C, a crash or a full disk, the same command continues where it stopped. Images that
     cannot be labelled are listed in failed.jsonl with the reason. All scores and answers are kept:
@@ -209,6 +223,8 @@ def label_command(
         identity_without_models,
         warn_about_demo_models,
     )
+    from secondlook.cli.tracked_runs import check_can_track, unasked_pipeline
+    from secondlook.core.clips import clips_in, has_video
     from secondlook.core.image_folder import select_images
 
     layout = DatasetLayout(
@@ -219,10 +235,17 @@ def label_command(
     # Whatever can be refused is refused before a model is loaded.
     settings = settings_of(flags)
     wanted = chosen_ontology(ontology_of(lines, ontology), settings)
-    selection = select_images(images, out)
+    if track:
+        check_can_track(settings, wanted, server)
+    videos = has_video(images)
+    if videos or track:
+        check_can_label(server, settings, *["video"] * videos, *["tracks"] * track)
+    selection = select_images(images, out, clips_in(images, settings.images, fps))
     check_has_image(selection)
     known = identity_without_models(wanted, selection.root, None if server else settings)
+    known |= {TRACK: True} if track else {}
     given = {**known, "settings": settings, "formats": formats, "shown": shown, "layout": layout}
+    given["fps"] = fps
     given["calibrator"] = file_digest(settings.pipeline.calibrator)
     finished = FinishedRun(out, selection, given)
     lines_before = None if server or fresh or retry_failed else finished.lines()
@@ -236,7 +259,8 @@ def label_command(
         if not fresh:
             folder.check_same_run(known)
 
-        with connected(server, settings, wanted, partial(folder.data_folder, fresh)) as session:
+        ready, build = partial(folder.data_folder, fresh), unasked_pipeline if track else None
+        with connected(server, settings, wanted, ready, build) as session:
             run = label_into(
                 folder,
                 session,
@@ -245,6 +269,7 @@ def label_command(
                 shown=shown,
                 retry_failed=retry_failed,
                 layout=layout,
+                track_fps=fps if track else None,
             )
         return _conclude(run.written, out, finished)
 
@@ -310,6 +335,12 @@ def about_unanswered(stats: RunStats) -> Iterator[str]:
             f"{counted(stats.decisions, 'decision')}, which could be decided without "
             "(--verify-budget)"
         )
+    if stats.by_track:
+        yield (
+            f"the verifier was not asked about {stats.by_track:,} of "
+            f"{counted(stats.decisions, 'decision')}, which follow from its answers on the same "
+            "objects in other frames (--track)"
+        )
     if stats.without_verdict:
         yield (
             f"the verifier gave no answer for {counted(stats.without_verdict, 'decision')}, which "
@@ -348,11 +379,27 @@ def label_into(
     shown: int = SHOWN,
     retry_failed: bool = False,
     layout: DatasetLayout = PLAIN_LAYOUT,
+    track_fps: float | None = None,
 ) -> LabelRun:
-    """Label ``selection`` into ``folder``, continuing where an earlier start stopped."""
+    """Label ``selection`` into ``folder``, continuing where an earlier start stopped.
+
+    With ``track_fps``, see ``track_run``, objects are followed, in a ``session`` whose models are
+    those of ``unasked_pipeline``.
+    """
     check_has_image(selection)
+    if track_fps is not None:
+        session = replace(session, models={**session.models, TRACK: True})
     finished = finish_job(folder, session, selection, retry_failed)
-    limits = session.image_limits
+    if track_fps is not None:
+        from secondlook.cli.tracked_runs import track_job
+
+        keys = finished.fetched.keys
+        run = track_job(folder, session, finished.job.name, keys, track_fps)
+        labels = FetchedResults(folder.path, keys)
+        for found in session.client.jobs.results(run):
+            labels.add(found)
+        finished = replace(finished, fetched=labels)
+    limits, clips = session.image_limits, selection.clips
     written = write_outputs(
         folder.path,
         Labels(
@@ -364,16 +411,26 @@ def label_into(
             nothing_proposed=layout.nothing_proposed,
             cursors=finished.fetched.cursors,
         ),
-        image_loader(selection.root, limits),
+        image_loader(selection.root, limits, clips),
         finished.failures,
         formats=formats,
         shown=shown,
         plan=layout.plan,
         run=finished.job.name,
         hashes=finished.fetched.hashes(),
-        copy=image_reader(selection.root, limits) if layout.copy_images else None,
+        # A frame of a video is no file that could be linked to.
+        copy=_copier(session, selection) if layout.copy_images or clips else None,
     )
     return LabelRun(written, finished.results, finished.images, finished.seconds)
+
+
+def _copier(session: "Session", selection: ImageSelection) -> Callable[[str, LabelResult], bytes]:
+    """Gives the bytes of an image by its name and result."""
+    store, clips = session.own.store if session.own else None, selection.clips
+    if clips and store:  # a video need not be decoded again
+        return lambda _, result: store.blobs.get(result.sha256)
+    read = image_reader(selection.root, session.image_limits, clips)
+    return lambda name, _: read(name)
 
 
 def _provenance(session: "Session", finished: "FinishedJob") -> Provenance:
@@ -507,14 +564,21 @@ def _failures(
 
 
 def check_has_image(selection: ImageSelection) -> None:
-    """Raises ``InvalidInput`` where the selection has no image, with what was left out."""
+    """Raises ``InvalidInput`` where the selection has no image, with what was left out, and for
+    a video that is all there is and cannot be read."""
     left_out = LeftOut()
-    if next(selection.walk(left_out), None) is not None:
+    found = list(itertools.islice(selection.walk(left_out), 2))
+    if found:
+        if len(found) == 1 and found[0].refusal and selection.clips:
+            raise InvalidInput(found[0].refusal)
         return
     suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
     message = f"there is no image in {selection.root}; images end in {suffixes}"
     if left_out:
-        message += f"; left out: {left_out}; to label them, name the folder that they are in"
+        message += (
+            f"; left out: {left_out}; to label them, name the folder that they are in or the file "
+            "itself"
+        )
     raise InvalidInput(message)
 
 
@@ -652,7 +716,7 @@ class SelectionUpload:
     def _readable(self, images: Iterator[ImageFile]) -> Iterator[tuple[ImageFile, bytes]]:
         for image in images:
             try:
-                yield image, read_image_file(image, self._max_bytes)
+                yield image, self._selection.read(image, self._max_bytes)
             except SecondlookError as failure:
                 self._fail(image, failure)
 
@@ -670,6 +734,8 @@ class FetchedResults:
     def __init__(self, folder: Path, keys: "array[int]") -> None:
         """``keys`` of the images, in order; results of other images are not taken."""
         self._folder = folder
+        self.keys = keys
+        """Of the images, in order."""
         in_order = np.array(keys, dtype=np.int64)
         self._order = np.argsort(in_order, kind="stable")
         self._sorted = in_order[self._order]

@@ -25,6 +25,7 @@ from secondlook.config.settings import (
     PipelineSettings,
     Settings,
 )
+from secondlook.core.frame_names import DEFAULT_FPS
 from secondlook_client.ontology import Ontology
 
 models_option = click.option(
@@ -38,6 +39,18 @@ in_process_options = setting_options(
     ModelSettings, PipelineSettings, BatchingSettings, ImageSettings
 )
 """The settings that matter when a command runs the models itself; ``serve`` takes them all."""
+
+
+fps_option = click.option(
+    "--fps",
+    cls=SectionOption,
+    section=MORE,
+    type=click.FloatRange(0, 1000),
+    default=DEFAULT_FPS,
+    show_default=True,
+    metavar="N",
+    help="Frames of each second of a video; 0 takes all.",
+)
 
 
 def class_options(command: Command) -> Command:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from secondlook.config.settings import RENAMED, ImageSettings
+from secondlook.core.clips import ClipFrames
 from secondlook.core.files import explain_write_errors, one_line, remove, replacing
 from secondlook.core.image_folder import ImageFile, read_image_file
 from secondlook.core.images import decode
@@ -32,16 +33,26 @@ from secondlook.datasets.writers import (
 )
 from secondlook.evaluation.run_stats import RunStats
 from secondlook_client.errors import BadImage, NotFound, OutputExists
+from secondlook_client.values import LabelResult
 
 RUN, FAILED, GALLERY, STORE = "run.json", "failed.jsonl", "gallery.html", ".store"
+ANSWERS = ".answers.jsonl"
+"""What the verifier said of tracks, until their run has it."""
 FINISHED = ".finished.json"
 """What ``finished_run`` knows of a run that is finished; the next run begins by removing it."""
 STAGED = ".images"
 """Copies of images, until every format links to them."""
-OWN_FILES = (*LABEL_FORMATS, *VERIFIED_FILES, GALLERY, FAILED, STAGED, FINISHED, STORE, RUN)
+OWN_FILES = (
+    *(*LABEL_FORMATS, *VERIFIED_FILES, GALLERY, FAILED),
+    *(STAGED, FINISHED, ANSWERS, STORE, RUN),
+)
 """Everything that a run writes. ``clear`` removes these and nothing else, in this order: as long as
 ``run.json`` exists, the others are known to be a run's."""
 JOB = "job"
+TRACK = "track"
+"""In ``run.json``: whether objects are followed."""
+LABELS = "labels"
+"""In ``run.json``: the run that has the labels, where it is not the job's; ``claim`` forgets it."""
 NOT_RECORDED = (
     ("", "calibrator", ""),
     ("", "segmenter", ""),
@@ -123,9 +134,18 @@ class OutputFolder:
             return job
         before = self._run(identity)
         job = str(before.pop(JOB, "")) if before else ""
+        if before:
+            before.pop(LABELS, None)
         if not job or before != identity:
             raise self._other_run(before, identity)
         return job
+
+    def note_labels(self, run: str) -> None:
+        """The labels are those of another run of the store than the job's."""
+        path = self.path / RUN
+        record = {**(_read(path) or {}), LABELS: run}
+        with replacing(path) as part:
+            part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def check_same_run(self, known: Mapping[str, Any]) -> None:
         """Raises ``OutputExists`` as ``claim`` would, by what is ``known`` of its identity."""
@@ -183,12 +203,13 @@ def store_of(folder: Path) -> Path:
 
 
 def job_of(folder: Path) -> str:
-    """The name of the job whose results are in ``folder``. Raises ``NotFound``."""
+    """The name of the run whose results are in ``folder``. Raises ``NotFound``."""
     record = _read(folder / RUN)
     job = record.get(JOB) if isinstance(record, dict) else None
     if not isinstance(job, str) or not job:
         raise NotFound(f"{folder / RUN} names no run; give its name, and its store with --data")
-    return job
+    labels = record.get(LABELS)
+    return labels if isinstance(labels, str) and labels else job
 
 
 def _lock(out: Path) -> int:
@@ -272,15 +293,15 @@ def write_outputs(
     plan: SplitPlan = UNDIVIDED,
     run: str = "",
     hashes: Iterable[int | None] = (),
-    copy: Callable[[str], bytes] | None = None,
+    copy: Callable[[str, LabelResult], bytes] | None = None,
 ) -> WrittenOutputs:
     """Write the formats, the gallery (at most ``shown`` images; 0: none) and ``failed.jsonl``.
 
-    ``load`` gives the pixels of an image by its name; with ``copy``, which gives its bytes, images
-    are copied instead of placed. ``run`` is the name of the run's job, and ``hashes`` are the
-    perceptual hashes of the images, in their order. Everything is streamed, so
-    memory does not grow with the run, save for some 200 bytes an image where it is divided. After
-    ``StorageFull`` nothing is lost, and the same command writes the rest later.
+    ``load`` gives the pixels of an image by its name; with ``copy``, which gives the bytes of an
+    image by its name and result, images are copied instead of placed. ``run`` is the name of the
+    run's job, and ``hashes`` are the perceptual hashes of the images, in their order. Everything is
+    streamed, so memory does not grow with the run, save for some 200 bytes an image where it is
+    divided. After ``StorageFull`` nothing is lost, and the same command writes the rest later.
     """
     failed = write_failures(out / FAILED, failures)
     stats = RunStats.of(result for _, result in labels.results())
@@ -313,7 +334,7 @@ def write_outputs(
 
 @contextmanager
 def _copying(
-    out: Path, splits: Mapping[str, Labels], copy: Callable[[str], bytes] | None
+    out: Path, splits: Mapping[str, Labels], copy: Callable[[str, LabelResult], bytes] | None
 ) -> Iterator[Mapping[str, Labels]]:
     """The same labels, whose images are copied with ``copy`` if it is given."""
     if copy is None:
@@ -323,7 +344,7 @@ def _copying(
     with explain_write_errors(out):
         remove(staged)
         staged.mkdir()
-    place = copied_images(staged, lambda name, _: copy(name))
+    place = copied_images(staged, copy)
     try:
         yield {name: replace(labels, place_image=place) for name, labels in splits.items()}
     finally:
@@ -346,10 +367,17 @@ def read_failures(path: Path) -> list[FailedImage]:
         return [FailedImage(**json.loads(line)) for line in file]
 
 
-def image_reader(root: Path, limits: ImageSettings) -> Callable[[str], bytes]:
-    """A function from an image's name to its bytes; raises ``BadImage`` if it is gone."""
+def image_reader(
+    root: Path, limits: ImageSettings, clips: ClipFrames | None = None
+) -> Callable[[str], bytes]:
+    """A function from an image's name to its bytes; raises ``BadImage`` if it is gone.
+
+    With ``clips``, names of frames of their videos are read from there.
+    """
 
     def read(name: str) -> bytes:
+        if clips and (frame := clips.named(name)):
+            return clips.read(frame, limits.max_image_bytes)
         path = root / name
         try:
             found = path.stat()
@@ -361,7 +389,9 @@ def image_reader(root: Path, limits: ImageSettings) -> Callable[[str], bytes]:
     return read
 
 
-def image_loader(root: Path, limits: ImageSettings) -> Callable[[str], Pixels]:
+def image_loader(
+    root: Path, limits: ImageSettings, clips: ClipFrames | None = None
+) -> Callable[[str], Pixels]:
     """A function from an image's name to its upright pixels; raises ``BadImage`` if it is gone."""
-    read = image_reader(root, limits)
+    read = image_reader(root, limits, clips)
     return lambda name: decode(read(name), name, limits).pixels

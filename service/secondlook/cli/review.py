@@ -166,9 +166,12 @@ def opened_reviews(
     type=click.Choice([order.value for order in ReviewOrder]),
     default=ReviewOrder.RANDOM.value,
     show_default=True,
-    help="At random (estimates need that); first where an answer changes most; first where the "
-    "label is most uncertain: by the best method of `secondlook uncertainty` that measured it, "
-    "else where the probability is nearest to one half. The others: by that method.",
+    metavar="ORDER",
+    help="random: estimates need that; value: first where an answer changes most; uncertainty: "
+    "first where the label is most uncertain, by the best method of `secondlook uncertainty` that "
+    "measured it, else where the probability is nearest to one half; monte-carlo, committee, "
+    "distribution: by that method; mixed, diversity, density, balance: image by image, as "
+    "`secondlook select` chooses images, which embeds them first.",
 )
 @click.option(
     "-c", "--class", "classes", multiple=True, metavar="CLASS", help="Only this class. Repeatable."

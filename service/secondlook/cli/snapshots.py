@@ -23,7 +23,7 @@ from secondlook.cli.params import Time, empty_option, limit_option
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import CommandGroup
 from secondlook.config.terminal import echo, print_json
-from secondlook.datasets.writers import EXPORT_FORMATS, DoubtfulImages
+from secondlook.datasets.writers import SNAPSHOT_FORMATS, DoubtfulImages
 from secondlook_client.values import EmptyReason, GroupBy
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def diff(old: str, new: str, as_json: bool, **flags: Any) -> int:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="A new or empty folder."
 )
-@format_option(EXPORT_FORMATS)
+@format_option(SNAPSHOT_FORMATS)
 @doubt_options(nothing_proposed=DoubtfulImages.BACKGROUND)
 @store_options
 def export_snapshot(name: str, out: Path, formats: tuple[str, ...], **flags: Any) -> None:

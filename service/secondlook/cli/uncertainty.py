@@ -25,7 +25,8 @@ from secondlook_client.uncertainties import UncertaintyMethod
 if TYPE_CHECKING:
     from secondlook.config.settings import Settings
     from secondlook.evaluation.uncertainty_sources import Detect, UncertaintySource
-    from secondlook.review.uncertainty import Measuring, UncertaintyReport
+    from secondlook.review.uncertainty import UncertaintyReport
+    from secondlook.review.visited_images import Visit
     from secondlook.store import Store
     from secondlook.store.runs import Run
     from secondlook.store.uncertainties import MethodCount
@@ -155,7 +156,7 @@ def uncertainty_command(
 
 def _measure(
     store: "Store", run: "Run", source: "UncertaintySource", settings: "Settings", again: bool
-) -> "Measuring":
+) -> "Visit":
     """Measure by one method, and say what came of it."""
     from secondlook.review.uncertainty import measure_run
 
@@ -170,7 +171,7 @@ def _measure(
     return done
 
 
-def _tell(done: "Measuring", source: "UncertaintySource", run: "Run") -> None:
+def _tell(done: "Visit", source: "UncertaintySource", run: "Run") -> None:
     before = f"; {done.before:,} had been before" if done.before else ""
     echo(f"{source.method}: {counted(done.measured, 'image')} measured{before}", err=True)
     models = " → ".join(filter(None, (run.proposer, run.verifier)))

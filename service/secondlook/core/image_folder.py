@@ -5,7 +5,8 @@ lead out of it, and names in any script or none. Nothing here opens anything but
 
 Two kinds of entries are left out everywhere: hidden ones with what systems and tools add
 (``is_hidden``), and folders that secondlook wrote itself, which carry a tag (``tag_output``): an
-image in them is a copy of one that is labelled already. ``LeftOut`` counts both.
+image in them is a copy of one that is labelled already. ``LeftOut`` counts both, and videos: only
+of a video that is named itself, in a selection with ``clips``, the frames are images too.
 """
 
 import errno
@@ -15,15 +16,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from secondlook.core.files import FolderRoot, one_line
 from secondlook_client.errors import BadImage, ImageTooLarge, InvalidInput, NotAllowed, NotFound
+
+if TYPE_CHECKING:
+    from secondlook.core.clips import ClipFrames
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 )
 """Suffixes of images in a folder, in any case; a file that is named itself is always taken."""
+VIDEO_SUFFIXES = frozenset(
+    (
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts"),
+        *(".m2ts", ".wmv", ".flv", ".3gp", ".ogv"),
+    )
+)
+"""Suffixes of videos, in any case."""
 UNREADABLE_FORMATS = {".heic": "HEIC", ".heif": "HEIF", ".avif": "AVIF", ".jxl": "JPEG XL"}
 """Images that cannot be decoded: each is refused with a reason, rather than left out silently."""
 OUTPUT_TAG = ".secondlook-output"
@@ -79,6 +90,10 @@ class LeftOut:
         """Count a folder that secondlook wrote."""
         self._add("written by secondlook", folder)
 
+    def video(self, path: Path) -> None:
+        """Count a video in a folder; one that is named itself is labelled frame by frame."""
+        self._add("video", path)
+
     def _add(self, what: str, path: Path) -> None:
         self._counts[what] = self._counts.get(what, 0) + 1
         self._first.setdefault(what, path.name)
@@ -109,6 +124,8 @@ class ImageFile:
     root: Path | None = None
     """The folder that it must lie beneath when it is read; None for a file that was given itself,
     which may be a link to anywhere."""
+    frame_ms: int | None = None
+    """Of a frame of the video ``path``: its time, milliseconds. None for a file."""
 
     @property
     def key(self) -> int:
@@ -127,6 +144,8 @@ class ImageSelection:
     sources: tuple[Path, ...]
     skip: Path | None = None
     """A folder that is left out: the run's own output."""
+    clips: "ClipFrames | None" = None
+    """Reads the frames of videos among the sources; None: videos are no images."""
 
     def walk(self, left_out: LeftOut | None = None) -> Iterator[ImageFile]:
         """Every image once: sources in the order given, each folder sorted by name.
@@ -139,8 +158,16 @@ class ImageSelection:
         for source in self.sources:
             if source.is_dir():
                 yield from self._walk_folder(source, left_out)
+            elif self.clips and source.suffix.lower() in VIDEO_SUFFIXES:
+                yield from self.clips.frames(self._source(source))
             else:
                 yield self._source(source)
+
+    def read(self, image: ImageFile, max_bytes: int) -> bytes:
+        """The bytes of an image that ``walk`` gave. Raises what ``read_image_file`` raises."""
+        if image.frame_ms is not None and self.clips:
+            return self.clips.read(image, max_bytes)
+        return read_image_file(image, max_bytes)
 
     def _walk_folder(self, folder: Path, left_out: LeftOut) -> Iterator[ImageFile]:
         # A stack of its own: folders nest deeper than calls may.
@@ -162,6 +189,8 @@ class ImageSelection:
                 yield self._found(path, found)
             elif form := UNREADABLE_FORMATS.get(path.suffix.lower()):
                 yield self._refused(path, f"{form} is not read; convert it to JPEG")
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
+                left_out.video(path)
 
     def _entries(
         self, folder: Path, left_out: LeftOut
@@ -225,11 +254,14 @@ class ImageSelection:
         return path.relative_to(self.root).as_posix()
 
 
-def select_images(paths: Sequence[Path], out: Path | None = None) -> ImageSelection:
+def select_images(
+    paths: Sequence[Path], out: Path | None = None, clips: "ClipFrames | None" = None
+) -> ImageSelection:
     """What ``paths`` (files and folders) name; names are relative to their common folder.
 
-    A path inside another one that is given too counts once; ``out`` is left out. Raises
-    ``NotFound`` for a path that does not exist and ``InvalidInput`` for none at all.
+    A path inside another one that is given too counts once; ``out`` is left out. With ``clips``,
+    a video that is named stands for its frames. Raises ``NotFound`` for a path that does not exist
+    and ``InvalidInput`` for none at all.
     """
     if not paths:
         raise InvalidInput("no image is given; name a folder or some files")
@@ -240,7 +272,7 @@ def select_images(paths: Sequence[Path], out: Path | None = None) -> ImageSelect
     kept = [p for p in dict.fromkeys(whole) if not any(o in p.parents for o in whole)]
     roots = [p if p.is_dir() else p.parent for p in kept]
     skip = Path(os.path.realpath(out)) if out else None
-    return ImageSelection(Path(os.path.commonpath(roots)), tuple(kept), skip)
+    return ImageSelection(Path(os.path.commonpath(roots)), tuple(kept), skip, clips)
 
 
 def select_files(paths: Sequence[Path]) -> ImageSelection:

@@ -144,6 +144,9 @@ class Evidence:
     """Name and digest; empty when none was in use."""
     unsegmented: Mapping[int, str] = field(default_factory=dict)
     """By row of the proposals, why there is no mask although one was asked for."""
+    tracks: Mapping[int, int] = field(default_factory=dict)
+    """By row of the proposals, the number of the track that it belongs to, from 1; empty where
+    nothing was tracked."""
 
     @property
     def image_verdicts(self) -> tuple[Verdict, ...]:

@@ -40,6 +40,7 @@ from secondlook.datasets.query import query_of
 from secondlook.datasets.snapshot import empty_counts
 from secondlook.datasets.writers import (
     EXPORT_FORMATS,
+    SNAPSHOT_FORMATS,
     DoubtfulImages,
     Labels,
     Provenance,
@@ -61,7 +62,7 @@ from secondlook_client.values import (
     View,
 )
 
-FORMATS = tuple(EXPORT_FORMATS)
+FORMATS = SNAPSHOT_FORMATS
 CERTIFICATE_FILE = "certificate.json"
 SHOWN, SHOWN_ROWS = 24, 5
 """Images of the contact sheet at most, and its rows."""

@@ -17,7 +17,7 @@ from secondlook.demo.identity import recognisable
 from secondlook.demo.light import Daylight
 from secondlook.demo.scenery import backdrop
 from secondlook.demo.staging import Figure, Spot, place, set_stage
-from secondlook.demo.world import Scene, truth_of
+from secondlook.demo.world import Scene, nouns_of, truth_of
 
 ASPECT = 4 / 3
 DRIFT_FRAMES = 1500
@@ -44,6 +44,8 @@ class _Resident:
     speed: float
     leaves: int
     """The frame at which one that stands disappears."""
+    number: int
+    """From 0, in the order of arrival."""
 
 
 def frames(
@@ -55,15 +57,44 @@ def frames(
     arguments give the same frames, and a smaller count the first of them. Raises ValueError for a
     size below 64.
     """
+    return (frame.scene for frame in tracked_frames(seed, count, size, changes))
+
+
+@dataclass(frozen=True)
+class TrackedScene:
+    """A frame, and which object each of its things is."""
+
+    scene: Scene
+    objects: tuple[int, ...]
+    """Of each of the scene's things a number, from 1, the same in every frame; what a person wears
+    is an object too."""
+
+
+def tracked_frames(
+    seed: int, count: int, size: int = 320, changes: Collection[int] = (), every: int = 1
+) -> Iterator[TrackedScene]:
+    """``frames`` with the identity of each thing; of ``every`` frames only the first is rendered.
+
+    What is too hidden to be recognised is left out of a frame, as everywhere in this world, and
+    comes back as the same object.
+    """
     if size < 64:
         raise ValueError(f"a frame needs a size of at least 64 pixels, got {size}")
     number = 0
+    numbers: dict[tuple[int, int, str], int] = {}
     place = _Place(seed, number, size)
     for frame in range(count):
         if frame in changes:
             number += 1
             place = _Place(seed, number, size)
-        yield place.frame(frame)
+        for skipped in range(every - 1 if frame else 0):
+            place.advance(every * (frame - 1) + 1 + skipped)
+        scene, owners = place.frame(every * frame)
+        objects = (
+            numbers.setdefault((number, owner, thing.noun), len(numbers) + 1)
+            for owner, thing in zip(owners, scene.things, strict=True)
+        )
+        yield TrackedScene(scene, tuple(objects))
 
 
 class _Place:
@@ -85,24 +116,33 @@ class _Place:
                 self._fixed += found[1]
         self._room = int(rng.integers(4, 8))
         self._residents: list[_Resident] = []
+        self._arrived = 0
         for _ in range(self._room - 1):
             self._add_resident(frame=0, inside=True)
 
-    def frame(self, number: int) -> Scene:
-        """The next image, as frame `number`."""
-        rng = self._rng
+    def advance(self, number: int) -> None:
+        """Go on to frame `number` without an image of it."""
         self._advance(number)
-        if len(self._residents) < self._room and rng.random() < _ARRIVAL:
+        if len(self._residents) < self._room and self._rng.random() < _ARRIVAL:
             self._add_resident(number, inside=False)
-        moved = [_moved(f, r.x - r.spot.x) for r in self._residents for f in r.figures]
-        figures = sorted([*self._fixed, *moved], key=lambda figure: figure.ground)
+
+    def frame(self, number: int) -> tuple[Scene, list[int]]:
+        """The next image, as frame `number`, and to which figure each of its things belongs."""
+        rng = self._rng
+        self.advance(number)
+        owned = [(-1 - place, figure) for place, figure in enumerate(self._fixed)]
+        for one in self._residents:
+            owned += [(one.number, _moved(figure, one.x - one.spot.x)) for figure in one.figures]
+        owner = {id(figure): number for number, figure in owned}
+        figures = sorted((figure for _, figure in owned), key=lambda figure: figure.ground)
         figures, ids = recognisable(figures, self._canvas, self._size / 320)
         image = self._backdrop.copy()
         for figure in figures:
             paint(image, figure.primitives)
         time = number / DRIFT_FRAMES
         pixels = self._light.expose(image.reduce(SUPERSAMPLE), time, rng)
-        return Scene(pixels, truth_of(figures, ids))
+        owners = [owner[id(figure)] for figure in figures for _ in nouns_of(figure)]
+        return Scene(pixels, truth_of(figures, ids)), owners
 
     def _advance(self, number: int) -> None:
         """Move everything by one frame."""
@@ -128,13 +168,17 @@ class _Place:
         spot, figures = found
         leaves = frame + int(rng.integers(_STAY_FRAMES // 2, 2 * _STAY_FRAMES))
         if stands:
-            self._residents.append(_Resident(spot, figures, spot.x, 0.0, leaves))
+            self._take(_Resident(spot, figures, spot.x, 0.0, leaves, self._arrived))
             return
         speed = rng.uniform(*_SPEEDS[noun]) * (1 if rng.random() < 0.5 else -1)
         speed *= spot.scale / self._stage.near + 0.3  # what is far away seems slower
         half = (spot.box[2] - spot.box[0]) / 2 - abs(speed)
         x = spot.x if inside else -half if speed > 0 else self._canvas[0] + half
-        self._residents.append(_Resident(spot, figures, x, speed, leaves))
+        self._take(_Resident(spot, figures, x, speed, leaves, self._arrived))
+
+    def _take(self, resident: _Resident) -> None:
+        self._residents.append(resident)
+        self._arrived += 1
 
 
 def _moved(figure: Figure, by: float) -> Figure:

@@ -174,6 +174,14 @@ def _image_size(rng: np.random.Generator, size: int) -> tuple[int, int]:
     return (size, round(size / ratio)) if ratio >= 1 else (round(size * ratio), size)
 
 
+def nouns_of(figure: Figure) -> tuple[str, ...]:
+    """The nouns of the things that a figure is, in the order of ``truth_of``."""
+    if figure.noun is None:
+        return ()
+    glasses = ("glasses",) if figure.wear.traits & {"glasses", "glasses on head"} else ()
+    return figure.noun, *glasses, *(("helmet",) if "helmet" in figure.wear.traits else ())
+
+
 def truth_of(figures: list[Figure], ids: np.ndarray) -> tuple[Thing, ...]:
     """The things among `figures`, farthest first, by their (H, W) buffer of identities."""
     things: list[Thing] = []

@@ -7,7 +7,6 @@ a thread that keeps the newest frame only, and reopens it whenever it fails.
 """
 
 import contextlib
-import itertools
 import logging
 import os
 import stat
@@ -19,14 +18,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from secondlook.config.extras import missing_extra
 from secondlook.config.settings import ImageSettings
+from secondlook.core.frame_names import MAX_MS, FrameAddress
 from secondlook.core.image_folder import OUTPUT_TAG, is_hidden
 from secondlook.core.images import DEFAULT_LIMITS, decode
+from secondlook.core.video import (
+    MAX_DAMAGED,
+    DamagedPacket,
+    FrameSampler,
+    VideoFile,
+    check_video_size,
+    load_av,
+    upright_pixels,
+    video_stream,
+)
 from secondlook.detector.frames import SkippedFrame, SourceFrame
-from secondlook_client.errors import InvalidInput, NotFound, SecondlookError
+from secondlook_client.errors import ImageTooLarge, InvalidInput, NotFound, SecondlookError
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +46,9 @@ CAMERA_TIMEOUT_S = 10.0
 """A camera that gives nothing for so long is reopened."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 """Wait before a camera is reopened: doubled after each failure."""
-MAX_DAMAGED = 500
-"""Damaged packets in a row after which the rest of a file is given up."""
+CAMERA = "a video file or camera"
+EXTRAS = ("edge", "video")
+"""What reading one needs on a device."""
 _SLEEP_S = 0.02
 
 
@@ -227,15 +235,6 @@ class FpsLimiter:
         return True
 
 
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as missing:
-        raise missing_extra("a video file or camera", "edge", "video") from missing
-    av.logging.set_level(None)  # ffmpeg writes to stderr; failures are reported as our errors
-    return av
-
-
 class FileSource:
     """The frames of a video file in order; with ``fps`` only so many of each second of video."""
 
@@ -243,20 +242,12 @@ class FileSource:
     superseded = 0
 
     def __init__(self, path: Path, fps: float, limits: ImageSettings) -> None:
-        av = _av()
+        """Raises ``InvalidInput``, ``ImageTooLarge`` and ``MissingExtra``."""
         self._name = path.name
-        self._gap_s = 1 / fps if fps > 0 else 0.0
         self._limits = limits
-        try:
-            self._container = av.open(str(path))
-            self._stream = _image_stream(self._container)
-            _check_size(self._stream.codec_context, limits)
-        except (av.error.FFmpegError, OSError) as cause:
-            raise InvalidInput(
-                f"'{path}' is not a video that can be read ({cause.strerror}); give a folder of "
-                "images or a video file"
-            ) from cause
-        self._frames = self._decoded(av)
+        self._sampler = FrameSampler(fps)
+        self._video = VideoFile(path, limits, extras=EXTRAS)
+        self._frames = self._sampled()
         self._ended = False
 
     @property
@@ -273,31 +264,21 @@ class FileSource:
     def close(self) -> None:
         """Close the file."""
         self._frames.close()
-        self._container.close()
+        self._video.close()
 
-    def _decoded(self, av: Any) -> Generator[SourceFrame | SkippedFrame, None, None]:
-        """Packet by packet: one that is damaged costs its own frames, not the rest."""
-        due, damaged = float("-inf"), 0
-        packets = self._container.demux(self._stream)
-        for number in itertools.count():
-            try:
-                packet = next(packets, None)
-                frames = packet.decode() if packet is not None else []
-            except (av.error.FFmpegError, OSError) as cause:
-                damaged += 1
-                yield SkippedFrame(f"{self._name}#packet {number}", f"damaged ({cause.strerror})")
-                if damaged >= MAX_DAMAGED:
-                    return
+    def _sampled(self) -> Generator[SourceFrame | SkippedFrame, None, None]:
+        stream = self._video.stream
+        begin_s = float((stream.start_time or 0) * stream.time_base)
+        at = 0.0
+        for frame in self._video.decoded():
+            if isinstance(frame, DamagedPacket):
+                yield SkippedFrame(f"{self._name}#packet {frame.number}", frame.reason)
                 continue
-            if packet is None:
-                return
-            for frame in frames:
-                damaged = 0
-                at = frame.time if frame.time is not None else number * max(self._gap_s, 0.04)
-                if at + 1e-6 < due and at >= due - self._gap_s:
-                    continue
-                due = at + self._gap_s
-                yield _frame(frame, f"{self._name}@{at:.3f}s.jpg", at, self._limits)
+            # A frame without a time is shown 40 ms after the one before.
+            at = at + 0.04 if frame.time is None else max(frame.time - begin_s, 0.0)
+            if self._sampler.takes(at):
+                name = FrameAddress(self._name, min(round(1000 * at), MAX_MS - 1)).name
+                yield _frame(frame, name, at, self._limits)
 
 
 class CameraSource:
@@ -310,7 +291,7 @@ class CameraSource:
     ) -> None:
         """``opener`` returns an open container. Waits at most ``first_s`` for a first frame: a
         camera that is off now may be on in an hour."""
-        self._av = _av()
+        self._av = load_av(CAMERA, *EXTRAS)
         self._opener = opener
         self._gap_s = 1 / fps if fps > 0 else 0.0
         self._limits = limits
@@ -355,8 +336,9 @@ class CameraSource:
             self._closed.wait(retry_s)
 
     def _read(self, container: Any) -> None:
-        stream = _image_stream(container)
-        _check_size(stream.codec_context, self._limits)
+        stream = video_stream(container)
+        codec = stream.codec_context
+        check_video_size(codec.width or 0, codec.height or 0, self._limits)
         due, failures = 0.0, 0
         for packet in container.demux(stream):
             if self._closed.is_set():
@@ -386,7 +368,7 @@ class CameraSource:
 
 def camera_opener(where: str) -> Callable[[], Any]:
     """A function that opens the device or URL ``where``. Raises ``MissingExtra``."""
-    av = _av()
+    av = load_av(CAMERA, *EXTRAS)
 
     def opened() -> contextlib.AbstractContextManager[Any]:
         form = "v4l2" if where.startswith("/dev/") else None
@@ -399,31 +381,11 @@ def camera_opener(where: str) -> Callable[[], Any]:
     return opened
 
 
-def _image_stream(container: Any) -> Any:
-    if not container.streams.video:
-        raise InvalidInput("the file has no video stream; give a video file or a folder of images")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    return stream
-
-
-def _check_size(codec: Any, limits: ImageSettings) -> None:
-    """Before a frame is decoded; 0 where the header does not say."""
-    width, height = codec.width or 0, codec.height or 0
-    if width * height > limits.max_image_pixels or max(width, height) > limits.max_image_side:
-        raise InvalidInput(
-            f"the video is {width}×{height}; at most {limits.max_image_pixels:,} pixels and "
-            f"{limits.max_image_side:,} along a side are allowed. Scale it down"
-        )
-
-
 def _frame(frame: Any, name: str, at: float, limits: ImageSettings) -> SourceFrame | SkippedFrame:
-    if frame.width * frame.height > limits.max_image_pixels:  # a stream may change its size
-        return SkippedFrame(
-            name, f"{frame.width}×{frame.height} pixels; allowed: {limits.max_image_pixels:,}"
-        )
-    pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
-    return SourceFrame(pixels, name, at, time.time())
+    try:
+        return SourceFrame(upright_pixels(frame, limits), name, at, time.time())
+    except ImageTooLarge as cause:  # a stream may change its size
+        return SkippedFrame(name, str(cause))
 
 
 def _timestamp_name(wall: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from secondlook.core.types import NOT_ASKED
 from secondlook.evaluation.matching import Quality, ScoredBox, ScoredImage, TrueBox, evaluate
+from secondlook.labeling.decisions import UNASKED
 from secondlook.labeling.outlines import NO_MASK, NOT_SEGMENTED
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import EmptyReason, LabelPath, LabelResult, Outcome
@@ -58,6 +59,8 @@ class RunStats:
     """What it said to the first of those."""
     not_asked: int = 0
     """Judgements that were certain without the verifier's answer; see ``verify_budget``."""
+    by_track: int = 0
+    """Judgements of boxes that were answered for in another frame; see ``labeling.tracks``."""
     masks: int = 0
     """Labels with a mask."""
     without_mask: int = 0
@@ -98,6 +101,8 @@ class RunStats:
         for judgement in result.judgements:
             if judgement.error == NOT_ASKED and NOT_ASKED not in judgement.reason:
                 self.not_asked += 1
+            elif judgement.p_yes is not None and judgement.reason.startswith(UNASKED):
+                self.by_track += 1
             elif judgement.error:
                 self.without_verdict += 1
                 self.first_error = self.first_error or judgement.error

@@ -37,6 +37,8 @@ from secondlook_client.values import (
     View,
 )
 
+UNASKED = "not asked: "
+"""What the reason of a decision begins with whose question was left out on purpose."""
 CONTRADICTION = "the answers contradict: yes to"
 NEEDS_ANSWER = "no verdict: the calibrator needs an answer, and no verifier was in use"
 """The reason where no verifier was in use and the calibrator goes by its answers."""
@@ -135,7 +137,17 @@ def _judge_boxes(
         for spec, score, verdict, decision in zip(
             specs, scores, verdicts, decide(specs, scores, verdicts, calibrated), strict=True
         ):
-            judgements.append(Judgement(spec.name, box, score, verdict, decision, candidate.row))
+            judgements.append(
+                Judgement(
+                    spec.name,
+                    box,
+                    score,
+                    verdict,
+                    decision,
+                    candidate.row,
+                    track=evidence.tracks.get(candidate.row, 0),
+                )
+            )
     return tuple(judgements)
 
 
@@ -425,8 +437,8 @@ def unasked_reason(
     """The same for one of the sides ``specs`` that the verifier was not asked about on purpose."""
     reason = calibrated_reason(specs[side], outcome, probability, None, told=False)
     if how == CERTAIN:
-        return f"not asked: {reason} without the verifier's answer"
-    return f"not asked: {reason} by the answer on '{specs[1 - side].name}'"
+        return f"{UNASKED}{reason} without the verifier's answer"
+    return f"{UNASKED}{reason} by the answer on '{specs[1 - side].name}'"
 
 
 def _no_verdict(verdict: Verdict) -> str:

@@ -1,13 +1,14 @@
-"""Models of the three stages by name: the package's own adapters and third-party plug-ins alike.
+"""Models of the stages, and embedders, by name: the package's own adapters and plug-ins alike.
 
 A spec is one of
 
-    name, name:argument        an entry point of ``secondlook.proposers``, ``secondlook.verifiers``
-                               or ``secondlook.segmenters``
+    name, name:argument        an entry point of ``secondlook.proposers``, ``secondlook.verifiers``,
+                               ``secondlook.segmenters`` or ``secondlook.embedders``
     package.module:attribute   an import path, for a plug-in that is not packaged
     package.module:attribute:argument
     folder, org/name           a checkpoint for the adapter of transformers' classes
-                               (``transformers``, for segmenters ``sam``); org/name@revision
+                               (``transformers``, for segmenters ``sam``, for embedders
+                               ``vision``); org/name@revision
     none                       for a verifier: no verification; for a segmenter: no masks
 
 and leads to a factory ``load(argument: str, options: ModelSettings)`` that returns the model.
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.config.extras import extra_of, installed, missing_extra
-from secondlook.config.settings import PROPOSERS, SEGMENTERS, VERIFIERS, ModelSettings
+from secondlook.config.settings import EMBEDDERS, PROPOSERS, SEGMENTERS, VERIFIERS, ModelSettings
+from secondlook.labeling.embedder import Embedder
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.segmenter import Segmenter
 from secondlook.labeling.verifier import Verifier
@@ -39,10 +41,21 @@ _PARTS: dict[str, dict[str, type | None]] = {
     PROPOSERS: {"name": str, "digest": str, "propose": None},
     VERIFIERS: {"name": str, "digest": str, "min_side": int, "answer": None},
     SEGMENTERS: {"name": str, "digest": str, "encode": None, "segment": None},
+    EMBEDDERS: {"name": str, "digest": str, "dimensions": int, "embed": None},
 }
 """What a model must have, with the type; None for a method."""
-_WORDS = {PROPOSERS: "proposer", VERIFIERS: "verifier", SEGMENTERS: "segmenter"}
-_OF_CHECKPOINTS = {PROPOSERS: "transformers", VERIFIERS: "transformers", SEGMENTERS: "sam"}
+_WORDS = {
+    PROPOSERS: "proposer",
+    VERIFIERS: "verifier",
+    SEGMENTERS: "segmenter",
+    EMBEDDERS: "embedder",
+}
+_OF_CHECKPOINTS = {
+    PROPOSERS: "transformers",
+    VERIFIERS: "transformers",
+    SEGMENTERS: "sam",
+    EMBEDDERS: "vision",
+}
 """The adapter that takes a checkpoint which is named without one."""
 
 
@@ -72,8 +85,15 @@ def load_segmenter(spec: str, options: ModelSettings) -> Segmenter | None:
     return model
 
 
+def load_embedder(spec: str, options: ModelSettings) -> Embedder:
+    """The embedder that ``spec`` names; raises as ``load_proposer`` does."""
+    model: Embedder = _load(EMBEDDERS, spec, options)
+    return model
+
+
 def available(group: str) -> tuple[str, ...]:
-    """The names registered for ``PROPOSERS``, ``VERIFIERS`` or ``SEGMENTERS``, sorted."""
+    """The names registered for ``PROPOSERS``, ``VERIFIERS``, ``SEGMENTERS`` or ``EMBEDDERS``,
+    sorted."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
@@ -100,7 +120,9 @@ def _resolve(group: str, spec: str) -> tuple[Factory, str]:
         return point.load(), spec
     names = ", ".join(available(group)) or "none (is secondlook installed?)"
     pairs = (
-        "" if group == SEGMENTERS else f". Fetched from the Hugging Face hub: {describe_pairs()}"
+        f". Fetched from the Hugging Face hub: {describe_pairs()}"
+        if group in (PROPOSERS, VERIFIERS)
+        else ""
     )
     raise NotFound(
         f"there is no {_WORDS[group]} '{spec}'. Known are {names}; also taken are a checkpoint's "

@@ -20,6 +20,10 @@ count among the k.
 ``uncertainty``: by the best method that the run was measured by. Where it was not, the highest
 ``p * (1 - p)`` first, p being the probability of the label.
 
+``mixed``, ``diversity``, ``density``, ``balance``: image by image, as that strategy chooses images
+(``selection.strategies``); of an image the box whose probability is nearest to one half first. As
+many images are chosen as hold ``count`` boxes on average. Their embeddings are in the store.
+
 Equal boxes are in a random order. The same run, seed and reviews give the same order.
 """
 
@@ -29,7 +33,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.review.image_pool import (
+    check_measured,
+    embedding_model,
+    measured_by,
+    read_pool,
+)
 from secondlook.review.uncertainty import best_method
+from secondlook.selection.choices import Measure, Strategy
+from secondlook.selection.strategies import choose_images
 from secondlook.store import Store
 from secondlook.store.results import Result
 from secondlook.store.reviews import QueueItem
@@ -44,6 +56,13 @@ __all__ = ["QueueItem", "queue_items", "used_order"]
 PAGE = 200
 """Results read at a time."""
 TENTHS = 10
+BY_IMAGES = (
+    ReviewOrder.MIXED,
+    ReviewOrder.DIVERSITY,
+    ReviewOrder.DENSITY,
+    ReviewOrder.BALANCE,
+)
+"""Orders that choose images; each is a ``Strategy``."""
 _OUTCOMES = tuple(Outcome)
 _ASKED = np.dtype(
     [
@@ -86,7 +105,10 @@ def queue_items(
         raise InvalidInput(
             f"run '{run}' has no judged box{of} that nobody has reviewed; there is nothing to ask"
         )
-    drawn = _draw(boxes, order, count, np.random.default_rng(seed))
+    if order in BY_IMAGES:
+        drawn = _draw_by_images(store, source, boxes.open, Strategy(order.value), count, seed)
+    else:
+        drawn = _draw(boxes, order, count, np.random.default_rng(seed))
     return _items(source, boxes.open, *drawn)
 
 
@@ -100,13 +122,8 @@ def used_order(store: Store, run: str, order: ReviewOrder) -> ReviewOrder:
     if order is ReviewOrder.UNCERTAINTY:
         method = best_method(store, source)
         return ReviewOrder(method) if method else order
-    if order in list(UncertaintyMethod) and not any(
-        one.method == order for one in store.uncertainties.methods(source.id)
-    ):
-        raise InvalidInput(
-            f"the uncertainty of run '{run}' was not measured by {order}; measure it first: "
-            f"secondlook uncertainty {run} --method {order}"
-        )
+    if order in list(UncertaintyMethod):
+        check_measured(store, source, Measure(order.value))
     return order
 
 
@@ -158,7 +175,7 @@ def _read(
         after = page[-1].cursor
         rows: list[tuple[object, ...]] = []
         known: list[int] = []
-        measured = _measured(store, page, method)
+        measured = measured_by(store, page, method)
         for result in page:
             rows += _rows(result, places, classes, measured.get(result.cursor, {}))
             known += _reviewed(store, result, places, classes)
@@ -166,16 +183,6 @@ def _read(
         np.add.at(reviewed, np.array(known, dtype=np.intp), 1)
     limits = np.array([spec.accept for spec in run.ontology.classes])
     return _Boxes(np.concatenate(parts), reviewed, limits)
-
-
-def _measured(
-    store: Store, page: Sequence[Result], method: UncertaintyMethod | None
-) -> dict[int, OfResult]:
-    """What ``method`` found of results, by cursor; nothing without a method."""
-    if method is None:
-        return {}
-    found = store.uncertainties.of_results([one.cursor for one in page], method)
-    return {cursor: known[method] for cursor, known in found.items() if known}
 
 
 def _rows(
@@ -233,6 +240,29 @@ def _draw(
         value = nearness * sizes[strata] / asked
     best_first = np.argsort(-value, kind="stable")[:count]
     return shuffled[best_first], np.ones(count)
+
+
+def _draw_by_images(
+    store: Store,
+    run: Run,
+    boxes: NDArray[np.void],
+    strategy: Strategy,
+    count: int,
+    seed: int,
+) -> tuple[Rows, NDArray[np.float64]]:
+    """Rows of ``boxes`` image by image, and 1 for each. Raises ``InvalidInput``."""
+    if not count:
+        raise InvalidInput(f"the order {strategy} chooses some images: give a count of boxes")
+    cursors, amounts = np.unique(boxes["cursor"], return_counts=True)
+    images = -(-count * len(cursors) // int(amounts.sum()))
+    found = read_pool(store, run, model=embedding_model(store, run))
+    chosen = choose_images(found.pool, strategy, images, seed=seed).chosen
+    turns = {found.images[one.place].cursor: turn for turn, one in enumerate(chosen)}
+    turn = np.array([turns.get(cursor, len(turns)) for cursor in boxes["cursor"].tolist()])
+    doubt = boxes["probability"] * (1 - boxes["probability"])
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(boxes)), -doubt, turn))
+    rows = order[turn[order] < len(turns)][:count]
+    return rows, np.ones(len(rows))
 
 
 def _draw_randomly(

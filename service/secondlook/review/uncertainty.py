@@ -5,7 +5,7 @@ options is left as it is. What was measured stands beside the label in ``explain
 queue may ask by it (``review.queue_order``).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,24 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.config.settings import ImageSettings
-from secondlook.core.cancellation import check_cancelled
-from secondlook.core.images import decode
+from secondlook.core.types import Image
 from secondlook.evaluation.calibration import RiskCoverage, auroc, risk_coverage
 from secondlook.evaluation.uncertainty_sources import UncertaintySource
 from secondlook.review.oracle import Oracle
+from secondlook.review.visited_images import PAGE, Progress, Visit, visit_run
 from secondlook.store import Store
 from secondlook.store.database import sanitize_text
 from secondlook.store.results import Result
 from secondlook.store.runs import Run
 from secondlook.store.uncertainties import uncertainties_at
-from secondlook_client.errors import Damaged, InvalidInput, NotFound
+from secondlook_client.errors import InvalidInput
 from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.values import Outcome
 
-PAGE = 50
-"""Results read at a time."""
-AT_ONCE = 10
-"""Results kept in a transaction: no more is lost when the measuring is killed."""
 PLAIN = "probability"
 """What the methods are compared with: the label's own probability."""
 BEST_FIRST = (
@@ -39,27 +35,6 @@ BEST_FIRST = (
     UncertaintyMethod.DISTRIBUTION,
 )
 """In which order they find wrong labels, by ``bench uncertainty``."""
-
-Progress = Callable[[int, int], None]
-"""Called with (results that are done, all)."""
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """What ``measure_run`` did."""
-
-    measured: int
-    """Results."""
-    before: int
-    """Results that had been measured by the same models and options."""
-    failed: tuple[str, ...]
-    """Why images could not be measured; at most ``MAX_FAILED`` of them."""
-    failures: int
-    stopped: bool = False
-    """Whether it was ended before all was measured."""
-
-
-MAX_FAILED = 20
 
 
 def measure_run(
@@ -71,52 +46,36 @@ def measure_run(
     again: bool = False,
     progress: Progress = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Measuring:
+) -> Visit:
     """Measure the results of a run by ``source``, and keep what was found.
 
-    ``again`` measures also what was measured by the same models and options. An image that is gone
-    or broken is left out. Ends early once ``stopped`` says so, which is asked every ``AT_ONCE``
-    images. Raises what a model raises, and ``Cancelled``.
+    ``again`` measures also what was measured by the same models and options. Otherwise as
+    ``visit_run``.
     """
-    total, after, known, measured = store.results.count(run.id), 0, 0, 0
-    failed: list[str] = []
-    own = sanitize_text(source.source)
-    while page := store.results.page(run.id, after, PAGE, reviewed=False):
-        after = page[-1].cursor
-        sources = store.uncertainties.sources(source.method, [one.cursor for one in page])
-        waiting = [one for one in page if again or sources.get(one.cursor) != own]
-        known += len(page) - len(waiting)
-        for at in range(0, len(waiting), AT_ONCE):
-            if stopped():
-                return Measuring(measured, known, tuple(failed[:MAX_FAILED]), len(failed), True)
-            some = waiting[at : at + AT_ONCE]
-            found = dict(_measured(store, run, source, limits, some, failed))
-            store.uncertainties.put(source.method, source.source, found)
-            measured += len(found)
-            progress(known + measured + len(failed), total)
-    return Measuring(measured, known, tuple(failed[:MAX_FAILED]), len(failed))
+    visitor = _Measuring(store, run, source)
+    return visit_run(store, run, visitor, limits, again=again, progress=progress, stopped=stopped)
 
 
-def _measured(
-    store: Store,
-    run: Run,
-    source: UncertaintySource,
-    limits: ImageSettings,
-    results: Sequence[Result],
-    failed: list[str],
-) -> "list[tuple[int, dict[int, LabelUncertainty]]]":
-    """By cursor; why others could not be measured is added to ``failed``."""
-    found = []
-    for result in results:
-        check_cancelled()
-        labelled = result.labelled
-        try:
-            image = decode(store.blobs.get(labelled.sha256), labelled.name, limits)
-        except (NotFound, Damaged, InvalidInput) as failure:
-            failed.append(str(failure))
-            continue
-        found.append((result.cursor, source.measure(image, labelled, run.ontology)))
-    return found
+@dataclass(frozen=True, eq=False)
+class _Measuring:
+    """The visitor that keeps uncertainties; see ``ImageVisitor``."""
+
+    store: Store
+    run: Run
+    source: UncertaintySource
+
+    def kept(self, results: Sequence[Result]) -> Collection[int]:
+        own, method = sanitize_text(self.source.source), self.source.method
+        sources = self.store.uncertainties.sources(method, [one.cursor for one in results])
+        return [cursor for cursor, source in sources.items() if source == own]
+
+    def visit(self, images: Iterable[tuple[Result, Image]]) -> int:
+        found = {
+            result.cursor: self.source.measure(image, result.labelled, self.run.ontology)
+            for result, image in images
+        }
+        self.store.uncertainties.put(self.source.method, self.source.source, found)
+        return len(found)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from secondlook.jobs.guarantee_checks import checks_of_all
 from secondlook.jobs.training import Trainer
 from secondlook.labeling.encoding_cache import EncodingCache
 from secondlook.labeling.engine import Engine
+from secondlook.labeling.pipeline import Pipeline
 from secondlook.server import reflection
 from secondlook.server.addresses import (
     explain_port_failure,
@@ -132,6 +133,7 @@ class Server:
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
         self._engine = engine
+        self._store = store
         if store:
             self.metrics.watch_guarantees(lambda: checks_of_all(store))
         if store and engine.pipeline.calibrator:  # the settings of a job name it by its digest
@@ -287,6 +289,16 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The models that label here."""
+        return self._engine.pipeline
+
+    @property
+    def store(self) -> Store | None:
+        """Where results are kept; None: nowhere."""
+        return self._store
 
     def calibrator_digest(self, ontology: Ontology) -> str:
         """Of the calibrator that decides labels of these classes; empty: there is none."""

@@ -27,6 +27,7 @@ from secondlook_client.private_files import FILE_MODE, make_private_folder
 if TYPE_CHECKING:
     from secondlook.store.calibrators import Calibrators
     from secondlook.store.decoys import Decoys
+    from secondlook.store.embeddings import Embeddings
     from secondlook.store.guarantees import Guarantees
     from secondlook.store.model_versions import ModelVersions
     from secondlook.store.object_blobs import ObjectBlobs
@@ -108,6 +109,13 @@ class Store:
         from secondlook.store.uncertainties import Uncertainties
 
         return Uncertainties(self.database)
+
+    @cached_property
+    def embeddings(self) -> "Embeddings":
+        """What images and boxes look like, as vectors of models."""
+        from secondlook.store.embeddings import Embeddings
+
+        return Embeddings(self.database)
 
     @cached_property
     def guarantees(self) -> "Guarantees":

@@ -6,8 +6,9 @@ ontology of the row has them. ``python -m bench store`` compares the size of oth
 
 Format 2 is format 1 with the verdicts about the whole image, and with 16 bits for the class of a
 decision. Format 3 is format 2, where evidence may be without verdicts about the whole image, with
-the masks of boxes in COCO's run-length code. Each is written only where it is needed, so everything
-else can be read by the versions of before.
+the masks of boxes in COCO's run-length code. Format 4 is format 3, perhaps without a mask, with the
+tracks of boxes. Each is written only where it is needed, so everything else can be read by the
+versions of before.
 
 Probabilities are stored in 32 bits where that loses nothing, as with every model in process, else
 in 64; a verdict's milliseconds in 32.
@@ -18,7 +19,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -40,7 +41,7 @@ from secondlook_client.values import (
     View,
 )
 
-FORMAT, WITH_IMAGE, WITH_MASKS = 1, 2, 3
+FORMAT, WITH_IMAGE, WITH_MASKS, WITH_TRACKS = 1, 2, 3, 4
 WHOLE_IMAGE_ROW = 2**16 - 1
 """The row of a decision on the whole image; no image has so many proposals."""
 LEVEL = 1
@@ -94,6 +95,10 @@ MASKS = (_mask_type(False), _mask_type(True))
 """Rows of masks, with qualities in 32 and in 64 bits; the codes follow, one behind the other."""
 FAILURES = np.dtype([("error", "<u4"), ("row", "<u2")])
 """Rows of boxes that have no mask although one was asked for."""
+TRACKS_HEAD = struct.Struct("<H")  # boxes with a track
+TRACKS = np.dtype([("track", "<u4"), ("row", "<u2")])
+"""Rows of the boxes that belong to a track."""
+NO_TRACKS = np.zeros(0, dtype=TRACKS)
 VERDICTS = (_verdict_type(False), _verdict_type(True))
 """Rows of verdicts with P(yes) in 32 and in 64 bits."""
 DECIDED = {
@@ -101,6 +106,8 @@ DECIDED = {
     for kind, class_type in ((FORMAT, "u1"), (WITH_IMAGE, "<u2"))
 } | {WITH_MASKS: (_decision_type(False, "<u2", True), _decision_type(True, "<u2", True))}
 """Rows of decisions, by format, with probabilities in 32 and in 64 bits."""
+SEGMENTED = (WITH_MASKS, WITH_TRACKS)
+"""Formats of evidence that have a head of masks."""
 MAX_CLASS = 2**8 - 1
 """The last class that a decision of format 1 has a number for."""
 
@@ -139,8 +146,8 @@ def pack_evidence(evidence: Evidence, ontology: Ontology) -> bytes:
     if evidence.image:
         head = IMAGE_HEAD.pack(*evidence.image.size, len(of_image))
         image = (head, np.array(of_image, dtype=VERDICTS[wide]).tobytes())
-    head, masks = _packed_masks(evidence, texts) if evidence.segmenter else (b"", b"")
-    kind = WITH_IMAGE if evidence.image else FORMAT
+    kind = _kind_of(evidence)
+    head, masks = _packed_masks(evidence, texts) if kind in SEGMENTED else (b"", b"")
     return compress(
         EVIDENCE_HEAD.pack(wide, len(proposals), len(ontology.classes), len(rows)),
         proposals.boxes.astype("<f4").tobytes(),
@@ -149,9 +156,24 @@ def pack_evidence(evidence: Evidence, ontology: Ontology) -> bytes:
         head,
         *image,
         masks,
+        _packed_tracks(evidence.tracks) if kind == WITH_TRACKS else b"",
         texts.packed(),
-        kind=WITH_MASKS if evidence.segmenter else kind,
+        kind=kind,
     )
+
+
+def _kind_of(evidence: Evidence) -> int:
+    """The first format that can hold it."""
+    if evidence.tracks:
+        return WITH_TRACKS
+    if evidence.segmenter:
+        return WITH_MASKS
+    return WITH_IMAGE if evidence.image else FORMAT
+
+
+def _packed_tracks(tracks: Mapping[int, int]) -> bytes:
+    rows = np.array([(track, row) for row, track in tracks.items()], dtype=TRACKS)
+    return TRACKS_HEAD.pack(len(rows)) + rows.tobytes()
 
 
 def _packed_masks(evidence: Evidence, texts: "_TextIndex") -> tuple[bytes, bytes]:
@@ -215,7 +237,9 @@ def unpack_evidence(
         proposals = Proposals(arrays.boxes, arrays.scores)
         image = image_verdicts(arrays, ontology, verifier)
         found = Evidence(proposals, verdicts, proposer, verifier, student, image)
-        return replace(found, **vars(read_masks(arrays.masks, texts))) if arrays.masks else found
+        if arrays.masks:
+            found = replace(found, **vars(read_masks(arrays.masks, texts)))
+        return replace(found, tracks=read_tracks(arrays.tracks)) if len(arrays.tracks) else found
     except (ValueError, IndexError, TypeError, InvalidInput) as cause:
         raise Damaged(f"the stored evidence cannot be read ({cause}); {CHECK}") from cause
 
@@ -238,6 +262,8 @@ class EvidenceArrays:
     """Rows of ``VERDICTS``, each of a tile of the image; None where it was not asked about."""
     masks: "PackedMasks | None" = None
     """None where no segmenter was in use."""
+    tracks: NDArray[Any] = field(default_factory=lambda: NO_TRACKS)
+    """Rows of ``TRACKS``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,15 +319,21 @@ def evidence_arrays(content: bytes, classes: int) -> EvidenceArrays:
         rows = np.frombuffer(packed, VERDICTS[wide], verdicts, at)
         at += rows.nbytes
         masks_at = at
-        at += MASKS_HEAD.size if content[0] == WITH_MASKS else 0
+        segmented = content[0] in SEGMENTED
+        at += MASKS_HEAD.size if segmented else 0
         width, height, of_image = 0, 0, None
-        if content[0] == WITH_IMAGE or (content[0] == WITH_MASKS and packed[masks_at]):
+        if content[0] == WITH_IMAGE or (segmented and packed[masks_at]):
             width, height, verdicts = IMAGE_HEAD.unpack_from(packed, at)
             of_image = np.frombuffer(packed, VERDICTS[wide], verdicts, at + IMAGE_HEAD.size)
             at += IMAGE_HEAD.size + of_image.nbytes
-        masks = None
-        if content[0] == WITH_MASKS:
+        masks, tracks = None, NO_TRACKS
+        if segmented:
             masks, at = _unpacked_masks(packed, masks_at, at)
+            masks = masks if masks.segmenter else None
+        if content[0] == WITH_TRACKS:
+            (count,) = TRACKS_HEAD.unpack_from(packed, at)
+            tracks = np.frombuffer(packed, TRACKS, count, at + TRACKS_HEAD.size)
+            at += TRACKS_HEAD.size + tracks.nbytes
     except (struct.error, ValueError, IndexError) as cause:
         raise Damaged(f"the stored evidence cannot be read ({cause}); {CHECK}") from cause
     return EvidenceArrays(
@@ -312,7 +344,13 @@ def evidence_arrays(content: bytes, classes: int) -> EvidenceArrays:
         (width, height),
         of_image,
         masks,
+        tracks,
     )
+
+
+def read_tracks(rows: NDArray[Any]) -> dict[int, int]:
+    """By row of the proposals the number of its track."""
+    return {row: track for track, row in rows.tolist()}
 
 
 def _unpacked_masks(packed: bytes, head_at: int, at: int) -> tuple[PackedMasks, int]:
@@ -445,6 +483,7 @@ def _judgements(
             evidence.verdict(row, spec.view, spec.question),
             decision,
             row,
+            track=evidence.tracks.get(row, 0),
         )
         found.append(_with_outline(judgement, evidence, *outline) if outline else judgement)
     return tuple(found)
@@ -492,7 +531,7 @@ def compress(*parts: bytes, kind: int = FORMAT) -> bytes:
 
 def decompress(content: bytes) -> bytes:
     """The inverse of ``compress``, in one piece. Raises ``Damaged``."""
-    if not content or content[0] not in (FORMAT, WITH_IMAGE, WITH_MASKS):
+    if not content or content[0] not in (FORMAT, WITH_IMAGE, WITH_MASKS, WITH_TRACKS):
         raise Damaged(
             f"a row has the format {content[0] if content else 'none'}, which this version cannot "
             "read; use the version that wrote it, or a newer one"

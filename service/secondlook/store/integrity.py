@@ -21,6 +21,7 @@ from secondlook.store.blobs import Blobs
 from secondlook.store.calibrators import read_calibrator
 from secondlook.store.codec import unpack_decisions
 from secondlook.store.decoys import read_decoy
+from secondlook.store.embeddings import unpack_box, unpack_vector
 from secondlook.store.guarantees import GuaranteeState
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.ontologies import read_ontology
@@ -33,6 +34,7 @@ from secondlook.store.schema import (
     calibrators,
     decisions,
     decoys,
+    embeddings,
     evidence,
     guarantee_events,
     guarantees,
@@ -64,6 +66,7 @@ READERS = 8
 """Blobs read at a time: mostly they wait for a disk or a network."""
 RESTORE = "restore a backup with `secondlook restore`"
 LABEL_AGAIN = "label the same image again, or " + RESTORE
+EMBED_AGAIN = "embed it again with `secondlook select RUN --again`, or " + RESTORE
 MEASURE_AGAIN = "measure it again with `secondlook uncertainty RUN --again`, or " + RESTORE
 ADD_AGAIN = "add the student again with `secondlook models add`, or " + RESTORE
 
@@ -122,6 +125,7 @@ def check(
                 yield from _check_guarantees(connection)
                 yield from _check_decoys(connection)
                 yield from _check_uncertainties(connection)
+                yield from _check_embeddings(connection)
         except Damaged as failure:  # the database itself cannot be read any further
             yield Finding("the database", str(failure), "")
             return
@@ -503,3 +507,18 @@ def _check_uncertainties(connection: Connection) -> Iterator[Finding]:
                 unpack_uncertainties(row.method, row.content)
             except Damaged as failure:
                 yield Finding(f"uncertainty {row.id}", str(failure), MEASURE_AGAIN)
+
+
+def _check_embeddings(connection: Connection) -> Iterator[Finding]:
+    """Each can be read, and those of a model are equally long."""
+    lengths: dict[int, int] = {}
+    for page in _pages(connection, select(embeddings), embeddings.c.id):
+        for row in page:
+            try:
+                unpack_box(row.box)
+                found = len(unpack_vector(row.vector))
+                if lengths.setdefault(row.model_id, found) != found:
+                    expected = lengths[row.model_id]
+                    raise Damaged(f"has {found} numbers where others of its model have {expected}")
+            except Damaged as failure:
+                yield Finding(f"embedding {row.id}", str(failure), EMBED_AGAIN)

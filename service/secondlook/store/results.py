@@ -5,7 +5,7 @@ page with a cursor, and the reviews of people are applied at each read.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -236,6 +236,33 @@ class Results:
             if row is None:
                 raise NotFound(f"there is no result {cursor} in the store")
             return ResultReader(connection).result(load_run_by_id(connection, row.run_id), row, [])
+
+    def decided_many(self, cursors: Sequence[int]) -> list[Result]:
+        """Results as their runs decided them, before reviews, in the order of ``cursors``, which
+        are at most about a thousand. Raises ``NotFound`` and ``Damaged``."""
+        with self._database.reading() as connection:
+            query = _SELECT_RESULTS.where(decisions.c.id.in_(cursors))
+            rows = {row.id: row for row in connection.execute(query)}
+            if len(rows) < len(cursors):
+                raise NotFound("results were removed while they were read; label the images again")
+            reader = ResultReader(connection)
+            runs = {
+                one: load_run_by_id(connection, one) for one in {r.run_id for r in rows.values()}
+            }
+            found = [rows[cursor] for cursor in cursors]
+            return [reader.result(runs[row.run_id], row, []) for row in found]
+
+    def names(self, run_id: int) -> Iterator[tuple[int, int, str]]:
+        """(cursor, key, name of the image) of every result of a run, by cursor."""
+        query = (
+            select(decisions.c.id, items.c.key, items.c.name)
+            .join(items, items.c.id == decisions.c.item_id)
+            .where(decisions.c.run_id == run_id)
+            .order_by(decisions.c.id)
+        )
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                yield row.id, row.key, row.name
 
     def label(self, label_id: str) -> LabelProvenance:
         """Everything about one label. Raises ``InvalidInput``, ``NotFound`` and ``Damaged``."""

@@ -40,6 +40,7 @@ from secondlook.store.runs import load_run
 from secondlook.store.schema import (
     decisions,
     decoys,
+    embeddings,
     evidence,
     guarantee_events,
     guarantees,
@@ -253,7 +254,10 @@ def _forget_redecided(store: Store, retention: Retention) -> DeletionCounts:
         query = RetentionQuery(connection, retention)
         forget_review_items(connection, query.redecided)
         forget_uncertainties(connection, query.redecided)
+        judged = select(decisions.c.evidence_id).where(query.redecided)
+        evidence_ids = connection.execute(judged).scalars().all()
         removed = connection.execute(delete(decisions).where(query.redecided)).rowcount
+        _remove_unused_evidence(connection, evidence_ids)  # a run of tracks has its own
     return DeletionCounts(results=removed)
 
 
@@ -275,6 +279,16 @@ def _forget_items(store: Store, retention: Retention) -> DeletionCounts:
                 store.blobs.remove_unless_new(sha256, MIN_AGE_S)
 
 
+def _remove_unused_evidence(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete those that no decision refers to, with their decoys."""
+    used = exists().where(decisions.c.evidence_id == evidence.c.id)
+    for start in range(0, len(ids), BATCH):
+        some = evidence.c.id.in_(ids[start : start + BATCH])
+        unused = select(evidence.c.id).where(some, ~used)
+        connection.execute(delete(decoys).where(decoys.c.evidence_id.in_(unused)))
+        connection.execute(delete(evidence).where(evidence.c.id.in_(unused)))
+
+
 def _remove(
     connection: Connection, query: RetentionQuery, ids: Sequence[int]
 ) -> tuple[DeletionCounts, list[str]]:
@@ -288,10 +302,7 @@ def _remove(
     forget_review_items(connection, of_items)
     forget_uncertainties(connection, of_items)
     results = connection.execute(delete(decisions).where(of_items)).rowcount
-    used = exists().where(decisions.c.evidence_id == evidence.c.id)
-    unused = select(evidence.c.id).where(evidence.c.id.in_(evidence_ids), ~used)
-    connection.execute(delete(decoys).where(decoys.c.evidence_id.in_(unused)))
-    connection.execute(delete(evidence).where(evidence.c.id.in_(unused)))
+    _remove_unused_evidence(connection, evidence_ids)
     connection.execute(delete(items).where(items.c.id.in_(going)))
     for run_id, state, count in _counted(rows):
         counter = {ItemState.DONE: jobs.c.done, ItemState.FAILED: jobs.c.failed}.get(state)
@@ -336,7 +347,7 @@ def _remove_images(connection: Connection, ids: Collection[int]) -> dict[str, in
     query = select(images.c.id, images.c.sha256, images.c.size)
     rows = connection.execute(query.where(images.c.id.in_(ids), ~needed)).all()
     going = [row.id for row in rows]
-    for table in (reviews, decoys, evidence):
+    for table in (reviews, decoys, embeddings, evidence):
         connection.execute(delete(table).where(table.c.image_id.in_(going)))
     connection.execute(delete(images).where(images.c.id.in_(going)))
     return {row.sha256.hex(): row.size for row in rows}

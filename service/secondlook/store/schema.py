@@ -416,3 +416,17 @@ uncertainties = Table(
     UniqueConstraint("decision_id", "method"),
     comment="How uncertain the judgements of a result are, by one method.",
 )
+
+embeddings = Table(
+    "embeddings",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("image_id", Number, ForeignKey("images.id"), nullable=False),
+    Column("model_id", Number, ForeignKey("texts.id"), nullable=False, comment="name@digest"),
+    Column("box", LargeBinary(16), nullable=False, comment="4 float32; empty: the whole image"),
+    Column("vector", LargeBinary, nullable=False, comment="of length 1, float16"),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("image_id", "model_id", "box"),
+    Index(None, "model_id", "id"),
+    comment="What images and boxes look like, as vectors of a model.",
+)

@@ -1,6 +1,7 @@
 """Values to messages and back: nothing is lost, and both sides have the same words."""
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 
 import pytest
@@ -97,6 +98,7 @@ def test_a_judgement_is_stored_flat() -> None:
         "cached": False,
         "whole_image": False,
         "segmentation": None,
+        "track": 0,
     }
 
 
@@ -128,6 +130,17 @@ def test_masks_come_back_as_they_were() -> None:
     assert wire.label_result(message) == result
     assert LabelResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     assert result.labels[0].mask is not None and result.labels[0].mask.area == 12
+
+
+def test_a_track_comes_back_and_older_results_have_none() -> None:
+    plain, _ = segmented()
+    label = replace(plain.labels[0], track=7)
+    result = replace(plain, judgements=(label,))
+    assert wire.label_result(wire.labelled_message(result)) == result
+    written = json.loads(json.dumps(result.to_dict()))
+    assert LabelResult.from_dict(written).labels[0].track == 7
+    del written["judgements"][0]["track"]
+    assert LabelResult.from_dict(written).labels[0].track == 0
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from secondlook.demo.stream import frames
-from secondlook.demo.world import NOUNS, Scene
+from secondlook.demo.stream import TrackedScene, frames, tracked_frames
+from secondlook.demo.world import NOUNS, Scene, Thing
 
 CHANGE = 90
 
@@ -77,3 +77,30 @@ def test_a_frame_is_cheap() -> None:
 def test_too_small_a_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 64"):
         next(frames(1, 1, size=32))
+
+
+def test_an_object_has_one_number_in_every_frame(stream: list[Scene]) -> None:
+    tracked = list(tracked_frames(5, 20, changes=(CHANGE,)))
+    for one, scene in zip(tracked, stream, strict=False):
+        assert np.array_equal(one.scene.image, scene.image) and one.scene.things == scene.things
+        assert len(set(one.objects)) == len(one.objects) == len(scene.things)
+    things = [pair for one in tracked for pair in things_of(one)]
+    nouns = {(number, thing.noun) for number, thing in things}
+    assert len(nouns) == len({o for o, _ in nouns}), "an object stays what it is"
+    assert len(nouns) <= len(stream[0].things) + 3
+
+
+def test_frames_between_may_be_left_out() -> None:
+    """The camera goes on meanwhile, so what moves has gone further."""
+    far, near = (list(tracked_frames(5, 4, every=every)) for every in (5, 1))
+    assert furthest(far) > 3 * furthest(near)
+
+
+def things_of(frame: TrackedScene) -> list[tuple[int, Thing]]:
+    return list(zip(frame.objects, frame.scene.things, strict=True))
+
+
+def furthest(frames: list[TrackedScene]) -> float:
+    """The furthest that an object has gone from the first frame to the last, pixels."""
+    first, last = ({o: thing.box[0] for o, thing in things_of(frames[at])} for at in (0, -1))
+    return max(abs(last[number] - x) for number, x in first.items() if number in last)

@@ -176,7 +176,7 @@ def test_a_video_is_read_to_its_end_on_its_own_clock(tmp_path: Path) -> None:
     times = [frame.monotonic for frame in found if isinstance(frame, SourceFrame)]
     assert times == pytest.approx([n / 10 for n in range(20)], abs=1e-3)
     assert [abs(shade(frame) - 10 * n) < 6 for n, frame in enumerate(found)] == [True] * 20
-    assert found[3].name == "a.mp4@0.300s.jpg"
+    assert found[3].name == "a.mp4@00-00-00.300.jpg"
 
 
 def test_of_a_video_only_so_many_frames_a_second(tmp_path: Path) -> None:

@@ -21,15 +21,14 @@ from secondlook.review.oracle import Oracle
 from secondlook.review.pages import write_explanation
 from secondlook.review.queue_order import queue_items
 from secondlook.review.uncertainty import (
-    AT_ONCE,
     ImageUncertainty,
-    Measuring,
     best_method,
     measure_run,
     measured_images,
     report_on,
 )
 from secondlook.review.uncertainty_page import write_uncertainty_page
+from secondlook.review.visited_images import AT_ONCE, Visit
 from secondlook.store import Store, open_store
 from secondlook.store.reviews import QueueItem
 from secondlook_client.errors import AlreadyExists, InvalidInput
@@ -68,7 +67,7 @@ VALUES = {"a": 0.2, "b": 0.9, "c": 0.4}
 def measured(store: Store) -> Store:
     """A run of three images whose dogs are accepted and measured."""
     run = stored_run(store, "first", [labelled(name, answers=SURE) for name in NAMES])
-    assert measure_run(store, run, Scripted(VALUES), LIMITS) == Measuring(3, 0, (), 0)
+    assert measure_run(store, run, Scripted(VALUES), LIMITS) == Visit(3, 0, (), 0)
     return store
 
 
@@ -98,8 +97,8 @@ def test_measuring_goes_on_where_it_was_stopped(store: Store) -> None:
         progress=lambda now, total: done.append(now),
         stopped=lambda: next(asked),
     )
-    assert half == Measuring(AT_ONCE, 0, (), 0, stopped=True) and done == [AT_ONCE]
-    assert measure_run(store, run, source, LIMITS) == Measuring(2, AT_ONCE, (), 0)
+    assert half == Visit(AT_ONCE, 0, (), 0, stopped=True) and done == [AT_ONCE]
+    assert measure_run(store, run, source, LIMITS) == Visit(2, AT_ONCE, (), 0)
     assert source.seen == many, "each image once"
     assert measure_run(store, run, source, LIMITS, again=True).measured == len(many)
     other = Scripted(dict.fromkeys(many, 0.1), "student two")

@@ -3,6 +3,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from registered import add_version
 from settled import OWNER, empty, settled_job, street
@@ -15,6 +16,7 @@ from secondlook.labeling.calibrator import Calibrator, ClassFit
 from secondlook.store import Store, open_store
 from secondlook.store import backup as module
 from secondlook.store.backup import back_up, restore
+from secondlook.store.embeddings import EmbeddedPlace
 from secondlook.store.retention import Retention, forget
 from secondlook.store.reviews import QueueItem
 from secondlook.store.schema import images, jobs, metadata, training_jobs
@@ -47,6 +49,8 @@ def fill(store: Store) -> None:
     dog = result.labelled.judgements[0]
     doubt = {0: LabelUncertainty(UncertaintyMethod.COMMITTEE, 0.25, 0.75, "three agree")}
     store.uncertainties.put(UncertaintyMethod.COMMITTEE, "a student", {result.cursor: doubt})
+    where = EmbeddedPlace(result.image_id, dog.box)
+    store.embeddings.put("model@1", {where: np.full(4, 0.5)})
     about = QueueItem(result.cursor, 0, dog.class_name, dog.box, dog.probability, dog.outcome)
     store.reviews.create_queue("asked", "first", [about], "random")
     (item,) = store.reviews.next("asked", "Eva")

@@ -38,6 +38,7 @@ from secondlook_client.values import (
 
 ONTOLOGY = street_ontology()
 share = st.floats(0, 1, width=32)
+tracks = st.integers(1, 2**32 - 1)
 answers = st.builds(
     Answer,
     st.none() | share | st.floats(0, 1),
@@ -71,6 +72,7 @@ def evidences(draw: st.DrawFn) -> Evidence:
         "scripted@v0",
         image=draw(st.none() | images()),
         **draw(st.just({}) | masks(boxes)),
+        tracks=draw(st.just({}) | st.dictionaries(st.integers(0, 2**16 - 2), tracks, max_size=4)),
     )
 
 
@@ -112,7 +114,9 @@ def test_evidence_comes_back_to_the_last_bit(found: Evidence) -> None:
     assert again.proposals.boxes.dtype == again.proposals.scores.dtype == np.float32
     assert again.verdicts == found.verdicts
     assert again.image == found.image
-    assert packed[0] == (3 if found.segmenter else 1 if found.image is None else 2)
+    assert again.tracks == found.tracks
+    plain = 3 if found.segmenter else 1 if found.image is None else 2
+    assert packed[0] == (4 if found.tracks else plain), "versions of before read the others"
     assert again.segmentations == found.segmentations
     assert (again.segmenter, again.unsegmented) == (found.segmenter, found.unsegmented)
     assert (again.proposer, again.verifier) == ("scripted@p0", "scripted@v0")

@@ -1,4 +1,4 @@
-"""Labels written as COCO, YOLO, Pascal VOC and Parquet.
+"""Labels written as COCO, YOLO, Pascal VOC, Parquet, and tracks as MOTChallenge and CVAT have them.
 
 Every writer streams: it reads the results as often as it must and holds one image at a time.
 Accepted boxes become labels, rejected ones are left out, and unsure ones become what each format
@@ -16,7 +16,15 @@ from pathlib import Path
 from secondlook.core.files import replacing
 from secondlook.core.image_folder import tag_output
 from secondlook.core.ontology_yaml import dump
-from secondlook.datasets.writers import coco, label_studio, parquet, voc, yolo
+from secondlook.datasets.writers import (
+    coco,
+    cvat_video,
+    label_studio,
+    mot,
+    parquet,
+    voc,
+    yolo,
+)
 from secondlook.datasets.writers.label_set import (
     DoubtfulImages,
     LabelledImage,
@@ -30,6 +38,7 @@ from secondlook.datasets.writers.label_set import (
 __all__ = [
     "EXPORT_FORMATS",
     "LABEL_FORMATS",
+    "SNAPSHOT_FORMATS",
     "UNSPLIT",
     "DoubtfulImages",
     "ExportFormat",
@@ -59,6 +68,8 @@ class ExportFormat:
     """For the README.md of an export."""
     image_files: bool = True
     """Whether it uses ``Labels.place_image``; else it uses ``Labels.image_bytes``."""
+    of_videos: bool = False
+    """Whether it is of tracks through frames in their order, which a snapshot does not keep."""
 
 
 EXPORT_FORMATS: Mapping[str, ExportFormat] = {
@@ -105,10 +116,25 @@ EXPORT_FORMATS: Mapping[str, ExportFormat] = {
         "Label Studio: import `label-studio/tasks.json` into a project with `label_config.xml`; "
         "local files are served below this folder.",
     ),
+    "mot": ExportFormat(
+        "mot",
+        mot.write,
+        "MOTChallenge: `mot/SPLIT/SEQUENCE/gt/gt.txt` with the frames in `img1`.",
+        of_videos=True,
+    ),
+    cvat_video.FOLDER: ExportFormat(
+        cvat_video.FOLDER,
+        cvat_video.write,
+        "CVAT for video 1.1: `cvat-video/SPLIT/SEQUENCE/annotations.xml`, for a task of the frames "
+        "in `images`.",
+        of_videos=True,
+    ),
 }
 
 LABEL_FORMATS = tuple(name for name, kind in EXPORT_FORMATS.items() if kind.image_files)
 """What ``secondlook label`` writes."""
+SNAPSHOT_FORMATS = tuple(name for name, kind in EXPORT_FORMATS.items() if not kind.of_videos)
+"""What ``secondlook snapshot export`` writes."""
 
 
 def write_format(

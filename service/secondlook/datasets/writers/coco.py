@@ -10,7 +10,9 @@ programs write it too. Beyond the format's own fields
   ``student`` or ``audit``: teachers with a student compared), and its ``original_name`` where that
   cannot be a ``file_name``;
 - an annotation has ``score`` (the probability that the label is right), all stages' scores under
-  ``attributes``, and ``label_id``, which ``secondlook explain`` takes;
+  ``attributes``, and ``label_id``, which ``secondlook explain`` takes; of an object that was
+  followed through a video also its ``track_id``, which is among the ``attributes`` too, as CVAT has
+  it;
 - ``info`` has the models, the version of secondlook, the date of the run or snapshot (so that the
   same labels are always the same bytes), and the classes with their questions and thresholds. Its
   ``nothing_proposed`` says whether images of that kind are meant as ``background``; else no
@@ -169,7 +171,9 @@ def _annotation(
             "mask_stability": round(found.stability, 4),
             "mask_model": found.model,
         }
+    track = {"track_id": judgement.track} if judgement.track else {}
     return {
+        **track,
         "category_id": category,
         "bbox": [x, y, width, height],
         "area": mask.area if mask else round(width * height, 2),
@@ -181,6 +185,7 @@ def _annotation(
             "proposer_score": round(judgement.score, 4),
             "p_yes": None if judgement.p_yes is None else round(judgement.p_yes, 4),
             "reason": judgement.reason,
+            **track,
             **attributes,
         },
     }
