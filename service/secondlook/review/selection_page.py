@@ -32,8 +32,8 @@ def write_selection_page(
     return write_page(
         path,
         "selection.html",
-        title=f"chosen of {run.name}",
-        about=f"by {selection.strategy}",
+        title=f"Images chosen from {run.name}",
+        about=f"strategy: {selection.strategy}",
         figures=[
             ("images chosen", f"{len(selection.chosen):,}"),
             ("to choose from", f"{selection.pool:,}"),
