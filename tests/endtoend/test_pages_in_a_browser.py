@@ -51,13 +51,17 @@ def page(tmp_path: Path) -> Path:
 
 def rendered(path: Path) -> str:
     """The document when its scripts have run."""
-    return document(path, "--virtual-time-budget=4000")
+    return document(path, "--virtual-time-budget=60000")
 
 
 def probed(path: Path, script: str) -> Any:
     """What ``script``, the body of an async function after the page's own script, returns."""
     script = f"""(async () => {{
       const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+      const shown = async (selector) => {{
+        while (!document.querySelector(selector)) await wait(50);
+        return document.querySelector(selector);
+      }};
       const key = (key) => document.body.dispatchEvent(
         new KeyboardEvent("keydown", {{ key, bubbles: true }}));
       const value = await (async () => {{ {script} }})();
@@ -95,8 +99,7 @@ def test_masks_are_filled_over_the_image(tmp_path: Path) -> None:
     gallery.write(path, "title", stats, picked(found, 9), lambda name: black, classes=["dog"])
     drawn = probed(
         path,
-        """await wait(300);
-        const mask = document.querySelector(".card .mask");
+        """const mask = await shown(".card .mask");
         const at = (x, y) => mask.isPointInFill(new DOMPoint(x, y));
         document.querySelector(".card button").click();
         document.querySelector("#panel .head").click();
