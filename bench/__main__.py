@@ -94,10 +94,17 @@ def _section(name: str, about: str, rows: list[Figure | str], seconds: float) ->
     notes = [row for row in rows if isinstance(row, str)]
     head = "| what | bar | ratio, median (min–max) | both sides, median | bar met |"
     head += "\n|---|---|---|---|---|"
+    # Figures of fewer scenes than usual are to say so; a path would be one of this machine.
+    sizes = [
+        f"{key}={value}"
+        for key, value in sorted(os.environ.items())
+        if key.startswith("SECONDLOOK_") and "/" not in value
+    ]
+    command = " ".join([*sizes, f"python -m bench {name}"])
     parts = [
         f"## {name}",
         " ".join(about.split()),
-        f"`python -m bench {name}` · {time.strftime('%Y-%m-%d')} · {machine()} · {seconds:.0f} s",
+        f"`{command}` · {time.strftime('%Y-%m-%d')} · {machine()} · {seconds:.0f} s",
     ]
     if figures:
         parts.append("\n".join([head, *figures]))

@@ -73,6 +73,10 @@ class SegmenterPixels:
         return longest_side_frame(width, height, self.side)
 
 
+_Window = tuple[int, int]
+"""The first column and row, in cells of the encoding, of the part that is decoded."""
+
+
 class _PromptShape(NamedTuple):
     """What prompts of one decoder call have in common."""
 
@@ -151,8 +155,9 @@ class SamSegmenter:
         frame = self._pixels.frame(*encoding.size)
         upsampler = MaskUpsampler(frame, 4 * self._cells)
         rows_of: dict[_PromptShape, list[int]] = defaultdict(list)
-        for row, prompt in enumerate(checked):
-            rows_of[self._shape(prompt, frame)].append(row)
+        windows = [self._window_around(prompt, frame) for prompt in checked]
+        for row, (prompt, window) in enumerate(zip(checked, windows, strict=True)):
+            rows_of[self._shape(prompt, window)].append(row)
         room = _CELLS_PER_PASS.get(self._placement.device.type, _CELLS_PER_PASS_ON_GPU)
         size = max(1, room // self._cells**2)
         found: dict[int, tuple[MaskCandidate, ...]] = {}
@@ -160,7 +165,8 @@ class SamSegmenter:
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
                 members = [checked[row] for row in part]
-                logits, qualities = self._decode(encoding, members, shape, frame)
+                at = [window for row in part if (window := windows[row])]
+                logits, qualities = self._decode(encoding, members, shape, frame, at)
                 for row, of_prompt, values in zip(part, logits, qualities, strict=True):
                     found[row] = upsampler.candidates(of_prompt, values)
         return [found[row] for row in range(len(prompts))]
@@ -172,12 +178,13 @@ class SamSegmenter:
         prompts: Sequence[CheckedPrompt],
         shape: _PromptShape,
         frame: InputFrame,
+        windows: Sequence[_Window],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits (N, masks, h, w) and predicted IoUs (N, masks) of prompts of one shape."""
         maps: Any = encoding.features
         inputs = self._prompt_inputs(prompts, shape, frame)
         if shape.windowed:
-            return self._decode_windows(maps, inputs, prompts, shape, frame)
+            return self._decode_windows(maps, inputs, windows, shape.several)
         if shape.mask:  # SAM takes masks a picture, not a prompt: as many pictures as prompts
             maps = tuple(one.expand(len(prompts), -1, -1, -1) for one in maps)
         else:
@@ -191,18 +198,16 @@ class SamSegmenter:
         self,
         maps: tuple[torch.Tensor, ...],
         inputs: dict[str, torch.Tensor],
-        prompts: Sequence[CheckedPrompt],
-        shape: _PromptShape,
-        frame: InputFrame,
+        windows: Sequence[_Window],
+        several: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As ``_decode``; nothing of the object is expected outside of the windows."""
-        windows = [self._window_of(prompt, frame) for prompt in prompts]
 
         def cut(level: torch.Tensor) -> torch.Tensor:
             """The windows' parts of one map of the image, or each of its own of (N, C, H, W)."""
             scale = level.shape[-1] // self._cells
             size = scale * self._window
-            rows = [0] * len(prompts) if len(level) == 1 else range(len(prompts))
+            rows = [0] * len(windows) if len(level) == 1 else range(len(windows))
             parts = [
                 level[row, :, scale * y : scale * y + size, scale * x : scale * x + size]
                 for row, (x, y) in zip(rows, windows, strict=True)
@@ -221,7 +226,7 @@ class SamSegmenter:
                 image_positional_embeddings=cut(self._positions),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=shape.several,
+                multimask_output=several,
                 high_resolution_features=[cut(level) for level in maps[:-1]],
             )
         parts = found[:, 0].float().cpu().numpy()
@@ -257,28 +262,25 @@ class SamSegmenter:
         assert prompt.previous is not None  # else its shape has no mask
         return logits_of(prompt.previous, frame, 4 * self._cells)
 
-    def _shape(self, prompt: CheckedPrompt, frame: InputFrame) -> _PromptShape:
+    def _shape(self, prompt: CheckedPrompt, window: _Window | None) -> _PromptShape:
         return _PromptShape(
             prompt.box is not None,
             len(prompt.points),
             self._as_masks or prompt.previous is not None,
             prompt.ambiguous,
-            bool(self._window) and self._fits_window(prompt, frame),
+            window is not None,
         )
 
-    def _fits_window(self, prompt: CheckedPrompt, frame: InputFrame) -> bool:
-        if prompt.box is None and not len(prompt.points):
-            return False  # a mask alone, to which the model's own forward pass adds a blank point
-        if prompt.box is None and (prompt.previous is None or not prompt.previous.any()):
-            return False  # nothing tells how large the object is
-        low, high = prompt_extent(prompt, frame)
-        cell = self._pixels.side / self._cells
-        return float((high - low).max()) <= WINDOW_FILL * self._window * cell
-
-    def _window_of(self, prompt: CheckedPrompt, frame: InputFrame) -> tuple[int, int]:
-        """First column and row, cells of the encoding, of the window around a prompt."""
+    def _window_around(self, prompt: CheckedPrompt, frame: InputFrame) -> _Window | None:
+        """The window to decode for a prompt; None where it does not fit one, and where nothing
+        tells how large the object is."""
+        mended = len(prompt.points) and prompt.previous is not None and prompt.previous.any()
+        if not self._window or (prompt.box is None and not mended):
+            return None
         cell = self._pixels.side / self._cells
         low, high = prompt_extent(prompt, frame)
+        if float((high - low).max()) > WINDOW_FILL * self._window * cell:
+            return None
         first = np.round((low + high) / 2 / cell - self._window / 2)
         x, y = first.clip(0, self._cells - self._window).astype(int).tolist()
         return x, y

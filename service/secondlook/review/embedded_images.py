@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,19 +81,18 @@ def embed_files(folder: Path, embedder: Embedder, limits: ImageSettings) -> Embe
     names: list[str] = []
     vectors: list[Vectors] = []
     failed: list[str] = []
-    decoder, stopping = ImageDecoder(limits), threading.Event()
-    selection = select_images([folder])
-    for file in islice(selection.walk(), MAX_FILES):
-        check_cancelled()
-        try:
-            content = selection.read(file, limits.max_image_bytes)
-            image = decoder.decode(content, file.name, stopping)
-        except (InvalidInput, LocalFailure) as failure:
-            failed.append(f"{file.name}: {failure}")
-            continue
-        names.append(file.name)
-        vectors.append(embed_checked(embedder, [image]))
-    decoder.close()
+    selection, stopping = select_images([folder]), threading.Event()
+    with closing(ImageDecoder(limits)) as decoder:
+        for file in islice(selection.walk(), MAX_FILES):
+            check_cancelled()
+            try:
+                content = selection.read(file, limits.max_image_bytes)
+                image = decoder.decode(content, file.name, stopping)
+            except (InvalidInput, LocalFailure) as failure:
+                failed.append(f"{file.name}: {failure}")
+                continue
+            names.append(file.name)
+            vectors.append(embed_checked(embedder, [image]))
     if not names:
         raise InvalidInput(f"no image of {folder} could be read; {failed[0] if failed else ''}")
     return EmbeddedFiles(names, np.concatenate(vectors), failed[:MAX_FAILED])
