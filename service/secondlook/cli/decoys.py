@@ -108,10 +108,10 @@ def run_of(run: str, places: dict[str, Any]) -> str:
     folder = Path(run)
     if places["data"] or not (folder / "run.json").is_file():
         return run
-    from secondlook.cli.output_folder import job_of, store_of
+    from secondlook.cli.output_folder import run_in, store_of
 
     places["data"] = str(store_of(folder))
-    return job_of(folder)
+    return run_in(folder)
 
 
 def _change_json(change: "BiasChange | None") -> dict[str, Any] | None:

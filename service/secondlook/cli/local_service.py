@@ -1,7 +1,5 @@
 """Settings to a service in this process; needs what ``secondlook[serve]`` installs."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from secondlook.config.settings import ServerSettings, Settings
 from secondlook.detector.trial import open_tried
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.models.registry import load_proposer, load_segmenter, load_verifier
+from secondlook.models.registry import load_proposer, load_segmenter, load_verifier, prepare_process
 from secondlook.registry.active_model import PromotionWatcher
 from secondlook.server.app import Server, running_server
 from secondlook.server.metrics import Metrics
@@ -57,10 +55,7 @@ def running_engine(
             f"--student {student} follows the promotions of a server that keeps models; "
             "give --data DIR, or the folder of a student"
         )
-    if models.threads:  # read by torch when it is first imported, with the models
-        os.environ["OMP_NUM_THREADS"] = str(models.threads)
-    if not sys.stderr.isatty():  # progress bars of loading models, in logs
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    prepare_process(models)
     pipeline = build(settings)
     pipeline.use_calibrator(pipeline_calibrator(settings, pipeline, store))
     if student:

@@ -202,7 +202,7 @@ def store_of(folder: Path) -> Path:
     return folder / STORE
 
 
-def job_of(folder: Path) -> str:
+def run_in(folder: Path) -> str:
     """The name of the run whose results are in ``folder``. Raises ``NotFound``."""
     record = _read(folder / RUN)
     job = record.get(JOB) if isinstance(record, dict) else None

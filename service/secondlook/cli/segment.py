@@ -1,6 +1,5 @@
 """``secondlook segment``: one object of one image, outlined by clicks or a box."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,11 +178,10 @@ def segmenting(server: str | None, settings: Settings) -> "Iterator[Client]":
         *extras_of_models(alone),
         otherwise="use a running service with --server",
     )
-    if models.threads:  # read by torch when it is first imported
-        os.environ["OMP_NUM_THREADS"] = str(models.threads)
-    from secondlook.models.registry import load_segmenter
+    from secondlook.models.registry import load_segmenter, prepare_process
     from secondlook.server.segmentation import segmentation_service
 
+    prepare_process(models)
     segmenter = load_segmenter(models.segmenter, models)
     assert segmenter is not None
     cache = settings.server.encoding_cache_bytes

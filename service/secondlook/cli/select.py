@@ -4,8 +4,6 @@ Opens a store itself, without a server. What images look like to an embedder is 
 """
 
 import json
-import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,12 +242,9 @@ def _opened(spec: str, settings: "Settings") -> "Embedder":
         )
     own = [name for name in [spec.strip().partition(":")[0]] if name in EXTRAS]
     check_extras("comparing images", "serve", *own)
-    if not sys.stderr.isatty():  # progress bars of loading models, in logs
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if settings.models.threads:  # read by torch when it is first imported
-        os.environ["OMP_NUM_THREADS"] = str(settings.models.threads)
-    from secondlook.models.registry import load_embedder
+    from secondlook.models.registry import load_embedder, prepare_process
 
+    prepare_process(settings.models)
     return load_embedder(spec, settings.models)
 
 

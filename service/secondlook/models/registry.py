@@ -16,7 +16,9 @@ and leads to a factory ``load(argument: str, options: ModelSettings)`` that retu
 
 import importlib
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -57,6 +59,14 @@ _OF_CHECKPOINTS = {
     EMBEDDERS: "vision",
 }
 """The adapter that takes a checkpoint which is named without one."""
+
+
+def prepare_process(models: ModelSettings) -> None:
+    """Settings of this process that take effect only before the first model is loaded."""
+    if models.threads:  # read by torch when it is first imported, with the models
+        os.environ["OMP_NUM_THREADS"] = str(models.threads)
+    if not sys.stderr.isatty():  # progress bars of loading models, in logs
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def load_proposer(spec: str, options: ModelSettings) -> Proposer:

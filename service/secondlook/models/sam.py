@@ -118,8 +118,9 @@ class SamSegmenter:
         if fuse_conv_bn(model, lambda: model.vision_encoder(small)):
             use_channels_last(model)
         self._as_masks = bool(getattr(model.config, "prompts_as_masks", False))
-        self._window = int(getattr(model.config, "prompt_window", 0))
         self._cells = int(model.prompt_encoder.image_embedding_size[0])
+        window = getattr(model.config, "prompt_window", 0) if self._as_masks else 0
+        self._window = min(int(window), self._cells)
         with torch.inference_mode():
             positions = self._model.get_image_wide_positional_embeddings()
         # The class computes this constant with every call, a tenth of the time of a small one.

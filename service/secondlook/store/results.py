@@ -230,12 +230,9 @@ class Results:
             return _paths_over_time(connection, run_id)
 
     def decided(self, cursor: int) -> Result:
-        """One result as the run decided it, before reviews. Raises ``NotFound``."""
-        with self._database.reading() as connection:
-            row = connection.execute(_SELECT_RESULTS.where(decisions.c.id == cursor)).first()
-            if row is None:
-                raise NotFound(f"there is no result {cursor} in the store")
-            return ResultReader(connection).result(load_run_by_id(connection, row.run_id), row, [])
+        """One result as the run decided it, before reviews. Raises as ``decided_many``."""
+        (result,) = self.decided_many([cursor])
+        return result
 
     def decided_many(self, cursors: Sequence[int]) -> list[Result]:
         """Results as their runs decided them, before reviews, in the order of ``cursors``, which

@@ -218,6 +218,18 @@ def folder(folders: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(folders["sam"], tmp_path / "copy"))
 
 
+@pytest.mark.parametrize("as_masks", [False, True])
+def test_a_window_that_the_encoding_does_not_hold_is_the_whole_of_it(
+    folders: dict[str, Path], tmp_path: Path, as_masks: bool
+) -> None:
+    copy = Path(shutil.copytree(folders["sam2"], tmp_path / "copy"))
+    edit(copy / "config.json", prompt_window=99, prompts_as_masks=as_masks)
+    segmenter = sam.load(str(copy), OPTIONS)
+    (encoding,) = segmenter.encode([models.image(100, 70)])
+    ((found,),) = segmenter.segment(encoding, [SegmentationPrompt(box=(10, 10, 60, 50))])
+    assert found.pixels.shape == (70, 100) and found.pixels.any()
+
+
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
     edit(folder / "config.json", model_type="bert")
     with pytest.raises(BadSetting, match="'copy' is a 'bert' model; expected one of sam, sam_hq"):
