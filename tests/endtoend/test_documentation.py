@@ -33,6 +33,7 @@ ONLY_PARSED = {
         "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",
         "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",
     },
+    "videos": {"secondlook record": "needs a camera; test_record has one"},
 }
 """By page: commands that are not run, by their beginning, and why."""
 REWRITTEN = {
@@ -59,6 +60,7 @@ def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copyfile(world / "truth.json", tmp_path / "annotations.json")
     write_student(tmp_path / "student", ("person",))
     write_clip(tmp_path / "clip.mp4", seed=3, count=6, size=128)
+    shutil.copyfile(tmp_path / "clip.mp4", tmp_path / "gate.mkv")
     embed_photo_models(monkeypatch)
     return tmp_path
 

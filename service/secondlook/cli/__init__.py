@@ -28,6 +28,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "try": ("try_", "Try classes and prompts on a few images; print every score."),
         "label": ("label", "Label a folder of images; continues where it stopped."),
         "verify": ("verify", "Verify annotations that exist: keep, reject or doubt each box."),
+        "record": ("record", "Record a camera into a video file, to label it."),
         "segment": ("segment", "Outline an object by clicks or a box: a mask, or cut out."),
     },
     "Look and decide": {

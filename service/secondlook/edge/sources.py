@@ -6,7 +6,6 @@ agent's loop can do its other work while a camera gives nothing. Video goes thro
 a thread that keeps the newest frame only, and reopens it whenever it fails.
 """
 
-import contextlib
 import logging
 import os
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from secondlook.config.settings import ImageSettings
+from secondlook.core.camera import WHAT, camera_opener
 from secondlook.core.frame_names import MAX_MS, FrameAddress
 from secondlook.core.image_folder import OUTPUT_TAG, is_hidden
 from secondlook.core.images import DEFAULT_LIMITS, decode
@@ -42,11 +42,8 @@ RESCAN_S = 0.5
 """Between two scans of a folder that is followed."""
 MAX_FILES = 1_000_000
 """Files of a folder; their names are held in memory."""
-CAMERA_TIMEOUT_S = 10.0
-"""A camera that gives nothing for so long is reopened."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 """Wait before a camera is reopened: doubled after each failure."""
-CAMERA = "a video file or camera"
 EXTRAS = ("edge", "video")
 """What reading one needs on a device."""
 _SLEEP_S = 0.02
@@ -92,7 +89,7 @@ def open_source(
             return FolderSource(Path(where), fps, follow, frame_interval_s, limits)
         if stat.S_ISREG(mode):
             return FileSource(Path(where), fps, limits)
-    return CameraSource(camera_opener(where), fps, limits)
+    return CameraSource(camera_opener(where, *EXTRAS), fps, limits)
 
 
 def extras_of_source(where: str) -> tuple[str, ...]:
@@ -291,7 +288,7 @@ class CameraSource:
     ) -> None:
         """``opener`` returns an open container. Waits at most ``first_s`` for a first frame: a
         camera that is off now may be on in an hour."""
-        self._av = load_av(CAMERA, *EXTRAS)
+        self._av = load_av(WHAT, *EXTRAS)
         self._opener = opener
         self._gap_s = 1 / fps if fps > 0 else 0.0
         self._limits = limits
@@ -364,21 +361,6 @@ class CameraSource:
                     return
             self._newest = frame
             self._changed.notify_all()
-
-
-def camera_opener(where: str) -> Callable[[], Any]:
-    """A function that opens the device or URL ``where``. Raises ``MissingExtra``."""
-    av = load_av(CAMERA, *EXTRAS)
-
-    def opened() -> contextlib.AbstractContextManager[Any]:
-        form = "v4l2" if where.startswith("/dev/") else None
-        options = {"rtsp_transport": "tcp"} if where.startswith("rtsp") else {}
-        container: contextlib.AbstractContextManager[Any] = av.open(
-            where, format=form, options=options, timeout=CAMERA_TIMEOUT_S
-        )
-        return container
-
-    return opened
 
 
 def _frame(frame: Any, name: str, at: float, limits: ImageSettings) -> SourceFrame | SkippedFrame:

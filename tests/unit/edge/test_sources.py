@@ -1,20 +1,15 @@
 """Frames from folders, video files and cameras, and what is wrong with some of them."""
 
-import http.server
-import io
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from PIL import Image as PILImage
+from network_camera import motion_jpeg
 from serving import png
 
 from secondlook.config.settings import ImageSettings
@@ -212,39 +207,6 @@ def test_what_is_no_video_or_too_large_is_told(tmp_path: Path) -> None:
     large = write_video(tmp_path / "b.mp4", frames=1, width=640)
     with pytest.raises(InvalidInput, match="640×48"):
         open_source(str(large), limits=ImageSettings(max_image_side=500))
-
-
-@contextmanager
-def motion_jpeg(pause_s: float, frames: int = 10**6) -> Iterator[tuple[str, list[int]]]:
-    """A network camera on a free port: its address, and how often each call was begun."""
-    calls: list[int] = []
-
-    class Camera(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            calls.append(0)
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=x")
-            self.end_headers()
-            for number in range(frames):
-                out = io.BytesIO()
-                PILImage.new("RGB", (64, 48), (number % 25 * 10,) * 3).save(out, "JPEG")
-                head = f"--x\r\nContent-Type: image/jpeg\r\nContent-Length: {out.tell()}\r\n\r\n"
-                self.wfile.write(head.encode() + out.getvalue() + b"\r\n")
-                calls[-1] += 1
-                time.sleep(pause_s)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a camera that hangs up
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/camera.mjpeg", calls
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_of_a_camera_the_newest_frame_wins() -> None:
