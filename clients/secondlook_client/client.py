@@ -7,14 +7,13 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
-
-import grpc
+from typing import Any, TypeVar, Unpack
 
 from secondlook_client import wire
+from secondlook_client.addresses import DEFAULT_ADDRESS
 from secondlook_client.calls import Awaiting, Blocking, Connection, Load, Plan, Unary
 from secondlook_client.capture import CaptureStream
-from secondlook_client.channel import DEFAULT_ADDRESS, OPTIONS
+from secondlook_client.channel import AccessOptions, ServerAccess
 from secondlook_client.datasets import Datasets
 from secondlook_client.errors import SecondlookError
 from secondlook_client.images import ImageInput, image_name, key_name, sendable
@@ -115,8 +114,18 @@ class Client(LabelCalls, Blocking):
     It connects at the first call. Every call raises a ``SecondlookError`` (see ``errors``).
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, retry: RetryPolicy | None = None) -> None:
-        super().__init__(grpc.insecure_channel(address, options=OPTIONS), retry, address)
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        retry: RetryPolicy | None = None,
+        **access: Unpack[AccessOptions],
+    ) -> None:
+        """``address`` is ``host:port``, or ``tls://host:port`` for an encrypted connection.
+
+        ``access``: see ``channel.AccessOptions``. Raises ``BadSetting`` and ``NotFound``, at once.
+        """
+        super().__init__(ServerAccess.given(access).channel(address), retry, address)
         self.jobs = Jobs(self._channel, self._retry, address)
         """Many images at a time, by a server with a store."""
         self.datasets = Datasets(self._channel, self._retry, address)
@@ -242,9 +251,17 @@ class AsyncClient(LabelCalls, Awaiting):
     ``models``.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, retry: RetryPolicy | None = None) -> None:
-        super().__init__(grpc.aio.insecure_channel(address, options=OPTIONS), retry, address)
-        self._stream_channel: grpc.Channel | None = None
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        retry: RetryPolicy | None = None,
+        **access: Unpack[AccessOptions],
+    ) -> None:
+        """As ``Client``."""
+        self._access = ServerAccess.given(access)
+        super().__init__(self._access.channel(address, aio=True), retry, address)
+        self._stream_channel: Any = None
         self.jobs = AsyncJobs(self._channel, self._retry, address)
         """Many images at a time, by a server with a store."""
         self.reviews = AsyncRemoteReviews(self._channel, self._retry, address)
@@ -281,7 +298,7 @@ class AsyncClient(LabelCalls, Awaiting):
         options = options or LiveOptions()
         opening = wire.live_opening(classes, detail, stream_id, options.server_pending)
         if self._stream_channel is None:
-            self._stream_channel = grpc.insecure_channel(self.address, options=OPTIONS)
+            self._stream_channel = self._access.channel(self.address)
         stub = labeling_pb2_grpc.LabelingServiceStub(self._stream_channel)
         return AsyncLiveStream(stub.LabelStream, opening, options, self._retry, self.address)
 

@@ -17,12 +17,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-import grpc
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from secondlook_client import wire
-from secondlook_client.channel import OPTIONS
+from secondlook_client.channel import AccessOptions, ServerAccess
 from secondlook_client.dataset_cache import ImageCache, Index, default_cache
 from secondlook_client.datasets import Datasets
 from secondlook_client.errors import BadImage, Damaged, InvalidInput
@@ -104,17 +102,19 @@ class SnapshotDataset(Generic[Item]):
         cache: str | os.PathLike[str] | None = None,
         transform: Callable[[Example], Item] | None = image_and_target,  # type: ignore[assignment]
         retry: RetryPolicy = PATIENT,
+        **access: Unpack[AccessOptions],
     ) -> None:
         """``split`` empty takes all; ``shard`` of ``shards`` is for several hosts.
 
         ``manifest`` is the hash that the snapshot must have, if given. ``cache`` is a folder
         (default: ``secondlook`` in the user's cache folder). ``transform`` None gives each
-        ``Example`` as it is, with the encoded image and the boxes of every kind. Asks the server
-        for the labels when the cache has them not; raises a ``SecondlookError``.
+        ``Example`` as it is, with the encoded image and the boxes of every kind. ``access`` is
+        as of ``Client``; a pickle of the dataset holds the token. Asks the server for the labels
+        when the cache has them not; raises a ``SecondlookError``.
         """
         if not 0 <= shard < shards:
             raise InvalidInput(f"shard {shard} is out of range: of {shards} the first is 0")
-        self._line = _Line(address, retry)
+        self._line = _Line(address, retry, ServerAccess.given(access))
         self._transform = transform
         self._cache = ImageCache(Path(cache) if cache is not None else default_cache())
         self.snapshot = self._line.datasets().get(snapshot)
@@ -190,16 +190,17 @@ class SnapshotDataset(Generic[Item]):
 class _Line:
     """A channel that each process opens for itself, and that none takes through a fork."""
 
-    def __init__(self, address: str, retry: RetryPolicy) -> None:
+    def __init__(self, address: str, retry: RetryPolicy, access: ServerAccess) -> None:
         self._address = address
         self._retry = retry
+        self._access = access
         self._channel: Any = None
         self._datasets: Datasets | None = None
         _LINES.add(self)
 
     def datasets(self) -> Datasets:
         if self._datasets is None:
-            self._channel = grpc.insecure_channel(self._address, options=OPTIONS)
+            self._channel = self._access.channel(self._address)
             self._datasets = Datasets(self._channel, self._retry, self._address)
         return self._datasets
 
@@ -211,10 +212,10 @@ class _Line:
         self._channel = self._datasets = None
         return was_open
 
-    def __getstate__(self) -> tuple[str, RetryPolicy]:
-        return self._address, self._retry
+    def __getstate__(self) -> tuple[str, RetryPolicy, ServerAccess]:
+        return self._address, self._retry, self._access
 
-    def __setstate__(self, state: tuple[str, RetryPolicy]) -> None:
+    def __setstate__(self, state: tuple[str, RetryPolicy, ServerAccess]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
 

@@ -11,7 +11,8 @@
     │   ├── BadSetting                           a flag, variable or file entry out of range
     │   └── MessageTooLarge                      over the server's message size; sent by gRPC
     ├── NotFound            NOT_FOUND            no file, job, snapshot or plug-in of that name
-    ├── NotAllowed          PERMISSION_DENIED    a file that the server may not read
+    ├── NotAuthenticated    UNAUTHENTICATED      no token, or one that is not valid (any more)
+    ├── NotAllowed          PERMISSION_DENIED    not for this token; a file outside of every folder
     ├── NotSupported        UNIMPLEMENTED        known to the protocol, not to this version
     ├── NotReady            FAILED_PRECONDITION  something must be done or installed first
     │   ├── MissingExtra                         an optional package that is not installed
@@ -134,8 +135,14 @@ class NotFound(SecondlookError):
     status = "NOT_FOUND"
 
 
+class NotAuthenticated(SecondlookError):
+    """The server wants a token, and got none, or one that is unknown, expired or revoked."""
+
+    status = "UNAUTHENTICATED"
+
+
 class NotAllowed(SecondlookError):
-    """A file outside of every folder that the server may read."""
+    """A call that no role of the token allows, or a file that the server may not read."""
 
     status = "PERMISSION_DENIED"
 
@@ -317,7 +324,17 @@ def from_reason(reason: str, message: str) -> SecondlookError:
     return failure
 
 
+_OF_TLS = re.compile(r"\bssl|\btls|certificate|handshak", re.IGNORECASE)
+
+
 def _from_transport(status: str, message: str, address: str) -> SecondlookError:
+    if status == "UNAVAILABLE" and re.search(
+        r"\bssl\b|certificate|handshak", message, re.IGNORECASE
+    ):
+        return Unavailable(
+            f"no TLS connection to {address} ({message}); check that the server has TLS, that ca "
+            "has its certificate and the address its name, and that it accepts this client's"
+        )
     if status == "UNAVAILABLE":
         return Unavailable(
             f"no secondlook server answers at {address} ({message}); start one with "

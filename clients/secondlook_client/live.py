@@ -15,6 +15,7 @@ from secondlook_client.errors import (
     InvalidInput,
     MessageTooLarge,
     NotAllowed,
+    NotAuthenticated,
     NotFound,
     NotReady,
     NotSupported,
@@ -35,6 +36,10 @@ DROP_NAMES = {
     pb.DROP_REASON_SERVER_BUSY: "server_busy",
     pb.DROP_REASON_SHUTTING_DOWN: "shutting_down",
 }
+
+
+_REFUSALS = (NotSupported, NotReady, NotFound, NotAllowed, NotAuthenticated, AlreadyExists)
+"""What a server says again when it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class ReconnectPolicy:
         takes: a device outlives many servers. Only when no more frames will come does it
         give up as a single call does.
         """
-        if isinstance(cause, NotSupported | NotReady | NotFound | NotAllowed | AlreadyExists):
+        if isinstance(cause, _REFUSALS):
             return None
         if isinstance(cause, InvalidInput) and not isinstance(cause, MessageTooLarge):
             return None

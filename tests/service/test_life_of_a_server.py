@@ -279,8 +279,8 @@ def test_it_listens_on_loopback_unless_told_otherwise(caplog):
     with serving() as s:
         assert s.address.startswith("127.0.0.1:")
     assert not caplog.records
-    with serving(options=server_settings(host="0.0.0.0")):
-        assert any("without TLS" in record.message for record in caplog.records)
+    with serving(options=server_settings(host="0.0.0.0", insecure=True)):
+        assert any("--insecure" in record.message for record in caplog.records)
 
 
 def test_each_error_of_the_service_travels_as_its_own_status():

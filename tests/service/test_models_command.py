@@ -113,7 +113,7 @@ def training_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         return [sys.executable, str(PROGRAM), size, str(tmp_path / "student"), str(out)]
 
     monkeypatch.setattr(trainer, "distill_command", command)
-    options = server_settings(data=str(tmp_path / "data"), host="0.0.0.0")
+    options = server_settings(data=str(tmp_path / "data"), host="0.0.0.0", insecure=True)
     with open_store(tmp_path / "data") as store:
         freeze_quarters(store, "s")
         with serving(store=store, options=options) as running:

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from secondlook_client.v1 import access_pb2 as secondlook_dot_v1_dot_access__pb2
 from secondlook_client.v1 import bounds_pb2 as secondlook_dot_v1_dot_bounds__pb2
 from secondlook_client.v1 import labeling_pb2 as secondlook_dot_v1_dot_labeling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n secondlook/v1/segmentation.proto\x12\rsecondlook.v1\x1a\x1asecondlook/v1/bounds.proto\x1a\x1csecondlook/v1/labeling.proto\"^\n\x10OpenImageRequest\x12&\n\x05image\x18\x01 \x01(\x0c\x42\x15\x82\x80\x19\x11\x32\x0fmax_image_bytesH\x00\x12\x18\n\x06sha256\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10@H\x00\x42\x08\n\x06source\"U\n\x11OpenImageResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x11\n\tsegmenter\x18\x04 \x01(\t\"-\n\x05\x43lick\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x0e\n\x06inside\x18\x03 \x01(\x08\"\x9e\x01\n\x0eSegmentRequest\x12\x16\n\x06sha256\x18\x01 \x01(\tB\x06\x82\x80\x19\x02\x10@\x12\x1f\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x12.secondlook.v1.Box\x12,\n\x06\x63licks\x18\x03 \x03(\x0b\x32\x14.secondlook.v1.ClickB\x06\x82\x80\x19\x02\x08@\x12%\n\x08previous\x18\x04 \x01(\x0b\x32\x13.secondlook.v1.Mask\"Y\n\x10SegmentCandidate\x12!\n\x04mask\x18\x01 \x01(\x0b\x32\x13.secondlook.v1.Mask\x12\x0f\n\x07quality\x18\x02 \x01(\x01\x12\x11\n\tstability\x18\x03 \x01(\x01\"Y\n\x0fSegmentResponse\x12\x33\n\ncandidates\x18\x01 \x03(\x0b\x32\x1f.secondlook.v1.SegmentCandidate\x12\x11\n\tsegmenter\x18\x02 \x01(\t2\xba\x01\n\x13SegmentationService\x12N\n\tOpenImage\x12\x1f.secondlook.v1.OpenImageRequest\x1a .secondlook.v1.OpenImageResponse\x12S\n\x07Segment\x12\x1d.secondlook.v1.SegmentRequest\x1a\x1e.secondlook.v1.SegmentResponse\"\t\x82\x80\x19\x05\x08\x80\x80\x84\x01\x42-\n\rsecondlook.v1P\x01Z\x1asecondlook/v1;secondlookv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n secondlook/v1/segmentation.proto\x12\rsecondlook.v1\x1a\x1asecondlook/v1/access.proto\x1a\x1asecondlook/v1/bounds.proto\x1a\x1csecondlook/v1/labeling.proto\"^\n\x10OpenImageRequest\x12&\n\x05image\x18\x01 \x01(\x0c\x42\x15\x82\x80\x19\x11\x32\x0fmax_image_bytesH\x00\x12\x18\n\x06sha256\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10@H\x00\x42\x08\n\x06source\"U\n\x11OpenImageResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x11\n\tsegmenter\x18\x04 \x01(\t\"-\n\x05\x43lick\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x0e\n\x06inside\x18\x03 \x01(\x08\"\x9e\x01\n\x0eSegmentRequest\x12\x16\n\x06sha256\x18\x01 \x01(\tB\x06\x82\x80\x19\x02\x10@\x12\x1f\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x12.secondlook.v1.Box\x12,\n\x06\x63licks\x18\x03 \x03(\x0b\x32\x14.secondlook.v1.ClickB\x06\x82\x80\x19\x02\x08@\x12%\n\x08previous\x18\x04 \x01(\x0b\x32\x13.secondlook.v1.Mask\"Y\n\x10SegmentCandidate\x12!\n\x04mask\x18\x01 \x01(\x0b\x32\x13.secondlook.v1.Mask\x12\x0f\n\x07quality\x18\x02 \x01(\x01\x12\x11\n\tstability\x18\x03 \x01(\x01\"Y\n\x0fSegmentResponse\x12\x33\n\ncandidates\x18\x01 \x03(\x0b\x32\x1f.secondlook.v1.SegmentCandidate\x12\x11\n\tsegmenter\x18\x02 \x01(\t2\xcc\x01\n\x13SegmentationService\x12X\n\tOpenImage\x12\x1f.secondlook.v1.OpenImageRequest\x1a .secondlook.v1.OpenImageResponse\"\x08\x8a\x80\x19\x04\n\x02\x02\x03\x12[\n\x07Segment\x12\x1d.secondlook.v1.SegmentRequest\x1a\x1e.secondlook.v1.SegmentResponse\"\x11\x82\x80\x19\x05\x08\x80\x80\x84\x01\x8a\x80\x19\x04\n\x02\x02\x03\x42-\n\rsecondlook.v1P\x01Z\x1asecondlook/v1;secondlookv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,20 +43,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEGMENTREQUEST'].fields_by_name['sha256']._serialized_options = b'\202\200\031\002\020@'
   _globals['_SEGMENTREQUEST'].fields_by_name['clicks']._loaded_options = None
   _globals['_SEGMENTREQUEST'].fields_by_name['clicks']._serialized_options = b'\202\200\031\002\010@'
+  _globals['_SEGMENTATIONSERVICE'].methods_by_name['OpenImage']._loaded_options = None
+  _globals['_SEGMENTATIONSERVICE'].methods_by_name['OpenImage']._serialized_options = b'\212\200\031\004\n\002\002\003'
   _globals['_SEGMENTATIONSERVICE'].methods_by_name['Segment']._loaded_options = None
-  _globals['_SEGMENTATIONSERVICE'].methods_by_name['Segment']._serialized_options = b'\202\200\031\005\010\200\200\204\001'
-  _globals['_OPENIMAGEREQUEST']._serialized_start=109
-  _globals['_OPENIMAGEREQUEST']._serialized_end=203
-  _globals['_OPENIMAGERESPONSE']._serialized_start=205
-  _globals['_OPENIMAGERESPONSE']._serialized_end=290
-  _globals['_CLICK']._serialized_start=292
-  _globals['_CLICK']._serialized_end=337
-  _globals['_SEGMENTREQUEST']._serialized_start=340
-  _globals['_SEGMENTREQUEST']._serialized_end=498
-  _globals['_SEGMENTCANDIDATE']._serialized_start=500
-  _globals['_SEGMENTCANDIDATE']._serialized_end=589
-  _globals['_SEGMENTRESPONSE']._serialized_start=591
-  _globals['_SEGMENTRESPONSE']._serialized_end=680
-  _globals['_SEGMENTATIONSERVICE']._serialized_start=683
-  _globals['_SEGMENTATIONSERVICE']._serialized_end=869
+  _globals['_SEGMENTATIONSERVICE'].methods_by_name['Segment']._serialized_options = b'\202\200\031\005\010\200\200\204\001\212\200\031\004\n\002\002\003'
+  _globals['_OPENIMAGEREQUEST']._serialized_start=137
+  _globals['_OPENIMAGEREQUEST']._serialized_end=231
+  _globals['_OPENIMAGERESPONSE']._serialized_start=233
+  _globals['_OPENIMAGERESPONSE']._serialized_end=318
+  _globals['_CLICK']._serialized_start=320
+  _globals['_CLICK']._serialized_end=365
+  _globals['_SEGMENTREQUEST']._serialized_start=368
+  _globals['_SEGMENTREQUEST']._serialized_end=526
+  _globals['_SEGMENTCANDIDATE']._serialized_start=528
+  _globals['_SEGMENTCANDIDATE']._serialized_end=617
+  _globals['_SEGMENTRESPONSE']._serialized_start=619
+  _globals['_SEGMENTRESPONSE']._serialized_end=708
+  _globals['_SEGMENTATIONSERVICE']._serialized_start=711
+  _globals['_SEGMENTATIONSERVICE']._serialized_end=915
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Service and store": {
         "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
         "job": ("jobs", "Label many images on a service: create, watch, results."),
+        "token": ("token", "Say who may call a service: make, list and revoke tokens."),
         "check": ("store", "Check every row and every image of a store."),
         "backup": ("store", "Copy a store that is in use; later, only what is new."),
         "restore": ("store", "Fill an empty store from a backup, or move it elsewhere."),

@@ -145,7 +145,7 @@ def running_service(
     from secondlook.cli.local_service import load_pipeline, local_server
 
     with local_server(settings, ready, build or load_pipeline) as running:
-        yield running.address, running
+        yield running.own_address, running
 
 
 def chosen_ontology(ontology: Ontology | None, settings: Settings) -> Ontology:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.output import PLAIN_EVERY_S, console, duration
-from secondlook.cli.params import Address, empty_option
+from secondlook.cli.params import address_option, empty_option
 from secondlook.config.entrypoint import MORE, SectionedCommand, SectionOption, setting_options
 from secondlook.config.extras import check_extras
 from secondlook.config.terminal import echo, printable
@@ -58,13 +58,7 @@ PHASE_NAMES = {
     show_default=True,
     help="Folder of the student. The same folder continues a training that was stopped.",
 )
-@click.option(
-    "--server",
-    type=Address(),
-    default="",
-    metavar="HOST:PORT",
-    help="Address of a service that has the snapshot SOURCE.",
-)
+@address_option("Address of a service that has the snapshot SOURCE.", "")
 @click.option(
     "--name", default="", metavar="NAME", help="Name of the student.  [default: as the data]"
 )

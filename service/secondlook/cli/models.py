@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.output import console, local_time, print_facts, size, table
-from secondlook.cli.params import Address, limit_option, server_option
+from secondlook.cli.params import address_option, limit_option, server_option
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import Command, CommandGroup
 from secondlook.config.terminal import echo, print_json
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 def _place_options(command: Command) -> Command:
     """``--server``, or where the store is."""
-    server = click.option(
-        "--server",
-        type=Address(),
-        metavar="HOST:PORT",
-        help="Address of a service that was started with --data; instead of a store here.",
+    server = address_option(
+        "Address of a service that was started with --data; instead of a store here."
     )
     return server(store_options(command))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from secondlook.cli.params import Address
+from secondlook.cli.params import address_option
 from secondlook.config.entrypoint import (
     MORE,
     Command,
@@ -71,11 +71,8 @@ def class_options(command: Command) -> Command:
 
 def model_options(command: Command) -> Command:
     """``--server``, ``--models``, ``--config`` and the settings of models in this process."""
-    server = click.option(
-        "--server",
-        type=Address(),
-        metavar="HOST:PORT",
-        help="Label through a running service; without it, the models run in this process.",
+    server = address_option(
+        "Label through a running service; without it, the models run in this process."
     )
     return server(models_option(config_option(in_process_options(command))))
 

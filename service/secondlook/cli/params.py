@@ -1,14 +1,24 @@
 """Types of parameters that several commands take, and ``--server`` where there must be one."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.config.entrypoint import Command, matching
+from secondlook.config.entrypoint import Command, SectionOption, matching
+from secondlook_client.addresses import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    DEFAULT_ADDRESS,
+    KEY_VARIABLE,
+    PLAIN_TOKEN_VARIABLE,
+    TOKEN_FILE_VARIABLE,
+)
 from secondlook_client.values import BACKGROUND, EmptyReason
 
 if TYPE_CHECKING:
@@ -172,16 +182,72 @@ class Address(click.ParamType):
         return str(value)
 
 
-def server_option(command: Command) -> Command:
-    """``--server`` of a command that needs a running service."""
-    return click.option(
+def address_option(help: str, default: str | None = None) -> Callable[[Command], Command]:
+    """``--server``, and how the service is to know this client and this client the service."""
+    server = click.option(
         "--server",
         type=Address(),
-        default="127.0.0.1:50051",
-        show_default=True,
+        default=default,
+        show_default=bool(default),
         metavar="HOST:PORT",
-        help="Address of a service that was started with --data.",
-    )(command)
+        help=help,
+    )
+    return lambda command: server(_access_options(command))
+
+
+def server_option(command: Command) -> Command:
+    """``--server`` of a command that needs a running service."""
+    help = "Address of a service that was started with --data."
+    return address_option(help, DEFAULT_ADDRESS)(command)
+
+
+CONNECTION = "Connection (with TLS the address is tls://HOST:PORT)"
+"""Section of the options about a token and TLS."""
+ACCESS_FILES = {
+    "--token-file": (TOKEN_FILE_VARIABLE, "File with the secret of a token of the service."),
+    "--ca": (CA_VARIABLE, "Certificates (PEM) that the service's own is checked against."),
+    "--client-cert": (CERT_VARIABLE, "This client's certificate (PEM), for mutual TLS."),
+    "--client-key": (KEY_VARIABLE, "Key of --client-cert (PEM)."),
+}
+"""Options that stand for a variable of ``secondlook_client.addresses``: its name, the help."""
+
+
+def _access_options(command: Command) -> Command:
+    plain = "Send the token to another machine without TLS, for everybody on the way to read."
+    told = _set_variable(PLAIN_TOKEN_VARIABLE)
+    command = _access_option("--plain-token", is_flag=True, callback=told, help=plain)(command)
+    for name, (variable, help) in reversed(ACCESS_FILES.items()):
+        file = click.Path(exists=True, dir_okay=False)
+        taken = _set_variable(variable)
+        command = _access_option(name, type=file, metavar="FILE", callback=taken, help=help)(
+            command
+        )
+    return command
+
+
+_access_option = partial(
+    click.option, cls=SectionOption, section=CONNECTION, expose_value=False, default=None
+)
+
+
+def _set_variable(variable: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Whatever connects while the command runs finds it there, a data loader's process too."""
+
+    def take(ctx: click.Context, option: click.Parameter, value: str | bool | None) -> None:
+        if not value or ctx.resilient_parsing:
+            return
+        before = os.environ.get(variable)
+        os.environ[variable] = str(value)
+
+        def restore() -> None:
+            if before is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = before
+
+        ctx.call_on_close(restore)
+
+    return take
 
 
 def limit_option(command: Command) -> Command:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from secondlook.cli.output import bar, console, counted, local_time, share, table
-from secondlook.cli.params import Address
+from secondlook.cli.params import address_option
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import Command, CommandGroup, gentle_interrupts
 from secondlook.config.stop_signals import INTERRUPTED
@@ -101,12 +101,7 @@ def place_options(command: Command) -> Command:
 
 def server_and_store(command: Command) -> Command:
     """``--server`` and the options of a store."""
-    server = click.option(
-        "--server",
-        type=Address(),
-        metavar="HOST:PORT",
-        help="Address of a service that was started with --data.",
-    )
+    server = address_option("Address of a service that was started with --data.")
     return server(store_options(command))
 
 

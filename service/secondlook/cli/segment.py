@@ -10,7 +10,7 @@ import click
 
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import counted
-from secondlook.cli.params import Address, PixelNumbers
+from secondlook.cli.params import PixelNumbers, address_option
 from secondlook.config.entrypoint import SectionedCommand, config_option, setting_options
 from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.settings import ImageSettings, ModelSettings, Settings
@@ -109,12 +109,7 @@ class Outlined:
     show_default=True,
     help="PNG file, which is overwritten: white is the object; with --crop the object itself.",
 )
-@click.option(
-    "--server",
-    type=Address(),
-    metavar="HOST:PORT",
-    help="Use a running service; without it, the segmenter runs in this process.",
-)
+@address_option("Use a running service; without it, the segmenter runs in this process.")
 @config_option
 @setting_options(ModelSettings, ImageSettings, only=NEEDED)
 def segment_command(

@@ -18,7 +18,8 @@ from secondlook.config.terminal import echo
     cls=SectionedCommand,
     examples=[
         "secondlook serve --ontology classes.yaml --data data",
-        "secondlook serve --config secondlook.toml --host 0.0.0.0 --metrics-port 9090",
+        "secondlook serve --config secondlook.toml --metrics-port 9090",
+        "secondlook serve --data data --host 0.0.0.0 --tls-cert a.crt --tls-key a.key",
     ],
 )
 @config_option
@@ -34,6 +35,9 @@ def serve_command(**flags: Any) -> None:
     models; all of it is kept there, and work that was interrupted resumes when the server starts
     again. A single image is kept when its request names a run to keep it in; live streams are
     answered and not kept.
+
+    Beyond this machine it listens only with TLS and with tokens in the store (see `secondlook
+    token`), or as --insecure says.
     """
     from secondlook.config.stop_signals import end_at_once
     from secondlook.core.ontology_yaml import load_ontology
@@ -44,9 +48,12 @@ def serve_command(**flags: Any) -> None:
     settings = load_settings(flags, flags.pop("config"))
     ontology = load_ontology(Path(settings.ontology)) if settings.ontology else None
     check_extras("a server", *extras_of_models(settings))
-    from secondlook.server.addresses import check_ports
+    from secondlook.server.addresses import check_doors, check_ports
+    from secondlook.server.tls import TlsFiles
 
     check_ports(settings.server)
+    if tls := TlsFiles.of(settings.server):
+        tls.context()
     from secondlook.cli.local_service import configured_store, running_engine
     from secondlook.server import json_logs
     from secondlook.server.app import serve
@@ -54,15 +61,14 @@ def serve_command(**flags: Any) -> None:
 
     json_logs.configure(settings.server.log_level)
     metrics = Metrics()
-    with (
-        configured_store(settings) as store,
-        running_engine(settings, metrics, store) as engine,
-    ):
-        serve(
-            engine,
-            ontology,
-            settings,
-            metrics,
-            store,
-            ready=lambda server: echo(f"serving on {server.address}"),
-        )
+    with configured_store(settings) as store:
+        check_doors(settings.server, store is not None and store.tokens.version().count > 0)
+        with running_engine(settings, metrics, store) as engine:
+            serve(
+                engine,
+                ontology,
+                settings,
+                metrics,
+                store,
+                ready=lambda server: echo(f"serving on {server.address}"),
+            )

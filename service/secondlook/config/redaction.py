@@ -1,4 +1,4 @@
-"""Secrets out of text: passwords in URLs, and values of environment variables that hold keys.
+"""Secrets out of text: passwords in URLs, tokens, values of environment variables that hold keys.
 
 Whoever names a URL in an error names it ``redacted``; log lines, errors on the terminal and errors
 that travel pass through it once more, as other packages put URLs into their own errors.
@@ -20,6 +20,9 @@ _SECRET_PARAMETER = re.compile(
     r"([?&;][^=&;\s]*(?:key|secret|token|passw|pwd|signature|credential)[^=&;\s]*=)[^&;\s\"'<>]+",
     re.IGNORECASE,
 )
+TOKEN_PREFIX = "slt_"
+"""What the secret of a token begins with; see ``core.access``."""
+_TOKEN = re.compile(rf"{TOKEN_PREFIX}[\w-]+")
 _SECRET_VARIABLE = re.compile(r"API_KEY|ACCESS_KEY|SECRET|PASSWORD|PASSWD|TOKEN(?!I)")
 
 
@@ -29,6 +32,8 @@ def redacted(text: str) -> str:
         text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", _URL.sub(_without_user, text))
     if text.count("@") > 1:
         text = _USER_WITHOUT_SCHEME.sub(HIDDEN, text)
+    if TOKEN_PREFIX in text:
+        text = _TOKEN.sub(rf"{TOKEN_PREFIX}{HIDDEN}", text)
     for secret in _known_secrets():
         text = text.replace(secret, HIDDEN)
     return text

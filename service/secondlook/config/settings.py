@@ -293,7 +293,7 @@ class ServerSettings(SettingGroup):
 
     host: str = setting(
         "127.0.0.1",
-        "Address to listen on; 0.0.0.0 opens it to the network.",
+        "Address to listen on; 0.0.0.0 opens it to the network, which takes TLS and tokens.",
         unit="address",
         common=True,
     )
@@ -307,6 +307,32 @@ class ServerSettings(SettingGroup):
         low=0,
         high=65535,
         optional=True,
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "Address that --metrics-port listens on; beyond this machine scrapers need TLS and a token "
+        "too.",
+        unit="address",
+    )
+    tls_cert: str = setting(
+        "",
+        "Certificate chain (PEM) that turns TLS on; read again when it changes.",
+        unit="file",
+    )
+    tls_key: str = setting("", "Key of --tls-cert (PEM, without a password).", unit="file")
+    tls_client_ca: str = setting(
+        "",
+        "Certificates (PEM) of which clients must show one signed by them: mutual TLS.",
+        unit="file",
+    )
+    insecure: bool = setting(
+        False, "Listen beyond this machine without TLS, or without any token in the store."
+    )
+    audit_log: str = setting(
+        "",
+        "File for one line of JSON per call that changes something, and per refusal; without it "
+        "they go to the log, once there are tokens.",
+        unit="file",
     )
     image_roots: str = setting(
         "", f"Folders from which jobs may read images, separated by '{os.pathsep}'.", unit="folders"
@@ -376,12 +402,17 @@ class Settings(SettingGroup):
     server: ServerSettings = ServerSettings()
 
 
+_OF_CLIENTS = ("TOKEN", "TOKEN_FILE", "CA", "CLIENT_CERT", "CLIENT_KEY", "PLAIN_TOKEN")
+"""Variables of ``secondlook_client.channel``."""
+
+
 def _is_foreign(name: str, value: str) -> bool:
     """Whether SECONDLOOK_``name`` is no setting of the service."""
     # Kubernetes sets SECONDLOOK_PORT=tcp://… and more in pods beside a service of that name.
     if ("://" in value and name.startswith("PORT")) or name.startswith("SERVICE_"):
         return True
-    return name in ("TEST_DATA", "OPENAI_API_KEY") or name.startswith(("EDGE_", "DISTILL_"))
+    own = ("TEST_DATA", "OPENAI_API_KEY", *_OF_CLIENTS)
+    return name in own or name.startswith(("EDGE_", "DISTILL_"))
 
 
 RENAMED = {"floor": "score_floor", "max_iou": "nms_iou"}

@@ -12,6 +12,7 @@ from secondlook.detector.manifest import INT8, read_manifest
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.detector.trial import TrialLimits, try_student
 from secondlook.edge.agent import Agent
+from secondlook.edge.connect import connect
 from secondlook.edge.health import Health, HealthFile, HealthServer
 from secondlook.edge.hooks import Hook
 from secondlook.edge.model_cache import ModelCache
@@ -83,7 +84,7 @@ def running_agent(
     with ExitStack() as stack:
         client = None
         if settings.server:
-            client = stack.enter_context(Client(settings.server, retry=RETRY))
+            client = stack.enter_context(connect(settings, RETRY))
         models = _Models(settings, client)
         stack.callback(models.close)
         models.offer_first()

@@ -8,6 +8,7 @@ from secondlook.config.extras import check_extras
 from secondlook.core.images import decode
 from secondlook.detector.frames import SkippedFrame, SourceFrame
 from secondlook.edge.app import StudentGate, open_student
+from secondlook.edge.connect import connect
 from secondlook.edge.hooks import json_line, load_hook
 from secondlook.edge.model_trial import FrameDetections, LoadedModel, ModelRunner, TrialListener
 from secondlook.edge.settings import EdgeSettings
@@ -105,7 +106,7 @@ def _one_frame(settings: EdgeSettings) -> None:
 
 
 def _client(settings: EdgeSettings) -> Client:
-    return Client(settings.server, retry=RetryPolicy(unavailable_s=0))
+    return connect(settings, RetryPolicy(unavailable_s=0))
 
 
 def _server(settings: EdgeSettings) -> None:

@@ -83,10 +83,23 @@ class ModelUpdateSettings(SettingGroup):
 
     server: str = setting(
         "",
-        "HOST:PORT of the service that gets the selected frames and has the models.",
+        "HOST:PORT of the service that gets the selected frames and has the models; with TLS "
+        "tls://HOST:PORT.",
         unit="HOST:PORT",
         common=True,
     )
+    token_file: str = setting(
+        "",
+        "File with the secret of this device's token; SECONDLOOK_TOKEN stands in for it.",
+        unit="file",
+    )
+    ca: str = setting(
+        "", "Certificates (PEM) that the service's own is checked against.", unit="file"
+    )
+    client_cert: str = setting(
+        "", "Certificate of this device (PEM), where the service asks for one.", unit="file"
+    )
+    client_key: str = setting("", "Key of --client-cert (PEM).", unit="file")
     model: str = setting(
         "", "Name of the model on the server to use and keep up to date.", unit="name", common=True
     )

@@ -8,8 +8,8 @@
 
     serve(engine, ontology)                              # until SIGTERM or Ctrl-C
 
-The caller closes the engine and the store, after the server. There is neither TLS nor
-authentication yet, so the server listens on loopback by default and warns when it does not.
+The caller closes the engine and the store, after the server. It listens on loopback by default; a
+network is let in with TLS and with tokens in the store only, unless the settings say ``insecure``.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from secondlook.config.settings import ImageSettings, ServerSettings, Settings
 from secondlook.config.stop_signals import StopSignals
+from secondlook.core.access import Role
 from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.guarantee_checks import checks_of_all
 from secondlook.jobs.training import Trainer
@@ -35,11 +36,14 @@ from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.server import reflection
 from secondlook.server.addresses import (
+    check_doors,
     explain_port_failure,
     format_address,
     is_loopback,
     local_address,
 )
+from secondlook.server.audit import AuditLog
+from secondlook.server.auth import AuthInterceptor
 from secondlook.server.call_limits import CallLimits
 from secondlook.server.connections import connection_budget, raise_descriptor_limit
 from secondlook.server.converters import Ontologies
@@ -49,11 +53,15 @@ from secondlook.server.interceptors import CallInterceptor
 from secondlook.server.jobs import JobServicer, StoreServices
 from secondlook.server.labeling import MAX_STREAMS, AdmissionControl, LabelingServicer
 from secondlook.server.loop_thread import in_daemon_thread, in_own_thread
+from secondlook.server.method_access import REFLECTION, MethodAccess, declared_access
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
+from secondlook.server.own_socket import OwnSocket
 from secondlook.server.readiness import Readiness
 from secondlook.server.reviews import ReviewServicer
 from secondlook.server.segmentation import SegmentationServicer
+from secondlook.server.tls import ReloadedTls, TlsFiles
+from secondlook.server.token_table import TokenTable
 from secondlook.store import Store
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
@@ -105,6 +113,8 @@ IDLE_CONNECTION_S = 600.0
 """A connection without calls for this long is closed; clients open another one with their next."""
 CLOSE_S = 0.5
 """Time for calls that never end by themselves, such as health watchers."""
+SCRAPE = MethodAccess(f"{REFLECTION}/metrics", frozenset({Role.VIEWER}))
+"""Who may read metrics from another machine: whoever may read anything."""
 ABANDON_S = 1.2
 """After the grace: what has not ended by then is abandoned with the process."""
 
@@ -130,6 +140,8 @@ class Server:
         self.metrics = metrics or Metrics()
         self.address = ""
         """``host:port``, once it listens."""
+        self.own_address = ""
+        """At which programs of this user reach it without TLS or token, once it listens."""
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
         self._engine = engine
@@ -141,6 +153,14 @@ class Server:
         self._ontologies = Ontologies(ontology, engine.pipeline.check_ontology)
         self._stopping = asyncio.Event()
         self._calls = CallInterceptor(self.metrics, self._stopping)
+        self._tokens = TokenTable(store.tokens) if store else None
+        self._audit = AuditLog(self.settings.server.audit_log)
+        self._auth = AuthInterceptor(
+            self._tokens, declared_access(SERVICES), self.metrics, self._audit
+        )
+        tls = TlsFiles.of(self.settings.server)
+        self._tls = ReloadedTls(tls) if tls else None
+        self._own_socket: OwnSocket | None = None
         self._decoder = ImageDecoder(self.settings.images)
         self._admission = AdmissionControl(engine, self._decoder)
         self._services = (
@@ -186,31 +206,76 @@ class Server:
         self._grpc = self._build()
 
     async def start(self) -> None:
-        """Listen and serve. Raises ``BadSetting`` when the port cannot be had."""
+        """Listen and serve.
+
+        Raises ``BadSetting`` when the port cannot be had, or must not be opened to a network.
+        """
         server = self.settings.server
-        try:
-            port = self._grpc.add_insecure_port(format_address(server.host, server.port))
-        except RuntimeError as cause:
-            raise BadSetting(explain_port_failure(server.host, server.port)) from cause
+        if self._tokens is not None:
+            await asyncio.to_thread(self._tokens.read)
+        check_doors(server, self._asks_for_tokens)
+        port = self._listen()
         if server.metrics_port is not None:
             try:
-                self._metrics_endpoint = self.metrics.serve(server.host, server.metrics_port)
+                self._metrics_endpoint = self._serve_metrics(server.metrics_port)
             except BadSetting:
                 await self._grpc.stop(0)  # releases the port
                 raise
             self.metrics_port = self._metrics_endpoint.port
-        if not is_loopback(server.host):
-            log.warning("open to the network without TLS or login", extra={"host": server.host})
+        if not is_loopback(server.host) and server.insecure:
+            log.warning("open to the network as --insecure says", extra={"host": server.host})
+        self.address = format_address(server.host, port)
+        self.own_address = local_address(server.host, port)
+        self._listen_privately()
         await self._grpc.start()
         self._limits.start(port, self._max_connections)
+        self._auth.start()
         self._watch_verifier()
         await self._readiness.start()
         if self._services is not None:
             self._services.runner.start()
         if self._trainer is not None:
-            await asyncio.to_thread(self._trainer.start, local_address(server.host, port))
-        self.address = format_address(server.host, port)
+            await asyncio.to_thread(self._trainer.start, self.own_address)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
+
+    @property
+    def _asks_for_tokens(self) -> bool:
+        return self._tokens is not None and not self._tokens.empty
+
+    def _listen(self) -> int:
+        """The port. Raises ``BadSetting``."""
+        server = self.settings.server
+        address = format_address(server.host, server.port)
+        try:
+            if self._tls is not None:
+                return self._grpc.add_secure_port(address, self._tls.credentials())
+            return self._grpc.add_insecure_port(address)
+        except RuntimeError as cause:
+            raise BadSetting(explain_port_failure(server.host, server.port)) from cause
+
+    def _listen_privately(self) -> None:
+        """Open a socket of this user, where its own programs could not get in otherwise.
+
+        The first token may be made while a training runs.
+        """
+        if self._trainer is not None or self._tls is not None or self._asks_for_tokens:
+            self._own_socket = OwnSocket()
+            self.own_address = self._own_socket.address
+            self._grpc.add_insecure_port(self.own_address)
+
+    def _serve_metrics(self, port: int) -> MetricsEndpoint:
+        """On this machine open to all its users; beyond, behind what there is of TLS and tokens."""
+        host = self.settings.server.metrics_host
+        if is_loopback(host):
+            return self.metrics.serve(host, port)
+        tls = self._tls.context if self._tls is not None else None
+        return self.metrics.serve(host, port, tls, self._check_scrape)
+
+    def _check_scrape(self, credentials: Sequence[str]) -> None:
+        if self._tokens is not None:
+            self._tokens.read()
+            principal = self._tokens.principal(credentials)
+            SCRAPE.check_role(principal.name, principal.access)
 
     def _watch_verifier(self) -> None:
         """Count what the verifier answers, and let health tell when it is down."""
@@ -259,7 +324,10 @@ class Server:
                 log.error("stopping failed in part", exc_info=failure)
         await self._grpc.stop(0 if left else CLOSE_S)
         await self._limits.close()
+        await self._auth.close()
         await self._readiness.close()
+        if self._own_socket is not None:
+            self._own_socket.close()
         self._close_threads()
         if self._metrics_endpoint is not None:
             await asyncio.to_thread(self._metrics_endpoint.close)
@@ -307,7 +375,7 @@ class Server:
     def _build(self) -> grpc.aio.Server:
         limit = max_message_bytes(self.settings.images)
         server = grpc.aio.server(
-            interceptors=(self._limits, self._calls),
+            interceptors=(self._auth, self._limits, self._calls),
             options=(
                 ("grpc.max_allowed_incoming_connections", self._max_connections),
                 ("grpc.max_concurrent_streams", STREAMS_OF_CONNECTION),

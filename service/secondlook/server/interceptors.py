@@ -22,6 +22,7 @@ from google.rpc import error_details_pb2, status_pb2
 from secondlook.config.redaction import redacted
 from secondlook.server.bounds import request_reader
 from secondlook.server.metrics import Metrics
+from secondlook.server.token_table import ANYONE, principal_of_call
 from secondlook_client.errors import (
     BadRequest,
     InvalidInput,
@@ -129,6 +130,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if log.isEnabledFor(logging.INFO):
             ms = round(seconds * 1000, 1)
             facts = {"method": method, "reason": reason, "ms": ms, "request_id": request_id}
+            if (who := principal_of_call.get()) is not ANYONE:
+                facts["who"] = who.name
             log.info("call", extra=facts)
 
 

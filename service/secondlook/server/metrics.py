@@ -1,6 +1,7 @@
 """Metrics for Prometheus; always counted, served only when a port is given."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from secondlook.evaluation.precision_monitor import EVIDENCE
 from secondlook.jobs.guarantee_checks import ChecksStatus
 from secondlook.labeling.encoding_cache import EncodingCacheStats
 from secondlook.server.addresses import explain_metrics_failure
-from secondlook_client.errors import BadSetting, StorageFull, Unavailable
+from secondlook_client.errors import BadSetting, SecondlookError, StorageFull, Unavailable
 from secondlook_client.values import Answer
 
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -33,6 +34,8 @@ GUARANTEE_GAUGES = {
     "share": "Of the accepted boxes that is checked at present, from 0 to 1.",
 }
 """Of the guarantees of running jobs, by field of ``ChecksStatus``."""
+HTTP_STATUS = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
+"""Of a refused scrape."""
 AGREEMENTS = (0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -209,13 +212,21 @@ class Metrics:
         """Whether ``models`` or ``store`` are there."""
         self._ready.labels(part).set(ready)
 
-    def serve(self, host: str, port: int) -> "MetricsEndpoint":
+    def serve(
+        self,
+        host: str,
+        port: int,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        authorize: Callable[[Sequence[str]], None] | None = None,
+    ) -> "MetricsEndpoint":
         """Answer scrapes over HTTP at ``/metrics``; port 0 picks a free one.
 
-        Raises ``BadSetting`` when the port cannot be had.
+        ``tls`` is asked at each connection. ``authorize`` raises a ``SecondlookError`` for
+        ``Authorization`` headers that do not suffice. Raises ``BadSetting`` when the port cannot
+        be had.
         """
         try:
-            httpd = _ScrapeServer(host, port, self.registry)
+            httpd = _ScrapeServer(host, port, self.registry, tls, authorize)
         except OSError as cause:
             why = cause.strerror or str(cause)
             raise BadSetting(explain_metrics_failure(host, port, why)) from cause
@@ -275,12 +286,21 @@ class _EncodingCollector(Collector):
 class _ScrapeServer(ThreadingHTTPServer):
     """Answers scrapes, a few connections at a time: one more ends the oldest one."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        tls: Callable[[], ssl.SSLContext] | None,
+        authorize: Callable[[Sequence[str]], None] | None,
+    ) -> None:
+        self._tls = tls
         self._open: dict[socket.socket, None] = {}
         """In the order in which they were accepted."""
         self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        handler = type("ScrapeHandler", (_SilentScrapeHandler,), {"registry": registry})
+        own = {"registry": registry, "authorize": staticmethod(authorize or (lambda headers: None))}
+        handler = type("ScrapeHandler", (_SilentScrapeHandler,), own)
         super().__init__((host, port), handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -293,6 +313,24 @@ class _ScrapeServer(ThreadingHTTPServer):
                     oldest.shutdown(socket.SHUT_RDWR)
             self._open[request] = None
         super().process_request(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer one connection, in its thread; with TLS after the handshake."""
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(SCRAPE_TIMEOUT_S)
+        encrypted = self._tls().wrap_socket(
+            request, server_side=True, do_handshake_on_connect=False
+        )
+        with self._lock:  # the plain socket is not its own any more
+            self._open.pop(request, None)
+            self._open[encrypted] = None
+        try:
+            encrypted.do_handshake()
+            super().finish_request(encrypted, client_address)
+        finally:
+            self.shutdown_request(encrypted)
 
     def shutdown_request(self, request: Any) -> None:
         """End one connection; called in its thread."""
@@ -307,6 +345,16 @@ class _ScrapeServer(ThreadingHTTPServer):
 class _SilentScrapeHandler(MetricsHandler):
     timeout = SCRAPE_TIMEOUT_S
     """Seconds that a client may say nothing."""
+    authorize: Callable[[Sequence[str]], None]
+
+    def do_GET(self) -> None:  # noqa: N802 (the base class's spelling)
+        """Answer a scrape, or refuse it."""
+        try:
+            self.authorize(self.headers.get_all("Authorization") or [])
+        except SecondlookError as refusal:
+            self.send_error(HTTP_STATUS.get(refusal.status, 503), explain=str(refusal))
+            return
+        super().do_GET()
 
 
 class MetricsEndpoint:

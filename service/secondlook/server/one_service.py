@@ -1,4 +1,4 @@
-"""One service alone on loopback, for a command that needs no other."""
+"""One service alone on a private socket, for a command that needs no other."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -10,6 +10,7 @@ import grpc
 from secondlook.server.interceptors import CallInterceptor
 from secondlook.server.loop_thread import in_own_thread
 from secondlook.server.metrics import Metrics
+from secondlook.server.own_socket import OwnSocket
 
 Register = Callable[[Any, asyncio.Event], Callable[[], None]]
 """Adds a servicer to a server that has not started; the event says when the server stops. Gives
@@ -32,11 +33,13 @@ async def _serving(register: Register, options: Sequence[tuple[str, Any]]) -> As
     interceptors = (CallInterceptor(Metrics(), stopping),)
     server = grpc.aio.server(interceptors=interceptors, options=tuple(options))
     close = register(server, stopping)
-    port = server.add_insecure_port("127.0.0.1:0")
+    socket = OwnSocket()
+    server.add_insecure_port(socket.address)
     await server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield socket.address
     finally:
         stopping.set()
         await server.stop(0)
+        socket.close()
         close()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from secondlook.store.results import Results
     from secondlook.store.reviews import Reviews
     from secondlook.store.snapshots import Snapshots
+    from secondlook.store.tokens import Tokens
     from secondlook.store.training_jobs import TrainingJobs
     from secondlook.store.uncertainties import Uncertainties
 
@@ -137,6 +138,13 @@ class Store:
         from secondlook.store.training_jobs import TrainingJobs
 
         return TrainingJobs(self.database)
+
+    @cached_property
+    def tokens(self) -> "Tokens":
+        """Who may call the server."""
+        from secondlook.store.tokens import Tokens
+
+        return Tokens(self.database)
 
     def probe(self) -> None:
         """Try whether the store can be used, as a call that stores an image would find it.

@@ -53,9 +53,11 @@ from secondlook.store.schema import (
     snapshot_images,
     snapshots,
     texts,
+    tokens,
     uncertainties,
 )
 from secondlook.store.snapshots import manifest_blobs
+from secondlook.store.tokens import read_token
 from secondlook.store.uncertainties import unpack_uncertainties
 from secondlook_client.errors import BadOntology, Damaged, InvalidInput, NotFound
 from secondlook_client.values import Outcome
@@ -126,6 +128,7 @@ def check(
                 yield from _check_decoys(connection)
                 yield from _check_uncertainties(connection)
                 yield from _check_embeddings(connection)
+                yield from _check_tokens(connection)
         except Damaged as failure:  # the database itself cannot be read any further
             yield Finding("the database", str(failure), "")
             return
@@ -522,3 +525,13 @@ def _check_embeddings(connection: Connection) -> Iterator[Finding]:
                     raise Damaged(f"has {found} numbers where others of its model have {expected}")
             except Damaged as failure:
                 yield Finding(f"embedding {row.id}", str(failure), EMBED_AGAIN)
+
+
+def _check_tokens(connection: Connection) -> Iterator[Finding]:
+    """What each allows can be read: a server does not start otherwise."""
+    for page in _pages(connection, select(tokens), tokens.c.id):
+        for row in page:
+            try:
+                read_token(row)
+            except Damaged as failure:
+                yield Finding(f"token {row.id}", str(failure), "revoke it by hand")

@@ -430,3 +430,18 @@ embeddings = Table(
     Index(None, "model_id", "id"),
     comment="What images and boxes look like, as vectors of a model.",
 )
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("digest", LargeBinary(32), nullable=False, unique=True, comment="SHA-256 of the secret"),
+    Column("access", Text, nullable=False, comment="JSON: roles, streams, models"),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, comment="null: never"),
+    Column("revoked_at", Double),
+    Column("used_at", Double, comment="within some minutes"),
+    comment="Who may call the server; the secrets themselves are nowhere.",
+    **NEVER_REUSED,
+)

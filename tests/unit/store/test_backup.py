@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 from stored import image_of, labelled, review_box
 from students import write_student
 
+from secondlook.core.access import Role, TokenAccess
 from secondlook.datasets.manifest import ManifestWriter
 from secondlook.labeling.calibrator import Calibrator, ClassFit
 from secondlook.store import Store, open_store
@@ -51,6 +52,7 @@ def fill(store: Store) -> None:
     store.uncertainties.put(UncertaintyMethod.COMMITTEE, "a student", {result.cursor: doubt})
     where = EmbeddedPlace(result.image_id, dog.box)
     store.embeddings.put("model@1", {where: np.full(4, 0.5)})
+    store.tokens.create("gate-3", TokenAccess(frozenset({Role.DEVICE}), frozenset({"gate-3"})))
     about = QueueItem(result.cursor, 0, dog.class_name, dog.box, dog.probability, dog.outcome)
     store.reviews.create_queue("asked", "first", [about], "random")
     (item,) = store.reviews.next("asked", "Eva")
