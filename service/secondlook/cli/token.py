@@ -51,7 +51,7 @@ def token_command() -> None:
 @click.option(
     "--role",
     "roles",
-    type=click.Choice([*Role]),
+    type=click.Choice([role.value for role in Role]),
     multiple=True,
     required=True,
     help="viewer reads everything; labeler labels, reviewer reviews, trainer trains and promotes, "

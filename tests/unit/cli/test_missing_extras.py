@@ -40,6 +40,7 @@ STORED = (
     ("select", "a"),
     ("snapshot", "list"),
     ("models", "list"),
+    ("token", "list"),
     ("check",),
     ("backup", "copy"),
     ("restore", "copy"),

@@ -103,6 +103,7 @@ def test_foreign_variables_are_left_alone(caplog: pytest.LogCaptureFixture) -> N
         "SECONDLOOK_SERVICE_HOST": "10.0.0.1",
         "SECONDLOOK_TEST_DATA": "/data",
         "SECONDLOOK_EDGE_FPS": "3",
+        "SECONDLOOK_TOKEN": "slt_secret",  # of clients
     }
     assert load_settings(environ=environ) == Settings()
     assert not caplog.records
