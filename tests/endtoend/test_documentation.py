@@ -33,6 +33,7 @@ ONLY_PARSED = {
         "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",
         "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",
     },
+    "security": {"secondlook serve --data": "needs a certificate; test_doors has one"},
     "videos": {"secondlook record": "needs a camera; test_record has one"},
 }
 """By page: commands that are not run, by their beginning, and why."""

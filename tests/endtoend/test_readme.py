@@ -27,6 +27,9 @@ ONLY_PARSED = {
     "secondlook distill ": "trains for minutes; test_student_story trains a smaller student",
     "secondlook serve --ontology classes.yaml --data data/ --student": "a second server on the "
     "same port; test_student_story starts one",
+    "secondlook token create": "every other block would need the token; docs/security.md is run",
+    "secondlook serve --data data/ --host": "needs a certificate; test_doors has one",
+    "secondlook job list --server": "of the service before",
     "secondlook world ": "renders 100 large scenes; test_world_command_writes_what_… does twelve",
 }
 """Commands that are not run, by their beginning, and why."""

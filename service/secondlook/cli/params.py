@@ -217,7 +217,7 @@ def _access_options(command: Command) -> Command:
     told = _set_variable(PLAIN_TOKEN_VARIABLE)
     command = _access_option("--plain-token", is_flag=True, callback=told, help=plain)(command)
     for name, (variable, help) in reversed(ACCESS_FILES.items()):
-        file = click.Path(exists=True, dir_okay=False)
+        file = click.Path(dir_okay=False)
         taken = _set_variable(variable)
         command = _access_option(name, type=file, metavar="FILE", callback=taken, help=help)(
             command
