@@ -5,10 +5,12 @@ embedded models and without the verdict cache.
 """
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from bench import fixtures
@@ -44,7 +46,7 @@ def _served() -> Figure:
             return len([future.result() for future in pending]) + IMAGES - len(pending)
 
     with running_server(engine, ontology) as server:
-        client = _ClientProcess(server.address, IN_FLIGHT, IMAGES // IN_FLIGHT)
+        client = ClientProcess(server.address, IN_FLIGHT, IMAGES // IN_FLIGHT)
         figure = paired(
             "served over gRPC ÷ the pipeline in process",
             client.images,
@@ -64,7 +66,7 @@ def _shared_batches() -> list[Figure | str]:
     together = Engine(models)
     alone = Engine(models, BatchingSettings(propose_batch=1, verify_batch=1, batching_window_ms=0))
     with running_server(together, ontology) as batched, running_server(alone, ontology) as single:
-        sides = [_ClientProcess(s.address, CLIENTS, EACH) for s in (batched, single)]
+        sides = [ClientProcess(s.address, CLIENTS, EACH) for s in (batched, single)]
         figure = paired(
             "16 clients with dynamic batching ÷ without",
             sides[0].images,
@@ -84,13 +86,22 @@ def _shared_batches() -> list[Figure | str]:
     ]
 
 
-class _ClientProcess:
-    """``clients`` concurrent callers in one other process, each sending ``each`` images."""
+class ClientProcess:
+    """``clients`` concurrent callers in one other process, each sending ``each`` images.
 
-    def __init__(self, address: str, clients: int, each: int) -> None:
+    ``access``: variables by which they show who they are (``secondlook_client.addresses``).
+    """
+
+    def __init__(
+        self, address: str, clients: int, each: int, access: Mapping[str, str] | None = None
+    ) -> None:
         command = [sys.executable, "-m", "bench.serving", address, str(clients), str(each)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(access or {})},
         )
         self._count = clients * each
         self.latencies_s: list[float] = []

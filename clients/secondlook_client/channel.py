@@ -82,7 +82,9 @@ class ServerAccess:
             raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
         environ = os.environ if environ is None else environ
         token = options.get("token") or environ.get(TOKEN_VARIABLE, "")
-        if not token and (file := environ.get(TOKEN_FILE_VARIABLE)):
+        if token:
+            token = _checked(token, "the token given")
+        elif file := environ.get(TOKEN_FILE_VARIABLE):
             token = read_token(file)
         files = options.get("ca"), options.get("cert"), options.get("key")
         ca, cert, key = (os.fspath(file or "") for file in files)
@@ -169,9 +171,14 @@ class _CallsWithMetadata:
 
 def read_token(path: str | os.PathLike[str]) -> str:
     """The secret in a file. Raises ``NotFound``, and ``BadSetting`` for what is no token."""
-    token = _content(path).decode("ascii", "replace").strip()
-    if not token or not token.isascii() or not token.isprintable():
-        raise BadSetting(f"the file {os.fspath(path)} holds no token; it has the secret alone")
+    return _checked(_content(path).decode("ascii", "replace"), f"the file {os.fspath(path)}")
+
+
+def _checked(text: str, source: str) -> str:
+    """A token as it may travel: gRPC would name what it cannot send in its error."""
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise BadSetting(f"{source} is no token: expected the secret alone, in one line")
     return token
 
 

@@ -291,6 +291,8 @@ def test_the_audit_log_says_who_changed_what_and_no_log_has_a_secret(
             device.info()
             with pytest.raises(NotAllowed, match="models do not include 'other'"):
                 device.models.current("other")
+            with pytest.raises(NotAllowed, match="name one"):
+                list(device.models.list())
         with Client(s.address, token=secrets[2]) as stranger, pytest.raises(NotAuthenticated):
             stranger.info()
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -299,6 +301,7 @@ def test_the_audit_log_says_who_changed_what_and_no_log_has_a_secret(
         ("lab", "labeler", "Label", "OK"),
         ("lab", "labeler", "PromoteModel", "PERMISSION_DENIED"),
         ("gate-3", "device", "GetModel", "PERMISSION_DENIED"),
+        ("gate-3", "device", "ListModels", "PERMISSION_DENIED"),
         ("", "", "GetServerInfo", "UNAUTHENTICATED"),
     ]
     assert {line["address"] for line in lines} == {"127.0.0.1"}
@@ -447,6 +450,10 @@ def test_a_token_is_not_sent_to_another_machine_unencrypted(
     secret = new_secret()
     file = tmp_path / "secret"
     file.write_text(f"{secret}\n")
+    for no_token in ("slt_a\nb", "slt a", "ключ"):
+        with pytest.raises(BadSetting, match="is no token") as refused:
+            Client("127.0.0.1:1", token=no_token)
+        assert no_token not in str(refused.value)
     for variable, value in (("SECONDLOOK_TOKEN", secret), ("SECONDLOOK_TOKEN_FILE", str(file))):
         with monkeypatch.context() as patch:
             patch.setenv(variable, value)

@@ -55,6 +55,8 @@ WATCH_S = 0.5
 ATTEMPTS, ATTEMPTS_S = 10, 1.0
 """So many calls of an address without a valid token are refused for that; then one a second, and
 the others for their number."""
+MAX_WAITING = 1000
+"""Calls that wait for the database to be asked about tokens; more are refused."""
 MAX_ADDRESSES = 10_000
 """Addresses whose attempts are counted, the latest."""
 
@@ -122,6 +124,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self._attempts = FailedAttempts()
         self._lines = FailedAttempts()
         """Of refusals in the audit log, so that nobody can flood it."""
+        self._waiting = 0
+        """Calls that wait for the tokens to be read; they have no place yet."""
         self._open: dict[AuthorizedCall, None] = {}
         self._watching: asyncio.Task[None] | None = None
 
@@ -167,12 +171,17 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             return THIS_MACHINE
         if self._table is None:
             return ANYONE
+        if self._waiting >= MAX_WAITING:
+            raise Unavailable("the database is slow, and many calls wait; try again in a moment")
+        self._waiting += 1
         try:
             await self._table.fresh()
         except SecondlookError as cause:
             raise Unavailable(
                 f"tokens cannot be checked at present ({cause}); try again in a moment"
             ) from cause
+        finally:
+            self._waiting -= 1
         try:
             return self._table.principal(credentials)
         except NotAuthenticated:
@@ -266,8 +275,12 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             await asyncio.sleep(WATCH_S)
             if not self._open:
                 continue
-            with suppress(SecondlookError):  # the database is away; new calls are refused
+            try:
                 await table.fresh()
+            except SecondlookError as failure:  # new calls are refused, open ones go on
+                log.debug("open calls are not compared with the tokens: %s", failure)
+            except Exception:
+                log.exception("looking at the tokens of open calls failed")
             for call in list(self._open):
                 if not call.ended and not table.still(call.principal):
                     call.ended = True

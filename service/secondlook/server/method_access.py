@@ -69,6 +69,10 @@ class MethodAccess:
         for field in self.scoped:
             name = field.named(request)
             kind = SCOPES[field.scope]
+            if name == "":
+                raise NotAllowed(
+                    f"the token '{who}' is of a device, which names one of its {kind}s; name one"
+                )
             if name is not None and name not in own[kind]:
                 raise NotAllowed(
                     f"the token '{who}' is of a device whose {kind}s do not include '{name:.80}'; "
