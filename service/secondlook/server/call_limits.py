@@ -31,6 +31,7 @@ from secondlook.config.settings import ServerSettings
 from secondlook.server.connections import AcceptedSockets, Address, address_of, crowded_out
 from secondlook.server.interceptors import abort_call
 from secondlook.server.metrics import Metrics
+from secondlook.server.token_table import principal_of_call
 from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, SecondlookError
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,12 @@ class CallGroup:
     what: str
     """In errors and metrics."""
     places: int
-    places_of_host: int
-    """Of one client (by its address), so that no single one takes them all."""
+    places_of_client: int
+    """Of one client (by its token, or else its address), so that no single one takes them all."""
     young_s: float = YOUNG_S
     open: dict["OpenCall", None] = field(default_factory=dict)
     """In the order of their arrival."""
-    hosts: Counter[str] = field(default_factory=Counter)
+    clients: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(eq=False)
@@ -128,6 +129,8 @@ class OpenCall:
     connection: PeerConnection
     arrived: float
     """A ``time.monotonic()`` moment, like all here."""
+    client: str = ""
+    """Whose places it counts among."""
     whole: bool = False
     """Whether its first message has arrived: a stream may wait for the next as long as it likes."""
     reading: "asyncio.Task[Any] | None" = None
@@ -261,20 +264,20 @@ class CallLimits(grpc.aio.ServerInterceptor):
         )
         return make(limited.run, limited.read, handler.response_serializer)
 
-    def enter(self, group: CallGroup, peer: str) -> OpenCall:
-        """Find a place for a call. Raises ``Busy``."""
+    def enter(self, group: CallGroup, peer: str, token: str = "") -> OpenCall:
+        """Find a place for a call, which has a token of that name. Raises ``Busy``."""
         connection = self._connections.get(peer)
         if connection is None:
             connection = self._connections[peer] = self._first_met(peer)
         now = time.monotonic()
-        host = connection.host
-        if group.hosts[host] >= group.places_of_host:
-            self._make_room(group, now, host)
+        client = f"token {token}" if token else connection.host
+        if group.clients[client] >= group.places_of_client:
+            self._make_room(group, now, client)
         elif len(group.open) >= group.places:
             self._make_room(group, now)
-        call = OpenCall(group, connection, now)
+        call = OpenCall(group, connection, now, client)
         group.open[call] = connection.calls[call] = None
-        group.hosts[host] += 1
+        group.clients[client] += 1
         connection.last_call = now
         self._touched[connection] = None
         return call
@@ -291,17 +294,17 @@ class CallLimits(grpc.aio.ServerInterceptor):
         if call not in call.group.open:
             return
         del call.group.open[call], call.connection.calls[call]
-        hosts, host = call.group.hosts, call.connection.host
-        hosts[host] -= 1
-        if not hosts[host]:
-            del hosts[host]
+        clients = call.group.clients
+        clients[call.client] -= 1
+        if not clients[call.client]:
+            del clients[call.client]
         call.connection.last_call = time.monotonic()
 
     def refused(self, method: str, refusal: SecondlookError) -> None:
         """Count a call that never reached its servicer."""
         self._metrics.call_ended(method, refusal.reason, 0.0, streaming=True)
 
-    def _make_room(self, group: CallGroup, now: float, host: str = "") -> None:
+    def _make_room(self, group: CallGroup, now: float, client: str = "") -> None:
         """Take the place of the slowest of those whose message is not there. Raises ``Busy``."""
         waiting = [
             call
@@ -311,7 +314,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
             and call.refusal is None
             and now - call.arrived >= group.young_s
             and call.rate(now) < FAIR_BYTES_S
-            and (not host or call.connection.host == host)
+            and (not client or call.client == client)
         ]
         if not waiting:
             self._metrics.call_limited(group.what, "refused")
@@ -475,7 +478,9 @@ class _LimitedCall:
         """The handler that gRPC calls."""
         limits = self._limits
         try:
-            self._call = call = limits.enter(self._group, context.peer())
+            shown = principal_of_call.get().token
+            token = shown.name if shown else ""
+            self._call = call = limits.enter(self._group, context.peer(), token)
         except Busy as full:
             await self._refuse(context, full)
             return None

@@ -82,6 +82,17 @@ def test_pings_of_a_stream_that_idles_for_weeks_are_no_message() -> None:
     assert connection.unfinished > 990_000
 
 
+def test_a_token_has_its_share_from_wherever_it_calls_and_its_neighbours_have_theirs() -> None:
+    made = limits()
+    group = made._groups["call"]
+    calls = [made.enter(group, peer(host, 1), "gate-3") for host in range(CALLS * 3 // 4)]
+    with pytest.raises(Busy):
+        made.enter(group, peer(99, 1), "gate-3")
+    assert made.enter(group, peer(0, 2), "gate-4").client == "token gate-4"
+    made.leave(calls[0])
+    made.enter(group, peer(99, 1), "gate-3")
+
+
 def test_one_client_does_not_take_every_place() -> None:
     made = limits()
     group = made._groups["call"]
