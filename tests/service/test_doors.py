@@ -108,9 +108,13 @@ def request_of(kind: type, device: str) -> bytes:
     return request.SerializeToString()
 
 
+def bearer(secret: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {secret}"),)
+
+
 def outcome(channel: grpc.Channel, path: str, request: bytes, secret: str | None) -> str:
     """Whether the call got past the door, or the status that it ended with there."""
-    metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
+    metadata = bearer(secret) if secret else ()
     call = channel.stream_stream(path)(iter([request]), timeout=10, metadata=metadata)
     try:
         next(call, None)
@@ -370,6 +374,11 @@ def test_a_certificate_is_replaced_while_a_stream_goes_on(
         stream.close()
         with stranger(s.server.own_address) as own:  # trainings that this server starts
             assert own.info().version
+        forwarded = (("secondlook-forwarded", "10.0.0.7"),)  # what it passes on for others
+        for metadata, code in ((forwarded, "UNAUTHENTICATED"), (bearer(secret) + forwarded, "OK")):
+            with grpc.insecure_channel(s.server.own_address) as channel:
+                info = channel.unary_unary("/secondlook.v1.LabelingService/GetServerInfo")
+                assert info.future(b"", metadata=metadata).code().name == code
 
 
 def test_with_mutual_tls_a_stranger_cannot_even_connect(store: Store, tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ from secondlook_client.errors import (
 
 log = logging.getLogger(__name__)
 
-HEADER = "authorization"
+HEADER, FORWARDED = "authorization", "secondlook-forwarded"
+"""Metadata: who calls; and, at the server's own socket, the address of the client for whom another
+endpoint of the server makes the call. Such a call needs the client's token."""
 UNIX = "unix:"
 """What gRPC calls the client of a socket in the file system."""
 WATCH_S = 0.5
@@ -91,6 +93,16 @@ def network_of(host: str) -> str:
         if isinstance(address, IPv6Address) and not address.is_loopback:
             return str(IPv6Address(int(address) >> 64 << 64))
     return host
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a call comes from."""
+
+    host: str
+    """Its address."""
+    own: bool = False
+    """A program of the server's own user, by the server's own socket."""
 
 
 @dataclass(eq=False)
@@ -161,13 +173,13 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
         return make(run, handler.request_deserializer, handler.response_serializer)
 
-    async def admit(self, peer: str, credentials: Sequence[str]) -> Principal:
-        """Who calls from ``peer`` (gRPC's name for it) with these ``authorization`` headers.
+    async def admit(self, origin: Origin, credentials: Sequence[str]) -> Principal:
+        """Who calls from there with these ``authorization`` headers.
 
         Raises ``NotAuthenticated``, ``Busy`` after too many attempts, and ``Unavailable`` where
         the tokens cannot be read.
         """
-        if peer.startswith(UNIX):
+        if origin.own:
             return THIS_MACHINE
         if self._table is None:
             return ANYONE
@@ -185,7 +197,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         try:
             return self._table.principal(credentials)
         except NotAuthenticated:
-            self._attempts.count(_host(peer))
+            self._attempts.count(origin.host)
             raise
 
     def _rule(self, method: str) -> MethodAccess:
@@ -203,7 +215,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         principal = NOBODY
         try:
-            principal = await self.admit(context.peer(), _credentials(context))
+            principal = await self.admit(origin_of(context), _metadata(context, HEADER))
             rule.check_role(principal.name, principal.access)
         except SecondlookError as refusal:
             await self._refuse(context, rule, principal, refusal)
@@ -249,7 +261,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         self._metrics.call_ended(rule.name, refusal.reason, 0.0, streaming=True)
         with suppress(Busy):
-            self._lines.count(f"{principal.name}@{_host(context.peer())}")
+            self._lines.count(f"{principal.name}@{origin_of(context).host}")
             self._write(principal, rule, context, refusal.status)
         await abort_call(context, refusal, uuid4().hex[:12])
 
@@ -265,7 +277,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     def _write(self, principal: Principal, rule: MethodAccess, context: Any, result: str) -> None:
         """Without a file, only where tokens are asked for: each call is in the log anyway."""
         if self._audit.in_file or (self._table is not None and not self._table.empty):
-            host = _host(context.peer())
+            host = origin_of(context).host
             self._audit.write(principal.name, principal.roles, rule.name, host, result)
 
     async def _watch(self) -> None:
@@ -287,9 +299,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                     call.task.cancel()
 
 
-def _credentials(context: Any) -> list[str]:
+def _metadata(context: Any, name: str) -> list[str]:
     metadata = context.invocation_metadata() or ()
-    return [value for key, value in metadata if key == HEADER and isinstance(value, str)]
+    return [value for key, value in metadata if key == name and isinstance(value, str)]
 
 
 def _ended(principal: Principal) -> SecondlookError:
@@ -308,6 +320,11 @@ def _result(context: Any) -> str:
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), "OK")
 
 
-def _host(peer: str) -> str:
-    address = address_of(peer)
-    return address[0] if address else peer.partition(":")[0]
+def origin_of(context: Any) -> Origin:
+    """Where a call comes from."""
+    peer = context.peer()
+    if not peer.startswith(UNIX):
+        address = address_of(peer)
+        return Origin(address[0] if address else peer.partition(":")[0])
+    forwarded = _metadata(context, FORWARDED)
+    return Origin(forwarded[0], own=False) if forwarded else Origin("this server", own=True)
