@@ -308,32 +308,6 @@ class ServerSettings(SettingGroup):
         high=65535,
         optional=True,
     )
-    metrics_host: str = setting(
-        "127.0.0.1",
-        "Address that --metrics-port listens on; beyond this machine scrapers need TLS and a token "
-        "too.",
-        unit="address",
-    )
-    tls_cert: str = setting(
-        "",
-        "Certificate chain (PEM) that turns TLS on; read again when it changes.",
-        unit="file",
-    )
-    tls_key: str = setting("", "Key of --tls-cert (PEM, without a password).", unit="file")
-    tls_client_ca: str = setting(
-        "",
-        "Certificates (PEM) of which clients must show one signed by them: mutual TLS.",
-        unit="file",
-    )
-    insecure: bool = setting(
-        False, "Listen beyond this machine without TLS, or without any token in the store."
-    )
-    audit_log: str = setting(
-        "",
-        "File for one line of JSON per call that changes something, and per refusal; without it "
-        "they go to the log, once there are tokens.",
-        unit="file",
-    )
     image_roots: str = setting(
         "", f"Folders from which jobs may read images, separated by '{os.pathsep}'.", unit="folders"
     )
@@ -368,6 +342,32 @@ class ServerSettings(SettingGroup):
         unit="seconds",
         low=0.1,
         high=86_400,
+    )
+    metrics_host: str = setting(
+        "127.0.0.1",
+        "Address that --metrics-port listens on; beyond this machine scrapers need TLS and a token "
+        "too.",
+        unit="address",
+    )
+    tls_cert: str = setting(
+        "",
+        "Certificate chain (PEM) that turns TLS on; read again when it changes.",
+        unit="file",
+    )
+    tls_key: str = setting("", "Key of --tls-cert (PEM, without a password).", unit="file")
+    tls_client_ca: str = setting(
+        "",
+        "Certificates (PEM) of which clients must show one signed by them: mutual TLS.",
+        unit="file",
+    )
+    insecure: bool = setting(
+        False, "Listen beyond this machine without TLS, or without any token in the store."
+    )
+    audit_log: str = setting(
+        "",
+        "File for one line of JSON per call that changes something, and per refusal; without it "
+        "they go to the log, once there are tokens.",
+        unit="file",
     )
     grace_s: float = setting(
         30.0,

@@ -20,27 +20,6 @@ def check_ports(server: ServerSettings) -> None:
         raise BadSetting(explain_metrics_failure(server.metrics_host, port, why))
 
 
-def check_doors(server: ServerSettings, has_tokens: bool) -> None:
-    """Raises ``BadSetting`` where a network could reach the server without TLS or tokens.
-
-    ``has_tokens``: whether the store has one, so that calls need one.
-    """
-    if server.insecure:
-        return
-    binds = [("--host", server.host)]
-    if server.metrics_port is not None:
-        binds.append(("--metrics-host", server.metrics_host))
-    missing = [] if server.tls_cert else ["TLS (--tls-cert and --tls-key)"]
-    missing += [] if has_tokens else ["a token in the store (`secondlook token create` on --data)"]
-    for option, host in binds:
-        if missing and not is_loopback(host):
-            raise BadSetting(
-                f"{option} {host} opens the server to the network, which takes "
-                f"{' and '.join(missing)}; without them anybody who reaches it may do anything. "
-                "Give them, listen on 127.0.0.1, or say --insecure"
-            )
-
-
 def explain_port_failure(host: str, port: int) -> str:
     """Why one cannot listen there; gRPC does not say, so the system is asked again."""
     why = _problem(host, port) or "the address cannot be used"
@@ -78,6 +57,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_doors(server: ServerSettings, has_tokens: bool) -> None:
+    """Raises ``BadSetting`` where a network could reach the server without TLS or tokens.
+
+    ``has_tokens``: whether the store has one, so that calls need one.
+    """
+    if server.insecure:
+        return
+    binds = [("--host", server.host)]
+    if server.metrics_port is not None:
+        binds.append(("--metrics-host", server.metrics_host))
+    missing = [] if server.tls_cert else ["TLS (--tls-cert and --tls-key)"]
+    missing += [] if has_tokens else ["a token in the store (`secondlook token create` on --data)"]
+    for option, host in binds:
+        if missing and not is_loopback(host):
+            raise BadSetting(
+                f"{option} {host} opens the server to the network, which takes "
+                f"{' and '.join(missing)}; without them anybody who reaches it may do anything. "
+                "Give them, listen on 127.0.0.1, or say --insecure"
+            )
 
 
 def _problem(host: str, port: int) -> str:

@@ -238,6 +238,26 @@ class Server:
             await asyncio.to_thread(self._trainer.start, self.own_address)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
 
+    def _watch_verifier(self) -> None:
+        """Count what the verifier answers, and let health tell when it is down."""
+        pipeline = self._engine.pipeline
+        if pipeline.verifier is None:
+            return
+        verifier = VerifierHealth(self._health)
+
+        def observe(answers: Sequence[Answer]) -> None:
+            self.metrics.questions_answered(answers)
+            verifier.observe(answers)
+
+        pipeline.observe_answers = observe
+        pipeline.observe_decoys = self.metrics.decoys_answered
+        self._verifier = verifier
+
+    def _models_are_away(self) -> bool:
+        """Whether labelling, or the verifier, failed again and again and lately."""
+        verifier = self._verifier
+        return self._admission.failures.away or (verifier is not None and verifier.streak.away)
+
     @property
     def _asks_for_tokens(self) -> bool:
         return self._tokens is not None and not self._tokens.empty
@@ -276,26 +296,6 @@ class Server:
             self._tokens.read()
             principal = self._tokens.principal(credentials)
             SCRAPE.check_role(principal.name, principal.access)
-
-    def _watch_verifier(self) -> None:
-        """Count what the verifier answers, and let health tell when it is down."""
-        pipeline = self._engine.pipeline
-        if pipeline.verifier is None:
-            return
-        verifier = VerifierHealth(self._health)
-
-        def observe(answers: Sequence[Answer]) -> None:
-            self.metrics.questions_answered(answers)
-            verifier.observe(answers)
-
-        pipeline.observe_answers = observe
-        pipeline.observe_decoys = self.metrics.decoys_answered
-        self._verifier = verifier
-
-    def _models_are_away(self) -> bool:
-        """Whether labelling, or the verifier, failed again and again and lately."""
-        verifier = self._verifier
-        return self._admission.failures.away or (verifier is not None and verifier.streak.away)
 
     def finish_jobs(self) -> None:
         """Start no more images of jobs, and finish those in progress; from any thread."""
