@@ -35,11 +35,15 @@ from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.server import reflection
 from secondlook.server.addresses import (
+    check_web_host,
     explain_port_failure,
     format_address,
     is_loopback,
     local_address,
 )
+from secondlook.server.bridge.endpoint import WebEndpoint
+from secondlook.server.bridge.page_images import PageImages
+from secondlook.server.browse import BrowseServicer
 from secondlook.server.call_limits import CallLimits
 from secondlook.server.connections import connection_budget, raise_descriptor_limit
 from secondlook.server.converters import Ontologies
@@ -58,6 +62,8 @@ from secondlook.store import Store
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import (
+    browse_pb2,
+    browse_pb2_grpc,
     datasets_pb2,
     datasets_pb2_grpc,
     jobs_pb2,
@@ -92,6 +98,7 @@ SERVICES = tuple(
         datasets_pb2,
         models_pb2,
         reviews_pb2,
+        browse_pb2,
     )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
@@ -132,6 +139,8 @@ class Server:
         """``host:port``, once it listens."""
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
+        self.web_address = ""
+        """``http://host:port`` of the page, once it listens, and only when asked for."""
         self._engine = engine
         self._store = store
         if store:
@@ -160,6 +169,7 @@ class Server:
         self._trainer = _trainer(store, self.settings)
         self._models = ModelServicer(store, self._trainer, self._stopping)
         self._reviews = ReviewServicer(store)
+        self._browse = BrowseServicer(store)
         encodings = EncodingCache(self.settings.server.encoding_cache_bytes)
         self.metrics.watch_encodings(lambda: encodings.stats)
         segmenter = engine.pipeline.segmenter
@@ -174,6 +184,7 @@ class Server:
             (SERVICES[:2], SERVICES[2:]),
         )
         self._metrics_endpoint: MetricsEndpoint | None = None
+        self._web: WebEndpoint | None = None
         self._max_connections = connection_budget(
             self.settings.server.max_connections, raise_descriptor_limit()
         )
@@ -199,6 +210,13 @@ class Server:
                 await self._grpc.stop(0)  # releases the port
                 raise
             self.metrics_port = self._metrics_endpoint.port
+        try:
+            await self._start_web(local_address(server.host, port))
+        except BadSetting:
+            await self._grpc.stop(0)
+            if self._metrics_endpoint is not None:
+                await asyncio.to_thread(self._metrics_endpoint.close)
+            raise
         if not is_loopback(server.host):
             log.warning("open to the network without TLS or login", extra={"host": server.host})
         await self._grpc.start()
@@ -211,6 +229,16 @@ class Server:
             await asyncio.to_thread(self._trainer.start, local_address(server.host, port))
         self.address = format_address(server.host, port)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
+
+    async def _start_web(self, grpc_address: str) -> None:
+        server = self.settings.server
+        if server.web_port is None:
+            return
+        check_web_host(server.web_host)
+        images = PageImages(self._store, self._decoder)
+        self._web = WebEndpoint(server, max_message_bytes(self.settings.images), images)
+        await self._web.start(grpc_address)
+        self.web_address = self._web.address
 
     def _watch_verifier(self) -> None:
         """Count what the verifier answers, and let health tell when it is down."""
@@ -257,6 +285,8 @@ class Server:
         for ending in endings:
             if not ending.cancel() and (failure := ending.exception()):
                 log.error("stopping failed in part", exc_info=failure)
+        if self._web is not None:
+            await self._web.stop()
         await self._grpc.stop(0 if left else CLOSE_S)
         await self._limits.close()
         await self._readiness.close()
@@ -273,6 +303,7 @@ class Server:
             self._datasets,
             self._models,
             self._reviews,
+            self._browse,
         ):
             part.close()
         if self._services is not None:
@@ -346,6 +377,7 @@ class Server:
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)
         reviews_pb2_grpc.add_ReviewServiceServicer_to_server(self._reviews, server)
+        browse_pb2_grpc.add_BrowseServiceServicer_to_server(self._browse, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable((*SERVICES, HEALTH), server)
         return server
