@@ -59,6 +59,7 @@ def image_and_target(example: Example) -> "tuple[NDArray[np.uint8], dict[str, An
 
     ``target`` has ``boxes`` (N, 4) float32 pixel xyxy, ``labels`` (N,) int64, the places of their
     classes from 0, ``masks``, a ``Mask`` or None for each of them (``to_array`` gives its pixels),
+    ``tracks`` (N,) int64, their numbers in a video (0: not tracked),
     ``ignore`` (M, 4) float32, regions in which nothing is to be learned, ``name`` and ``sha256``.
     Images differ in size, so a loader wants ``collate_fn=list``. Raises
     ``Damaged``.
@@ -77,6 +78,7 @@ def image_and_target(example: Example) -> "tuple[NDArray[np.uint8], dict[str, An
         "boxes": boxes(BoxKind.LABEL),
         "labels": labels,
         "masks": tuple(box.mask for box in example.labels),
+        "tracks": np.array([box.track for box in example.labels], np.int64),
         "ignore": boxes(BoxKind.IGNORE),
         "name": example.name,
         "sha256": example.sha256,

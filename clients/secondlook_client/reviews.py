@@ -21,6 +21,7 @@ from secondlook_client.calls import (
 )
 from secondlook_client.errors import NotFound
 from secondlook_client.images import sendable
+from secondlook_client.masks import Mask
 from secondlook_client.retry import RetryPolicy
 from secondlook_client.v1 import reviews_pb2 as pb
 from secondlook_client.v1 import reviews_pb2_grpc
@@ -169,13 +170,16 @@ class ReviewCalls(Connection):
         new_class: str = "",
         new_box: tuple[float, float, float, float] | None = None,
         note: str = "",
+        mask: Mask | None = None,
+        seconds: float = 0.0,
         timeout_s: float = CALL_S,
     ) -> Plan[Review]:
         """Keep what ``person`` says of a box: right, wrong or unsure.
 
-        Of a wrong one ``reason``, and the object's right class and outline, may be said too. The
-        same answer given twice is one review. Raises ``AlreadyExists`` when the box was answered
-        otherwise.
+        Of a wrong one ``reason``, and the object's right class and outline, may be said too; a
+        ``mask`` of a right box, or as the right outline. ``seconds`` are those that the person
+        took. The same answer given twice is one review. Raises ``AlreadyExists`` when the box was
+        answered otherwise.
         """
         said = NewReview(
             item.image,
@@ -187,6 +191,8 @@ class ReviewCalls(Connection):
             new_box,
             person,
             note,
+            mask,
+            seconds,
         )
         request = wire.answer_request(item.id, said)
         kept = yield from self._answer(self._stub.AnswerReviewItem, request, timeout_s)

@@ -562,7 +562,7 @@ class GroupBy(StrEnum):
     """What keeps images on the same side of a split."""
 
     AUTO = "auto"
-    """Frames of one stream belong together, and so do near duplicates."""
+    """Frames of one stream or video belong together, and so do near duplicates."""
     FOLDER = "folder"
     """Images of one folder belong together, and so do near duplicates."""
     SIMILARITY = "similarity"
@@ -592,6 +592,8 @@ class Box:
     """One sentence for a person."""
     segmentation: Segmentation | None = None
     """The object's mask; None where the box has none."""
+    track: int = 0
+    """Number of the object that was followed through a video; 0 where nothing was tracked."""
 
     @property
     def mask(self) -> Mask | None:
@@ -842,6 +844,8 @@ class ReviewOrder(StrEnum):
 
 
 MAX_NAME_LENGTH, MAX_NOTE_LENGTH = 120, 2000
+MAX_SECONDS = 86_400
+"""Of one answer."""
 """Characters of the class and the person of a review, and of its note."""
 _SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
 
@@ -869,6 +873,8 @@ class NewReview:
     mask: Mask | None = None
     """The object's pixels, where the person outlined it: of a right box, of a wrong one's right
     outline, or of ``MISSING``. Its tight box is the label's."""
+    seconds: float = 0.0
+    """That the person took for it, up to a day; 0 where nobody measured."""
 
     def check(self) -> None:
         """Raises ``InvalidInput`` for what contradicts itself or is out of bounds."""
@@ -879,6 +885,10 @@ class NewReview:
         _check_name("person", self.person)
         if len(self.note) > MAX_NOTE_LENGTH:
             raise InvalidInput(f"a note has at most {MAX_NOTE_LENGTH} characters")
+        if not 0 <= self.seconds <= MAX_SECONDS:
+            raise InvalidInput(
+                f"expected 0 to {MAX_SECONDS} seconds for an answer, got {self.seconds!r:.40}"
+            )
         if self.answer is ReviewAnswer.COMPLETE:
             if self.class_name or self.box is not None:
                 raise InvalidInput("'complete' is said of a whole image: give no class and no box")
@@ -961,6 +971,7 @@ class Review(NewReview):
             person=_text(plain, "person"),
             note=_text(plain, "note"),
             mask=_mask(plain, "mask"),
+            seconds=_number("seconds", plain.get("seconds", 0.0)),
             id=_id(plain, "id") or 0,
             created_at=_number("created_at", plain.get("created_at", 0.0)),
             undone_by=_id(plain, "undone_by"),

@@ -212,9 +212,9 @@ def labelled_message(result: LabelResult, every: bool = True) -> pb.Labelled:
     return write(
         pb.Labelled,
         result,
-        judgements=[_judgement_message(judgement) for judgement in judgements],
+        judgements=[judgement_message(judgement) for judgement in judgements],
         path=PATHS.number[result.path],
-        image_verdicts=[_verdict_message(one) for one in result.image_verdicts if every],
+        image_verdicts=[verdict_message(one) for one in result.image_verdicts if every],
         empty=empty_number(result.empty),
     )
 
@@ -237,14 +237,15 @@ def label_result(message: pb.Labelled) -> LabelResult:
     )
 
 
-def _judgement_message(judgement: Judgement) -> pb.Judgement:
+def judgement_message(judgement: Judgement) -> pb.Judgement:
+    """One box judged for one class."""
     x1, y1, x2, y2 = judgement.box
     verdict = judgement.verdict
     return pb.Judgement(
         class_name=judgement.class_name,
         box=pb.Box(x1=x1, y1=y1, x2=x2, y2=y2),
         score=judgement.score,
-        verdict=_verdict_message(verdict) if verdict is not None else None,
+        verdict=verdict_message(verdict) if verdict is not None else None,
         outcome=OUTCOMES.number[judgement.decision.outcome],
         probability=judgement.decision.probability,
         reason=judgement.decision.reason,
@@ -345,7 +346,8 @@ def segment_candidates(
     return tuple(_segmentation(one, message.segmenter, size) for one in message.candidates)
 
 
-def _verdict_message(verdict: Verdict) -> pb.Verdict:
+def verdict_message(verdict: Verdict) -> pb.Verdict:
+    """One question and its answer."""
     answer = verdict.answer
     return pb.Verdict(
         question=verdict.question,
@@ -606,12 +608,13 @@ def review_item_message(item: ReviewItem) -> reviews_pb.ReviewItem:
         item,
         box=box_message(item.box),
         outcome=OUTCOMES.number[item.outcome],
-        judgements=map(_judgement_message, item.judgements),
-        uncertainties=map(_uncertainty_message, item.uncertainties),
+        judgements=map(judgement_message, item.judgements),
+        uncertainties=map(uncertainty_message, item.uncertainties),
     )
 
 
-def _uncertainty_message(one: LabelUncertainty) -> reviews_pb.LabelUncertainty:
+def uncertainty_message(one: LabelUncertainty) -> reviews_pb.LabelUncertainty:
+    """How uncertain a judgement is, by one method."""
     figures = (
         reviews_pb.UncertaintyFigure(name=name, values=values)
         for name, values in one.figures.items()
@@ -671,7 +674,7 @@ def answer_request(item: int, said: NewReview) -> reviews_pb.AnswerReviewItemReq
         )
     said.check()
     given = _answer_fields(said)
-    for known in ("class_name", "box", "mask"):  # the server knows what it asked about
+    for known in ("class_name", "box"):  # the server knows what it asked about
         del given[known]
     return write(reviews_pb.AnswerReviewItemRequest, said, item=item, **given)
 

@@ -15,6 +15,7 @@ from secondlook.server.bounds import declared
 from secondlook_client import Client
 from secondlook_client.errors import Busy
 from secondlook_client.v1 import (
+    browse_pb2,
     datasets_pb2,
     jobs_pb2,
     models_pb2,
@@ -149,7 +150,15 @@ def request_with(method, path, value):
 
 STRANGE = [
     (method, path)
-    for file in (pb, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2, segmentation_pb2)
+    for file in (
+        pb,
+        jobs_pb2,
+        datasets_pb2,
+        models_pb2,
+        reviews_pb2,
+        segmentation_pb2,
+        browse_pb2,
+    )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     for path in texts_and_numbers(method.input_type)

@@ -104,6 +104,10 @@ def test_a_track_is_asked_about_once_and_its_labels_have_its_number(tmp_path):
     assert (out / "cvat-video/default/clip.mp4/annotations.xml").read_text().count("<track ") == 1
     again = label(clip, out, *more, log=log, classes=("dog", "cat"))
     assert "finished before" in again.stdout
+    gaps = label(clip, out, *more, "--fill-gaps", "ignore", log=log, classes=("dog", "cat"))
+    assert gaps.returncode == 0, gaps.stderr
+    assert "finished before" not in gaps.stdout
+    assert json.loads((out / "run.json").read_text())["labels"].endswith(" filled")
 
 
 def test_tracks_that_were_stopped_go_on_without_asking_again(tmp_path, monkeypatch):

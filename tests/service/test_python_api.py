@@ -63,6 +63,12 @@ def test_a_video_is_its_frames(tmp_path: Path) -> None:
     labels.save(tmp_path / "out", formats=["yolo"])
     image = PILImage.open(tmp_path / "out/yolo/images/default/clip.mp4@00-00-00.300.jpg")
     assert image.size == (64, 48)
+    tracked = secondlook.label(clip, ["dog"], fps=0, track=True, **MODELS)
+    assert [label.track for result in tracked for label in result.labels] == [1] * 4
+    with pytest.raises(InvalidInput, match="track=True reads its frames twice"):
+        secondlook.label(half_bright(True), ["dog"], track=True, **MODELS)
+    with pytest.raises(BadSetting, match="--track does not go together with --server"):
+        secondlook.label(clip, ["dog"], track=True, server="localhost:1", **MODELS)
 
 
 def boxes(labels: secondlook.LabelResults) -> list[tuple[float, ...]]:

@@ -21,6 +21,7 @@ from secondlook_client.errors import (
     NotSupported,
     SecondlookError,
 )
+from secondlook_client.masks import Mask
 from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.v1 import reviews_pb2 as pb
 from secondlook_client.v1 import reviews_pb2_grpc
@@ -101,6 +102,28 @@ def test_an_answer_is_kept_once_and_changes_the_labels(client: Client) -> None:
     assert [j.probability for j in found[right.image].labels] == [1.0]
     assert [j.class_name for j in found[wrong.image].labels] == ["cat"]
     assert found[unsure.image].labels == ()
+
+
+def test_an_answer_has_the_mask_and_the_seconds_that_it_took(client: Client) -> None:
+    (item,) = client.reviews.next("q", person="ada")
+    mask = Mask.from_runs(item.width, item.height, [700, 60, item.width * item.height - 760])
+    said = {"person": "ada", "reason": "outline", "mask": mask}
+    kept = client.reviews.answer(item, "wrong", **said, seconds=3.25)
+    assert (kept.mask, kept.new_box, kept.seconds) == (mask, mask.box, 3.25)
+    # Sent again by another clock it is the same answer; with another mask it is not.
+    assert client.reviews.answer(item, "wrong", **said, seconds=9.0) == kept
+    other = Mask.from_runs(item.width, item.height, [700, 61, item.width * item.height - 761])
+    with pytest.raises(AlreadyExists):
+        client.reviews.answer(item, "wrong", **{**said, "mask": other})
+    (listed,) = client.reviews.list()
+    assert listed == kept and Review.from_dict(kept.to_dict()) == kept
+    (box,) = next(
+        f.result.labels for f in client.jobs.results("street") if f.result.sha256 == item.image
+    )
+    assert box.segmentation.mask == mask
+    for seconds in (-1.0, 86_401.0, float("nan")):
+        with pytest.raises(InvalidInput, match="seconds"):
+            client.reviews.answer(item, "wrong", **said, seconds=seconds)
 
 
 def test_contradictory_answers_say_who_said_what(client: Client) -> None:

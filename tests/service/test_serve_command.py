@@ -1,25 +1,29 @@
-"""``secondlook serve`` as a process: where it listens, how it ends, what it refuses."""
+"""``secondlook serve`` and ``ui`` as processes: where they listen, how they end, what is told."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+from serving import wait_until
 
 from secondlook_client import Client
 
 TESTS = Path(__file__).parents[1] / "support"
-START = [sys.executable, "-c", "from secondlook.cli import main; main()", "serve"]
+MAIN = [sys.executable, "-c", "from secondlook.cli import main; main()"]
 MODELS = ["--proposer", "scripted_models:bright_half", "--verifier", "scripted_models:agreeable"]
 
 
-def start(*more: str, cwd: Path, **variables: str) -> "subprocess.Popen[str]":
+def start(
+    *more: str, cwd: Path, command: str = "serve", **variables: str
+) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
-        [*START, *more],
+        [*MAIN, command, *more],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -78,3 +82,35 @@ def test_a_port_in_use_is_told_in_a_line(tmp_path):
     finally:
         first.kill()
         first.communicate()
+
+
+def test_the_page_is_opened_in_the_browser_and_beside_the_service(tmp_path):
+    browser = tmp_path / "browser.sh"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(0o755)
+    flags = ("--data", "data", "--web-port", "0")
+    page = start(*MODELS, *flags, cwd=tmp_path, command="ui", BROWSER=f"{browser} %s")
+    assert page.stdout
+    address = page.stdout.readline().removeprefix("page on ").strip()
+    call = urllib.request.Request(
+        f"{address}/secondlook.v1.BrowseService/ListRuns",
+        b"{}",
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(call, timeout=20) as answer:
+        assert json.load(answer) == {}
+    wait_until((tmp_path / "opened").is_file)
+    wait_until(lambda: (tmp_path / "opened").read_text() == f"{address}\n")
+    page.send_signal(signal.SIGINT)
+    page.communicate(timeout=30)
+    assert page.returncode == 0
+
+
+def test_a_page_needs_a_place_for_what_it_keeps_and_is_for_this_machine(tmp_path):
+    for command, more, cause in (
+        ("ui", (), "give --data DIR"),
+        ("serve", ("--web-port", "0", "--web-host", "0.0.0.0"), "no login"),
+    ):
+        server = start(*MODELS, *more, cwd=tmp_path, command=command)
+        _, told = server.communicate(timeout=60)
+        assert server.returncode == 2 and cause in told and "Traceback" not in told

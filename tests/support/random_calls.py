@@ -18,6 +18,7 @@ from serving import png
 from secondlook_client import wire
 from secondlook_client.masks import Mask
 from secondlook_client.v1 import (
+    browse_pb2,
     datasets_pb2,
     jobs_pb2,
     labeling_pb2,
@@ -26,7 +27,15 @@ from secondlook_client.v1 import (
     segmentation_pb2,
 )
 
-FILES = (labeling_pb2, segmentation_pb2, jobs_pb2, datasets_pb2, models_pb2, reviews_pb2)
+FILES = (
+    labeling_pb2,
+    segmentation_pb2,
+    jobs_pb2,
+    datasets_pb2,
+    models_pb2,
+    reviews_pb2,
+    browse_pb2,
+)
 _CLASSES = labeling_pb2.Ontology(classes=[labeling_pb2.ClassSpec(name="ball")])
 _PNG = png()
 _MASK = wire.mask_message(Mask.from_runs(40, 30, [100, 60, 1040]))
@@ -93,6 +102,23 @@ SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
                 ]
             )
         ]
+    ],
+    "ListRunImages": [
+        [browse_pb2.ListRunImagesRequest(run="a", order=order, boxes=[1, 3])] for order in range(6)
+    ],
+    "SummarizeRun": [[browse_pb2.SummarizeRunRequest(run="a")]],
+    "GetRunImages": [[browse_pb2.GetRunImagesRequest(run="a", cursors=[1, 2])]],
+    "ExplainLabel": [[browse_pb2.ExplainLabelRequest(label_id="1.0")]],
+    "PreviewDecisions": [
+        [
+            browse_pb2.PreviewDecisionsRequest(
+                run="a",
+                cursors=[1, 2],
+                classes=[browse_pb2.ClassThresholds(accept=0.7)],
+                count=count,
+            )
+        ]
+        for count in (False, True)
     ],
     "OpenImage": [[segmentation_pb2.OpenImageRequest(image=_PNG)]],
     "Segment": [

@@ -61,7 +61,7 @@ class _GroupByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupBy.Value
     GROUP_BY_UNSPECIFIED: _GroupBy.ValueType  # 0
     """The same as GROUP_BY_AUTO."""
     GROUP_BY_AUTO: _GroupBy.ValueType  # 1
-    """Frames of one stream belong together, and so do near duplicates."""
+    """Frames of one stream or video belong together, and so do near duplicates."""
     GROUP_BY_FOLDER: _GroupBy.ValueType  # 2
     """Images of one folder belong together, and so do near duplicates."""
     GROUP_BY_SIMILARITY: _GroupBy.ValueType  # 3
@@ -77,7 +77,7 @@ class GroupBy(_GroupBy, metaclass=_GroupByEnumTypeWrapper):
 GROUP_BY_UNSPECIFIED: GroupBy.ValueType  # 0
 """The same as GROUP_BY_AUTO."""
 GROUP_BY_AUTO: GroupBy.ValueType  # 1
-"""Frames of one stream belong together, and so do near duplicates."""
+"""Frames of one stream or video belong together, and so do near duplicates."""
 GROUP_BY_FOLDER: GroupBy.ValueType  # 2
 """Images of one folder belong together, and so do near duplicates."""
 GROUP_BY_SIMILARITY: GroupBy.ValueType  # 3
@@ -301,6 +301,7 @@ class SnapshotBox(_message.Message):
     P_YES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SEGMENTATION_FIELD_NUMBER: _builtins.int
+    TRACK_FIELD_NUMBER: _builtins.int
     class_index: _builtins.int
     """Place of the class in the snapshot's classes, from 0."""
     x1: _builtins.float
@@ -321,6 +322,10 @@ class SnapshotBox(_message.Message):
     """The verifier's probability of "yes", [0, 1]; absent when there was no verdict."""
     reason: _builtins.str
     """One sentence for a person."""
+    track: _builtins.int
+    """Number of the object that was followed through a video, the same in every frame of it; 0 where
+    nothing was tracked.
+    """
     @_builtins.property
     def segmentation(self) -> _labeling_pb2.Segmentation:
         """Absent where the box has no mask."""
@@ -339,10 +344,11 @@ class SnapshotBox(_message.Message):
         p_yes: _builtins.float | None = ...,
         reason: _builtins.str = ...,
         segmentation: _labeling_pb2.Segmentation | None = ...,
+        track: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "p_yes", b"p_yes", "segmentation", b"segmentation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "class_index", b"class_index", "kind", b"kind", "p_yes", b"p_yes", "probability", b"probability", "reason", b"reason", "score", b"score", "segmentation", b"segmentation", "x1", b"x1", "x2", b"x2", "y1", b"y1", "y2", b"y2"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes", "class_index", b"class_index", "kind", b"kind", "p_yes", b"p_yes", "probability", b"probability", "reason", b"reason", "score", b"score", "segmentation", b"segmentation", "track", b"track", "x1", b"x1", "x2", b"x2", "y1", b"y1", "y2", b"y2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_yes: _TypeAlias = _typing.Literal["p_yes"]  # noqa: Y015
     _WhichOneofArgType__p_yes: _TypeAlias = _typing.Literal["_p_yes", b"_p_yes"]  # noqa: Y015

@@ -185,6 +185,7 @@ class Review(_message.Message):
     UNDONE_BY_FIELD_NUMBER: _builtins.int
     UNDOES_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the server; grows."""
     image: _builtins.str
@@ -209,6 +210,8 @@ class Review(_message.Message):
     """Number of the review that this one takes back; absent of others. The rest is a copy of that
     one, but for who, when and the note.
     """
+    seconds: _builtins.float
+    """That the person took for it; 0 where nobody measured."""
     @_builtins.property
     def box(self) -> _labeling_pb2.Box:
         """As it was shown; of a missing object, where it is. Absent when the answer is about the image."""
@@ -238,10 +241,11 @@ class Review(_message.Message):
         undone_by: _builtins.int | None = ...,
         undoes: _builtins.int | None = ...,
         mask: _labeling_pb2.Mask | None = ...,
+        seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "box", b"box", "mask", b"mask", "new_box", b"new_box", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "id", b"id", "image", b"image", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_undoes", b"_undoes", "_undone_by", b"_undone_by", "answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "id", b"id", "image", b"image", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason", "seconds", b"seconds", "undoes", b"undoes", "undone_by", b"undone_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__undoes: _TypeAlias = _typing.Literal["undoes"]  # noqa: Y015
     _WhichOneofArgType__undoes: _TypeAlias = _typing.Literal["_undoes", b"_undoes"]  # noqa: Y015
@@ -271,6 +275,7 @@ class NewReview(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     """Hash of the image's bytes, 64 hex digits."""
     class_name: _builtins.str
@@ -289,6 +294,8 @@ class NewReview(_message.Message):
     """When it is said, seconds since 1970, UTC. 0: now. The same review of the same time is kept once:
     a call that may be sent again names the time of its first try.
     """
+    seconds: _builtins.float
+    """That the person took for it, up to 86,400. 0: nobody measured."""
     @_builtins.property
     def box(self) -> _labeling_pb2.Box:
         """As it was shown, or where the missing object is; absent when the answer is "complete"."""
@@ -317,10 +324,11 @@ class NewReview(_message.Message):
         note: _builtins.str = ...,
         created_at: _builtins.float = ...,
         mask: _labeling_pb2.Mask | None = ...,
+        seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask", "new_box", b"new_box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "image", b"image", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "box", b"box", "class_name", b"class_name", "created_at", b"created_at", "image", b"image", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -874,6 +882,8 @@ class AnswerReviewItemRequest(_message.Message):
     NEW_CLASS_FIELD_NUMBER: _builtins.int
     NEW_BOX_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
     item: _builtins.int
     """Number of the box in the queue."""
     person: _builtins.str
@@ -886,9 +896,17 @@ class AnswerReviewItemRequest(_message.Message):
     """The right class, if the box is wrong and somebody says so."""
     note: _builtins.str
     """In the person's words."""
+    seconds: _builtins.float
+    """That the person took for it, up to 86,400. 0: nobody measured."""
     @_builtins.property
     def new_box(self) -> _labeling_pb2.Box:
         """The right outline, if the box is wrong and somebody says so."""
+
+    @_builtins.property
+    def mask(self) -> _labeling_pb2.Mask:
+        """The pixels of the object, if the box is right and somebody outlined it, or if the outline is
+        wrong; it is the new outline then.
+        """
 
     def __init__(
         self,
@@ -900,10 +918,12 @@ class AnswerReviewItemRequest(_message.Message):
         new_class: _builtins.str = ...,
         new_box: _labeling_pb2.Box | None = ...,
         note: _builtins.str = ...,
+        mask: _labeling_pb2.Mask | None = ...,
+        seconds: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["new_box", b"new_box"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mask", b"mask", "new_box", b"new_box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "item", b"item", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "item", b"item", "mask", b"mask", "new_box", b"new_box", "new_class", b"new_class", "note", b"note", "person", b"person", "reason", b"reason", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

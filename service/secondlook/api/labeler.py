@@ -5,6 +5,7 @@ Images go to a service as those of every command do: one that is started in this
 """
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from secondlook.cli.connection import (
 from secondlook.cli.label import ERRORS_OF_ONE_IMAGE, label_into
 from secondlook.cli.output import bar
 from secondlook.cli.output_folder import FAILED, FailedImage, OutputFolder, read_failures
+from secondlook.cli.tracked_runs import check_can_track, unasked_pipeline
 from secondlook.config.settings import SOURCES, Settings
 from secondlook.config.stop_signals import call_off
 from secondlook.core.frame_names import DEFAULT_FPS
@@ -60,6 +62,7 @@ def label(
     formats: Sequence[str] = ("coco",),
     progress: bool = True,
     fps: float = DEFAULT_FPS,
+    track: bool = False,
     **settings: Any,
 ) -> LabelResults:
     """Label images with words.
@@ -78,6 +81,10 @@ def label(
     file and environment variables;
     ``server`` (host:port) labels through a running service instead. ``progress`` goes to stderr.
 
+    ``track`` follows objects through the frames of videos, or of a folder of images in order: the
+    verifier is asked about each object, not in each frame, and ``track`` of a label is its number.
+    It needs files, and the models in this process.
+
     With ``out``, a folder, it is the same as that command: it writes ``formats``, the gallery and
     all scores there, continues a run that was stopped, and needs files. Without, results stay in
     memory, some kilobytes for each image, and images that are iterated over are freed.
@@ -89,8 +96,14 @@ def label(
     ontology = ontology_of(classes)
     skip = Path(out) if out else None
     given = given_images(images, read.images, raw=not server, out=skip, fps=fps)
+    if track:
+        check_can_track(read, ontology, server)
     if out is not None:
-        return _label_into(Path(out), given, ontology, read, server, formats)
+        return _label_into(
+            Path(out), given, ontology, read, server, formats, fps if track else None
+        )
+    if track:
+        return _label_tracks(given, ontology, read, fps)
     with _service(server, read) as client:
         return _label(client, given, ontology, progress)
 
@@ -226,6 +239,16 @@ def _answers(
     yield from unreadable
 
 
+def _label_tracks(
+    given: GivenImages, ontology: Ontology, settings: Settings, fps: float
+) -> LabelResults:
+    """With tracks, in memory when it is done: meanwhile the frames are in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="secondlook-") as folder:
+        found = _label_into(Path(folder), given, ontology, settings, None, (), fps)
+        results, failed = [(one.name, one) for one in found], found.failed
+    return LabelResults(ontology, lambda: iter(results), failed, given)
+
+
 def _label_into(
     out: Path,
     given: GivenImages,
@@ -233,19 +256,25 @@ def _label_into(
     settings: Settings,
     server: str | None,
     formats: Sequence[str],
+    track_fps: float | None = None,
 ) -> LabelResults:
     """As the command does."""
     if not isinstance(given, FilesGiven):
         raise InvalidInput(
-            "a run with out= continues where it stopped, so it needs files; leave out= away and "
-            "write the labels with save()"
+            "a run with track=True reads its frames twice, so it needs files"
+            if track_fps is not None
+            else "a run with out= continues where it stopped, so it needs files; leave out= away "
+            "and write the labels with save()"
         )
     if not server:
         warn_about_demo_models(settings)
+    build = None if track_fps is None else unasked_pipeline
     with OutputFolder(out) as folder:
         try:
-            with connected(server, settings, ontology, lambda: folder.store) as session:
-                run = label_into(folder, session, given.selection, formats=tuple(formats))
+            with connected(server, settings, ontology, lambda: folder.store, build) as session:
+                run = label_into(
+                    folder, session, given.selection, formats=tuple(formats), track_fps=track_fps
+                )
         except KeyboardInterrupt:
             call_off()  # a notebook lives on
             raise

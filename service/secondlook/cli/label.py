@@ -117,6 +117,8 @@ TRANSIENT = (
     "verifier_failed",
 )
 """Reasons of failures that are tried again by the next start."""
+IGNORE, OFF = "ignore", "off"
+"""What becomes of the gaps of tracks."""
 OFFER_BATCH = 1000
 """Images that the job is asked about in one request."""
 IN_FLIGHT = 16
@@ -172,7 +174,17 @@ def _refuse_guarantee(ctx: click.Context, option: click.Parameter, name: str | N
     "--track",
     is_flag=True,
     help="Follow objects through the frames of a video, or of a folder of images in order: the "
-    "verifier is asked once or twice about each, and labels have the number of their object.",
+    "verifier is asked once or a few times about each, and labels have the number of their object.",
+)
+@click.option(
+    "--fill-gaps",
+    cls=SectionOption,
+    section=MORE,
+    type=click.Choice((IGNORE, OFF)),
+    default=OFF,
+    show_default=True,
+    help="With --track, where an object is not found for up to a second: an unsure box meanwhile, "
+    "in which nothing is learned, or none.",
 )
 @click.option(
     "--gallery",
@@ -202,6 +214,7 @@ def label_command(
     server: str | None,
     fps: float,
     track: bool,
+    fill_gaps: str,
     **flags: Any,
 ) -> int:
     """Label IMAGES: image files, folders with everything below them, or videos.
@@ -223,6 +236,7 @@ def label_command(
         identity_without_models,
         warn_about_demo_models,
     )
+    from secondlook.cli.micro import micro_digest
     from secondlook.cli.tracked_runs import check_can_track, unasked_pipeline
     from secondlook.core.clips import clips_in, has_video
     from secondlook.core.image_folder import select_images
@@ -245,8 +259,9 @@ def label_command(
     known = identity_without_models(wanted, selection.root, None if server else settings)
     known |= {TRACK: True} if track else {}
     given = {**known, "settings": settings, "formats": formats, "shown": shown, "layout": layout}
-    given["fps"] = fps
+    given |= {"fps": fps, "fill_gaps": fill_gaps}
     given["calibrator"] = file_digest(settings.pipeline.calibrator)
+    given["micro"] = micro_digest(settings.models.proposer)  # the same path, another version
     finished = FinishedRun(out, selection, given)
     lines_before = None if server or fresh or retry_failed else finished.lines()
     if lines_before is not None:
@@ -270,6 +285,7 @@ def label_command(
                 retry_failed=retry_failed,
                 layout=layout,
                 track_fps=fps if track else None,
+                fill_gaps=fill_gaps == IGNORE,
             )
         return _conclude(run.written, out, finished)
 
@@ -341,6 +357,16 @@ def about_unanswered(stats: RunStats) -> Iterator[str]:
             f"{counted(stats.decisions, 'decision')}, which follow from its answers on the same "
             "objects in other frames (--track)"
         )
+    if stats.brief:
+        yield (
+            f"{counted(stats.brief, 'decision')} rejected without asking the verifier, on objects "
+            "that were seen for less than a second or so, or beside another box of theirs"
+        )
+    if stats.filled:
+        yield (
+            f"{counted(stats.filled, 'unsure box')} where an object was not found for a moment "
+            "(--fill-gaps)"
+        )
     if stats.without_verdict:
         yield (
             f"the verifier gave no answer for {counted(stats.without_verdict, 'decision')}, which "
@@ -380,11 +406,12 @@ def label_into(
     retry_failed: bool = False,
     layout: DatasetLayout = PLAIN_LAYOUT,
     track_fps: float | None = None,
+    fill_gaps: bool = False,
 ) -> LabelRun:
     """Label ``selection`` into ``folder``, continuing where an earlier start stopped.
 
-    With ``track_fps``, see ``track_run``, objects are followed, in a ``session`` whose models are
-    those of ``unasked_pipeline``.
+    With ``track_fps`` and ``fill_gaps``, see ``track_run``, objects are followed, in a ``session``
+    whose models are those of ``unasked_pipeline``.
     """
     check_has_image(selection)
     if track_fps is not None:
@@ -394,7 +421,7 @@ def label_into(
         from secondlook.cli.tracked_runs import track_job
 
         keys = finished.fetched.keys
-        run = track_job(folder, session, finished.job.name, keys, track_fps)
+        run = track_job(folder, session, finished.job.name, keys, track_fps, fill_gaps)
         labels = FetchedResults(folder.path, keys)
         for found in session.client.jobs.results(run):
             labels.add(found)

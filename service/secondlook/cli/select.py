@@ -4,6 +4,7 @@ Opens a store itself, without a server. What images look like to an embedder is 
 """
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,12 @@ from secondlook.selection.choices import Measure, Strategy
 from secondlook_client.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from secondlook.config.settings import Settings
     from secondlook.labeling.embedder import Embedder
     from secondlook.review.image_pool import RunPool
+    from secondlook.review.visited_images import Visit
     from secondlook.selection.strategies import PoolSelection
     from secondlook.store import Store
     from secondlook.store.runs import Run
@@ -72,9 +74,9 @@ GALLERY = 300
     show_default=True,
     metavar="STRATEGY",
     help="mixed: uncertain, more so for difficult classes, then unlike each other; uncertainty; "
-    "committee: proposer and verifier (or a measured student) disagree; diversity: unlike all "
-    "before; density: typical of many; transfer: like --target; balance: rare classes and rare "
-    "kinds of scenes; random.",
+    "committee: proposer and verifier, or some --student, disagree; expected-change: what would "
+    "change the --student most; diversity: unlike all before; density: typical of many; transfer: "
+    "like --target; balance: rare classes and rare kinds of scenes; random.",
 )
 @click.option(
     "--measure",
@@ -106,6 +108,14 @@ GALLERY = 300
     metavar="FOLDER",
     help="Images of the place or time that the labels are for, for --strategy transfer.",
 )
+@click.option(
+    "--student",
+    "students",
+    multiple=True,
+    metavar="FOLDER",
+    help="The --out of `secondlook distill`: one for expected-change; two to eight that vote for "
+    "committee, each with its own --student.",
+)
 @click.option("--again", is_flag=True, help="Embed also what was embedded by the same model.")
 @click.option(
     "--seed",
@@ -133,6 +143,7 @@ def select_command(
     embedder: str,
     by_boxes: bool,
     target: Path | None,
+    students: tuple[str, ...],
     again: bool,
     seed: int,
     out: Path | None,
@@ -149,6 +160,7 @@ def select_command(
     how = Strategy(strategy)
     if (target is not None) != (how is Strategy.TRANSFER):
         raise click.UsageError("give --target FOLDER with --strategy transfer, and only with it")
+    _check_students(how, students)
     if out and out.suffix not in FORMATS:
         raise click.UsageError(f"--out ends in one of {', '.join(FORMATS)}")
     settings = settings_of({**flags})
@@ -161,9 +173,14 @@ def select_command(
         if out:
             check_can_write(out)
         of_run = store.results.run(name)
+        voted = how is Strategy.COMMITTEE and bool(students)
+        if voted and ask_committee(store, of_run, students, settings, stopped).stopped:
+            return INTERRUPTED
         by = _measure(store, of_run, how, Measure(measure))
         looks = Looks(embedder, by_boxes, target, again) if how.needs_vectors else None
-        found = _pool(store, of_run, by, looks, settings, stopped)
+        found = opened_pool(store, of_run, by, looks, settings, stopped)
+        if found is not None and how is Strategy.EXPECTED_CHANGE:
+            found = with_changes(store, of_run, found, students[0], settings, stopped)
         if found is None:
             return INTERRUPTED
         selection = choose_images(found.pool, how, count, measure=by, seed=seed)
@@ -173,6 +190,19 @@ def select_command(
             if not as_json:
                 echo(f"What was chosen: {out}")
     return 0
+
+
+def _check_students(how: Strategy, students: tuple[str, ...]) -> None:
+    """Raises ``click.UsageError`` for students that a strategy has no use for, or lacks."""
+    if how is Strategy.EXPECTED_CHANGE and len(students) != 1:
+        raise click.UsageError("--strategy expected-change needs one --student FOLDER")
+    if students and how not in (Strategy.EXPECTED_CHANGE, Strategy.COMMITTEE):
+        raise click.UsageError("--student is for --strategy committee and expected-change")
+    if how is Strategy.COMMITTEE and len(students) == 1:
+        raise click.UsageError(
+            "a committee has two students at least; one with proposer and verifier: `secondlook "
+            "uncertainty --method committee --student FOLDER`, then --strategy committee alone"
+        )
 
 
 @dataclass(frozen=True)
@@ -201,19 +231,23 @@ def _measure(store: "Store", run: "Run", how: Strategy, measure: Measure) -> Mea
     return Measure.ENTROPY
 
 
-def _pool(
+def opened_pool(
     store: "Store",
     run: "Run",
     measure: Measure,
     looks: Looks | None,
     settings: "Settings",
     stopped: "Callable[[], bool]",
+    left_out: "Collection[str]" = (),
 ) -> "RunPool | None":
-    """The pool of a run, embedded where ``looks`` says how; None when that was stopped."""
+    """The pool of a run, embedded where ``looks`` says how; None when that was stopped.
+
+    ``left_out`` as in ``read_pool``.
+    """
     from secondlook.review.image_pool import read_pool
 
     if looks is None:
-        return read_pool(store, run, measure=measure)
+        return read_pool(store, run, measure=measure, left_out=left_out)
     from secondlook.labeling.embedder import model_of
     from secondlook.review.embedded_images import embed_files
 
@@ -222,7 +256,12 @@ def _pool(
     if _embed(store, run, embedder, looks, settings, stopped):
         return None
     found = read_pool(
-        store, run, measure=measure, model=model_of(embedder), by_boxes=looks.by_boxes
+        store,
+        run,
+        measure=measure,
+        model=model_of(embedder),
+        by_boxes=looks.by_boxes,
+        left_out=left_out,
     )
     if target is None:
         return found
@@ -230,6 +269,60 @@ def _pool(
         echo(f"not embedded: {problem}", err=True)
     pool = replace(found.pool, target=target.vectors, target_names=target.names)
     return replace(found, pool=pool)
+
+
+def ask_committee(
+    store: "Store",
+    run: "Run",
+    students: "Sequence[str]",
+    settings: "Settings",
+    stopped: "Callable[[], bool]",
+) -> "Visit":
+    """Let students vote on the boxes of a run, and keep how far they disagree.
+
+    What is kept takes the place of what `secondlook uncertainty --method committee` measured.
+    """
+    from secondlook.cli.uncertainty import opened_detector
+    from secondlook.evaluation.student_committee import Member, StudentCommittee
+    from secondlook.review.uncertainty import measure_run
+
+    with ExitStack() as stack:
+        opened = [stack.enter_context(opened_detector(folder)) for folder in students]
+        committee = StudentCommittee([Member(*one) for one in opened])
+        progress = stack.enter_context(bar("voting", store.results.count(run.id)))
+        done = measure_run(
+            store, run, committee, settings.images, progress=progress, stopped=stopped
+        )
+    _tell_failures("not voted on", done)
+    return done
+
+
+def with_changes(
+    store: "Store",
+    run: "Run",
+    found: "RunPool",
+    student: str,
+    settings: "Settings",
+    stopped: "Callable[[], bool]",
+) -> "RunPool | None":
+    """The pool with what each image would change a student; None when that was stopped."""
+    from secondlook.cli.uncertainty import opened_torch_student
+    from secondlook.review.expected_changes import measure_changes
+
+    change = opened_torch_student(student).expected_change
+    with bar("measuring changes", store.results.count(run.id)) as progress:
+        measured, done = measure_changes(
+            store, run, found, change, settings.images, progress, stopped
+        )
+    _tell_failures("not measured", done)
+    return None if done.stopped else measured
+
+
+def _tell_failures(what: str, done: "Visit") -> None:
+    for problem in done.failed:
+        echo(f"{what}: {problem}", err=True)
+    if done.failures > len(done.failed):
+        echo(f"… and {done.failures - len(done.failed):,} more", err=True)
 
 
 def _opened(spec: str, settings: "Settings") -> "Embedder":
@@ -270,10 +363,7 @@ def _embed(
             progress=progress,
             stopped=stopped,
         )
-    for problem in done.failed:
-        echo(f"not embedded: {problem}", err=True)
-    if done.failures > len(done.failed):
-        echo(f"… and {done.failures - len(done.failed):,} more", err=True)
+    _tell_failures("not embedded", done)
     return done.stopped
 
 

@@ -1,8 +1,9 @@
-"""``secondlook serve``: labelling over gRPC."""
+"""``secondlook serve``: labelling over gRPC, and the page over HTTP."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,12 +13,16 @@ from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.settings import Settings, load_settings
 from secondlook.config.terminal import echo
 
+if TYPE_CHECKING:
+    from secondlook.server.app import Server
+
 
 @click.command(
     "serve",
     cls=SectionedCommand,
     examples=[
         "secondlook serve --ontology classes.yaml --data data",
+        "secondlook serve --data data --web-port 8080",
         "secondlook serve --config secondlook.toml --metrics-port 9090",
         "secondlook serve --data data --host 0.0.0.0 --tls-cert a.crt --tls-key a.key",
     ],
@@ -38,14 +43,35 @@ def serve_command(**flags: Any) -> None:
 
     Beyond this machine it listens only with TLS and with tokens in the store (see `secondlook
     token`), or as --insecure says.
+
+    With --web-port there is the page, too; see `secondlook ui`.
     """
+    stop_before_it_serves()
+    run_service(load_settings(flags, flags.pop("config")), _told)
+
+
+def _told(server: "Server") -> None:
+    echo(f"serving on {server.address}")
+    if server.web_address:
+        echo(f"page on {server.web_address}")
+
+
+def stop_before_it_serves() -> None:
+    """Let SIGTERM end this process at once until a server handles it."""
     from secondlook.config.stop_signals import end_at_once
-    from secondlook.core.ontology_yaml import load_ontology
 
     # While nothing is accepted there is nothing to finish. In a container the first process must
     # say so, or the signal is lost.
     signal.signal(signal.SIGTERM, lambda number, frame: end_at_once(128 + number))
-    settings = load_settings(flags, flags.pop("config"))
+
+
+def run_service(settings: Settings, ready: "Callable[[Server], None]") -> None:
+    """Serve until a signal; ``ready`` is called once the server listens.
+
+    Raises what loading a model raises, ``BadSetting`` and ``MissingExtra``.
+    """
+    from secondlook.core.ontology_yaml import load_ontology
+
     ontology = load_ontology(Path(settings.ontology)) if settings.ontology else None
     check_extras("a server", *extras_of_models(settings))
     from secondlook.server.addresses import check_doors, check_ports
@@ -64,11 +90,4 @@ def serve_command(**flags: Any) -> None:
     with configured_store(settings) as store:
         check_doors(settings.server, store is not None and store.tokens.version().count > 0)
         with running_engine(settings, metrics, store) as engine:
-            serve(
-                engine,
-                ontology,
-                settings,
-                metrics,
-                store,
-                ready=lambda server: echo(f"serving on {server.address}"),
-            )
+            serve(engine, ontology, settings, metrics, store, ready)

@@ -48,7 +48,12 @@ def unasked_pipeline(settings: Settings) -> "Pipeline":
 
 
 def track_job(
-    folder: OutputFolder, session: "Session", job: str, keys: Collection[int], fps: float
+    folder: OutputFolder,
+    session: "Session",
+    job: str,
+    keys: Collection[int],
+    fps: float,
+    fill_gaps: bool,
 ) -> str:
     """The run with the labels of the tracks of a finished job, which the folder notes.
 
@@ -65,7 +70,7 @@ def track_job(
     with bar("following objects", 0, unit="frames") as step, gentle_interrupts() as stopped:
         try:
             progress = TrackProgress(step, stopped)
-            run = track_run(own.store, own.pipeline, job, keys, fps, log, progress)
+            run = track_run(own.store, own.pipeline, job, keys, fps, log, progress, fill_gaps)
         except TrackingStopped:
             raise KeyboardInterrupt(
                 f"stopped: the boxes of all frames are kept in {folder.path}; the same command "

@@ -208,13 +208,14 @@ def _source(
         with running_engine(settings.replace(**fixed), Metrics()) as engine:
             yield MonteCarlo(engine.pipeline, views, wordings or WORDINGS)
     elif method is UncertaintyMethod.DISTRIBUTION:
-        yield EdgeDistribution(_torch_student(student))
+        yield EdgeDistribution(opened_torch_student(student))
     else:
-        with _detector(student) as (detect, classes, name):
+        with opened_detector(student) as (detect, classes, name):
             yield Committee(detect, classes, name)
 
 
-def _torch_student(folder: str) -> "TorchStudent":
+def opened_torch_student(folder: str) -> "TorchStudent":
+    """The student in a folder, in torch. Raises ``MissingExtra`` and as ``TorchStudent.open``."""
     check_extras("running a student in torch", "serve")
     from secondlook.training.torch_student import TorchStudent
 
@@ -222,12 +223,12 @@ def _torch_student(folder: str) -> "TorchStudent":
 
 
 @contextmanager
-def _detector(folder: str) -> "Iterator[tuple[Detect, Sequence[str], str]]":
+def opened_detector(folder: str) -> "Iterator[tuple[Detect, Sequence[str], str]]":
     """A student for the committee: its ONNX model where there is one, else torch."""
     from secondlook.evaluation.uncertainty_sources import STUDENT_FLOOR
 
     if not (Path(folder) / MANIFEST).is_file():
-        student = _torch_student(folder)
+        student = opened_torch_student(folder)
         yield lambda images: student.detect(images, STUDENT_FLOOR), student.classes, student.name
         return
     check_extras("running a student", "edge")

@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
         "transformers",
         "safetensors",
         "num2words",
+        "aiohttp",
         "sqlalchemy",
         "alembic",
         "grpc_health",
@@ -80,7 +81,7 @@ def extras_of_models(settings: "Settings") -> tuple[str, ...]:
     models = (settings.models.proposer, settings.models.verifier, settings.models.segmenter)
     adapters = [spec.strip().partition(":")[0] for spec in models]
     named = [name for name in adapters if name in EXTRAS and name not in ("serve", "edge")]
-    onnx = bool(settings.cascade.student) or {"onnx", "sam-onnx"} & set(adapters)
+    onnx = bool(settings.cascade.student) or {"onnx", "sam-onnx", "micro"} & set(adapters)
     return ("serve", *named, *(["edge"] if onnx else []))
 
 

@@ -308,6 +308,20 @@ class ServerSettings(SettingGroup):
         high=65535,
         optional=True,
     )
+    web_port: int | None = setting(
+        None,
+        "Port of the web page; 0: any free port.",
+        kind=int,
+        low=0,
+        high=65535,
+        optional=True,
+    )
+    web_host: str = setting(
+        "127.0.0.1",
+        "Address of the web page, which has no login and so is for this machine alone: 127.0.0.1 "
+        "or ::1.",
+        unit="address",
+    )
     image_roots: str = setting(
         "", f"Folders from which jobs may read images, separated by '{os.pathsep}'.", unit="folders"
     )

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from secondlook.core.frame_names import frame_address
 from secondlook.datasets.query import SplitShare
 from secondlook.datasets.splits import block_id, by_time, group_images, split_of
 from secondlook.datasets.writers import UNSPLIT, Labels
@@ -82,9 +83,12 @@ def _groups(
     folders: dict[str, list[int]] = {}
     for place, (_, result) in enumerate(labels.results()):
         sha256s.append(result.sha256)
+        frame = frame_address(result.name)
         if group_by is GroupBy.FOLDER:
             folder = f"folder:{PurePosixPath(result.name).parent}"
             folders.setdefault(folder, []).append(place)
+        elif group_by is GroupBy.AUTO and frame:
+            folders.setdefault(f"video:{frame.clip}", []).append(place)
     known = itertools.chain(hashes, itertools.repeat(None))
     return group_images(sha256s, [*itertools.islice(known, len(sha256s))], folders)
 

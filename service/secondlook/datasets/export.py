@@ -209,7 +209,13 @@ def _judgement(box: ManifestBox, manifest: SnapshotManifest) -> Judgement:
     decision = Decision(_OUTCOME_OF[box.kind], box.probability, box.reason)
     class_name = manifest.classes[box.class_index]
     return Judgement(
-        class_name, box.xyxy, box.score, verdict, decision, segmentation=box.segmentation
+        class_name,
+        box.xyxy,
+        box.score,
+        verdict,
+        decision,
+        segmentation=box.segmentation,
+        track=box.track,
     )
 
 

@@ -43,6 +43,9 @@ class ManifestBox:
     """One sentence for a person."""
     segmentation: Segmentation | None = None
     """The object's mask, of the image's size; None where the box has none."""
+    track: int = 0
+    """Number of the object that was followed through a video, of one object in one snapshot; 0
+    where nothing was tracked."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ class _StoredBox(msgspec.Struct):
     p_yes: float | None
     reason: str
     mask: _StoredMask | None = None
+    track: _Count = 0
 
 
 class _StoredEntry(msgspec.Struct):
@@ -233,6 +237,7 @@ def _entry_of(stored: _StoredEntry) -> Entry:
             b.p_yes,
             b.reason,
             _segmentation(b.mask, stored) if b.mask else None,
+            b.track,
         )
         for b in stored.boxes
     )
@@ -275,12 +280,18 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
             "p_yes": box.p_yes,
             "reason": box.reason,
             **segmentation_field(box.segmentation),
+            **track_field(box.track),
         }
         for box in entry.boxes
     ]
     fields = {name: getattr(entry, name) for name in _FIELDS}
     empty = {"empty": entry.empty.value} if entry.empty else {}
     return {**fields, "boxes": boxes, **path_field(entry), **empty}
+
+
+def track_field(track: int) -> dict[str, int]:
+    """The ``track`` of a box; left out for one that has none, as its mask is."""
+    return {"track": track} if track else {}
 
 
 def path_field(labelled: Entry | Labelled) -> dict[str, str]:

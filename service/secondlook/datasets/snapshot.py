@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.cancellation import check_cancelled
+from secondlook.core.frame_names import frame_address
 from secondlook.core.ontology_yaml import dump
 from secondlook.datasets.manifest import (
     Entry,
@@ -31,6 +32,7 @@ from secondlook.datasets.manifest import (
     entry_from_json,
     path_field,
     segmentation_field,
+    track_field,
 )
 from secondlook.datasets.query import Query
 from secondlook.datasets.splits import block_id, by_time, group_images, split_of
@@ -197,6 +199,8 @@ class SnapshotBuilder:
         self._hashes: list[int | None] = []
         self._sources: dict[str, list[int]] = {}
         """Numbers of the images that came from one stream or folder, by its name."""
+        self._tracks = self._tracks_before = 0
+        """Highest numbers of a track so far, and in earlier runs: each run counts from 1."""
         self._blocks: dict[int, str] = {}
         """The group of each image, by its number, where time alone decides."""
         self._ended_guarantees: dict[str, list[str]] = {}
@@ -220,6 +224,7 @@ class SnapshotBuilder:
             self._ended_guarantees.setdefault("ended_guarantees", []).append(told)
         judged = {self._class_index[n] for n in run.ontology.names if n in self._class_index}
         source_run = self._store.snapshots.labelled_by(run)
+        self._tracks_before = self._tracks
         numbers: dict[int, int] = {}
         for result, facts in self._results(run):
             number = self._add(result, facts, judged)
@@ -323,7 +328,14 @@ class SnapshotBuilder:
             "p_yes": None if p_yes is None else round(p_yes, 4),
             "reason": decision.reason,
             **segmentation_field(judgement.segmentation),
+            **track_field(self._track(judgement.track)),
         }
+
+    def _track(self, of_run: int) -> int:
+        """The number in the snapshot of a track of the run that is added."""
+        number = self._tracks_before + of_run if of_run else 0
+        self._tracks = max(self._tracks, number)
+        return number
 
     def _record(self, number: int) -> dict[str, Any]:
         check_cancelled()
@@ -332,14 +344,16 @@ class SnapshotBuilder:
         return record
 
     def _source(self, run: Run, name: str) -> str | None:
-        """The stream or folder that keeps an image with others; None: only similarity does."""
+        """The stream, folder or video that keeps an image with others; None: only similarity
+        does."""
         if self._query.group_by in (GroupBy.SIMILARITY, GroupBy.TIME):
             return None
         if run.kind == "capture":
             return f"stream:{run.name}"
         if self._query.group_by is GroupBy.FOLDER:
             return f"folder:{PurePosixPath(name).parent}"
-        return None
+        frame = frame_address(name)
+        return f"video:{frame.clip}" if frame else None
 
     def _cut_into_blocks(self, run: Run, numbers: dict[int, int]) -> None:
         """Cut a run into blocks of time; ``numbers`` of its images by item.

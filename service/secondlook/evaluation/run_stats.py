@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from secondlook.core.types import NOT_ASKED
 from secondlook.evaluation.matching import Quality, ScoredBox, ScoredImage, TrueBox, evaluate
-from secondlook.labeling.decisions import UNASKED
+from secondlook.labeling.decisions import FILLED, UNASKED
 from secondlook.labeling.outlines import NO_MASK, NOT_SEGMENTED
 from secondlook_client.ontology import Ontology
 from secondlook_client.values import EmptyReason, LabelPath, LabelResult, Outcome
@@ -61,6 +61,11 @@ class RunStats:
     """Judgements that were certain without the verifier's answer; see ``verify_budget``."""
     by_track: int = 0
     """Judgements of boxes that were answered for in another frame; see ``labeling.tracks``."""
+    brief: int = 0
+    """Judgements of boxes that are not worth a question: of objects that were seen for a moment, or
+    beside another box of the same object."""
+    filled: int = 0
+    """Judgements of boxes between two sightings of a track, where nothing was found."""
     masks: int = 0
     """Labels with a mask."""
     without_mask: int = 0
@@ -103,6 +108,10 @@ class RunStats:
                 self.not_asked += 1
             elif judgement.p_yes is not None and judgement.reason.startswith(UNASKED):
                 self.by_track += 1
+            elif judgement.error.startswith(UNASKED):
+                self.brief += 1
+            elif judgement.error.startswith(FILLED):
+                self.filled += 1
             elif judgement.error:
                 self.without_verdict += 1
                 self.first_error = self.first_error or judgement.error

@@ -316,7 +316,7 @@ class Committee:
         if not boxes.places:
             return {}
         (found,) = self._detect([image.pixels])
-        known = _in_ontology(found, self._classes, ontology)
+        known = detections_in_ontology(found, self._classes, ontology)
         student = confirmations(boxes.found, known).scores
         figures = [
             self._opinions(judged, float(score))
@@ -336,7 +336,9 @@ class Committee:
         return opinions
 
 
-def _in_ontology(found: Detections, classes: Sequence[str], ontology: Ontology) -> Detections:
+def detections_in_ontology(
+    found: Detections, classes: Sequence[str], ontology: Ontology
+) -> Detections:
     """A student's detections of the classes of an ontology, numbered as there."""
     places = {name: place for place, name in enumerate(ontology.names)}
     columns = np.array([places.get(name, -1) for name in classes], dtype=np.int64)
@@ -389,7 +391,7 @@ class EdgeDistribution:
         if not boxes.places:
             return {}
         (found,) = self._student.detect([image.pixels], STUDENT_FLOOR)
-        known = _in_ontology(found, self._student.classes, ontology)
+        known = detections_in_ontology(found, self._student.classes, ontology)
         there = confirmations(boxes.found, known)
         at = np.flatnonzero(there.rows >= 0)
         entropy, width = np.full((2, len(boxes.places), 4), np.nan)

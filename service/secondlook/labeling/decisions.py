@@ -39,6 +39,8 @@ from secondlook_client.values import (
 
 UNASKED = "not asked: "
 """What the reason of a decision begins with whose question was left out on purpose."""
+FILLED = "filled between "
+"""What the error begins with of an answer on a box that nobody found, between two of its track."""
 CONTRADICTION = "the answers contradict: yes to"
 NEEDS_ANSWER = "no verdict: the calibrator needs an answer, and no verifier was in use"
 """The reason where no verifier was in use and the calibrator goes by its answers."""
@@ -368,6 +370,8 @@ def _decide_alone(spec: ClassSpec, score: float, verdict: Verdict | None) -> Dec
         return Decision(Outcome.UNSURE, score, "no verdict: the question was not asked")
     p_yes = verdict.answer.p_yes
     if p_yes is None:
+        if verdict.answer.error.startswith(UNASKED):  # on purpose: it is not worth a question
+            return Decision(Outcome.REJECT, score, verdict.answer.error)
         return Decision(Outcome.UNSURE, score, _no_verdict(verdict))
     outcome = _outcome(spec, p_yes)
     return Decision(outcome, p_yes, verdict_reason(spec, outcome, p_yes))
@@ -442,6 +446,8 @@ def unasked_reason(
 
 
 def _no_verdict(verdict: Verdict) -> str:
+    if verdict.answer.error.startswith(FILLED):
+        return verdict.answer.error
     if verdict.answer.error:
         return f"no verdict: {verdict.answer.error}"
     return f"no verdict: the answer was neither yes nor no ({verdict.answer.raw[:60]!r})"

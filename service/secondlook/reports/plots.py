@@ -213,6 +213,29 @@ def training(
     return axes.image(label, *parts)
 
 
+@dataclass(frozen=True)
+class IntervalPoint:
+    """A measured value with its interval."""
+
+    x: float
+    value: float
+    low: float
+    high: float
+
+
+def interval_curve(points: Sequence[IntervalPoint], names: tuple[str, str], label: str) -> Markup:
+    """Values in [0, 1] with their intervals over ``x`` from 0; ``names`` of both axes."""
+    last = max((one.x for one in points), default=1) or 1
+    axes = Axes(520, 250, (0, last), (0, 1), left=44)
+    parts = [axes.grid(_steps(last), (0, 0.25, 0.5, 0.75, 1), names)]
+    parts.append(axes.line([(one.x, one.value) for one in points], "curve"))
+    for one in points:
+        parts.append(axes.line([(one.x, one.low), (one.x, one.high)], "limit"))
+        text = f"{one.x:,.1f}: {one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+        parts.append(axes.dot(one.x, one.value, "operating", title=text))
+    return axes.image(label, *parts)
+
+
 def number(value: float) -> str:
     """A short decimal for a tick: 0, 0.25, 12, 3k."""
     if abs(value) >= 1000:

@@ -1,6 +1,6 @@
 """The images of a run among which ``selection`` chooses, with what the store knows of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from secondlook.store.runs import Run
 from secondlook.store.uncertainties import OfResult
 from secondlook_client.errors import InvalidInput
 from secondlook_client.uncertainties import UncertaintyMethod
+from secondlook_client.values import Outcome
 
 PAGE = 200
 """Results read at a time."""
@@ -53,16 +54,18 @@ def read_pool(
     measure: Measure = Measure.ENTROPY,
     model: str = "",
     by_boxes: bool = False,
+    left_out: Collection[str] = (),
 ) -> RunPool:
     """The images of a run, with their boxes as the run judged them.
 
     ``model`` (``name@digest``) is whose vectors to read; empty for none. ``by_boxes``: an image is
-    the mean of its boxes, or what it is as a whole where it has none. A few hundred bytes of each
-    image are kept, and its vector. Raises ``InvalidInput`` for a run without results, for one that
-    was not measured by ``measure``, and where the store has no vector of ``model``.
+    the mean of its boxes, or what it is as a whole where it has none. Images of ``left_out``
+    (SHA-256) are neither in the pool nor known, whether people reviewed them or not. A few hundred
+    bytes of each image are kept, and its vector. Raises ``InvalidInput`` for a run without results,
+    for one that was not measured by ``measure``, and where the store has no vector of ``model``.
     """
     method = check_measured(store, run, measure)
-    reader = _Reader(run, store, model, by_boxes)
+    reader = _Reader(run, store, model, by_boxes, frozenset(left_out))
     after = 0
     while page := store.results.page(run.id, after, PAGE):
         after = page[-1].cursor
@@ -120,14 +123,17 @@ def measured_by(
 class _Reader:
     """Collects the pool of a run page by page."""
 
-    def __init__(self, run: Run, store: Store, model: str, by_boxes: bool) -> None:
-        self._run, self._store = run, store
+    def __init__(
+        self, run: Run, store: Store, model: str, by_boxes: bool, left_out: frozenset[str]
+    ) -> None:
+        self._run, self._store, self._left_out = run, store, left_out
         self._model, self._by_boxes = model, by_boxes
         self._places = {name: place for place, name in enumerate(run.ontology.names)}
         self._groups = {spec.name: spec.group or spec.name for spec in run.ontology.classes}
         self._judged: list[tuple[int, int, int, float, float, float, float]] = []
         self._vectors: list[Vectors] = []
         self._known: list[Vectors] = []
+        self._objects = np.zeros(len(self._places))
         self._box = 0
         self.images: list[PoolImage] = []
         self.reviewed = self.without_vector = 0
@@ -137,9 +143,13 @@ class _Reader:
         vectors = self._vectors_of(page) if self._model else {}
         for result in page:
             vector = vectors.get(result.cursor)
+            if result.labelled.sha256 in self._left_out:
+                continue
             if result.reviewed or result.labelled.complete:
                 self.reviewed += 1
                 self._known += [] if vector is None else [vector]
+                for one in result.labelled.of(Outcome.ACCEPT):
+                    self._objects[self._places[one.class_name]] += 1
             elif self._model and vector is None:
                 self.without_vector += 1
             else:
@@ -209,6 +219,7 @@ class _Reader:
             measured,
             _stacked(self._vectors),
             _stacked(self._known),
+            self._objects,
         )
         return RunPool(self.images, pool, self.reviewed, self.without_vector)
 

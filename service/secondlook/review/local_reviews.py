@@ -7,6 +7,7 @@ from dataclasses import replace
 from secondlook.store import Store
 from secondlook.store.uncertainties import uncertainties_at
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
+from secondlook_client.masks import Mask
 from secondlook_client.uncertainties import UncertaintyMethod
 from secondlook_client.values import (
     Judgement,
@@ -132,8 +133,10 @@ class LocalReviews:
         new_class: str = "",
         new_box: tuple[float, float, float, float] | None = None,
         note: str = "",
+        mask: Mask | None = None,
+        seconds: float = 0.0,
     ) -> Review:
-        """Keep what ``person`` says of a box: right, wrong or unsure.
+        """Keep what ``person`` says of a box, in ``seconds``: right, wrong or unsure.
 
         ``new_class`` is one of the run's classes, or it is refused.
         """
@@ -141,7 +144,15 @@ class LocalReviews:
             self._check_class(item, new_class)
         why = WrongReason(reason) if reason else None
         return self.store.reviews.answer(
-            item.id, person, ReviewAnswer(answer), why, new_class, new_box, note
+            item.id,
+            person,
+            ReviewAnswer(answer),
+            why,
+            new_class,
+            new_box,
+            note,
+            mask=mask,
+            seconds=seconds,
         )
 
     def _check_class(self, item: ReviewItem, class_name: str) -> None:

@@ -210,6 +210,7 @@ def _annotations(
                         "reason": review.reason.value if review.reason else "",
                         "person": review.person,
                         "note": review.note,
+                        "seconds": review.seconds,
                         "created_at": review.created_at,
                     },
                 }

@@ -11,7 +11,9 @@ class Strategy(StrEnum):
     UNCERTAINTY = "uncertainty"
     """The highest sum of the boxes' uncertainties."""
     COMMITTEE = "committee"
-    """Where proposer and verifier disagree most; with a student where one was measured."""
+    """Where proposer and verifier disagree most; with students where they were measured."""
+    EXPECTED_CHANGE = "expected-change"
+    """What would change a student most, if it learnt the labels that it would give."""
     DIVERSITY = "diversity"
     """Unlike each other and what people have reviewed: k-centre greedy."""
     DENSITY = "density"
@@ -26,7 +28,16 @@ class Strategy(StrEnum):
     @property
     def needs_vectors(self) -> bool:
         """Whether it compares images by their embeddings."""
-        return self not in (Strategy.UNCERTAINTY, Strategy.COMMITTEE, Strategy.RANDOM)
+        return self not in WITHOUT_VECTORS
+
+
+WITHOUT_VECTORS = (
+    Strategy.UNCERTAINTY,
+    Strategy.COMMITTEE,
+    Strategy.EXPECTED_CHANGE,
+    Strategy.RANDOM,
+)
+"""Strategies that do not ask what looks alike."""
 
 
 class Measure(StrEnum):

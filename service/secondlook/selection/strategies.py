@@ -4,7 +4,8 @@ All strategies give the same for the same seed, choose no image twice, and put t
 first. ``mixed``, the default, is PPAL (arXiv 2211.11612): uncertainty summed over the boxes
 of an image, more for difficult classes; of the ``EXPANSION`` × count most uncertain images, a
 representative part. There the difficulty of a class comes from its training; here from the boxes
-of the pool. Expected model change (the length of a gradient) is not offered: it needs a training.
+of the pool. What an image would change (``selection.expected_change``) the caller measures with a
+student.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -61,9 +62,13 @@ class JudgedPool:
     """(N, D) embeddings of length 1."""
     known: Vectors | None = None
     """(K, D) those of images that people have reviewed."""
+    known_objects: Floats | None = None
+    """(C,) objects of each class on the images that people have reviewed; None: nothing known."""
     target: Vectors | None = None
     """(T, D) those of the target's images."""
     target_names: Sequence[str] = ()
+    changes: Floats | None = None
+    """(N,) how much each image would change a student, ≥ 0; NaN where it could not be measured."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -149,6 +154,8 @@ def _check(pool: JudgedPool, strategy: Strategy, measure: Measure) -> None:
         raise InvalidInput(f"the strategy {strategy} compares embeddings, and there are none")
     if strategy is Strategy.TRANSFER and (pool.target is None or not len(pool.target)):
         raise InvalidInput("the strategy transfer needs images of the target")
+    if strategy is Strategy.EXPECTED_CHANGE and pool.changes is None:
+        raise InvalidInput("the strategy expected-change needs a student that was measured")
     by_measure = strategy in (Strategy.UNCERTAINTY, Strategy.MIXED)
     if by_measure and measure.kept and not np.isfinite(pool.measured).any():
         raise InvalidInput(f"no box was measured by {measure}")
@@ -233,6 +240,22 @@ def _by_committee(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
     highest = np.zeros(len(pool))
     np.maximum.at(highest, boxes.images, boxes.values)
     return _best(pool, boxes, highest, wanted.count, "disagreement")
+
+
+def _by_change(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
+    assert pool.changes is not None
+    changes = np.nan_to_num(pool.changes, nan=-1.0)
+    rows = np.argsort(-changes, kind="stable")[: wanted.count]
+    return [
+        ChosenImage(row, float(changes[row]), _change_told(float(changes[row])))
+        for row in rows.tolist()
+    ]
+
+
+def _change_told(change: float) -> str:
+    if change < 0:
+        return "could not be shown to the student"
+    return f"its own labels would change the student by {change:.2f} (length of the gradient)"
 
 
 def _ranks(values: Floats) -> Floats:
@@ -363,7 +386,7 @@ def _balanced(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
     most = max(1, min(MODES, len(pool) // IMAGES_OF_MODE))
     medoids, modes = k_medoids(pool.vectors, most, wanted.rng)
     sizes = np.bincount(modes, minlength=len(medoids))
-    objects, images = np.zeros(len(pool.classes)), np.zeros(len(medoids))
+    objects, images = _known_already(pool, medoids)
     free = np.ones(len(pool), bool)
     chosen = []
     for _ in range(wanted.count):
@@ -383,6 +406,19 @@ def _balanced(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
     return chosen
 
 
+def _known_already(pool: JudgedPool, medoids: Rows) -> tuple[Floats, Floats]:
+    """Objects by class and images by mode that people have reviewed, so that the next round goes on
+    where the last one ended."""
+    assert pool.vectors is not None
+    known = pool.known_objects
+    objects = np.zeros(len(pool.classes)) if known is None else known.astype(np.float64)
+    images = np.zeros(len(medoids))
+    if pool.known is not None and len(medoids):
+        nearest = (pool.known @ pool.vectors[medoids].T).argmax(axis=1)
+        images += np.bincount(nearest, minlength=len(medoids))
+    return objects, images
+
+
 def _at_random(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
     rows = wanted.rng.permutation(len(pool))[: wanted.count].tolist()
     return [ChosenImage(row, 0.0, "at random") for row in rows]
@@ -392,6 +428,7 @@ _STRATEGIES: Mapping[Strategy, Callable[[JudgedPool, _Wanted], list[ChosenImage]
     Strategy.MIXED: _mixed,
     Strategy.UNCERTAINTY: _by_uncertainty,
     Strategy.COMMITTEE: _by_committee,
+    Strategy.EXPECTED_CHANGE: _by_change,
     Strategy.DIVERSITY: _diverse,
     Strategy.DENSITY: _dense,
     Strategy.TRANSFER: _like_target,

@@ -16,8 +16,22 @@ def check_ports(server: ServerSettings) -> None:
     if _problem(server.host, server.port):
         raise BadSetting(explain_port_failure(server.host, server.port))
     port = server.metrics_port
-    if port is not None and (why := _problem(server.metrics_host, port)):
-        raise BadSetting(explain_metrics_failure(server.metrics_host, port, why))
+    if port is not None and (why := _problem(server.host, port)):
+        raise BadSetting(explain_metrics_failure(server.host, port, why))
+    if server.web_port is not None:
+        check_web_host(server.web_host)
+        if _problem(server.web_host, server.web_port):
+            raise BadSetting(explain_web_failure(server.web_host, server.web_port))
+
+
+def check_web_host(host: str) -> None:
+    """Raises ``BadSetting`` for an address that others than this machine reach."""
+    if not is_loopback(host):
+        raise BadSetting(
+            f"the page has no login yet, so it is served to this machine alone, not on {host}; "
+            "leave --web-host out, and reach it from elsewhere through a tunnel such as "
+            "`ssh -L 8080:localhost:8080 HOST`"
+        )
 
 
 def explain_port_failure(host: str, port: int) -> str:
@@ -37,6 +51,15 @@ def explain_metrics_failure(host: str, port: int, why: str) -> str:
     )
 
 
+def explain_web_failure(host: str, port: int) -> str:
+    """The same of the page."""
+    why = _problem(host, port) or "the address cannot be used"
+    return (
+        f"the page cannot be served on {format_address(host, port)} ({why}); choose another "
+        "--web-port (0: any free port) or leave it out"
+    )
+
+
 def format_address(host: str, port: int) -> str:
     """``host:port``, with brackets where they are needed."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -49,6 +72,11 @@ def local_address(host: str, port: int) -> str:
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"
     return format_address(host, port)
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether one could listen there now."""
+    return not _problem(host, port)
 
 
 def is_loopback(host: str) -> bool:

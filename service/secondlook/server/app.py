@@ -37,6 +37,7 @@ from secondlook.labeling.pipeline import Pipeline
 from secondlook.server import reflection
 from secondlook.server.addresses import (
     check_doors,
+    check_web_host,
     explain_port_failure,
     format_address,
     is_loopback,
@@ -44,6 +45,9 @@ from secondlook.server.addresses import (
 )
 from secondlook.server.audit import AuditLog
 from secondlook.server.auth import AuthInterceptor
+from secondlook.server.bridge.endpoint import WebEndpoint
+from secondlook.server.bridge.page_images import PageImages
+from secondlook.server.browse import BrowseServicer
 from secondlook.server.call_limits import CallLimits
 from secondlook.server.connections import connection_budget, raise_descriptor_limit
 from secondlook.server.converters import Ontologies
@@ -66,6 +70,8 @@ from secondlook.store import Store
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import (
+    browse_pb2,
+    browse_pb2_grpc,
     datasets_pb2,
     datasets_pb2_grpc,
     jobs_pb2,
@@ -100,6 +106,7 @@ SERVICES = tuple(
         datasets_pb2,
         models_pb2,
         reviews_pb2,
+        browse_pb2,
     )
     for service in file.DESCRIPTOR.services_by_name.values()
 )
@@ -113,8 +120,8 @@ IDLE_CONNECTION_S = 600.0
 """A connection without calls for this long is closed; clients open another one with their next."""
 CLOSE_S = 0.5
 """Time for calls that never end by themselves, such as health watchers."""
-SCRAPE = MethodAccess(f"{REFLECTION}/metrics", frozenset({Role.VIEWER}))
-"""Who may read metrics from another machine: whoever may read anything."""
+READING = MethodAccess(f"{REFLECTION}/", frozenset({Role.VIEWER}))
+"""Who may read metrics from another machine, and images on the page: whoever may read anything."""
 ABANDON_S = 1.2
 """After the grace: what has not ended by then is abandoned with the process."""
 
@@ -144,6 +151,8 @@ class Server:
         """At which programs of this user reach it without TLS or token, once it listens."""
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
+        self.web_address = ""
+        """``http://host:port`` of the page, once it listens, and only when asked for."""
         self._engine = engine
         self._store = store
         if store:
@@ -180,6 +189,7 @@ class Server:
         self._trainer = _trainer(store, self.settings)
         self._models = ModelServicer(store, self._trainer, self._stopping)
         self._reviews = ReviewServicer(store)
+        self._browse = BrowseServicer(store)
         encodings = EncodingCache(self.settings.server.encoding_cache_bytes)
         self.metrics.watch_encodings(lambda: encodings.stats)
         segmenter = engine.pipeline.segmenter
@@ -194,6 +204,7 @@ class Server:
             (SERVICES[:2], SERVICES[2:]),
         )
         self._metrics_endpoint: MetricsEndpoint | None = None
+        self._web: WebEndpoint | None = None
         self._max_connections = connection_budget(
             self.settings.server.max_connections, raise_descriptor_limit()
         )
@@ -227,6 +238,13 @@ class Server:
         self.address = format_address(server.host, port)
         self.own_address = local_address(server.host, port)
         self._listen_privately()
+        try:
+            await self._start_web()
+        except BadSetting:
+            await self._grpc.stop(0)
+            if self._metrics_endpoint is not None:
+                await asyncio.to_thread(self._metrics_endpoint.close)
+            raise
         await self._grpc.start()
         self._limits.start(port, self._max_connections)
         self._auth.start()
@@ -237,6 +255,17 @@ class Server:
         if self._trainer is not None:
             await asyncio.to_thread(self._trainer.start, self.own_address)
         log.info("serving", extra={"address": self.address, "metrics_port": self.metrics_port})
+
+    async def _start_web(self) -> None:
+        server = self.settings.server
+        if server.web_port is None:
+            return
+        check_web_host(server.web_host)
+        images = PageImages(self._store, self._decoder)
+        limit = max_message_bytes(self.settings.images)
+        self._web = WebEndpoint(server, limit, images, check=self._check_page)
+        await self._web.start(self.own_address)
+        self.web_address = self._web.address
 
     def _watch_verifier(self) -> None:
         """Count what the verifier answers, and let health tell when it is down."""
@@ -291,11 +320,14 @@ class Server:
         tls = self._tls.context if self._tls is not None else None
         return self.metrics.serve(host, port, tls, self._check_scrape)
 
+    async def _check_page(self, host: str, credentials: Sequence[str]) -> None:
+        await self._auth.check(READING, host, credentials)
+
     def _check_scrape(self, credentials: Sequence[str]) -> None:
         if self._tokens is not None:
             self._tokens.read()
             principal = self._tokens.principal(credentials)
-            SCRAPE.check_role(principal.name, principal.access)
+            READING.check_role(principal.name, principal.access)
 
     def finish_jobs(self) -> None:
         """Start no more images of jobs, and finish those in progress; from any thread."""
@@ -322,6 +354,8 @@ class Server:
         for ending in endings:
             if not ending.cancel() and (failure := ending.exception()):
                 log.error("stopping failed in part", exc_info=failure)
+        if self._web is not None:
+            await self._web.stop()
         await self._grpc.stop(0 if left else CLOSE_S)
         await self._limits.close()
         await self._auth.close()
@@ -341,6 +375,7 @@ class Server:
             self._datasets,
             self._models,
             self._reviews,
+            self._browse,
         ):
             part.close()
         if self._services is not None:
@@ -414,6 +449,7 @@ class Server:
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self._datasets, server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)
         reviews_pb2_grpc.add_ReviewServiceServicer_to_server(self._reviews, server)
+        browse_pb2_grpc.add_BrowseServiceServicer_to_server(self._browse, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable((*SERVICES, HEALTH), server)
         return server

@@ -200,6 +200,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             self._attempts.count(origin.host)
             raise
 
+    async def check(self, rule: MethodAccess, host: str, credentials: Sequence[str]) -> None:
+        """Raises what a call from ``host`` with these headers is refused with."""
+        principal = await self.admit(Origin(host), credentials)
+        rule.check_role(principal.name, principal.access)
+
     def _rule(self, method: str) -> MethodAccess:
         if method.startswith(REFLECTION):
             return MethodAccess(method, frozenset({Role.VIEWER}))

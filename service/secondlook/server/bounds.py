@@ -67,6 +67,13 @@ def declared(field: FieldDescriptor) -> bounds_pb2.FieldBounds:
     return field.GetOptions().Extensions[bounds_pb2.bounds]
 
 
+def request_size(method: MethodDescriptor) -> tuple[int, bool]:
+    """Bytes that a request of ``method`` may have without its fields of type bytes, and whether it
+    has such fields."""
+    most = method.GetOptions().Extensions[bounds_pb2.request].max_bytes or REQUEST_BYTES
+    return most, bool(_large_fields(method.input_type))
+
+
 @cache
 def message_check(message: Descriptor) -> Check:
     """The check of a message and all that is in it. It changes text that may be cut."""
@@ -214,7 +221,7 @@ def _size_check(method: MethodDescriptor | None) -> Callable[[bytes], BadRequest
     """The check of a request's bytes before they are parsed; None: of a method that is not ours."""
     most, large = REQUEST_BYTES, dict[int, Any]()
     if method is not None:
-        most = method.GetOptions().Extensions[bounds_pb2.request].max_bytes or most
+        most, _ = request_size(method)
         large = _large_fields(method.input_type)
 
     def check(data: bytes) -> BadRequest | None:

@@ -493,7 +493,7 @@ def review_said(
 ) -> NewReview:
     """What a message says; ``about`` which box. Raises ``BadRequest`` for what is unknown."""
     reason = message.reason
-    about = {"image": "", "class_name": "", "box": None, "mask": None, **about}
+    about = {"image": "", "class_name": "", "box": None, **about}
     return wire.read(
         NewReview,
         message,
@@ -501,14 +501,14 @@ def review_said(
         answer=_member(wire.REVIEW_ANSWERS, message.answer, "answer"),
         reason=_member(wire.WRONG_REASONS, reason, "reason") if reason else None,
         new_box=wire.box_at(message, "new_box"),
+        mask=wire.mask_at(message, "mask"),
     )
 
 
 def new_review(message: reviews_pb.NewReview) -> NewReview:
     """A review to be kept; with its time, where it has one. Raises ``InvalidInput``."""
     about = {name: getattr(message, name) for name in ("image", "class_name")}
-    box, mask = wire.box_at(message, "box"), wire.mask_at(message, "mask")
-    said = review_said(message, **about, box=box, mask=mask)
+    said = review_said(message, **about, box=wire.box_at(message, "box"))
     said.check()
     when = message.created_at
     return Review(**vars(said), created_at=_checked_time(when)) if when else said

@@ -175,7 +175,7 @@ def _unknown(request_id: str) -> SecondlookError:
 
 async def abort_call(context: Any, failure: SecondlookError, request_id: str) -> None:
     """End a call with an error: its status, its sentence, and what programs want to know of it."""
-    code, message = grpc.StatusCode[failure.status], _brief(redacted(str(failure)))
+    code, status = rpc_status(failure, request_id)
     trailing: list[tuple[str, str | bytes]] = [
         ("secondlook-reason", failure.reason),
         ("secondlook-request-id", request_id),
@@ -183,9 +183,8 @@ async def abort_call(context: Any, failure: SecondlookError, request_id: str) ->
     if failure.retry_after_s is not None:
         wait_ms = round(failure.retry_after_s * 1000)
         trailing.append(("secondlook-retry-after-ms", str(wait_ms)))
-    details = _status(code, message, failure, request_id).SerializeToString()
-    trailing.append(("grpc-status-details-bin", details))
-    await context.abort(code, message, tuple(trailing))
+    trailing.append(("grpc-status-details-bin", status.SerializeToString()))
+    await context.abort(code, status.message, tuple(trailing))
 
 
 def _brief(message: str) -> str:
@@ -200,10 +199,12 @@ def _brief(message: str) -> str:
     return message
 
 
-def _status(
-    code: grpc.StatusCode, message: str, failure: SecondlookError, request_id: str
-) -> status_pb2.Status:
-    """The error as ``google.rpc`` has it, for clients that know nothing of our trailers."""
+def rpc_status(
+    failure: SecondlookError, request_id: str
+) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """The code of an error, and the error as ``google.rpc`` has it, for clients that know nothing
+    of our trailers."""
+    code, message = grpc.StatusCode[failure.status], _brief(redacted(str(failure)))
     status = status_pb2.Status(code=code.value[0], message=message)
     info = error_details_pb2.ErrorInfo(
         reason=failure.reason.upper(), domain=DOMAIN, metadata={"request_id": request_id}
@@ -217,4 +218,4 @@ def _status(
         bad = error_details_pb2.BadRequest()
         bad.field_violations.add(field=failure.field, description=message)
         status.details.add().Pack(bad)
-    return status
+    return code, status

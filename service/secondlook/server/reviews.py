@@ -19,6 +19,7 @@ from secondlook_client import wire
 from secondlook_client.errors import BadRequest
 from secondlook_client.v1 import reviews_pb2 as pb
 from secondlook_client.v1 import reviews_pb2_grpc
+from secondlook_client.values import Review
 
 THREADS = 8
 """Calls that wait for the store at the same time."""
@@ -103,9 +104,11 @@ class ReviewServicer(StoreServicer, reviews_pb2_grpc.ReviewServiceServicer):
         self, request: pb.AnswerReviewItemRequest, context: Any
     ) -> pb.AnswerReviewItemResponse:
         """Keep an answer."""
-        store, reviews, said = self._store, self._reviews, review_said(request)
-        kept = await self._in_thread(
-            lambda: reviews.answer(
+        store, reviews = self._store, self._reviews
+
+        def answer() -> Review:
+            said = review_said(request)  # in the thread, too: a large mask takes a while
+            return reviews.answer(
                 store.reviews.item(request.item),
                 said.answer,
                 person=said.person,
@@ -113,8 +116,11 @@ class ReviewServicer(StoreServicer, reviews_pb2_grpc.ReviewServiceServicer):
                 new_class=said.new_class,
                 new_box=said.new_box,
                 note=said.note,
+                mask=said.mask,
+                seconds=said.seconds,
             )
-        )
+
+        kept = await self._in_thread(answer)
         return pb.AnswerReviewItemResponse(review=wire.review_message(kept))
 
     async def ReleaseReviewItems(  # noqa: N802

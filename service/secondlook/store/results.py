@@ -249,6 +249,31 @@ class Results:
             found = [rows[cursor] for cursor in cursors]
             return [reader.result(runs[row.run_id], row, []) for row in found]
 
+    def some(self, run: Run, cursors: Sequence[int]) -> dict[int, Result]:
+        """Results of a run by cursor, with reviews applied; those that it has not are left out.
+
+        ``cursors`` are at most about a thousand. Raises ``Damaged``.
+        """
+        with self._database.reading() as connection:
+            chosen = (decisions.c.run_id == run.id) & decisions.c.id.in_(cursors)
+            rows = connection.execute(_SELECT_RESULTS.where(chosen)).all()
+            reviews = reviews_of(connection, [row.image_id for row in rows])
+            reader = ResultReader(connection)
+            return {row.id: reader.result(run, row, reviews.get(row.image_id, [])) for row in rows}
+
+    def cursors_of_images(self, run: Run, sha256s: Sequence[str]) -> dict[str, int]:
+        """The newest result of a run on each of some images, at most about a thousand, by sha256;
+        those that it has not are left out."""
+        wanted = [bytes.fromhex(sha256) for sha256 in sha256s]
+        query = (
+            select(images.c.sha256, func.max(decisions.c.id).label("cursor"))
+            .join(decisions, decisions.c.image_id == images.c.id)
+            .where(images.c.sha256.in_(wanted), decisions.c.run_id == run.id)
+            .group_by(images.c.sha256)
+        )
+        with self._database.reading() as connection:
+            return {row.sha256.hex(): row.cursor for row in connection.execute(query)}
+
     def names(self, run_id: int) -> Iterator[tuple[int, int, str]]:
         """(cursor, key, name of the image) of every result of a run, by cursor."""
         query = (

@@ -374,8 +374,12 @@ class Reviews:
         new_class: str = "",
         new_box: Box | None = None,
         note: str = "",
+        *,
+        mask: Mask | None = None,
+        seconds: float = 0.0,
     ) -> Review:
-        """Answer an item of a queue: right, wrong or unsure. The same again gives the same review.
+        """Answer an item of a queue: right, wrong or unsure. The same again gives the same review,
+        whatever ``seconds`` it took.
 
         Raises ``NotFound``, ``InvalidInput``, ``LostLease`` for an item that another person holds,
         and ``AlreadyExists`` for one that was answered otherwise, or by another person.
@@ -398,6 +402,8 @@ class Reviews:
                 new_box=new_box,
                 person=person,
                 note=note,
+                mask=mask,
+                seconds=seconds,
             )
             if item.review_id is not None:
                 return _same_answer(connection, item, new)
@@ -670,6 +676,7 @@ def _row(new: NewReview, moment: float) -> dict[str, Any]:
         "person": new.person,
         "note": new.note,
         "mask": json.dumps(new.mask.to_coco()) if new.mask else None,
+        "seconds": new.seconds,
         "undoes": None,
         "created_at": moment,
     }
@@ -712,6 +719,7 @@ def _undo(connection: Connection, before: Review, back: Review) -> int:
         before,
         person=sanitize_text(back.person),
         note=sanitize_text(back.note),
+        seconds=back.seconds,
         undoes=before.id,
         undone_by=None,
     )
@@ -798,6 +806,7 @@ def read_review(row: "Row[Any]") -> Review:
         person=row.person,
         note=row.note,
         mask=_read_mask(row.mask),
+        seconds=row.seconds or 0.0,
         created_at=row.created_at,
         undone_by=row.undone_by,
         undoes=row.undoes,
@@ -910,7 +919,7 @@ def _same_answer(connection: Connection, item: ReviewItem, new: NewReview) -> Re
     """The review of an item that was answered already, if it says the same."""
     given = _review_by_id(connection, item.review_id or 0)
     new.check()
-    said = ("answer", "reason", "new_class", "new_box", "person", "note")
+    said = ("answer", "reason", "new_class", "new_box", "person", "note", "mask")
     cleaned = _cleaned(new, item.width, item.height)
     if all(getattr(given, name) == getattr(cleaned, name) for name in said):
         return given

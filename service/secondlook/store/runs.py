@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from secondlook.core.types import STUDENT
 from secondlook.store import ontologies
 from secondlook.store.database import insert_new, now
-from secondlook.store.schema import runs
+from secondlook.store.schema import decisions, runs
 from secondlook_client.errors import AlreadyExists, NotFound
 from secondlook_client.ontology import Ontology
 
@@ -138,6 +138,42 @@ def load_run_by_id(connection: Connection, run_id: int) -> Run:
     if row is None:
         raise NotFound(f"there is no run number {run_id} in the store")
     return _run(connection, row)
+
+
+@dataclass(frozen=True)
+class RunCount:
+    """A run and how much there is of it."""
+
+    run: Run
+    images: int
+    """With a result."""
+    parent: str
+    """Name of the run that it decides again; empty: of none."""
+
+
+def page_of_runs(
+    connection: Connection, before: int | None, limit: int, text: str = ""
+) -> list[RunCount]:
+    """The newest runs below the id ``before``, at most ``limit``, with ``text`` in their names."""
+    query = select(runs).order_by(runs.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(runs.c.id < before)
+    if text:
+        query = query.where(runs.c.name.icontains(text, autoescape=True))
+    return count_runs(connection, [_run(connection, row) for row in connection.execute(query)])
+
+
+def count_runs(connection: Connection, found: Sequence[Run]) -> list[RunCount]:
+    """How much there is of each of the runs, at most some hundred."""
+    of_runs = decisions.c.run_id.in_([run.id for run in found])
+    counting = select(decisions.c.run_id, func.count()).where(of_runs).group_by(decisions.c.run_id)
+    counts = {row[0]: row[1] for row in connection.execute(counting)}
+    parents = {run.parent_id for run in found if run.parent_id is not None}
+    naming = select(runs.c.id, runs.c.name).where(runs.c.id.in_(parents))
+    names = {row.id: row.name for row in connection.execute(naming)}
+    return [
+        RunCount(run, counts.get(run.id, 0), names.get(run.parent_id or 0, "")) for run in found
+    ]
 
 
 def source_run(connection: Connection, run: Run) -> Run:

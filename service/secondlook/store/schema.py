@@ -191,6 +191,7 @@ reviews = Table(
     Column("person", String(120), nullable=False),
     Column("note", Text, nullable=False),
     Column("mask", Text, comment="JSON of COCO: size and counts; null where nobody outlined it"),
+    Column("seconds", Double, comment="that the person took; null or 0 where nobody measured"),
     Column(
         "undoes",
         Number,

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging
 
 from secondlook.core.types import Pixels
 from secondlook.detector.detections import Detections
 from secondlook.detector.runtime import stretch
 from secondlook.models.embedded import EMBEDDED
+from secondlook.selection.expected_change import gradient_length
+from secondlook.training.export.inference_graph import FeatureMaps
 from secondlook.training.model import input_size_of, load_student
-from secondlook.training.predict import BATCH, edge_bins, predict_images
+from secondlook.training.predict import BATCH, edge_bins, predict_images, to_pixel_values
 from secondlook.training.progress import TORCH
 from secondlook_client.errors import NotFound
 
@@ -56,6 +59,11 @@ class TorchStudent:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(load_student(found), f"student {place.name or folder}@{digest[:12]}")
 
+    @property
+    def backbone(self) -> nn.Module:
+        """Its feature extractor: (B, 3, H, W) pixels in [0, 1] to a list of maps (B, C, h, w)."""
+        return FeatureMaps(self._model)
+
     def detect(self, images: Sequence[Pixels], floor: float = 0.05) -> list[Detections]:
         """Find objects on images of any size, (H, W, 3) uint8 RGB, with scores of ``floor`` and
         more; ``BATCH`` at a time."""
@@ -66,6 +74,24 @@ class TorchStudent:
             inputs = [stretch(image, self._size) for image in some]
             found += predict_images(self._model, inputs, sizes, floor)
         return found
+
+    def expected_change(self, image: Pixels) -> float:
+        """How much an image of any size would change the student, ≥ 0: see
+        ``selection.expected_change``."""
+        student: Any = self._model
+        layers, seen = student.model.decoder.class_embed, list[Tensor]()
+        hooks = [
+            one.register_forward_hook(lambda _, given, out: seen.append(given[0])) for one in layers
+        ]
+        try:
+            with torch.inference_mode():
+                batch = torch.from_numpy(np.stack([stretch(image, self._size)]))
+                output = student(pixel_values=to_pixel_values(batch.permute(0, 3, 1, 2)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        probabilities = output.logits[0].float().sigmoid().numpy()
+        return gradient_length(seen[-1][0].float().numpy(), probabilities)
 
     def edge_bins(
         self, image: Pixels, found: Detections

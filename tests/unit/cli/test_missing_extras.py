@@ -63,6 +63,8 @@ NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("serve", "--verifier", "moondream:"): ("serve", "moondream"),
     ("evaluate", "photos/truth.json", "photos/truth.json"): ("evaluate",),
     ("distill", "photos", "--out", "trained"): ("serve", "distill"),
+    ("micro", "train", "--clip=photos", "--labels=a.json", "--out=m"): ("serve", "distill"),
+    ("loop", "start", "photos", "--name", "street", "-c", "dog"): ("serve", "distill"),
     **{(*words, "--data", "data"): ("serve",) for words in STORED},
     (*EDGE, "photos"): ("edge",),
     (*EDGE, "clip.mp4"): ("edge", "video"),

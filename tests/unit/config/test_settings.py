@@ -153,6 +153,7 @@ def test_every_setting_has_a_name_of_its_own_a_help_line_and_an_allowed_default(
 ELSEWHERE = {
     ("grounding_dino.py", "start"): "a token",
     ("guarantee.py", "budget"): "answers of a person, not bytes of a device",
+    ("loop_record.py", "batch"): "images of a round, not of a training's step",
     ("runner.py", "threads"): "threads that read images, not those of a model",
 }
 """Defaults of other things that have a setting's name."""

@@ -11,6 +11,7 @@ from stored import ANSWERS, LIMITS, STREET, labelled, street_ontology
 
 from secondlook.core.types import Image, Pixels
 from secondlook.detector.detections import Detections
+from secondlook.evaluation.student_committee import Member, StudentCommittee
 from secondlook.evaluation.uncertainty import decision_uncertainty
 from secondlook.evaluation.uncertainty_sources import (
     Committee,
@@ -21,6 +22,7 @@ from secondlook.evaluation.uncertainty_sources import (
 )
 from secondlook.labeling.pipeline import Pipeline
 from secondlook_client.errors import BadOntology, InvalidInput
+from secondlook_client.uncertainties import LabelUncertainty
 from secondlook_client.values import Answer, Outcome, View
 
 ONTOLOGY = street_ontology()
@@ -179,3 +181,27 @@ def test_an_image_without_a_box_has_nothing_to_measure() -> None:
     source, verifier = monte_carlo(1.0)
     assert source.measure(IMAGE, empty, ONTOLOGY) == {} and not verifier.questions
     assert Committee(lambda images: [], ("dog",), "s").measure(IMAGE, empty, ONTOLOGY) == {}
+
+
+def test_students_disagree_about_what_some_find_and_others_do_not() -> None:
+    def member(name: str, score: float, classes: Sequence[str] = ("dog", "cat")) -> Member:
+        box = np.array([DOG_BOX], np.float32)
+        found = Detections(box, np.array([score], np.float32), np.zeros(1, np.int64))
+        return Member(lambda images: [found for _ in images], classes, name)
+
+    def measured(*members: Member) -> LabelUncertainty:
+        committee = StudentCommittee(members)
+        assert committee.source == "; ".join(one.name for one in members)
+        found = committee.measure(IMAGE, labelled(), ONTOLOGY)
+        assert OFF not in found, "no student knows that class"
+        return found[DOG]
+
+    apart = measured(member("a", 1.0), member("b", 0.0))
+    assert apart.value == pytest.approx(1, abs=1e-4) and apart.confidence == pytest.approx(0.5)
+    assert apart.reason == "students 1.00, 0.00" and apart.figures["students"] == [1, 0]
+    unsure = measured(member("a", 0.5), member("b", 0.5), member("c", 0.5))
+    assert unsure.value == pytest.approx(0, abs=1e-6), "all are unsure alike"
+    with pytest.raises(InvalidInput, match="2 to 8 students, got 1"):
+        StudentCommittee([member("a", 1.0)])
+    strangers = StudentCommittee([member("a", 1.0), member("b", 1.0, ["cat"])])
+    assert not strangers.measure(IMAGE, labelled(), ONTOLOGY), "not all know what a dog is"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from secondlook.labeling.pipeline import Task
 from secondlook.labeling.proposer import Candidate
+from secondlook.labeling.rejoining import HIDDEN_S
 from secondlook.labeling.tracks import (
     LOST_S,
     KeyframeChooser,
@@ -17,6 +18,8 @@ from secondlook.labeling.tracks import (
     Sighting,
     UnaskedPipeline,
     is_settled,
+    leading_boxes,
+    least_score,
     pooled,
     quality,
     tracked_rows,
@@ -25,6 +28,7 @@ from secondlook_client.errors import MissingExtra
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Answer, Outcome
 
+NO_LOOKS = np.zeros((1, 4), np.float32)
 Boxes = list[tuple[float, float, float, float]]
 
 
@@ -32,16 +36,16 @@ def box(x: float, y: float = 0.0, side: float = 20.0) -> tuple[float, float, flo
     return x, y, x + side, y + side
 
 
-def numbers(frames: list[Boxes], fps: float = 5.0, classes: int = 1) -> list[list[int]]:
-    """Of each box; those of one frame are of different classes, one after the other."""
-    tracker = SequenceTracker(fps)
+def numbers(frames: list[Boxes], fps: float = 5.0) -> list[list[int]]:
+    """Of each box, of one class and all of one colour."""
+    tracker, found = SequenceTracker(fps), []
+    for place, boxes in enumerate(frames):
+        given = np.array(boxes, np.float32).reshape(-1, 4)
+        looks = np.ones((len(boxes), 4), np.float32)
+        found.append(tracker.update(place / fps, given, np.zeros(len(boxes), np.intp), looks))
     return [
-        tracker.update(
-            place / fps,
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.arange(len(boxes), dtype=np.intp) % classes,
-        ).tolist()
-        for place, boxes in enumerate(frames)
+        [tracker.numbers.final(number, place / fps) for number in given.tolist()]
+        for place, given in enumerate(found)
     ]
 
 
@@ -55,21 +59,23 @@ def test_the_order_of_the_boxes_does_not_matter() -> None:
     assert numbers(frames) == [[1, 2], [2, 1]] * 3
 
 
-def test_an_object_that_is_hidden_for_a_moment_is_the_same_and_later_another() -> None:
+def test_an_object_that_is_hidden_is_the_same_and_much_later_another() -> None:
     there: Boxes = [box(50)]
-    short, long = int(5 * LOST_S) - 2, int(5 * LOST_S) + 2
-    assert numbers([*[there] * 3, *[[]] * short, there]) == [[1]] * 3 + [[]] * short + [[1]]
-    assert numbers([*[there] * 3, *[[]] * long, there])[-1] == [2]
+    seen = [there] * 3
+    moment, short, long = int(5 * LOST_S) - 2, int(5 * LOST_S) + 2, int(5 * HIDDEN_S) + 2
+    assert numbers([*seen, *[[]] * moment, there]) == [[1]] * 3 + [[]] * moment + [[1]]
+    assert numbers([*seen, *[[]] * short, *seen, *[[]] * 10])[-11] == [1]
+    assert numbers([*seen, *[[]] * long, *seen, *[[]] * 10])[-11] == [2]
 
 
 def test_another_class_in_the_same_place_is_another_object() -> None:
     tracker = SequenceTracker(5)
     one = np.array([box(50)], np.float32)
-    first = tracker.update(0.0, one, np.array([0]))
-    second = tracker.update(0.2, one, np.array([1]))
-    third = tracker.update(0.4, one, np.array([0]))
+    look = np.ones((1, 4), np.float32)
+    first = tracker.update(0.0, one, np.array([0]), look)
+    second = tracker.update(0.2, one, np.array([1]), look)
+    third = tracker.update(0.4, one, np.array([0]), look)
     assert [first.tolist(), second.tolist(), third.tolist()] == [[1], [2], [1]]
-    assert tracker.next_number == 3
 
 
 @settings(max_examples=30)
@@ -83,7 +89,7 @@ def test_in_a_frame_no_two_boxes_have_one_number(frames: list[list[int]]) -> Non
 def test_without_the_package_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(MissingExtra, match=r"secondlook\[tracks\]"):
-        SequenceTracker(5).update(0.0, np.array([box(0)], np.float32), np.array([0]))
+        SequenceTracker(5).update(0.0, np.array([box(0)], np.float32), np.array([0]), NO_LOOKS)
 
 
 def test_an_object_is_looked_at_where_it_shows_best_and_again_in_another_second() -> None:
@@ -121,6 +127,19 @@ def test_answers_are_pooled_and_settle_a_track_when_they_are_sure() -> None:
 def test_only_what_would_be_judged_is_tracked() -> None:
     found = [Candidate(3, (0,)), Candidate(1, (1, 2)), Candidate(3, (1, 2))]
     assert tracked_rows(found).tolist() == [1, 3]
+
+
+def test_of_boxes_on_one_object_the_best_stands_for_it() -> None:
+    boxes = np.array([box(0), box(2), box(60), box(61), box(1)], np.float32)
+    scores = np.array([0.5, 0.9, 0.3, 0.2, 0.6], np.float32)
+    assert leading_boxes(boxes, scores, 0.45).tolist() == [1, 1, 2, 2, 1]
+    assert leading_boxes(boxes[:0], scores[:0], 0.45).tolist() == []
+
+
+def test_an_object_of_a_moment_is_worth_no_question_unless_frames_are_rare() -> None:
+    assert least_score(5, 300) == 4 and least_score(25, 1000) == 24
+    assert least_score(1, 300) == least_score(0.2, 300) == 0
+    assert least_score(10, 8) == pytest.approx(1.6)
 
 
 def test_nothing_is_asked_before_tracks_are_known() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stored import ANSWERS, encoded, image_of, labelled, review_box, stored_run
+from tiny_students import PIXELS, d_fine
 
 from secondlook.cli import run as run_command
 from secondlook.config.settings import ImageSettings
@@ -19,6 +21,7 @@ from secondlook.review.visited_images import Visit
 from secondlook.selection.choices import Measure, Strategy
 from secondlook.selection.strategies import choose_images
 from secondlook.store import Store
+from secondlook.training.model import save_student
 from secondlook_client.errors import BadSetting, InvalidInput
 from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.values import ReviewOrder
@@ -222,6 +225,27 @@ def test_the_command_writes_names_reasons_and_a_page(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_students_vote_and_say_what_would_change_them(
+    street: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {0: "dog", 1: "glasses on", 2: "glasses off"}
+    folders = [str(tmp_path / name) for name in ("first", "second")]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        save_student(d_fine(id2label=names, student_input_size=list(PIXELS)), Path(folder))
+    by = [word for folder in folders for word in ("--student", folder)]
+    voted = chosen_by(tmp_path, capsys, "--strategy", "committee", *by, "--count", "1", "--json")
+    assert "committee" in json.loads(voted)["reason"]
+    (kept,) = street.uncertainties.methods(street.results.run("street").id)
+    assert kept.results == 4 and kept.source.count("student ") == 2
+    change = chosen_by(
+        tmp_path, capsys, "--strategy", "expected-change", *by[:2], "--count", "2", "--json"
+    )
+    values = [json.loads(line)["value"] for line in change.splitlines()]
+    assert values[0] >= values[1] > 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -231,6 +255,9 @@ def test_the_command_writes_names_reasons_and_a_page(
         (["--count", "0"], "0 is not in the range"),
         (["--strategy", "mixed", "--embedder", "nobody"], "there is no embedder 'nobody'"),
         (["--measure", "committee"], "was not measured by committee"),
+        (["--strategy", "expected-change"], "needs one --student FOLDER"),
+        (["--strategy", "committee", "--student", "a"], "a committee has two students at least"),
+        (["--student", "a"], "--student is for --strategy committee and expected-change"),
     ],
 )
 def test_bad_input_is_told(

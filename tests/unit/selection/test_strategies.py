@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secondlook.selection.choices import Measure, Strategy
+from secondlook.selection.expected_change import gradient_length
 from secondlook.selection.strategies import (
     DIFFICULTY_BOUND,
     JudgedPool,
@@ -64,6 +65,20 @@ def test_uncertainty_is_summed_over_the_boxes_and_told_by_the_worst() -> None:
     assert first == "cat 0.60 (proposer 0.60, verifier 0.60): entropy 0.97, the most of 3"
     assert second == "dog 0.50 (proposer 0.50, verifier 0.50): entropy 1.00"
     assert last == "has no box"
+
+
+def test_what_would_change_a_student_most_comes_first() -> None:
+    pool = replace(pool_of([SURE, DOUBT, SURE]), changes=np.array([0.3, np.nan, 0.6]))
+    assert places(pool, "expected-change", 3) == [2, 0, 1]
+
+
+def test_what_a_student_is_sure_of_would_not_change_it() -> None:
+    features = np.array([[1.0, 2.0], [3.0, 0.0]])
+    sure = gradient_length(features, np.array([[1.0, 0.0], [0.0, 0.0]]))
+    doubt = gradient_length(features, np.array([[0.6, 0.0], [0.0, 0.0]]))
+    assert sure == 0 and doubt == pytest.approx(0.4 * np.sqrt(1 + 4 + 1))
+    other = gradient_length(features, np.array([[0.6, 0.0], [0.0, 0.2]]))
+    assert other == pytest.approx(np.hypot(doubt, 0.2 * np.sqrt(9 + 1)))
 
 
 def test_what_was_measured_counts_instead() -> None:
@@ -131,6 +146,16 @@ def test_balance_takes_the_rare_class_and_the_rare_mode_soon() -> None:
     assert any("has helmet, 0.0 chosen" in one.reason for one in found.chosen)
 
 
+def test_balance_goes_on_from_what_people_have_reviewed() -> None:
+    pool = pool_of([[("dog", 0.99)], [("cat", 0.99)]], [unit(1, 0), unit(1, 0.01)])
+    assert places(pool, "balance", 1) == [0]
+    many_dogs = replace(pool, known_objects=np.array([9.0, 0, 0]))
+    assert places(many_dogs, "balance", 1) == [1]
+    modes = pool_of([SURE] * 20, [unit(1, 0.001 * at) for at in range(10)] + [unit(0, 1)] * 10)
+    seen = replace(modes, known=np.stack([unit(0, 1)] * 5))
+    assert all(at < 10 for at in places(seen, "balance", 3))
+
+
 def test_mixed_takes_what_is_uncertain_and_no_two_alike() -> None:
     looks = [unit(1, at / 1000, 0) for at in range(7)] + [unit(0, 0, 1)] + [unit(0, 1, 0)] * 30
     images = [[("dog", 0.5)]] * 7 + [[("dog", 0.6)]] + [[("dog", 0.99)]] * 30
@@ -168,6 +193,7 @@ def test_a_small_pool_is_told() -> None:
         (pool_of([]), "random", 1, "reviewed them all"),
         (pool_of([SURE]), "random", 0, "expected a count from 1"),
         (replace(pool_of([SURE]), vectors=None), "mixed", 1, "compares embeddings"),
+        (pool_of([SURE]), "expected-change", 1, "needs a student"),
         (pool_of([SURE], [np.array([np.nan, 1])]), "diversity", 1, "is not finite"),
     ],
 )
@@ -191,6 +217,7 @@ def test_no_image_is_chosen_twice_and_never_more_than_asked(
 ) -> None:
     rng = np.random.default_rng(seed)
     pool = pool_of(images, [unit(*rng.normal(size=3)) for _ in images])
+    pool = replace(pool, changes=rng.random(len(images)))
     chosen = places(pool, strategy, count, seed=seed)
     assert len(chosen) == len(set(chosen)) == min(count, len(images))
     assert chosen == places(pool, strategy, count, seed=seed)

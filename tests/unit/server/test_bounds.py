@@ -18,6 +18,7 @@ from secondlook.server.bounds import declared, message_check, request_reader
 from secondlook_client import ontology
 from secondlook_client.errors import BadRequest
 from secondlook_client.v1 import (
+    browse_pb2,
     datasets_pb2,
     jobs_pb2,
     labeling_pb2,
@@ -37,6 +38,7 @@ def methods() -> list[MethodDescriptor]:
         models_pb2,
         reviews_pb2,
         segmentation_pb2,
+        browse_pb2,
     )
     services = [s for file in files for s in file.DESCRIPTOR.services_by_name.values()]
     return [method for service in services for method in service.methods]

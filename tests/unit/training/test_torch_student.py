@@ -21,6 +21,7 @@ def test_a_student_is_opened_finds_boxes_and_tells_their_edges(tmp_path: Path) -
     found, same = student.detect([image, image], floor=0.0)
     assert len(found) > 2 and found.boxes[:, [0, 2]].max() <= 70 and found.boxes.max() > 1
     assert np.allclose(found.boxes, same.boxes, atol=1e-3)
+    assert 0 < student.expected_change(image) == pytest.approx(student.expected_change(image))
     bins, distances = student.edge_bins(image, found.take(np.arange(2)))
     assert bins.shape == (2, 4, len(distances)) and np.allclose(bins.sum(axis=2), 1, atol=1e-5)
 

@@ -37,7 +37,7 @@ class InferenceGraph(nn.Module):
         fuse_modules(student, lambda: student(pixel_values=torch.zeros(1, 3, height, width)))
         model = student.model
         _fix_positions(model, student.config, input_size)
-        self.backbone = _Features(model)
+        self.backbone = FeatureMaps(student)
         self.encoder = model.encoder
         self.input_proj = model.decoder_input_proj
         self.levels = int(student.config.num_feature_levels)
@@ -66,16 +66,18 @@ class InferenceGraph(nn.Module):
         return [(int(one.shape[2]), int(one.shape[3])) for one in maps]
 
 
-class _Features(nn.Module):
-    """The backbone and the projections behind it."""
+class FeatureMaps(nn.Module):
+    """The backbone of a student and the projections behind it."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, student: Any) -> None:
         super().__init__()
+        model = student.model
         own = hasattr(model, "conv_encoder")  # DEIMv2 projects inside of it
         self.body = model.conv_encoder if own else model.backbone.model
         self.projections = None if own else model.encoder_input_proj
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) pixels in [0, 1] to maps (B, C, h, w), the finest first."""
         found = self.body(pixels)
         if self.projections is None:
             return list(found)

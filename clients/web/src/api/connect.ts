@@ -1,0 +1,171 @@
+// Connect's protocol in its JSON form: one POST a call, and enveloped answers where they stream.
+
+import type { Stream, Unary } from "./method";
+import { texts } from "../texts";
+
+/** Codes after which the same call may succeed later. */
+const TRANSIENT = new Set(["unavailable", "resource_exhausted", "deadline_exceeded", "line_lost"]);
+const END_OF_STREAM = 2;
+/** What one message of a stream may hold: a hostile length must not fill the memory. */
+const MAX_MESSAGE = 64 * 1024 * 1024;
+
+/** A call that failed: Connect's code, the server's sentence, and its stable reason. */
+export class CallError extends Error {
+  constructor(
+    readonly code: string,
+    message: string,
+    readonly reason = "",
+    readonly retryAfterMs = 0,
+  ) {
+    super(message);
+  }
+
+  /** Whether the same call may succeed later. */
+  get transient(): boolean {
+    return TRANSIENT.has(this.code);
+  }
+}
+
+async function post(path: string, kind: string, body: BodyInit, signal?: AbortSignal) {
+  try {
+    return await fetch(`/${path}`, {
+      method: "POST",
+      headers: { "Content-Type": kind, "Connect-Protocol-Version": "1" },
+      body,
+      signal: signal ?? null,
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new CallError("line_lost", texts.errors.lineLost);
+  }
+}
+
+interface WireError {
+  code?: string;
+  message?: string;
+  details?: { debug?: { reason?: string; retryDelay?: string } }[];
+}
+
+function errorOf(wire: WireError, status: number, about?: Headers): CallError {
+  const code = wire.code ?? (status >= 502 && status <= 504 ? "unavailable" : "unknown");
+  const reason =
+    about?.get("secondlook-reason") ??
+    wire.details
+      ?.map((one) => one.debug?.reason)
+      .find(Boolean)
+      ?.toLowerCase() ??
+    "";
+  const retry = Number(about?.get("secondlook-retry-after-ms") ?? 0);
+  return new CallError(code, wire.message || texts.errors.failed(status), reason, retry);
+}
+
+/** Make a call. Raises CallError; also when the line is lost. */
+export async function call<In, Out>(
+  method: Unary<In, Out>,
+  request: In,
+  signal?: AbortSignal,
+): Promise<Out> {
+  const answer = await post(method.path, "application/json", JSON.stringify(request), signal);
+  let body: unknown;
+  try {
+    body = await answer.json();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    // The line broke in the middle of the answer, or somebody else answered.
+    const code = answer.ok ? "line_lost" : "";
+    throw code
+      ? new CallError(code, texts.errors.lineLost)
+      : errorOf({}, answer.status, answer.headers);
+  }
+  if (!answer.ok) throw errorOf(body as WireError, answer.status, answer.headers);
+  return body as Out;
+}
+
+function envelope(message: unknown): Uint8Array<ArrayBuffer> {
+  const body = new TextEncoder().encode(JSON.stringify(message));
+  const framed = new Uint8Array(5 + body.length);
+  new DataView(framed.buffer).setUint32(1, body.length);
+  framed.set(body, 5);
+  return framed;
+}
+
+/** The bytes of a stream, cut into envelopes: [flags, body]. */
+async function* envelopes(body: ReadableStream<Uint8Array>): AsyncGenerator<[number, Uint8Array]> {
+  const reader = body.getReader();
+  let held = new Uint8Array(0);
+  try {
+    for (;;) {
+      while (held.length >= 5) {
+        const size = new DataView(held.buffer, held.byteOffset).getUint32(1);
+        if (size > MAX_MESSAGE) throw new CallError("internal", texts.errors.tooLarge);
+        if (held.length < 5 + size) break;
+        yield [held[0] ?? 0, held.subarray(5, 5 + size)];
+        held = held.slice(5 + size);
+      }
+      const { done, value } = await reader.read();
+      if (done) return;
+      const joined = new Uint8Array(held.length + value.length);
+      joined.set(held);
+      joined.set(value, held.length);
+      held = joined;
+    }
+  } finally {
+    void reader.cancel().catch(() => undefined);
+  }
+}
+
+/** Make a call whose answers stream. Raises CallError; ends when the server ends it. */
+export async function* follow<In, Out>(
+  method: Stream<In, Out>,
+  request: In,
+  signal?: AbortSignal,
+): AsyncGenerator<Out> {
+  const answer = await post(method.path, "application/connect+json", envelope(request), signal);
+  if (!answer.ok || !answer.body) {
+    const body = (await answer.json().catch(() => ({}))) as WireError;
+    throw errorOf(body, answer.status, answer.headers);
+  }
+  const text = new TextDecoder();
+  try {
+    for await (const [flags, bytes] of envelopes(answer.body)) {
+      const message: unknown = JSON.parse(text.decode(bytes));
+      if (flags & END_OF_STREAM) {
+        const { error } = message as { error?: WireError };
+        if (error) throw errorOf(error, 200);
+        return;
+      }
+      yield message as Out;
+    }
+  } catch (error) {
+    if (error instanceof CallError || signal?.aborted) throw error;
+  }
+  throw new CallError("line_lost", texts.errors.lineLost);
+}
+
+/** The address of an image, at most `width` pixels wide; of all its pixels without one. */
+export function imageUrl(sha256: string, width?: number): string {
+  const address = `/images/${encodeURIComponent(sha256)}`;
+  return width ? `${address}?width=${Math.ceil(width)}` : address;
+}
+
+async function blobAt(address: string, signal?: AbortSignal): Promise<Blob> {
+  let answer: Response;
+  try {
+    answer = await fetch(address, { signal: signal ?? null });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new CallError("line_lost", texts.errors.lineLost);
+  }
+  if (!answer.ok) throw errorOf({}, answer.status, answer.headers);
+  return answer.blob();
+}
+
+/** An image, upright and encoded anew. */
+export function imageBlob(sha256: string, signal?: AbortSignal): Promise<Blob> {
+  return blobAt(imageUrl(sha256), signal);
+}
+
+/** An image as it was given to the store. */
+export function originalBlob(sha256: string, signal?: AbortSignal): Promise<Blob> {
+  return blobAt(`/originals/${encodeURIComponent(sha256)}`, signal);
+}

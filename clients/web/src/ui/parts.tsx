@@ -1,0 +1,100 @@
+// Small parts that several views use.
+
+import type { ComponentChildren } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import type { Judgement, Outcome } from "../api/messages";
+import type { ShownBox, Style } from "../canvas/viewer";
+import { rectOf } from "../canvas/geometry";
+import { texts } from "../texts";
+
+/** A key as it is printed on a keyboard. */
+export function Key(props: { children: ComponentChildren }) {
+  return <kbd aria-hidden="true">{props.children}</kbd>;
+}
+
+/** A figure in [0, 1] with two digits, or a dash. */
+export function share(value: number | undefined | null): string {
+  return value === undefined || value === null ? texts.none : value.toFixed(2);
+}
+
+const STYLES: Record<Outcome, Style> = {
+  OUTCOME_UNSPECIFIED: "dotted",
+  OUTCOME_ACCEPT: "solid",
+  OUTCOME_UNSURE: "dashed",
+  OUTCOME_REJECT: "dotted",
+};
+
+/** A judgement as it is drawn. */
+export function shownBox(one: Judgement, colours: Map<string, string>): ShownBox {
+  const name = one.className ?? "";
+  const yes = one.verdict?.pYes;
+  const figures =
+    yes === undefined ? share(one.score ?? 0) : `${share(one.score ?? 0)} · ${share(yes)}`;
+  return {
+    rect: rectOf(one.box),
+    colour: colours.get(name) ?? "#888888",
+    style: STYLES[one.outcome ?? "OUTCOME_UNSPECIFIED"],
+    tag: `${name} ${figures}`,
+  };
+}
+
+/** The outcome of a judgement, as a word with a mark. */
+export function OutcomeMark(props: { outcome: Outcome | undefined }) {
+  const outcome = props.outcome ?? "OUTCOME_UNSPECIFIED";
+  const word = texts.outcomes[outcome];
+  return <span class={`outcome ${word.replace(" ", "-")}`}>{word}</span>;
+}
+
+/** A class in its colour. */
+export function ClassMark(props: { name: string; colours: Map<string, string> }) {
+  // Preact sets properties of the style, which the page's policy allows; it forbids the attribute.
+  const background = props.colours.get(props.name) ?? "#888888";
+  return (
+    <span class="class-mark">
+      <span class="dot" style={{ background }} aria-hidden="true" />
+      <span class="word">{props.name}</span>
+    </span>
+  );
+}
+
+/** What a loading call gave: a value, or why there is none. */
+export interface Loaded<T> {
+  value: T | null;
+  error: string;
+  again: () => void;
+}
+
+/** The result of `load`, called anew when `depends` change. */
+export function useLoad<T>(
+  load: (signal: AbortSignal) => Promise<T>,
+  depends: readonly unknown[],
+): Loaded<T> {
+  const [state, set] = useState<{ value: T | null; error: string }>({ value: null, error: "" });
+  const [turn, again] = useState(0);
+  useEffect(() => {
+    const controller = new AbortController();
+    load(controller.signal)
+      .then((value) => !controller.signal.aborted && set({ value, error: "" }))
+      .catch((error: unknown) => {
+        if (controller.signal.aborted) return;
+        set((was) => ({ ...was, error: error instanceof Error ? error.message : String(error) }));
+      });
+    return () => controller.abort();
+  }, [...depends, turn]);
+  return { ...state, again: () => again((was) => was + 1) };
+}
+
+/** Says what went wrong. */
+export function Failure(props: { message: string; again?: () => void }) {
+  if (!props.message) return null;
+  return (
+    <p class="failure" role="alert">
+      {props.message}
+      {props.again && (
+        <button type="button" onClick={props.again}>
+          {texts.review.again}
+        </button>
+      )}
+    </p>
+  );
+}

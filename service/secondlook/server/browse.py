@@ -1,0 +1,165 @@
+"""``BrowseService``: each call is checked, answered from the store, and changes nothing."""
+
+from typing import Any
+
+from secondlook.review.browse import RunBrowser
+from secondlook.review.explain import explain
+from secondlook.review.preview import Preview
+from secondlook.server.browse_messages import (
+    DEFAULT_IMAGES,
+    MAX_IMAGES,
+    explanation_message,
+    image_details,
+    image_filter,
+    image_order,
+    image_page,
+    preview_message,
+    preview_rules,
+    run_details,
+    run_message,
+    summary_message,
+    wanted_measures,
+)
+from secondlook.server.store_calls import StoreServicer, next_token, page_of
+from secondlook.store import Store
+from secondlook.store.reviews import reviews_of
+from secondlook.store.runs import count_runs, page_of_runs
+from secondlook_client.errors import BadRequest
+from secondlook_client.private_files import is_sha256
+from secondlook_client.v1 import browse_pb2 as pb
+from secondlook_client.v1 import browse_pb2_grpc
+
+THREADS = 4
+"""Calls that are answered at the same time: most of each is computing."""
+
+
+class BrowseServicer(StoreServicer, browse_pb2_grpc.BrowseServiceServicer):
+    """``BrowseService`` over a store; without one, every call is refused."""
+
+    def __init__(self, store: Store | None) -> None:
+        super().__init__(store, "runs", THREADS)
+        self._browser = RunBrowser(store) if store else None
+
+    async def ListRuns(  # noqa: N802 (gRPC's own spelling)
+        self, request: pb.ListRunsRequest, context: Any
+    ) -> pb.ListRunsResponse:
+        """A page of runs, the newest first."""
+        store, text = self._store, request.text
+        size, before = page_of(request.page_size, request.page_token, "ListRuns")
+
+        def listed() -> pb.ListRunsResponse:
+            with store.database.reading() as connection:
+                found = page_of_runs(connection, before, size + 1, text)
+            token = next_token([one.run for one in found], size)
+            return pb.ListRunsResponse(runs=map(run_message, found[:size]), next_page_token=token)
+
+        return await self._in_thread(listed)
+
+    async def GetRun(  # noqa: N802
+        self, request: pb.GetRunRequest, context: Any
+    ) -> pb.GetRunResponse:
+        """One run."""
+        store = self._store
+
+        def found() -> pb.GetRunResponse:
+            run = store.results.run(request.run)
+            with store.database.reading() as connection:
+                (count,) = count_runs(connection, [run])
+            methods = store.uncertainties.methods(run.id)
+            return run_details(count, [one.method for one in methods])
+
+        return await self._in_thread(found)
+
+    async def ListRunImages(  # noqa: N802
+        self, request: pb.ListRunImagesRequest, context: Any
+    ) -> pb.ListRunImagesResponse:
+        """Images of a run from any place of a list on."""
+        store, browser = self._store, self._known_browser
+        wanted, order = image_filter(request.filter), image_order(request.order)
+        size, _ = page_of(request.page_size, "", "ListRunImages", MAX_IMAGES, DEFAULT_IMAGES)
+
+        def listed() -> pb.ListRunImagesResponse:
+            run = store.results.run(request.run)
+            page = browser.images(
+                run,
+                wanted,
+                order,
+                request.reverse,
+                request.offset,
+                size,
+                with_evidence=bool(request.boxes),
+            )
+            return image_page(page, request.boxes)
+
+        return await self._in_thread(listed)
+
+    async def SummarizeRun(  # noqa: N802
+        self, request: pb.SummarizeRunRequest, context: Any
+    ) -> pb.SummarizeRunResponse:
+        """Counts and histograms."""
+        store, browser, wanted = self._store, self._known_browser, image_filter(request.filter)
+        measures = wanted_measures(request.histograms)
+
+        def summary() -> pb.SummarizeRunResponse:
+            run = store.results.run(request.run)
+            return summary_message(browser.summary(run, wanted, measures), run)
+
+        return await self._in_thread(summary)
+
+    async def GetRunImages(  # noqa: N802
+        self, request: pb.GetRunImagesRequest, context: Any
+    ) -> pb.GetRunImagesResponse:
+        """Some images whole."""
+        store = self._store
+        for sha256 in request.sha256:
+            _check_sha256(sha256)
+        return await self._in_thread(lambda: _details(store, request))
+
+    async def ExplainLabel(  # noqa: N802
+        self, request: pb.ExplainLabelRequest, context: Any
+    ) -> pb.ExplainLabelResponse:
+        """One label."""
+        store = self._store
+        return await self._in_thread(lambda: explanation_message(explain(store, request.label_id)))
+
+    async def PreviewDecisions(  # noqa: N802
+        self, request: pb.PreviewDecisionsRequest, context: Any
+    ) -> pb.PreviewDecisionsResponse:
+        """What other rules would decide."""
+        store, rules = self._store, preview_rules(request)
+
+        def decided() -> pb.PreviewDecisionsResponse:
+            run = store.results.run(request.run)
+            preview = Preview(store, run, rules)
+            images = preview.images(request.cursors)
+            counts = preview.counts() if request.count else None
+            return preview_message(request.cursors, images, counts, run)
+
+        return await self._in_thread(decided)
+
+    @property
+    def _known_browser(self) -> RunBrowser:
+        assert self._browser is not None  # the store was asked for before
+        return self._browser
+
+
+def _details(store: Store, request: pb.GetRunImagesRequest) -> pb.GetRunImagesResponse:
+    run = store.results.run(request.run)
+    by_image = store.results.cursors_of_images(run, request.sha256)
+    cursors = [*request.cursors, *(by_image[s] for s in request.sha256 if s in by_image)]
+    found = store.results.some(run, cursors)
+    measured = store.uncertainties.of_results([*found])
+    with store.database.reading() as connection:
+        reviews = reviews_of(connection, [result.image_id for result in found.values()])
+    return pb.GetRunImagesResponse(
+        images=[
+            image_details(found[cursor], measured[cursor], reviews.get(found[cursor].image_id, []))
+            for cursor in dict.fromkeys(cursors)
+            if cursor in found
+        ]
+    )
+
+
+def _check_sha256(sha256: str) -> None:
+    if not is_sha256(sha256):
+        raise BadRequest(f"expected hashes of 64 hex digits, got '{sha256:.80}'", field="sha256")
