@@ -1,5 +1,6 @@
 """The pages of ``docs/`` are true: every block of them runs, with the embedded models."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from snippets import Rewrites, snippets
 from students import write_student
 from walkthrough import Walkthrough, embed_photo_models, free_port
 
-from secondlook.demo.clips import write_clip
+from secondlook.cli import run
+from secondlook.core.frame_names import FrameAddress
+from secondlook.demo.clips import FPS, write_clip
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUN = ("", "python", "yaml")
@@ -34,6 +37,19 @@ ONLY_PARSED = {
         "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",
     },
     "security": {"secondlook serve --data": "needs a certificate; test_doors has one"},
+    "loop": {
+        "secondlook loop": "of more images than are here; test_loop_command has few",
+        "secondlook review ask": "a person answers; test_review_command does",
+    },
+    "micro-models": {
+        "secondlook micro train": "a minute; test_micro_command takes fewer steps",
+        "secondlook review ask": "a person answers; test_review_command does",
+        "secondlook label week/": "of two models; test_micro has several",
+    },
+    "selection": {
+        "secondlook select labels --strategy committee --student": "of students; test_select does",
+        "secondlook select labels --strategy expected-change": "of a student; test_select has one",
+    },
     "videos": {"secondlook record": "needs a camera; test_record has one"},
 }
 """By page: commands that are not run, by their beginning, and why."""
@@ -66,6 +82,31 @@ def home(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def train_micro_model(home: Path) -> None:
+    """``batman`` of the page, of the people in a clip, in a few steps."""
+    scenes = write_clip(home / "clip.mp4", seed=3, count=4)
+    frames = [FrameAddress("clip.mp4", 1000 * n // FPS).name for n in range(len(scenes))]
+    boxes = [
+        (n, [x0, y0, x1 - x0, y1 - y0])
+        for n, one in enumerate(scenes)
+        for thing in one.scene.things
+        if thing.noun == "person"
+        for x0, y0, x1, y1 in [thing.box]
+    ]
+    five = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(frames)],
+        "categories": [{"id": 1, "name": "person in the striped hat"}],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": 1, "bbox": box}
+            for n, (image, box) in enumerate(boxes)
+        ],
+    }
+    (home / "five.json").write_text(json.dumps(five))
+    train = ["micro", "train", "--clip", str(home / "clip.mp4"), "--phrase", "person"]
+    train += ["--labels", str(home / "five.json"), "--out", str(home / "batman")]
+    assert run([*train, "--steps", "4"]) == 0
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
 @pytest.mark.timeout(600)  # a service, and some twenty commands, one after the other
 def test_every_block_runs_as_it_stands(page: str, home: Path) -> None:
@@ -73,6 +114,8 @@ def test_every_block_runs_as_it_stands(page: str, home: Path) -> None:
     has_service = any("50051" in block.code for block in blocks)
     ports = {"50051": str(free_port())} if has_service else {}
     rewrites = Rewrites({**REWRITTEN.get(page, {}), **ports})
+    if page == "micro-models":
+        train_micro_model(home)
     with Walkthrough(home, rewrites, ONLY_PARSED.get(page, {}), serve=[]) as walk:
         failed = walk.run_all(blocks)
     assert not failed, "\n".join(failed)
