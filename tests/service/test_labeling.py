@@ -265,7 +265,7 @@ def test_a_port_in_use_is_told_and_the_first_server_goes_on():
         port = int(s.address.rsplit(":", 1)[1])
         for options, says in (
             (server_settings(port=port), "in use"),
-            (server_settings(host="192.0.2.1"), "cannot listen"),
+            (server_settings(host="192.0.2.1", insecure=True), "cannot listen"),
         ):
             refused = running_server(s.engine, DOG, options)
             with pytest.raises(BadSetting, match=says):

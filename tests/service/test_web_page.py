@@ -12,7 +12,7 @@ from fakes import ScriptedProposer, ScriptedSegmenter, ScriptedVerifier
 from flaky_line import FlakyLine
 from PIL import Image as PILImage
 from playwright.sync_api import Browser, Route, expect
-from serving import server_settings, serving
+from serving import server_settings, serving, wait_until
 from stored import STREET, labelled, stored_run
 from web_page import WebPage, open_browser, open_page
 
@@ -59,6 +59,11 @@ class Place:
     def standing(self, person: str) -> list[Review]:
         """What a person said and did not take back."""
         return [one for one in self.reviews(person) if not one.undone_by and not one.undoes]
+
+    def wait_standing(self, person: str, count: int) -> list[Review]:
+        """The same once there are so many, as the page may not have begun to send them."""
+        wait_until(lambda: len(self.standing(person)) == count, 20)
+        return self.standing(person)
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +248,12 @@ def test_a_grid_answers_all_but_the_exceptions(tab: WebPage, place: Place) -> No
     tab.press("Enter")
     exception = tab.shown_item()
     tab.press("n")
-    tab.wait_sent()
 
-    said = place.standing("ada")
+    said = place.wait_standing("ada", count)
     assert [one.answer for one in said] == [ReviewAnswer.RIGHT] * (count - 1) + [ReviewAnswer.WRONG]
     assert len({one.class_name for one in said}) == 1
     tab.press("z", "z")  # the exception, then the screen
-    tab.wait_sent()
-    assert place.standing("ada") == []
+    assert place.wait_standing("ada", 0) == []
     assert exception
 
 

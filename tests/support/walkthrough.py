@@ -131,7 +131,8 @@ class Walkthrough:
         words = words[: words.index(">")] if target else words
         command, arguments, start = resolved(words)
         if only_parse:
-            command.make_context(" ".join(words[:start]), list(arguments))
+            with command.make_context(" ".join(words[:start]), list(arguments)):
+                pass  # what its options set in the environment ends with it
         elif words[1] == "serve":
             self._start_server(words)
         else:

@@ -55,8 +55,8 @@ def micro_command() -> None:
     "train",
     cls=SectionedCommand,
     examples=[
-        "secondlook micro train --clip clip.mp4 --labels five.json --phrase person --out batman",
-        "secondlook micro train --clip clip.mp4 --continue --reviews labels --out batman",
+        "secondlook micro train --clip a.mp4 --labels five.json --phrase car --out taxi",
+        "secondlook micro train --clip a.mp4 --continue --reviews labels --out taxi",
     ],
 )
 @click.option(
