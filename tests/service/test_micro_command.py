@@ -1,6 +1,7 @@
 """``secondlook micro`` from a few labels of a clip to labels, corrections and the next version."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,14 +38,16 @@ def coco(path: Path, scenes: Sequence[LookalikeFrame], places: Sequence[int]) ->
 
 
 def test_a_few_labels_become_labels_of_the_clip_and_corrections_the_next_version(
-    tmp_path, scenes, capsys
+    tmp_path, scenes, capsys, monkeypatch
 ):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     clip, model, labels = (str(tmp_path / name) for name in ("clip.mp4", "hat", "labels"))
     write_frames(Path(clip), (frame.scene.image for frame in scenes))
     few = coco(tmp_path / "few.json", scenes, LABELLED)
     whole = coco(tmp_path / "truth.json", scenes, range(FRAMES))
     train = ["micro", "train", "--clip", clip, "--fps", "0", "--out", model, "--steps", "4"]
-    assert run([*train, "--labels", few, "--phrase", "person"]) == 0
+    assert run([*train, "--labels", few, "--phrase", "person", "--threads", "1"]) == 0
+    assert os.environ["OMP_NUM_THREADS"] == "1", "torch was to be told before it was imported"
     first = read_micro_manifest(Path(model))
     assert (first.version, first.class_name, first.frames) == (1, HAT, 3)
     assert first.labels == sum(len(scenes[place].targets) for place in LABELLED)

@@ -176,19 +176,23 @@ def train(clip: Path, files: tuple[Path, ...], out: Path, goes_on: bool, **flags
     if not files and not runs:
         raise click.UsageError("give --labels FILE, or --continue with --reviews RUN")
     check_extras("training a micro-model", "serve", "distill")
+    class_name, fps = flags.pop("class_name"), flags.pop("fps")
+    asked = {name: flags.pop(name) for name in _HOW}
+    settings = settings_of(flags)
+    from secondlook.models.registry import prepare_process
+
+    prepare_process(settings.models)
     from secondlook.core.clips import clips_in
     from secondlook.core.image_folder import select_images
     from secondlook.training.micro import load_parts, previous_version, train_micro
 
-    fps = flags.pop("fps")
     before = previous_version(out)
     if goes_on and before is None:
         raise NotFound(f"{out} holds no micro-model to continue; leave out --continue")
     if before is not None and not goes_on:
         raise click.UsageError(f"{out} holds a micro-model; --continue trains its next version")
-    class_name, labels = _all_labels(files, runs, out, before, flags.pop("class_name"))
-    how = _how(class_name, before, {name: flags.pop(name) for name in _HOW})
-    settings = settings_of(flags)
+    class_name, labels = _all_labels(files, runs, out, before, class_name)
+    how = _how(class_name, before, asked)
     selection = select_images([clip], None, clips_in([clip], settings.images, fps))
     parts = load_parts(how, settings.models)
     with _shown(how.steps) as tell, gentle_interrupts("stopping the training") as stop:
@@ -318,8 +322,10 @@ def show(model: Path, images: tuple[Path, ...], as_json: bool, fps: float, **fla
         return
     check_extras("a micro-model", "serve", "edge")
     from secondlook.models.micro import load
+    from secondlook.models.registry import prepare_process
 
     settings = settings_of(flags)
+    prepare_process(settings.models)
     proposer = load(str(model), settings.models)
     for line in _scenes_of(proposer, folders, images, fps, settings.images):
         if as_json:
