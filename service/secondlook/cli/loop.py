@@ -29,8 +29,8 @@ from secondlook.config.extras import check_extras
 from secondlook.config.settings import SOURCES
 from secondlook.config.terminal import echo, print_json
 from secondlook.selection.choices import Measure, Strategy
-from secondlook.training.settings import TrainingSettings
-from secondlook_client.errors import Cancelled, OutputExists
+from secondlook.training.settings import TrainingSettings, load_settings
+from secondlook_client.errors import Cancelled, NotFound, OutputExists
 from secondlook_client.values import GroupBy
 
 if TYPE_CHECKING:
@@ -350,7 +350,6 @@ def _record(name: Path, given: dict[str, Any]) -> "LoopRecord":
     Raises ``OutputExists`` for a loop that was begun with others.
     """
     from secondlook.review.loop_record import LoopRecord, read_record, write_record
-    from secondlook_client.errors import NotFound
 
     plan = _plan(name, given)
     try:
@@ -429,7 +428,7 @@ def _advanced(
     stopped: "Callable[[], bool]",
 ) -> "LoopStatus":
     """Go on with a loop whose images are labelled."""
-    from secondlook.cli.loop_models import LocalLoopModels, training_settings
+    from secondlook.cli.loop_models import LocalLoopModels
     from secondlook.review.learning_loop import LearningLoop
     from secondlook.store import open_store
 
@@ -442,7 +441,7 @@ def _advanced(
             store.results.run(record.plan.run),
             folder.path,
             settings,
-            training_settings({**trained, "seed": record.plan.seed}),
+            load_settings({**trained, "seed": record.plan.seed}),
             given["embedder"],
             record.plan.measure,
             stopped,

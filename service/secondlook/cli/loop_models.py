@@ -1,9 +1,9 @@
 """What a learning loop does with models on this machine: embed, vote, train, detect."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from secondlook.cli.distill import training_progress
 from secondlook.cli.select import Looks, ask_committee, opened_pool, with_changes
@@ -86,10 +86,3 @@ class LocalLoopModels:
 
 def _stopped() -> Cancelled:
     return Cancelled("stopped; what was computed is kept")
-
-
-def training_settings(given: Mapping[str, Any]) -> TrainingSettings:
-    """Of the students of a loop, by the options that were given."""
-    from secondlook.training.settings import load_settings
-
-    return load_settings(given)

@@ -15,6 +15,7 @@ from secondlook.cli.decoys import run_of
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import bar, console, counted, table
 from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
+from secondlook.cli.uncertainty import opened_detector, opened_torch_student, tell_failures
 from secondlook.config.entrypoint import (
     SectionedCommand,
     complete_models,
@@ -282,7 +283,6 @@ def ask_committee(
 
     What is kept takes the place of what `secondlook uncertainty --method committee` measured.
     """
-    from secondlook.cli.uncertainty import opened_detector
     from secondlook.evaluation.student_committee import Member, StudentCommittee
     from secondlook.review.uncertainty import measure_run
 
@@ -293,7 +293,7 @@ def ask_committee(
         done = measure_run(
             store, run, committee, settings.images, progress=progress, stopped=stopped
         )
-    _tell_failures("not voted on", done)
+    tell_failures("not voted on", done)
     return done
 
 
@@ -306,7 +306,6 @@ def with_changes(
     stopped: "Callable[[], bool]",
 ) -> "RunPool | None":
     """The pool with what each image would change a student; None when that was stopped."""
-    from secondlook.cli.uncertainty import opened_torch_student
     from secondlook.review.expected_changes import measure_changes
 
     change = opened_torch_student(student).expected_change
@@ -314,15 +313,8 @@ def with_changes(
         measured, done = measure_changes(
             store, run, found, change, settings.images, progress, stopped
         )
-    _tell_failures("not measured", done)
+    tell_failures("not measured", done)
     return None if done.stopped else measured
-
-
-def _tell_failures(what: str, done: "Visit") -> None:
-    for problem in done.failed:
-        echo(f"{what}: {problem}", err=True)
-    if done.failures > len(done.failed):
-        echo(f"… and {done.failures - len(done.failed):,} more", err=True)
 
 
 def _opened(spec: str, settings: "Settings") -> "Embedder":
@@ -363,7 +355,7 @@ def _embed(
             progress=progress,
             stopped=stopped,
         )
-    _tell_failures("not embedded", done)
+    tell_failures("not embedded", done)
     return done.stopped
 
 

@@ -177,8 +177,13 @@ def _tell(done: "Visit", source: "UncertaintySource", run: "Run") -> None:
     models = " → ".join(filter(None, (run.proposer, run.verifier)))
     if source.method is UncertaintyMethod.MONTE_CARLO and not source.source.startswith(models):
         echo(f"note: the run was labelled by other models: {models}", err=True)
+    tell_failures("not measured", done)
+
+
+def tell_failures(what: str, done: "Visit") -> None:
+    """The images of a visit that could not be read, each with its reason, as far as kept."""
     for problem in done.failed:
-        echo(f"not measured: {problem}", err=True)
+        echo(f"{what}: {problem}", err=True)
     if done.failures > len(done.failed):
         echo(f"… and {done.failures - len(done.failed):,} more", err=True)
 

@@ -7,14 +7,12 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.core.frame_names import frame_address
 from secondlook.datasets.query import SplitShare
-from secondlook.datasets.splits import block_id, by_time, group_images, split_of
+from secondlook.datasets.splits import block_id, by_time, group_images, source_of, split_of
 from secondlook.datasets.writers import UNSPLIT, Labels
 from secondlook_client.errors import InvalidInput
 from secondlook_client.values import GroupBy
@@ -80,17 +78,13 @@ def _groups(
         blocks = {place: block_id(run, number) for number, place in enumerate(order)}
         return [blocks[place] for place in range(len(names))]
     sha256s: list[str] = []
-    folders: dict[str, list[int]] = {}
+    sources: dict[str, list[int]] = {}
     for place, (_, result) in enumerate(labels.results()):
         sha256s.append(result.sha256)
-        frame = frame_address(result.name)
-        if group_by is GroupBy.FOLDER:
-            folder = f"folder:{PurePosixPath(result.name).parent}"
-            folders.setdefault(folder, []).append(place)
-        elif group_by is GroupBy.AUTO and frame:
-            folders.setdefault(f"video:{frame.clip}", []).append(place)
+        if source := source_of(result.name, group_by):
+            sources.setdefault(source, []).append(place)
     known = itertools.chain(hashes, itertools.repeat(None))
-    return group_images(sha256s, [*itertools.islice(known, len(sha256s))], folders)
+    return group_images(sha256s, [*itertools.islice(known, len(sha256s))], sources)
 
 
 def empty_splits(plan: SplitPlan, divided: Sequence[str]) -> Iterator[str]:

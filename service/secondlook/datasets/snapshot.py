@@ -17,13 +17,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.cancellation import check_cancelled
-from secondlook.core.frame_names import frame_address
 from secondlook.core.ontology_yaml import dump
 from secondlook.datasets.manifest import (
     Entry,
@@ -35,7 +33,7 @@ from secondlook.datasets.manifest import (
     track_field,
 )
 from secondlook.datasets.query import Query
-from secondlook.datasets.splits import block_id, by_time, group_images, split_of
+from secondlook.datasets.splits import block_id, by_time, group_images, source_of, split_of
 from secondlook.labeling.duplicates import hard_negatives
 from secondlook.store import Store
 from secondlook.store.guarantees import GuaranteeState, guarantee_of
@@ -350,10 +348,7 @@ class SnapshotBuilder:
             return None
         if run.kind == "capture":
             return f"stream:{run.name}"
-        if self._query.group_by is GroupBy.FOLDER:
-            return f"folder:{PurePosixPath(name).parent}"
-        frame = frame_address(name)
-        return f"video:{frame.clip}" if frame else None
+        return source_of(name, self._query.group_by)
 
     def _cut_into_blocks(self, run: Run, numbers: dict[int, int]) -> None:
         """Cut a run into blocks of time; ``numbers`` of its images by item.

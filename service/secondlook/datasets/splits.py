@@ -11,12 +11,15 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.core.cancellation import check_cancelled
+from secondlook.core.frame_names import frame_address
 from secondlook.datasets.query import SplitShare
+from secondlook_client.values import GroupBy
 
 NEAR = 6
 """Bits of 64 that may differ between near duplicates. Measured: an image encoded again at quality
@@ -38,6 +41,14 @@ reach every tenth of the range. Placed by hash, one set of 13 in four would miss
 
 _DIGITS = re.compile("[0-9]+")
 Numbers = NDArray[np.int64]
+
+
+def source_of(name: str, group_by: GroupBy) -> str | None:
+    """The folder or the video that keeps the image called ``name`` with others; None: neither."""
+    if group_by is GroupBy.FOLDER:
+        return f"folder:{PurePosixPath(name).parent}"
+    frame = frame_address(name) if group_by is GroupBy.AUTO else None
+    return f"video:{frame.clip}" if frame else None
 
 
 class UnionFind:

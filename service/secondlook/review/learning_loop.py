@@ -1,6 +1,6 @@
 """The learning loop: choose images, ask people about them, train a student, measure it, decide.
 
-    HOLD_OUT      whole scenes are set aside, once; nothing is ever chosen or learnt from them
+    HOLD_OUT      the held-out scenes are chosen, once; never selected, never trained on
     ASK_HELD_OUT  people say what is on them
     SELECT        images of the rest, by a strategy of ``selection``
     ASK           people answer the boxes of these, in a review queue of the round

@@ -176,15 +176,17 @@ def _unknown(request_id: str) -> SecondlookError:
 async def abort_call(context: Any, failure: SecondlookError, request_id: str) -> None:
     """End a call with an error: its status, its sentence, and what programs want to know of it."""
     code, status = rpc_status(failure, request_id)
-    trailing: list[tuple[str, str | bytes]] = [
-        ("secondlook-reason", failure.reason),
-        ("secondlook-request-id", request_id),
-    ]
+    trailing = error_trailers(failure, request_id).items()
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(code, status.message, (*trailing, details))
+
+
+def error_trailers(failure: SecondlookError, request_id: str) -> dict[str, str]:
+    """The trailing metadata of an error, in our own words."""
+    trailing = {"secondlook-reason": failure.reason, "secondlook-request-id": request_id}
     if failure.retry_after_s is not None:
-        wait_ms = round(failure.retry_after_s * 1000)
-        trailing.append(("secondlook-retry-after-ms", str(wait_ms)))
-    trailing.append(("grpc-status-details-bin", status.SerializeToString()))
-    await context.abort(code, status.message, tuple(trailing))
+        trailing["secondlook-retry-after-ms"] = str(round(failure.retry_after_s * 1000))
+    return trailing
 
 
 def _brief(message: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.config.settings import ImageSettings, ModelSettings
+from secondlook.config.settings import EMBEDDERS, PROPOSERS, ImageSettings, ModelSettings
 from secondlook.core.boxes import iou
 from secondlook.core.decoding import ImageDecoder
 from secondlook.core.files import explain_write_errors, one_line, replacing
@@ -27,7 +27,8 @@ from secondlook.core.image_folder import VIDEO_SUFFIXES, ImageFile, ImageSelecti
 from secondlook.core.types import Boxes, Image
 from secondlook.labeling.embedder import Embedder, Vectors, embed_checked
 from secondlook.labeling.proposer import Proposer
-from secondlook.models.micro import FINDER_FLOOR, in_even_light
+from secondlook.labeling.vocabulary import ChecksPhrases
+from secondlook.models.micro import FINDER_FLOOR, check_adapter, in_even_light
 from secondlook.models.micro_folder import (
     HEAD,
     LABELS,
@@ -38,6 +39,7 @@ from secondlook.models.micro_folder import (
     read_micro_manifest,
     write_micro_manifest,
 )
+from secondlook.models.registry import load_embedder, load_proposer
 from secondlook.training.micro_crops import CropSampler, LabelledFrame
 from secondlook.training.micro_head import (
     HeadEnsemble,
@@ -349,11 +351,6 @@ def _scene_distance(vectors: Vectors) -> float:
 def load_parts(how: MicroTraining, options: ModelSettings) -> MicroParts:
     """The finder and the embedder. Raises what loading them raises, and ``BadOntology`` for a
     phrase that the finder does not know."""
-    from secondlook.config.settings import EMBEDDERS, PROPOSERS
-    from secondlook.labeling.vocabulary import ChecksPhrases
-    from secondlook.models.micro import check_adapter
-    from secondlook.models.registry import load_embedder, load_proposer
-
     check_adapter(PROPOSERS, how.finder)
     check_adapter(EMBEDDERS, how.embedder)
     finder = load_proposer(how.finder, options)

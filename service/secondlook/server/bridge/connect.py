@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 
 from secondlook.server.bounds import request_size
 from secondlook.server.bridge.plain_messages import plain_message
-from secondlook.server.interceptors import OURS, rpc_status
+from secondlook.server.interceptors import OURS, error_trailers, rpc_status
 from secondlook_client.errors import BadRequest, NotSupported, SecondlookError
 
 UNARY, STREAMING = "application/json", "application/connect+json"
@@ -250,9 +250,7 @@ def error_of_call(failure: grpc.aio.AioRpcError) -> ConnectError:
 def error_of(failure: SecondlookError, request_id: str) -> ConnectError:
     """An error of ours that never reached gRPC, with the same parts."""
     code, status = rpc_status(failure, request_id)
-    metadata = {"secondlook-reason": failure.reason, "secondlook-request-id": request_id}
-    if failure.retry_after_s is not None:
-        metadata["secondlook-retry-after-ms"] = str(round(failure.retry_after_s * 1000))
+    metadata = error_trailers(failure, request_id)
     return ConnectError(code_of(code), status.message, _details(status), metadata)
 
 
