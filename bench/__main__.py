@@ -32,6 +32,7 @@ SUITES = (
     "crashes",
     "job_memory",
     "memory",
+    "video_memory",
     "cold_start",
     "real_size",
     "students",
