@@ -841,6 +841,8 @@ class ReviewOrder(StrEnum):
     DIVERSITY = "diversity"
     DENSITY = "density"
     BALANCE = "balance"
+    KEYFRAMES = "keyframes"
+    """Of a run with tracks: the few frames that show each track and what happens to it."""
 
 
 MAX_NAME_LENGTH, MAX_NOTE_LENGTH = 120, 2000

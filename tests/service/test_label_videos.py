@@ -131,7 +131,7 @@ def test_tracks_that_were_stopped_go_on_without_asking_again(tmp_path, monkeypat
     assert len(coco(out)["annotations"]) == 20
 
 
-def test_the_labels_of_a_run_are_those_of_its_tracks(tmp_path):
+def test_the_labels_of_a_run_are_those_of_its_tracks(tmp_path, capsys):
     clip, out = write_video(tmp_path / "clip.mp4"), tmp_path / "out"
     label(clip, out, *TRACKED, "--gallery", "0", log=tmp_path / "log")
     record = json.loads((out / "run.json").read_text())
@@ -142,6 +142,12 @@ def test_the_labels_of_a_run_are_those_of_its_tracks(tmp_path):
         assert first.labelled.evidence.tracks == {0: 1}
         (job,) = store.queue.list_jobs()
         assert job.name == record["job"] != tracked.name
+    capsys.readouterr()
+    assert run(["select", str(out), "--strategy", "keyframes", "--json"]) == 0
+    chosen, *_ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert chosen["reason"].startswith("track 1: at its best")
+    # Of the run of the tracks: that of the job has none.
+    assert run(["review", "start", str(out), "--order", "keyframes"]) == 0
     assert run(["redecide", record["labels"], "strict", "--data", str(out / ".store"),
                 "--accept", "0.95"]) == 0  # fmt: skip
     with open_store(out / ".store") as store:

@@ -57,6 +57,20 @@ def test_a_few_labels_become_labels_of_the_clip_and_corrections_the_next_version
     found = json.loads((Path(labels) / "coco/annotations/instances_default.json").read_text())
     assert len(found["images"]) == FRAMES and found["annotations"]
 
+    # An assembly line of it: another proposer finds, it tells apart, a segmenter outlines.
+    line, outlined = tmp_path / "line.yaml", str(tmp_path / "outlined")
+    line.write_text("find: demo\nphrase: person\ntell_apart: [hat]\noutline: demo\n")
+    how[1] = f"micro:{line}"
+    assert run(["label", clip, "-c", HAT, *how, "--out", outlined]) == 0
+    whole_line = json.loads((tmp_path / "outlined/run.json").read_text())
+    assert whole_line["proposer"].startswith("micro-line@")
+    assert whole_line["segmenter"].startswith("demo-segmenter@")
+    in_line = json.loads(
+        (tmp_path / "outlined/coco/annotations/instances_default.json").read_text()
+    )
+    assert len(in_line["annotations"]) == len(found["annotations"])
+    assert all(one["segmentation"]["counts"] for one in in_line["annotations"])
+
     assert run(["review", "import", whole, labels]) == 0
     assert run([*train, "--continue", "--reviews", labels]) == 0
     second = read_micro_manifest(Path(model))

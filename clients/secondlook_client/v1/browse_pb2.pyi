@@ -66,6 +66,42 @@ RUN_IMAGE_ORDER_COUNT: RunImageOrder.ValueType  # 5
 """By the number of judgements that the filter lets through, most first."""
 Global___RunImageOrder: _TypeAlias = RunImageOrder  # noqa: Y015
 
+class _LabelChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LabelChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LABEL_CHANGE_UNSPECIFIED: _LabelChange.ValueType  # 0
+    """Never sent."""
+    LABEL_CHANGE_NONE: _LabelChange.ValueType  # 1
+    """Both runs have it."""
+    LABEL_CHANGE_MOVED: _LabelChange.ValueType  # 2
+    """Both have it; the boxes overlap by an IoU of less than 0.9."""
+    LABEL_CHANGE_CLASS: _LabelChange.ValueType  # 3
+    """The same box has another class."""
+    LABEL_CHANGE_LOST: _LabelChange.ValueType  # 4
+    """Only the first run has it."""
+    LABEL_CHANGE_GAINED: _LabelChange.ValueType  # 5
+    """Only the second run has it."""
+
+class LabelChange(_LabelChange, metaclass=_LabelChangeEnumTypeWrapper):
+    """What became of a label from one run to the other."""
+
+LABEL_CHANGE_UNSPECIFIED: LabelChange.ValueType  # 0
+"""Never sent."""
+LABEL_CHANGE_NONE: LabelChange.ValueType  # 1
+"""Both runs have it."""
+LABEL_CHANGE_MOVED: LabelChange.ValueType  # 2
+"""Both have it; the boxes overlap by an IoU of less than 0.9."""
+LABEL_CHANGE_CLASS: LabelChange.ValueType  # 3
+"""The same box has another class."""
+LABEL_CHANGE_LOST: LabelChange.ValueType  # 4
+"""Only the first run has it."""
+LABEL_CHANGE_GAINED: LabelChange.ValueType  # 5
+"""Only the second run has it."""
+Global___LabelChange: _TypeAlias = LabelChange  # noqa: Y015
+
 @_typing.final
 class Run(_message.Message):
     """A run, as a list shows it."""
@@ -1297,3 +1333,574 @@ class PreviewedCounts(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewedCounts: _TypeAlias = PreviewedCounts  # noqa: Y015
+
+@_typing.final
+class Guarantee(_message.Message):
+    """A guarantee of precision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    CHECKS_QUEUE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Unique in the store."""
+    run: _builtins.str
+    """Name of the run that it is about."""
+    state: _builtins.str
+    """"asking", "holds", "not reached", "broken" or "withdrawn"."""
+    precision: _builtins.float
+    """Precision that was asked for, [0, 1]."""
+    confidence: _builtins.float
+    """How sure that is to be, [0, 1]."""
+    queue: _builtins.str
+    """Review queue with its sample; empty where there is none yet."""
+    checks_queue: _builtins.str
+    """Review queue with the checks of running jobs; empty where nothing was checked yet."""
+    checks: _builtins.str
+    """How the checks of running jobs stand, as a sentence; empty before the first."""
+    created_at: _builtins.float
+    """Seconds since 1970, UTC."""
+    updated_at: _builtins.float
+    """When it changed last. Seconds since 1970, UTC."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        run: _builtins.str = ...,
+        state: _builtins.str = ...,
+        precision: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        queue: _builtins.str = ...,
+        checks_queue: _builtins.str = ...,
+        checks: _builtins.str = ...,
+        created_at: _builtins.float = ...,
+        updated_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "checks_queue", b"checks_queue", "confidence", b"confidence", "created_at", b"created_at", "name", b"name", "precision", b"precision", "queue", b"queue", "run", b"run", "state", b"state", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Guarantee: _TypeAlias = Guarantee  # noqa: Y015
+
+@_typing.final
+class GuaranteedClass(_message.Message):
+    """What a guarantee says of a class, or of all labels together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    WRONG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    class_name: _builtins.str
+    """Empty: all together."""
+    threshold: _builtins.float
+    """The probability from which boxes are guaranteed; absent where nothing is."""
+    bound: _builtins.float
+    """Precision that is proven there, [0, 1]; absent where nothing is."""
+    accepted: _builtins.int
+    """Boxes of the run that are guaranteed."""
+    coverage: _builtins.float
+    """Of all boxes that could be labels, [0, 1]."""
+    answers: _builtins.int
+    """What it rests on."""
+    wrong: _builtins.int
+    """Of these, answers that said "wrong"; unsure ones count as such."""
+    reason: _builtins.str
+    """Why nothing is guaranteed; empty where something is."""
+    def __init__(
+        self,
+        *,
+        class_name: _builtins.str = ...,
+        threshold: _builtins.float | None = ...,
+        bound: _builtins.float | None = ...,
+        accepted: _builtins.int = ...,
+        coverage: _builtins.float = ...,
+        answers: _builtins.int = ...,
+        wrong: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_threshold", b"_threshold", "bound", b"bound", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_threshold", b"_threshold", "accepted", b"accepted", "answers", b"answers", "bound", b"bound", "class_name", b"class_name", "coverage", b"coverage", "reason", b"reason", "threshold", b"threshold", "wrong", b"wrong"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound: _TypeAlias = _typing.Literal["bound"]  # noqa: Y015
+    _WhichOneofArgType__bound: _TypeAlias = _typing.Literal["_bound", b"_bound"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound) -> _WhichOneofReturnType__bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___GuaranteedClass: _TypeAlias = GuaranteedClass  # noqa: Y015
+
+@_typing.final
+class GuaranteeEvent(_message.Message):
+    """Something that happened to a guarantee."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """The state that it came to, or another stable word, such as "applied"."""
+    reason: _builtins.str
+    """Why, in words; may be empty."""
+    at: _builtins.float
+    """Seconds since 1970, UTC."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuaranteeEvent: _TypeAlias = GuaranteeEvent  # noqa: Y015
+
+@_typing.final
+class ListGuaranteesRequest(_message.Message):
+    """Asks for guarantees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most that many, 1 to 200. 0: 50."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGuaranteesRequest: _TypeAlias = ListGuaranteesRequest  # noqa: Y015
+
+@_typing.final
+class ListGuaranteesResponse(_message.Message):
+    """Some guarantees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUARANTEES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def guarantees(self) -> _containers.RepeatedCompositeFieldContainer[Global___Guarantee]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        guarantees: _abc.Iterable[Global___Guarantee] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guarantees", b"guarantees"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGuaranteesResponse: _TypeAlias = ListGuaranteesResponse  # noqa: Y015
+
+@_typing.final
+class GetGuaranteeRequest(_message.Message):
+    """Asks for one guarantee."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetGuaranteeRequest: _TypeAlias = GetGuaranteeRequest  # noqa: Y015
+
+@_typing.final
+class GetGuaranteeResponse(_message.Message):
+    """The guarantee."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUARANTEE_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    NOT_GUARANTEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    asked: _builtins.int
+    """Questions in its queue."""
+    answered: _builtins.int
+    """Of these, answered."""
+    @_builtins.property
+    def guarantee(self) -> Global___Guarantee:
+        """As it stands."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuaranteedClass]:
+        """What its certificate says; empty before there is one."""
+
+    @_builtins.property
+    def not_guaranteed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it does not say, in sentences."""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___GuaranteeEvent]:
+        """The oldest first; the newest 200."""
+
+    def __init__(
+        self,
+        *,
+        guarantee: Global___Guarantee | None = ...,
+        asked: _builtins.int = ...,
+        answered: _builtins.int = ...,
+        classes: _abc.Iterable[Global___GuaranteedClass] | None = ...,
+        not_guaranteed: _abc.Iterable[_builtins.str] | None = ...,
+        history: _abc.Iterable[Global___GuaranteeEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guarantee", b"guarantee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "asked", b"asked", "classes", b"classes", "guarantee", b"guarantee", "history", b"history", "not_guaranteed", b"not_guaranteed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetGuaranteeResponse: _TypeAlias = GetGuaranteeResponse  # noqa: Y015
+
+@_typing.final
+class CapturedStream(_message.Message):
+    """A captured stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    LABELLED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    LAST_NAME_FIELD_NUMBER: _builtins.int
+    LAST_SHA256_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    GUARANTEE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, which is also that of its job and its run."""
+    frames: _builtins.int
+    """Frames that the server has."""
+    labelled: _builtins.int
+    """Of these, labelled."""
+    failed: _builtins.int
+    """Of these, failed."""
+    last_name: _builtins.str
+    """Name of its last frame; empty before the first."""
+    last_sha256: _builtins.str
+    """Hash of its last frame, 64 hex digits; empty before the first."""
+    last_at: _builtins.float
+    """When the first frame came with the content of the last one. Seconds since 1970, UTC; 0 before."""
+    guarantee: _builtins.str
+    """Guarantee that its boxes are decided under; empty without one."""
+    created_at: _builtins.float
+    """When it was begun. Seconds since 1970, UTC."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        frames: _builtins.int = ...,
+        labelled: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        last_name: _builtins.str = ...,
+        last_sha256: _builtins.str = ...,
+        last_at: _builtins.float = ...,
+        guarantee: _builtins.str = ...,
+        created_at: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failed", b"failed", "frames", b"frames", "guarantee", b"guarantee", "labelled", b"labelled", "last_at", b"last_at", "last_name", b"last_name", "last_sha256", b"last_sha256", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturedStream: _TypeAlias = CapturedStream  # noqa: Y015
+
+@_typing.final
+class ListStreamsRequest(_message.Message):
+    """Asks for captured streams."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most that many, 1 to 200. 0: 50."""
+    page_token: _builtins.str
+    """From an earlier answer, to go on behind it. Empty: from the newest."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStreamsRequest: _TypeAlias = ListStreamsRequest  # noqa: Y015
+
+@_typing.final
+class ListStreamsResponse(_message.Message):
+    """Some captured streams."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty when there is none."""
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturedStream]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        streams: _abc.Iterable[Global___CapturedStream] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStreamsResponse: _TypeAlias = ListStreamsResponse  # noqa: Y015
+
+@_typing.final
+class CompareRunsRequest(_message.Message):
+    """Asks what differs between two runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    before: _builtins.str
+    """Name of the first run."""
+    after: _builtins.str
+    """Name of the second run."""
+    cursor: _builtins.int
+    """Begin behind this result of the first run; 0: at the beginning."""
+    page_size: _builtins.int
+    """Images that differ, at most; 1 to 100; 0: 50."""
+    def __init__(
+        self,
+        *,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        cursor: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cursor", b"cursor", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRunsRequest: _TypeAlias = CompareRunsRequest  # noqa: Y015
+
+@_typing.final
+class CompareRunsResponse(_message.Message):
+    """What differs on a part of the images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    ONLY_BEFORE_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    compared: _builtins.int
+    """Images of this part that both runs have."""
+    only_before: _builtins.int
+    """Images of this part that the second run has not."""
+    next_cursor: _builtins.int
+    """Continues behind this part; 0: this was the last one."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedImage]:
+        """Those that differ, in the order of the first run."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedClass]:
+        """Labels of this part by what became of them; of each class of either run."""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[Global___ComparedImage] | None = ...,
+        compared: _builtins.int = ...,
+        only_before: _builtins.int = ...,
+        classes: _abc.Iterable[Global___ComparedClass] | None = ...,
+        next_cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "compared", b"compared", "images", b"images", "next_cursor", b"next_cursor", "only_before", b"only_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRunsResponse: _TypeAlias = CompareRunsResponse  # noqa: Y015
+
+@_typing.final
+class ComparedImage(_message.Message):
+    """An image with labels that differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    BEFORE_CURSOR_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """Hash of the image's bytes, 64 hex digits."""
+    name: _builtins.str
+    """For people; never to be used as a path."""
+    width: _builtins.int
+    """Pixels, upright."""
+    height: _builtins.int
+    """Pixels, upright."""
+    before_cursor: _builtins.int
+    """Of its result in the first run."""
+    after_cursor: _builtins.int
+    """Of its result in the second run."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedLabel]:
+        """All its labels in either run."""
+
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        name: _builtins.str = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        before_cursor: _builtins.int = ...,
+        after_cursor: _builtins.int = ...,
+        labels: _abc.Iterable[Global___ComparedLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "before_cursor", b"before_cursor", "height", b"height", "labels", b"labels", "name", b"name", "sha256", b"sha256", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedImage: _TypeAlias = ComparedImage  # noqa: Y015
+
+@_typing.final
+class ComparedLabel(_message.Message):
+    """A label in two runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    change: Global___LabelChange.ValueType
+    """What became of it."""
+    @_builtins.property
+    def before(self) -> _labeling_pb2.Judgement:
+        """In the first run; absent where that has none. Without verdict and mask."""
+
+    @_builtins.property
+    def after(self) -> _labeling_pb2.Judgement:
+        """In the second run; absent where that has none. Without verdict and mask."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___LabelChange.ValueType = ...,
+        before: _labeling_pb2.Judgement | None = ...,
+        after: _labeling_pb2.Judgement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "change", b"change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedLabel: _TypeAlias = ComparedLabel  # noqa: Y015
+
+@_typing.final
+class ComparedClass(_message.Message):
+    """Labels of one class by what became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    SAME_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    CLASS_CHANGED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    GAINED_FIELD_NUMBER: _builtins.int
+    class_name: _builtins.str
+    """The class; of a label with another class, the one before."""
+    same: _builtins.int
+    """In both runs, at the same place."""
+    moved: _builtins.int
+    """In both runs, elsewhere."""
+    class_changed: _builtins.int
+    """With another class."""
+    lost: _builtins.int
+    """Only in the first run."""
+    gained: _builtins.int
+    """Only in the second run."""
+    def __init__(
+        self,
+        *,
+        class_name: _builtins.str = ...,
+        same: _builtins.int = ...,
+        moved: _builtins.int = ...,
+        class_changed: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        gained: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_changed", b"class_changed", "class_name", b"class_name", "gained", b"gained", "lost", b"lost", "moved", b"moved", "same", b"same"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedClass: _TypeAlias = ComparedClass  # noqa: Y015

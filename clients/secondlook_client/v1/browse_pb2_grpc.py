@@ -65,10 +65,30 @@ class BrowseServiceStub:
                 request_serializer=secondlook_dot_v1_dot_browse__pb2.ExplainLabelRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_browse__pb2.ExplainLabelResponse.FromString,
                 _registered_method=True)
+        self.CompareRuns = channel.unary_unary(
+                '/secondlook.v1.BrowseService/CompareRuns',
+                request_serializer=secondlook_dot_v1_dot_browse__pb2.CompareRunsRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_browse__pb2.CompareRunsResponse.FromString,
+                _registered_method=True)
         self.PreviewDecisions = channel.unary_unary(
                 '/secondlook.v1.BrowseService/PreviewDecisions',
                 request_serializer=secondlook_dot_v1_dot_browse__pb2.PreviewDecisionsRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_browse__pb2.PreviewDecisionsResponse.FromString,
+                _registered_method=True)
+        self.ListGuarantees = channel.unary_unary(
+                '/secondlook.v1.BrowseService/ListGuarantees',
+                request_serializer=secondlook_dot_v1_dot_browse__pb2.ListGuaranteesRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_browse__pb2.ListGuaranteesResponse.FromString,
+                _registered_method=True)
+        self.GetGuarantee = channel.unary_unary(
+                '/secondlook.v1.BrowseService/GetGuarantee',
+                request_serializer=secondlook_dot_v1_dot_browse__pb2.GetGuaranteeRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_browse__pb2.GetGuaranteeResponse.FromString,
+                _registered_method=True)
+        self.ListStreams = channel.unary_unary(
+                '/secondlook.v1.BrowseService/ListStreams',
+                request_serializer=secondlook_dot_v1_dot_browse__pb2.ListStreamsRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_browse__pb2.ListStreamsResponse.FromString,
                 _registered_method=True)
 
 
@@ -121,10 +141,39 @@ class BrowseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareRuns(self, request, context):
+        """What differs between two runs over the same images: labels that only one of them has, that lie
+        elsewhere or that have another class. Reads a part of the first run in each call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PreviewDecisions(self, request, context):
         """What other thresholds or rules would decide, on some images or on all of a run.
 
         Fails with INVALID_ARGUMENT for thresholds that contradict each other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGuarantees(self, request, context):
+        """Guarantees of precision, the newest first, without their certificates and histories.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetGuarantee(self, request, context):
+        """One guarantee with its certificate, its checks and its history.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStreams(self, request, context):
+        """Captured streams, the newest first, a page at a time: what devices sent, and their last frames.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,10 +212,30 @@ def add_BrowseServiceServicer_to_server(servicer, server):
                     request_deserializer=secondlook_dot_v1_dot_browse__pb2.ExplainLabelRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_browse__pb2.ExplainLabelResponse.SerializeToString,
             ),
+            'CompareRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareRuns,
+                    request_deserializer=secondlook_dot_v1_dot_browse__pb2.CompareRunsRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_browse__pb2.CompareRunsResponse.SerializeToString,
+            ),
             'PreviewDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewDecisions,
                     request_deserializer=secondlook_dot_v1_dot_browse__pb2.PreviewDecisionsRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_browse__pb2.PreviewDecisionsResponse.SerializeToString,
+            ),
+            'ListGuarantees': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGuarantees,
+                    request_deserializer=secondlook_dot_v1_dot_browse__pb2.ListGuaranteesRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_browse__pb2.ListGuaranteesResponse.SerializeToString,
+            ),
+            'GetGuarantee': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetGuarantee,
+                    request_deserializer=secondlook_dot_v1_dot_browse__pb2.GetGuaranteeRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_browse__pb2.GetGuaranteeResponse.SerializeToString,
+            ),
+            'ListStreams': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStreams,
+                    request_deserializer=secondlook_dot_v1_dot_browse__pb2.ListStreamsRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_browse__pb2.ListStreamsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -343,6 +412,33 @@ class BrowseService:
             _registered_method=True)
 
     @staticmethod
+    def CompareRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.BrowseService/CompareRuns',
+            secondlook_dot_v1_dot_browse__pb2.CompareRunsRequest.SerializeToString,
+            secondlook_dot_v1_dot_browse__pb2.CompareRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PreviewDecisions(request,
             target,
             options=(),
@@ -359,6 +455,87 @@ class BrowseService:
             '/secondlook.v1.BrowseService/PreviewDecisions',
             secondlook_dot_v1_dot_browse__pb2.PreviewDecisionsRequest.SerializeToString,
             secondlook_dot_v1_dot_browse__pb2.PreviewDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGuarantees(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.BrowseService/ListGuarantees',
+            secondlook_dot_v1_dot_browse__pb2.ListGuaranteesRequest.SerializeToString,
+            secondlook_dot_v1_dot_browse__pb2.ListGuaranteesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetGuarantee(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.BrowseService/GetGuarantee',
+            secondlook_dot_v1_dot_browse__pb2.GetGuaranteeRequest.SerializeToString,
+            secondlook_dot_v1_dot_browse__pb2.GetGuaranteeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.BrowseService/ListStreams',
+            secondlook_dot_v1_dot_browse__pb2.ListStreamsRequest.SerializeToString,
+            secondlook_dot_v1_dot_browse__pb2.ListStreamsResponse.FromString,
             options,
             channel_credentials,
             insecure,

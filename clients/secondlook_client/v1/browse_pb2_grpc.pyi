@@ -55,11 +55,21 @@ class BrowseServiceStub:
     """Some images of a run with everything that is known of them."""
     ExplainLabel: _grpc.UnaryUnaryMultiCallable[_browse_pb2.ExplainLabelRequest, _browse_pb2.ExplainLabelResponse]
     """One label and everything that it rests on."""
+    CompareRuns: _grpc.UnaryUnaryMultiCallable[_browse_pb2.CompareRunsRequest, _browse_pb2.CompareRunsResponse]
+    """What differs between two runs over the same images: labels that only one of them has, that lie
+    elsewhere or that have another class. Reads a part of the first run in each call.
+    """
     PreviewDecisions: _grpc.UnaryUnaryMultiCallable[_browse_pb2.PreviewDecisionsRequest, _browse_pb2.PreviewDecisionsResponse]
     """What other thresholds or rules would decide, on some images or on all of a run.
 
     Fails with INVALID_ARGUMENT for thresholds that contradict each other.
     """
+    ListGuarantees: _grpc.UnaryUnaryMultiCallable[_browse_pb2.ListGuaranteesRequest, _browse_pb2.ListGuaranteesResponse]
+    """Guarantees of precision, the newest first, without their certificates and histories."""
+    GetGuarantee: _grpc.UnaryUnaryMultiCallable[_browse_pb2.GetGuaranteeRequest, _browse_pb2.GetGuaranteeResponse]
+    """One guarantee with its certificate, its checks and its history."""
+    ListStreams: _grpc.UnaryUnaryMultiCallable[_browse_pb2.ListStreamsRequest, _browse_pb2.ListStreamsResponse]
+    """Captured streams, the newest first, a page at a time: what devices sent, and their last frames."""
 
 @_typing.type_check_only
 class BrowseServiceAsyncStub(BrowseServiceStub):
@@ -83,11 +93,21 @@ class BrowseServiceAsyncStub(BrowseServiceStub):
     """Some images of a run with everything that is known of them."""
     ExplainLabel: _aio.UnaryUnaryMultiCallable[_browse_pb2.ExplainLabelRequest, _browse_pb2.ExplainLabelResponse]  # type: ignore[assignment]
     """One label and everything that it rests on."""
+    CompareRuns: _aio.UnaryUnaryMultiCallable[_browse_pb2.CompareRunsRequest, _browse_pb2.CompareRunsResponse]  # type: ignore[assignment]
+    """What differs between two runs over the same images: labels that only one of them has, that lie
+    elsewhere or that have another class. Reads a part of the first run in each call.
+    """
     PreviewDecisions: _aio.UnaryUnaryMultiCallable[_browse_pb2.PreviewDecisionsRequest, _browse_pb2.PreviewDecisionsResponse]  # type: ignore[assignment]
     """What other thresholds or rules would decide, on some images or on all of a run.
 
     Fails with INVALID_ARGUMENT for thresholds that contradict each other.
     """
+    ListGuarantees: _aio.UnaryUnaryMultiCallable[_browse_pb2.ListGuaranteesRequest, _browse_pb2.ListGuaranteesResponse]  # type: ignore[assignment]
+    """Guarantees of precision, the newest first, without their certificates and histories."""
+    GetGuarantee: _aio.UnaryUnaryMultiCallable[_browse_pb2.GetGuaranteeRequest, _browse_pb2.GetGuaranteeResponse]  # type: ignore[assignment]
+    """One guarantee with its certificate, its checks and its history."""
+    ListStreams: _aio.UnaryUnaryMultiCallable[_browse_pb2.ListStreamsRequest, _browse_pb2.ListStreamsResponse]  # type: ignore[assignment]
+    """Captured streams, the newest first, a page at a time: what devices sent, and their last frames."""
 
 class BrowseServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows what is in the store."""
@@ -146,6 +166,16 @@ class BrowseServiceServicer(metaclass=_abc_1.ABCMeta):
         """One label and everything that it rests on."""
 
     @_abc_1.abstractmethod
+    def CompareRuns(
+        self,
+        request: _browse_pb2.CompareRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_browse_pb2.CompareRunsResponse, _abc.Awaitable[_browse_pb2.CompareRunsResponse]]:
+        """What differs between two runs over the same images: labels that only one of them has, that lie
+        elsewhere or that have another class. Reads a part of the first run in each call.
+        """
+
+    @_abc_1.abstractmethod
     def PreviewDecisions(
         self,
         request: _browse_pb2.PreviewDecisionsRequest,
@@ -155,5 +185,29 @@ class BrowseServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with INVALID_ARGUMENT for thresholds that contradict each other.
         """
+
+    @_abc_1.abstractmethod
+    def ListGuarantees(
+        self,
+        request: _browse_pb2.ListGuaranteesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_browse_pb2.ListGuaranteesResponse, _abc.Awaitable[_browse_pb2.ListGuaranteesResponse]]:
+        """Guarantees of precision, the newest first, without their certificates and histories."""
+
+    @_abc_1.abstractmethod
+    def GetGuarantee(
+        self,
+        request: _browse_pb2.GetGuaranteeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_browse_pb2.GetGuaranteeResponse, _abc.Awaitable[_browse_pb2.GetGuaranteeResponse]]:
+        """One guarantee with its certificate, its checks and its history."""
+
+    @_abc_1.abstractmethod
+    def ListStreams(
+        self,
+        request: _browse_pb2.ListStreamsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_browse_pb2.ListStreamsResponse, _abc.Awaitable[_browse_pb2.ListStreamsResponse]]:
+        """Captured streams, the newest first, a page at a time: what devices sent, and their last frames."""
 
 def add_BrowseServiceServicer_to_server(servicer: BrowseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

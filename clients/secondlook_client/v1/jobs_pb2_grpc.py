@@ -90,6 +90,11 @@ class JobServiceStub:
                 request_serializer=secondlook_dot_v1_dot_jobs__pb2.ListFailuresRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_jobs__pb2.ListFailuresResponse.FromString,
                 _registered_method=True)
+        self.ListFolders = channel.unary_unary(
+                '/secondlook.v1.JobService/ListFolders',
+                request_serializer=secondlook_dot_v1_dot_jobs__pb2.ListFoldersRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.ListFoldersResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -175,6 +180,15 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFolders(self, request, context):
+        """Folders that a job may read: those that the server was allowed, or those inside of one.
+
+        Fails as CreateJob does: PERMISSION_DENIED for a folder that is not allowed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -232,6 +246,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListFailures,
                     request_deserializer=secondlook_dot_v1_dot_jobs__pb2.ListFailuresRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_jobs__pb2.ListFailuresResponse.SerializeToString,
+            ),
+            'ListFolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFolders,
+                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.ListFoldersRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.ListFoldersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -532,6 +551,33 @@ class JobService:
             '/secondlook.v1.JobService/ListFailures',
             secondlook_dot_v1_dot_jobs__pb2.ListFailuresRequest.SerializeToString,
             secondlook_dot_v1_dot_jobs__pb2.ListFailuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.JobService/ListFolders',
+            secondlook_dot_v1_dot_jobs__pb2.ListFoldersRequest.SerializeToString,
+            secondlook_dot_v1_dot_jobs__pb2.ListFoldersResponse.FromString,
             options,
             channel_credentials,
             insecure,

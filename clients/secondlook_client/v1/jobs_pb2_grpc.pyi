@@ -66,6 +66,11 @@ class JobServiceStub:
     """The results of a job in the order in which they were made, from a cursor on."""
     ListFailures: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListFailuresRequest, _jobs_pb2.ListFailuresResponse]
     """The failed images of a job, page by page."""
+    ListFolders: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ListFoldersRequest, _jobs_pb2.ListFoldersResponse]
+    """Folders that a job may read: those that the server was allowed, or those inside of one.
+
+    Fails as CreateJob does: PERMISSION_DENIED for a folder that is not allowed.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -98,6 +103,11 @@ class JobServiceAsyncStub(JobServiceStub):
     """The results of a job in the order in which they were made, from a cursor on."""
     ListFailures: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListFailuresRequest, _jobs_pb2.ListFailuresResponse]  # type: ignore[assignment]
     """The failed images of a job, page by page."""
+    ListFolders: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ListFoldersRequest, _jobs_pb2.ListFoldersResponse]  # type: ignore[assignment]
+    """Folders that a job may read: those that the server was allowed, or those inside of one.
+
+    Fails as CreateJob does: PERMISSION_DENIED for a folder that is not allowed.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Labels many images and stores images, evidence and decisions."""
@@ -193,5 +203,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.ListFailuresResponse, _abc.Awaitable[_jobs_pb2.ListFailuresResponse]]:
         """The failed images of a job, page by page."""
+
+    @_abc_1.abstractmethod
+    def ListFolders(
+        self,
+        request: _jobs_pb2.ListFoldersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ListFoldersResponse, _abc.Awaitable[_jobs_pb2.ListFoldersResponse]]:
+        """Folders that a job may read: those that the server was allowed, or those inside of one.
+
+        Fails as CreateJob does: PERMISSION_DENIED for a folder that is not allowed.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,6 +23,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from secondlook_client.v1 import access_pb2 as _access_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1085,6 +1086,7 @@ class GetServerInfoResponse(_message.Message):
     MAX_IMAGES_FIELD_NUMBER: _builtins.int
     STUDENT_FIELD_NUMBER: _builtins.int
     SEGMENTER_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of the secondlook package."""
     proposer: _builtins.str
@@ -1105,6 +1107,10 @@ class GetServerInfoResponse(_message.Message):
     def default_ontology(self) -> Global___Ontology:
         """Used when a request has none; absent when the server was given none."""
 
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Whose token the call showed; absent where the server asks for none."""
+
     def __init__(
         self,
         *,
@@ -1116,11 +1122,40 @@ class GetServerInfoResponse(_message.Message):
         max_images: _builtins.int = ...,
         student: _builtins.str = ...,
         segmenter: _builtins.str = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default_ontology", b"default_ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_ontology", b"default_ontology", "max_images", b"max_images", "max_message_bytes", b"max_message_bytes", "proposer", b"proposer", "segmenter", b"segmenter", "student", b"student", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "default_ontology", b"default_ontology", "max_images", b"max_images", "max_message_bytes", b"max_message_bytes", "proposer", b"proposer", "segmenter", b"segmenter", "student", b"student", "verifier", b"verifier", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class Caller(_message.Message):
+    """The token of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Of the token, which is no secret."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_access_pb2.Role.ValueType]:
+        """What it allows; one role suffices for a call, as the methods declare."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        roles: _abc.Iterable[_access_pb2.Role.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Caller: _TypeAlias = Caller  # noqa: Y015

@@ -766,16 +766,20 @@ class GetTrainingRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Of the training."""
+    curve: _builtins.bool
+    """Send its curve too."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
+        curve: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -788,22 +792,67 @@ class GetTrainingResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TRAINING_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def training(self) -> Global___Training:
         """As it stands."""
+
+    @_builtins.property
+    def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingPoint]:
+        """How it went so far, 400 points at most, in order of their steps; only where it was asked for, and
+        only from the server that trains. That of a training that is done stands in its version's report.
+        """
 
     def __init__(
         self,
         *,
         training: Global___Training | None = ...,
+        curve: _abc.Iterable[Global___TrainingPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTrainingResponse: _TypeAlias = GetTrainingResponse  # noqa: Y015
+
+@_typing.final
+class TrainingPoint(_message.Message):
+    """A point of the curve of a training."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    MAP50_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Steps done."""
+    loss: _builtins.float
+    """Absent where it was not measured."""
+    map50: _builtins.float
+    """On the held-out part, [0, 1]; absent where it was not measured."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        loss: _builtins.float | None = ...,
+        map50: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "loss", b"loss", "map50", b"map50"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "loss", b"loss", "map50", b"map50", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__map50: _TypeAlias = _typing.Literal["map50"]  # noqa: Y015
+    _WhichOneofArgType__map50: _TypeAlias = _typing.Literal["_map50", b"_map50"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__map50) -> _WhichOneofReturnType__map50 | None: ...
+
+Global___TrainingPoint: _TypeAlias = TrainingPoint  # noqa: Y015
 
 @_typing.final
 class WatchTrainingRequest(_message.Message):

@@ -130,6 +130,8 @@ class _ReviewOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewOrd
     """Images that are typical of many."""
     REVIEW_ORDER_BALANCE: _ReviewOrder.ValueType  # 10
     """Rare classes and rare kinds of scenes as often as others."""
+    REVIEW_ORDER_KEYFRAMES: _ReviewOrder.ValueType  # 11
+    """Of a run with tracks: the few frames that show each track and what happens to it."""
 
 class ReviewOrder(_ReviewOrder, metaclass=_ReviewOrderEnumTypeWrapper):
     """In which order a queue asks."""
@@ -163,6 +165,8 @@ REVIEW_ORDER_DENSITY: ReviewOrder.ValueType  # 9
 """Images that are typical of many."""
 REVIEW_ORDER_BALANCE: ReviewOrder.ValueType  # 10
 """Rare classes and rare kinds of scenes as often as others."""
+REVIEW_ORDER_KEYFRAMES: ReviewOrder.ValueType  # 11
+"""Of a run with tracks: the few frames that show each track and what happens to it."""
 Global___ReviewOrder: _TypeAlias = ReviewOrder  # noqa: Y015
 
 @_typing.final

@@ -80,6 +80,11 @@ def guarantee_command() -> None:
 )
 @click.option("--each-class", is_flag=True, help="Guarantee every class by itself.")
 @click.option(
+    "--filled",
+    is_flag=True,
+    help="Also guarantee boxes that `label --fill-gaps` filled in, by answers of their own.",
+)
+@click.option(
     "--promise",
     type=click.Choice(["scenes", "run"]),
     default="scenes",
@@ -149,6 +154,7 @@ def create(
     folder, run = _run_of(run, flags)
     terms = {key: flags.pop(key) for key in ("precision", "confidence", "budget", "promise")}
     classes, each, seed = (flags.pop(key) for key in ("classes", "each_class", "seed"))
+    filled = flags.pop("filled")
     named = flags.pop("calibrator")
     if classes and each:
         raise click.UsageError("give --class or --each-class, not both")
@@ -166,6 +172,7 @@ def create(
             ),
             of_run.ontology.names if each else classes,
             seed,
+            filled,
         )
         name = name or default_name(folder.resolve().name if folder else run, request)
         status = create_guarantee(
@@ -386,8 +393,7 @@ def _run_of(run: str, flags: dict[str, Any]) -> tuple[Path | None, str]:
             f"there is no folder '{run}'; give the output folder of `secondlook label`, or the "
             "name of a run and its store with --data"
         )
-    from secondlook.cli.output_folder import store_of
-    from secondlook.cli.review import run_in
+    from secondlook.cli.output_folder import run_in, store_of
 
     flags["data"] = str(store_of(folder))
     return folder, run_in(folder)

@@ -16,10 +16,10 @@ import tempfile
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,11 +92,12 @@ from secondlook_client.errors import (
     ImageTooLarge,
     InvalidInput,
     MessageTooLarge,
+    NotAllowed,
     NotFound,
     SecondlookError,
     Unavailable,
 )
-from secondlook_client.values import GroupBy, JobResult, LabelResult
+from secondlook_client.values import GroupBy, JobResult, LabelResult, Review
 
 if TYPE_CHECKING:
     from secondlook.cli.connection import Session
@@ -236,7 +237,7 @@ def label_command(
         identity_without_models,
         warn_about_demo_models,
     )
-    from secondlook.cli.micro import micro_digest
+    from secondlook.cli.micro import micro_digest, with_outline
     from secondlook.cli.tracked_runs import check_can_track, unasked_pipeline
     from secondlook.core.clips import clips_in, has_video
     from secondlook.core.image_folder import select_images
@@ -248,6 +249,7 @@ def label_command(
     )
     # Whatever can be refused is refused before a model is loaded.
     settings = settings_of(flags)
+    settings = settings if server else with_outline(settings)
     wanted = chosen_ontology(ontology_of(lines, ontology), settings)
     if track:
         check_can_track(settings, wanted, server)
@@ -437,6 +439,7 @@ def label_into(
             unsure=layout.unsure,
             nothing_proposed=layout.nothing_proposed,
             cursors=finished.fetched.cursors,
+            reviews=_reviews(session, finished.job.name),
         ),
         image_loader(selection.root, limits, clips),
         finished.failures,
@@ -449,6 +452,20 @@ def label_into(
         copy=_copier(session, selection) if layout.copy_images or clips else None,
     )
     return LabelRun(written, finished.results, finished.images, finished.seconds)
+
+
+def _reviews(session: "Session", run: str) -> Callable[[str], Sequence[Review]]:
+    """Gives all reviews of an image of the run; they are fetched when the first is asked for."""
+
+    @cache
+    def fetched() -> Mapping[str, Sequence[Review]]:
+        found: dict[str, list[Review]] = {}
+        with suppress(NotAllowed):  # a token that labels need not read reviews
+            for review in session.client.reviews.list(run=run):
+                found.setdefault(review.image, []).append(review)
+        return found
+
+    return lambda sha256: fetched().get(sha256, ())
 
 
 def _copier(session: "Session", selection: ImageSelection) -> Callable[[str, LabelResult], bytes]:

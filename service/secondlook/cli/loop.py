@@ -50,7 +50,7 @@ RULES = ("target", "budget", "stop", "plateau", "rounds")
 ANSWERED_BY = "oracle"
 WORK_UNITS_S = {"h": 3600.0, "min": 60.0, "s": 1.0}
 MEASURES = (Measure.ENTROPY, Measure.MARGIN, Measure.LEAST_CONFIDENCE)
-STRATEGIES = tuple(one for one in Strategy if one is not Strategy.TRANSFER)
+STRATEGIES = tuple(one for one in Strategy if one not in (Strategy.TRANSFER, Strategy.KEYFRAMES))
 
 
 class WorkTime(click.ParamType):

@@ -24,13 +24,20 @@ from secondlook.config.entrypoint import (
     setting_options,
 )
 from secondlook.config.extras import check_extras
-from secondlook.config.settings import EMBEDDERS, PROPOSERS, ImageSettings, ModelSettings
+from secondlook.config.settings import (
+    EMBEDDERS,
+    PROPOSERS,
+    ImageSettings,
+    ModelSettings,
+    Settings,
+)
 from secondlook.config.terminal import echo, print_json
 from secondlook_client.errors import Cancelled, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from secondlook.models.micro import MicroProposer
     from secondlook.models.micro_folder import MicroManifest
+    from secondlook.models.micro_set import MicroSet
     from secondlook.training.micro import MicroProgress, MicroTraining
     from secondlook.training.micro_labels import FrameLabels
 
@@ -231,7 +238,7 @@ def _all_labels(
 ) -> "tuple[str, list[FrameLabels]]":
     """The class, and the labels of the version before, of files and of reviews."""
     from secondlook.models.micro_folder import LABELS
-    from secondlook.training.micro_labels import merged, read_labels
+    from secondlook.training.micro_labels import contradictions, merged, read_labels
 
     if before and class_name and class_name != before.class_name:
         raise InvalidInput(f"{out} finds '{before.class_name}'; another class is another --out")
@@ -239,9 +246,17 @@ def _all_labels(
     if before:
         class_name = before.class_name
         groups.append(read_labels(out / LABELS, class_name)[1])
+    given = []
     for file in files:
         class_name, found = read_labels(file, class_name)
-        groups.append(found)
+        given.append(found)
+    if count := contradictions(given):
+        about = counted(count, "box")
+        echo(
+            f"warning: the files contradict each other about {about}; the later --labels counts",
+            err=True,
+        )
+    groups += given
     groups += [_labels_of_run(run, class_name) for run in runs]
     return class_name, merged(groups)
 
@@ -283,18 +298,38 @@ def _print_trained(manifest: "MicroManifest", clip: Path, out: Path) -> None:
 
 
 def micro_digest(spec: str) -> str:
-    """The digests of the micro-models that a proposer's spec names; empty for other proposers.
+    """The digests of the micro-models that a proposer's spec names, and what an assembly line adds
+    to them; empty for other proposers.
 
     Raises ``NotFound``, ``Damaged`` and ``BadSetting``.
     """
-    name, _, path = spec.strip().partition(":")
-    if name != "micro":
+    if (found := _micro_set(spec)) is None:
         return ""
-    from secondlook.models.micro import micro_folders
     from secondlook.models.micro_folder import read_micro_manifest
 
-    folders = micro_folders(Path(path).expanduser())
-    return " ".join(read_micro_manifest(folder).digest for folder in folders)
+    digests = [read_micro_manifest(folder).digest for folder in found.folders]
+    return " ".join([*digests, found.told]).strip()
+
+
+def with_outline(settings: Settings) -> Settings:
+    """``settings`` with the segmenter of an assembly line as their own, unless they name another.
+
+    Raises ``NotFound`` and ``BadSetting``.
+    """
+    found = _micro_set(settings.models.proposer)
+    if found is None or not found.outline or settings.models.segmenter.strip() != "none":
+        return settings
+    return settings.replace(segmenter=found.outline)
+
+
+def _micro_set(spec: str) -> "MicroSet | None":
+    """The micro-models that a proposer's spec names; None for other proposers."""
+    name, _, path = spec.strip().partition(":")
+    if name != "micro":
+        return None
+    from secondlook.models.micro_set import read_micro_set
+
+    return read_micro_set(Path(path).expanduser())
 
 
 @micro_command.command(
@@ -312,10 +347,13 @@ def show(model: Path, images: tuple[Path, ...], as_json: bool, fps: float, **fla
 
     MODEL is what follows `micro:` in --proposer: a folder, a folder of several, or a YAML file.
     """
-    from secondlook.models.micro import micro_folders
     from secondlook.models.micro_folder import read_micro_manifest
+    from secondlook.models.micro_set import read_micro_set
 
-    folders = micro_folders(model)
+    found = read_micro_set(model)
+    folders = found.folders
+    if not images and found.told and not as_json:
+        echo(f"assembly line: {found.told}")
     if not images:
         for folder in folders:
             _print_manifest(read_micro_manifest(folder), folder, as_json)

@@ -77,7 +77,8 @@ GALLERY = 300
     help="mixed: uncertain, more so for difficult classes, then unlike each other; uncertainty; "
     "committee: proposer and verifier, or some --student, disagree; expected-change: what would "
     "change the --student most; diversity: unlike all before; density: typical of many; transfer: "
-    "like --target; balance: rare classes and rare kinds of scenes; random.",
+    "like --target; balance: rare classes and rare kinds of scenes; keyframes: of a run with "
+    "tracks, the few frames that show each and what happens to it; random.",
 )
 @click.option(
     "--measure",
@@ -180,6 +181,8 @@ def select_command(
         by = _measure(store, of_run, how, Measure(measure))
         looks = Looks(embedder, by_boxes, target, again) if how.needs_vectors else None
         found = opened_pool(store, of_run, by, looks, settings, stopped)
+        if found is not None and how is Strategy.KEYFRAMES:
+            found = _with_moments(store, of_run, found, settings)
         if found is not None and how is Strategy.EXPECTED_CHANGE:
             found = with_changes(store, of_run, found, students[0], settings, stopped)
         if found is None:
@@ -315,6 +318,14 @@ def with_changes(
         )
     tell_failures("not measured", done)
     return None if done.stopped else measured
+
+
+def _with_moments(store: "Store", run: "Run", found: "RunPool", settings: "Settings") -> "RunPool":
+    """The pool with what its images show of tracks."""
+    from secondlook.review.keyframes import with_moments
+
+    with bar("looking at tracks", store.results.count(run.id)) as progress:
+        return with_moments(store, run, found, settings.images, progress)
 
 
 def _opened(spec: str, settings: "Settings") -> "Embedder":

@@ -27,6 +27,7 @@ NOT_GUARANTEED = (
     "Outlines closer than the person who answered took for right.",
 )
 """What a guarantee does not say."""
+_FILLED = " (filled)"
 
 T = TypeVar("T")
 
@@ -63,7 +64,8 @@ class Certificate:
 
     def __post_init__(self) -> None:
         names = [result.class_name for result in self.results]
-        if not names or len(set(names)) < len(names) or ("" in names and len(names) > 1):
+        found = [name for name in names if not is_filled_name(name)]
+        if not names or len(set(names)) < len(names) or ("" in found and len(found) > 1):
             raise _bad("expected one result a class, or one of all classes together")
         shares = [result.threshold for result in self.results if result.threshold is not None]
         for result in self.results:
@@ -93,6 +95,13 @@ class Certificate:
             return dict.fromkeys(names, found[""])
         return {name: found[name] for name in names if name in found}
 
+    def filled_limits(self, names: Sequence[str]) -> dict[str, float]:
+        """The same for boxes that were filled in where nothing was found."""
+        found = self.thresholds
+        if filled_name("") in found:
+            return dict.fromkeys(names, found[filled_name("")])
+        return {name: found[filled_name(name)] for name in names if filled_name(name) in found}
+
     def to_json(self) -> str:
         """Canonical JSON: equal certificates have equal text."""
         return json.dumps({"format": FORMAT, **asdict(self)}, allow_nan=False)
@@ -119,6 +128,16 @@ class Certificate:
             not_guaranteed=tuple(_list(told, "not_guaranteed", str)),
             history=tuple(_list(told, "history", dict)),
         )
+
+
+def filled_name(class_name: str) -> str:
+    """What a certificate calls the filled boxes of a class; empty: those of all classes."""
+    return f"{class_name or 'all classes'}{_FILLED}"
+
+
+def is_filled_name(name: str) -> bool:
+    """Whether it is one of ``filled_name``."""
+    return name.endswith(_FILLED)
 
 
 def lowest_limits(ontology: Ontology) -> Ontology:

@@ -59,6 +59,7 @@ ASKED_AT_ONCE = 8
 FILL_S = 1.0
 """Longest time between two sightings of an object for which it gets a box."""
 _OTHER_BOX = Answer(None, error=f"{UNASKED}another box stands for its object")
+_OTHER_CLASS = Answer(None, error=f"{UNASKED}its track is of another class")
 _TOO_BRIEF = Answer(None, error=f"{UNASKED}its object was seen for less than a second or so")
 Questions = dict[int, tuple[Sighting, tuple[int, ...]]]
 """By track, where to look, and the places of the classes that are asked about."""
@@ -546,19 +547,15 @@ def _with_filled(
 ) -> tuple[Evidence, dict[int, _Filled]]:
     """``evidence`` with the boxes that are ``missing`` where no other box is, for the classes that
     their tracks are of, and those boxes by their rows."""
-    proposals = evidence.proposals
-    free = [
-        one
-        for one in missing
-        if not (iou(one.box[None], proposals.boxes) > answers.run.duplicate_iou).any()
-    ]
-    of_class = [
-        [answers.is_yes(one.track, place) for place in range(len(one.scores))] for one in free
-    ]
-    wanted = [(one, yes) for one, yes in zip(free, of_class, strict=True) if any(yes)]
+    proposals, boxes = evidence.proposals, evidence.proposals.boxes
+    wanted: list[tuple[_Filled, list[bool]]] = []
+    for one in sorted(missing, key=lambda one: -float(one.scores.max())):
+        yes = [answers.is_yes(one.track, place) for place in range(len(one.scores))]
+        if any(yes) and not (iou(one.box[None], boxes) > answers.run.duplicate_iou).any():
+            boxes = np.concatenate([boxes, one.box[None]])
+            wanted.append((one, yes))
     if not wanted:
         return evidence, {}
-    boxes = np.concatenate([proposals.boxes, *(one.box[None] for one, _ in wanted)])
     of_filled = (np.where(yes, one.scores, np.float32(0))[None] for one, yes in wanted)
     scores = np.concatenate([proposals.scores, *of_filled])
     rows = {len(proposals) + place: one for place, (one, _) in enumerate(wanted)}
@@ -566,10 +563,9 @@ def _with_filled(
 
 
 def _of_filled(answers: _TrackAnswers, filled: _Filled, place: int) -> Verdict:
-    """Nobody found such a box, so what its track is makes it no label, only unsure."""
-    spec, answer = answers.run.ontology.classes[place], answers.answer(filled.track, place)
-    if answers.is_yes(filled.track, place):
-        answer = Answer(None, error=filled.why)
+    """Nobody found such a box, so no answer on its track makes it a label, whatever the limits."""
+    spec, yes = answers.run.ontology.classes[place], answers.is_yes(filled.track, place)
+    answer = Answer(None, error=filled.why) if yes else _OTHER_CLASS
     return Verdict(spec.question, spec.view, answer, answers.pipeline.models[1], 0.0, cached=True)
 
 

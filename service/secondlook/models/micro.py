@@ -2,7 +2,7 @@
 
     micro:batman/       one, trained by ``secondlook micro train``
     micro:street/       a folder that holds several
-    micro:street.yaml   a file that names several: ``models: [batman/, cars/taxi]``
+    micro:street.yaml   a file that names several, or an assembly line (``models.micro_set``)
 
 A micro-model judges the boxes of another proposer, its finder: a small network looks at the crop
 of each, in the light of its whole frame, and says whether it is the target. It knows the scene of
@@ -13,7 +13,7 @@ the limits of all: scores of different micro-models are never averaged.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,24 +24,22 @@ from PIL import Image as PILImage
 
 from secondlook.config.settings import EMBEDDERS, PROPOSERS, ModelSettings
 from secondlook.core import boxes as box_ops
-from secondlook.core.files import FolderRoot
 from secondlook.core.types import Boxes, Image, Pixels, Proposals
-from secondlook.core.written_yaml import YamlProblem, parse_yaml
 from secondlook.detector.onnx_safety import refuse_unsafe
 from secondlook.detector.runtime import MAX_THREADS, available_cpus, open_session
 from secondlook.labeling.embedder import Embedder, Vectors, embed_checked, model_of
 from secondlook.labeling.proposer import Proposer
-from secondlook.labeling.vocabulary import Vocabulary
+from secondlook.labeling.vocabulary import ChecksPhrases, Vocabulary
 from secondlook.models.micro_folder import (
     HEAD,
     SCENE,
     MicroManifest,
-    is_micro_folder,
     read_hashed,
     read_micro_manifest,
     read_scene,
 )
-from secondlook_client.errors import BadSetting, Damaged, NotAllowed, NotFound
+from secondlook.models.micro_set import MicroSet, check_adapter, read_micro_set
+from secondlook_client.errors import Damaged
 
 FINDER_FLOOR = 0.02
 """Score from which a box of the finder is judged: what it doubts may be the target."""
@@ -60,10 +58,6 @@ CROPS = 64
 """Crops in one run of the head."""
 INPUT, OUTPUT = "crops", "scores"
 """(B, side, side, 3) uint8 RGB and (B,) float32 in [0, 1]."""
-MAX_MODELS = 64
-"""Micro-models of one set."""
-MAX_YAML = 2**16
-"""Bytes of a file that names several."""
 
 
 def in_even_light(pixels: Pixels) -> Pixels:
@@ -137,14 +131,12 @@ class MicroModel:
     head: CropHead
     scene: KnownScene
 
-    def propose(self, images: Sequence[Image], floor: float) -> list[Proposals]:
-        """The target on images of its scene, with one column of scores."""
-        found = self.finder.propose(images, [self.manifest.phrase], FINDER_FLOOR)
-        return [
-            self._judged(image, boxes, floor) for image, boxes in zip(images, found, strict=True)
-        ]
+    def find(self, images: Sequence[Image]) -> list[Proposals]:
+        """What may be the target on images of its scene."""
+        return self.finder.propose(images, [self.manifest.phrase], FINDER_FLOOR)
 
-    def _judged(self, image: Image, found: Proposals, floor: float) -> Proposals:
+    def judged(self, image: Image, found: Proposals, floor: float) -> Proposals:
+        """The target among the boxes ``found`` on an image, with one column of scores."""
         boxes = box_ops.clip(found.boxes, image.width, image.height)
         boxes = boxes[box_ops.area(boxes) > 0]
         scores = self.head.scores(in_even_light(image.pixels), boxes) ** STEEPNESS
@@ -222,10 +214,15 @@ class MicroProposer:
         """What the models at ``route`` find, with a column for each class of the vocabulary."""
         boxes: list[list[Boxes]] = [[np.zeros((0, 4), np.float32)] for _ in images]
         scores = [[np.zeros((0, len(self.vocabulary.names)), np.float32)] for _ in images]
+        by_finder: dict[tuple[str, str], list[Proposals]] = {}
         for place in route:
             model = self.models[place]
             column = self.vocabulary.names.index(model.manifest.class_name)
-            for row, found in enumerate(model.propose(images, floor)):
+            asked = model.manifest.finder, model.manifest.phrase
+            if asked not in by_finder:  # what several tell apart is found once
+                by_finder[asked] = model.find(images)
+            for row, boxes_found in enumerate(by_finder[asked]):
+                found = model.judged(images[row], boxes_found, floor)
                 wide = np.zeros((len(found), len(self.vocabulary.names)), np.float32)
                 wide[:, column] = found.scores[:, 0]
                 boxes[row].append(found.boxes)
@@ -243,80 +240,34 @@ def load(argument: str, options: ModelSettings) -> MicroProposer:
     finder that is no registered adapter, and what loading finder and embedder raises.
     """
     path = Path(argument).expanduser()
-    folders = micro_folders(path)
+    wanted = read_micro_set(path)
     loaded: dict[tuple[str, str], Any] = {}
-    models = [_open(folder, options, loaded) for folder in folders]
+    models = [_open(folder, wanted, options, loaded) for folder in wanted.folders]
     name = "".join(c if c.isprintable() else "?" for c in path.resolve().stem)[:100]
-    return MicroProposer(models, name if len(models) > 1 else models[0].manifest.name)
+    one = len(models) == 1 and not wanted.find
+    return MicroProposer(models, models[0].manifest.name if one else name)
 
 
-def micro_folders(path: Path) -> list[Path]:
-    """The folders of the micro-models that a path stands for. Raises ``NotFound``."""
-    if is_micro_folder(path):
-        return [path]
-    if path.is_file():
-        return _listed(path)
-    found = sorted(p for p in path.iterdir() if is_micro_folder(p)) if path.is_dir() else []
-    if not found:
-        raise NotFound(
-            f"'{path}' is neither a micro-model, nor a folder of some, nor a file that names some; "
-            "`secondlook micro train` makes one"
-        )
-    return _few(found, path)
-
-
-def _listed(path: Path) -> list[Path]:
-    """The folders that a YAML file names, which lie beside or below it."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_YAML + 1).decode("utf-8-sig")
-        plain = parse_yaml(text, 4) if len(text) <= MAX_YAML else None
-    except (OSError, UnicodeDecodeError, YamlProblem) as cause:
-        raise BadSetting(f"'{path}' cannot be read as YAML ({cause})") from cause
-    names = plain.get("models") if isinstance(plain, dict) and len(plain) == 1 else None
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names) or not names:
-        raise BadSetting(f"'{path}': expected `models: [FOLDER, …]` and nothing else")
-    try:
-        root = FolderRoot(path.resolve().parent)
-        return _few([root.path / root.resolve(name) for name in names], path)
-    except NotAllowed as refusal:
-        raise BadSetting(f"'{path}': {refusal}") from refusal
-
-
-def _few(folders: list[Path], path: Path) -> list[Path]:
-    if len(folders) > MAX_MODELS:
-        raise BadSetting(f"'{path}' has {len(folders)} micro-models; at most {MAX_MODELS} serve")
-    return folders
-
-
-def _open(folder: Path, options: ModelSettings, loaded: dict[tuple[str, str], Any]) -> MicroModel:
+def _open(
+    folder: Path, of: MicroSet, options: ModelSettings, loaded: dict[tuple[str, str], Any]
+) -> MicroModel:
     """A micro-model; finders and embedders that several share are loaded once."""
     from secondlook.models.registry import load_embedder, load_proposer
 
-    manifest = read_micro_manifest(folder)
+    manifest = own = read_micro_manifest(folder)
+    if of.find:  # a line's model stands in for its own; so its digest is another one
+        manifest = replace(own, finder=of.find, phrase=of.phrase or own.phrase)
     check_adapter(PROPOSERS, manifest.finder)
     check_adapter(EMBEDDERS, manifest.embedder)
-    head = CropHead(read_hashed(folder, manifest, HEAD), manifest.side, options.threads)
+    head = CropHead(read_hashed(folder, own, HEAD), own.side, options.threads)
     for group, spec, read in (
         (PROPOSERS, manifest.finder, load_proposer),
         (EMBEDDERS, manifest.embedder, load_embedder),
     ):
         if (group, spec) not in loaded:
             loaded[group, spec] = read(spec, options)
-    embedder = loaded[EMBEDDERS, manifest.embedder]
-    vectors = read_scene(read_hashed(folder, manifest, SCENE), embedder.dimensions)
-    scene = KnownScene(vectors, manifest.scene_distance)
-    return MicroModel(manifest, loaded[PROPOSERS, manifest.finder], embedder, head, scene)
-
-
-def check_adapter(group: str, spec: str) -> None:
-    """Raises ``BadSetting`` unless a registered adapter is named: a manifest is a stranger's, and
-    an import path would run code."""
-    from secondlook.models.registry import available
-
-    names = [name for name in available(group) if name != "micro"]
-    if spec.partition(":")[0] not in names:
-        raise BadSetting(
-            f"a micro-model works with a registered model by its name ({', '.join(names)}), not "
-            f"with '{spec:.80}'"
-        )
+    finder, embedder = loaded[PROPOSERS, manifest.finder], loaded[EMBEDDERS, manifest.embedder]
+    if of.find and isinstance(finder, ChecksPhrases):
+        finder.check_phrases([manifest.phrase])
+    vectors = read_scene(read_hashed(folder, own, SCENE), embedder.dimensions)
+    return MicroModel(manifest, finder, embedder, head, KnownScene(vectors, own.scene_distance))

@@ -138,14 +138,13 @@ def _curves(
     row = status.row
     calibrator = store.calibrators.get(row.calibrator) if row.calibrator else None
     run = store.results.run(row.run)
-    population = read_population(store, run, calibrator, int(row.settings["until"]))
+    until, filled = int(row.settings["until"]), bool(row.settings.get("filled"))
+    population = read_population(store, run, calibrator, until, with_filled=filled)
     if population.digest != row.settings["population"]:
         return
     asked, wrong = _answered(population, status.answers)
     for result in certificate.results:
-        of_class = np.ones(len(population), dtype=bool)
-        if result.class_name:
-            of_class = population.classes == run.ontology.names.index(result.class_name)
+        of_class = population.of(result.class_name)
         taken = of_class[asked]
         if taken.any():
             name = result.class_name or "all classes together"

@@ -24,11 +24,22 @@ from numpy.typing import NDArray
 
 from secondlook.core.cancellation import check_cancelled
 from secondlook.datasets.snapshot import NAME
-from secondlook.evaluation.certificate import Certificate, digest_of_answers, limit_reason
+from secondlook.evaluation.certificate import (
+    Certificate,
+    digest_of_answers,
+    filled_name,
+    is_filled_name,
+    limit_reason,
+)
 from secondlook.evaluation.guarantee import Promise, SamplePlan, Terms, certify, draw
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.review.oracle import PERSON, Oracle
-from secondlook.review.population import Population, lowest_decisions, read_population
+from secondlook.review.population import (
+    Population,
+    filled_in,
+    lowest_decisions,
+    read_population,
+)
 from secondlook.review.redecide import run_to_write
 from secondlook.store import Store
 from secondlook.store.bulk import DecisionBatch, add_decisions, redecided_up_to
@@ -78,10 +89,18 @@ class GuaranteeRequest:
     classes: tuple[str, ...] = ()
     """Each guaranteed by itself; empty: all labels of the run together."""
     seed: int = 0
+    filled: bool = False
+    """Whether boxes that were filled in where nothing was found are asked about too, as classes of
+    their own."""
 
     def told(self) -> dict[str, Any]:
         """Plain values, equal for equal requests."""
-        return {"classes": list(self.classes), "seed": self.seed, **asdict(self.terms)}
+        return {
+            "classes": list(self.classes),
+            "seed": self.seed,
+            "filled": self.filled,
+            **asdict(self.terms),
+        }
 
 
 @dataclass(frozen=True)
@@ -179,12 +198,27 @@ def create_guarantee(
             return guarantee_status(store, name)
     until = int(row.settings["until"]) if row else None
     population = read_population(
-        store, run, free, until, lambda done, total: progress("reading the run", done, total)
+        store,
+        run,
+        free,
+        until,
+        lambda done, total: progress("reading the run", done, total),
+        request.filled,
     )
     if not len(population):
         raise InvalidInput(
             f"run '{run.name}' has no box that could be a label, so there is nothing to guarantee; "
             "label its images first"
+        )
+    if request.filled and any(map(is_filled_name, run.ontology.names)):
+        raise InvalidInput(
+            f"a class of run '{run.name}' is called as a certificate calls filled boxes; leave out "
+            "--filled"
+        )
+    if request.filled and not population.filled.any():
+        raise InvalidInput(
+            f"run '{run.name}' has no box that was filled in; label the video with --track and "
+            "--fill-gaps ignore, or leave out --filled"
         )
     sample = _Questions(store, population, _plans(population, request))
     if oracle:
@@ -225,7 +259,8 @@ def apply_guarantee(
     certificate = _in_force(row)
     source = store.results.run(row.run)
     calibrator = store.calibrators.get(row.calibrator) if row.calibrator else None
-    limits = certificate.limits(source.ontology.names)
+    names = source.ontology.names
+    limits, filled = certificate.limits(names), certificate.filled_limits(names)
     run = _applied_run(store, new or name, source, limits, row)
     until, images = int(row.settings["until"]), store.results.count(run.id)
     with deletion_blocked(store.database):
@@ -235,13 +270,13 @@ def apply_guarantee(
         for packed, decided in lowest_decisions(store, source, calibrator, after):
             kept = [one for one in packed if one.cursor <= until]
             if kept:
-                part = _by_limits(decided, limits, source.ontology, len(kept))
+                part = _by_limits(decided, limits, filled, source.ontology, len(kept))
                 with store.database.writing() as connection:
                     images += add_decisions(connection, run, kept, part)
                 progress("deciding", images, total)
             if len(kept) < len(packed):
                 break
-    classes = tuple(limits)
+    classes = tuple(name for name in names if name in limits or name in filled)
     told = {"run": run.name, "classes": list(classes), "summary": list(summary(certificate))}
     if store.guarantees.applied(name) is None or store.guarantees.events(name)[-1].content != told:
         store.guarantees.change(name, APPLIED, told)
@@ -264,7 +299,9 @@ def job_under(
     row = store.guarantees.get(name)
     certificate, source = _in_force(row), store.results.run(row.run)
     settings, other = settings_for(source.ontology), ""
-    if certificate.terms.promise is Promise.RUN:
+    if not certificate.limits(source.ontology.names):
+        other = "boxes that were filled in, and a job has none"
+    elif certificate.terms.promise is Promise.RUN:
         other = "the boxes of its run and no others; make one with --promise scenes"
     elif ontology is not None and _without_limits(ontology) != _without_limits(source.ontology):
         other = f"the classes and questions of run '{row.run}'; leave out those of the job"
@@ -335,12 +372,12 @@ class _Questions:
 
         Other images may have the same names; then hardly a box is right.
         """
-        cursors = {int(self.population.cursors[row]) for row in self.rows}
+        rows = [row for row in self.rows if not self.population.filled[row]]
+        cursors = {int(self.population.cursors[row]) for row in rows}
         right = {cursor: oracle.right(self.judged(cursor)) for cursor in sorted(cursors)}
         population = self.population
         found = [
-            right[int(population.cursors[row])].get(int(population.places[row]))
-            for row in self.rows
+            right[int(population.cursors[row])].get(int(population.places[row])) for row in rows
         ]
         known = [one for one in found if one is not None]
         if len(known) >= FEWEST_KNOWN and sum(known) < LEAST_RIGHT * len(known):
@@ -477,7 +514,7 @@ def _check_same(
     """Raises ``AlreadyExists`` for a guarantee that was begun with other settings."""
     digest = calibrator.digest if calibrator else ""
     wanted = {"run": request.run, **request.told(), "calibrator": digest}
-    begun = {"run": row.run, **row.settings}
+    begun = {"run": row.run, "filled": False, **row.settings}
     other = [name for name, value in wanted.items() if begun.get(name) != value]
     if other:
         what = {"target": "precision"}.get(other[0], other[0])
@@ -489,18 +526,18 @@ def _check_same(
 
 
 def _plans(population: Population, request: GuaranteeRequest) -> list[SamplePlan]:
-    names = np.array(population.run.ontology.names)[population.classes]
-    return [
-        draw(
-            population.probabilities,
-            names,
-            population.scenes,
-            request.terms,
-            class_name=name,
-            seed=request.seed,
-        )
-        for name in request.classes or ("",)
-    ]
+    names = request.classes or ("",)
+    if request.filled:
+        names += tuple(map(filled_name, names))
+    return [_plan(population, request, name) for name in names]
+
+
+def _plan(population: Population, request: GuaranteeRequest, name: str) -> SamplePlan:
+    """What is asked about what a certificate calls ``name``."""
+    probabilities = np.where(population.of(name), population.probabilities, np.nan)
+    names = np.full(len(population), name)
+    terms, seed = request.terms, request.seed
+    return draw(probabilities, names, population.scenes, terms, class_name=name, seed=seed)
 
 
 def _begin(
@@ -606,6 +643,8 @@ def _certified(
 
 def _population_told(population: Population, request: GuaranteeRequest) -> str:
     what = "every class" if not request.classes else ", ".join(request.classes)
+    if request.filled:
+        what += " and, by themselves, boxes that were filled in between them,"
     whose = (
         "on these images"
         if request.terms.promise is Promise.RUN
@@ -645,9 +684,14 @@ def _applied_run(
 
 
 def _by_limits(
-    decided: DecisionBatch, limits: Mapping[str, float], ontology: Ontology, images: int
+    decided: DecisionBatch,
+    limits: Mapping[str, float],
+    filled: Mapping[str, float],
+    ontology: Ontology,
+    images: int,
 ) -> DecisionBatch:
-    """The first ``images`` of ``decided`` (by limits as low as can be) by those of a guarantee."""
+    """The first ``images`` of ``decided`` (by limits as low as can be) by those of a guarantee,
+    boxes that were filled in by the limits ``filled``."""
     end = int(decided.starts[images])
     thresholds = np.array([limits.get(name, np.inf) for name in ontology.names])
     outcomes, classes = decided.outcomes[:end].copy(), decided.classes[:end]
@@ -659,6 +703,12 @@ def _by_limits(
     for at in np.flatnonzero(below | (outcomes == _YES)).tolist():
         name = ontology.names[classes[at]]
         reasons[at] = limit_reason(name, float(probabilities[at]), limits.get(name))
+    of_gaps = np.flatnonzero(filled_in(decided, ontology)[:end]) if filled else np.zeros(0)
+    for at in of_gaps.astype(np.intp).tolist():
+        name, score = ontology.names[classes[at]], float(probabilities[at])
+        if (limit := filled.get(name)) is not None:
+            outcomes[at] = _YES if score >= limit else _OPEN
+            reasons[at] += f"; {limit_reason(filled_name(name), score, limit)}"
     return DecisionBatch(
         decided.starts[: images + 1], decided.rows[:end], classes, outcomes, probabilities, reasons
     )

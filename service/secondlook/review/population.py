@@ -5,6 +5,10 @@ would be a label at some limit, and at a higher limit those whose probability re
 and no others. So "accepted at the limit t" is "in the population, with a probability of at least
 t", which is what the statistics of a guarantee need. Nobody's reviews count here: answers are drawn
 from what the models made.
+
+Boxes that were filled in where a track was not found (``label --fill-gaps``) are no labels at any
+limit, and in no population unless it is asked for with them. Then they are marked, to be drawn
+from, tested and accepted by themselves: what holds of found boxes says nothing of these.
 """
 
 import hashlib
@@ -15,16 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.datasets.splits import block_of, group_images
-from secondlook.evaluation.certificate import lowest_limits
+from secondlook.evaluation.certificate import filled_name, is_filled_name, lowest_limits
 from secondlook.labeling.calibrator import Calibrator
+from secondlook.labeling.decisions import FILLED
 from secondlook.review.redecide import decisions_on
 from secondlook.store import Store
 from secondlook.store.bulk import DecisionBatch, PackedEvidence
 from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW
 from secondlook.store.runs import Run
+from secondlook_client.ontology import Ontology
 from secondlook_client.values import Outcome
 
-_ACCEPT = OUTCOMES.index(Outcome.ACCEPT)
+_ACCEPT, _REJECT = OUTCOMES.index(Outcome.ACCEPT), OUTCOMES.index(Outcome.REJECT)
 FACTS_AT_ONCE = 500
 
 
@@ -40,13 +46,16 @@ class Population:
     classes: NDArray[np.intp]
     """(J,) indices of the run's classes."""
     probabilities: NDArray[np.float64]
-    """(J,) that the label is right, [0, 1]."""
+    """(J,) that the label is right, [0, 1]; of a filled box the lower of the proposer's scores at
+    both ends of the gap."""
     scenes: NDArray[np.intp]
     """(J,) images with the same number may be alike: near duplicates, a stretch of a stream."""
     images: int
     """Results of the run, those without a judgement too."""
     until: int
     """Cursor of the last result; 0 where there is none."""
+    filled: NDArray[np.bool_]
+    """(J,) which were filled in where nothing was found."""
 
     def __len__(self) -> int:
         return len(self.cursors)
@@ -62,12 +71,24 @@ class Population:
         rows = start + np.flatnonzero(self.places[start:end] == int(place))
         return int(rows[0]) if len(rows) else None
 
+    def of(self, name: str) -> NDArray[np.bool_]:
+        """(J,) which a certificate means by ``name``: a class, "" for all of them, or one of their
+        ``filled_name``."""
+        filled = self.filled if is_filled_name(name) else ~self.filled
+        if name in ("", filled_name("")):
+            return filled
+        names = self.run.ontology.names
+        names = tuple(map(filled_name, names)) if is_filled_name(name) else names
+        return filled & (np.array(names)[self.classes] == name)
+
     @property
     def digest(self) -> str:
         """SHA-256 of what a sample depends on, 64 hex digits."""
         whole = hashlib.sha256(self.run.ontology.digest.encode())
         for part in (self.cursors, self.places, self.classes, self.probabilities, self.scenes):
             whole.update(np.ascontiguousarray(part).tobytes())
+        if self.filled.any():  # without, it is the digest that it always was
+            whole.update(self.filled.tobytes())
         return whole.hexdigest()
 
 
@@ -77,13 +98,15 @@ def read_population(
     calibrator: Calibrator | None,
     until: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    with_filled: bool = False,
 ) -> Population:
     """The population of ``run`` with the probabilities of ``calibrator``; None: as the models' are.
 
-    ``until`` leaves out the results behind that cursor. Numbers only are kept, some 50 bytes a
-    judgement. Raises what deciding again raises.
+    ``with_filled`` adds the boxes that were filled in. ``until`` leaves out the results behind that
+    cursor. Numbers only are kept, some 50 bytes a judgement. Raises what deciding again raises.
     """
     parts: list[tuple[NDArray[np.int64], ...]] = []
+    of_gaps: list[NDArray[np.bool_]] = []
     probabilities: list[NDArray[np.float64]] = []
     image_ids: list[int] = []
     item_ids: list[int] = []
@@ -95,6 +118,10 @@ def read_population(
         at = np.arange(len(decided.rows))
         images = np.searchsorted(decided.starts, at, side="right") - 1
         kept = (decided.outcomes == _ACCEPT) & (decided.rows != WHOLE_IMAGE_ROW) & (images < count)
+        filled = np.zeros(len(at), dtype=bool)
+        if with_filled:
+            filled = filled_in(decided, run.ontology) & (images < count)
+        kept |= filled
         cursors = np.array([one.cursor for one in packed], dtype=np.int64)
         place_of_image = len(image_ids) + images
         places = at - decided.starts[images]
@@ -105,6 +132,7 @@ def read_population(
             )
         )
         probabilities.append(decided.probabilities[kept])
+        of_gaps.append(filled[kept])
         image_ids += [one.image_id for one in packed[:count]]
         item_ids += [one.item_id for one in packed[:count]]
         last = packed[count - 1].cursor if count else last
@@ -125,7 +153,27 @@ def read_population(
         scenes[images],
         len(image_ids),
         last,
+        np.concatenate([np.zeros(0, dtype=bool), *of_gaps]),
     )
+
+
+def filled_in(decided: DecisionBatch, ontology: Ontology) -> NDArray[np.bool_]:
+    """(J,) which judgements of ``lowest_decisions`` are about a box that was filled in.
+
+    Of a contrast group only where one class alone is possible: at most one can be accepted.
+    """
+    filled = np.array([reason.startswith(FILLED) for reason in decided.reasons], dtype=bool)
+    at = np.flatnonzero(filled)
+    if not len(at):
+        return filled
+    group_of = np.zeros(len(ontology.classes), dtype=np.intp)
+    for number, members in enumerate(ontology.groups.values()):
+        group_of[list(members)] = number
+    images = np.searchsorted(decided.starts, at, side="right")
+    keys = np.stack([images, decided.rows[at], group_of[decided.classes[at]]], axis=1)
+    _, which, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    filled[at] = counts[which.ravel()] == 1
+    return filled
 
 
 def lowest_decisions(

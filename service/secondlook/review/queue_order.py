@@ -24,6 +24,9 @@ count among the k.
 (``selection.strategies``); of an image the box whose probability is nearest to one half first. As
 many images are chosen as hold ``count`` boxes on average. Their embeddings are in the store.
 
+``keyframes``: frame by frame of a run with tracks, as that strategy chooses them; of each frame the
+boxes that it was chosen for, and no others.
+
 Equal boxes are in a random order. The same run, seed and reviews give the same order.
 """
 
@@ -39,8 +42,10 @@ from secondlook.review.image_pool import (
     measured_by,
     read_pool,
 )
+from secondlook.review.keyframes import with_moments
 from secondlook.review.uncertainty import best_method
 from secondlook.selection.choices import Measure, Strategy
+from secondlook.selection.keyframes import choose_keyframes
 from secondlook.selection.strategies import choose_images
 from secondlook.store import Store
 from secondlook.store.results import Result
@@ -105,7 +110,9 @@ def queue_items(
         raise InvalidInput(
             f"run '{run}' has no judged box{of} that nobody has reviewed; there is nothing to ask"
         )
-    if order in BY_IMAGES:
+    if order is ReviewOrder.KEYFRAMES:
+        drawn = _draw_by_keyframes(store, source, boxes.open, count)
+    elif order in BY_IMAGES:
         drawn = _draw_by_images(store, source, boxes.open, Strategy(order.value), count, seed)
     else:
         drawn = _draw(boxes, order, count, np.random.default_rng(seed))
@@ -262,6 +269,26 @@ def _draw_by_images(
     doubt = boxes["probability"] * (1 - boxes["probability"])
     order = np.lexsort((np.random.default_rng(seed).permutation(len(boxes)), -doubt, turn))
     rows = order[turn[order] < len(turns)][:count]
+    return rows, np.ones(len(rows))
+
+
+def _draw_by_keyframes(
+    store: Store, run: Run, boxes: NDArray[np.void], count: int
+) -> tuple[Rows, NDArray[np.float64]]:
+    """Rows of ``boxes`` frame by frame, and 1 for each. Raises ``InvalidInput``."""
+    found = with_moments(store, run, read_pool(store, run))
+    moments, turns = found.pool.moments, dict[tuple[int, int], int]()
+    for turn, frame in enumerate(choose_keyframes(moments, len(found.images))):
+        cursor = found.images[frame.place].cursor
+        tracks = {moments[number].track for number in frame.moments}
+        judged = store.results.decided(cursor).labelled.judgements
+        turns |= {(cursor, at): turn for at, one in enumerate(judged) if one.track in tracks}
+    keys = zip(boxes["cursor"].tolist(), boxes["place"].tolist(), strict=True)
+    turn_of = np.array([turns.get(key, -1) for key in keys], np.intp)
+    wanted = (turn_of >= 0) & (boxes["outcome"] != _OUTCOMES.index(Outcome.REJECT))
+    rows = np.flatnonzero(wanted)
+    rows = rows[np.argsort(turn_of[rows], kind="stable")]
+    rows = rows[: count or len(rows)]
     return rows, np.ones(len(rows))
 
 

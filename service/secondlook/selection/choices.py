@@ -23,6 +23,8 @@ class Strategy(StrEnum):
     BALANCE = "balance"
     """Rare classes and rare modes (place, light, device …, found by clustering) as often as
     others."""
+    KEYFRAMES = "keyframes"
+    """The few frames that show each track, and what happens to it: greedy set cover."""
     RANDOM = "random"
 
     @property
@@ -35,6 +37,7 @@ WITHOUT_VECTORS = (
     Strategy.UNCERTAINTY,
     Strategy.COMMITTEE,
     Strategy.EXPECTED_CHANGE,
+    Strategy.KEYFRAMES,
     Strategy.RANDOM,
 )
 """Strategies that do not ask what looks alike."""

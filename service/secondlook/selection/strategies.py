@@ -15,6 +15,7 @@ import numpy as np
 
 from secondlook.selection.choices import Measure, Strategy
 from secondlook.selection.clusters import Rows, Vectors, k_centre, k_medoids
+from secondlook.selection.keyframes import Moment, choose_keyframes
 from secondlook.selection.neighbours import NeighbourIndex
 from secondlook.selection.uncertainty import Floats, readings_uncertainty
 from secondlook_client.errors import InvalidInput
@@ -29,6 +30,8 @@ WORTHWHILE = 3
 """A pool of fewer images for each that is chosen leaves little to choose."""
 MODES, IMAGES_OF_MODE = 20, 10
 """``balance``: most modes that are looked for, and images that a mode has on average at least."""
+TOLD_MOMENTS = 12
+"""``keyframes``: what is told of one frame at most."""
 LIKELY = 0.5
 """``balance``: expected objects from which an image is said to have a class."""
 
@@ -69,6 +72,8 @@ class JudgedPool:
     target_names: Sequence[str] = ()
     changes: Floats | None = None
     """(N,) how much each image would change a student, ≥ 0; NaN where it could not be measured."""
+    moments: Sequence[Moment] = ()
+    """What the images show of tracks, by their places."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,7 +105,9 @@ class PoolSelection:
     def advice(self) -> str:
         """What to expect where there is little to choose; else empty."""
         count = len(self.chosen)
-        if self.strategy is Strategy.RANDOM or not count or self.pool >= WORTHWHILE * count:
+        if self.strategy in (Strategy.RANDOM, Strategy.KEYFRAMES) or not count:
+            return ""
+        if self.pool >= WORTHWHILE * count:
             return ""
         return (
             f"{count:,} of {self.pool:,} images leave little to choose: at random "
@@ -156,6 +163,11 @@ def _check(pool: JudgedPool, strategy: Strategy, measure: Measure) -> None:
         raise InvalidInput("the strategy transfer needs images of the target")
     if strategy is Strategy.EXPECTED_CHANGE and pool.changes is None:
         raise InvalidInput("the strategy expected-change needs a student that was measured")
+    if strategy is Strategy.KEYFRAMES and not pool.moments:
+        raise InvalidInput(
+            "there is no keyframe to choose: people have seen everything about the tracks, or the "
+            "run has none (label a video with --track)"
+        )
     by_measure = strategy in (Strategy.UNCERTAINTY, Strategy.MIXED)
     if by_measure and measure.kept and not np.isfinite(pool.measured).any():
         raise InvalidInput(f"no box was measured by {measure}")
@@ -250,6 +262,25 @@ def _by_change(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
         ChosenImage(row, float(changes[row]), _change_told(float(changes[row])))
         for row in rows.tolist()
     ]
+
+
+def _keyframes(pool: JudgedPool, wanted: _Wanted) -> list[ChosenImage]:
+    return [
+        ChosenImage(one.place, one.value, _moments_told(pool, one.moments))
+        for one in choose_keyframes(pool.moments, wanted.count)
+    ]
+
+
+def _moments_told(pool: JudgedPool, numbers: Sequence[int]) -> str:
+    tracks: dict[str, list[str]] = {}
+    for number in numbers[:TOLD_MOMENTS]:
+        tracks.setdefault(pool.moments[number].why, []).append(str(pool.moments[number].track))
+    told = [
+        f"{'tracks' if len(of) > 1 else 'track'} {', '.join(of)}: {why}"
+        for why, of in tracks.items()
+    ]
+    more = len(numbers) - TOLD_MOMENTS
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
 
 
 def _change_told(change: float) -> str:
@@ -433,5 +464,6 @@ _STRATEGIES: Mapping[Strategy, Callable[[JudgedPool, _Wanted], list[ChosenImage]
     Strategy.DENSITY: _dense,
     Strategy.TRANSFER: _like_target,
     Strategy.BALANCE: _balanced,
+    Strategy.KEYFRAMES: _keyframes,
     Strategy.RANDOM: _at_random,
 }

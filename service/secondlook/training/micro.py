@@ -28,7 +28,7 @@ from secondlook.core.types import Boxes, Image
 from secondlook.labeling.embedder import Embedder, Vectors, embed_checked
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.vocabulary import ChecksPhrases
-from secondlook.models.micro import FINDER_FLOOR, check_adapter, in_even_light
+from secondlook.models.micro import FINDER_FLOOR, in_even_light
 from secondlook.models.micro_folder import (
     HEAD,
     LABELS,
@@ -39,6 +39,7 @@ from secondlook.models.micro_folder import (
     read_micro_manifest,
     write_micro_manifest,
 )
+from secondlook.models.micro_set import check_adapter
 from secondlook.models.registry import load_embedder, load_proposer
 from secondlook.training.micro_crops import CropSampler, LabelledFrame
 from secondlook.training.micro_head import (
@@ -246,7 +247,8 @@ class _ClipReader:
         except (InvalidInput, LocalFailure) as failure:
             raise InvalidInput(
                 f"'{name:.80}', which has labels, cannot be read ({failure}); is the video cut "
-                "short, or another one than was labelled?"
+                "short, or another one than was labelled? Frames are named by their own times, "
+                "which need not be even, as in `secondlook label`"
             ) from failure
 
     def _find(self, name: str) -> ImageFile | None:
@@ -319,8 +321,9 @@ def _check_found(frames: Sequence[LabelledFrame], how: MicroTraining) -> list[st
     if not seen.any():
         raise InvalidInput(
             f"the finder '{how.finder}' has no box on any of {len(seen)} labels when it is asked "
-            f"for '{how.phrase}': the clip does not show the class there, or the finder does not "
-            "know such objects; give --phrase what kind of object it is, or another --finder"
+            f"for '{how.phrase}': the clip does not show the class there, the labels are of frames "
+            "that were not upright, or the finder does not know such objects; give --phrase what "
+            "kind of object it is, or another --finder"
         )
     if not seen.all():
         warnings.append(

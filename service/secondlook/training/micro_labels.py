@@ -24,7 +24,9 @@ from secondlook_client.errors import InvalidInput
 from secondlook_client.values import Outcome, Review
 
 SAME_BOX = 0.8
-"""IoU from which two boxes are about one object."""
+"""IoU from which two boxes are one."""
+SAME_OBJECT = 0.5
+"""IoU from which two boxes may be about one object."""
 MAX_FRAMES = 500
 """Labelled frames of one micro-model; with more, ``distill`` trains a student."""
 LEAST_SIDE = 4.0
@@ -60,8 +62,9 @@ def read_labels(path: Path, class_name: str = "") -> tuple[str, list[FrameLabels
         raise InvalidInput(f"{path} has no box; mark the target in about five frames")
     if wanted not in present:
         names = ", ".join(f"'{name:.60}'" for name in list(present)[:8])
+        none = f"no box of '{class_name:.60}', only " if class_name else ""
         raise InvalidInput(
-            f"{path} has boxes of {names}; say with --class which one the micro-model finds"
+            f"{path} has {none}boxes of {names}; say with --class which one the micro-model finds"
         )
     partial = _partial_images(plain)
     boxes: dict[Any, list[Xyxy]] = {key: [] for key in coco.images}
@@ -133,6 +136,22 @@ def merged(groups: Iterable[Sequence[FrameLabels]]) -> list[FrameLabels]:
     return list(frames.values())
 
 
+def contradictions(groups: Sequence[Sequence[FrameLabels]]) -> int:
+    """How many boxes one source calls the target and a later one something else, or the reverse;
+    in ``merged`` the later one counts."""
+    count = 0
+    for place, later in enumerate(groups):
+        known = {one.name: one for group in groups[:place] for one in group}
+        for after in later:
+            if before := known.get(after.name):
+                for said, denied in (
+                    (before.boxes, after.negatives),
+                    (before.negatives, after.boxes),
+                ):
+                    count += int((iou(said, denied) >= SAME_OBJECT).any(axis=1).sum())
+    return count
+
+
 def checked(frame: FrameLabels, width: int, height: int) -> tuple[FrameLabels, list[str]]:
     """The labels cut to their frame of that size, without boxes that stand twice; and warnings.
 
@@ -159,9 +178,15 @@ def checked(frame: FrameLabels, width: int, height: int) -> tuple[FrameLabels, l
         warnings.append(f"'{frame.name}' has a label twice; one of them is used")
     negatives = clip(frame.negatives, width, height)
     negatives = negatives[((negatives[:, 2:] - negatives[:, :2]) >= LEAST_SIDE).all(axis=1)]
-    if (iou(boxes[kept], negatives) >= SAME_BOX).any():
+    shared = float(iou(boxes[kept], negatives).max(initial=0))
+    if shared >= SAME_BOX:
         raise InvalidInput(
             f"'{frame.name}' has a box that is both the target and something else; remove one"
+        )
+    if shared >= SAME_OBJECT:
+        warnings.append(
+            f"'{frame.name}' has the target and something else at nearly one place (IoU "
+            f"{shared:.2f}); if they are one object, remove one"
         )
     return replace(frame, boxes=boxes[kept], negatives=negatives, size=(width, height)), warnings
 
@@ -228,7 +253,7 @@ def _joined(before: FrameLabels, after: FrameLabels) -> FrameLabels:
 
 def _overlaps(box: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
     """Whether one of the others is about the same object."""
-    return bool((iou(boxes_array([box]), boxes_array(others)) >= 0.5).any())
+    return bool((iou(boxes_array([box]), boxes_array(others)) >= SAME_OBJECT).any())
 
 
 def _distinct(boxes: Boxes) -> list[int]:

@@ -11,8 +11,8 @@ import pytest
 from fakes import ScriptedProposer
 from onnx import TensorProto, helper, numpy_helper
 
-from secondlook.cli.micro import micro_digest
-from secondlook.config.settings import ModelSettings
+from secondlook.cli.micro import micro_digest, with_outline
+from secondlook.config.settings import ModelSettings, Settings
 from secondlook.core.types import Image
 from secondlook.labeling.proposer import Proposer
 from secondlook.models.micro import (
@@ -23,7 +23,6 @@ from secondlook.models.micro import (
     MicroProposer,
     in_even_light,
     load,
-    micro_folders,
 )
 from secondlook.models.micro_folder import (
     FILE_NAME,
@@ -36,6 +35,7 @@ from secondlook.models.micro_folder import (
     read_scene,
     write_micro_manifest,
 )
+from secondlook.models.micro_set import read_micro_set
 from secondlook_client.errors import BadOntology, BadSetting, Damaged, NotFound
 
 SIDE = 16
@@ -213,15 +213,60 @@ def test_another_version_at_the_same_place_is_another_model(tmp_path):
 
 def test_a_set_is_a_folder_of_micro_models_or_a_file_that_names_some(tmp_path):
     one, two = folder_of(tmp_path / "set" / "one"), folder_of(tmp_path / "set" / "two")
-    assert micro_folders(tmp_path / "set") == [one, two]
+    assert read_micro_set(tmp_path / "set").folders == (one, two)
     listed = tmp_path / "set.yaml"
     listed.write_text("models: [set/two]")
-    assert micro_folders(listed) == [two.resolve()]
+    assert read_micro_set(listed).folders == (two.resolve(),)
     listed.write_text("models: [../elsewhere]")
     with pytest.raises(BadSetting, match="out of the folder"):
-        micro_folders(listed)
-    listed.write_text("find: set/one")
+        read_micro_set(listed)
+    listed.write_text("tell_apart: [set/one]")
     with pytest.raises(BadSetting, match="expected `models"):
-        micro_folders(listed)
+        read_micro_set(listed)
     with pytest.raises(NotFound, match="secondlook micro train"):
-        micro_folders(tmp_path / "nowhere")
+        read_micro_set(tmp_path / "nowhere")
+
+
+def test_an_assembly_line_names_who_finds_who_tells_apart_and_who_outlines(tmp_path):
+    folder_of(tmp_path / "red")
+    line, spec = tmp_path / "line.yaml", f"micro:{tmp_path / 'line.yaml'}"
+    line.write_text("find: demo\nphrase: Person\ntell_apart: [red]\noutline: demo\n")
+    found = read_micro_set(line)
+    assert (found.find, found.phrase, found.outline) == ("demo", "person", "demo")
+    assert found.folders == ((tmp_path / "red").resolve(),)
+    settings = Settings().replace(proposer=spec)
+    assert with_outline(settings).models.segmenter == "demo"
+    named = settings.replace(segmenter="sam:folder")
+    assert with_outline(named) is named and with_outline(Settings()) == Settings()
+    assert micro_digest(spec).endswith("find demo, phrase person, outline demo")
+
+    for wrong, told in (
+        ("find: demo\n", "without 'tell_apart' does nothing"),
+        ("find: demo\ntell_apart: [red]\nverify: demo\n", "has no 'verify'; it has find, phrase"),
+        ("find: demo\ntell_apart: red\n", "expected `tell_apart:"),
+        ("find: demo\ntell_apart: [../red]\n", "out of the folder"),
+        ("find: os:system\ntell_apart: [red]\n", "registered"),
+        ("find: micro:red\ntell_apart: [red]\n", "registered"),
+        ("find: demo\ntell_apart: [red]\noutline: os:system\n", "registered"),
+        ("find: demo\ntell_apart: [red]\nphrase: [a]\n", "'phrase' to be a text"),
+        ("find: demo\ntell_apart: [red]\nfind: demo\n", "cannot be read as YAML"),
+        ("tell_apart: [red]\noutline: demo\n", "or an assembly line of find"),
+    ):
+        line.write_text(wrong)
+        with pytest.raises(BadSetting, match=told):
+            read_micro_set(line)
+
+
+def test_what_several_tell_apart_is_found_once(tmp_path):
+    asked: list[str] = []
+
+    def script(image, phrases):
+        asked.extend(phrases)
+        return [(LEFT, {"person": 0.05}), (RIGHT, {"person": 0.9})]
+
+    finder = ScriptedProposer(script)
+    names = ("red one", "second")
+    models = [model_of(folder_of(tmp_path / name, class_name=name), WIDE, finder) for name in names]
+    (found,) = MicroProposer(models, "line").propose([frame("a", (220, 60, 40))], names, 0.25)
+    assert (found.scores > 0).tolist() == [[True, False], [False, True]]
+    assert asked == ["person"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from secondlook.selection.choices import Measure, Strategy
 from secondlook.selection.expected_change import gradient_length
+from secondlook.selection.keyframes import Moment
 from secondlook.selection.strategies import (
     DIFFICULTY_BOUND,
     JudgedPool,
@@ -217,7 +218,8 @@ def test_no_image_is_chosen_twice_and_never_more_than_asked(
 ) -> None:
     rng = np.random.default_rng(seed)
     pool = pool_of(images, [unit(*rng.normal(size=3)) for _ in images])
-    pool = replace(pool, changes=rng.random(len(images)))
+    moments = [Moment(place, "seen", {place: 1.0}) for place in range(len(images))]
+    pool = replace(pool, changes=rng.random(len(images)), moments=moments)
     chosen = places(pool, strategy, count, seed=seed)
     assert len(chosen) == len(set(chosen)) == min(count, len(images))
     assert chosen == places(pool, strategy, count, seed=seed)

@@ -8,6 +8,7 @@ import pytest
 from secondlook.training.micro_labels import (
     FrameLabels,
     checked,
+    contradictions,
     labels_of_reviews,
     merged,
     read_labels,
@@ -78,6 +79,16 @@ def test_a_label_that_stands_twice_counts_once():
     kept, warnings = checked(of_frame(own=(A, (10.0, 10.0, 31.0, 40.0), B)), 100, 50)
     assert kept.boxes.tolist() == [[*A], [*B]]
     assert "twice" in warnings[0]
+
+
+def test_labels_that_contradict_each_other_are_told():
+    near = (14.0, 12.0, 34.0, 42.0)
+    _, (said,) = checked(of_frame(negatives=(near,)), 100, 50)
+    assert "the target and something else at nearly one place (IoU 0.60)" in said
+    first = [of_frame(own=(A, B), negatives=(C,)), of_frame("g.jpg")]
+    later = [of_frame(own=(C,), negatives=(near,))]
+    assert contradictions([first, later]) == 2
+    assert contradictions([first, [of_frame(own=(near,)), of_frame("h.jpg", negatives=(A,))]]) == 0
 
 
 def test_the_newer_label_of_a_box_counts():
