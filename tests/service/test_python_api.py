@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,7 +192,10 @@ def test_nothing_else_is_overwritten(photos: Path, tmp_path: Path) -> None:
 
 
 def test_out_is_the_command_and_goes_on_where_that_stopped(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "labels"
     flags = [f"--{name}={MODELS[name]}" for name in ("proposer", "verifier")]
@@ -202,6 +206,17 @@ def test_out_is_the_command_and_goes_on_where_that_stopped(
     assert boxes(labels) == [LEFT, RIGHT, RIGHT, LEFT] and labels[-1].name == "deeper/c.png"
     assert [one.name for one in labels.failed] == ["broken.jpg"]
     assert "4 labelled images" in labels._repr_html_()
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    labels.show()
+    (page,) = (Path(address.removeprefix("file://")) for address in opened)
+    assert "4 labelled images" in page.read_text(encoding="utf-8")
+    shown: list[object] = []
+    notebook = SimpleNamespace(display=shown.append)
+    fake = SimpleNamespace(get_ipython=lambda: notebook, display=notebook)
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    labels.show()
+    assert shown == [labels] and len(opened) == 1
     with pytest.raises(InvalidInput, match="it needs files; leave out= away"):
         secondlook.label([half_bright()], ["dog"], out=tmp_path / "other", **MODELS)
 

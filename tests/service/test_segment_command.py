@@ -1,5 +1,6 @@
 """``secondlook segment`` and ``secondlook.segment``: an object of an image, its mask or cut out."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,7 @@ def test_the_python_api(photo: Path, tmp_path: Path) -> None:
     same = secondlook.segment(array, inside=[(20, 20)], candidate=2, segmenter=SEGMENTER)
     assert same.mask == found.mask
     cut = np.asarray(same.cutout())
+    assert (np.asarray(Image.open(io.BytesIO(same._repr_png_()))) == cut).all()
     assert (cut[..., :3] == array[19:22, 19:22]).all() and (cut[..., 3] == 255).all()
     same.save(tmp_path / "cut.png", crop=True)
     assert Image.open(tmp_path / "cut.png").size == (3, 3)

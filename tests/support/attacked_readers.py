@@ -14,12 +14,14 @@ from typing import Any
 
 from encoded_images import FORMATS, encoded, gradient
 from labelled import judged, result
+from masks import disc, with_mask
 from random_messages import STRANGE_TEXTS, MessageMaker
 from students import write_student
 from training_sets import write_coco, write_voc, write_yolo
 
 from secondlook.core.images import decode
 from secondlook.core.ontology_yaml import classes_of_line, dump, ontology_from_yaml
+from secondlook.datasets.corrected_sets import open_corrected
 from secondlook.datasets.manifest import (
     Entry,
     ManifestBox,
@@ -28,6 +30,8 @@ from secondlook.datasets.manifest import (
     part_entries,
 )
 from secondlook.datasets.open import open_training_set
+from secondlook.datasets.readers.label_studio import parse_config
+from secondlook.datasets.writers import UNSPLIT, Labels, write_format
 from secondlook.detector.manifest import FILE_NAME, FP32, SELF_TEST, parse_manifest
 from secondlook.detector.onnx_safety import refuse_unsafe
 from secondlook.detector.self_test import read_self_test
@@ -38,7 +42,7 @@ from secondlook_client.errors import SecondlookError
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.spool import Spool
 from secondlook_client.v1 import datasets_pb2, jobs_pb2, labeling_pb2, models_pb2, reviews_pb2
-from secondlook_client.values import BoxKind
+from secondlook_client.values import BoxKind, Review, ReviewAnswer
 
 SLOWEST_S = 2.0
 """Of processor time for one input; an event loop may wait for some of these."""
@@ -132,6 +136,7 @@ def every_reader(folder: Path) -> tuple[Reader, ...]:
         Reader("answer", _of_text(answer_from_text), [b"Yes, there is a dog.", b"**No**"], 10),
         *_message_readers(),
         *_folder_readers(folder),
+        *_neighbour_readers(folder),
     )
 
 
@@ -220,6 +225,29 @@ def _folder_readers(folder: Path) -> list[Reader]:
             "spool", lambda content: _read_spool(folder / "spool", content), [_frame(folder)], 2
         ),
     ]
+
+
+def _neighbour_readers(folder: Path) -> list[Reader]:
+    """Of what comes back from Label Studio, CVAT and FiftyOne."""
+    said = (Review("0" * 64, "dog", (8, 4, 40, 36), ReviewAnswer.RIGHT, person="Ann", id=1),)
+    found = with_mask(judged("dog", (8.0, 4.0, 40.0, 36.0)), disc(72, 64, (8, 4, 40, 36)))
+    rows = [("a.png", result(found, judged("ball", (41, 40, 70, 60)), width=72, height=64))]
+    labels = Labels(ONTOLOGY.names, lambda: iter(rows), lambda *_: None, reviews=lambda _: said)
+    readers = []
+    for name, inner in (
+        ("label-studio", "tasks.json"),
+        ("cvat", "default/annotations.xml"),
+        ("fiftyone", "samples.json"),
+    ):
+        made = write_format(name, {UNSPLIT: labels}, folder / "neighbours")
+        file = made / inner
+        text = file.read_text().replace('"predictions": [{', '"annotations": [{')
+        where = made if name == "fiftyone" else file
+        read = _in_place(file, lambda where=where: open_corrected(where))
+        readers.append(Reader(name, read, [text.encode()], 5))
+    config = (folder / "neighbours" / "label-studio" / "label_config.xml").read_bytes()
+    readers.append(Reader("labelling config", _of_text(parse_config), [config], 5))
+    return readers
 
 
 def _in_place(file: Path, read: Callable[[], object]) -> Callable[[bytes], object]:

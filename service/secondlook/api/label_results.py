@@ -2,7 +2,10 @@
 
 import itertools
 import os
+import sys
+import tempfile
 import time
+import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -130,10 +133,10 @@ class LabelResults(Sequence[LabelResult]):
     ) -> list[Path]:
         """Write the labels as ``secondlook label`` does, and return the paths.
 
-        ``formats`` are any of ``coco``, ``coco-polygons``, ``yolo``, ``yolo-seg``, ``voc`` and
-        ``label-studio``; ``gallery.html`` has at most that many images, and ``failed.jsonl`` those
-        without labels. What an earlier ``save`` wrote is replaced; raises ``OutputExists`` for a
-        folder with anything else of these names.
+        ``formats`` are any of ``coco``, ``coco-polygons``, ``yolo``, ``yolo-seg``, ``voc``,
+        ``label-studio``, ``cvat`` and ``fiftyone``; ``gallery.html`` has at most that many images,
+        and ``failed.jsonl`` those without labels. What an earlier ``save`` wrote is replaced;
+        raises ``OutputExists`` for a folder with anything else of these names.
         """
         formats = (formats,) if isinstance(formats, str) else tuple(formats)
         for name in formats:
@@ -166,6 +169,20 @@ class LabelResults(Sequence[LabelResult]):
             f"{f' ({by_class})' if by_class else ''}, {stats.rejected:,} rejected, "
             f"{stats.unsure:,} unsure{failed}>"
         )
+
+    def show(self) -> None:
+        """Show the counts and the first images with their boxes, as the end of a cell does.
+
+        In a notebook they appear where this is called; elsewhere a page opens in the browser.
+        """
+        # Where a notebook runs, IPython is loaded; nothing else needs it.
+        ipython = sys.modules.get("IPython")
+        if ipython is not None and ipython.get_ipython() is not None:
+            ipython.display.display(self)
+            return
+        page = Path(tempfile.mkdtemp(prefix="secondlook-"), "labels.html")
+        page.write_text(f'<meta charset="utf-8">{self._repr_html_()}', encoding="utf-8")
+        webbrowser.open(page.as_uri())
 
     def _repr_html_(self) -> str:
         """For notebooks: the counts, and the first images with their boxes."""

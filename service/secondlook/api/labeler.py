@@ -24,6 +24,7 @@ from secondlook.cli.connection import (
     warn_about_demo_models,
 )
 from secondlook.cli.label import ERRORS_OF_ONE_IMAGE, label_into
+from secondlook.cli.micro import with_outline
 from secondlook.cli.output import bar
 from secondlook.cli.output_folder import FAILED, FailedImage, OutputFolder, read_failures
 from secondlook.cli.tracked_runs import check_can_track, unasked_pipeline
@@ -176,9 +177,10 @@ def _settings(
     given = {"proposer": proposer, "verifier": verifier, "segmenter": segmenter}
     given |= {"models": models, "device": device}
     config = others.pop("config", None)
-    return SOURCES.load(
+    read = SOURCES.load(
         {**given, **others}, Path(config) if config else None, source=lambda name: f"{name}="
     )
+    return with_outline(read)
 
 
 @contextmanager

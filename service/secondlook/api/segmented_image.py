@@ -1,5 +1,6 @@
 """``secondlook.segment``: one object of one image, outlined by points or a box."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,12 @@ class SegmentedImage:
     def cutout(self) -> PILImage.Image:
         """The object in its tight box, RGBA, on a transparent background."""
         return cut_out(decode(self._content, "", self._limits).pixels, self.mask)
+
+    def _repr_png_(self) -> bytes:
+        """For notebooks: the object, cut out."""
+        content = io.BytesIO()
+        self.cutout().save(content, "PNG")
+        return content.getvalue()
 
     def save(self, path: str | os.PathLike[str], *, crop: bool = False) -> None:
         """Write the mask as a PNG (255 is the object), or with ``crop`` the object cut out."""

@@ -42,12 +42,12 @@ from secondlook_client.values import (
 if TYPE_CHECKING:
     from secondlook.review.local_reviews import LocalReviews
     from secondlook.review.oracle import Oracle
+    from secondlook.store import Store
     from secondlook_client.reviews import RemoteReviews
     from secondlook_client.values import ReviewItem, ReviewQueue
 
 ORACLE_AT_ONCE = 100
 """Boxes that a truth file answers between two requests for more."""
-RUN_FILE = "run.json"
 ANSWER_KEYS = {
     "y": ReviewAnswer.RIGHT,
     "n": ReviewAnswer.WRONG,
@@ -166,7 +166,8 @@ def opened_reviews(
     "first where the label is most uncertain, by the best method of `secondlook uncertainty` that "
     "measured it, else where the probability is nearest to one half; monte-carlo, committee, "
     "distribution: by that method; mixed, diversity, density, balance: image by image, as "
-    "`secondlook select` chooses images, which embeds them first.",
+    "`secondlook select` chooses images, which embeds them first; keyframes: of a run with tracks, "
+    "the few frames that show each and what happens to it.",
 )
 @click.option(
     "-c", "--class", "classes", multiple=True, metavar="CLASS", help="Only this class. Repeatable."
@@ -199,6 +200,9 @@ def start(
     where = _where(server, flags)
     folder = None if where else Path(run)
     if folder:
+        from secondlook.cli.output_folder import run_in, store_of
+
+        store_of(folder)
         run_name, name = run_in(folder), name or queue_name(folder.resolve().name)
     else:
         run_name, name = run, name or queue_name(run)
@@ -222,19 +226,6 @@ def queue_name(name: str) -> str:
     """A name for the queue of a run: what a queue's name cannot have becomes a dash."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)
     return plain.strip("-_.")[:200] or "review"
-
-
-def run_in(folder: Path) -> str:
-    """The run of `secondlook label` in ``folder``. Raises ``NotFound``."""
-    import json
-
-    from secondlook.cli.output_folder import JOB, store_of
-
-    store_of(folder)
-    try:
-        return str(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))[JOB])
-    except (OSError, ValueError, LookupError, TypeError) as failure:
-        raise NotFound(f"{folder} has no run: its {RUN_FILE} cannot be read") from failure
 
 
 @review_command.command(
@@ -403,16 +394,22 @@ def export(file: Path, folder: Path | None, server: str | None, run: str, **flag
     examples=[
         "secondlook review import reviews.jsonl labels",
         "secondlook review import corrected.json labels --outlines",
+        "secondlook review import annotations.xml labels --changes-only",
     ],
 )
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path))
 @place_options
 @person_option
-@click.option("--run", default="", metavar="NAME", help="Run that a COCO file is about.")
+@click.option("--run", default="", metavar="NAME", help="Run that the annotations are about.")
 @click.option(
     "--outlines",
     is_flag=True,
     help="Take outlines from a COCO file where they differ much, and its masks.",
+)
+@click.option(
+    "--changes-only",
+    is_flag=True,
+    help="Of Label Studio, CVAT and FiftyOne: a box that is as it was says nothing.",
 )
 def import_reviews(
     file: Path,
@@ -421,41 +418,54 @@ def import_reviews(
     person: str,
     run: str,
     outlines: bool,
+    changes_only: bool,
     **flags: Any,
 ) -> None:
     """Read reviews from FILE; what is here already is not kept twice.
 
     From .jsonl, as `export` writes it. From COCO .json with true or corrected boxes: labels of the
     run that it marks are right, others on its images are wrong, and what no label marks is missing.
+    From a JSON export of Label Studio, an XML file of CVAT (for images 1.1) or a folder of
+    FiftyOne: the same, with new classes, outlines and masks, and the reviews that were exported.
     """
-    coco = file.suffix == ".json"
-    if coco and server:
-        raise click.UsageError("a COCO file is read where the store is: give FOLDER or --data")
+    if server and file.suffix != ".jsonl":
+        raise click.UsageError("annotations are read where the store is: give FOLDER or --data")
     with opened_reviews(folder, server, flags, writes=True) as reviews:
-        added, known = _read_into(reviews, file, person, folder, run, outlines)
+        person = person or login_name()
+        if file.suffix in (".json", ".xml") or file.is_dir():
+            if not (run or folder):
+                raise click.UsageError("say with --run which run the annotations are about")
+            from secondlook.cli.output_folder import run_in
+            from secondlook.review.local_reviews import LocalReviews
+
+            assert isinstance(reviews, LocalReviews)
+            about = run or run_in(folder or Path())
+            options = {"outlines": outlines, "changes_only": changes_only}
+            added, known = _read_annotations(reviews.store, file, person, about, **options)
+        else:
+            from secondlook.review.review_files import read_reviews
+
+            added, known = reviews.add_from(read_reviews(file, person))
     echo(f"{counted(added, 'new review')} from {file}; {known:,} were here already")
 
 
-def _read_into(
-    reviews: "RemoteReviews | LocalReviews",
-    file: Path,
-    person: str,
-    folder: Path | None,
-    run: str,
-    outlines: bool,
+def _read_annotations(
+    store: "Store", file: Path, person: str, run: str, *, outlines: bool, changes_only: bool
 ) -> tuple[int, int]:
-    """Read a file of reviews; how many (were new, were here already)."""
-    from secondlook.review.local_reviews import LocalReviews
-    from secondlook.review.review_files import import_annotations, read_reviews
+    """Read what people left in another program; how many reviews (were new, were here already)."""
+    from secondlook.datasets.corrected_sets import open_corrected
+    from secondlook.review.review_files import import_annotations, import_corrections
 
-    person = person or login_name()
-    if file.suffix != ".json":
-        return reviews.add_from(read_reviews(file, person))
-    if not (run or folder):
-        raise click.UsageError("say with --run which run the COCO file is about")
-    assert isinstance(reviews, LocalReviews)
-    about = run or run_in(folder or Path())
-    return import_annotations(reviews.store, about, file, person, outlines=outlines)
+    found = open_corrected(file)
+    if not found:
+        return import_annotations(store, run, file, person, outlines=outlines)
+    added = known = 0
+    for one in found:
+        for sentence in one.warnings:
+            echo(f"note: {sentence}", err=True)
+        new, old = import_corrections(store, run, one, person, changes_only=changes_only)
+        added, known = added + new, known + old
+    return added, known
 
 
 # The loop

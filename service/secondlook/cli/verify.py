@@ -253,7 +253,7 @@ class Verification:
 
         formats = self.wanted.formats
         if formats is None:  # a COCO file is written as it was
-            formats = (self.data.format,) if self.data.format in ("yolo", "voc") else ()
+            formats = (self.data.format,) if self.data.format not in ("", "coco") else ()
         paths = verified.write(out, formats)
         if self.wanted.shown:
             load = image_loader(self.annotated.root, self.settings.images)

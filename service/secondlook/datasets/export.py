@@ -1,4 +1,4 @@
-"""A snapshot as files that others read: COCO, YOLO, Pascal VOC and Parquet.
+"""A snapshot as files that others read: COCO, YOLO, Pascal VOC, Parquet and others.
 
     OUT/coco/annotations/instances_SPLIT.json, images/SPLIT/NAME-HASH.jpg
     OUT/yolo/data.yaml, images/SPLIT/NAME-HASH.jpg, labels/SPLIT/NAME-HASH.txt; likewise unsure/
@@ -16,7 +16,7 @@ folders can be moved.
 import itertools
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -58,6 +58,7 @@ from secondlook_client.values import (
     Judgement,
     LabelResult,
     Outcome,
+    Review,
     Verdict,
     View,
 )
@@ -107,7 +108,8 @@ def export(
         part.mkdir()
         tag_output(part)
         doubts = unsure, nothing_proposed
-        found = _write(store.blobs, snapshot, manifest, part, formats, doubts)
+        reviews = store.reviews.of_image
+        found = _write(store.blobs, snapshot, manifest, part, formats, doubts, reviews)
     if notes is not None:
         notes += found
     return out
@@ -120,6 +122,7 @@ def _write(
     out: Path,
     formats: Sequence[str],
     doubts: tuple[DoubtfulImages, DoubtfulImages],
+    reviews: Callable[[str], Sequence[Review]],
 ) -> list[str]:
     staged = out / ".images"
     staged.mkdir()
@@ -128,6 +131,7 @@ def _write(
     splits = {
         split: replace(
             _labels(blobs, manifest, split, staged),
+            reviews=reviews,
             provenance=provenance,
             unsure=unsure,
             nothing_proposed=nothing_proposed,

@@ -1,4 +1,5 @@
-"""Open a training set: a snapshot of a service, a COCO file or folder, a YOLO or a VOC folder."""
+"""Open a training set: a snapshot of a service, a COCO file or folder, or a folder of YOLO, VOC,
+CVAT or FiftyOne."""
 
 import hashlib
 from collections import Counter
@@ -14,8 +15,12 @@ from secondlook.datasets.bad_images import (
     warnings_of,
     without_bad_images,
 )
+from secondlook.datasets.corrected_sets import open_corrected
 from secondlook.datasets.readers.annotations import ParsedDataset
 from secondlook.datasets.readers.coco import find_coco, read_coco
+from secondlook.datasets.readers.corrected import as_dataset
+from secondlook.datasets.readers.cvat import find_cvat
+from secondlook.datasets.readers.fiftyone import find_fiftyone
 from secondlook.datasets.readers.snapshot import read_snapshot
 from secondlook.datasets.readers.voc import find_voc, read_voc
 from secondlook.datasets.readers.yolo import find_yolo, read_yolo
@@ -31,7 +36,7 @@ SHARE = 0.2
 """Share that is held out of a dataset without splits."""
 BY_HASH = "a fifth by hash"
 """The name of that split."""
-WRITTEN_FORMATS = ("coco", "coco-polygons", "voc", "yolo-seg", "yolo")
+WRITTEN_FORMATS = ("coco", "coco-polygons", "voc", "cvat", "fiftyone", "yolo-seg", "yolo")
 """Folders that ``secondlook label`` and ``snapshot export`` write. YOLO is the last, because it has
 no ignore regions, so that images with an unsure box are not in it."""
 _SEED = b"secondlook held out 1"
@@ -152,7 +157,8 @@ def read_path(path: Path, images: Path | None = None, masks: bool = False) -> Pa
             return replace(found, warnings=(*filter(None, [note]), *found.warnings))
     raise InvalidInput(
         f"{path} has neither COCO files (annotations/*.json, */_annotations.coco.json, *.json) "
-        "nor a data.yaml or classes.txt of YOLO nor VOC's Annotations/*.xml; give a folder that "
+        "nor a data.yaml or classes.txt of YOLO nor VOC's Annotations/*.xml nor the files of CVAT "
+        "or FiftyOne; give a folder that "
         "does, or a snapshot with --server HOST:PORT"
     )
 
@@ -163,6 +169,10 @@ def _read_folder(folder: Path, name: str, images: Path | None, masks: bool) -> P
         return _with_ontology(read_coco(name, files, folder, images, masks), folder)
     if yolo := find_yolo(folder):
         return _with_ontology(read_yolo(name, yolo, masks), folder)
+    if find_fiftyone(folder) or find_cvat(folder):
+        kind = "fiftyone" if find_fiftyone(folder) else "cvat"
+        found = as_dataset(name, open_corrected(folder), folder, kind)
+        return _with_ontology(found, folder)
     if voc := find_voc(folder):
         return _with_ontology(read_voc(name, voc), folder)
     return None

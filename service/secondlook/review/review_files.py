@@ -8,14 +8,17 @@ people are in both: ``mask`` of a line, ``segmentation`` (run-length code) of an
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 from secondlook.core.boxes import to_xywh
 from secondlook.core.files import replacing
+from secondlook.datasets.label_fields import CorrectedImage
+from secondlook.datasets.readers.corrected import CorrectedSet
 from secondlook.evaluation.matching import MIN_IOU
 from secondlook.labeling.applied_reviews import is_complete, reviewed_boxes
+from secondlook.review.corrections import Corrector, ShownImage
 from secondlook.review.oracle import Oracle
 from secondlook.store import Store
 from secondlook_client.errors import InvalidInput, NotFound
@@ -89,6 +92,73 @@ def import_annotations(
         path, _results(store, about.id), about.ontology.names, person, outlines=outlines
     )
     return store.reviews.add_from(said)
+
+
+def import_corrections(
+    store: Store, run: str, corrected: CorrectedSet, person: str, *, changes_only: bool = False
+) -> tuple[int, int]:
+    """Keep what people said in another program of the labels of a run; how many reviews (were new,
+    were known).
+
+    Those that the images were exported with come first; what is said then differs from how the run
+    stands with them. Its time is that of the annotation, or of the file. Raises ``NotFound`` for
+    the run, and ``InvalidInput`` where the run has none of the images.
+    """
+    about, moment = store.results.run(run), corrected.path.stat().st_mtime
+    cursors = _cursors(store, about.id, corrected.images)
+    if corrected.images and not cursors:
+        raise InvalidInput(
+            f"{corrected.path} has none of the run's images; it must name them as the run does"
+        )
+    exported = (review for at in cursors for review in corrected.images[at].reviews)
+    added, known = store.reviews.add_from(exported)
+    for at, cursor in cursors.items():
+        image = corrected.images[at]
+        if image.boxes is None:
+            continue
+        who = Corrector(
+            image.person or person,
+            frozenset(corrected.classes),
+            frozenset(about.ontology.names),
+            changes_only,
+        )
+        result = store.results.some(about, [cursor])[cursor]
+        stands = result.labelled.sha256, result.labelled.judgements, result.reviewed, cursor
+        said = who.reviews(ShownImage(*stands), image.boxes, image.seconds)
+        when = image.created_at or moment
+        new, old = store.reviews.add_from(Review(**vars(one), created_at=when) for one in said)
+        added, known = added + new, known + old
+    return added, known
+
+
+def _cursors(store: Store, run_id: int, images: Sequence[CorrectedImage]) -> dict[int, int]:
+    """By the place of an image in a file, the cursor of its result: by hash, by name, or by the
+    name of its file where that is the only one."""
+    wanted = {one.sha256 for one in images} | {one.name for one in images}
+    files = {PurePosixPath(one.name).name for one in images}
+    found: dict[str, int] = {}
+    by_file: dict[str, set[int]] = {}
+    for result, cursor in _named_results(store, run_id):
+        found |= {key: cursor for key in (result.name, result.sha256) if key in wanted}
+        file = PurePosixPath(result.name).name
+        if file in files:
+            by_file.setdefault(file, set()).add(cursor)
+    places = {}
+    for at, image in enumerate(images):
+        known = found.get(image.sha256) or found.get(image.name)
+        of_file = by_file.get(PurePosixPath(image.name).name, set())
+        if known is None and not image.sha256 and len(of_file) == 1:
+            (known,) = of_file
+        if known is not None:
+            places[at] = known
+    return places
+
+
+def _named_results(store: Store, run_id: int) -> Iterator[tuple[LabelResult, int]]:
+    after = 0
+    while page := store.results.page(run_id, after, PAGE, reviewed=False):
+        after = page[-1].cursor
+        yield from ((one.labelled.result, one.cursor) for one in page)
 
 
 def annotation_reviews(

@@ -75,3 +75,30 @@ def test_masks_are_the_same_to_the_pixel(tmp_path, form, importer):
             assert (found[key] | (other & MASKS[key]) == MASKS[key]).all()
     else:
         assert all((found[key] == MASKS[key]).all() for key in MASKS)
+
+
+def test_cvat_for_images(tmp_path):
+    folder = exported(tmp_path, "cvat") / "cvat"
+    dogs = cats = 0
+    for split in ("train", "val"):
+        data = datumaro.Dataset.import_from(str(folder / split / "annotations.xml"), "cvat")
+        boxes = [a for item in data for a in item.annotations if a.type.name == "bbox"]
+        scores = {box.attributes["probability"] for box in boxes}
+        dogs += sum(box.attributes["outcome"] == "accept" for box in boxes)
+        cats += sum(box.attributes["outcome"] == "unsure" for box in boxes)
+        assert all(0 <= float(score) <= 1 for score in scores)
+    assert (dogs, cats) == (sum(bool(n % 4) for n in range(IMAGES)), IMAGES // 3)
+
+
+def test_masks_of_cvat_are_the_same_to_the_pixel(tmp_path):
+    file = written_masks(tmp_path, "cvat") / "default" / "annotations.xml"
+    data = datumaro.Dataset.import_from(str(file), "cvat")
+    names = [label.name for label in data.categories()[datumaro.AnnotationType.label]]
+    found = {
+        (f"{item.id}.png", names[a.label]): a.image.astype(bool)
+        for item in data
+        for a in item.annotations
+        if a.type.name == "mask"
+    }
+    assert found.keys() == MASKS.keys()
+    assert all((found[key] == pixels).all() for key, pixels in MASKS.items())

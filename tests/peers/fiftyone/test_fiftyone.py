@@ -1,11 +1,16 @@
 """FiftyOne's importers read every format, without its database."""
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exported import IMAGES, exported
+from mask_exports import HEIGHT, MASKS, WIDTH, written_masks
 from strange_names import NAMES, written
+
+from secondlook.datasets.readers.fiftyone import read_fiftyone
 
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "1"
 pytest.importorskip("fiftyone")
@@ -61,3 +66,36 @@ def test_voc(tmp_path):
         data_path=str(folder / "JPEGImages"), labels_path=str(folder / "Annotations")
     )
     assert count(importer) == (len(NAMES), 2 * len(NAMES))
+
+
+def test_its_own_dataset_with_masks_and_scores(tmp_path):
+    """FiftyOne takes our samples as its own, and what it writes of them is read as we wrote it."""
+    import fiftyone.types as fot
+    from fiftyone.utils.data.importers import FiftyOneDatasetImporter
+
+    folder = written_masks(tmp_path, "fiftyone")
+    assert fot.FiftyOneDataset().get_dataset_importer_cls() is FiftyOneDatasetImporter
+    importer = FiftyOneDatasetImporter(str(folder))
+    assert importer._is_legacy_format_data(), "what needs no document of its database"
+    samples, masks = [], 0
+    with importer._to_legacy_importer() as found:
+        for sample in found:
+            assert Path(sample.filepath).is_file() and sample.tags == ["default"]
+            for one in sample["secondlook"].detections:
+                left, top, across, down = one.bounding_box
+                height, width = one.mask.shape
+                assert (round(across * WIDTH), round(down * HEIGHT)) == (width, height)
+                pixels = np.zeros((HEIGHT, WIDTH), bool)
+                x, y = round(left * WIDTH), round(top * HEIGHT)
+                pixels[y : y + height, x : x + width] = one.mask
+                assert (pixels == MASKS[Path(sample.filepath).name, one.label]).all()
+                assert (one.confidence, one.proposer_score, one["p_yes"]) == (0.97, 0.5, 0.97)
+                masks += 1
+            samples.append(sample.to_dict(include_private=True))
+    assert masks == len(MASKS)
+    before = read_fiftyone(folder)
+    (folder / "samples.json").write_text(json.dumps({"samples": samples}))
+    after = read_fiftyone(folder)
+    assert [(i.name, i.sha256, i.boxes, i.reviews) for i in after.images] == [
+        (i.name, i.sha256, i.boxes, i.reviews) for i in before.images
+    ]

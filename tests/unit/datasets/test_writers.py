@@ -18,6 +18,7 @@ from PIL import Image
 
 from secondlook.core.ontology_yaml import load_ontology
 from secondlook.core.version import installed_version
+from secondlook.datasets.corrected_sets import open_corrected
 from secondlook.datasets.writers import (
     LABEL_FORMATS,
     UNSPLIT,
@@ -304,6 +305,10 @@ def test_any_file_name_can_be_written(tmp_path, name):
     out = write(name, tmp_path, images)
     if name.startswith("coco"):
         assert len(json.loads(coco_of(out).read_text())["images"]) == len(HOSTILE)
+    elif name in ("cvat", "fiftyone"):
+        (found,) = open_corrected(out)
+        names = [image.name.replace("\N{REPLACEMENT CHARACTER}", "\x01") for image in found.images]
+        assert names == [*HOSTILE], "what XML has no way to write is replaced"
     elif name == "label-studio":
         tasks = json.loads((out / "tasks.json").read_text())
         assert len({task["data"]["image"] for task in tasks}) == len(HOSTILE)

@@ -61,7 +61,7 @@ class ParsedDataset:
     digest: str = ""
     """The dataset's own hash, where it has one."""
     format: str = ""
-    """``coco``, ``yolo`` or ``voc``; empty for a snapshot."""
+    """``coco``, ``yolo``, ``voc``, ``cvat`` or ``fiftyone``; empty for a snapshot."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """The COCO files by split; empty for other formats."""
 

@@ -8,18 +8,15 @@
 Corners are whole pixels counted from 1, as VOC has them. An object with ``difficult`` 1 is an
 ignore region for its class; what our own exports say of an image without objects (``empty``) is
 read too. Of a ``labelmap.txt`` the order of the classes is taken; without one they are sorted.
-XML that declares a document type or entities is refused: a short file of that kind explodes in
-memory, and no annotation needs it.
+How XML is read, see ``plain_xml``.
 """
 
-import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from secondlook.core.boxes import Xyxy
 from secondlook.core.image_folder import IMAGE_SUFFIXES, is_hidden
@@ -37,14 +34,13 @@ from secondlook.datasets.readers.annotations import (
     split_of_word,
 )
 from secondlook.datasets.readers.fields import RowChecks, flag, number, read_text, shown, side
+from secondlook.datasets.readers.plain_xml import parse_xml
 from secondlook.datasets.samples import Sample, bad_sample
 from secondlook_client.errors import InvalidInput, NotFound
 from secondlook_client.values import EmptyReason
 
 MAX_XML, MAX_LIST, MAX_LABELMAP = 1 << 22, 1 << 26, 1 << 20
 """Bytes of one image's annotation, of a split's list, and of ``labelmap.txt``."""
-MAX_DEPTH, MAX_ELEMENTS = 16, 100_000
-"""Of one XML file."""
 _HEAD = 1 << 12
 """Bytes of an XML file that show whether it is one of VOC."""
 _OF_ONE_CLASS = re.compile(r"\S+\s+-?[01]")
@@ -301,33 +297,3 @@ def _label_map(root: Path, notes: list[str]) -> Sequence[str]:
     lines = (line.strip() for line in read_text(file, MAX_LABELMAP, notes).split("\n"))
     names = (line.split(":")[0].strip() for line in lines if line and not line.startswith("#"))
     return [name for name in dict.fromkeys(names) if name and name.lower() != "background"]
-
-
-def parse_xml(text: str) -> ElementTree.Element:
-    """The root of an XML text. Raises ``ValueError`` for anything but plain, shallow elements."""
-    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")
-    depth, count = 0, itertools.count(1)
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > MAX_DEPTH or next(count) > MAX_ELEMENTS:
-            raise ValueError("it has too many elements, or they are nested too deep")
-        builder.start(name, attributes)
-
-    def end(name: str) -> None:
-        nonlocal depth
-        depth -= 1
-        builder.end(name)
-
-    def refuse(*_: object) -> None:
-        raise ValueError("it declares a document type, which annotations do not have; remove it")
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = refuse
-    try:
-        parser.Parse(text.encode(), True)
-    except expat.ExpatError as cause:
-        raise ValueError(f"it is not XML ({cause})") from None
-    return builder.close()

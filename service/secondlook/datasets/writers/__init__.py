@@ -1,4 +1,5 @@
-"""Labels written as COCO, YOLO, Pascal VOC, Parquet, and tracks as MOTChallenge and CVAT have them.
+"""Labels written as COCO, YOLO, Pascal VOC, Parquet, and for Label Studio, CVAT and FiftyOne;
+tracks as MOTChallenge and CVAT have them.
 
 Every writer streams: it reads the results as often as it must and holds one image at a time.
 Accepted boxes become labels, rejected ones are left out, and unsure ones become what each format
@@ -18,7 +19,9 @@ from secondlook.core.image_folder import tag_output
 from secondlook.core.ontology_yaml import dump
 from secondlook.datasets.writers import (
     coco,
+    cvat,
     cvat_video,
+    fiftyone,
     label_studio,
     mot,
     parquet,
@@ -115,6 +118,18 @@ EXPORT_FORMATS: Mapping[str, ExportFormat] = {
         label_studio.write,
         "Label Studio: import `label-studio/tasks.json` into a project with `label_config.xml`; "
         "local files are served below this folder.",
+    ),
+    "cvat": ExportFormat(
+        "cvat",
+        cvat.write,
+        "CVAT for images 1.1: a task of the images in `cvat/SPLIT/images` with the labels of "
+        "`cvat/labels.json`, to which `cvat/SPLIT/annotations.xml` is uploaded.",
+    ),
+    "fiftyone": ExportFormat(
+        "fiftyone",
+        fiftyone.write,
+        'FiftyOne: `fiftyone.Dataset.from_dir(dataset_dir="fiftyone", '
+        "dataset_type=fiftyone.types.FiftyOneDataset)`. The labels are in the field `secondlook`.",
     ),
     "mot": ExportFormat(
         "mot",

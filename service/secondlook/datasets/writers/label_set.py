@@ -15,7 +15,7 @@ from secondlook.core.image_folder import is_hidden
 from secondlook.core.types import LabelledImage
 from secondlook_client.errors import Damaged, NotAllowed
 from secondlook_client.ontology import Ontology
-from secondlook_client.values import LabelResult
+from secondlook_client.values import EmptyReason, LabelResult, Review
 
 _MOST_BYTES = 255
 """Of the name of a file or folder, on the file systems in use."""
@@ -80,6 +80,15 @@ class Labels:
     """The same of images on which nothing was proposed, so that nobody looked twice."""
     cursors: Callable[[], Iterator[int]] | None = None
     """Gives the cursor of each result in its job, in the same order; None: they are not known."""
+    reviews: Callable[[str], Sequence[Review]] | None = None
+    """Gives all reviews of an image by its sha256, the oldest first; None: they are not known."""
+
+    def why_empty(self, result: LabelResult) -> str:
+        """Why an image has no object, unless it is meant as background; empty where it has one."""
+        background = self.nothing_proposed is DoubtfulImages.BACKGROUND
+        if result.empty is EmptyReason.NOTHING_PROPOSED and background:
+            return ""
+        return result.empty.value if result.empty else ""
 
     def images(self) -> Iterator[LabelledImage]:
         """Every image, one at a time."""

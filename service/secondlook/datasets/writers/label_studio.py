@@ -1,13 +1,15 @@
 """Label Studio: ``tasks.json`` with predictions, ``label_config.xml`` and ``images/SPLIT/``.
 
 Every label and unsure box is a rectangle with its score, and a mask is a brush stroke in Label
-Studio's own run-length code. To import them, set ``LOCAL_FILES_DOCUMENT_ROOT`` to the folder that
-``label-studio`` lies in and ``LOCAL_FILES_SERVING_ENABLED`` to true, make a project with the
-config, and import the tasks.
+Studio's own run-length code. What else belongs to a label (``label_fields``) is under ``meta``, and
+the hash, name and reviews of an image under ``data``, so that they come back with an annotation.
+To import the tasks, set ``LOCAL_FILES_DOCUMENT_ROOT`` to the folder that ``label-studio`` lies in
+and ``LOCAL_FILES_SERVING_ENABLED`` to true, make a project with the config, and import them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -15,16 +17,32 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from secondlook.core.files import name_to_text
 from secondlook.core.masks import cropped
+from secondlook.datasets.label_fields import MASK_DIGEST, fields_of, mask_digest
 from secondlook.datasets.writers.label_set import FreeNames, LabelledImage, Labels, flat_name
 from secondlook_client.masks import Mask
 from secondlook_client.values import Judgement, LabelResult, Outcome
 
 FOLDER = "label-studio"
+FIELDS = "secondlook"
+"""Under ``meta`` of a region: what belongs to its label."""
+SHA256, NAME, REVIEWS = "sha256", "original_name", "reviews"
+"""Under ``data`` of a task."""
 _CHANNELS = 4
 """Of the pixels that are coded: red, green, blue, alpha, which are all the same."""
 _LENGTH_BITS = (3, 4, 8, 16)
 """In which the length of a run may be written; the shortest that fits is."""
+
+
+@dataclass(frozen=True)
+class RegionNames:
+    """The controls of a labelling config that regions belong to."""
+
+    image: str = "image"
+    rectangles: str = "box"
+    brush: str = "mask"
+    """Empty where the config has none; then there are no regions of its kind."""
 
 
 def write(splits: Mapping[str, Labels], folder: Path) -> None:
@@ -60,35 +78,49 @@ def _task(place: PurePosixPath, image: LabelledImage, labels: Labels) -> dict[st
     models = labels.provenance.models if labels.provenance else ()
     prediction = {
         "model_version": " ".join(("secondlook", *models)),
-        "result": [*_regions(image)],
+        "result": [*regions(image)],
     }
     path = quote(f"{FOLDER}/{place}")
-    return {
-        "data": {"image": f"/data/local-files/?d={path}", "sha256": image.result.sha256},
-        "predictions": [prediction],
-    }
+    data: dict[str, Any] = {"image": f"/data/local-files/?d={path}"}
+    data |= {SHA256: image.result.sha256, NAME: name_to_text(image.name)}
+    if said := labels.reviews(image.result.sha256) if labels.reviews else ():
+        data[REVIEWS] = [one.to_dict() for one in said]
+    return {"data": data, "predictions": [prediction]}
 
 
-def _regions(image: LabelledImage) -> Iterator[dict[str, Any]]:
-    """A rectangle for each label and unsure box, and its mask if it has one."""
+def regions(
+    image: LabelledImage,
+    names: RegionNames = RegionNames(),
+    classes: Collection[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """A rectangle for each label and unsure box, and its mask if it has one; each only where the
+    labelling config has a control of its kind. ``classes``: only of these (None: of all)."""
     for place, judgement in enumerate(image.result.judgements):
-        if judgement.outcome is Outcome.REJECT:
+        left_out = classes is not None and judgement.class_name not in classes
+        if judgement.outcome is Outcome.REJECT or left_out:
             continue
         rectangle: dict[str, Any] = _rectangle(judgement, image.result)
-        values = [("box", "rectangle", rectangle)]
-        if judgement.mask:
-            values.append(("mask", "brush", {"format": "rle", "rle": brush_code(judgement.mask)}))
-        for name, kind, value in values:
+        label_id = image.label_id(place)
+        fields = fields_of(judgement, label_id)
+        fields |= {MASK_DIGEST: mask_digest(judgement.mask)} if judgement.mask else {}
+        values = [("box", names.rectangles, "rectangle", rectangle)] if names.rectangles else []
+        if judgement.mask and names.brush:
+            stroke = {"format": "rle", "rle": brush_code(judgement.mask)}
+            values.append(("mask", names.brush, "brush", stroke))
+        for what, control, kind, value in values:
             yield {
-                "id": f"{place}-{name}",
-                "from_name": name,
-                "to_name": "image",
+                "id": f"{place}-{what}",
+                "from_name": control,
+                "to_name": names.image,
                 "type": f"{kind}labels",
                 "original_width": image.result.width,
                 "original_height": image.result.height,
                 "image_rotation": 0,
                 "score": round(judgement.probability, 4),
-                "meta": {"text": [judgement.outcome.value, image.label_id(place)]},
+                "meta": {
+                    "text": [judgement.outcome.value, label_id],
+                    FIELDS: fields,
+                },
                 "value": {**value, f"{kind}labels": [judgement.class_name]},
             }
 

@@ -17,16 +17,15 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from secondlook.datasets.writers.label_set import (
-    DoubtfulImages,
     FreeNames,
     LabelledImage,
     Labels,
     flat_name,
 )
 from secondlook.datasets.writers.voc_masks import CLASS_FOLDER, OBJECT_FOLDER, object_images
+from secondlook.datasets.writers.xml_text import xml_text
 from secondlook_client.values import EmptyReason, Judgement, LabelResult, Outcome
 
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_IN_LISTS = re.compile(r'[\s"#]')
 """Some readers of ``ImageSets`` take a blank for the end of a name and ``#`` for a comment."""
 
@@ -46,7 +45,7 @@ def write(splits: Mapping[str, Labels], folder: Path) -> None:
                 file = annotations / place.with_suffix(".xml")
                 labels.place_image(image.name, image.result, images / place)
                 root = _annotation(place, image, class_names)
-                if reason := _empty(image.result, labels):
+                if reason := labels.why_empty(image.result):
                     _add(root, "empty", reason)
                 tree = ElementTree.ElementTree(root)
                 ElementTree.indent(tree)
@@ -82,14 +81,6 @@ def _list_elsewhere(lists: Path, split: str, place: PurePosixPath) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as listed:
         listed.write(f"{place.with_suffix('')}\n")
-
-
-def _empty(result: LabelResult, labels: Labels) -> str:
-    """Why the image has no object, unless it is meant as background; empty where it has one."""
-    background = labels.nothing_proposed is DoubtfulImages.BACKGROUND
-    if result.empty is EmptyReason.NOTHING_PROPOSED and background:
-        return ""
-    return result.empty.value if result.empty else ""
 
 
 def _listable(name: PurePosixPath) -> PurePosixPath:
@@ -150,4 +141,4 @@ def _add_object(
 
 
 def _add(parent: ElementTree.Element, key: str, text: str) -> None:
-    ElementTree.SubElement(parent, key).text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+    ElementTree.SubElement(parent, key).text = xml_text(text)
