@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-DEFAULT_INPUTS = 30_000
+DEFAULT_INPUTS = 10_000
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def noise(width, height):
 
 
 def healthy(address):
-    """Whether a new connection is served, within 10 s: at the limit gRPC turns one away at first."""
+    """Whether a new connection is served within 10 s: at the limit one may be turned away first."""
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True
