@@ -5,7 +5,13 @@ robot answers a queue of 10,000 boxes of 48 rendered scenes. *Robot*: the same a
 at most, as fast as crops come, while the server is killed (``kill -9``) and started again; each
 answer must be in the store once. *Frames a second*: frames that the page made while it was
 scrolled, panned or zoomed at each of them. The run of 100,000 images has no image files: their
-thumbnails come from the bench, and what a server needs for them is not in these figures.
+thumbnails come from the bench, and what a server needs for them is not in these figures. *Memory*:
+the proportional set size of the largest renderer process, which has the script, the decoded images
+and the canvases of the page; not the browser's own processes. *Slider*: to the frame that shows
+what it decides on the image in view in *Try*, of the embedded models' boxes; for a run of 10,000
+the page's call that counts under other thresholds. *Keystroke-level time*: operators of Card,
+Moran and Newell (1980) for the events that the page got, K 0.2 s, P 1.1 s, B 0.1 s, H 0.4 s, and
+one M of 1.35 s for the decision before each sequence; the page's own time is not in it.
 """
 
 import gzip
@@ -27,6 +33,7 @@ from stored import done_item
 from web_page import WebPage, open_browser, open_page
 
 from bench import fixtures
+from bench.page_flows import flows
 from bench.paired_timing import Figure, against, latency
 from bench.stored_runs import LABELLED, labelled, write_run
 from secondlook.review.queue_order import queue_items
@@ -45,6 +52,8 @@ BOXES = 1_000
 FRAMES = 150
 THUMBNAIL = 256
 """Longest side of a thumbnail, pixels, as the page asks for it."""
+SHOWN = ".image-grid canvas[data-shown]"
+"""The grid once its first thumbnail is painted."""
 ANSWERS = {
     "y": ReviewAnswer.RIGHT,
     "n": ReviewAnswer.WRONG,
@@ -114,6 +123,7 @@ def run() -> list[Figure | str]:
             with _page(browser, server, f"#/browse/real/{crowded}") as tab:
                 rows += _crowded(tab)
             rows += _large(browser, server)
+            rows += flows(browser)
             rows += _robot(browser, server, data)
     load = f"{os.getloadavg()[1]:.1f} programs wanted a core at the end (load average, 5 minutes)"
     return [*rows, f"{load}; those of the bench are two or three of them."]
@@ -122,7 +132,7 @@ def run() -> list[Figure | str]:
 def _write(store: Store) -> int:
     """The runs and queues; gives the cursor of an image with very many boxes."""
     write_run(store, "big", BIG)
-    _write_scenes(store, "real")
+    write_scenes(store, "real")
     asked = [*queue_items(store, "real", ReviewOrder.RANDOM)]
     for name in ("keys", "robot"):
         cycled = itertools.islice(itertools.cycle(asked), ITEMS)
@@ -133,7 +143,7 @@ def _write(store: Store) -> int:
     return first.cursor
 
 
-def _write_scenes(store: Store, name: str) -> None:
+def write_scenes(store: Store, name: str) -> None:
     """A run of the rendered scenes, with their files."""
     settings = fixtures.pipeline().settings.recorded()
     with store.database.writing() as connection:
@@ -229,12 +239,12 @@ def _large(browser: Browser, server: PageServer) -> list[Figure | str]:
             tab.page.goto("about:blank")
             began = time.perf_counter()
             tab.page.goto(f"{server.address}/#/browse/big")
-            tab.page.locator(".thumb img").first.wait_for()
+            tab.page.locator(SHOWN).wait_for()
             paints.append((time.perf_counter() - began) * 1000)
             tab.problems.clear()  # the empty page is another origin
     with _page(browser, server, "#/browse/big") as tab:
         tab.page.route("**/images/**", thumbnail)
-        tab.page.locator(".thumb img").first.wait_for()
+        tab.page.locator(SHOWN).wait_for()
         rate = _frames(tab.page, f"scroll of {BIG:,} images", "scroll", ".image-grid")
         for place in range(40):
             share = place / 39

@@ -22,6 +22,8 @@ from google.protobuf.descriptor import (
     MethodDescriptor,
 )
 
+from secondlook_client.v1 import access_pb2
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROTOS = ROOT / "protos/secondlook/v1"
 OUT = Path(__file__).resolve().parent / "src/api/messages.ts"
@@ -43,6 +45,7 @@ BIG = {
 TEXT = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES} | BIG
 UNUSED = {"access", "bounds"}
 """Protos that have no message of a call."""
+ROLE = access_pb2.DESCRIPTOR.enum_types_by_name["Role"]
 
 
 def files() -> Iterator[FileDescriptor]:
@@ -90,12 +93,15 @@ def call(method: MethodDescriptor) -> str:
     path = f"{method.containing_service.full_name}/{method.name}"
     types = f"{method.input_type.name}, {method.output_type.name}"
     name = method.name[0].lower() + method.name[1:]
-    return f'export const {name} = /* @__PURE__ */ {kind}<{types}>(\n  "{path}",\n);'
+    numbers = method.GetOptions().Extensions[access_pb2.access].roles
+    roles = ", ".join(f'"{ROLE.values_by_number[number].name}"' for number in numbers)
+    written = f'"{path}",\n  [{roles}],'
+    return f"export const {name} = /* @__PURE__ */ {kind}<{types}>(\n  {written}\n);"
 
 
 def written() -> str:
     """The whole file."""
-    parts = [HEAD]
+    parts = [HEAD, names(ROLE)]
     for file in files():
         parts += [names(enum) for enum in file.enum_types_by_name.values()]
         parts += [interface(message) for message in file.message_types_by_name.values()]

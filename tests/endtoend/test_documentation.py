@@ -50,7 +50,11 @@ ONLY_PARSED = {
         "secondlook select labels --strategy committee --student": "of students; test_select does",
         "secondlook select labels --strategy expected-change": "of a student; test_select has one",
     },
-    "videos": {"secondlook record": "needs a camera; test_record has one"},
+    "videos": {
+        "secondlook record": "needs a camera; test_record has one",
+        "secondlook guarantee": "six frames are too few; test_filled_guarantee has enough",
+        "secondlook review ask": "a person answers; test_review_command does",
+    },
 }
 """By page: commands that are not run, by their beginning, and why."""
 REWRITTEN = {

@@ -37,7 +37,7 @@ ONLY_PARSED = {
 
 def test_every_command_is_in_the_readme() -> None:
     shown = {words[1] for block in BLOCKS for words in block.commands() if words[0] == "secondlook"}
-    shown |= set(re.findall(r"`secondlook (\w+)", README.read_text(encoding="utf-8")))
+    shown |= set(re.findall(r"`secondlook ([\w-]+)", README.read_text(encoding="utf-8")))
     assert shown >= COMMANDS.keys()
 
 

@@ -112,7 +112,36 @@ def test_one_image_and_one_label_whole_and_what_other_rules_would_decide(browse)
     assert (on.accepted_before, on.accepted, on.unsure) == (2, 0, 2)
 
 
+def test_what_differs_between_two_runs_is_told_part_by_part(browse, store):
+    moved = (((1, 1, 12, 14), {"person": 0.8}),)  # without the dog, and the person is smaller
+    other = {"On?": 0.02, "Off?": 0.95, "Dog?": 0.9}
+    found = [labelled("b", moved, SURE), labelled("a", answers=other), labelled("new")]
+    stored_run(store, "later", found)
+    request = pb.CompareRunsRequest(before="first", after="later", page_size=1)
+    first = browse.CompareRuns(request)
+    (image,) = first.images
+    assert (image.name, image.width, image.height) == ("a", 40, 30)
+    turned = next(one for one in image.labels if one.change == pb.LABEL_CHANGE_CLASS)
+    assert (turned.before.class_name, turned.after.class_name) == ("glasses on", "glasses off")
+    assert first.next_cursor == image.before_cursor
+
+    rest = browse.CompareRuns(
+        pb.CompareRunsRequest(before="first", after="later", cursor=first.next_cursor)
+    )
+    (image,) = rest.images
+    assert image.name == "b" and rest.next_cursor == 0
+    changes = {(one.change, one.before.class_name) for one in image.labels}
+    assert changes == {(pb.LABEL_CHANGE_MOVED, "glasses on"), (pb.LABEL_CHANGE_LOST, "dog")}
+    assert not any(one.before.HasField("verdict") for one in image.labels)
+    assert (first.compared, rest.compared, rest.only_before) == (1, 1, 1)
+    (dog,) = [one for one in rest.classes if one.class_name == "dog"]
+    assert (dog.same, dog.moved, dog.lost, dog.gained) == (0, 0, 1, 0)
+    end = pb.CompareRunsRequest(before="first", after="later", cursor=2**63 - 1)
+    assert not browse.CompareRuns(end).images
+
+
 REFUSED = (
+    ("CompareRuns", pb.CompareRunsRequest(before="first", after="no"), "NOT_FOUND", "run 'no'"),
     ("GetRun", pb.GetRunRequest(run="no"), "NOT_FOUND", "there is no run 'no'"),
     ("ListRuns", pb.ListRunsRequest(page_token="x"), "INVALID_ARGUMENT", "page_token"),
     (

@@ -9,16 +9,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 from certificates import Authority, authority
+from door_callers import callers, expected, methods, request_of, token
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving import Serving, png, server_settings, serving, wait_until
 
-from secondlook.core.access import Role, TokenAccess, new_secret
+from secondlook.core.access import Role, new_secret
 from secondlook.server.app import SERVICES
 from secondlook.store import Store, open_store
 from secondlook_client import AsyncClient, Client, RetryPolicy
@@ -31,7 +31,7 @@ from secondlook_client.errors import (
     Unavailable,
 )
 from secondlook_client.v1 import access_pb2 as pb
-from secondlook_client.v1 import datasets_pb2, labeling_pb2
+from secondlook_client.v1 import datasets_pb2
 
 AT_ONCE = RetryPolicy(unavailable_s=0)
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
@@ -44,68 +44,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def token(store: Store, name: str, *roles: Role, ends_at: float | None = None) -> str:
-    """The secret of a new token; a device has the stream and the model of its name."""
-    own = frozenset({name}) if Role.DEVICE in roles else frozenset()
-    return store.tokens.create(name, TokenAccess(frozenset(roles), own, own), ends_at)
-
-
 # --- The intruder: every method, every role, every kind of token ---
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Somebody with, or without, a token."""
-
-    who: str
-    secret: str | None
-    roles: frozenset[int] = frozenset()
-    """By ``access.proto``; none: no valid token."""
-    device: str = "gate-3"
-    """The stream and model that it names."""
-
-
-def callers(store: Store) -> list[Caller]:
-    expired = token(store, "expired", Role.ADMIN, ends_at=time.time() - 1)
-    revoked = token(store, "revoked", Role.ADMIN)
-    store.tokens.revoke("revoked")
-    known = [
-        Caller(role, token(store, role, role), frozenset({pb.Role.Value(f"ROLE_{role.upper()}")}))
-        for role in Role
-        if role != Role.DEVICE
-    ]
-    device = frozenset({pb.ROLE_DEVICE})
-    return [
-        Caller("nobody", None),
-        Caller("wrong", new_secret()),
-        Caller("malformed", "slt_short"),
-        Caller("expired", expired),
-        Caller("revoked", revoked),
-        *known,
-        Caller("device", token(store, "gate-3", Role.DEVICE), device),
-        Caller("another device", token(store, "gate-4", Role.DEVICE), device),
-    ]
-
-
-def methods() -> Iterator[tuple[str, pb.Access, type]]:
-    """Path, what is declared, and the class of the request, of every method of ours."""
-    from google.protobuf import descriptor_pool, message_factory
-
-    for service in SERVICES:
-        for method in descriptor_pool.Default().FindServiceByName(service).methods:
-            access = method.GetOptions().Extensions[pb.access]
-            request = message_factory.GetMessageClass(method.input_type)
-            yield f"/{service}/{method.name}", access, request
-
-
-def request_of(kind: type, device: str) -> bytes:
-    """A request that names the device's stream or model, and is wrong or in vain otherwise."""
-    request = kind()
-    if isinstance(request, labeling_pb2.LabelStreamRequest):
-        request.opening.stream_id = device
-    elif "name" in kind.DESCRIPTOR.fields_by_name:
-        request.name = device
-    return request.SerializeToString()
 
 
 def bearer(secret: str) -> tuple[tuple[str, str], ...]:
@@ -128,23 +67,6 @@ def outcome(channel: grpc.Channel, path: str, request: bytes, secret: str | None
     return "in"
 
 
-def expected(caller: Caller, access: pb.Access, request: type) -> str:
-    """What the proto says, read independently of the server."""
-    if not caller.roles:
-        return "UNAUTHENTICATED"
-    readers = {pb.ROLE_LABELER, pb.ROLE_REVIEWER, pb.ROLE_TRAINER}
-    has = set(caller.roles) | ({pb.ROLE_VIEWER} if caller.roles & readers else set())
-    if pb.ROLE_ADMIN in has or has & set(access.roles) - {pb.ROLE_DEVICE}:
-        return "in"
-    if pb.ROLE_DEVICE not in has or pb.ROLE_DEVICE not in access.roles:
-        return "PERMISSION_DENIED"
-    fields = request.DESCRIPTOR.fields
-    scoped = any(f.GetOptions().Extensions[pb.scope] for f in fields) or "opening" in {
-        f.name for f in fields
-    }
-    return "in" if not scoped or caller.who == "device" else "PERMISSION_DENIED"
-
-
 def test_every_call_of_everybody_ends_as_the_protos_declare(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +76,8 @@ def test_every_call_of_everybody_ends_as_the_protos_declare(
     with serving(store=store) as s, grpc.insecure_channel(s.address) as channel:
         for path, access, request in methods():
             for caller in people:
-                got = outcome(channel, path, request_of(request, caller.device), caller.secret)
+                sent = request_of(request, caller.device).SerializeToString()
+                got = outcome(channel, path, sent, caller.secret)
                 count += 1
                 if got != expected(caller, access, request):
                     wrong.append((path, caller.who, got))

@@ -109,7 +109,7 @@ def test_the_page_is_opened_in_the_browser_and_beside_the_service(tmp_path):
 def test_a_page_needs_a_place_for_what_it_keeps_and_is_for_this_machine(tmp_path):
     for command, more, cause in (
         ("ui", (), "give --data DIR"),
-        ("serve", ("--web-port", "0", "--web-host", "0.0.0.0"), "no login"),
+        ("serve", ("--web-port", "0", "--web-host", "0.0.0.0"), "takes TLS"),
     ):
         server = start(*MODELS, *more, cwd=tmp_path, command=command)
         _, told = server.communicate(timeout=60)

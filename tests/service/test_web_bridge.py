@@ -22,7 +22,7 @@ from random_calls import every_method
 from random_messages import MessageMaker
 from serving import Serving, png, server_settings, serving, wait_until
 
-from secondlook.server.bridge import connect, endpoint
+from secondlook.server.bridge import bounded_http, connect
 from secondlook.server.bridge.plain_messages import plain_message
 from secondlook.store import open_store
 from secondlook_client import Client
@@ -363,11 +363,11 @@ def test_what_is_no_http_is_refused_quietly(web, caplog, sent):
 
 
 def test_connections_that_are_silent_are_closed_and_make_room(web, monkeypatch):
-    monkeypatch.setattr(endpoint, "HEAD_S", 0.2)
+    monkeypatch.setattr(bounded_http, "HEAD_S", 0.2)
     lines = opened(web, 4)
     assert closed(lines, 10) == 4
-    monkeypatch.setattr(endpoint, "HEAD_S", 60)
-    monkeypatch.setattr(endpoint, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(bounded_http, "HEAD_S", 60)
+    monkeypatch.setattr(bounded_http, "MAX_CONNECTIONS", 8)
     lines = opened(web, 24)
     assert web.call(INFO).status == 200
     assert closed(lines[:16], 10) == 16 and closed(lines[18:], 0.01) == 0
@@ -410,9 +410,9 @@ def test_a_deadline_holds_and_who_leaves_cancels_the_call(tmp_path):
         wait_until(lambda: web.counted("Label", "cancelled") > 0)
 
 
-def test_the_page_is_for_this_machine_alone():
+def test_the_page_is_for_this_machine_alone_without_tls_and_tokens():
     with (
-        pytest.raises(BadSetting, match="no login"),
+        pytest.raises(BadSetting, match=r"--web-host 0\.0\.0\.0 opens the server to the network"),
         serving(options=server_settings(web_port=0, web_host="0.0.0.0")),
     ):
         pass

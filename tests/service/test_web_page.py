@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
 
 import pytest
 from browser import BROWSER, BROWSERS
@@ -37,6 +39,8 @@ IMAGES = 60
 NOBODY = "127.0.0.1:1"
 """Where no server listens."""
 RUN, UNTOUCHED = f"street {HOSTILE}", "nobody reviewed it"
+SHIFTED = "less was found"
+"""A run over three of the images, of which two have lost a label."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def browser() -> Iterator[Browser]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A server over a store with two runs, whose names hold markup."""
     answers = {"On foot?": 0.95, "Riding?": 0.9, "Dog?": 0.5}
+    answers |= {"Standing?": 0.02, "Is it a cat?": 0.03}
 
     def results(names: str) -> list[Labelled]:
         numbers = range(IMAGES)
@@ -86,7 +91,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     models = ScriptedProposer(lambda image, phrases: STREET), ScriptedVerifier(answers)
     with open_store(tmp_path_factory.mktemp("data") / "data") as store:
         stored_run(store, RUN, results(""), CLASSES)
-        stored_run(store, UNTOUCHED, results("u"), CLASSES)
+        untouched = results("u")
+        stored_run(store, UNTOUCHED, untouched, CLASSES)
+        fewer = [labelled(one.name, STREET[1:], answers, CLASSES) for one in untouched[:2]]
+        stored_run(store, SHIFTED, [*fewer, untouched[2]], CLASSES)
         segmenter = ScriptedSegmenter()
         with serving(*models, store=store, options=options, segmenter=segmenter) as running:
             origin = running.server.web_address
@@ -234,6 +242,61 @@ def test_a_click_makes_a_mask_that_is_kept(tab: WebPage, place: Place) -> None:
     assert place.standing("ada") == []
 
 
+def test_a_mask_is_painted_and_erased(tab: WebPage, place: Place) -> None:
+    place.queue("brush", count=3)
+    tab.go("#/review/brush")
+    tab.shown_item()
+    tab.press("a")
+    viewer = tab.page.locator("canvas.viewer")
+    around = viewer.bounding_box()
+    assert around is not None
+    middle, height = around["x"] + around["width"] / 2, around["y"] + around["height"] / 2
+    tab.press("p", "]", "[")
+    expect(tab.page.get_by_role("button", name="Brush")).to_have_attribute("aria-pressed", "true")
+
+    def drag(from_x: float, to_x: float, button: Literal["left", "right"] = "left") -> None:
+        tab.page.mouse.move(from_x, height)
+        tab.page.mouse.down(button=button)
+        tab.page.mouse.move(to_x, height, steps=4)
+        tab.page.mouse.up(button=button)
+
+    drag(middle - 40, middle + 40)
+    drag(middle + 25, middle + 80, "right")
+    tab.page.get_by_role("button", name="Choose its class").click()
+    tab.press("1")
+    tab.wait_sent()
+    (said,) = place.standing("ada")
+    assert said.answer is ReviewAnswer.MISSING and said.mask is not None
+    assert said.box == said.mask.box
+    left, _, right, _ = said.mask.box or (0, 0, 0, 0)
+    # The image of 40 pixels is shown four times as large, and the brush is 6 pixels wide.
+    assert left == pytest.approx(20 - 40 / 4 - 3, abs=2)
+    assert right < 20 + 25 / 4  # what was erased is not of it
+    tab.press("z")
+    tab.wait_sent()
+
+
+def test_a_box_with_two_objects_becomes_two(tab: WebPage, place: Place) -> None:
+    place.queue("two", count=3)
+    tab.go("#/review/two")
+    item = tab.shown_item()
+    tab.press("t")
+    expect(tab.page.get_by_text("Outline of object 1 of 2")).to_be_visible()
+    tab.press("ArrowUp", "Enter")
+    expect(tab.page.get_by_text("Outline of object 2 of 2")).to_be_visible()
+    assert tab.violations() == []
+    tab.press("Enter")
+    tab.wait_sent()
+    wrong, missing = place.standing("ada")
+    assert (wrong.answer, wrong.reason) == (ReviewAnswer.WRONG, WrongReason.OUTLINE)
+    assert missing.answer is ReviewAnswer.MISSING and missing.class_name == wrong.class_name
+    assert wrong.new_box is not None and wrong.box is not None and missing.box is not None
+    assert missing.box[2:] == wrong.box[2:]  # the other half
+    tab.press("z")  # both at once
+    tab.wait_sent()
+    assert place.standing("ada") == [] and tab.shown_item() == item
+
+
 def test_a_grid_answers_all_but_the_exceptions(tab: WebPage, place: Place) -> None:
     place.queue("grid", count=40)
     tab.go("#/review/grid")
@@ -263,11 +326,11 @@ def test_a_run_is_browsed_filtered_and_explained(tab: WebPage) -> None:
     expect(card).to_contain_text("60 images")
     assert tab.violations() == []
     card.click()
-    expect(tab.page.locator(".thumb img").first).to_be_visible()
+    expect(tab.page.locator(".image-grid canvas[data-shown]")).to_be_visible()
     tab.page.get_by_label("Name contains").fill("u07 <img")
     expect(tab.page.get_by_role("status").filter(has_text="1 of 60")).to_be_visible()
     tab.page.get_by_role("button", name="Clear the filters").click()
-    brush = tab.page.locator(".brush")
+    brush = tab.page.locator(".brush").first
     brush.locator(".bar").first.wait_for(state="attached")
     across = brush.bounding_box()
     assert across is not None
@@ -283,8 +346,23 @@ def test_a_run_is_browsed_filtered_and_explained(tab: WebPage) -> None:
     expect(tab.page.get_by_text("No image meets these filters.")).to_be_visible()
     tab.page.get_by_label("Outcome").select_option("accepted")
     tab.page.get_by_label("Sort by").select_option("Name")
-    expect(tab.page.locator(".thumb").first).to_contain_text("u00 <img")
+    expect(tab.page.locator("[data-index='0']")).to_have_attribute(
+        "aria-label", re.compile("u00 <img.*label")
+    )
+    tab.page.get_by_text("More filters").click()
+    uncertain = tab.page.get_by_label("Uncertainty from")
+    for value, what in (("0.99", "No image meets these filters."), ("", "60 images")):
+        uncertain.fill(value)
+        uncertain.blur()
+        expect(tab.page.get_by_text(what, exact=True)).to_be_visible()
+    tab.page.get_by_label("Box's share of the image from").fill("0.1")
+    tab.page.get_by_label("Labelled by").select_option("Proposer and verifier")
+    tab.page.get_by_label("Reviewed").select_option("By nobody")
+    tab.page.get_by_label("Decided from").fill("2020-01-01T00:00")
+    expect(tab.page.locator(".status").get_by_text("60 images")).to_be_visible()
+    expect(tab.page.locator(".brush .bar").nth(100)).to_be_attached()  # of all three
     assert tab.violations() == []
+    tab.page.get_by_text("More filters").click()
 
     tab.page.locator("h1").click()  # out of the fields
     tab.press("ArrowRight", "ArrowRight", "Enter")
@@ -298,6 +376,31 @@ def test_a_run_is_browsed_filtered_and_explained(tab: WebPage) -> None:
     expect(name).to_contain_text("u03 <img")
     tab.press("Escape")
     expect(tab.page.locator("[data-index='3']")).to_be_focused()
+
+
+def test_two_runs_are_compared(tab: WebPage) -> None:
+    tab.go(f"#/browse/{quote(UNTOUCHED)}")
+    choice = tab.page.get_by_label("Compare with")
+    choice.select_option(SHIFTED)
+    rows = tab.page.locator(".compared > .panel tbody tr")
+    expect(rows.filter(has_text="person on foot")).to_contain_text(
+        "10020"
+    )  # one is the same, two are lost
+    expect(
+        tab.page.get_by_text("3 images compared, 57 images only in the first run")
+    ).to_be_visible()
+    images = tab.page.locator(".choices button")
+    expect(images).to_have_count(2)
+    expect(images.first).to_contain_text("u00 <img")
+    expect(tab.page.locator(".sides canvas.viewer")).to_have_count(2)
+    tab.press("ArrowDown")
+    expect(images.nth(1)).to_have_attribute("aria-pressed", "true")
+    difference = tab.page.get_by_role("button", name="only first")
+    difference.click()
+    expect(difference).to_have_attribute("aria-pressed", "true")
+    assert tab.violations() == []
+    tab.page.get_by_role("link", name="Open in its run").first.click()
+    expect(tab.page.locator("h1.name")).to_contain_text("u01 <img")
 
 
 def test_classes_are_tried_and_thresholds_turned(tab: WebPage, tmp_path: Path) -> None:
@@ -317,18 +420,41 @@ def test_classes_are_tried_and_thresholds_turned(tab: WebPage, tmp_path: Path) -
     tab.page.get_by_label("Proposer score from").fill("0.8")
     expect(table.filter(has_text="dog")).to_have_count(0)
 
+    # The same images with another wording of one question, side by side.
+    tab.page.get_by_label("Proposer score from").fill("0.25")
+    tab.page.get_by_label("Compare with other classes").check()
+    second = tab.page.get_by_label("Second list of classes")
+    expect(second).to_have_value("\n".join(lines))
+    second.fill("\n".join([lines[0].replace("On foot?", "Standing?"), *lines[1:]]))
+    tab.page.get_by_role("button", name="Label", exact=True).click()
+    expect(table).to_have_count(5)  # on foot is answered with no, so that side is sure of it
+    marked = table.filter(has_text="≠")
+    expect(marked.filter(has_text="on foot")).to_have_count(1)
+    expect(tab.page.locator(".pair canvas.viewer")).to_have_count(2)
+    assert tab.violations() == []
+    table.filter(has_text="dog").first.get_by_role("button").click()
+    wording = tab.page.get_by_label("Question about dog")
+    expect(wording).to_have_value("Dog?")
+    wording.fill("Is it a cat?")
+    tab.page.get_by_role("button", name="Ask all images so").click()
+    expect(tab.page.get_by_label("Classes, one a line")).to_have_value(
+        re.compile(r"dog \? Is it a cat\?")
+    )
+    expect(table.filter(has_text="dog")).to_have_count(1)  # no longer on the first side
+    tab.page.get_by_label("Compare with other classes").uncheck()
+
     tab.page.get_by_role("button", name="Use this").click()
     written = ontology_from_yaml(tab.page.locator("pre").first.inner_text())
-    typed = ontology_from_lines(lines)
+    typed = ontology_from_lines([*lines[:2], "dog ? Is it a cat?"])
     assert [(one.name, one.phrases, one.question, one.group) for one in written.classes] == [
         (one.name, one.phrases, one.question, one.group) for one in typed.classes
     ]
     dog = written.classes[2]
-    assert (dog.threshold, dog.accept, dog.reject) == (0.8, 0.45, 0.4)
+    assert (dog.threshold, dog.accept, dog.reject) == (0.25, 0.45, 0.4)
     assert tab.violations() == []
     tab.press("Escape")
     tab.go("#/jobs")
-    job = tab.page.locator(".card").filter(has_text="try 20")
+    job = tab.page.locator(".card").filter(has_text="try 20").last
     expect(job).to_contain_text("done")
     expect(job).to_contain_text("2 of 2 images")
     assert tab.violations() == []

@@ -1,23 +1,29 @@
-"""A server with the page and scripted models, in a process of its own that may be killed.
+"""A server with the page, in a process of its own that may be killed.
 
-python tests/support/page_server.py DATA PORT      prints the page's address when it is ready
+    python tests/support/page_server.py DATA PORT [embedded]
+
+prints the page's address when it is ready. Its models are scripted, unless the embedded ones are
+asked for.
 """
 
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from serving import server_settings, serving
 
+from secondlook.config.settings import ModelSettings
+from secondlook.models import embedded
 from secondlook.store import open_store
 
 
 class PageServer:
     """The process; a context manager. The same data and port serve again after a kill."""
 
-    def __init__(self, data: Path, port: int) -> None:
-        self._command = [sys.executable, __file__, str(data), str(port)]
+    def __init__(self, data: Path, port: int, *models: str) -> None:
+        self._command = [sys.executable, __file__, str(data), str(port), *models]
         self.address = f"http://127.0.0.1:{port}"
         self._process: subprocess.Popen[str] | None = None
 
@@ -41,10 +47,21 @@ class PageServer:
         self.kill()
 
 
-def main(data: str, port: str) -> None:
+def main(data: str, port: str, models: str = "") -> None:
     """Serves until it is killed."""
     options = server_settings(web_port=int(port))
-    with open_store(Path(data)) as store, serving(store=store, options=options) as running:
+    chosen: dict[str, Any] = {}
+    if models == "embedded":
+        known = ModelSettings()
+        chosen = {
+            "proposer": embedded.load_proposer("", known),
+            "verifier": embedded.load_verifier("", known),
+            "segmenter": embedded.load_segmenter("", known),
+        }
+    with (
+        open_store(Path(data)) as store,
+        serving(store=store, options=options, **chosen) as running,
+    ):
         print(running.server.web_address, flush=True)
         while True:
             time.sleep(60)

@@ -10,10 +10,16 @@ import {
   useState,
 } from "preact/hooks";
 import { BrowseView, RunList } from "./browse/BrowseView";
-import { JobsView } from "./jobs/JobsView";
+import { CompareView } from "./browse/CompareView";
+import "./api/insecure";
+import { answerReviewItem, label, listRuns, type Caller } from "./api/messages";
+import { RunView } from "./jobs/RunView";
 import { openOutbox, type Outbox } from "./review/outbox";
 import { QueueList } from "./review/QueueList";
 import { ReviewView } from "./review/ReviewView";
+import { LoginDialog } from "./session/LoginDialog";
+import { beginSession, may, useSession } from "./session/session";
+import { forgetToken, shownToken } from "./session/token";
 import { texts } from "./texts";
 import { TryView } from "./tryout/TryView";
 import { KeysDialog } from "./ui/KeysDialog";
@@ -22,12 +28,14 @@ import { PersonForm } from "./ui/PersonForm";
 const PERSON = "secondlook.person";
 const VIEWS = ["review", "browse", "try", "jobs"] as const;
 type View = (typeof VIEWS)[number];
+/** Calls that a view is in vain without. */
+const NEEDS = { review: answerReviewItem, browse: listRuns, try: label, jobs: listRuns } as const;
 
 /** "#/view/name": the view, and the name of what it shows. */
 function route(): { view: View; rest: string[] } {
   const [name = "", ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decode);
-  const view = VIEWS.find((one) => one === name) ?? "review";
-  return { view, rest };
+  const view = VIEWS.find((one) => one === name);
+  return { view: view ?? VIEWS.find((one) => may(NEEDS[one])) ?? "browse", rest };
 }
 
 function decode(text: string): string {
@@ -39,6 +47,7 @@ function decode(text: string): string {
 }
 
 function App({ outbox }: { outbox: Outbox }) {
+  const caller = useSession();
   const [at, setAt] = useState(route);
   const [, update] = useReducer((turn: number) => turn + 1, 0);
   const [person, setPerson] = useState(localStorage.getItem(PERSON) ?? "");
@@ -59,6 +68,7 @@ function App({ outbox }: { outbox: Outbox }) {
       window.removeEventListener("online", back);
     };
   }, []);
+  useEffect(() => setAt(route()), [caller]);
   useEffect(() => {
     document.title = `${texts.views[at.view]} · ${texts.name}`;
   }, [at.view]);
@@ -76,7 +86,7 @@ function App({ outbox }: { outbox: Outbox }) {
       <header class="top">
         <strong class="brand">{texts.name}</strong>
         <nav aria-label={texts.name}>
-          {VIEWS.map((view) => (
+          {VIEWS.filter((view) => may(NEEDS[view])).map((view) => (
             <a key={view} href={`#/${view}`} aria-current={view === at.view ? "page" : undefined}>
               {texts.views[view]}
             </a>
@@ -84,7 +94,7 @@ function App({ outbox }: { outbox: Outbox }) {
         </nav>
         <span class="grow" />
         <Line outbox={outbox} />
-        {person && (
+        {person && may(NEEDS.review) && (
           <button
             type="button"
             class="plain"
@@ -97,17 +107,34 @@ function App({ outbox }: { outbox: Outbox }) {
         <button type="button" class="plain" onClick={() => keys.current?.showModal()}>
           {texts.help}
         </button>
+        {caller && shownToken() && <Leave caller={caller} />}
       </header>
       <main id="content" tabIndex={-1}>
-        {at.view === "review" && (!person || naming) ? (
-          <PersonForm person={person} onChoose={name} />
+        {!may(NEEDS[at.view]) ? (
+          <p class="page">{texts.login.notAllowed(rolesOf(caller))}</p>
+        ) : at.view === "review" && (!person || naming) ? (
+          <PersonForm person={person || (caller?.name ?? "")} onChoose={name} />
         ) : (
           <Shown at={at} person={person} outbox={outbox} announce={announce} />
         )}
       </main>
       <div class="unseen" aria-live="polite" ref={said} />
       <KeysDialog hold={keys} />
+      <LoginDialog />
     </>
+  );
+}
+
+function rolesOf(caller: Caller | null): string {
+  return (caller?.roles ?? []).map((one) => texts.login.roles[one]).join(", ");
+}
+
+/** Whose token is shown, and the way out. */
+function Leave({ caller }: { caller: Caller }) {
+  return (
+    <button type="button" class="plain" title={rolesOf(caller)} onClick={forgetToken}>
+      {texts.login.leave} {caller.name}
+    </button>
   );
 }
 
@@ -131,10 +158,12 @@ function Shown({ at, person, outbox, announce }: ShownProps) {
     return <ReviewView queue={first} person={person} outbox={outbox} announce={announce} />;
   }
   if (at.view === "browse") {
-    return first ? <BrowseView run={first} cursor={at.rest[1] ?? ""} /> : <RunList />;
+    const [, cursor = "", other = ""] = at.rest;
+    if (cursor === "compare" && other) return <CompareView before={first} after={other} />;
+    return first ? <BrowseView run={first} cursor={cursor} /> : <RunList />;
   }
   if (at.view === "try") return <TryView />;
-  return <JobsView />;
+  return <RunView rest={at.rest} />;
 }
 
 /** Whether the server answers, and how much waits to be sent. */
@@ -149,6 +178,7 @@ function Line({ outbox }: { outbox: Outbox }) {
   );
 }
 
+beginSession();
 void openOutbox().then((outbox) => {
   render(<App outbox={outbox} />, document.getElementById("app")!);
 });

@@ -53,6 +53,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Service and store": {
         "ui": ("ui", "Open the page: try classes, look at labels, review them."),
         "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
+        "label-studio": ("label_studio", "Be a backend of Label Studio: predict, click, learn."),
         "job": ("jobs", "Label many images on a service: create, watch, results."),
         "token": ("token", "Say who may call a service: make, list and revoke tokens."),
         "check": ("store", "Check every row and every image of a store."),
@@ -81,7 +82,7 @@ class LazyGroup(CommandGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"secondlook.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         return command
 

@@ -46,8 +46,10 @@ def serve_command(**flags: Any) -> None:
 
     With --web-port there is the page, too; see `secondlook ui`.
     """
+    from secondlook.cli.micro import with_outline
+
     stop_before_it_serves()
-    run_service(load_settings(flags, flags.pop("config")), _told)
+    run_service(with_outline(load_settings(flags, flags.pop("config"))), _told)
 
 
 def _told(server: "Server") -> None:

@@ -318,9 +318,15 @@ class ServerSettings(SettingGroup):
     )
     web_host: str = setting(
         "127.0.0.1",
-        "Address of the web page, which has no login and so is for this machine alone: 127.0.0.1 "
-        "or ::1.",
+        "Address that the web page listens on; beyond this machine it takes TLS and a token in the "
+        "store.",
         unit="address",
+    )
+    web_names: str = setting(
+        "",
+        "Names by which the web page is opened from other machines, such as labels.lan, separated "
+        "by commas.",
+        unit="names",
     )
     image_roots: str = setting(
         "", f"Folders from which jobs may read images, separated by '{os.pathsep}'.", unit="folders"
@@ -391,6 +397,11 @@ class ServerSettings(SettingGroup):
         high=86_400,
     )
     log_level: str = setting("info", "Minimum severity of log messages.", choices=LOG_LEVELS)
+
+    @property
+    def web_name_set(self) -> frozenset[str]:
+        """The names of ``web_names``, in lower case."""
+        return frozenset(part.strip().lower() for part in self.web_names.split(",") if part.strip())
 
     @property
     def image_root_folders(self) -> tuple[Path, ...]:

@@ -11,12 +11,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from secondlook.core.decoding import ImageDecoder
 from secondlook.core.files import FolderRoot, name_to_text, text_to_name
-from secondlook.core.image_folder import ImageFile, ImageSelection, LeftOut, read_opened
+from secondlook.core.image_folder import (
+    IMAGE_SUFFIXES,
+    ImageFile,
+    ImageSelection,
+    LeftOut,
+    is_hidden,
+    read_opened,
+)
 from secondlook.core.perceptual_hash import perceptual_hash
 from secondlook.jobs.failures import Replaced, Unfinished
 from secondlook.labeling.pipeline import Task
@@ -44,6 +52,8 @@ BATCH_WINDOW_S = 0.5
 """The first images of a slow folder do not wait longer than this for the others."""
 WRITE_RETRY = RetryPolicy(first_s=1.0, longest_s=10.0)
 """Waits between attempts to queue a batch while the store is unavailable."""
+MAX_FOLDERS, MAX_ENTRIES = 1000, 20_000
+"""Folders that one listing names, and files and folders that it looks at."""
 RECENT_S = 10.0
 """A file that changed this recently may still be being written."""
 
@@ -68,6 +78,44 @@ def allowed_folder(root: str, roots: Sequence[Path]) -> Path:
     if not real.is_dir():
         raise NotFound(f"there is no folder '{root}' on the server; check the path")
     return real
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """What lies directly in a folder that jobs may read."""
+
+    folders: tuple[str, ...]
+    """Absolute paths, sorted."""
+    images: int
+    """Files whose names end as those of images do."""
+    more: bool
+    """Whether there is more than was looked at."""
+
+
+def allowed_folders(path: str, roots: Sequence[Path]) -> FolderListing:
+    """The folders inside of ``path`` that a job may read; with an empty one ``roots`` themselves.
+
+    Hidden ones, links and names that are no text are left out. Raises what ``allowed_folder``
+    raises, and ``NotFound`` for a folder that cannot be read.
+    """
+    if not path:
+        known = sorted({os.path.realpath(root) for root in roots if root.is_dir()})
+        return FolderListing(tuple(known[:MAX_FOLDERS]), 0, len(known) > MAX_FOLDERS)
+    real = allowed_folder(path, roots)
+    folders, images, seen = [], 0, 0
+    try:
+        with os.scandir(real) as entries:
+            for entry in islice(entries, MAX_ENTRIES):
+                seen += 1
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                    images += 1
+    except OSError as cause:
+        raise NotFound(f"the folder '{path}' cannot be read: {cause.strerror}") from cause
+    shown = sorted(name for name in folders if not is_hidden(name) and name.isprintable())
+    more = seen >= MAX_ENTRIES or len(shown) > MAX_FOLDERS
+    return FolderListing(tuple(str(real / name) for name in shown[:MAX_FOLDERS]), images, more)
 
 
 def list_folder(queue: JobQueue, run_id: int, root: Path, stopped: Callable[[float], bool]) -> None:

@@ -57,6 +57,8 @@ KILL_S = 0.5
 PROGRESS_FILE = "progress.jsonl"
 MAX_TAIL = 64 * 2**10
 """Bytes read from the end of a file that a process writes."""
+MAX_CURVE, MAX_POINTS = 2**20, 400
+"""Bytes of progress that a curve is made of, and its points."""
 MAX_STEPS = 2**31 - 1
 MAX_REPORT = 2 * 2**20
 """Bytes of a report that is stored with the version."""
@@ -109,6 +111,16 @@ class Trainer:
         """Raises ``MissingExtra`` when a package that trainings need is missing."""
         if self._command is None:
             check_extras("a training on this server", "serve", "distill")
+
+    def curve(self, number: int) -> list[dict[str, Any]]:
+        """How a training that runs here went so far: ``step`` with ``loss``, ``map50`` or both,
+        ``MAX_POINTS`` at most, of the latest part of a long one. Empty where it runs elsewhere."""
+        points = _points(_tail(self._folder / str(number) / PROGRESS_FILE, MAX_CURVE))
+        measured = [point for point in points if "map50" in point][-MAX_POINTS // 2 :]
+        losses = [point for point in points if "map50" not in point]
+        stride = -(-len(losses) // (MAX_POINTS // 2)) or 1
+        kept = losses[(len(losses) - 1) % stride :: stride]  # with the last one
+        return sorted(measured + kept, key=lambda point: int(point["step"]))
 
     def close(self, limit_s: float = STOP_TIMEOUT_S) -> None:
         """Terminate the processes; their trainings resume when a server starts.
@@ -374,12 +386,29 @@ def _progress(plain: Any) -> dict[str, Any]:
     return found
 
 
-def _tail(path: Path) -> bytes:
+def _points(text: bytes) -> list[dict[str, Any]]:
+    """The steps of a training in lines of progress; ``map50`` where it was measured."""
+    points: dict[int, dict[str, Any]] = {}
+    before = None
+    for line in text.split(b"\n")[:-1]:
+        with suppress(ValueError, RecursionError):
+            found = _progress(json.loads(line))
+            if found.get("phase") != "train" or "step" not in found:
+                continue
+            point = points.setdefault(found["step"], {"step": found["step"]})
+            if "loss" in found:
+                point["loss"] = found["loss"]
+            if found.get("map50", before) != before:  # each line has the last one
+                point["map50"] = before = found["map50"]
+    return [point for _, point in sorted(points.items()) if len(point) > 1]
+
+
+def _tail(path: Path, most: int = MAX_TAIL) -> bytes:
     """The end of a file; empty if it does not exist."""
     try:
         with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - MAX_TAIL, 0))
-            return file.read(MAX_TAIL)
+            file.seek(max(path.stat().st_size - most, 0))
+            return file.read(most)
     except OSError:
         return b""
 

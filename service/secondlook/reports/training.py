@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from secondlook.core.files import replacing
@@ -32,6 +33,8 @@ MAX_IMAGES, MAX_CURVES, MAX_ROWS, MAX_WARNINGS = 24, 60, 400, 20
 """On the page: images with mistakes, classes with a curve, classes in the table, warnings."""
 MAX_LOSSES = 1000
 """Points of the training's curve in ``report.json``."""
+WORST_IMAGES, WORST_BOXES = 12, 40
+"""Images with mistakes in ``report.json``, and boxes of each."""
 
 Rows = Sequence[tuple[str, str]]
 """Names and values."""
@@ -200,8 +203,38 @@ def plain(report: ReportInput) -> dict[str, Any]:
             "settings": dict(report.settings),
             "training": {"loss": _losses(report.training), "map50": _validations(report.training)},
             "warnings": list(report.warnings),
+            "worst_images": _worst_images(report),
         }
     )
+
+
+def _worst_images(report: ReportInput) -> list[dict[str, Any]]:
+    """The images with most mistakes, by whose hashes a program finds them in a store."""
+    thresholds = [report.scores.best_thresholds[name] for name in report.classes]
+    worst, _ = mistakes.worst(report.samples, report.found, thresholds, WORST_IMAGES)
+    return [_mistaken_image(report, one) for one in worst]
+
+
+def _mistaken_image(report: ReportInput, made: mistakes.Mistakes) -> dict[str, Any]:
+    sample, found = report.samples[made.place], report.found[made.place]
+    missed = zip(sample.boxes[made.missed], sample.classes[made.missed], strict=True)
+    false = zip(found.boxes[made.false], found.classes[made.false], strict=True)
+    boxes = [("missed", *one) for one in missed] + [("false", *one) for one in false]
+    return {
+        "name": sample.name[:MAX_TEXT],
+        "sha256": sample.sha256,
+        "width": sample.width,
+        "height": sample.height,
+        "mistakes": made.count,
+        "boxes": [
+            {
+                "class": report.classes[at],
+                "box": np.round(box.astype(float), 1).tolist(),
+                "kind": kind,
+            }
+            for kind, box, at in boxes[:WORST_BOXES]
+        ],
+    }
 
 
 def _class_row(scores: Scores, name: str) -> dict[str, Any]:

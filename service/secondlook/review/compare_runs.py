@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.core import boxes as box_ops
+from secondlook.core.cancellation import check_cancelled
 from secondlook.store import Store
 from secondlook.store.results import Result, images_missing, result_pairs
 from secondlook.store.runs import Run
@@ -16,6 +18,14 @@ from secondlook_client.values import Judgement, Outcome
 
 SAME_BOX = 0.5
 """IoU from which two boxes of one class are the same label."""
+
+
+SAME_PLACE = 0.9
+"""IoU from which a label that both runs have lies where it lay."""
+PART = 200
+"""Results that are read together, ..."""
+MAX_PARTS = 5
+"""... and how often for one part of a comparison: about a second."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,76 @@ def compare_runs(
     """
     comparison = RunComparison(store.results.run(before), store.results.run(after))
     return comparison, _differences(store, comparison)
+
+
+class LabelChange(StrEnum):
+    """What became of a label from one run to the other."""
+
+    NONE = "none"
+    MOVED = "moved"
+    CLASS = "class"
+    LOST = "lost"
+    GAINED = "gained"
+
+
+@dataclass(frozen=True)
+class ComparedPart:
+    """What differs on the images of a part of the first run."""
+
+    images: Sequence[ImageDifference]
+    compared: int
+    """Images that both runs have."""
+    only_before: int
+    changes: Counter[tuple[str, LabelChange]]
+    """Labels by class and by what became of them; a changed class counts by the one before."""
+    next_cursor: int
+    """0: this was the last part."""
+
+
+def compare_part(store: Store, before: str, after: str, cursor: int, limit: int) -> ComparedPart:
+    """The next images that differ behind a cursor of the run ``before``, at most ``limit``, of at
+    most a thousand that are looked at. Raises ``NotFound`` and ``Damaged``."""
+    old, new = store.results.run(before), store.results.run(after)
+    images: list[ImageDifference] = []
+    changes: Counter[tuple[str, LabelChange]] = Counter()
+    compared = only_before = 0
+    for _ in range(MAX_PARTS):
+        check_cancelled()
+        with store.database.reading() as connection:
+            pairs = result_pairs(connection, old, new, cursor, PART)
+        for first, second in pairs:
+            cursor = first.cursor
+            if second is None:
+                only_before += 1
+                continue
+            compared += 1
+            difference = image_difference(first, second)
+            found = label_changes(difference)
+            changes.update((one.class_name, change) for change, a, b in found if (one := a or b))
+            if any(change is not LabelChange.NONE for change, _, _ in found):
+                images.append(difference)
+            if len(images) == limit:
+                return ComparedPart(images, compared, only_before, changes, cursor)
+        if len(pairs) < PART:
+            return ComparedPart(images, compared, only_before, changes, 0)
+    return ComparedPart(images, compared, only_before, changes, cursor)
+
+
+ChangedLabel = tuple[LabelChange, Judgement | None, Judgement | None]
+"""What became of a label, and the label in either run."""
+
+
+def label_changes(difference: ImageDifference) -> list[ChangedLabel]:
+    """All labels of an image in either run, and what became of them."""
+    before, after = difference.before.labelled.judgements, difference.after.labelled.judgements
+    found: list[ChangedLabel] = []
+    for a, b in difference.kept:
+        same = _overlaps([before[a]], [after[b]])[0, 0] >= SAME_PLACE
+        found.append((LabelChange.NONE if same else LabelChange.MOVED, before[a], after[b]))
+    found += [(LabelChange.CLASS, one.before.label, one.after.label) for one in difference.changed]
+    found += [(LabelChange.LOST, one.label, None) for one in difference.lost]
+    found += [(LabelChange.GAINED, None, one.label) for one in difference.gained]
+    return found
 
 
 def _differences(store: Store, comparison: RunComparison) -> Iterator[ImageDifference]:

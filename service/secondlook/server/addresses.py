@@ -18,20 +18,8 @@ def check_ports(server: ServerSettings) -> None:
     port = server.metrics_port
     if port is not None and (why := _problem(server.host, port)):
         raise BadSetting(explain_metrics_failure(server.host, port, why))
-    if server.web_port is not None:
-        check_web_host(server.web_host)
-        if _problem(server.web_host, server.web_port):
-            raise BadSetting(explain_web_failure(server.web_host, server.web_port))
-
-
-def check_web_host(host: str) -> None:
-    """Raises ``BadSetting`` for an address that others than this machine reach."""
-    if not is_loopback(host):
-        raise BadSetting(
-            f"the page has no login yet, so it is served to this machine alone, not on {host}; "
-            "leave --web-host out, and reach it from elsewhere through a tunnel such as "
-            "`ssh -L 8080:localhost:8080 HOST`"
-        )
+    if server.web_port is not None and _problem(server.web_host, server.web_port):
+        raise BadSetting(explain_web_failure(server.web_host, server.web_port))
 
 
 def explain_port_failure(host: str, port: int) -> str:
@@ -97,6 +85,8 @@ def check_doors(server: ServerSettings, has_tokens: bool) -> None:
     binds = [("--host", server.host)]
     if server.metrics_port is not None:
         binds.append(("--metrics-host", server.metrics_host))
+    if server.web_port is not None:
+        binds.append(("--web-host", server.web_host))
     missing = [] if server.tls_cert else ["TLS (--tls-cert and --tls-key)"]
     missing += [] if has_tokens else ["a token in the store (`secondlook token create` on --data)"]
     for option, host in binds:

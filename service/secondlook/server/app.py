@@ -37,7 +37,6 @@ from secondlook.labeling.pipeline import Pipeline
 from secondlook.server import reflection
 from secondlook.server.addresses import (
     check_doors,
-    check_web_host,
     explain_port_failure,
     format_address,
     is_loopback,
@@ -121,7 +120,9 @@ IDLE_CONNECTION_S = 600.0
 CLOSE_S = 0.5
 """Time for calls that never end by themselves, such as health watchers."""
 READING = MethodAccess(f"{REFLECTION}/", frozenset({Role.VIEWER}))
-"""Who may read metrics from another machine, and images on the page: whoever may read anything."""
+"""Who may read metrics from another machine: whoever may read anything."""
+PAGE_IMAGES = MethodAccess("/page/images", READING.roles)
+"""So it is with the images of the page."""
 ABANDON_S = 1.2
 """After the grace: what has not ended by then is abandoned with the process."""
 
@@ -152,7 +153,8 @@ class Server:
         self.metrics_port: int | None = None
         """Once it listens, and only when asked for."""
         self.web_address = ""
-        """``http://host:port`` of the page, once it listens, and only when asked for."""
+        """``http://host:port`` of the page (``https`` with TLS), once it listens, and only when
+        asked for."""
         self._engine = engine
         self._store = store
         if store:
@@ -260,10 +262,10 @@ class Server:
         server = self.settings.server
         if server.web_port is None:
             return
-        check_web_host(server.web_host)
         images = PageImages(self._store, self._decoder)
         limit = max_message_bytes(self.settings.images)
-        self._web = WebEndpoint(server, limit, images, check=self._check_page)
+        tls = self._tls.reloading_context() if self._tls is not None else None
+        self._web = WebEndpoint(server, limit, images, check=self._check_page, tls=tls)
         await self._web.start(self.own_address)
         self.web_address = self._web.address
 
@@ -305,9 +307,10 @@ class Server:
     def _listen_privately(self) -> None:
         """Open a socket of this user, where its own programs could not get in otherwise.
 
-        The first token may be made while a training runs.
+        The first token may be made while a training runs, or the page is open.
         """
-        if self._trainer is not None or self._tls is not None or self._asks_for_tokens:
+        own_programs = self._trainer is not None or self.settings.server.web_port is not None
+        if own_programs or self._tls is not None or self._asks_for_tokens:
             self._own_socket = OwnSocket()
             self.own_address = self._own_socket.address
             self._grpc.add_insecure_port(self.own_address)
@@ -321,7 +324,7 @@ class Server:
         return self.metrics.serve(host, port, tls, self._check_scrape)
 
     async def _check_page(self, host: str, credentials: Sequence[str]) -> None:
-        await self._auth.check(READING, host, credentials)
+        await self._auth.check(PAGE_IMAGES, host, credentials)
 
     def _check_scrape(self, credentials: Sequence[str]) -> None:
         if self._tokens is not None:

@@ -202,8 +202,13 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
     async def check(self, rule: MethodAccess, host: str, credentials: Sequence[str]) -> None:
         """Raises what a call from ``host`` with these headers is refused with."""
-        principal = await self.admit(Origin(host), credentials)
-        rule.check_role(principal.name, principal.access)
+        principal = NOBODY
+        try:
+            principal = await self.admit(Origin(host), credentials)
+            rule.check_role(principal.name, principal.access)
+        except SecondlookError as refusal:
+            self._write_refusal(principal, rule, host, refusal)
+            raise
 
     def _rule(self, method: str) -> MethodAccess:
         if method.startswith(REFLECTION):
@@ -265,10 +270,15 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self, context: Any, rule: MethodAccess, principal: Principal, refusal: SecondlookError
     ) -> None:
         self._metrics.call_ended(rule.name, refusal.reason, 0.0, streaming=True)
-        with suppress(Busy):
-            self._lines.count(f"{principal.name}@{origin_of(context).host}")
-            self._write(principal, rule, context, refusal.status)
+        self._write_refusal(principal, rule, origin_of(context).host, refusal)
         await abort_call(context, refusal, uuid4().hex[:12])
+
+    def _write_refusal(
+        self, principal: Principal, rule: MethodAccess, host: str, refusal: SecondlookError
+    ) -> None:
+        with suppress(Busy):
+            self._lines.count(f"{principal.name}@{host}")
+            self._write(principal, rule, host, refusal.status)
 
     def _tell(self, call: AuthorizedCall, rule: MethodAccess, context: Any) -> None:
         """The line of a call that has ended, where there is one."""
@@ -277,12 +287,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         result = "CANCELLED" if call.cancelled else _result(context)
         refused = result == NotAllowed.status and call.principal.is_bound
         if call.changes or refused:
-            self._write(call.principal, rule, context, result)
+            self._write(call.principal, rule, origin_of(context).host, result)
 
-    def _write(self, principal: Principal, rule: MethodAccess, context: Any, result: str) -> None:
+    def _write(self, principal: Principal, rule: MethodAccess, host: str, result: str) -> None:
         """Without a file, only where tokens are asked for: each call is in the log anyway."""
         if self._audit.in_file or (self._table is not None and not self._table.empty):
-            host = origin_of(context).host
             self._audit.write(principal.name, principal.roles, rule.name, host, result)
 
     async def _watch(self) -> None:

@@ -2,13 +2,19 @@
 
 from typing import Any
 
+from secondlook.jobs.guarantee_checks import checks_status
 from secondlook.review.browse import RunBrowser
+from secondlook.review.compare_runs import compare_part
 from secondlook.review.explain import explain
+from secondlook.review.guarantees import guarantee_status
 from secondlook.review.preview import Preview
 from secondlook.server.browse_messages import (
     DEFAULT_IMAGES,
     MAX_IMAGES,
+    comparison_message,
     explanation_message,
+    guarantee_details,
+    guarantee_message,
     image_details,
     image_filter,
     image_order,
@@ -17,6 +23,7 @@ from secondlook.server.browse_messages import (
     preview_rules,
     run_details,
     run_message,
+    stream_message,
     summary_message,
     wanted_measures,
 )
@@ -24,11 +31,14 @@ from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.store import Store
 from secondlook.store.reviews import reviews_of
 from secondlook.store.runs import count_runs, page_of_runs
+from secondlook.store.streams import captured_streams
 from secondlook_client.errors import BadRequest
 from secondlook_client.private_files import is_sha256
 from secondlook_client.v1 import browse_pb2 as pb
 from secondlook_client.v1 import browse_pb2_grpc
 
+MAX_COMPARED = 100
+"""Images that one call of ``CompareRuns`` gives."""
 THREADS = 4
 """Calls that are answered at the same time: most of each is computing."""
 
@@ -122,6 +132,19 @@ class BrowseServicer(StoreServicer, browse_pb2_grpc.BrowseServiceServicer):
         store = self._store
         return await self._in_thread(lambda: explanation_message(explain(store, request.label_id)))
 
+    async def CompareRuns(  # noqa: N802
+        self, request: pb.CompareRunsRequest, context: Any
+    ) -> pb.CompareRunsResponse:
+        """What differs on a part of two runs."""
+        store = self._store
+        size, _ = page_of(request.page_size, "", "CompareRuns", MAX_COMPARED)
+
+        def compared() -> pb.CompareRunsResponse:
+            part = compare_part(store, request.before, request.after, request.cursor, size)
+            return comparison_message(part)
+
+        return await self._in_thread(compared)
+
     async def PreviewDecisions(  # noqa: N802
         self, request: pb.PreviewDecisionsRequest, context: Any
     ) -> pb.PreviewDecisionsResponse:
@@ -136,6 +159,48 @@ class BrowseServicer(StoreServicer, browse_pb2_grpc.BrowseServiceServicer):
             return preview_message(request.cursors, images, counts, run)
 
         return await self._in_thread(decided)
+
+    async def ListGuarantees(  # noqa: N802
+        self, request: pb.ListGuaranteesRequest, context: Any
+    ) -> pb.ListGuaranteesResponse:
+        """Guarantees, the newest first."""
+        store = self._store
+        size, _ = page_of(request.page_size, "", "ListGuarantees")
+
+        def listed() -> pb.ListGuaranteesResponse:
+            rows = store.guarantees.page(limit=size)
+            found = [guarantee_message(row, checks_status(store, row)) for row in rows]
+            return pb.ListGuaranteesResponse(guarantees=found)
+
+        return await self._in_thread(listed)
+
+    async def GetGuarantee(  # noqa: N802
+        self, request: pb.GetGuaranteeRequest, context: Any
+    ) -> pb.GetGuaranteeResponse:
+        """One guarantee whole."""
+        store, name = self._store, request.name
+
+        def found() -> pb.GetGuaranteeResponse:
+            status = guarantee_status(store, name)
+            return guarantee_details(status, checks_status(store, status.row))
+
+        return await self._in_thread(found)
+
+    async def ListStreams(  # noqa: N802
+        self, request: pb.ListStreamsRequest, context: Any
+    ) -> pb.ListStreamsResponse:
+        """A page of captured streams, the newest first."""
+        store = self._store
+        size, before = page_of(request.page_size, request.page_token, "ListStreams")
+
+        def listed() -> pb.ListStreamsResponse:
+            with store.database.reading() as connection:
+                found = captured_streams(connection, before, size + 1)
+            token = next_token([one.job for one in found], size, "run_id")
+            streams = map(stream_message, found[:size])
+            return pb.ListStreamsResponse(streams=streams, next_page_token=token)
+
+        return await self._in_thread(listed)
 
     @property
     def _known_browser(self) -> RunBrowser:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from secondlook.core.types import Judgement
+from secondlook.evaluation.guarantee import Guaranteed
+from secondlook.jobs.guarantee_checks import ChecksStatus
 from secondlook.review.browse import (
     MEASURES,
     BrowsedImage,
@@ -17,13 +19,21 @@ from secondlook.review.browse import (
     Interval,
     RunSummary,
 )
+from secondlook.review.compare_runs import (
+    ComparedPart,
+    ImageDifference,
+    LabelChange,
+    label_changes,
+)
 from secondlook.review.explain import FEATURE_WORDS, ClassEvidence, Contribution, Explanation
+from secondlook.review.guarantees import GuaranteeStatus
 from secondlook.review.preview import PreviewCounts, Rules
 from secondlook.store.codec import OUTCOMES
-from secondlook.store.guarantees import guarantee_of
+from secondlook.store.guarantees import GuaranteeRow, checks_queue_of, guarantee_of
 from secondlook.store.judgement_columns import PATHS
 from secondlook.store.results import Result
 from secondlook.store.runs import Run, RunCount
+from secondlook.store.streams import StreamRow
 from secondlook.store.uncertainties import OfResult
 from secondlook_client import wire
 from secondlook_client.errors import BadRequest
@@ -34,7 +44,10 @@ from secondlook_client.values import LabelPath, Outcome, Review
 
 MAX_IMAGES, DEFAULT_IMAGES = 500, 100
 """Of one page at most, and where the caller asks for no number."""
+MAX_EVENTS, MAX_REASON = 200, 1000
+"""Of the history of a guarantee, and characters of why something happened."""
 ORDERS = wire.EnumNumbers(ImageOrder, pb.RunImageOrder)
+CHANGES = wire.EnumNumbers(LabelChange, pb.LabelChange)
 _OUTCOME_NUMBERS = [wire.OUTCOMES.number[outcome] for outcome in OUTCOMES]
 _PATH_NUMBERS = [wire.PATHS.number[path] for path in PATHS]
 
@@ -298,8 +311,122 @@ def preview_message(
     )
 
 
+def comparison_message(part: ComparedPart) -> pb.CompareRunsResponse:
+    """What differs on a part of two runs."""
+    names = sorted({name for name, _ in part.changes})
+    fields = {
+        LabelChange.NONE: "same",
+        LabelChange.MOVED: "moved",
+        LabelChange.CLASS: "class_changed",
+        LabelChange.LOST: "lost",
+        LabelChange.GAINED: "gained",
+    }
+    return pb.CompareRunsResponse(
+        images=map(_compared_image, part.images),
+        compared=part.compared,
+        only_before=part.only_before,
+        classes=[
+            pb.ComparedClass(
+                class_name=name,
+                **{field: part.changes[name, change] for change, field in fields.items()},
+            )
+            for name in names
+        ],
+        next_cursor=part.next_cursor,
+    )
+
+
+def _compared_image(difference: ImageDifference) -> pb.ComparedImage:
+    labelled = difference.before.labelled
+    return pb.ComparedImage(
+        sha256=labelled.sha256,
+        name=labelled.name,
+        width=labelled.width,
+        height=labelled.height,
+        before_cursor=difference.before.cursor,
+        after_cursor=difference.after.cursor,
+        labels=[
+            pb.ComparedLabel(
+                change=CHANGES.number[change],
+                before=_bare_judgement(before) if before else None,
+                after=_bare_judgement(after) if after else None,
+            )
+            for change, before, after in label_changes(difference)
+        ],
+    )
+
+
 def _bare_judgement(judgement: Judgement) -> labeling_pb.Judgement:
     message = wire.judgement_message(judgement)
     message.ClearField("verdict")
     message.ClearField("segmentation")
     return message
+
+
+def guarantee_message(row: GuaranteeRow, checks: ChecksStatus | None) -> pb.Guarantee:
+    """A guarantee as a list shows it."""
+    return pb.Guarantee(
+        name=row.name,
+        run=row.run,
+        state=row.state.value,
+        precision=row.settings.get("target", 0.0),
+        confidence=row.settings.get("confidence", 0.0),
+        queue=row.queue,
+        checks_queue=checks_queue_of(row.name) if checks else "",
+        checks=str(checks) if checks else "",
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def guarantee_details(
+    status: GuaranteeStatus, checks: ChecksStatus | None
+) -> pb.GetGuaranteeResponse:
+    """A guarantee with its certificate and its history."""
+    certificate = status.certificate
+    return pb.GetGuaranteeResponse(
+        guarantee=guarantee_message(status.row, checks),
+        asked=status.asked,
+        answered=status.answered,
+        classes=map(_guaranteed_class, certificate.results) if certificate else (),
+        not_guaranteed=certificate.not_guaranteed if certificate else (),
+        history=[
+            pb.GuaranteeEvent(kind=one.kind, reason=_reason(one.content), at=one.created_at)
+            for one in status.events[-MAX_EVENTS:]
+        ],
+    )
+
+
+def _guaranteed_class(result: Guaranteed) -> pb.GuaranteedClass:
+    holds = result.threshold is not None
+    return pb.GuaranteedClass(
+        class_name=result.class_name,
+        threshold=result.threshold,
+        bound=result.bound if holds else None,
+        accepted=result.accepted if holds else 0,
+        coverage=result.coverage if holds else 0.0,
+        answers=result.answers,
+        wrong=result.wrong,
+        reason="" if holds else result.reason,
+    )
+
+
+def _reason(content: Mapping[str, Any]) -> str:
+    told = content.get("reason", "")
+    return told[:MAX_REASON] if isinstance(told, str) else ""
+
+
+def stream_message(row: StreamRow) -> pb.CapturedStream:
+    """A captured stream with its last frame."""
+    job, last = row.job, row.last
+    return pb.CapturedStream(
+        name=job.name,
+        frames=job.total,
+        labelled=job.done,
+        failed=job.failed,
+        last_name=last.name if last else "",
+        last_sha256=last.sha256 if last else "",
+        last_at=last.added_at if last else 0.0,
+        guarantee=guarantee_of(job.settings),
+        created_at=job.created_at,
+    )

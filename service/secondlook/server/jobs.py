@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from secondlook.core.decoding import ImageDecoder
 from secondlook.core.types import Labelled
 from secondlook.jobs.guarantee_checks import status_sentence
-from secondlook.jobs.image_source import allowed_folder
+from secondlook.jobs.image_source import allowed_folder, allowed_folders
 from secondlook.jobs.runner import JobRunner
 from secondlook.labeling.engine import Engine
 from secondlook.review.guarantees import job_under
@@ -272,6 +272,15 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         found = await self._in_thread(lambda: store.queue.failures(run.id, after, size + 1))
         more = found[size - 1].item_id if len(found) > size else 0
         return pb.ListFailuresResponse(failures=map(failure_message, found[:size]), next_after=more)
+
+    async def ListFolders(  # noqa: N802
+        self, request: pb.ListFoldersRequest, context: Any
+    ) -> pb.ListFoldersResponse:
+        """Folders that a job may read."""
+        self._store  # noqa: B018 (without one there are no jobs, and the call is refused)
+        path, roots = request.path, self._roots
+        found = await self._in_thread(lambda: allowed_folders(path, roots))
+        return pb.ListFoldersResponse(folders=found.folders, images=found.images, more=found.more)
 
     def _watcher(self) -> "JobWatcher":
         return JobWatcher(self._store, self._in_thread, self._stopping)

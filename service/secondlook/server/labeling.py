@@ -31,6 +31,7 @@ from secondlook.server.jobs import JobServicer
 from secondlook.server.metrics import Metrics
 from secondlook.server.store_calls import deadline_of
 from secondlook.server.streams import DEFAULT_PENDING, CaptureSession, LiveSession
+from secondlook.server.token_table import Principal, principal_of_call
 from secondlook.store.ingest import CaptureIngest
 from secondlook_client import wire
 from secondlook_client.errors import (
@@ -41,8 +42,8 @@ from secondlook_client.errors import (
     SecondlookError,
 )
 from secondlook_client.ontology import Ontology
+from secondlook_client.v1 import access_pb2, labeling_pb2_grpc
 from secondlook_client.v1 import labeling_pb2 as pb
-from secondlook_client.v1 import labeling_pb2_grpc
 
 WAIT_FOR_MEMORY_S = 1.0
 """How long a call waits for the pixels of others to be freed before it is refused."""
@@ -353,7 +354,16 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             max_images=self._engine.batching.max_in_flight,
             student=self._engine.student,
             segmenter=self._engine.pipeline.segmenter_name,
+            caller=_caller(principal_of_call.get()),
         )
+
+
+def _caller(principal: Principal) -> pb.Caller | None:
+    """Whose token a call showed; None where it needed none."""
+    if principal.token is None:
+        return None
+    names = (f"ROLE_{role.upper()}" for role in sorted(principal.access.roles))
+    return pb.Caller(name=principal.name, roles=map(access_pb2.Role.Value, names))
 
 
 def _opening(first: pb.LabelStreamRequest | None) -> pb.StreamOpening:

@@ -5,7 +5,7 @@ A student is uploaded in chunks; each file is checked and stored as soon as it i
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -190,9 +190,13 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         self, request: pb.GetTrainingRequest, context: Any
     ) -> pb.GetTrainingResponse:
         """State of a training."""
-        store, number = self._store, request.id
+        store, number, trainer = self._store, request.id, self._trainer
         found = await self._in_thread(lambda: store.training_jobs.get(number))
-        return pb.GetTrainingResponse(training=training_message(found))
+        points: Sequence[Mapping[str, Any]] = ()
+        if request.curve and trainer is not None and found.active:
+            points = await self._in_thread(lambda: trainer.curve(number))
+        curve = (pb.TrainingPoint(**point) for point in points)
+        return pb.GetTrainingResponse(training=training_message(found), curve=curve)
 
     async def WatchTraining(  # type: ignore[override]  # noqa: N802
         self, request: pb.WatchTrainingRequest, context: Any

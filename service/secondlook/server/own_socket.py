@@ -6,10 +6,22 @@ commands that start a server for themselves, use it.
 
 import os
 import shutil
+import socket
+import stat
 import tempfile
+import time
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
 
 MAX_FOLDER = 60
 """Bytes of the folder's parent: the path of a socket has at most 107."""
+PREFIX, NAME = "secondlook-socket-", "socket"
+"""What folders are called, with random letters behind, and the one file in each."""
+STARTING_S = 60.0
+"""A folder is that old before it can be a dead server's: one that starts does not accept yet."""
+MAX_ENTRIES = 20_000
+"""Of the folder's parent, which are looked at."""
 
 
 class OwnSocket:
@@ -19,10 +31,51 @@ class OwnSocket:
         parent = tempfile.gettempdir()
         if len(os.fsencode(parent)) > MAX_FOLDER:
             parent = "/tmp"
-        self._folder = tempfile.mkdtemp(prefix="secondlook-", dir=parent)
-        self.address = f"unix:{self._folder}/socket"
+        remove_dead_sockets(Path(parent))
+        self._folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
+        self.address = f"unix:{self._folder}/{NAME}"
         """As gRPC's servers and clients take it."""
 
     def close(self) -> None:
         """Remove it."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def remove_dead_sockets(parent: Path) -> None:
+    """Remove the folders that servers of this user left in ``parent`` when they were killed.
+
+    A server is dead where nobody accepts a connection to its socket: that is true in a container
+    with process ids of its own, too. Only a socket and its folder are ever removed, of this user's
+    and closed to others.
+    """
+    with suppress(OSError), os.scandir(parent) as entries:
+        names = [one.name for one in islice(entries, MAX_ENTRIES) if one.name.startswith(PREFIX)]
+        for name in names:
+            with suppress(OSError):
+                _remove_dead(parent / name)
+
+
+def _remove_dead(folder: Path) -> None:
+    found = folder.lstat()
+    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == stat.S_IRWXU
+    starting = time.time() - found.st_mtime < STARTING_S
+    if not private or starting or found.st_uid != os.geteuid():
+        return
+    path = folder / NAME
+    if path.exists():
+        if not path.is_socket() or not _is_dead(path):
+            return
+        path.unlink()
+    folder.rmdir()  # fails where there is anything else
+
+
+def _is_dead(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a server whose queue is full is alive
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False

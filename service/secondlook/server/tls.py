@@ -7,6 +7,7 @@ stays in use, and the log says so.
 
 import logging
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -97,6 +98,23 @@ class ReloadedTls:
     def context(self) -> ssl.SSLContext:
         """As the files are now. Raises ``BadSetting``."""
         return self._files.context()
+
+    def reloading_context(self) -> ssl.SSLContext:
+        """For servers of Python's own that listen for long: each handshake looks at the files."""
+        context = current = self.context()
+        seen = self._signature
+
+        def choose(connection: ssl.SSLObject | ssl.SSLSocket, *_: object) -> None:
+            nonlocal current, seen
+            found = self._now()
+            if found != seen:
+                seen = found
+                with suppress(BadSetting):  # gRPC's handshakes tell of it in the log
+                    current = self.context()
+            connection.context = current
+
+        context.sni_callback = choose
+        return context
 
     def _now(self) -> Signature:
         try:

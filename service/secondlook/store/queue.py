@@ -480,6 +480,16 @@ def _claimable(skip: Collection[int]) -> Select[Any]:
 
 
 # Statements are built once: SQLAlchemy takes longer to build one than SQLite to answer it.
+def jobs_of_kind(
+    connection: Connection, kind: str, before: int | None = None, limit: int = 50
+) -> list[JobRow]:
+    """Jobs whose images come from there, as ``JobQueue.list_jobs`` lists them."""
+    query = _SELECT_JOBS.where(runs.c.kind == kind).order_by(jobs.c.run_id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(jobs.c.run_id < before)
+    return [_job(row) for row in connection.execute(query)]
+
+
 _SELECT_JOBS: Select[Any] = select(
     jobs, runs.c.name, runs.c.kind, runs.c.ontology_id, runs.c.settings, runs.c.created_at
 ).join(runs, runs.c.id == jobs.c.run_id)

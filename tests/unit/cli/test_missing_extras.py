@@ -60,6 +60,7 @@ NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("record", "/dev/video0"): ("video",),
     ("serve", "--port", "0"): ("serve",),
     ("ui", "--data", "data"): ("serve",),
+    ("label-studio", "--data", "data"): ("serve",),
     ("serve", "--verifier", "moondream:"): ("serve", "moondream"),
     ("evaluate", "photos/truth.json", "photos/truth.json"): ("evaluate",),
     ("distill", "photos", "--out", "trained"): ("serve", "distill"),

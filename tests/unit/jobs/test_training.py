@@ -1,5 +1,6 @@
 """Trainings by real processes: finished, failed, cancelled, gone on with by the next server."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from served_trainings import (
 from students import write_student
 
 from secondlook.jobs import training
-from secondlook.jobs.training import Trainer, distill_command
+from secondlook.jobs.training import MAX_POINTS, Trainer, distill_command
 from secondlook.store import Store
 from secondlook.store.integrity import check
 from secondlook.store.training_jobs import TrainingRow, TrainingSpec
@@ -139,6 +140,26 @@ def test_lines_of_progress_that_make_no_sense_are_left_out(tmp_path: Path) -> No
         assert child.progress() == {"step": 5, "of": 9, "phase": "train"}
         path.write_text("x" * 10**6 + "\n" + good)
         assert child.progress() == {"step": 5, "of": 9, "phase": "train"}
+
+
+def test_a_curve_has_each_measurement_once_and_few_points(kept: Store, tmp_path: Path) -> None:
+    out = tmp_path / "trainings" / "7"
+    out.mkdir(parents=True)
+    trainer = Trainer(kept, out.parent)
+    assert trainer.curve(7) == trainer.curve(8) == []
+    lines = [
+        {"phase": "train", "step": at, "loss": 9.5, "map50": 0.5 if at > 400 else None}
+        for at in range(1, 1000)
+    ]
+    lines += [{"phase": "export", "step": 1, "of": 2}, {"step": "x"}, [], {"phase": "train"}]
+    with (out / "progress.jsonl").open("w") as file:
+        file.writelines(f"{json.dumps(line)}\n" for line in lines)
+        file.write('{"phase": "train", "step": 1000')
+    found = trainer.curve(7)
+    assert 150 < len(found) <= MAX_POINTS and found[-1] == {"step": 999, "loss": 9.5}
+    assert [point["step"] for point in found] == sorted({point["step"] for point in found})
+    measured = [point for point in found if "map50" in point]
+    assert measured == [{"step": 401, "loss": 9.5, "map50": 0.5}]
 
 
 def test_what_is_started_is_the_command_of_a_person(tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ def test_json_has_the_figures_of_the_scores(tmp_path):
     assert kept["counts"]["train"]["negatives"] == 12
     assert (kept["parity"], kept["seconds"]) == ({"fp32 mAP": 0.5}, {"training": 60.0})
     assert kept["settings"] == {"seed": 3}
+    (worst,) = kept["worst_images"]
+    assert (worst["name"], worst["sha256"], worst["mistakes"]) == ("val/1.jpg", "", 2)
+    assert [(one["kind"], one["class"]) for one in worst["boxes"]] == [
+        ("missed", "dog"),
+        ("false", "dog"),
+    ]
+    assert worst["boxes"][1]["box"] == [60.0, 5.0, 95.0, 30.0]
 
 
 def test_page_tells_the_same_figures(tmp_path):

@@ -1,6 +1,7 @@
 // Connect's protocol in its JSON form: one POST a call, and enveloped answers where they stream.
 
 import type { Stream, Unary } from "./method";
+import { admitted, authorization, refuseToken, shownToken } from "../session/token";
 import { texts } from "../texts";
 
 /** Codes after which the same call may succeed later. */
@@ -26,11 +27,22 @@ export class CallError extends Error {
   }
 }
 
-async function post(path: string, kind: string, body: BodyInit, signal?: AbortSignal) {
+async function post(
+  token: string,
+  path: string,
+  kind: string,
+  body: BodyInit,
+  signal?: AbortSignal,
+) {
+  const headers = {
+    "Content-Type": kind,
+    "Connect-Protocol-Version": "1",
+    ...authorization(token),
+  };
   try {
     return await fetch(`/${path}`, {
       method: "POST",
-      headers: { "Content-Type": kind, "Connect-Protocol-Version": "1" },
+      headers,
       body,
       signal: signal ?? null,
     });
@@ -59,16 +71,47 @@ function errorOf(wire: WireError, status: number, about?: Headers): CallError {
   return new CallError(code, wire.message || texts.errors.failed(status), reason, retry);
 }
 
+/**
+ * Do `work` with the token of this tab. While the server takes none it waits for another, so that
+ * no view fails, and nothing that was said is lost, when a token ends.
+ */
+async function withToken<T>(
+  work: (token: string) => Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
+  for (;;) {
+    await admitted(signal);
+    const token = shownToken();
+    try {
+      return await work(token);
+    } catch (error) {
+      if (!(error instanceof CallError) || error.code !== "unauthenticated") throw error;
+      refuseToken(token, error.message);
+    }
+  }
+}
+
 /** Make a call. Raises CallError; also when the line is lost. */
-export async function call<In, Out>(
+export function call<In, Out>(
   method: Unary<In, Out>,
   request: In,
   signal?: AbortSignal,
 ): Promise<Out> {
-  const answer = await post(method.path, "application/json", JSON.stringify(request), signal);
-  let body: unknown;
+  return withToken((token) => callWith(token, method, request, signal), signal);
+}
+
+/** The same with a token of the caller's, which may be refused. */
+export async function callWith<In, Out>(
+  token: string,
+  method: Unary<In, Out>,
+  request: In,
+  signal?: AbortSignal,
+): Promise<Out> {
+  const body = JSON.stringify(request);
+  const answer = await post(token, method.path, "application/json", body, signal);
+  let read: unknown;
   try {
-    body = await answer.json();
+    read = await answer.json();
   } catch (error) {
     if (signal?.aborted) throw error;
     // The line broke in the middle of the answer, or somebody else answered.
@@ -77,8 +120,8 @@ export async function call<In, Out>(
       ? new CallError(code, texts.errors.lineLost)
       : errorOf({}, answer.status, answer.headers);
   }
-  if (!answer.ok) throw errorOf(body as WireError, answer.status, answer.headers);
-  return body as Out;
+  if (!answer.ok) throw errorOf(read as WireError, answer.status, answer.headers);
+  return read as Out;
 }
 
 function envelope(message: unknown): Uint8Array<ArrayBuffer> {
@@ -120,7 +163,10 @@ export async function* follow<In, Out>(
   request: In,
   signal?: AbortSignal,
 ): AsyncGenerator<Out> {
-  const answer = await post(method.path, "application/connect+json", envelope(request), signal);
+  await admitted(signal);
+  const token = shownToken();
+  const framed = envelope(request);
+  const answer = await post(token, method.path, "application/connect+json", framed, signal);
   if (!answer.ok || !answer.body) {
     const body = (await answer.json().catch(() => ({}))) as WireError;
     throw errorOf(body, answer.status, answer.headers);
@@ -131,6 +177,10 @@ export async function* follow<In, Out>(
       const message: unknown = JSON.parse(text.decode(bytes));
       if (flags & END_OF_STREAM) {
         const { error } = message as { error?: WireError };
+        if (error?.code === "unauthenticated") {
+          refuseToken(token, error.message ?? "");
+          break; // as if the line were lost: whoever follows does so again, with another token
+        }
         if (error) throw errorOf(error, 200);
         return;
       }
@@ -148,24 +198,32 @@ export function imageUrl(sha256: string, width?: number): string {
   return width ? `${address}?width=${Math.ceil(width)}` : address;
 }
 
-async function blobAt(address: string, signal?: AbortSignal): Promise<Blob> {
+/** The image at an address of ours. */
+export function imageBlobAt(address: string, signal?: AbortSignal): Promise<Blob> {
+  return withToken((token) => fetchedBlob(token, address, signal), signal);
+}
+
+async function fetchedBlob(token: string, address: string, signal?: AbortSignal): Promise<Blob> {
   let answer: Response;
   try {
-    answer = await fetch(address, { signal: signal ?? null });
+    answer = await fetch(address, { headers: authorization(token), signal: signal ?? null });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new CallError("line_lost", texts.errors.lineLost);
   }
-  if (!answer.ok) throw errorOf({}, answer.status, answer.headers);
+  if (!answer.ok) {
+    const body = (await answer.json().catch(() => ({}))) as WireError;
+    throw errorOf(body, answer.status, answer.headers);
+  }
   return answer.blob();
 }
 
 /** An image, upright and encoded anew. */
 export function imageBlob(sha256: string, signal?: AbortSignal): Promise<Blob> {
-  return blobAt(imageUrl(sha256), signal);
+  return imageBlobAt(imageUrl(sha256), signal);
 }
 
 /** An image as it was given to the store. */
 export function originalBlob(sha256: string, signal?: AbortSignal): Promise<Blob> {
-  return blobAt(`/originals/${encodeURIComponent(sha256)}`, signal);
+  return imageBlobAt(`/originals/${encodeURIComponent(sha256)}`, signal);
 }

@@ -6,6 +6,15 @@
 import { stream, unary } from "./method";
 
 
+export type Role =
+  | "ROLE_UNSPECIFIED"
+  | "ROLE_VIEWER"
+  | "ROLE_LABELER"
+  | "ROLE_REVIEWER"
+  | "ROLE_TRAINER"
+  | "ROLE_DEVICE"
+  | "ROLE_ADMIN";
+
 export type RunImageOrder =
   | "RUN_IMAGE_ORDER_UNSPECIFIED"
   | "RUN_IMAGE_ORDER_DECIDED"
@@ -13,6 +22,14 @@ export type RunImageOrder =
   | "RUN_IMAGE_ORDER_UNCERTAINTY"
   | "RUN_IMAGE_ORDER_PROBABILITY"
   | "RUN_IMAGE_ORDER_COUNT";
+
+export type LabelChange =
+  | "LABEL_CHANGE_UNSPECIFIED"
+  | "LABEL_CHANGE_NONE"
+  | "LABEL_CHANGE_MOVED"
+  | "LABEL_CHANGE_CLASS"
+  | "LABEL_CHANGE_LOST"
+  | "LABEL_CHANGE_GAINED";
 
 export interface Run {
   name?: string;
@@ -238,32 +255,172 @@ export interface PreviewedCounts {
   unsure?: string;
 }
 
+export interface Guarantee {
+  name?: string;
+  run?: string;
+  state?: string;
+  precision?: number;
+  confidence?: number;
+  queue?: string;
+  checksQueue?: string;
+  checks?: string;
+  createdAt?: number;
+  updatedAt?: number;
+}
+
+export interface GuaranteedClass {
+  className?: string;
+  threshold?: number;
+  bound?: number;
+  accepted?: string;
+  coverage?: number;
+  answers?: string;
+  wrong?: string;
+  reason?: string;
+}
+
+export interface GuaranteeEvent {
+  kind?: string;
+  reason?: string;
+  at?: number;
+}
+
+export interface ListGuaranteesRequest {
+  pageSize?: number;
+}
+
+export interface ListGuaranteesResponse {
+  guarantees?: Guarantee[];
+}
+
+export interface GetGuaranteeRequest {
+  name?: string;
+}
+
+export interface GetGuaranteeResponse {
+  guarantee?: Guarantee;
+  asked?: string;
+  answered?: string;
+  classes?: GuaranteedClass[];
+  notGuaranteed?: string[];
+  history?: GuaranteeEvent[];
+}
+
+export interface CapturedStream {
+  name?: string;
+  frames?: string;
+  labelled?: string;
+  failed?: string;
+  lastName?: string;
+  lastSha256?: string;
+  lastAt?: number;
+  guarantee?: string;
+  createdAt?: number;
+}
+
+export interface ListStreamsRequest {
+  pageSize?: number;
+  pageToken?: string;
+}
+
+export interface ListStreamsResponse {
+  streams?: CapturedStream[];
+  nextPageToken?: string;
+}
+
+export interface CompareRunsRequest {
+  before?: string;
+  after?: string;
+  cursor?: string;
+  pageSize?: number;
+}
+
+export interface CompareRunsResponse {
+  images?: ComparedImage[];
+  compared?: string;
+  onlyBefore?: string;
+  classes?: ComparedClass[];
+  nextCursor?: string;
+}
+
+export interface ComparedImage {
+  sha256?: string;
+  name?: string;
+  width?: number;
+  height?: number;
+  beforeCursor?: string;
+  afterCursor?: string;
+  labels?: ComparedLabel[];
+}
+
+export interface ComparedLabel {
+  change?: LabelChange;
+  before?: Judgement;
+  after?: Judgement;
+}
+
+export interface ComparedClass {
+  className?: string;
+  same?: string;
+  moved?: string;
+  classChanged?: string;
+  lost?: string;
+  gained?: string;
+}
+
 export const listRuns = /* @__PURE__ */ unary<ListRunsRequest, ListRunsResponse>(
   "secondlook.v1.BrowseService/ListRuns",
+  ["ROLE_VIEWER"],
 );
 
 export const getRun = /* @__PURE__ */ unary<GetRunRequest, GetRunResponse>(
   "secondlook.v1.BrowseService/GetRun",
+  ["ROLE_VIEWER"],
 );
 
 export const listRunImages = /* @__PURE__ */ unary<ListRunImagesRequest, ListRunImagesResponse>(
   "secondlook.v1.BrowseService/ListRunImages",
+  ["ROLE_VIEWER"],
 );
 
 export const summarizeRun = /* @__PURE__ */ unary<SummarizeRunRequest, SummarizeRunResponse>(
   "secondlook.v1.BrowseService/SummarizeRun",
+  ["ROLE_VIEWER"],
 );
 
 export const getRunImages = /* @__PURE__ */ unary<GetRunImagesRequest, GetRunImagesResponse>(
   "secondlook.v1.BrowseService/GetRunImages",
+  ["ROLE_VIEWER"],
 );
 
 export const explainLabel = /* @__PURE__ */ unary<ExplainLabelRequest, ExplainLabelResponse>(
   "secondlook.v1.BrowseService/ExplainLabel",
+  ["ROLE_VIEWER"],
+);
+
+export const compareRuns = /* @__PURE__ */ unary<CompareRunsRequest, CompareRunsResponse>(
+  "secondlook.v1.BrowseService/CompareRuns",
+  ["ROLE_VIEWER"],
 );
 
 export const previewDecisions = /* @__PURE__ */ unary<PreviewDecisionsRequest, PreviewDecisionsResponse>(
   "secondlook.v1.BrowseService/PreviewDecisions",
+  ["ROLE_VIEWER"],
+);
+
+export const listGuarantees = /* @__PURE__ */ unary<ListGuaranteesRequest, ListGuaranteesResponse>(
+  "secondlook.v1.BrowseService/ListGuarantees",
+  ["ROLE_VIEWER"],
+);
+
+export const getGuarantee = /* @__PURE__ */ unary<GetGuaranteeRequest, GetGuaranteeResponse>(
+  "secondlook.v1.BrowseService/GetGuarantee",
+  ["ROLE_VIEWER"],
+);
+
+export const listStreams = /* @__PURE__ */ unary<ListStreamsRequest, ListStreamsResponse>(
+  "secondlook.v1.BrowseService/ListStreams",
+  ["ROLE_VIEWER"],
 );
 
 export type BoxKind =
@@ -391,22 +548,27 @@ export interface FetchImagesResponse {
 
 export const createSnapshot = /* @__PURE__ */ unary<CreateSnapshotRequest, CreateSnapshotResponse>(
   "secondlook.v1.DatasetService/CreateSnapshot",
+  ["ROLE_TRAINER"],
 );
 
 export const getSnapshot = /* @__PURE__ */ unary<GetSnapshotRequest, GetSnapshotResponse>(
   "secondlook.v1.DatasetService/GetSnapshot",
+  ["ROLE_VIEWER"],
 );
 
 export const listSnapshots = /* @__PURE__ */ unary<ListSnapshotsRequest, ListSnapshotsResponse>(
   "secondlook.v1.DatasetService/ListSnapshots",
+  ["ROLE_VIEWER"],
 );
 
 export const pull = /* @__PURE__ */ stream<PullRequest, PullResponse>(
   "secondlook.v1.DatasetService/Pull",
+  ["ROLE_VIEWER"],
 );
 
 export const fetchImages = /* @__PURE__ */ stream<FetchImagesRequest, FetchImagesResponse>(
   "secondlook.v1.DatasetService/FetchImages",
+  ["ROLE_VIEWER"],
 );
 
 export type JobKind =
@@ -583,48 +745,74 @@ export interface ListFailuresResponse {
   nextAfter?: string;
 }
 
+export interface ListFoldersRequest {
+  path?: string;
+}
+
+export interface ListFoldersResponse {
+  folders?: string[];
+  images?: number;
+  more?: boolean;
+}
+
 export const createJob = /* @__PURE__ */ unary<CreateJobRequest, CreateJobResponse>(
   "secondlook.v1.JobService/CreateJob",
+  ["ROLE_LABELER"],
 );
 
 export const offerImages = /* @__PURE__ */ unary<OfferImagesRequest, OfferImagesResponse>(
   "secondlook.v1.JobService/OfferImages",
+  ["ROLE_LABELER"],
 );
 
 export const uploadImage = /* @__PURE__ */ unary<UploadImageRequest, UploadImageResponse>(
   "secondlook.v1.JobService/UploadImage",
+  ["ROLE_LABELER"],
 );
 
 export const finishUpload = /* @__PURE__ */ unary<FinishUploadRequest, FinishUploadResponse>(
   "secondlook.v1.JobService/FinishUpload",
+  ["ROLE_LABELER"],
 );
 
 export const getJob = /* @__PURE__ */ unary<GetJobRequest, GetJobResponse>(
   "secondlook.v1.JobService/GetJob",
+  ["ROLE_VIEWER"],
 );
 
 export const listJobs = /* @__PURE__ */ unary<ListJobsRequest, ListJobsResponse>(
   "secondlook.v1.JobService/ListJobs",
+  ["ROLE_VIEWER"],
 );
 
 export const watchJob = /* @__PURE__ */ stream<WatchJobRequest, WatchJobResponse>(
   "secondlook.v1.JobService/WatchJob",
+  ["ROLE_VIEWER"],
 );
 
 export const cancelJob = /* @__PURE__ */ unary<CancelJobRequest, CancelJobResponse>(
   "secondlook.v1.JobService/CancelJob",
+  ["ROLE_LABELER"],
 );
 
 export const retryJob = /* @__PURE__ */ unary<RetryJobRequest, RetryJobResponse>(
   "secondlook.v1.JobService/RetryJob",
+  ["ROLE_LABELER"],
 );
 
 export const listResults = /* @__PURE__ */ stream<ListResultsRequest, ListResultsResponse>(
   "secondlook.v1.JobService/ListResults",
+  ["ROLE_VIEWER"],
 );
 
 export const listFailures = /* @__PURE__ */ unary<ListFailuresRequest, ListFailuresResponse>(
   "secondlook.v1.JobService/ListFailures",
+  ["ROLE_VIEWER"],
+);
+
+export const listFolders = /* @__PURE__ */ unary<ListFoldersRequest, ListFoldersResponse>(
+  "secondlook.v1.JobService/ListFolders",
+  ["ROLE_LABELER"],
 );
 
 export type Detail =
@@ -826,14 +1014,22 @@ export interface GetServerInfoResponse {
   maxImages?: number;
   student?: string;
   segmenter?: string;
+  caller?: Caller;
+}
+
+export interface Caller {
+  name?: string;
+  roles?: Role[];
 }
 
 export const label = /* @__PURE__ */ unary<LabelRequest, LabelResponse>(
   "secondlook.v1.LabelingService/Label",
+  ["ROLE_LABELER"],
 );
 
 export const getServerInfo = /* @__PURE__ */ unary<GetServerInfoRequest, GetServerInfoResponse>(
   "secondlook.v1.LabelingService/GetServerInfo",
+  ["ROLE_VIEWER", "ROLE_DEVICE"],
 );
 
 export type TrainingState =
@@ -978,10 +1174,18 @@ export interface TrainModelResponse {
 
 export interface GetTrainingRequest {
   id?: string;
+  curve?: boolean;
 }
 
 export interface GetTrainingResponse {
   training?: Training;
+  curve?: TrainingPoint[];
+}
+
+export interface TrainingPoint {
+  step?: number;
+  loss?: number;
+  map50?: number;
 }
 
 export interface WatchTrainingRequest {
@@ -1012,42 +1216,52 @@ export interface ListTrainingsResponse {
 
 export const getModel = /* @__PURE__ */ unary<GetModelRequest, GetModelResponse>(
   "secondlook.v1.ModelService/GetModel",
+  ["ROLE_VIEWER", "ROLE_DEVICE"],
 );
 
 export const listModels = /* @__PURE__ */ unary<ListModelsRequest, ListModelsResponse>(
   "secondlook.v1.ModelService/ListModels",
+  ["ROLE_VIEWER", "ROLE_DEVICE"],
 );
 
 export const promoteModel = /* @__PURE__ */ unary<PromoteModelRequest, PromoteModelResponse>(
   "secondlook.v1.ModelService/PromoteModel",
+  ["ROLE_TRAINER"],
 );
 
 export const rollbackModel = /* @__PURE__ */ unary<RollbackModelRequest, RollbackModelResponse>(
   "secondlook.v1.ModelService/RollbackModel",
+  ["ROLE_TRAINER"],
 );
 
 export const downloadModel = /* @__PURE__ */ stream<DownloadModelRequest, DownloadModelResponse>(
   "secondlook.v1.ModelService/DownloadModel",
+  ["ROLE_VIEWER", "ROLE_DEVICE"],
 );
 
 export const trainModel = /* @__PURE__ */ unary<TrainModelRequest, TrainModelResponse>(
   "secondlook.v1.ModelService/TrainModel",
+  ["ROLE_TRAINER"],
 );
 
 export const getTraining = /* @__PURE__ */ unary<GetTrainingRequest, GetTrainingResponse>(
   "secondlook.v1.ModelService/GetTraining",
+  ["ROLE_VIEWER"],
 );
 
 export const watchTraining = /* @__PURE__ */ stream<WatchTrainingRequest, WatchTrainingResponse>(
   "secondlook.v1.ModelService/WatchTraining",
+  ["ROLE_VIEWER"],
 );
 
 export const cancelTraining = /* @__PURE__ */ unary<CancelTrainingRequest, CancelTrainingResponse>(
   "secondlook.v1.ModelService/CancelTraining",
+  ["ROLE_TRAINER"],
 );
 
 export const listTrainings = /* @__PURE__ */ unary<ListTrainingsRequest, ListTrainingsResponse>(
   "secondlook.v1.ModelService/ListTrainings",
+  ["ROLE_VIEWER"],
 );
 
 export type ReviewAnswer =
@@ -1076,7 +1290,8 @@ export type ReviewOrder =
   | "REVIEW_ORDER_MIXED"
   | "REVIEW_ORDER_DIVERSITY"
   | "REVIEW_ORDER_DENSITY"
-  | "REVIEW_ORDER_BALANCE";
+  | "REVIEW_ORDER_BALANCE"
+  | "REVIEW_ORDER_KEYFRAMES";
 
 export interface Review {
   id?: string;
@@ -1293,54 +1508,67 @@ export interface ImageName {
 
 export const createReviewQueue = /* @__PURE__ */ unary<CreateReviewQueueRequest, CreateReviewQueueResponse>(
   "secondlook.v1.ReviewService/CreateReviewQueue",
+  ["ROLE_REVIEWER"],
 );
 
 export const getReviewQueue = /* @__PURE__ */ unary<GetReviewQueueRequest, GetReviewQueueResponse>(
   "secondlook.v1.ReviewService/GetReviewQueue",
+  ["ROLE_VIEWER"],
 );
 
 export const listReviewQueues = /* @__PURE__ */ unary<ListReviewQueuesRequest, ListReviewQueuesResponse>(
   "secondlook.v1.ReviewService/ListReviewQueues",
+  ["ROLE_VIEWER"],
 );
 
 export const deleteReviewQueue = /* @__PURE__ */ unary<DeleteReviewQueueRequest, DeleteReviewQueueResponse>(
   "secondlook.v1.ReviewService/DeleteReviewQueue",
+  ["ROLE_REVIEWER"],
 );
 
 export const nextReviewItems = /* @__PURE__ */ unary<NextReviewItemsRequest, NextReviewItemsResponse>(
   "secondlook.v1.ReviewService/NextReviewItems",
+  ["ROLE_REVIEWER"],
 );
 
 export const getReviewImage = /* @__PURE__ */ unary<GetReviewImageRequest, GetReviewImageResponse>(
   "secondlook.v1.ReviewService/GetReviewImage",
+  ["ROLE_VIEWER"],
 );
 
 export const answerReviewItem = /* @__PURE__ */ unary<AnswerReviewItemRequest, AnswerReviewItemResponse>(
   "secondlook.v1.ReviewService/AnswerReviewItem",
+  ["ROLE_REVIEWER"],
 );
 
 export const releaseReviewItems = /* @__PURE__ */ unary<ReleaseReviewItemsRequest, ReleaseReviewItemsResponse>(
   "secondlook.v1.ReviewService/ReleaseReviewItems",
+  ["ROLE_REVIEWER"],
 );
 
 export const addReviews = /* @__PURE__ */ unary<AddReviewsRequest, AddReviewsResponse>(
   "secondlook.v1.ReviewService/AddReviews",
+  ["ROLE_REVIEWER"],
 );
 
 export const importReviews = /* @__PURE__ */ unary<ImportReviewsRequest, ImportReviewsResponse>(
   "secondlook.v1.ReviewService/ImportReviews",
+  ["ROLE_REVIEWER"],
 );
 
 export const undoReview = /* @__PURE__ */ unary<UndoReviewRequest, UndoReviewResponse>(
   "secondlook.v1.ReviewService/UndoReview",
+  ["ROLE_REVIEWER"],
 );
 
 export const listReviews = /* @__PURE__ */ unary<ListReviewsRequest, ListReviewsResponse>(
   "secondlook.v1.ReviewService/ListReviews",
+  ["ROLE_VIEWER"],
 );
 
 export const getImageNames = /* @__PURE__ */ unary<GetImageNamesRequest, GetImageNamesResponse>(
   "secondlook.v1.ReviewService/GetImageNames",
+  ["ROLE_VIEWER"],
 );
 
 export interface OpenImageRequest {
@@ -1381,8 +1609,10 @@ export interface SegmentResponse {
 
 export const openImage = /* @__PURE__ */ unary<OpenImageRequest, OpenImageResponse>(
   "secondlook.v1.SegmentationService/OpenImage",
+  ["ROLE_LABELER", "ROLE_REVIEWER"],
 );
 
 export const segment = /* @__PURE__ */ unary<SegmentRequest, SegmentResponse>(
   "secondlook.v1.SegmentationService/Segment",
+  ["ROLE_LABELER", "ROLE_REVIEWER"],
 );

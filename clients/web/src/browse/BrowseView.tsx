@@ -6,6 +6,7 @@ import { getRun, listRuns, type Run, type RunImage } from "../api/messages";
 import { classColours } from "../canvas/colours";
 import { texts } from "../texts";
 import { Failure, useLoad } from "../ui/parts";
+import { CompareChoice } from "./CompareView";
 import { Filters } from "./Filters";
 import { ImageGrid } from "./ImageGrid";
 import { ImageView } from "./ImageView";
@@ -43,6 +44,7 @@ function RunCard({ run }: { run: Run }) {
         <span>{words.images(Number(run.images ?? 0))}</span>
         <span class="quiet">{(run.classes ?? []).join(", ")}</span>
         <span class="quiet">{made.toLocaleString()}</span>
+        {run.guarantee && <span class="quiet">{words.guarantee(run.guarantee)}</span>}
       </a>
     </li>
   );
@@ -61,11 +63,16 @@ export function BrowseView({ run, cursor }: { run: string; cursor: string }) {
   useEffect(() => {
     if (query.run !== run) change({ ...firstQuery(run) });
   }, [run]);
-  const about = useLoad((signal) => call(getRun, { run }, signal), [run]);
+  // Asked for at once, as thumbnails wait for the colours of the classes.
+  const early = useMemo(() => call(getRun, { run }), [run]);
+  const about = useLoad(() => early, [early]);
   const classes = about.value?.run?.classes ?? [];
   const key = classes.join("\u0000");
   const colours = useMemo(() => classColours(classes), [key]);
-  const palette = useMemo(() => classes.map((name) => colours.get(name) ?? ""), [colours]);
+  const palette = useMemo(() => {
+    const known = about.value || about.error;
+    return known ? classes.map((name) => colours.get(name) ?? "") : null;
+  }, [colours, about.value, about.error]);
 
   const change = (changed: Partial<Query>) => {
     setAt(0);
@@ -117,7 +124,11 @@ export function BrowseView({ run, cursor }: { run: string; cursor: string }) {
         <span role="status">
           {list.total === null ? texts.loading : words.matching(list.total, list.ofRun)}
         </span>
+        {about.value?.run?.guarantee && (
+          <span>{words.guarantee(about.value.run.guarantee)}</span>
+        )}
         <span class="grow" />
+        <CompareChoice run={run} />
         <a href="#/browse">{words.title}</a>
       </header>
       <Filters query={query} classes={classes} images={list.ofRun} onChange={change} />

@@ -1,4 +1,4 @@
-// How the probabilities of the judgements are distributed; a drag over it filters by them.
+// How a value of the judgements is distributed; a drag over it filters by it.
 //
 // For the eye and the pointer only: the fields beside it say and set the same.
 
@@ -14,12 +14,21 @@ const FEW = 20_000;
 /** A shorter drag is a click, which takes the filter away. */
 const SLACK = 0.02;
 
+/** The values that have a histogram, and the limits of a filter that go with them. */
+export const MEASURES = {
+  probability: ["minProbability", "maxProbability"],
+  uncertainty: ["minUncertainty", "maxUncertainty"],
+  area: ["minArea", "maxArea"],
+} as const satisfies Record<string, readonly [keyof RunImageFilter, keyof RunImageFilter]>;
+export type Measure = keyof typeof MEASURES;
+
 interface Props {
   run: string;
+  measure: Measure;
   /** Of the run. */
   images: number;
   filter: RunImageFilter;
-  onChange: (changed: Pick<RunImageFilter, "minProbability" | "maxProbability">) => void;
+  onChange: (changed: RunImageFilter) => void;
 }
 
 /** Heights of the bars, [0, 1]; logarithms, so that a few are seen beside very many. */
@@ -29,18 +38,19 @@ function heights(counts: readonly string[]): number[] {
   return logs.map((one) => one / most);
 }
 
-export function Brush({ run, images, filter, onChange }: Props) {
+export function Brush({ run, measure, images, filter, onChange }: Props) {
+  const [least, most] = MEASURES[measure];
   const [entered, setEntered] = useState(false);
   const wanted = images > 0 && (images <= FEW || entered);
-  const { minProbability = 0, maxProbability = 1, ...others } = filter;
+  const { [least]: from = 0, [most]: to = 1, ...others } = filter;
   const [drag, setDrag] = useState<[number, number] | null>(null);
   const box = useRef<SVGSVGElement>(null);
   const { value } = useLoad(
     async (signal) =>
       wanted
-        ? call(summarizeRun, { run, filter: others, histograms: ["probability"] }, signal)
+        ? call(summarizeRun, { run, filter: others, histograms: [measure] }, signal)
         : null,
-    [run, wanted, JSON.stringify(others)],
+    [run, measure, wanted, JSON.stringify(others)],
   );
   const bars = heights(value?.histograms?.[0]?.matching ?? []);
   const at = (event: PointerEvent) => {
@@ -56,12 +66,12 @@ export function Brush({ run, images, filter, onChange }: Props) {
     setDrag(null);
     const [low, high] = [Math.min(...drag), Math.max(...drag)].map((one) => Number(one.toFixed(2)));
     if (Math.abs(drag[0] - drag[1]) < SLACK) {
-      onChange({ minProbability: undefined, maxProbability: undefined });
-    } else onChange({ minProbability: low, maxProbability: high });
+      onChange({ [least]: undefined, [most]: undefined });
+    } else onChange({ [least]: low, [most]: high });
   };
   const [low, high] = drag
     ? [Math.min(...drag), Math.max(...drag)]
-    : [minProbability, maxProbability];
+    : [from, to];
   const step = WIDTH / Math.max(bars.length, 1);
   return (
     <svg

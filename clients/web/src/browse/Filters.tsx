@@ -1,9 +1,9 @@
 // What of a run is shown, and in which order.
 
 import { useEffect, useState } from "preact/hooks";
-import type { Outcome, RunImageFilter, RunImageOrder } from "../api/messages";
+import type { LabelPath, Outcome, RunImageFilter, RunImageOrder } from "../api/messages";
 import { texts } from "../texts";
-import { Brush } from "./Brush";
+import { Brush, MEASURES, type Measure } from "./Brush";
 import type { Query } from "./list";
 
 const words = texts.browse;
@@ -28,6 +28,7 @@ export function Filters({ query, classes, images, onChange }: Props) {
   const { filter } = query;
   const narrow = (changed: RunImageFilter) => onChange({ filter: { ...filter, ...changed } });
   const [text, setText] = useState(filter.text ?? "");
+  const [more, setMore] = useState(false);
   useEffect(() => {
     if (text === (filter.text ?? "")) return;
     const timer = setTimeout(() => narrow({ text }), TYPING_MS);
@@ -37,18 +38,14 @@ export function Filters({ query, classes, images, onChange }: Props) {
     setText("");
     onChange({ filter: {} });
   };
-  const figure = (word: string, name: "minProbability" | "maxProbability") => (
-    <label>
-      {word}
-      <input
-        type="number"
-        min="0"
-        max="1"
-        step="0.05"
-        value={filter[name] ?? ""}
-        onChange={(event) => narrow({ [name]: bound(event.currentTarget.value) })}
-      />
-    </label>
+  const measured = (measure: Measure) => (
+    <Interval
+      run={query.run}
+      measure={measure}
+      images={images}
+      filter={filter}
+      onChange={narrow}
+    />
   );
   return (
     <div class="filters" role="group" aria-label={words.filters}>
@@ -88,9 +85,7 @@ export function Filters({ query, classes, images, onChange }: Props) {
           <option value="empty">{words.empty}</option>
         </select>
       </label>
-      <Brush run={query.run} images={images} filter={filter} onChange={narrow} />
-      {figure(`${words.probability} ${words.from}`, "minProbability")}
-      {figure(words.to, "maxProbability")}
+      {measured("probability")}
       <label>
         {words.name}
         <input
@@ -124,6 +119,119 @@ export function Filters({ query, classes, images, onChange }: Props) {
       <button type="button" onClick={clear}>
         {words.clear}
       </button>
+      <details class="more" onToggle={(event) => setMore(event.currentTarget.open)}>
+        <summary>{words.moreFilters}</summary>
+        {more && (
+          <div class="filters">
+            {measured("uncertainty")}
+            {measured("area")}
+            <More filter={filter} narrow={narrow} />
+          </div>
+        )}
+      </details>
     </div>
+  );
+}
+
+/** A histogram to drag over, and the same limits as fields. */
+function Interval(props: {
+  run: string;
+  measure: Measure;
+  images: number;
+  filter: RunImageFilter;
+  onChange: (changed: RunImageFilter) => void;
+}) {
+  const { filter, onChange } = props;
+  const [least, most] = MEASURES[props.measure];
+  const field = (word: string, name: (typeof MEASURES)[Measure][number]) => (
+    <label>
+      {word}
+      <input
+        type="number"
+        min="0"
+        max="1"
+        step="any"
+        value={filter[name] ?? ""}
+        onChange={(event) => onChange({ [name]: bound(event.currentTarget.value) })}
+      />
+    </label>
+  );
+  return (
+    <>
+      <Brush {...props} />
+      {field(`${words[props.measure]} ${words.from}`, least)}
+      {field(words.to, most)}
+    </>
+  );
+}
+
+/** Seconds since 1970 of what a field for a moment holds, which is local time. */
+function moment(text: string): number | undefined {
+  const value = new Date(text).getTime() / 1000;
+  return Number.isFinite(value) ? value : undefined;
+}
+
+/** The same for the field. */
+function localTime(seconds: number | undefined): string {
+  if (seconds === undefined) return "";
+  const at = new Date(seconds * 1000);
+  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+}
+
+/** Who labelled, whether somebody reviewed, and when it was decided. */
+function More({
+  filter,
+  narrow,
+}: {
+  filter: RunImageFilter;
+  narrow: (changed: RunImageFilter) => void;
+}) {
+  const time = (word: string, name: "minDecidedAt" | "maxDecidedAt") => (
+    <label>
+      {word}
+      <input
+        type="datetime-local"
+        value={localTime(filter[name])}
+        onChange={(event) => narrow({ [name]: moment(event.currentTarget.value) })}
+      />
+    </label>
+  );
+  const { reviewed } = filter;
+  return (
+    <>
+      <label>
+        {words.path}
+        <select
+          value={filter.paths?.[0] ?? ""}
+          onChange={(event) => {
+            const chosen = event.currentTarget.value;
+            narrow({ paths: chosen ? [chosen as LabelPath] : [] });
+          }}
+        >
+          <option value="">{words.all}</option>
+          {Object.entries(words.paths).map(([value, word]) => (
+            <option key={value} value={value}>
+              {word}
+            </option>
+          ))}
+        </select>
+      </label>
+      <label>
+        {words.reviewed}
+        <select
+          value={reviewed === undefined ? "" : reviewed ? "yes" : "no"}
+          onChange={(event) => {
+            const chosen = event.currentTarget.value;
+            narrow({ reviewed: chosen ? chosen === "yes" : undefined });
+          }}
+        >
+          <option value="">{words.all}</option>
+          <option value="yes">{words.reviewedBy.yes}</option>
+          <option value="no">{words.reviewedBy.no}</option>
+        </select>
+      </label>
+      {time(words.decidedFrom, "minDecidedAt")}
+      {time(words.decidedTo, "maxDecidedAt")}
+    </>
   );
 }

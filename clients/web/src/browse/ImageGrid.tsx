@@ -1,121 +1,118 @@
 // All images of a list as thumbnails. Only those in sight are in the page, however many there are.
 
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { imageUrl } from "../api/connect";
-import type { Outcome, RunImage } from "../api/messages";
+import type { RunImage } from "../api/messages";
 import { texts } from "../texts";
 import { step, useKeys } from "../ui/keys";
+import { GridCanvas, ROW } from "./gridCanvas";
 import type { ImageList } from "./list";
 
+/** A tile is at least so wide, with the gap beside it; pixels of the page. */
 const TILE = 224;
-const ROW = 212;
+const GAP = 10;
 /** Rows above and below those in sight. */
 const SPARE = 2;
 
 interface Props {
   list: ImageList;
-  /** In the order that the boxes count by. */
-  palette: string[];
+  /** In the order that the boxes count by; null: not known yet. */
+  palette: string[] | null;
   /** The place that has the focus. */
   at: number;
   onMove: (index: number) => void;
   onOpen: (image: RunImage, index: number) => void;
 }
 
-const DASHES: Partial<Record<Outcome, string>> = { OUTCOME_UNSURE: "7 5" };
-
-/** The boxes of an image: one path a class and outcome, as a screen has thousands of boxes. */
-function Boxes({ image, palette }: { image: RunImage; palette: string[] }) {
-  const { classIndex = [], outcome = [], xyxy = [] } = image.boxes ?? {};
-  const paths = new Map<string, { at: number; dash: string | undefined; d: string }>();
-  classIndex.forEach((at, index) => {
-    const dash = DASHES[outcome[index] ?? "OUTCOME_UNSPECIFIED"];
-    const [x1 = 0, y1 = 0, x2 = 0, y2 = 0] = xyxy.slice(index * 4, index * 4 + 4);
-    const path = paths.get(`${at} ${dash}`) ?? { at, dash, d: "" };
-    path.d += `M${x1} ${y1}H${x2}V${y2}H${x1}Z`;
-    paths.set(`${at} ${dash}`, path);
-  });
-  return (
-    <svg viewBox={`0 0 ${image.width ?? 1} ${image.height ?? 1}`} aria-hidden="true">
-      {[...paths].map(([key, { at, dash, d }]) => (
-        <path key={key} d={d} stroke={palette[at] ?? "#888888"} stroke-dasharray={dash} />
-      ))}
-    </svg>
-  );
-}
-
 interface TileProps {
   image: RunImage | undefined;
   index: number;
   total: number;
+  columns: number;
+  /** Pixels of the page. */
+  width: number;
   focused: boolean;
-  palette: string[];
   /** The same function at each call, so that a tile is made anew only when it changed. */
   onOpen: (image: RunImage, index: number) => void;
 }
 
-/** A thumbnail with its boxes; empty until its page has come. */
-function Tile({ image, index, total, focused, palette, onOpen }: TileProps) {
+/** What is pressed of a tile; its pixels are on the canvas. It shows one image after the other. */
+function Tile({ image, index, total, columns, width, focused, onOpen }: TileProps) {
+  const button = useRef<HTMLButtonElement>(null);
+  // What had the focus was scrolled away: its tile is another image's now.
+  useLayoutEffect(() => {
+    if (!focused && document.activeElement === button.current) button.current?.blur();
+  }, [index]);
   return useMemo(() => {
-    const place = { "aria-setsize": total, "aria-posinset": index + 1 };
-    if (!image) return <li class="thumb empty" {...place} />;
-    const width = TILE * (window.devicePixelRatio || 1);
+    const counts = texts.browse.counts(image?.accepted ?? 0, image?.unsure ?? 0);
+    const top = Math.floor(index / columns) * ROW;
+    const left = (index % columns) * (width + GAP);
     return (
-      <li {...place}>
-        <button
-          type="button"
-          class="thumb"
-          data-index={index}
-          tabIndex={focused ? 0 : -1}
-          title={image.name}
-          onClick={() => onOpen(image, index)}
-        >
-          <span class="frame">
-            <img src={imageUrl(image.sha256 ?? "", width)} alt="" draggable={false} />
-            <Boxes image={image} palette={palette} />
-          </span>
-          <span class="caption">
-            <span class="name">{image.name}</span>
-            <span class="quiet">{texts.browse.counts(image.accepted ?? 0, image.unsure ?? 0)}</span>
-          </span>
-        </button>
+      <li
+        aria-setsize={total}
+        aria-posinset={index + 1}
+        style={{ width: `${width}px`, transform: `translate(${left}px, ${top}px)` }}
+      >
+        {image && (
+          <button
+            type="button"
+            class="thumb"
+            ref={button}
+            data-index={index}
+            tabIndex={focused ? 0 : -1}
+            title={image.name}
+            aria-label={`${image.name ?? ""}, ${counts}`}
+            onClick={() => onOpen(image, index)}
+          />
+        )}
       </li>
     );
-  }, [image, index, total, focused, palette, onOpen]);
+  }, [image, index, total, columns, width, focused, onOpen]);
 }
 
 export function ImageGrid({ list, palette, at, onMove, onOpen }: Props) {
   const box = useRef<HTMLDivElement>(null);
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const painter = useRef<GridCanvas | null>(null);
   const latest = useRef(onOpen);
   latest.current = onOpen;
   const open = useCallback<Props["onOpen"]>((...what) => latest.current(...what), []);
-  const [size, setSize] = useState({ columns: 1, rows: 1 });
+  const [size, setSize] = useState({ across: 1, down: 1, columns: 1, width: TILE });
   const [first, setFirst] = useState(0);
   // Somebody uses the keys, or came back from an image: the focus follows.
   const moved = useRef(at > 0);
   const total = list.total ?? 0;
-  const rows = Math.ceil(total / size.columns);
+  const { columns, width } = size;
+  const rows = Math.ceil(total / columns);
 
   useLayoutEffect(() => {
     const element = box.current!;
-    const measure = () =>
-      setSize({
-        columns: Math.max(Math.floor(element.clientWidth / TILE), 1),
-        rows: Math.ceil(element.clientHeight / ROW) + 1,
-      });
+    const made = (painter.current = new GridCanvas(canvas.current!));
+    const measure = () => {
+      const [across, down] = [element.clientWidth, element.clientHeight];
+      const columns = Math.max(Math.floor(across / TILE), 1);
+      setSize({ across, down, columns, width: Math.floor(across / columns) - GAP });
+    };
     measure();
     const observer = new ResizeObserver(measure);
     observer.observe(element);
-    return () => observer.disconnect();
+    return () => {
+      observer.disconnect();
+      made.close();
+    };
   }, []);
+  useLayoutEffect(() => {
+    painter.current?.resize(size.across, size.down, { columns, width, palette });
+  }, [size, palette]);
 
   const scrolled = useCallback(() => {
-    setFirst(Math.max(Math.floor((box.current?.scrollTop ?? 0) / ROW) - SPARE, 0));
+    const top = box.current?.scrollTop ?? 0;
+    painter.current?.scroll(top);
+    setFirst(Math.max(Math.floor(top / ROW) - SPARE, 0));
   }, []);
   // Back from an image, the grid is where it was.
   useLayoutEffect(() => {
     const element = box.current!;
-    const row = Math.floor(at / size.columns);
+    const row = Math.floor(at / columns);
     const [top, bottom] = [row * ROW, (row + 1) * ROW];
     if (top < element.scrollTop) element.scrollTop = top;
     else if (bottom > element.scrollTop + element.clientHeight) {
@@ -129,42 +126,46 @@ export function ImageGrid({ list, palette, at, onMove, onOpen }: Props) {
     box.current?.querySelector<HTMLElement>(`[data-index="${at}"]`)?.focus({ preventScroll: true });
   });
 
-  const last = Math.min(first + size.rows + 2 * SPARE, rows);
-  const [from, to] = [first * size.columns, Math.min(last * size.columns, total)];
+  const high = Math.ceil(size.down / ROW) + 1 + 2 * SPARE;
+  const [from, to] = [first * columns, Math.min((first + high) * columns, total)];
   useEffect(() => list.want(from, Math.max(to, 1)), [list, from, to]);
+  useLayoutEffect(() => painter.current?.show(from, to, (index) => list.get(index)));
 
   useKeys((key) => {
     const way = step(key);
     if (!way || !total) return false;
     moved.current = true;
-    onMove(Math.min(Math.max(at + way[0] + way[1] * size.columns, 0), total - 1));
+    onMove(Math.min(Math.max(at + way[0] + way[1] * columns, 0), total - 1));
     return true;
   });
 
-  const places = Array.from({ length: Math.max(to - from, 0) }, (_, index) => from + index);
+  // A tile that is scrolled out becomes one of the next row: its place in the document stays. The
+  // order is told by aria-posinset.
+  const slots = high * columns;
+  const shown = Array.from({ length: slots }, (_, slot) => {
+    const index = from + ((slot - (from % slots) + slots) % slots);
+    return index < to ? index : -1;
+  });
   return (
     <div class="image-grid" ref={box} onScroll={scrolled}>
-      <div style={{ height: `${rows * ROW}px` }}>
-        <ul
-          aria-label={texts.browse.gridLabel}
-          style={{
-            transform: `translateY(${first * ROW}px)`,
-            gridTemplateColumns: `repeat(${size.columns}, minmax(0, 1fr))`,
-          }}
-        >
-          {places.map((index) => (
-            <Tile
-              key={index}
-              index={index}
-              image={list.get(index)}
-              total={total}
-              focused={index === at}
-              palette={palette}
-              onOpen={open}
-            />
-          ))}
-        </ul>
-      </div>
+      <canvas ref={canvas} aria-hidden="true" />
+      <ul aria-label={texts.browse.gridLabel} style={{ height: `${rows * ROW}px` }}>
+        {shown.map(
+          (index, slot) =>
+            index >= 0 && (
+              <Tile
+                key={slot}
+                index={index}
+                image={list.get(index)}
+                total={total}
+                columns={columns}
+                width={width}
+                focused={index === at}
+                onOpen={open}
+              />
+            ),
+        )}
+      </ul>
     </div>
   );
 }

@@ -139,3 +139,12 @@ export function dragged(
 export function sameRect(a: Rect, b: Rect): boolean {
   return a.x1 === b.x1 && a.y1 === b.y1 && a.x2 === b.x2 && a.y2 === b.y2;
 }
+
+/** IoU of two boxes, [0, 1]. */
+export function overlap(a: Rect, b: Rect): number {
+  const width = Math.max(Math.min(a.x2, b.x2) - Math.max(a.x1, b.x1), 0);
+  const height = Math.max(Math.min(a.y2, b.y2) - Math.max(a.y1, b.y1), 0);
+  const area = ({ x1, y1, x2, y2 }: Rect) => (x2 - x1) * (y2 - y1);
+  const both = area(a) + area(b) - width * height;
+  return both > 0 ? (width * height) / both : 0;
+}

@@ -2,8 +2,10 @@
 //
 // Boxes are drawn one by one, at whole pixels of the canvas, and only those in sight: a browser
 // without a GPU draws a straight rectangle at a pixel's edge seven times as fast as one of a path.
-// Nothing is drawn unless something changed.
+// Nothing is drawn unless something changed. While it is panned, what was drawn once, with some room
+// around it, is copied to where it is now.
 
+import type { MaskBrush } from "./brush";
 import {
   between,
   dragged,
@@ -41,6 +43,8 @@ export interface ViewerEvents {
   onPick?: (index: number, x: number, y: number, event: PointerEvent) => void;
   /** The outline that is edited has changed. */
   onEdit?: (rect: Rect) => void;
+  /** A stroke of the brush has ended. */
+  onStroke?: () => void;
 }
 
 const DASHES: Record<Style, [number, number] | []> = {
@@ -61,13 +65,36 @@ interface Group {
   rects: Rect[];
 }
 
+/** What a brush does. */
+type BrushUse = "paint" | "erase";
+
 interface Grip {
-  handle: Handle | "pan" | "new";
+  handle: Handle | "pan" | "new" | BrushUse;
   startX: number;
   startY: number;
   at: Placement;
   rect: Rect | null;
   moved: boolean;
+}
+
+/** Something to draw on, and how the image lies on it. */
+interface Surface {
+  context: CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D;
+  width: number;
+  height: number;
+  at: Placement;
+}
+
+/** What is drawn beyond each edge before a pan, as a share of the canvas. */
+const PAN_ROOM = 0.25;
+
+/** All that is shown, drawn for a pan. */
+interface PanCopy {
+  pixels: OffscreenCanvas;
+  /** Where its left upper corner was on the canvas when the image lay at `at`. */
+  left: number;
+  top: number;
+  at: Placement;
 }
 
 /** One canvas. Call `close` when it goes. */
@@ -84,9 +111,15 @@ export class Viewer {
   private hovered = -1;
   private edited: Rect | null = null;
   private drawing = false;
+  private brush: MaskBrush | null = null;
+  /** Where the pointer was last, pixels of the canvas. */
+  private pointer: { x: number; y: number } | null = null;
   private at: Placement = { scale: 1, x: 0, y: 0 };
   private fits = true;
+  /** What is looked at closely, until it is panned or zoomed. */
+  private looked: Rect | null = null;
   private grip: Grip | null = null;
+  private copy: PanCopy | null = null;
   private frame = 0;
   private ratio = 1;
   private observer: ResizeObserver;
@@ -124,6 +157,7 @@ export class Viewer {
     this.overlay = null;
     this.points = [];
     this.hovered = -1;
+    this.looked = null;
     if (!keepView) this.fits = true;
     this.place();
   }
@@ -164,6 +198,12 @@ export class Viewer {
     this.redraw();
   }
 
+  /** Paint with a brush; null ends it. Its mask is shown in the place of another. */
+  paintWith(brush: MaskBrush | null): void {
+    this.brush = brush;
+    this.redraw();
+  }
+
   /** Show all of the image. */
   fit = (): void => {
     this.fits = true;
@@ -172,24 +212,29 @@ export class Viewer {
 
   /** Look at `rect`, with room around it. */
   lookAt(rect: Rect): void {
-    const wide = widened(rect, 0.75, this.width, this.height);
     this.fits = false;
-    this.at = fitted(wide, this.canvas.width, this.canvas.height, 16 * this.ratio);
-    this.redraw();
+    this.looked = rect;
+    this.place();
   }
 
   /** Zoom about the middle. */
   zoom(factor: number): void {
-    this.fits = false;
+    this.leaveView();
     this.at = zoomed(this.at, factor, this.canvas.width / 2, this.canvas.height / 2);
     this.redraw();
   }
 
   /** Move what is shown by pixels of the page. */
   pan(dx: number, dy: number): void {
-    this.fits = false;
+    this.leaveView();
     this.at = { ...this.at, x: this.at.x + dx * this.ratio, y: this.at.y + dy * this.ratio };
     this.redraw();
+  }
+
+  /** The place is a person's own now, whatever size the canvas gets. */
+  private leaveView(): void {
+    this.fits = false;
+    this.looked = null;
   }
 
   /** Draw at the next frame. */
@@ -197,79 +242,116 @@ export class Viewer {
     if (!this.frame) this.frame = requestAnimationFrame(() => this.paint());
   }
 
+  /** Draw at the frame after the next one: what was asked about is seen first. */
+  redrawLater(): void {
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => {
+      this.frame = requestAnimationFrame(() => this.paint());
+    });
+  }
+
   /** Draw now. */
   paint(): void {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
+    if (this.grip?.handle === "pan" && this.grip.moved && this.image) return this.paintPan();
+    this.copy = null;
     const { context, canvas, at } = this;
+    this.paintAll({ context, width: canvas.width, height: canvas.height, at });
+  }
+
+  private paintAll(to: Surface): void {
+    const { context, at } = to;
     context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.clearRect(0, 0, to.width, to.height);
     if (!this.image) return;
     context.setTransform(at.scale, 0, 0, at.scale, at.x, at.y);
     context.imageSmoothingEnabled = at.scale < 4 * this.ratio;
     context.imageSmoothingQuality = at.scale < 1 && !this.grip ? "medium" : "low";
     context.drawImage(this.image, 0, 0, this.width, this.height);
-    if (this.overlay) context.drawImage(this.overlay, 0, 0, this.width, this.height);
+    const overlay = this.brush?.overlay ?? this.overlay;
+    if (overlay) context.drawImage(overlay, 0, 0, this.width, this.height);
     context.setTransform(1, 0, 0, 1, 0, 0);
-    this.paintBoxes();
-    this.paintTags();
-    this.paintEdited();
-    this.paintPoints();
+    this.paintBoxes(to);
+    this.paintTags(to);
+    this.paintEdited(to);
+    this.paintPoints(to);
+    this.paintBrush(to);
   }
 
-  private paintBoxes(): void {
-    const { context, ratio } = this;
+  private paintPan(): void {
+    const { context } = this;
+    if (!this.copy || !this.covered(this.copy)) this.copy = this.drawnWide();
+    const { x, y } = this.moved(this.copy);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.globalCompositeOperation = "copy";
+    context.drawImage(this.copy.pixels, x, y);
+    context.globalCompositeOperation = "source-over";
+  }
+
+  /** Where a copy lies on the canvas now. */
+  private moved({ at, left, top }: PanCopy): { x: number; y: number } {
+    return { x: Math.round(left + this.at.x - at.x), y: Math.round(top + this.at.y - at.y) };
+  }
+
+  /** Whether a copy covers all of the canvas. */
+  private covered(copy: PanCopy): boolean {
+    const { x, y } = this.moved(copy);
+    const { width, height } = copy.pixels;
+    return x <= 0 && y <= 0 && x + width >= this.canvas.width && y + height >= this.canvas.height;
+  }
+
+  /** All that is shown now, and what lies around it. */
+  private drawnWide(): PanCopy {
+    const { canvas, at } = this;
+    const left = -Math.round(canvas.width * PAN_ROOM);
+    const top = -Math.round(canvas.height * PAN_ROOM);
+    const [width, height] = [canvas.width - 2 * left, canvas.height - 2 * top];
+    const pixels = new OffscreenCanvas(width, height);
+    const context = pixels.getContext("2d")!;
+    this.paintAll({ context, width, height, at: { ...at, x: at.x - left, y: at.y - top } });
+    return { pixels, left, top, at: { ...at } };
+  }
+
+  private paintBoxes(to: Surface): void {
+    const { context } = to;
+    const { ratio } = this;
     const dim = this.edited !== null || this.chosen >= 0;
     context.globalAlpha = dim ? 0.6 : 1;
     for (const { colour, style, rects } of this.groups) {
-      const seen = rects.map((one) => this.onCanvas(one)).filter((one) => this.inSight(one));
+      const seen = rects.map((one) => onCanvas(one, to.at)).filter((one) => inSight(one, to));
       context.setLineDash(DASHES[style].map((one) => one * ratio));
-      this.strokeAll(seen, "rgb(0 0 0 / 55%)", 4);
-      this.strokeAll(seen, colour, 2);
+      this.strokeAll(to, seen, "rgb(0 0 0 / 55%)", 4);
+      this.strokeAll(to, seen, colour, 2);
     }
     context.globalAlpha = 1;
     context.setLineDash([]);
     const box = this.edited ? undefined : this.boxes[this.chosen];
     if (!box) return;
-    this.strokeAll([this.onCanvas(box.rect)], "#ffffff", 6);
-    this.strokeAll([this.onCanvas(box.rect)], box.colour, 4);
+    this.strokeAll(to, [onCanvas(box.rect, to.at)], "#ffffff", 6);
+    this.strokeAll(to, [onCanvas(box.rect, to.at)], box.colour, 4);
   }
 
-  private strokeAll(rects: Rect[], colour: string, width: number): void {
-    const { context } = this;
+  private strokeAll({ context }: Surface, rects: Rect[], colour: string, width: number): void {
     context.strokeStyle = colour;
     context.lineWidth = width * this.ratio;
     for (const { x1, y1, x2, y2 } of rects) context.strokeRect(x1, y1, x2 - x1, y2 - y1);
   }
 
-  /** A box of the image at whole pixels of the canvas. */
-  private onCanvas({ x1, y1, x2, y2 }: Rect): Rect {
-    const { scale, x, y } = this.at;
-    return {
-      x1: Math.round(x1 * scale + x),
-      y1: Math.round(y1 * scale + y),
-      x2: Math.round(x2 * scale + x),
-      y2: Math.round(y2 * scale + y),
-    };
-  }
-
-  private inSight({ x1, y1, x2, y2 }: Rect): boolean {
-    return x2 >= 0 && y2 >= 0 && x1 <= this.canvas.width && y1 <= this.canvas.height;
-  }
-
-  private paintTags(): void {
+  private paintTags(to: Surface): void {
     if (this.edited) return;
     // Beside a chosen box the names of the others would only be in the way.
     const all = this.chosen < 0 && this.boxes.length <= MOST_TAGS;
-    if (all) for (const index of this.boxes.keys()) this.paintTag(index, 0.85);
-    if (this.chosen >= 0) this.paintTag(this.chosen, 1);
-    if (this.hovered >= 0) this.paintTag(this.hovered, 1);
+    if (all) for (const index of this.boxes.keys()) this.paintTag(to, index, 0.85);
+    if (this.chosen >= 0) this.paintTag(to, this.chosen, 1);
+    if (this.hovered >= 0) this.paintTag(to, this.hovered, 1);
   }
 
-  private paintTag(index: number, alpha: number): void {
+  private paintTag(to: Surface, index: number, alpha: number): void {
     const box = this.boxes[index];
     if (!box?.tag) return;
-    const { context, at, ratio } = this;
+    const { context, at } = to;
+    const { ratio } = this;
     const size = 12 * ratio;
     const height = size * 1.5;
     context.font = `600 ${size}px system-ui, sans-serif`;
@@ -277,7 +359,7 @@ export class Viewer {
     const left = box.rect.x1 * at.scale + at.x;
     // A tag beyond the right edge moves left, as long as it stays at its box.
     const x =
-      left < this.canvas.width ? Math.max(Math.min(left, this.canvas.width - width), 0) : left;
+      left < to.width ? Math.max(Math.min(left, to.width - width), 0) : left;
     const y = box.rect.y1 * at.scale + at.y;
     const top = y >= height ? y - height : y;
     context.globalAlpha = alpha;
@@ -289,9 +371,10 @@ export class Viewer {
     context.globalAlpha = 1;
   }
 
-  private paintEdited(): void {
+  private paintEdited(to: Surface): void {
     if (!this.edited) return;
-    const { context, at, ratio } = this;
+    const { context, at } = to;
+    const { ratio } = this;
     const { x1, y1, x2, y2 } = this.edited;
     const [x, y] = [x1 * at.scale + at.x, y1 * at.scale + at.y];
     const [w, h] = [(x2 - x1) * at.scale, (y2 - y1) * at.scale];
@@ -312,8 +395,9 @@ export class Viewer {
     }
   }
 
-  private paintPoints(): void {
-    const { context, at, ratio } = this;
+  private paintPoints(to: Surface): void {
+    const { context, at } = to;
+    const { ratio } = this;
     for (const { x = 0, y = 0, inside } of this.points) {
       context.beginPath();
       context.arc(x * at.scale + at.x, y * at.scale + at.y, 5 * ratio, 0, 2 * Math.PI);
@@ -323,6 +407,19 @@ export class Viewer {
       context.strokeStyle = "#ffffff";
       context.stroke();
     }
+  }
+
+  private paintBrush({ context, at }: Surface): void {
+    if (!this.brush || !this.pointer) return;
+    const { x, y } = this.pointer;
+    context.beginPath();
+    context.arc(x, y, (this.brush.size / 2) * at.scale, 0, 2 * Math.PI);
+    context.lineWidth = 2 * this.ratio;
+    context.strokeStyle = "#000000";
+    context.stroke();
+    context.lineWidth = this.ratio;
+    context.strokeStyle = "#ffffff";
+    context.stroke();
   }
 
   private resize(): void {
@@ -343,6 +440,10 @@ export class Viewer {
       const all = { x1: 0, y1: 0, x2: this.width, y2: this.height };
       const { width, height } = this.canvas;
       this.at = fitted(all, width, height, 4 * this.ratio);
+      this.looked = null;
+    } else if (this.looked) {
+      const wide = widened(this.looked, 0.75, this.width, this.height);
+      this.at = fitted(wide, this.canvas.width, this.canvas.height, 16 * this.ratio);
     }
     this.redraw();
   }
@@ -382,6 +483,12 @@ export class Viewer {
       if (held) handle = held;
       else if (this.drawing) handle = "new";
     }
+    if (this.brush && event.button !== 1 && !event.shiftKey) {
+      handle = event.button === 2 || event.altKey ? "erase" : "paint";
+      this.pointer = { x, y };
+      this.brush.stroke(on.x, on.y, on.x, on.y, handle === "erase");
+      this.redraw();
+    }
     const rect = this.edited && { ...this.edited };
     this.grip = { handle, startX: x, startY: y, at: { ...this.at }, rect, moved: false };
     this.canvas.setPointerCapture(event.pointerId);
@@ -390,23 +497,35 @@ export class Viewer {
   private move = (event: PointerEvent): void => {
     const { x, y } = this.point(event);
     const { grip } = this;
+    if (this.brush) this.stroke(x, y);
+    if (this.brush && grip?.handle !== "pan") return;
     if (!grip) return this.hover(x, y);
     const [dx, dy] = [x - grip.startX, y - grip.startY];
     if (!grip.moved && Math.hypot(dx, dy) < CLICK_SLACK * this.ratio) return;
     grip.moved = true;
     const by = this.at.scale;
     if (grip.handle === "pan") {
-      this.fits = false;
+      this.leaveView();
       this.at = { ...grip.at, x: grip.at.x + dx, y: grip.at.y + dy };
     } else if (grip.handle === "new") {
       const from = toImage(this.at, grip.startX, grip.startY);
       this.setEdited(between(from, toImage(this.at, x, y), this.width, this.height));
-    } else if (grip.rect) {
+    } else if (grip.rect && grip.handle !== "paint" && grip.handle !== "erase") {
       const { width, height } = this;
       this.setEdited(dragged(grip.rect, grip.handle, dx / by, dy / by, width, height));
     }
     this.redraw();
   };
+
+  /** The pointer moved while there is a brush. */
+  private stroke(x: number, y: number): void {
+    const { grip, pointer } = this;
+    this.pointer = { x, y };
+    this.redraw();
+    if (!pointer || (grip?.handle !== "paint" && grip?.handle !== "erase")) return;
+    const [from, to] = [toImage(this.at, pointer.x, pointer.y), toImage(this.at, x, y)];
+    this.brush?.stroke(from.x, from.y, to.x, to.y, grip.handle === "erase");
+  }
 
   private setEdited(rect: Rect): void {
     if (rect.x2 - rect.x1 < SMALLEST || rect.y2 - rect.y1 < SMALLEST) return;
@@ -426,6 +545,7 @@ export class Viewer {
     const { grip } = this;
     this.grip = null;
     if (!grip) return;
+    if (grip.handle === "paint" || grip.handle === "erase") return this.events.onStroke?.();
     if (!grip.moved && event.type === "pointerup") {
       const on = toImage(this.at, grip.startX, grip.startY);
       this.events.onPick?.(this.boxAt(on.x, on.y), on.x, on.y, event);
@@ -434,6 +554,8 @@ export class Viewer {
   };
 
   private leave = (): void => {
+    this.pointer = null;
+    if (this.brush) this.redraw();
     if (this.hovered < 0) return;
     this.hovered = -1;
     this.redraw();
@@ -442,8 +564,22 @@ export class Viewer {
   private wheel = (event: WheelEvent): void => {
     event.preventDefault();
     const { x, y } = this.point(event);
-    this.fits = false;
+    this.leaveView();
     this.at = zoomed(this.at, Math.exp(-event.deltaY * WHEEL), x, y);
     this.redraw();
   };
+}
+
+/** A box of the image at whole pixels of the canvas. */
+function onCanvas({ x1, y1, x2, y2 }: Rect, { scale, x, y }: Placement): Rect {
+  return {
+    x1: Math.round(x1 * scale + x),
+    y1: Math.round(y1 * scale + y),
+    x2: Math.round(x2 * scale + x),
+    y2: Math.round(y2 * scale + y),
+  };
+}
+
+function inSight({ x1, y1, x2, y2 }: Rect, { width, height }: Surface): boolean {
+  return x2 >= 0 && y2 >= 0 && x1 <= width && y1 <= height;
 }

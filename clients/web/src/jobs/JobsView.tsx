@@ -1,25 +1,32 @@
 // The jobs of the server: how each stands, live, and what failed.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useReducer, useState } from "preact/hooks";
 import { call, CallError, follow } from "../api/connect";
 import {
   cancelJob,
+  createJob,
+  finishUpload,
   listFailures,
   listJobs,
   retryJob,
   watchJob,
   type Job,
+  type JobFailure,
   type WatchJobResponse,
 } from "../api/messages";
+import { may } from "../session/session";
 import { texts } from "../texts";
 import { Failure, useLoad } from "../ui/parts";
+import { currentUpload, onUploadChange } from "./upload";
 
 const words = texts.runs;
 const ACTIVE = new Set(["JOB_STATE_LISTING", "JOB_STATE_RUNNING"]);
 /** A watched job keeps a connection, of which a browser has few. */
 const MOST_WATCHED = 3;
 const AGAIN_MS = 2000;
-const FAILURES = 50;
+/** Failures that are counted by their reason, and those of one reason that are listed. */
+const FAILURES = 1000;
+const LISTED = 20;
 
 function isActive(job: Job): boolean {
   return ACTIVE.has(job.state ?? "");
@@ -33,16 +40,59 @@ export function JobsView() {
   const jobs = value?.jobs ?? [];
   const watched = new Set(jobs.filter(isActive).slice(0, MOST_WATCHED));
   return (
-    <div class="page">
-      <h1>{words.title}</h1>
+    <>
+      <div class="row">
+        <h1>{words.title}</h1>
+        <span class="grow" />
+        {may(createJob) && (
+          <a class="button primary" href="#/jobs/new">
+            {words.start}
+          </a>
+        )}
+      </div>
       <Failure message={error} again={again} />
+      <UploadNews />
       {value && !jobs.length && <p>{words.none}</p>}
       <ul class="jobs">
         {jobs.map((job) => (
           <JobCard key={job.name} first={job} watched={watched.has(job)} />
         ))}
       </ul>
-    </div>
+    </>
+  );
+}
+
+/** How the upload of this tab goes. */
+function UploadNews() {
+  const [, update] = useReducer((turn: number) => turn + 1, 0);
+  useEffect(() => onUploadChange(() => update(0)), []);
+  const upload = currentUpload();
+  if (!upload) return null;
+  return (
+    <section class="card" aria-label={words.upload.title}>
+      <div class="row">
+        <strong>{upload.running ? words.upload.running(upload.job) : words.upload.done}</strong>
+        <span class="grow" />
+        {upload.running && (
+          <button type="button" onClick={() => upload.stop()}>
+            {words.upload.stop}
+          </button>
+        )}
+      </div>
+      <progress
+        max={upload.total}
+        value={upload.sent + upload.refused.length}
+        aria-label={words.upload.title}
+      />
+      <span>{words.upload.sent(upload.sent, upload.total)}</span>
+      {upload.waits && <p class="quiet">{upload.waits}</p>}
+      {upload.refused.slice(0, LISTED).map(([name, why]) => (
+        <p key={name}>
+          <strong>{name}</strong> <span class="quiet">{why}</span>
+        </p>
+      ))}
+      <Failure message={upload.failure} />
+    </section>
   );
 }
 
@@ -84,14 +134,22 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
       .catch((error: unknown) => setFailure(error instanceof Error ? error.message : String(error)))
       .finally(() => setTurn((was) => was + 1));
   };
+  // Images of another tab, or of one that was closed, may still come.
+  const waits = job.kind === "JOB_KIND_UPLOAD" && job.open && isActive(job);
+  const ours = currentUpload()?.running && currentUpload()?.job === name;
   return (
     <li class="card">
       <div class="row">
         <strong>{name}</strong>
-        <span class="quiet">{words.states[job.state ?? "JOB_STATE_UNSPECIFIED"]}</span>
+        <span class="quiet">{stateOf(job, total - done - failed)}</span>
         <span class="grow" />
         <a href={`#/browse/${encodeURIComponent(name)}`}>{words.browse}</a>
-        {isActive(job) && (
+        {waits && !ours && may(finishUpload) && (
+          <button type="button" onClick={() => act(call(finishUpload, { job: name }))}>
+            {words.finish}
+          </button>
+        )}
+        {isActive(job) && may(cancelJob) && (
           <button type="button" onClick={() => act(call(cancelJob, { job: name }))}>
             {words.cancel}
           </button>
@@ -107,6 +165,8 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
         {isActive(job) && imagesPerSecond > 0 && <span>{words.rate(imagesPerSecond)}</span>}
         {isActive(job) && secondsLeft !== undefined && <span>{words.left(secondsLeft)}</span>}
         {failed > 0 && <span class="outcome rejected">{words.failed(failed)}</span>}
+        <span class="grow" />
+        <span class="quiet">{sourceOf(job)}</span>
       </div>
       {job.message && <p class="quiet">{job.message}</p>}
       <Failure message={failure} />
@@ -121,6 +181,16 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
   );
 }
 
+function stateOf(job: Job, left: number): string {
+  const idle = job.state === "JOB_STATE_RUNNING" && job.open && !left;
+  return idle ? words.waits : words.states[job.state ?? "JOB_STATE_UNSPECIFIED"];
+}
+
+function sourceOf(job: Job): string {
+  const from = job.folder || words.kinds[job.kind ?? "JOB_KIND_UNSPECIFIED"];
+  return job.guarantee ? `${from} · ${words.under(job.guarantee)}` : from;
+}
+
 /** What failed, by its reason. */
 function Failures(props: { job: string; failed: number; onRetry: (reasons: string[]) => void }) {
   const [open, setOpen] = useState(false);
@@ -129,30 +199,44 @@ function Failures(props: { job: string; failed: number; onRetry: (reasons: strin
       open ? call(listFailures, { job: props.job, pageSize: FAILURES }, signal) : null,
     [open, props.job, props.failed],
   );
-  const failures = value?.failures ?? [];
-  const reasons = [...new Set(failures.map((one) => one.reason ?? ""))];
+  const kinds = new Map<string, JobFailure[]>();
+  for (const one of value?.failures ?? []) {
+    const reason = one.reason ?? "";
+    kinds.set(reason, [...(kinds.get(reason) ?? []), one]);
+  }
   return (
     <details onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>{words.failures}</summary>
       <Failure message={error} />
-      <div class="row">
+      {may(retryJob) && (
         <button type="button" onClick={() => props.onRetry([])}>
           {words.retry}
         </button>
-        {reasons.length > 1 &&
-          reasons.map((reason) => (
-            <button type="button" key={reason} onClick={() => props.onRetry([reason])}>
-              {words.retryOnly(reason)}
-            </button>
-          ))}
-      </div>
-      <ul class="plain-list">
-        {failures.map((one) => (
-          <li key={one.key}>
-            <strong>{one.name}</strong> <span class="quiet">{one.message}</span>
-          </li>
-        ))}
-      </ul>
+      )}
+      {[...kinds].map(([reason, failures]) => (
+        <section key={reason} class="failed-kind" aria-label={reason}>
+          <div class="row">
+            <h2>{reason}</h2>
+            <span class="quiet">{words.failed(failures.length)}</span>
+            {may(retryJob) && kinds.size > 1 && (
+              <button type="button" onClick={() => props.onRetry([reason])}>
+                {words.retryOnly(reason)}
+              </button>
+            )}
+          </div>
+          <ul class="plain-list">
+            {failures.slice(0, LISTED).map((one) => (
+              <li key={one.key}>
+                <strong>{one.name}</strong> <span class="quiet">{one.message}</span>
+              </li>
+            ))}
+          </ul>
+          {failures.length > LISTED && (
+            <p class="quiet">{words.moreFailures(failures.length - LISTED)}</p>
+          )}
+        </section>
+      ))}
+      {value?.nextAfter && value.nextAfter !== "0" && <p class="quiet">{words.notAll}</p>}
     </details>
   );
 }

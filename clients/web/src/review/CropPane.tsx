@@ -9,15 +9,20 @@ import type { Pixels } from "./pixels";
 /** A small object is not enlarged more than this. */
 const MOST_ZOOM = 10;
 
-function paint(canvas: HTMLCanvasElement, item: ReviewItem, pixels: Pixels, colour: string): void {
+/** As many pixels as the canvas takes on the screen. */
+function measure(canvas: HTMLCanvasElement): void {
   const ratio = window.devicePixelRatio || 1;
   const across = Math.max(Math.round(canvas.clientWidth * ratio), 1);
   const down = Math.max(Math.round(canvas.clientHeight * ratio), 1);
-  const context = canvas.getContext("2d")!;
   // To set a size is to make the canvas anew, even where it is the same.
   if (canvas.width !== across) canvas.width = across;
   if (canvas.height !== down) canvas.height = down;
-  context.clearRect(0, 0, across, down);
+}
+
+function paint(canvas: HTMLCanvasElement, item: ReviewItem, pixels: Pixels, colour: string): void {
+  const ratio = window.devicePixelRatio || 1;
+  const context = canvas.getContext("2d")!;
+  context.clearRect(0, 0, canvas.width, canvas.height);
   const { window: around, crop } = pixels;
   const at = fitted(around, canvas.width, canvas.height, MOST_ZOOM * ratio);
   const [width, height] = [around.x2 - around.x1, around.y2 - around.y1];
@@ -49,18 +54,26 @@ interface Props {
 
 export function CropPane({ item, pixels, colour }: Props) {
   const ref = useRef<HTMLCanvasElement>(null);
-  useLayoutEffect(() => {
+  const draw = () => {
     const canvas = ref.current!;
-    const draw = () => {
-      if (pixels) paint(canvas, item, pixels, colour);
-      else canvas.getContext("2d")!.clearRect(0, 0, canvas.width, canvas.height);
-      canvas.dataset["item"] = pixels ? item.id : "";
+    if (pixels) paint(canvas, item, pixels, colour);
+    else canvas.getContext("2d")!.clearRect(0, 0, canvas.width, canvas.height);
+    canvas.dataset["item"] = pixels ? item.id : "";
+  };
+  const latest = useRef(draw);
+  latest.current = draw;
+  // Measured only when it changes: a size that is asked for lays the whole page out at once.
+  useLayoutEffect(() => {
+    const resized = () => {
+      measure(ref.current!);
+      latest.current();
     };
-    draw();
-    const observer = new ResizeObserver(draw);
-    observer.observe(canvas);
+    resized();
+    const observer = new ResizeObserver(resized);
+    observer.observe(ref.current!);
     return () => observer.disconnect();
-  }, [item, pixels, colour]);
+  }, []);
+  useLayoutEffect(() => latest.current(), [item, pixels, colour]);
   const label = texts.review.crop(item.className ?? "");
   return <canvas class="crop" ref={ref} role="img" aria-label={label} />;
 }

@@ -9,6 +9,7 @@ import { rectOf, type Rect } from "../canvas/geometry";
 import { texts } from "../texts";
 import { step, useKeys } from "../ui/keys";
 import { ClassMark, Key } from "../ui/parts";
+import { StoredImage } from "../ui/StoredImage";
 import type { ReviewSession } from "./session";
 
 interface Props {
@@ -42,7 +43,7 @@ function Crop({ item, colour }: { item: ReviewItem; colour: string }) {
   const address = `${imageUrl(item.image ?? "", CROP)}&crop=${x1},${y1},${x2},${y2}`;
   return (
     <span class="frame">
-      <img src={address} alt="" draggable={false} />
+      <StoredImage address={address} />
       <svg viewBox={`${x1} ${y1} ${x2 - x1} ${y2 - y1}`} aria-hidden="true">
         <rect
           x={box.x1}

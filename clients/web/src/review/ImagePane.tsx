@@ -2,6 +2,7 @@
 
 import { useLayoutEffect, useRef } from "preact/hooks";
 import type { ReviewItem } from "../api/messages";
+import type { MaskBrush } from "../canvas/brush";
 import { rectOf, type Rect } from "../canvas/geometry";
 import { Viewer, type Point, type ShownBox } from "../canvas/viewer";
 import { texts } from "../texts";
@@ -21,7 +22,10 @@ interface Props {
   /** What clicks made: a mask, and where they were. */
   overlay: CanvasImageSource | null;
   points: readonly Point[];
+  /** What the pointer paints with; null: nothing. */
+  brush: MaskBrush | null;
   onEdit: (rect: Rect) => void;
+  onStroke: () => void;
   /** A click while an outline is drawn, pixels of the image. */
   onClick: (x: number, y: number, inside: boolean) => void;
   /** Gives the viewer to the parent, for its keys. */
@@ -61,6 +65,7 @@ export function ImagePane(props: Props) {
   useLayoutEffect(() => {
     const made = new Viewer(ref.current!, {
       onEdit: (rect) => latest.current.onEdit(rect),
+      onStroke: () => latest.current.onStroke(),
       onPick: (_, x, y, event) => {
         const inside = event.button === 0 && !event.altKey;
         if (latest.current.drawing) latest.current.onClick(x, y, inside);
@@ -78,6 +83,7 @@ export function ImagePane(props: Props) {
     const boxes = pixels ? boxesOf(props) : [];
     viewer.current?.setBoxes(boxes, boxes.length - 1);
     viewer.current?.show(pixels?.image ?? null, item.width ?? 1, item.height ?? 1);
+    viewer.current?.redrawLater();
   }, [item, pixels, colours, added]);
   useLayoutEffect(
     () => viewer.current?.edit(props.edited, props.drawing),
@@ -87,6 +93,7 @@ export function ImagePane(props: Props) {
     () => viewer.current?.setMask(props.overlay, props.points),
     [props.overlay, props.points],
   );
+  useLayoutEffect(() => viewer.current?.paintWith(props.brush), [props.brush]);
   const label = texts.review.image(item.imageName ?? "");
   return <canvas class="viewer" ref={ref} role="img" aria-label={label} />;
 }

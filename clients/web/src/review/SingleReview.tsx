@@ -7,10 +7,12 @@ import type { Viewer } from "../canvas/viewer";
 import { texts } from "../texts";
 import { step, useKeys } from "../ui/keys";
 import { ClassMark, Failure, Key, OutcomeMark, share } from "../ui/parts";
+import { paintedMask } from "../canvas/mask";
 import { useMaskClicks } from "./clicks";
 import { ClassChooser } from "./ClassChooser";
 import { CropPane } from "./CropPane";
 import { ImagePane } from "./ImagePane";
+import { usePainting } from "./painting";
 import { AHEAD, PixelCache } from "./pixels";
 import type { ReviewSession, Said } from "./session";
 
@@ -25,7 +27,9 @@ interface Props {
 }
 
 /** What the keys mean now. */
-type Mode = "ask" | "class" | "outline" | "draw" | "class of new";
+type Mode = "ask" | "class" | "outline" | "draw" | "class of new" | "first of two" | "second of two";
+const DRAWING: readonly Mode[] = ["outline", "draw", "first of two", "second of two"];
+const MASK_COLOUR = "#39d98a";
 
 const RIGHT: Said = { answer: "REVIEW_ANSWER_RIGHT" };
 const UNSURE: Said = { answer: "REVIEW_ANSWER_UNSURE" };
@@ -54,6 +58,13 @@ function nudged(rect: Rect | null, key: string, event: KeyboardEvent, item: Revi
   return dragged(rect, handle, way[0] * by, way[1] * by, width, height);
 }
 
+/** The halves of a box across its longer side: where two objects in it may be. */
+function halves({ x1, y1, x2, y2 }: Rect): [Rect, Rect] {
+  const [x, y] = [(x1 + x2) / 2, (y1 + y2) / 2];
+  if (x2 - x1 > y2 - y1) return [{ x1, y1, x2: x, y2 }, { x1: x, y1, x2, y2 }];
+  return [{ x1, y1, x2, y2: y }, { x1, y1: y, x2, y2 }];
+}
+
 export function SingleReview(props: Props) {
   const { session, pixels, colours, announce } = props;
   const [, update] = useReducer((turn: number) => turn + 1, 0);
@@ -75,20 +86,35 @@ export function SingleReview(props: Props) {
   const recent = session.history.slice(-3).flatMap((one) => (one.item ? [one.item] : []));
   useEffect(() => pixels.want(session.ready.slice(0, AHEAD), recent));
 
-  const drawing = mode === "outline" || mode === "draw";
+  const own = item?.judgements?.[Number(item.labelId?.split(".")[1] ?? -1)];
+  const drawing = DRAWING.includes(mode);
   const active = drawing || mode === "class of new";
   const clicks = useMaskClicks(item?.image ?? "", active, setEdited);
+  const painting = usePainting(setEdited);
+  /** The first of two outlines in one box. */
+  const first = useRef<Pick<Said, "newBox" | "mask">>({});
   /** An outline that was drawn by hand has no mask. */
   const edit = (rect: Rect) => {
     clicks.clear();
+    painting.clear();
     setEdited(rect);
   };
-  const masked = () => (clicks.mask ? { mask: clicks.mask } : {});
+  const click = (x: number, y: number, inside: boolean) => {
+    painting.clear();
+    clicks.click(x, y, inside);
+  };
+  const mask = painting.mask ?? clicks.mask;
+  const masked = () => (mask ? { mask } : {});
+  const painted = useMemo(
+    () => (painting.mask && !painting.brush ? paintedMask(painting.mask, MASK_COLOUR) : null),
+    [painting.mask, painting.brush],
+  );
 
   const added = useMemo(() => addedOn(session, item), [item, session.history.length]);
   const reset = () => {
     setMode("ask");
     setEdited(null);
+    painting.clear();
   };
   const answer = (what: string, said: Said) => {
     reset();
@@ -107,13 +133,45 @@ export function SingleReview(props: Props) {
   };
   const begin = (next: Mode) => {
     if (!item) return;
+    const box = rectOf(item.box);
     setMode(next);
-    setEdited(next === "outline" ? rectOf(item.box) : null);
-    if (next === "outline") viewer.current?.lookAt(rectOf(item.box));
+    painting.clear();
+    setEdited(next === "outline" ? box : next === "first of two" ? halves(box)[0] : null);
+    if (next !== "class" && next !== "draw") viewer.current?.lookAt(box);
+  };
+  const saveHalf = () => {
+    if (!item || !edited) return;
+    const outlined = { newBox: edited, ...masked() };
+    if (mode === "first of two") {
+      first.current = outlined;
+      setMode("second of two");
+      clicks.clear();
+      painting.clear();
+      return setEdited(halves(rectOf(item.box))[1]);
+    }
+    const { image, className } = item;
+    const missing = "REVIEW_ANSWER_MISSING" as const;
+    const second = { image, className, box: edited, answer: missing, ...masked() };
+    session.split({ ...wrong("WRONG_REASON_OUTLINE"), ...first.current }, second);
+    reset();
+    announce(
+      texts.review.answered(texts.review.split, session.current?.className ?? texts.review.done),
+    );
+  };
+  const paint = () => {
+    if (!item) return;
+    const begin = mask ?? (mode === "outline" ? (own?.segmentation?.mask ?? null) : null);
+    painting.toggle(begin, edited, item.width ?? 1, item.height ?? 1);
+  };
+  /** Enter: what is outlined is as it shall be. */
+  const save = () => {
+    if (mode === "outline") saveOutline();
+    else if (mode !== "draw") saveHalf();
+    else if (edited) setMode("class of new");
   };
   const saveOutline = () => {
     const said = wrong("WRONG_REASON_OUTLINE");
-    const mended = edited && !sameRect(edited, rectOf(item?.box));
+    const mended = edited && (mask !== null || !sameRect(edited, rectOf(item?.box)));
     answer(texts.review.outline, mended ? { ...said, newBox: edited, ...masked() } : said);
   };
   const addMissing = (className: string) => {
@@ -134,6 +192,7 @@ export function SingleReview(props: Props) {
   const commands: Record<string, () => void> = {
     C: () => begin("class"),
     O: () => begin("outline"),
+    T: () => begin("first of two"),
     A: () => begin("draw"),
     M: complete,
     S: skip,
@@ -144,8 +203,9 @@ export function SingleReview(props: Props) {
   const editKey = (key: string, event: KeyboardEvent): boolean => {
     if (!item) return false;
     if (key === "Escape") reset();
-    else if (key === "Enter" && mode === "outline") saveOutline();
-    else if (key === "Enter" && edited) setMode("class of new");
+    else if (key === "Enter") save();
+    else if (key === "P") paint();
+    else if (painting.brush && (key === "[" || key === "]")) painting.resize(key === "]");
     else {
       const moved = nudged(edited, key, event, item);
       if (!moved) return false;
@@ -167,7 +227,6 @@ export function SingleReview(props: Props) {
   });
 
   if (!item) return <Ended session={session} onUndo={undo} />;
-  const own = item.judgements?.[Number(item.labelId?.split(".")[1] ?? -1)];
   const name = item.className ?? "";
   const button = (key: string, word: string, act: () => void, kind = "") => (
     <button
@@ -215,6 +274,7 @@ export function SingleReview(props: Props) {
           {button("C", texts.review.wrongClass, () => begin("class"), "no")}
           {button("O", texts.review.outline, () => begin("outline"), "no")}
           {plain("D", "no")}
+          {button("T", texts.review.split, () => begin("first of two"), "no")}
           {plain("U")}
           {button("S", texts.review.skip, skip)}
           {button("Z", texts.review.undo, undo)}
@@ -223,12 +283,10 @@ export function SingleReview(props: Props) {
       <section class="beside" aria-label={texts.review.facts.image}>
         {drawing ? (
           <div class="editor" role="group" aria-label={texts.review.outlineTitle}>
-            <strong>
-              {mode === "outline" ? texts.review.outlineTitle : texts.review.drawTitle}
-            </strong>
+            <strong>{titleOf(mode)}</strong>
             <span>
-              {mode === "outline" ? texts.review.outlineWhy : texts.review.drawWhy}
-              {clicks.available && ` ${texts.review.clicksWhy}`}
+              {painting.brush ? texts.review.paintWhy : whyOf(mode)}
+              {clicks.available && !painting.brush && ` ${texts.review.clicksWhy}`}
             </span>
             <Failure message={clicks.error} />
             <span class="row">
@@ -236,9 +294,12 @@ export function SingleReview(props: Props) {
                 type="button"
                 class="primary"
                 disabled={!edited}
-                onClick={() => (mode === "outline" ? saveOutline() : setMode("class of new"))}
+                onClick={save}
               >
-                {saveWord(mode, edited, item)} <Key>Enter</Key>
+                {saveWord(mode, edited, item, mask !== null)} <Key>Enter</Key>
+              </button>
+              <button type="button" aria-pressed={painting.brush !== null} onClick={paint}>
+                {texts.review.paint} <Key>P</Key>
               </button>
               <button type="button" onClick={reset}>
                 {texts.cancel} <Key>Esc</Key>
@@ -262,10 +323,12 @@ export function SingleReview(props: Props) {
             added={added}
             edited={edited}
             drawing={drawing}
-            overlay={clicks.overlay}
+            overlay={painted ?? clicks.overlay}
             points={clicks.clicks}
+            brush={painting.brush}
             onEdit={edit}
-            onClick={clicks.click}
+            onStroke={painting.stroked}
+            onClick={click}
             hold={hold}
           />
         </div>
@@ -275,9 +338,23 @@ export function SingleReview(props: Props) {
   );
 }
 
-function saveWord(mode: Mode, edited: Rect | null, item: ReviewItem): string {
-  if (mode === "draw") return texts.review.next;
-  const same = !edited || sameRect(edited, rectOf(item.box));
+function titleOf(mode: Mode): string {
+  if (mode === "outline") return texts.review.outlineTitle;
+  if (mode === "draw") return texts.review.drawTitle;
+  return texts.review.splitTitle(mode === "first of two" ? 1 : 2);
+}
+
+function whyOf(mode: Mode): string {
+  if (mode === "outline") return texts.review.outlineWhy;
+  if (mode === "draw") return texts.review.drawWhy;
+  return `${texts.review.splitWhy} ${texts.review.outlineWhy}`;
+}
+
+function saveWord(mode: Mode, edited: Rect | null, item: ReviewItem, masked: boolean): string {
+  if (mode === "draw" || mode === "first of two") {
+    return mode === "draw" ? texts.review.next : texts.review.nextObject;
+  }
+  const same = !masked && (!edited || sameRect(edited, rectOf(item.box)));
   return same ? texts.review.asIs : texts.review.saveOutline;
 }
 

@@ -29,6 +29,8 @@ type Reviews = ReadonlyMap<string, string[]>;
 const PREFIX = "secondlook.outbox.";
 const FIRST_PAUSE_MS = 200;
 const LONGEST_PAUSE_MS = 5000;
+/** To make a request takes milliseconds: the frame that shows the next item comes first. */
+const AFTER_FRAME_MS = 25;
 /** Codes of a server that failed for a reason of its own, which may be gone at the next try. */
 const DOUBTFUL = new Set(["internal", "unknown"]);
 const MOST_DOUBTS = 5;
@@ -100,7 +102,8 @@ export class Outbox {
   add(deed: Deed): void {
     this.waiting.push(deed);
     this.save();
-    this.wake();
+    this.onChange();
+    if (!this.timer) this.timer = window.setTimeout(() => this.wake(), AFTER_FRAME_MS);
   }
 
   /** Take back what `of` said: forgotten where it was never sent, else undone at the server. */

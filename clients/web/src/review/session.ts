@@ -141,8 +141,23 @@ export class ReviewSession {
     this.next();
   }
 
+  /** The current item's box holds two objects: what is said of it, and the box of the second. */
+  split(said: Said, second: NewReview): void {
+    const item = this.ready.shift();
+    if (!item) return;
+    const group = crypto.randomUUID();
+    this.keep(item, said, this.elapsed(), group);
+    this.keepAdded([second], group);
+    this.next();
+  }
+
   /** Keep reviews that the queue did not ask for: what is missing, or that nothing is. */
   add(reviews: NewReview[]): void {
+    this.keepAdded(reviews, crypto.randomUUID());
+    this.onChange();
+  }
+
+  private keepAdded(reviews: NewReview[], group: string): void {
     const moment = Date.now() / 1000;
     // The time tells a review from another, so that one sent twice is kept once.
     const added = reviews.map((one, at) => ({
@@ -151,10 +166,8 @@ export class ReviewSession {
       createdAt: moment + at / 1000,
     }));
     const deed: Deed = { kind: "add", id: crypto.randomUUID(), request: { reviews: added } };
-    const group = deed.id;
     this.history.push({ deed: deed.id, item: null, said: null, added, seconds: 0, group });
     this.outbox.add(deed);
-    this.onChange();
   }
 
   /** Ask about the current item later. */

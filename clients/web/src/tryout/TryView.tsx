@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useReducer, useRef, useState } from "preact/hooks";
 import { call, originalBlob } from "../api/connect";
-import { listRunImages, listRuns, type ClassSpec } from "../api/messages";
+import { listRunImages, listRuns, type ClassSpec, type Judgement } from "../api/messages";
 import { classColours } from "../canvas/colours";
 import { texts } from "../texts";
 import { BoxedImage } from "../ui/BoxedImage";
@@ -10,7 +10,15 @@ import { JudgementFacts } from "../ui/Explanation";
 import { JudgementTable } from "../ui/JudgementTable";
 import { step, useKeys } from "../ui/keys";
 import { Failure, useLoad } from "../ui/parts";
-import { BadLine, classesOfText, DEFAULTS, yamlOf, type Thresholds } from "./ontology";
+import {
+  BadLine,
+  classesOfText,
+  DEFAULTS,
+  withQuestion,
+  yamlOf,
+  type Thresholds,
+} from "./ontology";
+import { differing } from "./sides";
 import { Sliders } from "./Sliders";
 import { Trial, triedImage, usefulFirst, type TriedImage } from "./trial";
 import { UseDialog } from "./UseDialog";
@@ -22,8 +30,12 @@ const TAKEN = 6;
 /** What was typed and dropped stays while another view is looked at. */
 const kept = {
   text: "",
+  /** Other classes or questions for the same images; null: nothing is compared. */
+  second: null as string | null,
   images: [] as TriedImage[],
   trial: null as Trial | null,
+  /** With the second classes; its images are copies. */
+  other: null as Trial | null,
   thresholds: new Map<string, Thresholds>([["", DEFAULTS]]),
 };
 
@@ -36,45 +48,89 @@ function parsed(text: string): { classes: ClassSpec[]; error: string } {
   }
 }
 
+/** The judgements of an image that are shown. */
+function shownOf(image: TriedImage | undefined, rejected: boolean): [number, Judgement][] {
+  return [...(image?.judgements ?? []).entries()].filter(
+    ([, one]) => !one.wholeImage && (rejected || one.outcome !== "OUTCOME_REJECT"),
+  );
+}
+
+const namesOf = (classes: readonly ClassSpec[]) => classes.map((one) => one.name ?? "");
+
 export function TryView() {
   const [, update] = useReducer((turn: number) => turn + 1, 0);
   const [text, setText] = useState(kept.text);
+  const [second, setSecond] = useState(kept.second);
   const [images, setImages] = useState(kept.images);
   const [thresholds, setThresholds] = useState(kept.thresholds);
   const [at, setAt] = useState(0);
-  const [chosen, setChosen] = useState(-1);
+  /** The side and the place of the judgement that is looked at. */
+  const [[side, chosen], setChosen] = useState<[0 | 1, number]>([0, -1]);
   const [rejected, setRejected] = useState(false);
   const dialog = useRef<HTMLDialogElement>(null);
-  const { trial } = kept;
-  Object.assign(kept, { text, images, thresholds });
-  const { classes, error } = useMemo(() => parsed(text), [text]);
-  const shownClasses = trial?.classes ?? classes;
-  const names = shownClasses.map((one) => one.name ?? "");
+  const { trial, other } = kept;
+  Object.assign(kept, { text, second, images, thresholds });
+  const typed = useMemo(() => parsed(text), [text]);
+  const typedSecond = useMemo(() => parsed(second ?? ""), [second]);
+  const error = typed.error || typedSecond.error;
+  const firstNames = namesOf(trial?.classes ?? typed.classes);
+  const secondNames = namesOf(other?.classes ?? typedSecond.classes);
+  const names = [...new Set([...firstNames, ...secondNames])];
   const colours = useMemo(() => classColours(names), [names.join("\u0000")]);
 
-  useEffect(() => trial?.decide(thresholds), [thresholds]);
-  useEffect(() => setChosen(-1), [at]);
+  useEffect(() => setChosen([0, -1]), [at]);
   const add = (files: Iterable<File>) => {
     const fresh = [...files].map((file) => triedImage(file, file.name));
     setImages((was) => [...was, ...fresh].slice(0, MOST_IMAGES));
   };
-  const run = () => {
-    if (!images.length || !classes.length) return;
+  const ready = images.length > 0 && typed.classes.length > 0 && !error;
+  const running = Boolean(trial?.running || other?.running);
+  const stop = () => {
     trial?.stop();
-    kept.trial = new Trial(images, classes, thresholds, () => update(0));
-    void kept.trial.start();
-    setChosen(-1);
+    other?.stop();
+  };
+  const run = (classes = typed.classes) => {
+    if (!ready) return;
+    stop();
+    const changed = () => update(0);
+    const made = (kept.trial = new Trial(images, classes, thresholds, changed));
+    const copies = images.map((one) => triedImage(one.bytes, one.name));
+    const compared = second !== null && typedSecond.classes.length > 0;
+    kept.other = compared ? new Trial(copies, typedSecond.classes, thresholds, changed) : null;
+    // One after the other: the server labels as many images at a time as it can.
+    void made.start().then(() => (kept.trial === made ? kept.other?.start() : undefined));
+    setChosen([0, -1]);
     update(0);
   };
-  const image = images[Math.min(at, images.length - 1)];
-  const judgements = useMemo(
-    () =>
-      [...(image?.judgements ?? []).entries()].filter(
-        ([, one]) => !one.wholeImage && (rejected || one.outcome !== "OUTCOME_REJECT"),
-      ),
-    [image?.judgements, rejected],
+  const place = Math.min(at, images.length - 1);
+  const image = images[place];
+  const twin = other?.images.find((one) => one.bytes === image?.bytes);
+  useEffect(() => {
+    trial?.decide(thresholds, image);
+    other?.decide(thresholds, twin);
+  }, [thresholds]);
+  const judgements = useMemo(() => shownOf(image, rejected), [image?.judgements, rejected]);
+  const twins = useMemo(() => shownOf(twin, rejected), [twin?.judgements, rejected]);
+  const both = image?.state === "done" && twin?.state === "done";
+  const marked = useMemo(
+    () => [differing(judgements, twins, secondNames), differing(twins, judgements, firstNames)],
+    [judgements, twins, names.join("\u0000")],
   );
-  const one = image?.judgements[chosen];
+  const one = (side ? twin : image)?.judgements[chosen];
+  /** Ask another question about the class of the box that is looked at. */
+  const askAgain = (question: string) => {
+    if (!one) return;
+    const changed = withQuestion(side ? (second ?? "") : text, one.className ?? "", question);
+    if (side) setSecond(changed);
+    else setText(changed);
+    asked.current = true;
+  };
+  const asked = useRef(false);
+  useEffect(() => {
+    if (!asked.current) return;
+    asked.current = false;
+    run();
+  }, [text, second]);
   useKeys((key) => {
     const way = step(key);
     if (way && images.length) setAt(Math.min(Math.max(at + way[0], 0), images.length - 1));
@@ -83,7 +139,15 @@ export function TryView() {
     return Boolean(way?.[0]) || key === "R";
   });
 
-  const done = images.filter((each) => each.state === "done").length;
+  const tried = [...images, ...(other?.images ?? [])];
+  const [done, total] = [tried.filter((each) => each.state === "done").length, tried.length];
+  const shownClasses = trial?.classes ?? typed.classes;
+  const sides = other
+    ? ([
+        [image, judgements, words.firstSide],
+        [twin, twins, words.secondSide],
+      ] as const)
+    : ([[image, judgements, ""]] as const);
   return (
     <div
       class="tryout"
@@ -107,22 +171,36 @@ export function TryView() {
           />
         </label>
         <p class="quiet small">{words.classesHelp}</p>
+        <label class="check">
+          <input
+            type="checkbox"
+            checked={second !== null}
+            onChange={(event) => setSecond(event.currentTarget.checked ? text : null)}
+          />
+          {words.second}
+        </label>
+        {second !== null && (
+          <label>
+            {words.secondClasses}
+            <textarea
+              rows={5}
+              spellcheck={false}
+              value={second}
+              onInput={(event) => setSecond(event.currentTarget.value)}
+            />
+          </label>
+        )}
         <Failure message={error} />
         <div class="row">
-          <button
-            type="button"
-            class="primary"
-            onClick={run}
-            disabled={!images.length || !classes.length || trial?.running}
-          >
+          <button type="button" class="primary" onClick={() => run()} disabled={!ready || running}>
             {words.run}
           </button>
-          {trial?.running && (
+          {running && (
             <>
-              <button type="button" onClick={() => trial.stop()}>
+              <button type="button" onClick={stop}>
                 {words.stop}
               </button>
-              <span role="status">{words.running(done, images.length)}</span>
+              <span role="status">{words.running(done, total)}</span>
             </>
           )}
         </div>
@@ -142,17 +220,25 @@ export function TryView() {
       <section class="tried" aria-label={words.images}>
         {image ? (
           <>
-            <BoxedImage
-              source={image.bytes}
-              name={image.name}
-              width={image.labelled?.width ?? 0}
-              height={image.labelled?.height ?? 0}
-              judgements={judgements}
-              colours={colours}
-              chosen={chosen}
-              onChoose={setChosen}
-            />
-            <Failure message={image.failure} />
+            <div class="pair">
+              {sides.map(([shown, boxes, title], index) => (
+                <section class="side" key={index} aria-label={title || undefined}>
+                  {title && <strong>{title}</strong>}
+                  <BoxedImage
+                    source={image.bytes}
+                    name={image.name}
+                    width={shown?.labelled?.width ?? 0}
+                    height={shown?.labelled?.height ?? 0}
+                    judgements={boxes}
+                    colours={colours}
+                    chosen={index === side ? chosen : -1}
+                    onChoose={(place) => setChosen([index as 0 | 1, place])}
+                    {...(both && { marked: marked[index]! })}
+                  />
+                </section>
+              ))}
+            </div>
+            <Failure message={image.failure || (twin?.failure ?? "")} />
           </>
         ) : (
           <div class="stage">
@@ -174,15 +260,26 @@ export function TryView() {
             {texts.browse.rejected} <kbd aria-hidden="true">R</kbd>
           </label>
         </div>
-        {image?.state === "done" && (
-          <JudgementTable
-            judgements={judgements}
-            colours={colours}
-            chosen={chosen}
-            onChoose={setChosen}
-          />
+        {both && <p class="quiet small">{words.differs}</p>}
+        {sides.map(
+          ([shown, boxes, title], index) =>
+            shown?.state === "done" && (
+              <section key={index} aria-label={title ? words.boxesOf(title) : undefined}>
+                {title && <h3>{title}</h3>}
+                <JudgementTable
+                  judgements={boxes}
+                  colours={colours}
+                  chosen={index === side ? chosen : -1}
+                  onChoose={(place) => setChosen([index as 0 | 1, place])}
+                  {...(both && { marked: marked[index]! })}
+                />
+              </section>
+            ),
         )}
         {one && <JudgementFacts one={one} />}
+        {one?.verdict?.question && (
+          <AskAgain key={`${side} ${one.className}`} one={one} busy={running} onAsk={askAgain} />
+        )}
       </aside>
     </div>
   );
@@ -191,6 +288,32 @@ export function TryView() {
     setImages(images.filter((_, place) => place !== index));
     setAt(Math.max(Math.min(at, images.length - 2), 0));
   }
+}
+
+/** Another wording of the question that was asked about a box. */
+function AskAgain(props: { one: Judgement; busy: boolean; onAsk: (question: string) => void }) {
+  const field = useRef<HTMLInputElement>(null);
+  const submit = (event: SubmitEvent) => {
+    event.preventDefault();
+    const question = field.current?.value.trim();
+    if (question) props.onAsk(question);
+  };
+  return (
+    <form class="ask-again" onSubmit={submit}>
+      <label>
+        {words.wording(props.one.className ?? "")}
+        <input
+          ref={field}
+          type="text"
+          maxLength={500}
+          defaultValue={props.one.verdict?.question ?? ""}
+        />
+      </label>
+      <button type="submit" disabled={props.busy}>
+        {words.askAgain}
+      </button>
+    </form>
+  );
 }
 
 /** Files from this computer, or images of a run. */

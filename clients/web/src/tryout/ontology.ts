@@ -92,3 +92,19 @@ export function yamlOf(classes: ClassSpec[], of: (name: string) => Thresholds): 
 function quoted(text: string): string {
   return JSON.stringify(text);
 }
+
+/** A text of classes in which another question is asked of one of them. */
+export function withQuestion(text: string, name: string, question: string): string {
+  // A line has one class, and a question has neither a line's end nor another mark before it.
+  const words = question.replace(/\s+/g, " ").trim();
+  return text
+    .split("\n")
+    .map((line) => {
+      const names = line.trim() ? classesOfText(line).map((one) => one.name) : [];
+      if (!names.includes(name)) return line;
+      if (names.length === 1) return `${partition(line, "?")[0].trimEnd()} ? ${words}`;
+      const others = names.filter((one) => one !== name).join(", ");
+      return `${others}\n${name} ? ${words}`;
+    })
+    .join("\n");
+}

@@ -73,6 +73,8 @@ export class Trial {
   private deciding = false;
   private again = false;
   private thresholds: ReadonlyMap<string, Thresholds>;
+  /** Its boxes are seen, so it is decided first; the others when the slider rests. */
+  private inView: TriedImage | undefined;
 
   constructor(
     readonly images: TriedImage[],
@@ -114,9 +116,10 @@ export class Trial {
     this.onChange();
   }
 
-  /** Decide again, without a model. */
-  decide(thresholds: ReadonlyMap<string, Thresholds>): void {
+  /** Decide again, without a model, the image in view first. */
+  decide(thresholds: ReadonlyMap<string, Thresholds>, inView?: TriedImage): void {
     this.thresholds = thresholds;
+    this.inView = inView;
     if (this.deciding) this.again = true;
     else void this.preview();
   }
@@ -157,16 +160,24 @@ export class Trial {
     this.deciding = true;
     do {
       this.again = false;
-      await this.previewOnce();
+      const first = this.images.filter((one) => one === this.inView && one.cursor);
+      await this.previewSome(first);
+      this.onChange();
+      const others = this.images.filter((one) => one.cursor && !first.includes(one));
+      if (!this.again) await this.previewSome(others);
     } while (this.again);
     this.deciding = false;
     this.onChange();
   }
 
-  private async previewOnce(): Promise<void> {
-    const cursors = this.images.map((one) => one.cursor).filter(Boolean);
+  private async previewSome(images: TriedImage[]): Promise<void> {
+    const cursors = images.map((one) => one.cursor);
     if (!cursors.length) return;
-    const classes = [...this.thresholds].map(([className, one]) => ({ className, ...one }));
+    // The sliders may know classes of another trial.
+    const own = new Set(["", ...this.classes.map((one) => one.name)]);
+    const classes = [...this.thresholds]
+      .filter(([className]) => own.has(className))
+      .map(([className, one]) => ({ className, ...one }));
     const answer = await call(
       previewDecisions,
       { run: this.run, cursors, classes },

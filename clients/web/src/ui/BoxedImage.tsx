@@ -21,11 +21,13 @@ interface Props {
   colours: Map<string, string>;
   chosen: number;
   onChoose: (index: number) => void;
+  /** Places of those that are marked with a sign. */
+  marked?: ReadonlySet<number>;
   hold?: (viewer: Viewer | null) => void;
 }
 
 export function BoxedImage(props: Props) {
-  const { source, judgements, colours, chosen } = props;
+  const { source, judgements, colours, chosen, marked } = props;
   const canvas = useRef<HTMLCanvasElement>(null);
   const viewer = useRef<Viewer | null>(null);
   const latest = useRef(props);
@@ -69,12 +71,15 @@ export function BoxedImage(props: Props) {
     viewer.current?.show(bitmap, width, props.height || (bitmap?.height ?? 1));
   }, [bitmap, props.width, props.height]);
   useLayoutEffect(() => {
-    const boxes = judgements.map(([, one]) => shownBox(one, colours));
+    const boxes = judgements.map(([index, one]) => {
+      const box = shownBox(one, colours);
+      return marked?.has(index) ? { ...box, tag: `≠ ${box.tag}` } : box;
+    });
     viewer.current?.setBoxes(
       boxes,
       judgements.findIndex(([index]) => index === chosen),
     );
-  }, [judgements, colours, chosen]);
+  }, [judgements, colours, chosen, marked]);
   const one = judgements.find(([index]) => index === chosen)?.[1];
   const mask = one?.segmentation?.mask;
   const colour = colours.get(one?.className ?? "") ?? PLAIN;

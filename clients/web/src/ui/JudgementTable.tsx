@@ -12,9 +12,11 @@ interface Props {
   /** Place of the chosen judgement; -1: none. */
   chosen: number;
   onChoose: (index: number) => void;
+  /** Places of those that are marked. */
+  marked?: ReadonlySet<number>;
 }
 
-export function JudgementTable({ judgements, colours, chosen, onChoose }: Props) {
+export function JudgementTable({ judgements, colours, chosen, onChoose, marked }: Props) {
   if (!judgements.length) return <p class="quiet">{texts.browse.noBoxes}</p>;
   return (
     <table class="judgements">
@@ -35,6 +37,7 @@ export function JudgementTable({ judgements, colours, chosen, onChoose }: Props)
           <tr key={index} aria-selected={index === chosen} onClick={() => onChoose(index)}>
             <td>
               <button type="button" class="row-button" aria-pressed={index === chosen}>
+                {marked?.has(index) && <span title={texts.tryout.onlyHere}>≠ </span>}
                 <ClassMark name={one.className ?? ""} colours={colours} />
               </button>
             </td>

@@ -34,7 +34,8 @@ export function shownBox(one: Judgement, colours: Map<string, string>): ShownBox
     rect: rectOf(one.box),
     colour: colours.get(name) ?? "#888888",
     style: STYLES[one.outcome ?? "OUTCOME_UNSPECIFIED"],
-    tag: `${name} ${figures}`,
+    // What is there only to be seen beside others has no words over it.
+    tag: one.outcome === "OUTCOME_UNSPECIFIED" ? "" : `${name} ${figures}`,
   };
 }
 

@@ -1,10 +1,10 @@
-"""Who may ask: the page itself, and programs on this machine; no page of another origin.
+"""Who may ask: the page itself, and programs; no page of another origin.
 
 A browser sends requests of any page to any address that it reaches, loopback included. What keeps
 a stranger's page out, each by itself:
 
-    Host             names this server, so that no name of a stranger's that was pointed at
-                     127.0.0.1 (DNS rebinding) makes its page one of ours
+    Host             names this server, so that no name of a stranger's that was pointed at it
+                     (DNS rebinding) makes its page one of ours
     Origin           is ours where there is one, which browsers send with each POST
     Sec-Fetch-Site   is not another site's, nor that of another port of this machine
     Content-Type     is JSON, which a form cannot send, and a script only after it asked with
@@ -12,7 +12,7 @@ a stranger's page out, each by itself:
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 from secondlook.server.addresses import is_loopback
@@ -48,20 +48,22 @@ OWN_SITES = frozenset({"same-origin", "none"})
 """What browsers say of a request of the page itself, and of one that a person typed."""
 
 
-def check_host(host: str | None, listens_on: str) -> None:
+def check_host(host: str | None, names: Collection[str]) -> None:
     """Raises ``NotAllowed`` for a request to another name than this server's; ``host`` is the
-    header, and ``listens_on`` the address that the server was given."""
+    header, and ``names`` are those of the server, and its addresses, besides loopback."""
     name = _name(host or "")
-    if name != listens_on and not is_loopback(name):
+    if name not in names and not is_loopback(name):
         raise NotAllowed(
-            f"this server is not '{name:.100}'; open it as http://localhost or http://127.0.0.1"
+            f"this server does not know the name '{name:.100}'; open it as localhost or 127.0.0.1 "
+            "on its own machine, or start it with --web-names"
         )
 
 
-def check_site(headers: Mapping[str, str]) -> None:
-    """Raises ``NotAllowed`` for a request that a page of another origin has sent."""
+def check_site(headers: Mapping[str, str], scheme: str) -> None:
+    """Raises ``NotAllowed`` for a request that a page of another origin has sent; ``scheme`` is
+    ``http`` or ``https``, as the page is served."""
     origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
-    if origin is not None and origin.lower() != f"http://{headers.get('Host', '')}".lower():
+    if origin is not None and origin.lower() != f"{scheme}://{headers.get('Host', '')}".lower():
         raise NotAllowed(f"pages of '{origin:.100}' may not use this server")
     if site is not None and site not in OWN_SITES:
         raise NotAllowed("pages of another site may not use this server")
