@@ -310,8 +310,12 @@ def test_the_async_stream_reports_refusals_and_leftovers():
     async def run(address):
         async with AsyncClient(address, retry=QUICK) as client:
             async with client.stream(classes=[]) as refused:
-                refused.send(png())
-                assert isinstance((await anext(refused)).error, errors.BadOntology)
+                try:
+                    refused.send(png())
+                except errors.BadOntology:
+                    pass  # the refusal was there before the frame
+                else:
+                    assert isinstance((await anext(refused)).error, errors.BadOntology)
                 with pytest.raises(errors.BadOntology):
                     await anext(refused)
             stream = client.stream()

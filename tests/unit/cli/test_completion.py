@@ -40,7 +40,7 @@ def completed(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("secondlook la", {"label"}),
+        ("secondlook la", {"label", "label-studio"}),
         ("secondlook label --score", {"--score-floor"}),
         ("secondlook label --models dem", {"demo"}),
         ("secondlook serve --proposer gro", {"groundingdino-py"}),
