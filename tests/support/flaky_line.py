@@ -14,11 +14,13 @@ class FlakyLine:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lines: list[socket.socket] = []
         self._lock = threading.Lock()
+        self._cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Break every connection now; new ones are let through."""
+        """Break every connection now, also those that are being made; new ones are let through."""
         with self._lock:
+            self._cuts += 1
             for line in self._lines:
                 with contextlib.suppress(OSError):
                     line.shutdown(socket.SHUT_RDWR)
@@ -40,6 +42,7 @@ class FlakyLine:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            cuts = self._cuts
             host, port = self.target.rsplit(":", 1)
             try:
                 far = socket.create_connection((host, int(port)), timeout=5)
@@ -48,6 +51,10 @@ class FlakyLine:
                 continue
             far.settimeout(None)
             with self._lock:
+                if self._cuts != cuts:  # it belongs to before
+                    near.close()
+                    far.close()
+                    continue
                 self._lines += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
