@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crash_trial import JOB, Trial
 
-from bench.paired_timing import Figure
+from bench.paired_timing import Figure, not_above
 from secondlook_client import Client
 from secondlook_client.values import JobState
 
@@ -23,21 +23,8 @@ BAR = 1.1
 def run() -> list[Figure | str]:
     """One ratio of peaks, from a single run of each, since peaks hardly vary."""
     few, many = (_peak_mib(count) for count in (FEW, MANY))
-    ratio = many / few
-    return [
-        Figure(
-            name=f"peak RSS of a job of {MANY:,} images ÷ {FEW:,}",
-            bar=f"≤ {BAR}",
-            ours=many,
-            baseline=few,
-            unit="MiB",
-            ratio=ratio,
-            low=ratio,
-            high=ratio,
-            rounds=1,
-            met=ratio <= BAR,
-        )
-    ]
+    name = f"peak RSS of a job of {MANY:,} images ÷ {FEW:,}"
+    return [not_above(name, many, few, at_most=BAR, unit="MiB")]
 
 
 def _peak_mib(count: int) -> float:

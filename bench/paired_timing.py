@@ -41,6 +41,13 @@ def against(name: str, value: float, bar: float, unit: str) -> Figure:
     return Figure(name, f"≤ {bar:g} {unit}", value, bar, unit, ratio, ratio, ratio, 1, ratio <= 1)
 
 
+def not_above(name: str, ours: float, baseline: float, *, at_most: float, unit: str) -> Figure:
+    """A ratio of two values of one run each, as of peaks of memory, which hardly vary."""
+    ratio = ours / baseline
+    met = ratio <= at_most
+    return Figure(name, f"≤ {at_most:g}", ours, baseline, unit, ratio, ratio, ratio, 1, met)
+
+
 def latency(name: str, times_ms: Sequence[float], bar_ms: float) -> Figure:
     """The 95th percentile of times, which may not be above its bar; median and longest beside."""
     times = sorted(times_ms)

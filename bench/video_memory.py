@@ -5,8 +5,6 @@ frames of noise whose bright half changes sides. SECONDLOOK_FRAMES sets the larg
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,7 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from bench.paired_timing import Figure
+from bench.memory import peak_of_label
+from bench.paired_timing import Figure, not_above
 
 FEW, MANY = 1_000, int(os.environ.get("SECONDLOOK_FRAMES", "100000"))
 SIZE = (64, 48)
@@ -29,21 +28,8 @@ def run() -> list[Figure | str]:
     with tempfile.TemporaryDirectory() as folder:
         clips = {count: _clip(Path(folder) / f"{count}.mp4", count) for count in (FEW, MANY)}
         few, many = (_peak_mib(clips[count]) for count in (FEW, MANY))
-    ratio = many / few
-    return [
-        Figure(
-            name=f"peak RSS of labelling {MANY:,} frames with tracks ÷ {FEW:,}",
-            bar=f"≤ {BAR}",
-            ours=many,
-            baseline=few,
-            unit="MiB",
-            ratio=ratio,
-            low=ratio,
-            high=ratio,
-            rounds=1,
-            met=ratio <= BAR,
-        )
-    ]
+    name = f"peak RSS of labelling {MANY:,} frames with tracks ÷ {FEW:,}"
+    return [not_above(name, many, few, at_most=BAR, unit="MiB")]
 
 
 def _clip(path: Path, frames: int) -> Path:
@@ -62,13 +48,11 @@ def _clip(path: Path, frames: int) -> Path:
 
 
 def _peak_mib(clip: Path) -> float:
-    command = [sys.executable, "-m", "secondlook", "label", str(clip), "--fps", "0", "-c", "dog"]
-    command += ["--proposer", "scripted_models:bright_half:0", "--out", f"{clip}.out", "--track"]
-    command += ["--verifier", "scripted_models:agreeable:dog"]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise RuntimeError(f"label ended with status {status}")
+    peak = peak_of_label(
+        *(clip, "--fps", 0, "--track", "-c", "dog", "--out", f"{clip}.out"),
+        *("--proposer", "scripted_models:bright_half:0"),
+        *("--verifier", "scripted_models:agreeable:dog"),
+    )
     print(f"{clip.name}: {time.perf_counter() - began:.0f} s", flush=True)
-    return usage.ru_maxrss / 1024
+    return peak

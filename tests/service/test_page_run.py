@@ -18,7 +18,7 @@ from serving import png, server_settings, serving, wait_until
 from stored import STREET, stored_run
 from stored import labelled as labelled_street
 from students import write_student
-from web_page import WebPage, open_browser, open_page
+from web_page import WebPage, browser, open_page
 
 from secondlook.core.access import Role, TokenAccess
 from secondlook.core.types import Image
@@ -30,6 +30,9 @@ from secondlook.store import Store, open_store
 from secondlook.store.guarantees import GuaranteeState
 from secondlook_client import Client
 from secondlook_client.values import ReviewAnswer, TrainingState
+
+__all__ = ["browser"]
+"""A fixture of these tests."""
 
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason=f"none of these browsers is installed: {', '.join(BROWSERS)}"
@@ -54,13 +57,6 @@ class Place:
     def token(self, name: str, *roles: Role) -> str:
         """The secret of a new one."""
         return self.store.tokens.create(name, TokenAccess(frozenset(roles)))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One for all tests: it takes a second to start."""
-    with open_browser() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

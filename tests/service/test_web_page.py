@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from playwright.sync_api import Browser, Route, expect
 from serving import server_settings, serving, wait_until
 from stored import STREET, labelled, stored_run
-from web_page import WebPage, open_browser, open_page
+from web_page import WebPage, browser, open_page
 
 from secondlook.core.ontology_yaml import ontology_from_lines, ontology_from_yaml
 from secondlook.core.types import Labelled
@@ -24,6 +24,9 @@ from secondlook.review.local_reviews import LocalReviews
 from secondlook.store import Store, open_store
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Review, ReviewAnswer, WrongReason
+
+__all__ = ["browser"]
+"""A fixture of these tests."""
 
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason=f"none of these browsers is installed: {', '.join(BROWSERS)}"
@@ -68,13 +71,6 @@ class Place:
         """The same once there are so many, as the page may not have begun to send them."""
         wait_until(lambda: len(self.standing(person)) == count, 20)
         return self.standing(person)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One for all tests: it takes a second to start."""
-    with open_browser() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import BROWSER
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -24,6 +25,13 @@ def open_browser() -> Iterator[Browser]:
         made = playwright.chromium.launch(executable_path=BROWSER, args=flags)
         yield made
         made.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests of a module: it takes a second to start."""
+    with open_browser() as made:
+        yield made
 
 
 @dataclass

@@ -132,11 +132,16 @@ class LabelChange(StrEnum):
     GAINED = "gained"
 
 
+ChangedLabel = tuple[LabelChange, Judgement | None, Judgement | None]
+"""What became of a label, and the label in either run."""
+
+
 @dataclass(frozen=True)
 class ComparedPart:
     """What differs on the images of a part of the first run."""
 
-    images: Sequence[ImageDifference]
+    images: Sequence[tuple[ImageDifference, Sequence[ChangedLabel]]]
+    """With all of their labels, those that stayed too."""
     compared: int
     """Images that both runs have."""
     only_before: int
@@ -150,7 +155,7 @@ def compare_part(store: Store, before: str, after: str, cursor: int, limit: int)
     """The next images that differ behind a cursor of the run ``before``, at most ``limit``, of at
     most a thousand that are looked at. Raises ``NotFound`` and ``Damaged``."""
     old, new = store.results.run(before), store.results.run(after)
-    images: list[ImageDifference] = []
+    images: list[tuple[ImageDifference, Sequence[ChangedLabel]]] = []
     changes: Counter[tuple[str, LabelChange]] = Counter()
     compared = only_before = 0
     for _ in range(MAX_PARTS):
@@ -167,16 +172,12 @@ def compare_part(store: Store, before: str, after: str, cursor: int, limit: int)
             found = label_changes(difference)
             changes.update((one.class_name, change) for change, a, b in found if (one := a or b))
             if any(change is not LabelChange.NONE for change, _, _ in found):
-                images.append(difference)
+                images.append((difference, found))
             if len(images) == limit:
                 return ComparedPart(images, compared, only_before, changes, cursor)
         if len(pairs) < PART:
             return ComparedPart(images, compared, only_before, changes, 0)
     return ComparedPart(images, compared, only_before, changes, cursor)
-
-
-ChangedLabel = tuple[LabelChange, Judgement | None, Judgement | None]
-"""What became of a label, and the label in either run."""
 
 
 def label_changes(difference: ImageDifference) -> list[ChangedLabel]:

@@ -20,10 +20,10 @@ from secondlook.review.browse import (
     RunSummary,
 )
 from secondlook.review.compare_runs import (
+    ChangedLabel,
     ComparedPart,
     ImageDifference,
     LabelChange,
-    label_changes,
 )
 from secondlook.review.explain import FEATURE_WORDS, ClassEvidence, Contribution, Explanation
 from secondlook.review.guarantees import GuaranteeStatus
@@ -322,7 +322,7 @@ def comparison_message(part: ComparedPart) -> pb.CompareRunsResponse:
         LabelChange.GAINED: "gained",
     }
     return pb.CompareRunsResponse(
-        images=map(_compared_image, part.images),
+        images=[_compared_image(*one) for one in part.images],
         compared=part.compared,
         only_before=part.only_before,
         classes=[
@@ -336,7 +336,9 @@ def comparison_message(part: ComparedPart) -> pb.CompareRunsResponse:
     )
 
 
-def _compared_image(difference: ImageDifference) -> pb.ComparedImage:
+def _compared_image(
+    difference: ImageDifference, labels: Sequence[ChangedLabel]
+) -> pb.ComparedImage:
     labelled = difference.before.labelled
     return pb.ComparedImage(
         sha256=labelled.sha256,
@@ -351,7 +353,7 @@ def _compared_image(difference: ImageDifference) -> pb.ComparedImage:
                 before=_bare_judgement(before) if before else None,
                 after=_bare_judgement(after) if after else None,
             )
-            for change, before, after in label_changes(difference)
+            for change, before, after in labels
         ],
     )
 

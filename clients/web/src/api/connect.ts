@@ -27,6 +27,11 @@ export class CallError extends Error {
   }
 }
 
+/** Why something failed, in words. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
 async function post(
   token: string,
   path: string,
@@ -190,6 +195,23 @@ export async function* follow<In, Out>(
     if (error instanceof CallError || signal?.aborted) throw error;
   }
   throw new CallError("line_lost", texts.errors.lineLost);
+}
+
+const AGAIN_MS = 2000;
+
+/** Do `work` until it ends, anew a while after the line broke. Other failures end it, too. */
+export async function persistently(
+  signal: AbortSignal,
+  work: () => Promise<void>,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof CallError) || !error.transient) return;
+      await new Promise((done) => setTimeout(done, AGAIN_MS));
+    }
+  }
 }
 
 /** The address of an image, at most `width` pixels wide; of all its pixels without one. */

@@ -5,6 +5,7 @@ import type { LabelPath, Outcome, RunImageFilter, RunImageOrder } from "../api/m
 import { texts } from "../texts";
 import { Brush, MEASURES, type Measure } from "./Brush";
 import type { Query } from "./list";
+import { Options } from "../ui/parts";
 
 const words = texts.browse;
 const OUTCOMES: Outcome[] = ["OUTCOME_ACCEPT", "OUTCOME_UNSURE", "OUTCOME_REJECT"];
@@ -101,11 +102,7 @@ export function Filters({ query, classes, images, onChange }: Props) {
           value={query.order}
           onChange={(event) => onChange({ order: event.currentTarget.value as RunImageOrder })}
         >
-          {Object.entries(words.orders).map(([value, word]) => (
-            <option key={value} value={value}>
-              {word}
-            </option>
-          ))}
+          <Options words={words.orders} />
         </select>
       </label>
       <label class="check">
@@ -209,11 +206,7 @@ function More({
           }}
         >
           <option value="">{words.all}</option>
-          {Object.entries(words.paths).map(([value, word]) => (
-            <option key={value} value={value}>
-              {word}
-            </option>
-          ))}
+          <Options words={words.paths} />
         </select>
       </label>
       <label>

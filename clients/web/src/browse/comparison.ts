@@ -1,6 +1,6 @@
 // What differs between two runs, fetched part by part.
 
-import { call } from "../api/connect";
+import { call, messageOf } from "../api/connect";
 import { compareRuns, type ComparedClass, type ComparedImage } from "../api/messages";
 
 /** Images that differ of one part, at most. */
@@ -41,7 +41,7 @@ export class RunComparison {
       while (!this.ended && this.images.length < wanted) await this.part();
     } catch (error) {
       if (this.controller.signal.aborted) return;
-      this.error = error instanceof Error ? error.message : String(error);
+      this.error = messageOf(error);
     }
     this.loading = false;
     this.onChange();

@@ -1,6 +1,6 @@
 // The images of a run that meet a filter, fetched a page at a time from any place on.
 
-import { call } from "../api/connect";
+import { call, messageOf } from "../api/connect";
 import {
   listRunImages,
   type Outcome,
@@ -95,7 +95,7 @@ export class ImageList {
       this.error = "";
     } catch (error) {
       if (this.controller.signal.aborted) return;
-      this.error = error instanceof Error ? error.message : String(error);
+      this.error = messageOf(error);
     } finally {
       this.asked.delete(page);
     }

@@ -3,7 +3,7 @@
 import { call } from "../api/connect";
 import { getGuarantee, listGuarantees, type Guarantee, type GuaranteedClass } from "../api/messages";
 import { texts } from "../texts";
-import { Failure, useLoad } from "../ui/parts";
+import { Failure, TableHead, useLoad } from "../ui/parts";
 import { moment } from "../ui/time";
 
 const words = texts.guarantees;
@@ -113,15 +113,7 @@ function Classes({ classes }: { classes: GuaranteedClass[] }) {
   return (
     <>
       <table>
-        <thead>
-          <tr>
-            {Object.entries(words.table).map(([key, word]) => (
-              <th key={key} scope="col" class={key === "class" ? "" : "number"}>
-                {word}
-              </th>
-            ))}
-          </tr>
-        </thead>
+        <TableHead words={words.table} />
         <tbody>
           {classes.map((one) => (
             <tr key={one.className}>

@@ -1,7 +1,7 @@
 // The jobs of the server: how each stands, live, and what failed.
 
 import { useEffect, useReducer, useState } from "preact/hooks";
-import { call, CallError, follow } from "../api/connect";
+import { call, follow, messageOf, persistently } from "../api/connect";
 import {
   cancelJob,
   createJob,
@@ -23,7 +23,6 @@ const words = texts.runs;
 const ACTIVE = new Set(["JOB_STATE_LISTING", "JOB_STATE_RUNNING"]);
 /** A watched job keeps a connection, of which a browser has few. */
 const MOST_WATCHED = 3;
-const AGAIN_MS = 2000;
 /** Failures that are counted by their reason, and those of one reason that are listed. */
 const FAILURES = 1000;
 const LISTED = 20;
@@ -102,19 +101,10 @@ function useNews(first: Job, watched: boolean, turn: number): WatchJobResponse {
   useEffect(() => {
     if (!watched && !turn) return;
     const controller = new AbortController();
-    const watch = async () => {
-      const request = { job: first.name ?? "" };
-      while (!controller.signal.aborted) {
-        try {
-          for await (const one of follow(watchJob, request, controller.signal)) setNews(one);
-          return;
-        } catch (error) {
-          if (!(error instanceof CallError) || !error.transient) return;
-          await new Promise((done) => setTimeout(done, AGAIN_MS));
-        }
-      }
-    };
-    void watch();
+    const { signal } = controller;
+    void persistently(signal, async () => {
+      for await (const one of follow(watchJob, { job: first.name ?? "" }, signal)) setNews(one);
+    });
     return () => controller.abort();
   }, [first.name, watched, turn]);
   return news;
@@ -131,7 +121,7 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
   const act = (made: Promise<unknown>) => {
     made
       .then(() => setFailure(""))
-      .catch((error: unknown) => setFailure(error instanceof Error ? error.message : String(error)))
+      .catch((error: unknown) => setFailure(messageOf(error)))
       .finally(() => setTurn((was) => was + 1));
   };
   // Images of another tab, or of one that was closed, may still come.

@@ -7,13 +7,12 @@ import {
   getServerInfo,
   listGuarantees,
   uploadImage,
-  type ClassSpec,
   type CreateJobRequest,
 } from "../api/messages";
 import { may } from "../session/session";
 import { texts } from "../texts";
-import { BadLine, classesOfText } from "../tryout/ontology";
-import { Failure, useLoad } from "../ui/parts";
+import { parsedClasses } from "../tryout/ontology";
+import { dropped, Failure, ImageInput, useLoad } from "../ui/parts";
 import { FolderPicker } from "./FolderPicker";
 import { beginUpload, currentUpload, MOST_FILES } from "./upload";
 
@@ -23,15 +22,6 @@ const OVERHEAD = 2 ** 20;
 
 function proposedName(): string {
   return `job ${new Date().toISOString().slice(0, 16).replace("T", " ")}`;
-}
-
-function parsed(text: string): { classes: ClassSpec[]; error: string } {
-  try {
-    return { classes: classesOfText(text), error: "" };
-  } catch (error) {
-    if (error instanceof BadLine) return { classes: [], error: error.message };
-    throw error;
-  }
 }
 
 export function NewJobView() {
@@ -44,7 +34,7 @@ export function NewJobView() {
   const [failure, setFailure] = useState("");
   const [busy, setBusy] = useState(false);
   const info = useLoad((signal) => call(getServerInfo, {}, signal), []);
-  const { classes, error } = useMemo(() => parsed(text), [text]);
+  const { classes, error } = useMemo(() => parsedClasses(text), [text]);
   const own = (info.value?.defaultOntology?.classes ?? []).map((one) => one.name ?? "");
   const ready =
     name.trim() !== "" &&
@@ -174,22 +164,10 @@ function Files(props: { files: File[]; onChange: (files: File[]) => void }) {
     <>
       <label
         class="drop"
-        onDragOver={(event) => event.preventDefault()}
-        onDrop={(event) => {
-          event.preventDefault();
-          add(event.dataTransfer?.files ?? []);
-        }}
+        {...dropped(add)}
       >
         <span>{words.drop}</span>
-        <input
-          type="file"
-          accept="image/*"
-          multiple
-          onChange={(event) => {
-            add(event.currentTarget.files ?? []);
-            event.currentTarget.value = "";
-          }}
-        />
+        <ImageInput onFiles={add} />
       </label>
       {props.files.length > 0 && (
         <p class="row">

@@ -1,7 +1,7 @@
 // Files of this computer that become the images of a job: sent a few at a time, and each until the
 // server has it.
 
-import { call, CallError } from "../api/connect";
+import { call, CallError, messageOf } from "../api/connect";
 import { createJob, finishUpload, uploadImage, type CreateJobRequest } from "../api/messages";
 import { texts } from "../texts";
 
@@ -88,7 +88,7 @@ export class Upload {
       await Promise.all(Array.from({ length: TOGETHER }, work));
       await call(finishUpload, { job: this.job });
     } catch (error) {
-      this.failure = error instanceof Error ? error.message : String(error);
+      this.failure = messageOf(error);
     } finally {
       window.removeEventListener("beforeunload", leaving);
       this.running = false;
@@ -108,7 +108,7 @@ export class Upload {
     try {
       image = await base64(file);
     } catch (error) {
-      return refuse(error instanceof Error ? error.message : String(error));
+      return refuse(messageOf(error));
     }
     const { signal } = this.controller;
     for (let wait = FIRST_PAUSE_MS; this.going; wait = Math.min(wait * 2, LONGEST_PAUSE_MS)) {
@@ -121,7 +121,7 @@ export class Upload {
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof CallError) || !error.transient) {
-          return refuse(error instanceof Error ? error.message : String(error));
+          return refuse(messageOf(error));
         }
         this.waits = error.message;
         tell();

@@ -1,7 +1,7 @@
 // The queues of the server, and a form for a new one.
 
 import { useState } from "preact/hooks";
-import { call } from "../api/connect";
+import { call, messageOf } from "../api/connect";
 import {
   createReviewQueue,
   listReviewQueues,
@@ -11,7 +11,7 @@ import {
 } from "../api/messages";
 import { usefulFirst } from "../tryout/trial";
 import { texts } from "../texts";
-import { Failure, useLoad } from "../ui/parts";
+import { Failure, Options, useLoad } from "../ui/parts";
 
 const words = texts.queues;
 
@@ -74,7 +74,7 @@ function NewQueue() {
       });
       location.hash = `#/review/${encodeURIComponent(text("name"))}`;
     } catch (error) {
-      setFailure(error instanceof Error ? error.message : String(error));
+      setFailure(messageOf(error));
     }
   };
   if (!names.length) return null;
@@ -97,11 +97,7 @@ function NewQueue() {
       <label>
         {words.order}
         <select name="order">
-          {Object.entries(words.orders).map(([value, word]) => (
-            <option key={value} value={value}>
-              {word}
-            </option>
-          ))}
+          <Options words={words.orders} />
         </select>
       </label>
       <label>

@@ -1,7 +1,7 @@
 // Clicks inside and outside of an object that make a mask, live.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { call, CallError } from "../api/connect";
+import { call, CallError, messageOf } from "../api/connect";
 import { getServerInfo, openImage, segment, type Click, type Mask } from "../api/messages";
 import { boundsOf, paintedMask } from "../canvas/mask";
 import type { Rect } from "../canvas/geometry";
@@ -98,7 +98,7 @@ export function useMaskClicks(
         if (box) onBox(box);
       })
       .catch((error: unknown) => {
-        const words = error instanceof Error ? error.message : String(error);
+        const words = messageOf(error);
         if (now === turn.current) setState({ ...latest.current, error: words });
       });
   };

@@ -1,6 +1,6 @@
 // Decoded images of the items that come next, so that a key shows the next crop at once.
 
-import { CallError, imageBlob } from "../api/connect";
+import { CallError, imageBlob, messageOf } from "../api/connect";
 import type { ReviewItem } from "../api/messages";
 import { rectOf, widened, type Rect } from "../canvas/geometry";
 
@@ -92,7 +92,7 @@ export class PixelCache {
         // A server that is away comes back; an image that cannot be decoded never can.
         const away = error instanceof CallError && error.transient;
         if (!away && tries >= TRIES) {
-          this.failed.set(id, error instanceof Error ? error.message : String(error));
+          this.failed.set(id, messageOf(error));
           break;
         }
         await new Promise((done) => setTimeout(done, RETRY_MS));

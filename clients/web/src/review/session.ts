@@ -1,6 +1,6 @@
 // One person at one queue: what is asked now, what comes next, what was said, and undoing it.
 
-import { CallError, call } from "../api/connect";
+import { call, CallError, messageOf } from "../api/connect";
 import {
   getReviewQueue,
   nextReviewItems,
@@ -229,7 +229,7 @@ export class ReviewSession {
       await this.ask();
       this.error = "";
     } catch (error) {
-      this.error = error instanceof Error ? error.message : String(error);
+      this.error = messageOf(error);
       const again = error instanceof CallError && error.transient;
       if (again) this.timer = window.setTimeout(() => void this.fill(), RETRY_MS);
     } finally {

@@ -1,7 +1,7 @@
 // Whose token the page shows, and what it may do with it.
 
 import { useEffect, useReducer } from "preact/hooks";
-import { CallError, callWith } from "../api/connect";
+import { CallError, callWith, messageOf } from "../api/connect";
 import { getServerInfo, listRuns, type Caller, type Role } from "../api/messages";
 import type { Method } from "../api/method";
 import { texts } from "../texts";
@@ -71,7 +71,7 @@ export async function login(typed: string): Promise<string> {
     acceptToken(given);
     return "";
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return messageOf(error);
   }
 }
 

@@ -13,7 +13,7 @@ import {
 } from "../api/messages";
 import { may } from "../session/session";
 import { texts } from "../texts";
-import { Failure, share, useLoad } from "../ui/parts";
+import { Failure, share, TableHead, useLoad } from "../ui/parts";
 import { StoredImage } from "../ui/StoredImage";
 import { moment } from "../ui/time";
 import { Curve } from "./Curve";
@@ -161,15 +161,7 @@ function Report({ model }: { model: ModelVersion }) {
 function ClassTable({ classes }: { classes: ClassFigures[] }) {
   return (
     <table>
-      <thead>
-        <tr>
-          {Object.entries(words.table).map(([key, word]) => (
-            <th key={key} scope="col" class={key === "class" ? "" : "number"}>
-              {word}
-            </th>
-          ))}
-        </tr>
-      </thead>
+      <TableHead words={words.table} />
       <tbody>
         {classes.map((one) => (
           <tr key={one.name}>

@@ -1,7 +1,7 @@
 // Trainings with their curves, and the versions that they made.
 
 import { useEffect, useState } from "preact/hooks";
-import { call, CallError, follow } from "../api/connect";
+import { call, follow, messageOf, persistently } from "../api/connect";
 import {
   cancelTraining,
   getTraining,
@@ -23,7 +23,6 @@ const ACTIVE = new Set(["TRAINING_STATE_QUEUED", "TRAINING_STATE_RUNNING"]);
 /** A watched training keeps a connection, of which a browser has few. */
 const MOST_WATCHED = 2;
 const SHOWN = 20;
-const AGAIN_MS = 2000;
 
 function isActive(one: Training): boolean {
   return ACTIVE.has(one.state ?? "");
@@ -70,24 +69,15 @@ function useTraining(first: Training, watched: boolean, onEnd: () => void) {
     const controller = new AbortController();
     const { signal } = controller;
     const request = { id: first.id ?? "0" };
-    const watch = async () => {
-      while (!signal.aborted) {
-        try {
-          for await (const { training: now } of follow(watchTraining, request, signal)) {
-            if (!now) continue;
-            setTraining(now);
-            if (!isActive(now)) return onEnd();
-            const answer = await call(getTraining, { ...request, curve: true }, signal);
-            if (answer.curve?.length) setCurve(answer.curve);
-          }
-          return;
-        } catch (error) {
-          if (!(error instanceof CallError) || !error.transient) return;
-          await new Promise((done) => setTimeout(done, AGAIN_MS));
-        }
+    void persistently(signal, async () => {
+      for await (const { training: now } of follow(watchTraining, request, signal)) {
+        if (!now) continue;
+        setTraining(now);
+        if (!isActive(now)) return onEnd();
+        const answer = await call(getTraining, { ...request, curve: true }, signal);
+        if (answer.curve?.length) setCurve(answer.curve);
       }
-    };
-    void watch();
+    });
     return () => controller.abort();
   }, [first.id, watched]);
   return { training, curve };
@@ -114,7 +104,7 @@ function TrainingCard({ first, watched, onEnd }: CardProps) {
     call(cancelTraining, { id })
       .then(onEnd)
       .catch((error: unknown) =>
-        setFailure(error instanceof Error ? error.message : String(error)),
+        setFailure(messageOf(error)),
       );
   };
   const active = isActive(training);

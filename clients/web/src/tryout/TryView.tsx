@@ -1,7 +1,7 @@
 // Drop images, type classes, look at what both stages say, and turn the thresholds.
 
 import { useEffect, useMemo, useReducer, useRef, useState } from "preact/hooks";
-import { call, originalBlob } from "../api/connect";
+import { call, messageOf, originalBlob } from "../api/connect";
 import { listRunImages, listRuns, type ClassSpec, type Judgement } from "../api/messages";
 import { classColours } from "../canvas/colours";
 import { texts } from "../texts";
@@ -9,15 +9,8 @@ import { BoxedImage } from "../ui/BoxedImage";
 import { JudgementFacts } from "../ui/Explanation";
 import { JudgementTable } from "../ui/JudgementTable";
 import { step, useKeys } from "../ui/keys";
-import { Failure, useLoad } from "../ui/parts";
-import {
-  BadLine,
-  classesOfText,
-  DEFAULTS,
-  withQuestion,
-  yamlOf,
-  type Thresholds,
-} from "./ontology";
+import { dropped, Failure, ImageInput, useLoad } from "../ui/parts";
+import { DEFAULTS, parsedClasses, type Thresholds, withQuestion, yamlOf } from "./ontology";
 import { differing } from "./sides";
 import { Sliders } from "./Sliders";
 import { Trial, triedImage, usefulFirst, type TriedImage } from "./trial";
@@ -38,15 +31,6 @@ const kept = {
   other: null as Trial | null,
   thresholds: new Map<string, Thresholds>([["", DEFAULTS]]),
 };
-
-function parsed(text: string): { classes: ClassSpec[]; error: string } {
-  try {
-    return { classes: classesOfText(text), error: "" };
-  } catch (error) {
-    if (error instanceof BadLine) return { classes: [], error: error.message };
-    throw error;
-  }
-}
 
 /** The judgements of an image that are shown. */
 function shownOf(image: TriedImage | undefined, rejected: boolean): [number, Judgement][] {
@@ -70,8 +54,8 @@ export function TryView() {
   const dialog = useRef<HTMLDialogElement>(null);
   const { trial, other } = kept;
   Object.assign(kept, { text, second, images, thresholds });
-  const typed = useMemo(() => parsed(text), [text]);
-  const typedSecond = useMemo(() => parsed(second ?? ""), [second]);
+  const typed = useMemo(() => parsedClasses(text), [text]);
+  const typedSecond = useMemo(() => parsedClasses(second ?? ""), [second]);
   const error = typed.error || typedSecond.error;
   const firstNames = namesOf(trial?.classes ?? typed.classes);
   const secondNames = namesOf(other?.classes ?? typedSecond.classes);
@@ -151,11 +135,7 @@ export function TryView() {
   return (
     <div
       class="tryout"
-      onDragOver={(event) => event.preventDefault()}
-      onDrop={(event) => {
-        event.preventDefault();
-        add(event.dataTransfer?.files ?? []);
-      }}
+      {...dropped(add)}
     >
       <section class="panel" aria-label={words.title}>
         <h1 class="unseen">{words.title}</h1>
@@ -337,22 +317,14 @@ function Sources(props: {
       props.onTaken(blobs.map((blob, index) => triedImage(blob, images[index]?.name ?? "")));
       setFailure("");
     } catch (error) {
-      setFailure(error instanceof Error ? error.message : String(error));
+      setFailure(messageOf(error));
     }
   };
   return (
     <>
       <label class="drop">
         <span>{words.drop}</span>
-        <input
-          type="file"
-          accept="image/*"
-          multiple
-          onChange={(event) => {
-            props.onFiles(event.currentTarget.files ?? []);
-            event.currentTarget.value = "";
-          }}
-        />
+        <ImageInput onFiles={props.onFiles} />
       </label>
       {known.length > 0 && (
         <div class="take">

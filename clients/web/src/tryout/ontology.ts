@@ -66,6 +66,16 @@ export function classesOfText(text: string): ClassSpec[] {
   });
 }
 
+/** The same, with the error of a bad line in place of the classes. */
+export function parsedClasses(text: string): { classes: ClassSpec[]; error: string } {
+  try {
+    return { classes: classesOfText(text), error: "" };
+  } catch (error) {
+    if (error instanceof BadLine) return { classes: [], error: error.message };
+    throw error;
+  }
+}
+
 /** The classes with thresholds; `asking` is the lowest score from which questions are asked. */
 export function ontologyOf(classes: ClassSpec[], asking: number): Ontology {
   return { classes: classes.map((one) => ({ ...one, threshold: asking })) };

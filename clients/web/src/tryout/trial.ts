@@ -1,6 +1,6 @@
 // Images labelled with some classes, and decided again under other thresholds without a model.
 
-import { call } from "../api/connect";
+import { call, messageOf } from "../api/connect";
 import {
   finishUpload,
   getRunImages,
@@ -151,7 +151,7 @@ export class Trial {
       await this.preview();
     } catch (error) {
       image.state = "failed";
-      image.failure = signal.aborted ? "" : error instanceof Error ? error.message : String(error);
+      image.failure = signal.aborted ? "" : messageOf(error);
     }
     this.onChange();
   }

@@ -1,7 +1,7 @@
 // An image of the server, or a dropped one, with judged boxes to choose from.
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { imageBlob } from "../api/connect";
+import { imageBlob, messageOf } from "../api/connect";
 import type { Judgement } from "../api/messages";
 import { rectOf } from "../canvas/geometry";
 import { paintedMask } from "../canvas/mask";
@@ -60,7 +60,7 @@ export function BoxedImage(props: Props) {
     load().catch((error: unknown) => {
       if (controller.signal.aborted) return;
       setBitmap(null);
-      setFailure(error instanceof Error ? error.message : String(error));
+      setFailure(messageOf(error));
     });
     return () => controller.abort();
   }, [source]);

@@ -1,5 +1,6 @@
 // Small parts that several views use.
 
+import { messageOf } from "../api/connect";
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import type { Judgement, Outcome } from "../api/messages";
@@ -58,6 +59,60 @@ export function ClassMark(props: { name: string; colours: Map<string, string> })
   );
 }
 
+/** The head of a table whose first column is the class, and whose others are figures. */
+export function TableHead(props: { words: { readonly [key: string]: string } }) {
+  return (
+    <thead>
+      <tr>
+        {Object.entries(props.words).map(([key, word]) => (
+          <th key={key} scope="col" class={key === "class" ? "" : "number"}>
+            {word}
+          </th>
+        ))}
+      </tr>
+    </thead>
+  );
+}
+
+/** The choices of a list, by their values. */
+export function Options(props: { words: { readonly [value: string]: string } }) {
+  return (
+    <>
+      {Object.entries(props.words).map(([value, word]) => (
+        <option key={value} value={value}>
+          {word}
+        </option>
+      ))}
+    </>
+  );
+}
+
+/** What an element needs to take files that are dropped on it. */
+export function dropped(onFiles: (files: Iterable<File>) => void) {
+  return {
+    onDragOver: (event: DragEvent) => event.preventDefault(),
+    onDrop: (event: DragEvent) => {
+      event.preventDefault();
+      onFiles(event.dataTransfer?.files ?? []);
+    },
+  };
+}
+
+/** A field that gives chosen images, and is empty again then. */
+export function ImageInput(props: { onFiles: (files: Iterable<File>) => void }) {
+  return (
+    <input
+      type="file"
+      accept="image/*"
+      multiple
+      onChange={(event) => {
+        props.onFiles(event.currentTarget.files ?? []);
+        event.currentTarget.value = "";
+      }}
+    />
+  );
+}
+
 /** What a loading call gave: a value, or why there is none. */
 export interface Loaded<T> {
   value: T | null;
@@ -78,7 +133,7 @@ export function useLoad<T>(
       .then((value) => !controller.signal.aborted && set({ value, error: "" }))
       .catch((error: unknown) => {
         if (controller.signal.aborted) return;
-        set((was) => ({ ...was, error: error instanceof Error ? error.message : String(error) }));
+        set((was) => ({ ...was, error: messageOf(error) }));
       });
     return () => controller.abort();
   }, [...depends, turn]);
