@@ -7,10 +7,10 @@ export HF_HUB_OFFLINE ?= 1
 # Tests wait for servers half of the time: two files at once, the long ones (testpaths) first.
 WORKERS ?= 2
 # What this repository's own environments have of pyproject.toml's extras, beside its group dev.
-EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video,tracks,efficientnet-lite
+EXTRAS := serve,postgres,s3,parquet,evaluate,ollama,openai,recipes,distill,edge,video,tracks,efficientnet-lite,tracing,ray,oidc,signing
 comma := ,
 
-.PHONY: demo overview test lint unit attack test-lowest test-newest bench peers stubs docs lock clean
+.PHONY: demo overview test lint unit attack test-lowest test-newest golden bench peers rehearse-images stubs docs lock clean
 
 demo: .venv/.ready
 	$(BIN)/secondlook demo --out demo-out
@@ -49,12 +49,24 @@ test-lowest test-newest: test-%: .venv/.ready
 	  --editable '.[$(EXTRAS)]' --group dev
 	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+# The golden scenario by the Python, Go and TypeScript clients, with Go and Node of our own where the
+# machine has none.
+golden: .venv/.ready
+	$(BIN)/python clients/other_languages.py
+	GOLDEN="python go ts" OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/golden
+
 bench: .venv/.ready
 	$(BIN)/python -m bench
 
 # PEERS names fewer.
 peers: .venv/.ready
 	$(BIN)/python tests/peers/run.py $(PEERS)
+
+# What the images hold, built and tried in plain Debian folders by the steps of deploy/Dockerfile; as
+# root, half an hour. TARGETS names others.
+TARGETS ?= edge cuda
+rehearse-images: .venv/.ready
+	deploy/rehearse.sh $(TARGETS)
 
 stubs: .venv/.ready
 	$(BIN)/python protos/generate.py
@@ -66,11 +78,21 @@ docs: .venv/.ready
 	$(BIN)/uv pip install --quiet --python .venv-docs --group docs
 	.venv-docs/bin/mkdocs build --strict --quiet
 
+SERVER_EXTRAS := serve postgres s3 parquet ollama openai evaluate distill video tracks tracing oidc signing ray
+EDGE_EXTRAS := edge video signing
+IMAGE_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --constraint requirements.lock --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
 # Keeps the versions it has where pyproject.toml allows them; `make lock UPGRADE=--upgrade` takes the newest.
 lock: .venv/.ready
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	  $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) --group dev $(UPGRADE) \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+# Of each image the part of the lock that it installs, with the same versions; and what builds it.
+	$(IMAGE_LOCK) pyproject.toml $(addprefix --extra ,$(SERVER_EXTRAS)) --output-file deploy/locks/server.txt
+	$(IMAGE_LOCK) pyproject.toml $(addprefix --extra ,$(EDGE_EXTRAS)) --output-file deploy/locks/edge.txt
+	printf 'hatchling\ncyclonedx-bom\n' | $(IMAGE_LOCK) - --output-file deploy/locks/build.txt
 
 # The lock's versions; then our own package, without an index, so that a lock that lacks something is told.
 .venv/.ready: pyproject.toml requirements.lock

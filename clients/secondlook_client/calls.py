@@ -18,6 +18,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
 )
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -26,6 +27,7 @@ import grpc
 
 from secondlook_client.images import ImageInput, image_bytes
 from secondlook_client.retry import Attempts, RetryPolicy
+from secondlook_client.tracing import client_span
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -180,7 +182,8 @@ def _outcome(step: Step | Emit[Any]) -> tuple[Any, Exception | None]:
     try:
         match step:
             case Send():
-                found = step.method(step.request, timeout=step.timeout_s)
+                with client_span(_name(step.method)) as headers:
+                    found = step.method(step.request, timeout=step.timeout_s, **_metadata(headers))
             case Next():
                 found = next(step.call, END)
             case Load():
@@ -197,7 +200,9 @@ async def _outcome_async(step: Step | Emit[Any]) -> tuple[Any, Exception | None]
     try:
         match step:
             case Send():
-                found = await step.method(step.request, timeout=step.timeout_s)
+                with client_span(_name(step.method)) as headers:
+                    sent = step.method(step.request, timeout=step.timeout_s, **_metadata(headers))
+                    found = await sent
             case Next():
                 found = await step.call.read()
                 found = END if found is grpc.aio.EOF else found
@@ -210,6 +215,14 @@ async def _outcome_async(step: Step | Emit[Any]) -> tuple[Any, Exception | None]
     except Exception as failure:
         return None, failure
     return found, None
+
+
+def _name(method: Any) -> str:
+    return getattr(method, "name", "call")
+
+
+def _metadata(headers: Mapping[str, str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    return {"metadata": tuple(headers.items())} if headers else {}
 
 
 class Connection:

@@ -111,7 +111,7 @@ class ServerAccess:
             self._check_plain(target)
             channel = make.insecure_channel(target, options=OPTIONS)
         # A local socket is for programs of the server's own user, which need no token.
-        return TokenChannel(channel, self.token) if self.token and not is_unix(target) else channel
+        return NamedChannel(channel, "" if is_unix(target) else self.token)
 
     def _check_plain(self, target: str) -> None:
         if self.token and not self.plain_token and not is_this_machine(target):
@@ -129,40 +129,42 @@ class ServerAccess:
         )
 
 
-class TokenChannel:
-    """A channel of either client that adds a token to the metadata of each call."""
+class NamedChannel:
+    """A channel of either client whose methods know their names, for traces; it adds the token, if
+    there is one, to the metadata of each call."""
 
     def __init__(self, channel: Any, token: str) -> None:
         self._channel = channel
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self.close = channel.close
 
-    def unary_unary(self, *given: Any, **more: Any) -> "_CallsWithMetadata":
+    def unary_unary(self, name: str, **more: Any) -> "_CallsWithMetadata":
         """As of the channel."""
-        return _CallsWithMetadata(self._channel.unary_unary(*given, **more), self._metadata)
+        return _CallsWithMetadata(name, self._channel.unary_unary(name, **more), self._metadata)
 
-    def unary_stream(self, *given: Any, **more: Any) -> "_CallsWithMetadata":
+    def unary_stream(self, name: str, **more: Any) -> "_CallsWithMetadata":
         """As of the channel."""
-        return _CallsWithMetadata(self._channel.unary_stream(*given, **more), self._metadata)
+        return _CallsWithMetadata(name, self._channel.unary_stream(name, **more), self._metadata)
 
-    def stream_unary(self, *given: Any, **more: Any) -> "_CallsWithMetadata":
+    def stream_unary(self, name: str, **more: Any) -> "_CallsWithMetadata":
         """As of the channel."""
-        return _CallsWithMetadata(self._channel.stream_unary(*given, **more), self._metadata)
+        return _CallsWithMetadata(name, self._channel.stream_unary(name, **more), self._metadata)
 
-    def stream_stream(self, *given: Any, **more: Any) -> "_CallsWithMetadata":
+    def stream_stream(self, name: str, **more: Any) -> "_CallsWithMetadata":
         """As of the channel."""
-        return _CallsWithMetadata(self._channel.stream_stream(*given, **more), self._metadata)
+        return _CallsWithMetadata(name, self._channel.stream_stream(name, **more), self._metadata)
 
 
 class _CallsWithMetadata:
     """gRPC's callable of one method, with metadata."""
 
-    def __init__(self, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, name: str, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.name = name.removeprefix("/")
         self._method = method
         self._metadata = metadata
 
-    def __call__(self, *given: Any, **more: Any) -> Any:
-        return self._method(*given, metadata=self._metadata, **more)
+    def __call__(self, *given: Any, metadata: tuple[tuple[str, str], ...] = (), **more: Any) -> Any:
+        return self._method(*given, metadata=(*self._metadata, *metadata), **more)
 
     def future(self, *given: Any, **more: Any) -> Any:
         """As of gRPC's."""

@@ -208,6 +208,7 @@ class Client(LabelCalls, Blocking):
         spool: str | Path,
         classes: Classes | None = None,
         guarantee: str = "",
+        device_model: str = "",
         limits: SpoolLimits | None = None,
         on_refused: Callable[[int, SecondlookError], None] | None = None,
     ) -> CaptureStream:
@@ -216,10 +217,11 @@ class Client(LabelCalls, Blocking):
         ``stream_id`` is its name on the server, ``spool`` is its own folder here. ``classes``
         None asks for the server's own, or what the stream was begun with. With the name of a
         ``guarantee`` boxes are accepted under it, and its classes are looked for; one that does
-        not hold, or not of such a stream, is a ``CaptureState.problem``. Raises
-        ``SpoolUnusable``.
+        not hold, or not of such a stream, is a ``CaptureState.problem``. ``device_model`` tells
+        people which model the device runs, e.g. "street, version 3". Raises ``SpoolUnusable``.
         """
-        opening = wire.capture_opening(classes, stream_id, sendable(guarantee))
+        told = sendable(guarantee), sendable(device_model)
+        opening = wire.capture_opening(classes, stream_id, *told)
         held = Spool(Path(spool), limits)
         return CaptureStream(
             self._stub.LabelStream, opening, held, self._retry, self.address, on_refused

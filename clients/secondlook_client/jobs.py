@@ -133,6 +133,18 @@ class JobCalls(Connection):
         return wire.job((yield from self._answer(self._stub.CancelJob, request, timeout_s)).job)
 
     @Unary
+    def pause(self, job: str, *, timeout_s: float = CALL_S) -> Plan[Job]:
+        """Begin no further image of a job until ``resume``; one that has ended is left alone."""
+        request = pb.PauseJobRequest(job=job)
+        return wire.job((yield from self._answer(self._stub.PauseJob, request, timeout_s)).job)
+
+    @Unary
+    def resume(self, job: str, *, timeout_s: float = CALL_S) -> Plan[Job]:
+        """Continue a paused job; any other is left alone."""
+        request = pb.ResumeJobRequest(job=job)
+        return wire.job((yield from self._answer(self._stub.ResumeJob, request, timeout_s)).job)
+
+    @Unary
     def retry(
         self, job: str, *, reasons: Iterable[str] = (), timeout_s: float = CALL_S
     ) -> Plan[int]:

@@ -421,6 +421,8 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     """It cannot go on; its message says why."""
+    PAUSED = "paused"
+    """It takes images and labels none until it is resumed."""
     UNKNOWN = "unknown"
     """Something that only a newer client knows."""
 
@@ -471,6 +473,11 @@ class Job:
     guarantee_state: str = ""
     """How that stands, or since when it no longer holds, as a sentence; empty where only many jobs
     or news were asked for."""
+    created_by: str = ""
+    """Name of the token that made it; empty: without tokens, or before them."""
+    device_model: str = ""
+    """Of a captured stream: the model that its device said it runs when it connected last; empty
+    where it said nothing."""
 
     @property
     def waiting(self) -> int:
@@ -486,7 +493,7 @@ class Job:
     @property
     def over(self) -> bool:
         """Whether it has ended, one way or another."""
-        return self.state not in (JobState.LISTING, JobState.RUNNING, JobState.UNKNOWN)
+        return self.state in (JobState.DONE, JobState.CANCELLED, JobState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -649,6 +656,8 @@ class Snapshot:
     """Counts of everything; and ``ontology``, what was asked for, as YAML."""
     created_at: float
     """Seconds since 1970."""
+    created_by: str = ""
+    """Name of the token that made it; empty: without tokens, or before them."""
 
     def count(self, split: str = "") -> int:
         """Images of a part; empty: of all. Raises ``InvalidInput`` when there is none."""
@@ -713,6 +722,10 @@ class ModelVersion:
     """(sha256, bytes) by plain name."""
     promotion: str = ""
     """Why it was made current last, for a person; empty when it never was."""
+    signature: bytes = b""
+    """By the server's key, over name and digest; empty where it has none."""
+    created_by: str = ""
+    """Name of the token that made it; empty: without tokens, or before them."""
 
     @property
     def size(self) -> int:
@@ -785,6 +798,8 @@ class Training:
     created_at: float
     """Seconds since 1970, UTC; so is ``updated_at``."""
     updated_at: float
+    created_by: str = ""
+    """Name of the token that made it; empty: without tokens, or before them."""
 
     @property
     def over(self) -> bool:

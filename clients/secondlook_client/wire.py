@@ -193,7 +193,7 @@ def live_opening(
 
 
 def capture_opening(
-    classes: Classes | None, stream_id: str, guarantee: str = ""
+    classes: Classes | None, stream_id: str, guarantee: str = "", device_model: str = ""
 ) -> pb.StreamOpening:
     """The first message of a captured stream. Raises ``BadOntology`` or ``InvalidInput``."""
     if not stream_id:
@@ -203,6 +203,7 @@ def capture_opening(
         mode=pb.STREAM_MODE_CAPTURE,
         ontology=ontology_message(classes),
         guarantee=guarantee,
+        device_model=device_model,
     )
 
 

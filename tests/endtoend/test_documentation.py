@@ -32,6 +32,10 @@ ONLY_PARSED = {
         "secondlook review ask": "a person answers; test_review_command does",
         "secondlook snapshot create": "of a guarantee; test_guarantee_story makes one",
     },
+    "many-machines": {
+        "secondlook label photos/": "needs a cluster; test_label_on_ray has one",
+        "secondlook label s3://": "needs a cluster; test_label_on_ray has one",
+    },
     "photos": {
         "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",
         "secondlook label photos/ -c person wearing a mask": "needs weights; test_photos runs it",

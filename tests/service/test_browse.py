@@ -157,6 +157,12 @@ REFUSED = (
         "an outcome",
     ),
     (
+        "ListRunImages",
+        pb.ListRunImagesRequest(run="first", filter=pb.RunImageFilter(guaranteed=False)),
+        "INVALID_ARGUMENT",
+        "not decided under a guarantee",
+    ),
+    (
         "SummarizeRun",
         pb.SummarizeRunRequest(run="first", histograms=["colour"]),
         "INVALID_ARGUMENT",

@@ -11,14 +11,19 @@ import pytest
 from fakes import ScriptedProposer
 from flaky_line import FlakyLine
 from serving import png, server_settings, serving
-from sqlalchemy import select
+from sqlalchemy import select, update
 from stored import stored_frames
 
 from secondlook.store import Store
 from secondlook.store.ingest import CapturedFrame, CaptureIngest
-from secondlook.store.schema import images
+from secondlook.store.schema import images, runs
 from secondlook_client import Client, RetryPolicy, SpoolLimits
-from secondlook_client.errors import DeadlineExceeded, InvalidInput, SecondlookError
+from secondlook_client.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    SecondlookError,
+    StoreUnavailable,
+)
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.spool import MAX_SEQUENCE
 from secondlook_client.v1 import labeling_pb2 as pb
@@ -100,7 +105,17 @@ def poison(store: Store, number: int) -> None:
     """Store a frame as earlier versions did, whatever its number."""
     ingest = CaptureIngest(store.database, store.blobs, store.queue)
     opened = ingest.open("gate", None, lambda: (Ontology((ClassSpec("dog"),)), {}))
-    ingest.add(opened.run_id, [CapturedFrame(number, "", b"a stranger's")])
+    ingest.add(opened, [CapturedFrame(number, "", b"a stranger's")])
+    ingest.close()
+
+
+def test_frames_do_not_end_up_in_a_stream_that_has_the_number_of_a_lost_one(store: Store) -> None:
+    ingest = CaptureIngest(store.database, store.blobs, store.queue)
+    opened = ingest.open("gate", None, lambda: (Ontology((ClassSpec("dog"),)), {}))
+    with store.database.writing() as connection:
+        connection.execute(update(runs).values(name="another"))
+    with pytest.raises(StoreUnavailable, match="opened again"):
+        ingest.add(opened, [CapturedFrame(1, "", b"bytes")])
     ingest.close()
 
 

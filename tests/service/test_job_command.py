@@ -121,6 +121,12 @@ def test_a_cancelled_job_ends_its_watcher_with_1(tmp_path, images, capsys):
     ):
         assert job(s.address, "create", "long", images) == 0
         assert "`secondlook job watch` shows" in capsys.readouterr().out
+        assert job(s.address, "pause", "long") == 0
+        assert "long: paused" in capsys.readouterr().out
+        assert job(s.address, "show", "long") == 0
+        assert "paused" in capsys.readouterr().out
+        assert job(s.address, "resume", "long") == 0
+        assert "job 'long' is running" in capsys.readouterr().out
         assert job(s.address, "cancel", "long") == 0
         assert job(s.address, "watch", "long") == 1
         assert "long: cancelled" in capsys.readouterr().out

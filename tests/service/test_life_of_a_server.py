@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 from fakes import ScriptedProposer, ScriptedVerifier
+from flaky_line import FlakyLine
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving import DOG, png, server_settings, serving
@@ -162,6 +163,31 @@ def test_stopping_says_so_refuses_the_new_and_finishes_the_accepted():
     asyncio.run(main(engine))
     engine.close()
     assert "new" not in proposer.seen
+
+
+def test_clients_of_a_server_that_still_finishes_go_to_another_one():
+    gate = threading.Event()
+    proposer = ScriptedProposer(gate=gate)
+
+    async def main(engine, address):
+        async with Server(engine, DOG) as server:
+            with FlakyLine(f"{address},{server.address}") as line:
+                async with AsyncClient(line.address) as client:
+                    accepted = asyncio.create_task(client.label(png(), name="accepted"))
+                    while not engine.depth():
+                        await asyncio.sleep(0.01)
+                    stop = asyncio.create_task(server.stop())
+                    assert (await client.label(png(shade=9), name="new")).labels
+                    assert not stop.done() and not accepted.done()
+                    gate.set()
+                    assert (await accepted).labels
+                    await stop
+
+    engine = Engine(Pipeline(proposer, ScriptedVerifier()))
+    with serving() as other:
+        asyncio.run(main(engine, other.address))
+    engine.close()
+    assert (proposer.seen, other.proposer.seen) == (["accepted"], ["new"])
 
 
 async def _watch(address):

@@ -1,17 +1,14 @@
 """Who reaches the page: tokens and roles at each of its endpoints, TLS, and the names it has."""
 
-import http.client
 import json
 import ssl
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from certificates import Authority, authority
-from door_callers import callers, expected, methods, request_of, token
-from google.protobuf import json_format
+from door_callers import Web, callers, page_calls_of_everybody, shown, token
 from serving import png, server_settings, serving
 
 from secondlook.core.access import Role, new_secret
@@ -20,9 +17,6 @@ from secondlook_client import Client
 from secondlook_client.errors import BadSetting
 
 INFO = "/secondlook.v1.LabelingService/GetServerInfo"
-JSON, STREAM = "application/json", "application/connect+json"
-SHUT = {"unauthenticated": "UNAUTHENTICATED", "permission_denied": "PERMISSION_DENIED"}
-STATUS = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
 
 
 @pytest.fixture
@@ -30,54 +24,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     """An empty store; the databases are tested elsewhere."""
     with open_store(tmp_path / "data") as opened:
         yield opened
-
-
-class Web:
-    """One connection to the page of a server."""
-
-    def __init__(self, address: str, context: ssl.SSLContext | None = None) -> None:
-        place = urlsplit(address)
-        assert place.hostname
-        if place.scheme == "https":
-            self._line: http.client.HTTPConnection = http.client.HTTPSConnection(
-                place.hostname, place.port, timeout=10, context=context
-            )
-        else:
-            self._line = http.client.HTTPConnection(place.hostname, place.port, timeout=10)
-
-    def __enter__(self) -> "Web":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._line.close()
-
-    def ask(
-        self, path: str, body: bytes | None = None, kind: str = JSON, **headers: str
-    ) -> tuple[int, bytes]:
-        """Status and content; a POST where there is a body."""
-        headers = {"Content-Type": kind, **headers} if body is not None else headers
-        self._line.request("GET" if body is None else "POST", path, body, headers)
-        answer = self._line.getresponse()
-        return answer.status, answer.read()
-
-    def call(self, path: str, message: object, streams: bool, secret: str | None) -> str:
-        """Whether an RPC got past the door, or the status that it ended with there."""
-        body, shown = json.dumps(message).encode(), _shown(secret)
-        if not streams:
-            status, _ = self.ask(path, body, JSON, **shown)
-            return STATUS.get(status, "in")
-        status, content = self.ask(path, struct.pack(">BI", 0, len(body)) + body, STREAM, **shown)
-        flags, size = struct.unpack_from(">BI", content)
-        first = json.loads(content[5 : 5 + size])
-        return SHUT.get(first.get("error", {}).get("code"), "in") if flags & 2 else "in"
-
-    def get(self, path: str, secret: str | None) -> str:
-        """The same of a file."""
-        return STATUS.get(self.ask(path, **_shown(secret))[0], "in")
-
-
-def _shown(secret: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret}"} if secret else {}
 
 
 def _trusting(by: Authority) -> ssl.SSLContext:
@@ -90,7 +36,8 @@ def test_every_endpoint_of_the_page_ends_as_declared_for_everybody(
     monkeypatch.setattr("secondlook.server.auth.ATTEMPTS", 10**6)
     audit = tmp_path / "audit.log"
     options = server_settings(web_port=0, audit_log=str(audit))
-    wrong, count = [], 0
+    wrong: list[object] = []
+    count = 0
     with serving(store=store, options=options) as s, Web(s.server.web_address) as web:
         with Client(s.address) as client:
             image = client.label(png(), keep="street").sha256
@@ -98,17 +45,12 @@ def test_every_endpoint_of_the_page_ends_as_declared_for_everybody(
         assert web.call(INFO, {}, streams=False, secret=None) == "in"  # until there is a token
         assert [web.get(path, None) for path in images] == ["in", "in"]
         people = callers(store)
-        for path, access, request in methods():
-            found = request.DESCRIPTOR.file.pool.FindMethodByName(path[1:].replace("/", "."))
-            if found.client_streaming:  # not served over HTTP
-                assert web.ask(path, b"{}", JSON)[0] == 501
-                continue
-            for caller in people:
-                plain = json_format.MessageToDict(request_of(request, caller.device))
-                got = web.call(path, plain, found.server_streaming, caller.secret)
-                count += 1
-                if got != expected(caller, access, request):
-                    wrong.append((path, caller.who, got))
+        for called in page_calls_of_everybody(web, people):
+            count += 1
+            if not called.as_declared:
+                wrong.append(called)
+        for stream in ("LabelingService/LabelStream", "ModelService/AddVersion"):
+            assert web.ask(f"/secondlook.v1.{stream}", b"{}")[0] == 501  # not served over HTTP
         for caller in people:
             reads = caller.roles and "device" not in caller.who
             denied = "PERMISSION_DENIED" if caller.roles else "UNAUTHENTICATED"
@@ -167,7 +109,7 @@ def test_the_page_goes_to_a_network_by_https_with_tokens_and_known_names(
         here = f"https://127.0.0.1:{port}"
 
         def status(host: str, origin: str = "") -> int:
-            headers = {"Host": host, **_shown(secret), **({"Origin": origin} if origin else {})}
+            headers = {"Host": host, **shown(secret), **({"Origin": origin} if origin else {})}
             with Web(here, before) as web:
                 return web.ask(INFO, b"{}", **headers)[0]
 
@@ -199,4 +141,4 @@ def test_the_page_goes_to_a_network_by_https_with_tokens_and_known_names(
             web.ask("/")
         after.load_cert_chain(*mine)
         with Web(here, after) as web:
-            assert web.ask(INFO, b"{}", **_shown(secret))[0] == 200
+            assert web.ask(INFO, b"{}", **shown(secret))[0] == 200

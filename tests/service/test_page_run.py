@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from browser import BROWSER, BROWSERS
 from fakes import Row, ScriptedProposer, ScriptedVerifier
-from guaranteed import pets_truth, store_pets
+from guaranteed import COUNT, RIGHT, pets_truth, store_pets
 from PIL import Image as PILImage
 from playwright.sync_api import Browser, expect
 from registered import add_version, another_student, freeze_quarters, student_of_snapshot
@@ -24,12 +24,18 @@ from secondlook.core.access import Role, TokenAccess
 from secondlook.core.types import Image
 from secondlook.evaluation.guarantee import Terms
 from secondlook.jobs import training
-from secondlook.review.guarantees import GuaranteeRequest, create_guarantee
+from secondlook.review.guarantees import (
+    GuaranteeRequest,
+    apply_guarantee,
+    create_guarantee,
+    guarantee_status,
+)
 from secondlook.review.local_reviews import LocalReviews
 from secondlook.store import Store, open_store
 from secondlook.store.guarantees import GuaranteeState
+from secondlook.store.runs import create_run
 from secondlook_client import Client
-from secondlook_client.values import ReviewAnswer, TrainingState
+from secondlook_client.values import JobState, ReviewAnswer, TrainingState
 
 __all__ = ["browser"]
 """A fixture of these tests."""
@@ -264,6 +270,11 @@ def test_files_of_this_computer_become_a_job_and_it_is_cancelled(
     expect(tab.page.get_by_text("5 of 5 images sent")).to_be_visible()
     card = tab.page.locator("li.card").filter(has_text="dropped")
     expect(card).to_contain_text("of 5 images")
+    card.get_by_role("button", name="Pause").click()
+    expect(card).to_contain_text("paused")
+    assert place.store.queue.get("dropped").state is JobState.PAUSED
+    card.get_by_role("button", name="Resume").click()
+    expect(card).to_contain_text("running")
     card.get_by_role("button", name="Cancel the job").click()
     expect(card).to_contain_text("cancelled")
     place.slow.set()
@@ -306,15 +317,19 @@ def test_a_student_is_trained_looked_at_and_promoted(tab: WebPage, place: Place)
 def test_guarantees_and_devices_are_looked_at(tab: WebPage, place: Place, tmp_path: Path) -> None:
     with (
         Client(place.address, token=place.admin) as client,
-        client.capture("gate-3", spool=tmp_path / "spool") as capture,
+        client.capture(
+            "gate-3", spool=tmp_path / "spool", device_model=f"gate {HOSTILE}"
+        ) as capture,
     ):
         for shade in (10, 200):
             capture.send(png(shade=shade), name=f"shade {shade}")
         capture.flush(timeout_s=20)
+        assert client.jobs.get("gate-3").device_model == f"gate {HOSTILE}"
     tab.go("#/jobs/devices")
     device = tab.page.locator(".card").filter(has_text="gate-3")
     expect(device).to_contain_text("2 frames")
     expect(device).to_contain_text("shade 200")
+    expect(device).to_contain_text(f"Runs gate {HOSTILE}")
     frame = device.get_by_role("img", name="Last frame of gate-3")
     expect(frame).to_have_js_property("naturalWidth", 40)
     assert str(frame.get_attribute("src")).startswith(f"blob:{place.origin}/")
@@ -333,3 +348,83 @@ def test_guarantees_and_devices_are_looked_at(tab: WebPage, place: Place, tmp_pa
     tab.page.reload()
     expect(shown.locator(".history li").last).to_contain_text(HOSTILE)
     expect(shown.get_by_role("heading").first).to_have_text("pets-0.9")
+
+
+def test_a_guarantee_and_a_snapshot_are_made(tab: WebPage, place: Place) -> None:
+    tab.go("#/jobs/guarantees")
+    form = tab.page.get_by_role("form", name="Make a guarantee")
+    form.locator("[name=run]").select_option("pets")
+    form.get_by_label("Share of right labels").fill("0.9")
+    form.get_by_label("Confidence").fill("0.9")
+    form.get_by_label("Answers at most").fill("40")
+    form.locator("[name=name]").fill("street-99")
+    form.locator("[name=classes]").select_option("Only dog")
+    assert tab.violations() == []
+    form.get_by_role("button", name="Draw the questions").click()
+    shown = tab.page.get_by_role("article")
+    expect(shown).to_contain_text("answers are missing")
+    shown.get_by_role("button", name="Count the answers").click()
+    expect(shown).to_contain_text("The answers are not enough yet: 0 of at most 40")
+    reviews = LocalReviews(place.store)
+    while items := reviews.next("guarantee-street-99", person="ada", count=40):
+        for item in items:
+            right = int(item.image_name[1:]) < RIGHT
+            reviews.answer(item, "right" if right else "wrong", person="ada")
+    shown.get_by_role("button", name="Count the answers").click()
+    expect(shown).to_contain_text("it holds")
+    expect(shown.locator("tbody tr")).to_contain_text("dog")
+    shown.get_by_text("On the command line").click()
+    expect(shown).to_contain_text("secondlook guarantee show street-99 --data DIR")
+    form.get_by_label("Confidence").fill("0.8")
+    form.get_by_role("button", name="Draw the questions").click()
+    expect(form.get_by_role("alert")).to_contain_text("a guarantee 'street-99' already")
+
+    tab.go("#/jobs/snapshots")
+    form = tab.page.get_by_role("form", name="Make a snapshot")
+    form.get_by_label("Name of the snapshot").fill("frozen")
+    form.locator("[name=run]").select_option("pets")
+    form.get_by_label("Keep rejected boxes").check()
+    form.get_by_role("button", name="Make the snapshot").click()
+    card = tab.page.locator("li.card").filter(has_text="frozen")
+    expect(card).to_contain_text("from pets")
+    assert tab.violations() == []
+    assert json.loads(place.store.snapshots.get("frozen").query)["hard_negatives"]
+    form.get_by_label("Name of the snapshot").fill("under")
+    form.get_by_label("Only what is guaranteed").select_option("street-99")
+    form.get_by_role("button", name="Make the snapshot").click()
+    expect(form.get_by_role("alert")).to_contain_text("secondlook guarantee apply")
+    applied = apply_guarantee(place.store, "street-99")
+    form.get_by_role("button", name="Make the snapshot").click()
+    expect(tab.page.locator("li.card").first).to_contain_text("under the guarantee street-99")
+
+    tab.go(f"#/browse/{applied.run}")
+    tab.page.get_by_text("More filters").click()
+    certificate = guarantee_status(place.store, "street-99").certificate
+    assert certificate is not None
+    number = certificate.results[0].accepted  # a dog each
+    assert 0 < number < RIGHT
+    tab.page.get_by_label("Guaranteed").select_option("Only guaranteed")
+    shown = tab.page.locator(".browse").get_by_role("status")
+    expect(shown).to_have_text(f"{number} of {COUNT} images")
+    tab.page.get_by_label("Guaranteed").select_option("Only others")
+    expect(shown).to_have_text(f"{COUNT} images")
+
+
+def test_a_queue_asks_by_keyframes_where_objects_were_followed(tab: WebPage, place: Place) -> None:
+    street = place.store.results.run("street")
+    with place.store.database.writing() as connection:
+        tracked = {**street.settings, "tracks": True}
+        create_run(connection, "clip", "redecide", street.ontology, tracked, street)
+    tab.go("#/review")
+    form = tab.page.get_by_role("form", name="New queue")
+    order = form.locator("[name=order]")
+    form.locator("[name=run]").select_option("clip")
+    order.select_option("REVIEW_ORDER_KEYFRAMES")
+    form.locator("[name=run]").select_option("street")
+    expect(order.locator("option")).to_have_count(3)
+    form.locator("[name=run]").select_option("clip")
+    order.select_option("REVIEW_ORDER_KEYFRAMES")
+    form.get_by_label("Name of the queue").fill("followed")
+    form.get_by_role("button", name="Create the queue").click()
+    expect(form.get_by_role("alert")).to_contain_text("run 'clip' has no")
+    assert tab.page.url.endswith("#/review"), "no queue was made"

@@ -351,6 +351,11 @@ def test_a_run_is_browsed_filtered_and_explained(tab: WebPage) -> None:
         uncertain.fill(value)
         uncertain.blur()
         expect(tab.page.get_by_text(what, exact=True)).to_be_visible()
+    reason = tab.page.get_by_label("Reason contains")
+    for value, what in (("nowhere", "No image meets these filters."), ("p(YES) 0.95", "60 images")):
+        reason.fill(value)
+        expect(tab.page.get_by_text(what, exact=True)).to_be_visible()
+    expect(tab.page.get_by_label("Guaranteed")).to_have_count(0)
     tab.page.get_by_label("Box's share of the image from").fill("0.1")
     tab.page.get_by_label("Labelled by").select_option("Proposer and verifier")
     tab.page.get_by_label("Reviewed").select_option("By nobody")

@@ -26,7 +26,9 @@ seconds, which ``python -m bench attack`` measures."""
 class AttackedServer:
     """One server process; ``started_server`` starts it and ends it for certain."""
 
-    def __init__(self, process: "subprocess.Popen[str]", address: str, log: Path) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", address: str, log: Path, ca: str = ""
+    ) -> None:
         self.process = process
         self.address = address
         """``host:port``."""
@@ -43,7 +45,7 @@ class AttackedServer:
         """Status codes of health checks that failed."""
         watcher = Path(health_watcher.__file__)
         self._watcher = subprocess.Popen(
-            [sys.executable, str(watcher), address, str(process.pid)],
+            [sys.executable, str(watcher), address, str(process.pid), ca],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -112,9 +114,12 @@ class AttackedServer:
 
 @contextlib.contextmanager
 def started_server(
-    folder: Path, *flags: str, environment: Mapping[str, str] | None = None
+    folder: Path, *flags: str, environment: Mapping[str, str] | None = None, ca: str = ""
 ) -> Iterator[AttackedServer]:
-    """A server with its data in ``folder``/data, at a free port; killed at the end."""
+    """A server with its data in ``folder``/data, at a free port; killed at the end.
+
+    ``ca``: file of the authority of its certificate, where the flags turn TLS on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     program = [sys.executable, "-m", "secondlook", "serve", "--port", "0"]
@@ -132,7 +137,7 @@ def started_server(
     if not first.startswith("serving on"):
         process.kill()
         raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
-    server = AttackedServer(process, first.split()[-1], log)
+    server = AttackedServer(process, first.split()[-1], log, ca)
     try:
         yield server
     finally:

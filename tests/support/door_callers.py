@@ -1,10 +1,16 @@
 """Who may knock at a server with tokens, and how each call of everybody is to end."""
 
+import http.client
+import json
+import ssl
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from google.protobuf import descriptor_pool, message_factory
+import grpc
+from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
 from secondlook.core.access import Role, TokenAccess, new_secret
@@ -89,3 +95,111 @@ def expected(caller: Caller, access: pb.Access, request: type[Message]) -> str:
         f.name for f in fields
     }
     return "in" if not scoped or caller.who == "device" else "PERMISSION_DENIED"
+
+
+def bearer(secret: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {secret}"),)
+
+
+def outcome(channel: grpc.Channel, path: str, request: bytes, secret: str | None) -> str:
+    """Whether the call got past the door, or the status that it ended with there."""
+    metadata = bearer(secret) if secret else ()
+    call = channel.stream_stream(path)(iter([request]), timeout=10, metadata=metadata)
+    try:
+        next(call, None)
+    except grpc.RpcError as failure:
+        code = failure.code()
+        shut = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+        assert code != grpc.StatusCode.DEADLINE_EXCEEDED, path
+        return code.name if code in shut else "in"
+    finally:
+        call.cancel()
+    return "in"
+
+
+JSON, STREAM = "application/json", "application/connect+json"
+SHUT = {"unauthenticated": "UNAUTHENTICATED", "permission_denied": "PERMISSION_DENIED"}
+STATUS = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
+
+
+class Web:
+    """One connection to the page of a server."""
+
+    def __init__(self, address: str, context: ssl.SSLContext | None = None) -> None:
+        place = urlsplit(address)
+        assert place.hostname
+        if place.scheme == "https":
+            self._line: http.client.HTTPConnection = http.client.HTTPSConnection(
+                place.hostname, place.port, timeout=10, context=context
+            )
+        else:
+            self._line = http.client.HTTPConnection(place.hostname, place.port, timeout=10)
+
+    def __enter__(self) -> "Web":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
+
+    def ask(
+        self, path: str, body: bytes | None = None, kind: str = JSON, **headers: str
+    ) -> tuple[int, bytes]:
+        """Status and content; a POST where there is a body."""
+        headers = {"Content-Type": kind, **headers} if body is not None else headers
+        self._line.request("GET" if body is None else "POST", path, body, headers)
+        answer = self._line.getresponse()
+        return answer.status, answer.read()
+
+    def call(self, path: str, message: object, streams: bool, secret: str | None) -> str:
+        """Whether an RPC got past the door, or the status that it ended with there."""
+        body, header = json.dumps(message).encode(), shown(secret)
+        if not streams:
+            status, _ = self.ask(path, body, JSON, **header)
+            return STATUS.get(status, "in")
+        status, content = self.ask(path, struct.pack(">BI", 0, len(body)) + body, STREAM, **header)
+        flags, size = struct.unpack_from(">BI", content)
+        first = json.loads(content[5 : 5 + size])
+        return SHUT.get(first.get("error", {}).get("code"), "in") if flags & 2 else "in"
+
+    def get(self, path: str, secret: str | None) -> str:
+        """The same of a file."""
+        return STATUS.get(self.ask(path, **shown(secret))[0], "in")
+
+
+def shown(secret: str | None) -> dict[str, str]:
+    """The header of HTTP with a token."""
+    return {"Authorization": f"Bearer {secret}"} if secret else {}
+
+
+@dataclass(frozen=True)
+class DoorCall:
+    """One call of somebody, and how it ended."""
+
+    path: str
+    who: str
+    got: str
+    wanted: str
+
+    @property
+    def as_declared(self) -> bool:
+        """Whether it ended as the proto says."""
+        return self.got == self.wanted
+
+
+def calls_of_everybody(channel: grpc.Channel, people: list[Caller]) -> Iterator[DoorCall]:
+    """Every method called by everybody over gRPC."""
+    for path, access, request in methods():
+        for caller in people:
+            sent = request_of(request, caller.device).SerializeToString()
+            got = outcome(channel, path, sent, caller.secret)
+            yield DoorCall(path, caller.who, got, expected(caller, access, request))
+
+
+def page_calls_of_everybody(web: Web, people: list[Caller]) -> Iterator[DoorCall]:
+    """Every method that the page may call, called by everybody through it."""
+    for path, access, request in methods():
+        found = request.DESCRIPTOR.file.pool.FindMethodByName(path[1:].replace("/", "."))
+        for caller in people if not found.client_streaming else ():
+            plain = json_format.MessageToDict(request_of(request, caller.device))
+            got = web.call(path, plain, found.server_streaming, caller.secret)
+            yield DoorCall(path, caller.who, got, expected(caller, access, request))

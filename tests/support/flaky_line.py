@@ -6,7 +6,11 @@ import threading
 
 
 class FlakyLine:
-    """Forwards one loopback port to ``target`` (``host:port``, may change); a context manager."""
+    """Forwards one loopback port to ``target``; a context manager.
+
+    ``target`` may change. It is ``host:port``, or several with commas between: then each connection
+    goes to the next one that listens.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -15,6 +19,8 @@ class FlakyLine:
         self._lines: list[socket.socket] = []
         self._lock = threading.Lock()
         self._cuts = 0
+        self.taken = 0
+        """Connections so far."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -43,10 +49,8 @@ class FlakyLine:
             except OSError:
                 return
             cuts = self._cuts
-            host, port = self.target.rsplit(":", 1)
-            try:
-                far = socket.create_connection((host, int(port)), timeout=5)
-            except OSError:
+            far = self._connected()
+            if far is None:
                 near.close()
                 continue
             far.settimeout(None)
@@ -58,6 +62,15 @@ class FlakyLine:
                 self._lines += [near, far]
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    def _connected(self) -> socket.socket | None:
+        targets = self.target.split(",")
+        self.taken += 1
+        for number in range(len(targets)):
+            host, port = targets[(self.taken + number) % len(targets)].rsplit(":", 1)
+            with contextlib.suppress(OSError):
+                return socket.create_connection((host, int(port)), timeout=5)
+        return None
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

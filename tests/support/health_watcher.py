@@ -1,6 +1,6 @@
 """Asks a server's health and looks at its memory from a process of its own; a JSON line each time.
 
-    python health_watcher.py HOST:PORT PID
+    python health_watcher.py HOST:PORT PID [CA]
 
 In the process that attacks, one that is busy making messages would seem to be a server that waits.
 """
@@ -9,6 +9,7 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import grpc
 import psutil
@@ -30,9 +31,11 @@ def memory_mb(pid: int) -> float:
     return total / 2**20
 
 
-def main(address: str, pid: int) -> None:
-    """Until the process that started this one ends it."""
-    with grpc.insecure_channel(address) as channel:
+def main(address: str, pid: int, ca: str = "") -> None:
+    """Until the process that started this one ends it; over TLS with the file of an authority."""
+    trusted = grpc.ssl_channel_credentials(Path(ca).read_bytes()) if ca else None
+    opened = grpc.secure_channel(address, trusted) if trusted else grpc.insecure_channel(address)
+    with opened as channel:
         health = health_pb2_grpc.HealthStub(channel)
         health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)  # connects: not counted
         while True:
@@ -47,4 +50,4 @@ def main(address: str, pid: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -52,6 +52,8 @@ class FakeOllama:
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.requests: list[dict[str, Any]] = []
+        self.traceparents: list[str] = []
+        """That came with chat requests."""
         self.connections: list[socket.socket] = []
         self.most_at_once = 0
         self._now = 0
@@ -121,6 +123,8 @@ def _handler(server: FakeOllama) -> type[BaseHTTPRequestHandler]:
                 shown = {"details": {"family": "phi2"}, "model_info": {}, "template": ""}
                 self._json({**shown, **({"capabilities": able} if able else {})})
             elif self.path in ("/api/chat", "/api/generate"):
+                if traceparent := self.headers.get("traceparent"):
+                    server.traceparents.append(traceparent)
                 with server.counted(body) as number:
                     self._answer(body, number)
             else:

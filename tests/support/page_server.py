@@ -6,6 +6,7 @@ prints the page's address when it is ready. Its models are scripted, unless the 
 asked for.
 """
 
+import selectors
 import subprocess
 import sys
 import time
@@ -18,6 +19,9 @@ from secondlook.config.settings import ModelSettings
 from secondlook.models import embedded
 from secondlook.store import open_store
 
+START_S = 300.0
+"""What a start may take on a busy machine."""
+
 
 class PageServer:
     """The process; a context manager. The same data and port serve again after a kill."""
@@ -28,9 +32,16 @@ class PageServer:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Returns when the page is served."""
+        """Returns when the page is served; fails where that takes too long.
+
+        The end of the output is no sign that the process has ended: what it started may hold it.
+        """
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._process.stdout, selectors.EVENT_READ)
+            told = waiting.select(START_S)
+        assert told, f"no page after {START_S:.0f} s, exit code {self._process.poll()}"
         assert self._process.stdout.readline().strip() == self.address
 
     def kill(self) -> None:

@@ -4,10 +4,11 @@ import glob
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,9 +23,13 @@ PLACES = "/usr/lib/postgresql/*/bin"
 class Postgres:
     """A running server with empty databases on request."""
 
-    def __init__(self, binaries: Path, folder: Path, fsync: bool = False) -> None:
-        """``fsync`` False is for tests that never cut the power; killing a process is fine."""
+    def __init__(self, binaries: Path, folder: Path, fsync: bool = False, port: int = 0) -> None:
+        """``fsync`` False is for tests that never cut the power; killing a process is fine.
+
+        With a ``port`` it listens on loopback, as a standby and a list of hosts need it.
+        """
         self._binaries, self._folder, self._fsync = binaries, folder, fsync
+        self.port = port
         self.account = _account()
         self._data = folder / "data"
 
@@ -32,9 +37,35 @@ class Postgres:
         """Write an empty cluster."""
         self._run("initdb", "-D", self._data, "-U", "test", "-A", "trust", "-E", "UTF8", "-N")
 
+    def follow(self, primary: str) -> None:
+        """Write a standby of the server that listens at ``primary`` (``host:port``)."""
+        host, port = primary.rsplit(":", 1)
+        source = f"host={host} port={port} user=test"
+        self._run(
+            "pg_basebackup", "-D", self._data, "-d", source, "-R", "-X", "stream", "-c", "fast"
+        )
+
+    def promote(self) -> None:
+        """Make a standby a primary; returns once it takes writes."""
+        self._run("pg_ctl", "promote", "-w", "-D", self._data)
+
+    def kill(self) -> None:
+        """``kill -9`` of all its processes, as when its machine dies."""
+        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in (postmaster, *map(int, children)):
+            with suppress(ProcessLookupError):  # a child may have ended with the postmaster
+                os.kill(pid, signal.SIGKILL)
+
+    def is_running(self) -> bool:
+        """Whether it was started and neither stopped nor killed."""
+        file = self._data / "postmaster.pid"
+        return file.exists() and Path(f"/proc/{file.read_text().split()[0]}").exists()
+
     def start(self) -> None:
         """Returns once the server answers."""
-        options = f"-c listen_addresses='' -k {self._folder} -c max_connections=300"
+        listen = f"'127.0.0.1' -c port={self.port}" if self.port else "''"
+        options = f"-c listen_addresses={listen} -k {self._folder} -c max_connections=300"
         if not self._fsync:
             options += " -c fsync=off -c full_page_writes=off"
         log = self._folder / "log"
@@ -52,6 +83,8 @@ class Postgres:
 
     def url(self, database: str) -> str:
         """What ``--database-url`` takes."""
+        if self.port:
+            return f"postgresql://test@127.0.0.1:{self.port}/{database}"
         return f"postgresql://test@/{database}?host={self._folder}"
 
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
@@ -99,6 +132,36 @@ def postgres_server(fsync: bool = False) -> Iterator[Postgres]:
             server.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def primary_and_standby(
+    ports: tuple[int, int], path: Callable[[str], str]
+) -> Iterator[tuple[Postgres, Postgres]]:
+    """Two servers, of which the second one follows the first by streaming replication.
+
+    ``path`` turns the address of the first into the one by which the second reaches it.
+    """
+    folders = [Path(tempfile.mkdtemp(prefix="pg-", dir=memory_disk())) for _ in ports]
+    pair = [
+        Postgres(_binaries(), folder, port=port)
+        for folder, port in zip(folders, ports, strict=True)
+    ]
+    primary, standby = pair
+    try:
+        for server, folder in zip(pair, folders, strict=True):
+            if server.account:
+                shutil.chown(folder, server.account)
+        primary.make()
+        primary.start()
+        standby.follow(path(f"127.0.0.1:{primary.port}"))
+        standby.start()
+        yield primary, standby
+    finally:
+        for server, folder in zip(pair, folders, strict=True):
+            if server.is_running():
+                server.kill()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

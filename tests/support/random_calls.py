@@ -194,14 +194,23 @@ class Outcomes:
 
 
 def attack_calls(
-    address: str, calls: int, seed: int, contents: Sequence[bytes], threads: int = THREADS
+    address: str,
+    calls: int,
+    seed: int,
+    contents: Sequence[bytes],
+    threads: int = THREADS,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> Outcomes:
-    """Make ``calls`` calls, each of a random method with random messages."""
+    """Make ``calls`` calls, each of a random method with random messages.
+
+    ``credentials``: of TLS, with or without a token.
+    """
     outcomes = Outcomes()
     shares = [calls // threads + (number < calls % threads) for number in range(threads)]
     workers = [
         threading.Thread(
-            target=_attack, args=(address, share, seed * 1000 + number, contents, outcomes)
+            target=_attack,
+            args=(address, share, seed * 1000 + number, contents, outcomes, credentials),
         )
         for number, share in enumerate(shares)
     ]
@@ -213,11 +222,21 @@ def attack_calls(
 
 
 def _attack(
-    address: str, calls: int, seed: int, contents: Sequence[bytes], outcomes: Outcomes
+    address: str,
+    calls: int,
+    seed: int,
+    contents: Sequence[bytes],
+    outcomes: Outcomes,
+    credentials: grpc.ChannelCredentials | None,
 ) -> None:
     maker, methods = MessageMaker(seed, contents), every_method()
     options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(address, options=options) as channel:
+    opened = (
+        grpc.secure_channel(address, credentials, options=options)
+        if credentials
+        else grpc.insecure_channel(address, options=options)
+    )
+    with opened as channel:
         for _ in range(calls):
             method = maker.random.choice(methods)
             status, message = one_call(channel, method, _requests(maker, method))

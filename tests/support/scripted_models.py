@@ -4,6 +4,7 @@ The proposer finds the bright half of an image; the verifier says yes to what th
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -107,6 +108,23 @@ class Hanging(BrightHalf):
 def hanging(argument: str, options: ModelSettings) -> Hanging:
     """``argument``: ``waiting`` for an event, or ``python`` for a loop of Python code."""
     return Hanging(argument)
+
+
+class Deadly(BrightHalf):
+    """Ends its process at an image that is wider than 100 pixels."""
+
+    def propose(
+        self, images: Sequence[Image], phrases: Sequence[str], floor: float
+    ) -> list[Proposals]:
+        """As ``BrightHalf``, unless it dies."""
+        if any(image.width > 100 for image in images):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().propose(images, phrases, floor)
+
+
+def deadly(argument: str, options: ModelSettings) -> Deadly:
+    """``argument``: seconds that each image takes."""
+    return Deadly(float(argument or 0))
 
 
 def slow_to_load(argument: str, options: ModelSettings) -> BrightHalf:

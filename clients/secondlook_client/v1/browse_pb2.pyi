@@ -117,6 +117,7 @@ class Run(_message.Message):
     VERIFIER_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     GUARANTEE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the store."""
     kind: _builtins.str
@@ -133,6 +134,8 @@ class Run(_message.Message):
     """The run whose evidence this one decided again; empty otherwise."""
     guarantee: _builtins.str
     """The guarantee of precision that its boxes were decided under; empty without one."""
+    created_by: _builtins.str
+    """Name of the token that made it; empty: without tokens, or before them."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of its classes, in the order that class_index counts by."""
@@ -149,10 +152,11 @@ class Run(_message.Message):
         verifier: _builtins.str = ...,
         parent: _builtins.str = ...,
         guarantee: _builtins.str = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "created_at", b"created_at", "guarantee", b"guarantee", "images", b"images", "kind", b"kind", "name", b"name", "parent", b"parent", "proposer", b"proposer", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "created_at", b"created_at", "created_by", b"created_by", "guarantee", b"guarantee", "images", b"images", "kind", b"kind", "name", b"name", "parent", b"parent", "proposer", b"proposer", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,6 +188,8 @@ class RunImageFilter(_message.Message):
     MAX_SCORE_FIELD_NUMBER: _builtins.int
     MIN_P_YES_FIELD_NUMBER: _builtins.int
     MAX_P_YES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GUARANTEED_FIELD_NUMBER: _builtins.int
     min_probability: _builtins.float
     """Only judgements from this probability on, [0, 1]."""
     max_probability: _builtins.float
@@ -214,6 +220,13 @@ class RunImageFilter(_message.Message):
     """Only judgements from this P(yes) of the verifier on, [0, 1]. Those without an answer have none."""
     max_p_yes: _builtins.float
     """Only judgements up to this P(yes) of the verifier, [0, 1]. Those without an answer have none."""
+    reason: _builtins.str
+    """Only judgements with this in their reason, regardless of case."""
+    guaranteed: _builtins.bool
+    """True: only what the run's guarantee covers: what was accepted under it, whatever people said
+    since, and whether or not it still holds. False: only other judgements. Fails with
+    INVALID_ARGUMENT for a run that was not decided under a guarantee.
+    """
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only judgements of these classes."""
@@ -247,11 +260,15 @@ class RunImageFilter(_message.Message):
         max_score: _builtins.float | None = ...,
         min_p_yes: _builtins.float | None = ...,
         max_p_yes: _builtins.float | None = ...,
+        reason: _builtins.str = ...,
+        guaranteed: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_area", b"_max_area", "_max_decided_at", b"_max_decided_at", "_max_p_yes", b"_max_p_yes", "_max_probability", b"_max_probability", "_max_score", b"_max_score", "_max_uncertainty", b"_max_uncertainty", "_min_area", b"_min_area", "_min_decided_at", b"_min_decided_at", "_min_p_yes", b"_min_p_yes", "_min_probability", b"_min_probability", "_min_score", b"_min_score", "_min_uncertainty", b"_min_uncertainty", "_reviewed", b"_reviewed", "max_area", b"max_area", "max_decided_at", b"max_decided_at", "max_p_yes", b"max_p_yes", "max_probability", b"max_probability", "max_score", b"max_score", "max_uncertainty", b"max_uncertainty", "min_area", b"min_area", "min_decided_at", b"min_decided_at", "min_p_yes", b"min_p_yes", "min_probability", b"min_probability", "min_score", b"min_score", "min_uncertainty", b"min_uncertainty", "reviewed", b"reviewed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_guaranteed", b"_guaranteed", "_max_area", b"_max_area", "_max_decided_at", b"_max_decided_at", "_max_p_yes", b"_max_p_yes", "_max_probability", b"_max_probability", "_max_score", b"_max_score", "_max_uncertainty", b"_max_uncertainty", "_min_area", b"_min_area", "_min_decided_at", b"_min_decided_at", "_min_p_yes", b"_min_p_yes", "_min_probability", b"_min_probability", "_min_score", b"_min_score", "_min_uncertainty", b"_min_uncertainty", "_reviewed", b"_reviewed", "guaranteed", b"guaranteed", "max_area", b"max_area", "max_decided_at", b"max_decided_at", "max_p_yes", b"max_p_yes", "max_probability", b"max_probability", "max_score", b"max_score", "max_uncertainty", b"max_uncertainty", "min_area", b"min_area", "min_decided_at", b"min_decided_at", "min_p_yes", b"min_p_yes", "min_probability", b"min_probability", "min_score", b"min_score", "min_uncertainty", b"min_uncertainty", "reviewed", b"reviewed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_area", b"_max_area", "_max_decided_at", b"_max_decided_at", "_max_p_yes", b"_max_p_yes", "_max_probability", b"_max_probability", "_max_score", b"_max_score", "_max_uncertainty", b"_max_uncertainty", "_min_area", b"_min_area", "_min_decided_at", b"_min_decided_at", "_min_p_yes", b"_min_p_yes", "_min_probability", b"_min_probability", "_min_score", b"_min_score", "_min_uncertainty", b"_min_uncertainty", "_reviewed", b"_reviewed", "classes", b"classes", "empty", b"empty", "max_area", b"max_area", "max_decided_at", b"max_decided_at", "max_p_yes", b"max_p_yes", "max_probability", b"max_probability", "max_score", b"max_score", "max_uncertainty", b"max_uncertainty", "min_area", b"min_area", "min_decided_at", b"min_decided_at", "min_p_yes", b"min_p_yes", "min_probability", b"min_probability", "min_score", b"min_score", "min_uncertainty", b"min_uncertainty", "outcomes", b"outcomes", "paths", b"paths", "reviewed", b"reviewed", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guaranteed", b"_guaranteed", "_max_area", b"_max_area", "_max_decided_at", b"_max_decided_at", "_max_p_yes", b"_max_p_yes", "_max_probability", b"_max_probability", "_max_score", b"_max_score", "_max_uncertainty", b"_max_uncertainty", "_min_area", b"_min_area", "_min_decided_at", b"_min_decided_at", "_min_p_yes", b"_min_p_yes", "_min_probability", b"_min_probability", "_min_score", b"_min_score", "_min_uncertainty", b"_min_uncertainty", "_reviewed", b"_reviewed", "classes", b"classes", "empty", b"empty", "guaranteed", b"guaranteed", "max_area", b"max_area", "max_decided_at", b"max_decided_at", "max_p_yes", b"max_p_yes", "max_probability", b"max_probability", "max_score", b"max_score", "max_uncertainty", b"max_uncertainty", "min_area", b"min_area", "min_decided_at", b"min_decided_at", "min_p_yes", b"min_p_yes", "min_probability", b"min_probability", "min_score", b"min_score", "min_uncertainty", b"min_uncertainty", "outcomes", b"outcomes", "paths", b"paths", "reason", b"reason", "reviewed", b"reviewed", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__guaranteed: _TypeAlias = _typing.Literal["guaranteed"]  # noqa: Y015
+    _WhichOneofArgType__guaranteed: _TypeAlias = _typing.Literal["_guaranteed", b"_guaranteed"]  # noqa: Y015
     _WhichOneofReturnType__max_area: _TypeAlias = _typing.Literal["max_area"]  # noqa: Y015
     _WhichOneofArgType__max_area: _TypeAlias = _typing.Literal["_max_area", b"_max_area"]  # noqa: Y015
     _WhichOneofReturnType__max_decided_at: _TypeAlias = _typing.Literal["max_decided_at"]  # noqa: Y015
@@ -278,6 +295,8 @@ class RunImageFilter(_message.Message):
     _WhichOneofArgType__min_uncertainty: _TypeAlias = _typing.Literal["_min_uncertainty", b"_min_uncertainty"]  # noqa: Y015
     _WhichOneofReturnType__reviewed: _TypeAlias = _typing.Literal["reviewed"]  # noqa: Y015
     _WhichOneofArgType__reviewed: _TypeAlias = _typing.Literal["_reviewed", b"_reviewed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guaranteed) -> _WhichOneofReturnType__guaranteed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_area) -> _WhichOneofReturnType__max_area | None: ...
     @_typing.overload
@@ -1612,6 +1631,8 @@ class CapturedStream(_message.Message):
     LAST_AT_FIELD_NUMBER: _builtins.int
     GUARANTEE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    DEVICE_MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, which is also that of its job and its run."""
     frames: _builtins.int
@@ -1630,6 +1651,10 @@ class CapturedStream(_message.Message):
     """Guarantee that its boxes are decided under; empty without one."""
     created_at: _builtins.float
     """When it was begun. Seconds since 1970, UTC."""
+    created_by: _builtins.str
+    """Name of the token that made it; empty: without tokens, or before them."""
+    device_model: _builtins.str
+    """The model that its device said it runs when it connected last; empty where it said nothing."""
     def __init__(
         self,
         *,
@@ -1642,10 +1667,12 @@ class CapturedStream(_message.Message):
         last_at: _builtins.float = ...,
         guarantee: _builtins.str = ...,
         created_at: _builtins.float = ...,
+        created_by: _builtins.str = ...,
+        device_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "failed", b"failed", "frames", b"frames", "guarantee", b"guarantee", "labelled", b"labelled", "last_at", b"last_at", "last_name", b"last_name", "last_sha256", b"last_sha256", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "device_model", b"device_model", "failed", b"failed", "frames", b"frames", "guarantee", b"guarantee", "labelled", b"labelled", "last_at", b"last_at", "last_name", b"last_name", "last_sha256", b"last_sha256", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from secondlook_client.v1 import bounds_pb2 as secondlook_dot_v1_dot_bounds__pb2
 from secondlook_client.v1 import labeling_pb2 as secondlook_dot_v1_dot_labeling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csecondlook/v1/datasets.proto\x12\rsecondlook.v1\x1a\x1asecondlook/v1/access.proto\x1a\x1asecondlook/v1/bounds.proto\x1a\x1csecondlook/v1/labeling.proto\"2\n\nSplitShare\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\x82\x80\x19\x02\x10(\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xa8\x03\n\rSnapshotQuery\x12\x18\n\x04runs\x18\x01 \x03(\tB\n\x82\x80\x19\x06\x08\xe8\x07\x10\xc8\x01\x12\x18\n\x08ontology\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10\x10\x12\x1a\n\x07\x63lasses\x18\x03 \x03(\tB\t\x82\x80\x19\x05\x08\xd0\x0f\x10x\x12\x12\n\x05since\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05until\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0fmin_probability\x18\x06 \x01(\x01\x12\x17\n\x0fwithout_empties\x18\x07 \x01(\x08\x12\x16\n\x0ewithout_ignore\x18\x08 \x01(\x08\x12\x16\n\x0ehard_negatives\x18\t \x01(\x08\x12\x30\n\x05split\x18\n \x03(\x0b\x32\x19.secondlook.v1.SplitShareB\x06\x82\x80\x19\x02\x08 \x12(\n\x08group_by\x18\x0b \x01(\x0e\x32\x16.secondlook.v1.GroupBy\x12\x31\n\x05\x65mpty\x18\x0c \x03(\x0e\x32\x1a.secondlook.v1.EmptyReasonB\x06\x82\x80\x19\x02\x08\x08\x12\x1a\n\tguarantee\x18\r \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x42\x08\n\x06_sinceB\x08\n\x06_until\"\xf9\x01\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x33\n\x06splits\x18\x04 \x03(\x0b\x32#.secondlook.v1.Snapshot.SplitsEntry\x12\x17\n\x0fstatistics_json\x18\x05 \x01(\t\x12+\n\x05query\x18\x06 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\x12\x12\n\ncreated_at\x18\x07 \x01(\x01\x1a-\n\x0bSplitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x8c\x02\n\x0bSnapshotBox\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\n\n\x02x1\x18\x02 \x01(\x01\x12\n\n\x02y1\x18\x03 \x01(\x01\x12\n\n\x02x2\x18\x04 \x01(\x01\x12\n\n\x02y2\x18\x05 \x01(\x01\x12$\n\x04kind\x18\x06 \x01(\x0e\x32\x16.secondlook.v1.BoxKind\x12\x13\n\x0bprobability\x18\x07 \x01(\x01\x12\r\n\x05score\x18\x08 \x01(\x01\x12\x12\n\x05p_yes\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x31\n\x0csegmentation\x18\x0b \x01(\x0b\x32\x1b.secondlook.v1.Segmentation\x12\r\n\x05track\x18\x0c \x01(\rB\x08\n\x06_p_yes\"\xf1\x01\n\rSnapshotImage\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05split\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\x12)\n\x05\x62oxes\x18\x08 \x03(\x0b\x32\x1a.secondlook.v1.SnapshotBox\x12\x0f\n\x07\x63ontent\x18\t \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\n \x01(\t\x12)\n\x05\x65mpty\x18\x0b \x01(\x0e\x32\x1a.secondlook.v1.EmptyReason\"[\n\x15\x43reateSnapshotRequest\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12+\n\x05query\x18\x02 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\"C\n\x16\x43reateSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"+\n\x12GetSnapshotRequest\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\"@\n\x13GetSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"N\n\x14ListSnapshotsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\rB\x07\x82\x80\x19\x03 \xc8\x01\x12\x1a\n\npage_token\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10@\"\\\n\x15ListSnapshotsResponse\x12*\n\tsnapshots\x18\x01 \x03(\x0b\x32\x17.secondlook.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x87\x01\n\x0bPullRequest\x12\x19\n\x08snapshot\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12\x15\n\x05split\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10(\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0e\n\x06shards\x18\x04 \x01(\r\x12\x17\n\x06\x63ursor\x18\x05 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12\x0e\n\x06images\x18\x06 \x01(\x08\"<\n\x0cPullResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.secondlook.v1.SnapshotImage\"J\n\x12\x46\x65tchImagesRequest\x12\x19\n\x08snapshot\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12\x19\n\x06sha256\x18\x02 \x03(\tB\t\x82\x80\x19\x05\x08\x80\x02\x10@\"6\n\x13\x46\x65tchImagesResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c*h\n\x07\x42oxKind\x12\x18\n\x14\x42OX_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42OX_KIND_LABEL\x10\x01\x12\x13\n\x0f\x42OX_KIND_IGNORE\x10\x02\x12\x1a\n\x16\x42OX_KIND_HARD_NEGATIVE\x10\x03*w\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_AUTO\x10\x01\x12\x13\n\x0fGROUP_BY_FOLDER\x10\x02\x12\x17\n\x13GROUP_BY_SIMILARITY\x10\x03\x12\x11\n\rGROUP_BY_TIME\x10\x04\x32\xf3\x03\n\x0e\x44\x61tasetService\x12p\n\x0e\x43reateSnapshot\x12$.secondlook.v1.CreateSnapshotRequest\x1a%.secondlook.v1.CreateSnapshotResponse\"\x11\x82\x80\x19\x04\x08\x80\x80 \x8a\x80\x19\x05\n\x01\x04\x10\x01\x12]\n\x0bGetSnapshot\x12!.secondlook.v1.GetSnapshotRequest\x1a\".secondlook.v1.GetSnapshotResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x12\x63\n\rListSnapshots\x12#.secondlook.v1.ListSnapshotsRequest\x1a$.secondlook.v1.ListSnapshotsResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x12J\n\x04Pull\x12\x1a.secondlook.v1.PullRequest\x1a\x1b.secondlook.v1.PullResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x30\x01\x12_\n\x0b\x46\x65tchImages\x12!.secondlook.v1.FetchImagesRequest\x1a\".secondlook.v1.FetchImagesResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x30\x01\x42-\n\rsecondlook.v1P\x01Z\x1asecondlook/v1;secondlookv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csecondlook/v1/datasets.proto\x12\rsecondlook.v1\x1a\x1asecondlook/v1/access.proto\x1a\x1asecondlook/v1/bounds.proto\x1a\x1csecondlook/v1/labeling.proto\"2\n\nSplitShare\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\x82\x80\x19\x02\x10(\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xa8\x03\n\rSnapshotQuery\x12\x18\n\x04runs\x18\x01 \x03(\tB\n\x82\x80\x19\x06\x08\xe8\x07\x10\xc8\x01\x12\x18\n\x08ontology\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10\x10\x12\x1a\n\x07\x63lasses\x18\x03 \x03(\tB\t\x82\x80\x19\x05\x08\xd0\x0f\x10x\x12\x12\n\x05since\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05until\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0fmin_probability\x18\x06 \x01(\x01\x12\x17\n\x0fwithout_empties\x18\x07 \x01(\x08\x12\x16\n\x0ewithout_ignore\x18\x08 \x01(\x08\x12\x16\n\x0ehard_negatives\x18\t \x01(\x08\x12\x30\n\x05split\x18\n \x03(\x0b\x32\x19.secondlook.v1.SplitShareB\x06\x82\x80\x19\x02\x08 \x12(\n\x08group_by\x18\x0b \x01(\x0e\x32\x16.secondlook.v1.GroupBy\x12\x31\n\x05\x65mpty\x18\x0c \x03(\x0e\x32\x1a.secondlook.v1.EmptyReasonB\x06\x82\x80\x19\x02\x08\x08\x12\x1a\n\tguarantee\x18\r \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x42\x08\n\x06_sinceB\x08\n\x06_until\"\x8d\x02\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12\x33\n\x06splits\x18\x04 \x03(\x0b\x32#.secondlook.v1.Snapshot.SplitsEntry\x12\x17\n\x0fstatistics_json\x18\x05 \x01(\t\x12+\n\x05query\x18\x06 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\x12\x12\n\ncreated_at\x18\x07 \x01(\x01\x12\x12\n\ncreated_by\x18\x08 \x01(\t\x1a-\n\x0bSplitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x8c\x02\n\x0bSnapshotBox\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\r\x12\n\n\x02x1\x18\x02 \x01(\x01\x12\n\n\x02y1\x18\x03 \x01(\x01\x12\n\n\x02x2\x18\x04 \x01(\x01\x12\n\n\x02y2\x18\x05 \x01(\x01\x12$\n\x04kind\x18\x06 \x01(\x0e\x32\x16.secondlook.v1.BoxKind\x12\x13\n\x0bprobability\x18\x07 \x01(\x01\x12\r\n\x05score\x18\x08 \x01(\x01\x12\x12\n\x05p_yes\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06reason\x18\n \x01(\t\x12\x31\n\x0csegmentation\x18\x0b \x01(\x0b\x32\x1b.secondlook.v1.Segmentation\x12\r\n\x05track\x18\x0c \x01(\rB\x08\n\x06_p_yes\"\xf1\x01\n\rSnapshotImage\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\r\n\x05split\x18\x06 \x01(\t\x12\r\n\x05group\x18\x07 \x01(\t\x12)\n\x05\x62oxes\x18\x08 \x03(\x0b\x32\x1a.secondlook.v1.SnapshotBox\x12\x0f\n\x07\x63ontent\x18\t \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\n \x01(\t\x12)\n\x05\x65mpty\x18\x0b \x01(\x0e\x32\x1a.secondlook.v1.EmptyReason\"[\n\x15\x43reateSnapshotRequest\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12+\n\x05query\x18\x02 \x01(\x0b\x32\x1c.secondlook.v1.SnapshotQuery\"C\n\x16\x43reateSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"+\n\x12GetSnapshotRequest\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\"@\n\x13GetSnapshotResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.secondlook.v1.Snapshot\"N\n\x14ListSnapshotsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\rB\x07\x82\x80\x19\x03 \xc8\x01\x12\x1a\n\npage_token\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10@\"\\\n\x15ListSnapshotsResponse\x12*\n\tsnapshots\x18\x01 \x03(\x0b\x32\x17.secondlook.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x87\x01\n\x0bPullRequest\x12\x19\n\x08snapshot\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12\x15\n\x05split\x18\x02 \x01(\tB\x06\x82\x80\x19\x02\x10(\x12\r\n\x05shard\x18\x03 \x01(\r\x12\x0e\n\x06shards\x18\x04 \x01(\r\x12\x17\n\x06\x63ursor\x18\x05 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12\x0e\n\x06images\x18\x06 \x01(\x08\"<\n\x0cPullResponse\x12,\n\x06images\x18\x01 \x03(\x0b\x32\x1c.secondlook.v1.SnapshotImage\"J\n\x12\x46\x65tchImagesRequest\x12\x19\n\x08snapshot\x18\x01 \x01(\tB\x07\x82\x80\x19\x03\x10\xc8\x01\x12\x19\n\x06sha256\x18\x02 \x03(\tB\t\x82\x80\x19\x05\x08\x80\x02\x10@\"6\n\x13\x46\x65tchImagesResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c*h\n\x07\x42oxKind\x12\x18\n\x14\x42OX_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42OX_KIND_LABEL\x10\x01\x12\x13\n\x0f\x42OX_KIND_IGNORE\x10\x02\x12\x1a\n\x16\x42OX_KIND_HARD_NEGATIVE\x10\x03*w\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x11\n\rGROUP_BY_AUTO\x10\x01\x12\x13\n\x0fGROUP_BY_FOLDER\x10\x02\x12\x17\n\x13GROUP_BY_SIMILARITY\x10\x03\x12\x11\n\rGROUP_BY_TIME\x10\x04\x32\xf3\x03\n\x0e\x44\x61tasetService\x12p\n\x0e\x43reateSnapshot\x12$.secondlook.v1.CreateSnapshotRequest\x1a%.secondlook.v1.CreateSnapshotResponse\"\x11\x82\x80\x19\x04\x08\x80\x80 \x8a\x80\x19\x05\n\x01\x04\x10\x01\x12]\n\x0bGetSnapshot\x12!.secondlook.v1.GetSnapshotRequest\x1a\".secondlook.v1.GetSnapshotResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x12\x63\n\rListSnapshots\x12#.secondlook.v1.ListSnapshotsRequest\x1a$.secondlook.v1.ListSnapshotsResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x12J\n\x04Pull\x12\x1a.secondlook.v1.PullRequest\x1a\x1b.secondlook.v1.PullResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x30\x01\x12_\n\x0b\x46\x65tchImages\x12!.secondlook.v1.FetchImagesRequest\x1a\".secondlook.v1.FetchImagesResponse\"\x07\x8a\x80\x19\x03\n\x01\x01\x30\x01\x42-\n\rsecondlook.v1P\x01Z\x1asecondlook/v1;secondlookv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -79,42 +79,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETSERVICE'].methods_by_name['Pull']._serialized_options = b'\212\200\031\003\n\001\001'
   _globals['_DATASETSERVICE'].methods_by_name['FetchImages']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['FetchImages']._serialized_options = b'\212\200\031\003\n\001\001'
-  _globals['_BOXKIND']._serialized_start=2158
-  _globals['_BOXKIND']._serialized_end=2262
-  _globals['_GROUPBY']._serialized_start=2264
-  _globals['_GROUPBY']._serialized_end=2383
+  _globals['_BOXKIND']._serialized_start=2178
+  _globals['_BOXKIND']._serialized_end=2282
+  _globals['_GROUPBY']._serialized_start=2284
+  _globals['_GROUPBY']._serialized_end=2403
   _globals['_SPLITSHARE']._serialized_start=133
   _globals['_SPLITSHARE']._serialized_end=183
   _globals['_SNAPSHOTQUERY']._serialized_start=186
   _globals['_SNAPSHOTQUERY']._serialized_end=610
   _globals['_SNAPSHOT']._serialized_start=613
-  _globals['_SNAPSHOT']._serialized_end=862
-  _globals['_SNAPSHOT_SPLITSENTRY']._serialized_start=817
-  _globals['_SNAPSHOT_SPLITSENTRY']._serialized_end=862
-  _globals['_SNAPSHOTBOX']._serialized_start=865
-  _globals['_SNAPSHOTBOX']._serialized_end=1133
-  _globals['_SNAPSHOTIMAGE']._serialized_start=1136
-  _globals['_SNAPSHOTIMAGE']._serialized_end=1377
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1379
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1470
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1472
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1539
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1541
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1584
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1586
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1650
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1652
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1730
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1732
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1824
-  _globals['_PULLREQUEST']._serialized_start=1827
-  _globals['_PULLREQUEST']._serialized_end=1962
-  _globals['_PULLRESPONSE']._serialized_start=1964
-  _globals['_PULLRESPONSE']._serialized_end=2024
-  _globals['_FETCHIMAGESREQUEST']._serialized_start=2026
-  _globals['_FETCHIMAGESREQUEST']._serialized_end=2100
-  _globals['_FETCHIMAGESRESPONSE']._serialized_start=2102
-  _globals['_FETCHIMAGESRESPONSE']._serialized_end=2156
-  _globals['_DATASETSERVICE']._serialized_start=2386
-  _globals['_DATASETSERVICE']._serialized_end=2885
+  _globals['_SNAPSHOT']._serialized_end=882
+  _globals['_SNAPSHOT_SPLITSENTRY']._serialized_start=837
+  _globals['_SNAPSHOT_SPLITSENTRY']._serialized_end=882
+  _globals['_SNAPSHOTBOX']._serialized_start=885
+  _globals['_SNAPSHOTBOX']._serialized_end=1153
+  _globals['_SNAPSHOTIMAGE']._serialized_start=1156
+  _globals['_SNAPSHOTIMAGE']._serialized_end=1397
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1399
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1490
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=1492
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=1559
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1561
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1604
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1606
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1670
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1672
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1750
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1752
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1844
+  _globals['_PULLREQUEST']._serialized_start=1847
+  _globals['_PULLREQUEST']._serialized_end=1982
+  _globals['_PULLRESPONSE']._serialized_start=1984
+  _globals['_PULLRESPONSE']._serialized_end=2044
+  _globals['_FETCHIMAGESREQUEST']._serialized_start=2046
+  _globals['_FETCHIMAGESREQUEST']._serialized_end=2120
+  _globals['_FETCHIMAGESRESPONSE']._serialized_start=2122
+  _globals['_FETCHIMAGESRESPONSE']._serialized_end=2176
+  _globals['_DATASETSERVICE']._serialized_start=2406
+  _globals['_DATASETSERVICE']._serialized_end=2905
 # @@protoc_insertion_point(module_scope)

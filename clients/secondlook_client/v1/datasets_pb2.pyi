@@ -243,6 +243,7 @@ class Snapshot(_message.Message):
     STATISTICS_JSON_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As it was given."""
     manifest: _builtins.str
@@ -253,6 +254,8 @@ class Snapshot(_message.Message):
     """
     created_at: _builtins.float
     """Seconds since 1970."""
+    created_by: _builtins.str
+    """Name of the token that made it; empty: without tokens, or before them."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Classes, in the order of their numbers."""
@@ -275,10 +278,11 @@ class Snapshot(_message.Message):
         statistics_json: _builtins.str = ...,
         query: Global___SnapshotQuery | None = ...,
         created_at: _builtins.float = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "created_at", b"created_at", "manifest", b"manifest", "name", b"name", "query", b"query", "splits", b"splits", "statistics_json", b"statistics_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "created_at", b"created_at", "created_by", b"created_by", "manifest", b"manifest", "name", b"name", "query", b"query", "splits", b"splits", "statistics_json", b"statistics_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

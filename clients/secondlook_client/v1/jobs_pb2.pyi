@@ -73,6 +73,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """It was stopped with CancelJob."""
     JOB_STATE_FAILED: _JobState.ValueType  # 5
     """It cannot go on; its message says why."""
+    JOB_STATE_PAUSED: _JobState.ValueType  # 6
+    """It takes images and labels none until ResumeJob."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """How a job stands."""
@@ -89,6 +91,8 @@ JOB_STATE_CANCELLED: JobState.ValueType  # 4
 """It was stopped with CancelJob."""
 JOB_STATE_FAILED: JobState.ValueType  # 5
 """It cannot go on; its message says why."""
+JOB_STATE_PAUSED: JobState.ValueType  # 6
+"""It takes images and labels none until ResumeJob."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -112,6 +116,8 @@ class Job(_message.Message):
     PATHS_FIELD_NUMBER: _builtins.int
     GUARANTEE_FIELD_NUMBER: _builtins.int
     GUARANTEE_STATE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    DEVICE_MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique on the server."""
     kind: Global___JobKind.ValueType
@@ -138,6 +144,12 @@ class Job(_message.Message):
     """The guarantee of precision that its boxes are decided under; empty without one."""
     guarantee_state: _builtins.str
     """How that stands, or since when it no longer holds, as a sentence; only in GetJob."""
+    created_by: _builtins.str
+    """Name of the token that made it; empty: without tokens, or before them."""
+    device_model: _builtins.str
+    """Of a captured stream: the model that its device said it runs when it connected last; empty where
+    it said nothing.
+    """
     @_builtins.property
     def ontology(self) -> _labeling_pb2.Ontology:
         """What is looked for; absent in ListJobs and WatchJob."""
@@ -164,10 +176,12 @@ class Job(_message.Message):
         paths: _abc.Iterable[Global___PathCounts] | None = ...,
         guarantee: _builtins.str = ...,
         guarantee_state: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+        device_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "done", b"done", "failed", b"failed", "folder", b"folder", "guarantee", b"guarantee", "guarantee_state", b"guarantee_state", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "device_model", b"device_model", "done", b"done", "failed", b"failed", "folder", b"folder", "guarantee", b"guarantee", "guarantee_state", b"guarantee_state", "kind", b"kind", "message", b"message", "name", b"name", "ontology", b"ontology", "open", b"open", "paths", b"paths", "state", b"state", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,6 +711,98 @@ class CancelJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
+
+@_typing.final
+class PauseJobRequest(_message.Message):
+    """Pauses a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Name of the job."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class PauseJobResponse(_message.Message):
+    """No further image of the job is begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobResponse: _TypeAlias = PauseJobResponse  # noqa: Y015
+
+@_typing.final
+class ResumeJobRequest(_message.Message):
+    """Continues a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Name of the job."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobRequest: _TypeAlias = ResumeJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobResponse(_message.Message):
+    """The job is not paused any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobResponse: _TypeAlias = ResumeJobResponse  # noqa: Y015
 
 @_typing.final
 class RetryJobRequest(_message.Message):

@@ -75,6 +75,16 @@ class JobServiceStub:
                 request_serializer=secondlook_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/secondlook.v1.JobService/PauseJob',
+                request_serializer=secondlook_dot_v1_dot_jobs__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/secondlook.v1.JobService/ResumeJob',
+                request_serializer=secondlook_dot_v1_dot_jobs__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_jobs__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
         self.RetryJob = channel.unary_unary(
                 '/secondlook.v1.JobService/RetryJob',
                 request_serializer=secondlook_dot_v1_dot_jobs__pb2.RetryJobRequest.SerializeToString,
@@ -159,6 +169,21 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Begin no further image of a job until ResumeJob; those under way are finished, and more may be
+        sent. Holds over a restart of the server. Pausing one that is over changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Continue a paused job. Resuming another one changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RetryJob(self, request, context):
         """Queue the failed images again.
         """
@@ -231,6 +256,16 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=secondlook_dot_v1_dot_jobs__pb2.CancelJobRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_jobs__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.PauseJobRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=secondlook_dot_v1_dot_jobs__pb2.ResumeJobRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_jobs__pb2.ResumeJobResponse.SerializeToString,
             ),
             'RetryJob': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryJob,
@@ -470,6 +505,60 @@ class JobService:
             '/secondlook.v1.JobService/CancelJob',
             secondlook_dot_v1_dot_jobs__pb2.CancelJobRequest.SerializeToString,
             secondlook_dot_v1_dot_jobs__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.JobService/PauseJob',
+            secondlook_dot_v1_dot_jobs__pb2.PauseJobRequest.SerializeToString,
+            secondlook_dot_v1_dot_jobs__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.JobService/ResumeJob',
+            secondlook_dot_v1_dot_jobs__pb2.ResumeJobRequest.SerializeToString,
+            secondlook_dot_v1_dot_jobs__pb2.ResumeJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,12 @@ class JobServiceStub:
     """How one job stands, now and each time that it changes. Ends when the job is over."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
     """Stop a job. What is done stays; cancelling one that is over changes nothing."""
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.PauseJobResponse]
+    """Begin no further image of a job until ResumeJob; those under way are finished, and more may be
+    sent. Holds over a restart of the server. Pausing one that is over changes nothing.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.ResumeJobRequest, _jobs_pb2.ResumeJobResponse]
+    """Continue a paused job. Resuming another one changes nothing."""
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RetryJobRequest, _jobs_pb2.RetryJobResponse]
     """Queue the failed images again."""
     ListResults: _grpc.UnaryStreamMultiCallable[_jobs_pb2.ListResultsRequest, _jobs_pb2.ListResultsResponse]
@@ -97,6 +103,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """How one job stands, now and each time that it changes. Ends when the job is over."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Stop a job. What is done stays; cancelling one that is over changes nothing."""
+    PauseJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.PauseJobRequest, _jobs_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """Begin no further image of a job until ResumeJob; those under way are finished, and more may be
+    sent. Holds over a restart of the server. Pausing one that is over changes nothing.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.ResumeJobRequest, _jobs_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Continue a paused job. Resuming another one changes nothing."""
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RetryJobRequest, _jobs_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Queue the failed images again."""
     ListResults: _aio.UnaryStreamMultiCallable[_jobs_pb2.ListResultsRequest, _jobs_pb2.ListResultsResponse]  # type: ignore[assignment]
@@ -179,6 +191,24 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.CancelJobResponse, _abc.Awaitable[_jobs_pb2.CancelJobResponse]]:
         """Stop a job. What is done stays; cancelling one that is over changes nothing."""
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _jobs_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.PauseJobResponse, _abc.Awaitable[_jobs_pb2.PauseJobResponse]]:
+        """Begin no further image of a job until ResumeJob; those under way are finished, and more may be
+        sent. Holds over a restart of the server. Pausing one that is over changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _jobs_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_pb2.ResumeJobResponse, _abc.Awaitable[_jobs_pb2.ResumeJobResponse]]:
+        """Continue a paused job. Resuming another one changes nothing."""
 
     @_abc_1.abstractmethod
     def RetryJob(

@@ -774,6 +774,7 @@ class StreamOpening(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     MAX_PENDING_FIELD_NUMBER: _builtins.int
     GUARANTEE_FIELD_NUMBER: _builtins.int
+    DEVICE_MODEL_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The client's name for this stream, at most 128 characters. In live mode it is for logs; in
     capture mode it is required, and all frames ever sent under it belong together.
@@ -791,6 +792,10 @@ class StreamOpening(_message.Message):
     CreateJobRequest); the ontology is its own then, and may be absent. Empty: without a guarantee,
     or what the captured stream was begun with, which goes on when the guarantee no longer holds.
     """
+    device_model: _builtins.str
+    """Capture mode only. The model that the device runs, for people, e.g. "street, version 3"; kept
+    with the stream. Empty: nothing is told, and what was told before stays.
+    """
     @_builtins.property
     def ontology(self) -> Global___Ontology:
         """What to look for. Absent: the server's own, or what the captured stream was begun with."""
@@ -804,10 +809,11 @@ class StreamOpening(_message.Message):
         detail: Global___Detail.ValueType = ...,
         max_pending: _builtins.int = ...,
         guarantee: _builtins.str = ...,
+        device_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ontology", b"ontology"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "guarantee", b"guarantee", "max_pending", b"max_pending", "mode", b"mode", "ontology", b"ontology", "stream_id", b"stream_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "device_model", b"device_model", "guarantee", b"guarantee", "max_pending", b"max_pending", "mode", b"mode", "ontology", b"ontology", "stream_id", b"stream_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -121,6 +121,8 @@ class ModelVersion(_message.Message):
     CURRENT_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     PROMOTION_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Of the model."""
     version: _builtins.int
@@ -137,6 +139,12 @@ class ModelVersion(_message.Message):
     """Whether devices fetch it."""
     promotion: _builtins.str
     """Why it was made current last, in words; empty when it never was."""
+    created_by: _builtins.str
+    """Name of the token that made it; empty: without tokens, or before them."""
+    signature: _builtins.bytes
+    """By the server's key, ed25519: of "secondlook model 1", a zero byte, name, a zero byte and digest.
+    Empty where the server has none.
+    """
     @_builtins.property
     def files(self) -> _containers.MessageMap[_builtins.str, Global___ModelFile]:
         """By plain name."""
@@ -153,10 +161,12 @@ class ModelVersion(_message.Message):
         current: _builtins.bool = ...,
         files: _abc.Mapping[_builtins.str, Global___ModelFile] | None = ...,
         promotion: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "current", b"current", "digest", b"digest", "files", b"files", "manifest_json", b"manifest_json", "name", b"name", "promotion", b"promotion", "report_json", b"report_json", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "current", b"current", "digest", b"digest", "files", b"files", "manifest_json", b"manifest_json", "name", b"name", "promotion", b"promotion", "report_json", b"report_json", "signature", b"signature", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +235,7 @@ class Training(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Given by the server."""
     model: _builtins.str
@@ -255,6 +266,8 @@ class Training(_message.Message):
     """Seconds since 1970."""
     updated_at: _builtins.float
     """Seconds since 1970."""
+    created_by: _builtins.str
+    """Name of the token that made it; empty: without tokens, or before them."""
     def __init__(
         self,
         *,
@@ -273,10 +286,11 @@ class Training(_message.Message):
         version: _builtins.int = ...,
         created_at: _builtins.float = ...,
         updated_at: _builtins.float = ...,
+        created_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "loss", b"loss", "map50", b"map50"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "created_at", b"created_at", "id", b"id", "loss", b"loss", "map50", b"map50", "message", b"message", "model", b"model", "of", b"of", "phase", b"phase", "size", b"size", "snapshot", b"snapshot", "split", b"split", "state", b"state", "step", b"step", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_map50", b"_map50", "created_at", b"created_at", "created_by", b"created_by", "id", b"id", "loss", b"loss", "map50", b"map50", "message", b"message", "model", b"model", "of", b"of", "phase", b"phase", "size", b"size", "snapshot", b"snapshot", "split", b"split", "state", b"state", "step", b"step", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015

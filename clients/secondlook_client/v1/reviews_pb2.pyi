@@ -169,6 +169,30 @@ REVIEW_ORDER_KEYFRAMES: ReviewOrder.ValueType  # 11
 """Of a run with tracks: the few frames that show each track and what happens to it."""
 Global___ReviewOrder: _TypeAlias = ReviewOrder  # noqa: Y015
 
+class _GuaranteePromise:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuaranteePromiseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuaranteePromise.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUARANTEE_PROMISE_UNSPECIFIED: _GuaranteePromise.ValueType  # 0
+    """The same as GUARANTEE_PROMISE_SCENES."""
+    GUARANTEE_PROMISE_SCENES: _GuaranteePromise.ValueType  # 1
+    """Of boxes in further scenes like those of the run."""
+    GUARANTEE_PROMISE_RUN: _GuaranteePromise.ValueType  # 2
+    """Of the boxes of the run and no others, which takes fewer scenes."""
+
+class GuaranteePromise(_GuaranteePromise, metaclass=_GuaranteePromiseEnumTypeWrapper):
+    """Of which boxes a precision is guaranteed."""
+
+GUARANTEE_PROMISE_UNSPECIFIED: GuaranteePromise.ValueType  # 0
+"""The same as GUARANTEE_PROMISE_SCENES."""
+GUARANTEE_PROMISE_SCENES: GuaranteePromise.ValueType  # 1
+"""Of boxes in further scenes like those of the run."""
+GUARANTEE_PROMISE_RUN: GuaranteePromise.ValueType  # 2
+"""Of the boxes of the run and no others, which takes fewer scenes."""
+Global___GuaranteePromise: _TypeAlias = GuaranteePromise  # noqa: Y015
+
 @_typing.final
 class Review(_message.Message):
     """What a person said of a box or an image, and when."""
@@ -1211,6 +1235,164 @@ class ListReviewsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListReviewsResponse: _TypeAlias = ListReviewsResponse  # noqa: Y015
+
+@_typing.final
+class CreateGuaranteeRequest(_message.Message):
+    """Asks for a guarantee of precision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    PROMISE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 200 letters, digits, "-", "_" or "."; begins with a letter or digit. Empty: of the run, with
+    the precision.
+    """
+    run: _builtins.str
+    """Name of the run."""
+    precision: _builtins.float
+    """Share of the labels that shall be right at least, 0.5 to 0.9999. 0: 0.95."""
+    confidence: _builtins.float
+    """Probability with which that shall be true, 0.5 to 0.9999. 0: 0.95."""
+    promise: Global___GuaranteePromise.ValueType
+    """Of which boxes."""
+    budget: _builtins.int
+    """Answers at most; of each class, where classes are guaranteed by themselves. 0: 200."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Classes that are guaranteed each by itself. Empty: all labels together."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        run: _builtins.str = ...,
+        precision: _builtins.float = ...,
+        confidence: _builtins.float = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        promise: Global___GuaranteePromise.ValueType = ...,
+        budget: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "classes", b"classes", "confidence", b"confidence", "name", b"name", "precision", b"precision", "promise", b"promise", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateGuaranteeRequest: _TypeAlias = CreateGuaranteeRequest  # noqa: Y015
+
+@_typing.final
+class CreateGuaranteeResponse(_message.Message):
+    """The guarantee is begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUARANTEE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def guarantee(self) -> Global___GuaranteeProgress:
+        """How it stands."""
+
+    def __init__(
+        self,
+        *,
+        guarantee: Global___GuaranteeProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guarantee", b"guarantee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guarantee", b"guarantee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateGuaranteeResponse: _TypeAlias = CreateGuaranteeResponse  # noqa: Y015
+
+@_typing.final
+class CertifyGuaranteeRequest(_message.Message):
+    """Asks for a certificate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the guarantee."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertifyGuaranteeRequest: _TypeAlias = CertifyGuaranteeRequest  # noqa: Y015
+
+@_typing.final
+class CertifyGuaranteeResponse(_message.Message):
+    """The certificate is there, or more answers are wanted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GUARANTEE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def guarantee(self) -> Global___GuaranteeProgress:
+        """How it stands."""
+
+    def __init__(
+        self,
+        *,
+        guarantee: Global___GuaranteeProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guarantee", b"guarantee"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guarantee", b"guarantee"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertifyGuaranteeResponse: _TypeAlias = CertifyGuaranteeResponse  # noqa: Y015
+
+@_typing.final
+class GuaranteeProgress(_message.Message):
+    """How far a guarantee is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    state: _builtins.str
+    """As in Guarantee: "asking" while answers are missing."""
+    queue: _builtins.str
+    """Review queue with its questions."""
+    asked: _builtins.int
+    """Questions in it."""
+    answered: _builtins.int
+    """Of these, answered."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        asked: _builtins.int = ...,
+        answered: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "asked", b"asked", "name", b"name", "queue", b"queue", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GuaranteeProgress: _TypeAlias = GuaranteeProgress  # noqa: Y015
 
 @_typing.final
 class GetImageNamesRequest(_message.Message):

@@ -95,6 +95,16 @@ class ReviewServiceStub:
                 request_serializer=secondlook_dot_v1_dot_reviews__pb2.ListReviewsRequest.SerializeToString,
                 response_deserializer=secondlook_dot_v1_dot_reviews__pb2.ListReviewsResponse.FromString,
                 _registered_method=True)
+        self.CreateGuarantee = channel.unary_unary(
+                '/secondlook.v1.ReviewService/CreateGuarantee',
+                request_serializer=secondlook_dot_v1_dot_reviews__pb2.CreateGuaranteeRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_reviews__pb2.CreateGuaranteeResponse.FromString,
+                _registered_method=True)
+        self.CertifyGuarantee = channel.unary_unary(
+                '/secondlook.v1.ReviewService/CertifyGuarantee',
+                request_serializer=secondlook_dot_v1_dot_reviews__pb2.CertifyGuaranteeRequest.SerializeToString,
+                response_deserializer=secondlook_dot_v1_dot_reviews__pb2.CertifyGuaranteeResponse.FromString,
+                _registered_method=True)
         self.GetImageNames = channel.unary_unary(
                 '/secondlook.v1.ReviewService/GetImageNames',
                 request_serializer=secondlook_dot_v1_dot_reviews__pb2.GetImageNamesRequest.SerializeToString,
@@ -198,6 +208,26 @@ class ReviewServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateGuarantee(self, request, context):
+        """Begin to guarantee the precision of a run's labels: draw the boxes to be asked about and make a
+        queue of them. Sent again with the same terms it changes nothing. May take a minute for a large
+        run.
+
+        Fails with NOT_FOUND for an unknown run, ALREADY_EXISTS for the name of a guarantee with other
+        terms, and INVALID_ARGUMENT for terms that cannot be met and a run without boxes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CertifyGuarantee(self, request, context):
+        """Write the certificate of a guarantee, if the answers in its queue are enough; otherwise nothing
+        is changed. May take a minute for a large run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetImageNames(self, request, context):
         """Names and sizes of images that reviews are about. Unknown images are left out.
         """
@@ -267,6 +297,16 @@ def add_ReviewServiceServicer_to_server(servicer, server):
                     servicer.ListReviews,
                     request_deserializer=secondlook_dot_v1_dot_reviews__pb2.ListReviewsRequest.FromString,
                     response_serializer=secondlook_dot_v1_dot_reviews__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'CreateGuarantee': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateGuarantee,
+                    request_deserializer=secondlook_dot_v1_dot_reviews__pb2.CreateGuaranteeRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_reviews__pb2.CreateGuaranteeResponse.SerializeToString,
+            ),
+            'CertifyGuarantee': grpc.unary_unary_rpc_method_handler(
+                    servicer.CertifyGuarantee,
+                    request_deserializer=secondlook_dot_v1_dot_reviews__pb2.CertifyGuaranteeRequest.FromString,
+                    response_serializer=secondlook_dot_v1_dot_reviews__pb2.CertifyGuaranteeResponse.SerializeToString,
             ),
             'GetImageNames': grpc.unary_unary_rpc_method_handler(
                     servicer.GetImageNames,
@@ -599,6 +639,60 @@ class ReviewService:
             '/secondlook.v1.ReviewService/ListReviews',
             secondlook_dot_v1_dot_reviews__pb2.ListReviewsRequest.SerializeToString,
             secondlook_dot_v1_dot_reviews__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateGuarantee(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.ReviewService/CreateGuarantee',
+            secondlook_dot_v1_dot_reviews__pb2.CreateGuaranteeRequest.SerializeToString,
+            secondlook_dot_v1_dot_reviews__pb2.CreateGuaranteeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CertifyGuarantee(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secondlook.v1.ReviewService/CertifyGuarantee',
+            secondlook_dot_v1_dot_reviews__pb2.CertifyGuaranteeRequest.SerializeToString,
+            secondlook_dot_v1_dot_reviews__pb2.CertifyGuaranteeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,18 @@ class ReviewServiceStub:
     """
     ListReviews: _grpc.UnaryUnaryMultiCallable[_reviews_pb2.ListReviewsRequest, _reviews_pb2.ListReviewsResponse]
     """Reviews, the oldest first, a page at a time; those that were undone, and those that undo, too."""
+    CreateGuarantee: _grpc.UnaryUnaryMultiCallable[_reviews_pb2.CreateGuaranteeRequest, _reviews_pb2.CreateGuaranteeResponse]
+    """Begin to guarantee the precision of a run's labels: draw the boxes to be asked about and make a
+    queue of them. Sent again with the same terms it changes nothing. May take a minute for a large
+    run.
+
+    Fails with NOT_FOUND for an unknown run, ALREADY_EXISTS for the name of a guarantee with other
+    terms, and INVALID_ARGUMENT for terms that cannot be met and a run without boxes.
+    """
+    CertifyGuarantee: _grpc.UnaryUnaryMultiCallable[_reviews_pb2.CertifyGuaranteeRequest, _reviews_pb2.CertifyGuaranteeResponse]
+    """Write the certificate of a guarantee, if the answers in its queue are enough; otherwise nothing
+    is changed. May take a minute for a large run.
+    """
     GetImageNames: _grpc.UnaryUnaryMultiCallable[_reviews_pb2.GetImageNamesRequest, _reviews_pb2.GetImageNamesResponse]
     """Names and sizes of images that reviews are about. Unknown images are left out."""
 
@@ -120,6 +132,18 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     """
     ListReviews: _aio.UnaryUnaryMultiCallable[_reviews_pb2.ListReviewsRequest, _reviews_pb2.ListReviewsResponse]  # type: ignore[assignment]
     """Reviews, the oldest first, a page at a time; those that were undone, and those that undo, too."""
+    CreateGuarantee: _aio.UnaryUnaryMultiCallable[_reviews_pb2.CreateGuaranteeRequest, _reviews_pb2.CreateGuaranteeResponse]  # type: ignore[assignment]
+    """Begin to guarantee the precision of a run's labels: draw the boxes to be asked about and make a
+    queue of them. Sent again with the same terms it changes nothing. May take a minute for a large
+    run.
+
+    Fails with NOT_FOUND for an unknown run, ALREADY_EXISTS for the name of a guarantee with other
+    terms, and INVALID_ARGUMENT for terms that cannot be met and a run without boxes.
+    """
+    CertifyGuarantee: _aio.UnaryUnaryMultiCallable[_reviews_pb2.CertifyGuaranteeRequest, _reviews_pb2.CertifyGuaranteeResponse]  # type: ignore[assignment]
+    """Write the certificate of a guarantee, if the answers in its queue are enough; otherwise nothing
+    is changed. May take a minute for a large run.
+    """
     GetImageNames: _aio.UnaryUnaryMultiCallable[_reviews_pb2.GetImageNamesRequest, _reviews_pb2.GetImageNamesResponse]  # type: ignore[assignment]
     """Names and sizes of images that reviews are about. Unknown images are left out."""
 
@@ -233,6 +257,30 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reviews_pb2.ListReviewsResponse, _abc.Awaitable[_reviews_pb2.ListReviewsResponse]]:
         """Reviews, the oldest first, a page at a time; those that were undone, and those that undo, too."""
+
+    @_abc_1.abstractmethod
+    def CreateGuarantee(
+        self,
+        request: _reviews_pb2.CreateGuaranteeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reviews_pb2.CreateGuaranteeResponse, _abc.Awaitable[_reviews_pb2.CreateGuaranteeResponse]]:
+        """Begin to guarantee the precision of a run's labels: draw the boxes to be asked about and make a
+        queue of them. Sent again with the same terms it changes nothing. May take a minute for a large
+        run.
+
+        Fails with NOT_FOUND for an unknown run, ALREADY_EXISTS for the name of a guarantee with other
+        terms, and INVALID_ARGUMENT for terms that cannot be met and a run without boxes.
+        """
+
+    @_abc_1.abstractmethod
+    def CertifyGuarantee(
+        self,
+        request: _reviews_pb2.CertifyGuaranteeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reviews_pb2.CertifyGuaranteeResponse, _abc.Awaitable[_reviews_pb2.CertifyGuaranteeResponse]]:
+        """Write the certificate of a guarantee, if the answers in its queue are enough; otherwise nothing
+        is changed. May take a minute for a large run.
+        """
 
     @_abc_1.abstractmethod
     def GetImageNames(

@@ -55,6 +55,7 @@ COMMAND_GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "serve": ("serve", "Serve labelling over gRPC; with --data, keep everything."),
         "label-studio": ("label_studio", "Be a backend of Label Studio: predict, click, learn."),
         "job": ("jobs", "Label many images on a service: create, watch, results."),
+        "health": ("health", "Ask a service whether it is ready; for probes and scripts."),
         "token": ("token", "Say who may call a service: make, list and revoke tokens."),
         "check": ("store", "Check every row and every image of a store."),
         "backup": ("store", "Copy a store that is in use; later, only what is new."),
@@ -116,12 +117,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _configure_logging("--debug" in arguments)
     write_privately()
+    _export_traces()
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command line; errors are printed to stderr in one line."""
     return run_group(group, "secondlook", arguments)
+
+
+def _export_traces() -> None:
+    """Where the environment names a collector; it may name one for programs that cannot trace."""
+    from secondlook_client import tracing
+
+    try:
+        tracing.export("secondlook")
+    except ImportError:
+        logging.warning(
+            "traces are asked for by OTEL_EXPORTER_OTLP_ENDPOINT, and the packages for them are "
+            'not installed; run: pip install "secondlook[tracing]"'
+        )
 
 
 def _configure_logging(debug: bool) -> None:

@@ -142,7 +142,8 @@ def running_service(
         yield server, None
         return
     check_extras("running models here", *extras_of_models(settings))
-    from secondlook.cli.local_service import load_pipeline, local_server
+    from secondlook.cli.local_service import local_server
+    from secondlook.models.registry import load_pipeline
 
     with local_server(settings, ready, build or load_pipeline) as running:
         yield running.own_address, running

@@ -186,11 +186,12 @@ def create(
 def _calibrator(store: "Store", run: "Run", named: str) -> "Calibrator | None":
     """What ranks the boxes of ``run``."""
     from secondlook.cli.calibrators import NONE, find_calibrator
+    from secondlook.review.guarantees import default_calibrator
 
     if named == NONE:
         return None
     if named == "auto":
-        return _own_calibrator(store, run)
+        return default_calibrator(store, run)
     return find_calibrator(named, store)
 
 
@@ -397,24 +398,6 @@ def _run_of(run: str, flags: dict[str, Any]) -> tuple[Path | None, str]:
 
     flags["data"] = str(store_of(folder))
     return folder, run_in(folder)
-
-
-def _own_calibrator(store: "Store", run: "Run") -> "Calibrator | None":
-    """The one that the run decides by; of labels of the embedded models the one that comes with
-    them; else None."""
-    if run.calibrator:
-        return store.calibrators.get(run.calibrator)
-    if not run.proposer.startswith("demo-"):
-        return None
-    from secondlook.models.embedded_calibrator import embedded_calibrator
-    from secondlook_client.errors import BadSetting, InvalidInput
-
-    embedded = embedded_calibrator()
-    try:
-        embedded.check(run.ontology, run.proposer, run.verifier)
-    except (BadSetting, InvalidInput):  # another version of the models, or other classes
-        return None
-    return embedded
 
 
 def _where(folder: Path | None, flags: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from secondlook.cli.options import class_options, fps_option, ontology_of
-from secondlook.cli.output import console, counted, local_time, print_facts, table
+from secondlook.cli.output import console, counted, created_text, local_time, print_facts, table
 from secondlook.cli.params import limit_option, server_option
 from secondlook.config.entrypoint import CommandGroup
 from secondlook.config.terminal import echo, print_json
@@ -141,6 +141,28 @@ def cancel(name: str, server: str) -> None:
         _print_end(client.jobs.cancel(name))
 
 
+@job_command.command("pause")
+@click.argument("name")
+@server_option
+def pause(name: str, server: str) -> None:
+    """Pause the job NAME, also over a restart of the service.
+
+    Images under way are finished, and more may be sent.
+    """
+    with _client(server) as client:
+        _print_end(client.jobs.pause(name))
+
+
+@job_command.command("resume")
+@click.argument("name")
+@server_option
+def resume(name: str, server: str) -> None:
+    """Continue the paused job NAME."""
+    with _client(server) as client:
+        job = client.jobs.resume(name)
+    echo(f"job '{name}' is {state_of(job)}")
+
+
 @job_command.command("retry")
 @click.argument("name")
 @click.option(
@@ -266,9 +288,12 @@ class _ProgressPrinter:
 
     def show(self, job: "Job", step: "Step") -> None:
         step(job.done + job.failed, max(job.total, 1))
-        if job.message and job.message != self._message:
-            echo(f"waiting: {job.message}", err=True)
-        self._message = job.message
+        message = (
+            "paused; `secondlook job resume` continues it" if job.state == "paused" else job.message
+        )
+        if message and message != self._message:
+            echo(f"waiting: {message}", err=True)
+        self._message = message
         if job.failed > self._failed and len(self._printed) < SHOWN_FAILURES:
             self._print_new_failures()
         self._failed = job.failed
@@ -299,7 +324,7 @@ def _print_jobs(jobs: Sequence["Job"]) -> None:
     rows = table("job", "kind", "state", *numbers, "created", "message", right=numbers)
     for job in jobs:
         counts = (f"{n:,}" for n in (job.total, job.done, job.failed))
-        created = local_time(job.created_at)
+        created = created_text(job.created_at, job.created_by)
         cells = (job.name, job.kind, state_of(job), *counts, created, job.message)
         rows.add_row(*(Text(cell) for cell in cells))
     console().print(rows)
@@ -322,9 +347,11 @@ def print_job(job: "Job") -> None:
         "labelled": f"{job.done:,}",
         "failed": f"{job.failed:,}",
         "waiting": f"{job.waiting:,}",
-        "created": local_time(job.created_at),
+        "created": created_text(job.created_at, job.created_by),
         "last change": local_time(job.updated_at),
     }
+    if job.device_model:
+        facts["device runs"] = job.device_model
     if job.guarantee:
         facts["guarantee"] = f"{job.guarantee}: {job.guarantee_state}"
     if job.paths:

@@ -17,7 +17,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -60,6 +60,16 @@ from secondlook.cli.output_folder import (
     read_failures,
     write_outputs,
 )
+from secondlook.cli.params import PathOrBucket
+from secondlook.cli.ray_runs import (
+    bucket_store,
+    check_ray,
+    extras_of_ray,
+    output_folder,
+    ray_models,
+    ray_options,
+    select_bucket,
+)
 from secondlook.config.entrypoint import (
     MORE,
     SectionedCommand,
@@ -76,6 +86,8 @@ from secondlook.core.image_folder import (
     ImageSelection,
     LeftOut,
 )
+from secondlook.core.images import decode
+from secondlook.core.types import Pixels
 from secondlook.datasets.division import SplitPlan
 from secondlook.datasets.writers import (
     LABEL_FORMATS,
@@ -101,6 +113,8 @@ from secondlook_client.values import GroupBy, JobResult, LabelResult, Review
 
 if TYPE_CHECKING:
     from secondlook.cli.connection import Session
+    from secondlook.cli.local_service import BuildPipeline
+    from secondlook.store import Store
     from secondlook_client.jobs import Jobs
 
 POLL_S = 0.2
@@ -148,15 +162,16 @@ def _refuse_guarantee(ctx: click.Context, option: click.Parameter, name: str | N
     examples=[
         'secondlook label photos/ -c "dog ? Is this a dog?" --out labels',
         "secondlook label photos/ --ontology classes.yaml --server host:50051",
+        "secondlook label s3://bucket/in --ray auto -c dog --out labels",
     ],
 )
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=PathOrBucket())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathOrBucket(),
     default=Path("labels"),
     show_default=True,
-    help="Folder for the labels. The same folder resumes a run.",
+    help="Folder for the labels. The same folder resumes a run. With --ray also s3://…",
 )
 @class_options
 @format_option(LABEL_FORMATS)
@@ -199,13 +214,14 @@ def _refuse_guarantee(ctx: click.Context, option: click.Parameter, name: str | N
     help="Maximum number of images in gallery.html, the most unsure first: 10 MB for 600; 0 writes "
     "none.",
 )
+@ray_options
 @click.option("--guarantee", hidden=True, expose_value=False, callback=_refuse_guarantee)
 @resume_options
 @model_options
 @setting_options(CascadeSettings, StoreSettings)
 def label_command(
-    images: tuple[Path, ...],
-    out: Path,
+    images: tuple[Path | str, ...],
+    out: Path | str,
     lines: tuple[str, ...],
     ontology: Path | None,
     formats: tuple[str, ...],
@@ -216,6 +232,7 @@ def label_command(
     fps: float,
     track: bool,
     fill_gaps: str,
+    ray: str | None,
     **flags: Any,
 ) -> int:
     """Label IMAGES: image files, folders with everything below them, or videos.
@@ -229,6 +246,9 @@ def label_command(
 
     With --student, a student labels the images that it is certain of alone, as long as audits by
     the models agree with it.
+
+    With --ray the models run on the machines of a Ray cluster, and images and labels may lie in
+    buckets (s3://bucket/prefix); everything else is as without.
     """
     from secondlook.cli.connection import (
         check_can_label,
@@ -247,16 +267,30 @@ def label_command(
         flags.pop("copy_images"),
         **doubt_choices(flags),
     )
+    shares = {name: flags.pop(f"ray_{name}") for name in ("actors", "gpus", "cpus")}
     # Whatever can be refused is refused before a model is loaded.
     settings = settings_of(flags)
+    files = [Path(place) for place in images]
+    check_ray(
+        ray,
+        [*images, out],
+        settings,
+        {"--server": server, "--track": track, "a video": has_video(files)},
+    )
+    settings = bucket_store(settings, out) if ray else settings
     settings = settings if server else with_outline(settings)
     wanted = chosen_ontology(ontology_of(lines, ontology), settings)
     if track:
         check_can_track(settings, wanted, server)
-    videos = has_video(images)
-    if videos or track:
-        check_can_label(server, settings, *["video"] * videos, *["tracks"] * track)
-    selection = select_images(images, out, clips_in(images, settings.images, fps))
+    videos = has_video(files)
+    also = [*["video"] * videos, *["tracks"] * track, *extras_of_ray(ray, [*images, out])]
+    if also:
+        check_can_label(server, settings, *also)
+    if isinstance(images[0], str):
+        selection = select_bucket(images[0])
+    else:
+        beside = out if isinstance(out, Path) else None
+        selection = select_images(files, beside, clips_in(files, settings.images, fps))
     check_has_image(selection)
     known = identity_without_models(wanted, selection.root, None if server else settings)
     known |= {TRACK: True} if track else {}
@@ -264,19 +298,24 @@ def label_command(
     given |= {"fps": fps, "fill_gaps": fill_gaps}
     given["calibrator"] = file_digest(settings.pipeline.calibrator)
     given["micro"] = micro_digest(settings.models.proposer)  # the same path, another version
-    finished = FinishedRun(out, selection, given)
-    lines_before = None if server or fresh or retry_failed else finished.lines()
+    finished = FinishedRun(out, selection, given) if isinstance(out, Path) else None
+    lines_before = None
+    if finished and not (server or fresh or retry_failed):
+        lines_before = finished.lines()
     if lines_before is not None:
         _print_finished(out, lines_before)
         return 0
     check_can_label(server, settings)
     if not server:
         warn_about_demo_models(settings)
-    with OutputFolder(out) as folder:
+    with output_folder(out) as folder, ExitStack() as ending:
         if not fresh:
             folder.check_same_run(known)
 
-        ready, build = partial(folder.data_folder, fresh), unasked_pipeline if track else None
+        ready = partial(folder.data_folder, fresh)
+        build: BuildPipeline | None = unasked_pipeline if track else None
+        if ray:
+            build = ending.enter_context(ray_models(ray, shares, selection))
         with connected(server, settings, wanted, ready, build) as session:
             run = label_into(
                 folder,
@@ -289,23 +328,25 @@ def label_command(
                 track_fps=fps if track else None,
                 fill_gaps=fill_gaps == IGNORE,
             )
-        return _conclude(run.written, out, finished)
+        folder.publish()
+        return _conclude(run.written, folder, finished)
 
 
-def _conclude(written: WrittenOutputs, out: Path, finished: FinishedRun) -> int:
+def _conclude(written: WrittenOutputs, folder: OutputFolder, finished: FinishedRun | None) -> int:
     """Print what the run made, and keep that it is finished; the exit code."""
-    lines = [*_about_run(written, out)]
+    out = folder.path
+    lines = [line.replace(str(out), folder.shown) for line in _about_run(written, out)]
     for line in lines:
         echo(line)
     nothing_labelled = written.failed and not written.stats.images
     if nothing_labelled or written.stats.verifier_never_answered:
         return 1
-    if not _to_be_tried_again(out / FAILED):
+    if finished and not _to_be_tried_again(out / FAILED):
         finished.write(lines, [*written.paths, out / FAILED])
     return 0
 
 
-def _print_finished(out: Path, lines: Sequence[str]) -> None:
+def _print_finished(out: Path | str, lines: Sequence[str]) -> None:
     for line in lines:
         echo(line)
     echo(f"finished before, and nothing has changed since; --fresh labels {out} again")
@@ -428,20 +469,20 @@ def label_into(
         for found in session.client.jobs.results(run):
             labels.add(found)
         finished = replace(finished, fetched=labels)
-    limits, clips = session.image_limits, selection.clips
+    clips = selection.clips
     written = write_outputs(
         folder.path,
         Labels(
             session.ontology.names,
             finished.results,
-            linked_images(selection.root),
+            linked_images(selection.root) if selection.are_files else _left_in_place,
             provenance=_provenance(session, finished),
             unsure=layout.unsure,
             nothing_proposed=layout.nothing_proposed,
             cursors=finished.fetched.cursors,
             reviews=_reviews(session, finished.job.name),
         ),
-        image_loader(selection.root, limits, clips),
+        _loader(session, selection),
         finished.failures,
         formats=formats,
         shown=shown,
@@ -470,11 +511,29 @@ def _reviews(session: "Session", run: str) -> Callable[[str], Sequence[Review]]:
 
 def _copier(session: "Session", selection: ImageSelection) -> Callable[[str, LabelResult], bytes]:
     """Gives the bytes of an image by its name and result."""
-    store, clips = session.own.store if session.own else None, selection.clips
-    if clips and store:  # a video need not be decoded again
+    store = session.own.store if session.own else None
+    if store and not selection.are_files:  # a video need not be decoded again
         return lambda _, result: store.blobs.get(result.sha256)
-    read = image_reader(selection.root, session.image_limits, clips)
+    read = image_reader(selection.root, session.image_limits, selection.clips)
     return lambda name, _: read(name)
+
+
+def _loader(session: "Session", selection: ImageSelection) -> Callable[[str], Pixels]:
+    """Gives the upright pixels of an image by its name."""
+    limits, clips = session.image_limits, selection.clips
+    if selection.are_files or clips:
+        return image_loader(selection.root, limits, clips)
+
+    def load(name: str) -> Pixels:
+        found = ImageFile(name, selection.root / name, 0, 0)
+        return decode(selection.read(found, limits.max_image_bytes), name, limits).pixels
+
+    return load
+
+
+def _left_in_place(name: str, result: LabelResult, path: Path) -> None:
+    """A ``place_image`` where nothing can be linked to: the dataset names images in their bucket,
+    or frames that are copied instead."""
 
 
 def _provenance(session: "Session", finished: "FinishedJob") -> Provenance:
@@ -517,15 +576,24 @@ def finish_job(
     start goes on from there.
     """
     job = _open_job(folder, session, selection, retry_failed)
-    upload = SelectionUpload(
-        session.client.jobs, job, selection, session.image_limits.max_image_bytes
-    )
+    upload = _upload(session, job, selection)
     started = time.perf_counter()
     finished, images = _label(upload, session, job, folder.path, doing)
     seconds = time.perf_counter() - started
     fetched = _fetch(folder.path, upload, session, job)
     failures = _failures(fetched, upload, session, job)
     return FinishedJob(finished, fetched, failures, images, seconds)
+
+
+def _upload(session: "Session", job: str, selection: ImageSelection) -> "SelectionUpload":
+    """What brings the images to the models: to where these run, or only their names."""
+    from secondlook.jobs.in_flight import LabelsElsewhere
+
+    given = session.client.jobs, job, selection, session.image_limits.max_image_bytes
+    own = session.own
+    if own and own.store and isinstance(own.pipeline, LabelsElsewhere):
+        return SelectionListing(*given, own.store)
+    return SelectionUpload(*given)
 
 
 def _open_job(
@@ -543,6 +611,8 @@ def _open_job(
             f"the job of this run, '{name}', was cancelled; start a new one with --fresh or "
             "another --out"
         )
+    if job.state is JobState.PAUSED:
+        jobs.resume(name)
     if job.failed:
         jobs.retry(name, reasons=() if retry_failed else TRANSIENT)
     return name
@@ -766,6 +836,33 @@ class SelectionUpload:
 
     def _fail(self, image: ImageFile, failure: SecondlookError) -> None:
         self.failed.append(FailedImage(image.name, failure.reason, str(failure)))
+
+
+class SelectionListing(SelectionUpload):
+    """Queues the images that the job lacks for whoever reads them where the models run."""
+
+    def __init__(
+        self, jobs: "Jobs", job: str, selection: ImageSelection, max_bytes: int, store: "Store"
+    ) -> None:
+        """``store`` is where the job is kept."""
+        super().__init__(jobs, job, selection, max_bytes)
+        self._store = store
+
+    def send(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """See ``SelectionUpload``; yields whenever a batch is queued."""
+        from secondlook.store.queue import NewItem
+
+        queue = self._store.queue
+        run_id = queue.get(self._job).run_id
+        images = itertools.takewhile(lambda _: not stopped(), self._walk())
+        lacking = (image for image in images if find_sorted(self._known, image.key) is None)
+        while batch := list(itertools.islice(lacking, OFFER_BATCH)):
+            new = (
+                NewItem(image.key, name_to_text(image.name), image.size, image.mtime_ns)
+                for image in batch
+            )
+            queue.add(run_id, new, reopen=True)
+            yield
 
 
 class FetchedResults:

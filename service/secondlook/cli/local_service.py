@@ -10,7 +10,7 @@ from secondlook.config.settings import ServerSettings, Settings
 from secondlook.detector.trial import open_tried
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Pipeline
-from secondlook.models.registry import load_proposer, load_segmenter, load_verifier, prepare_process
+from secondlook.models.registry import load_pipeline, prepare_process
 from secondlook.registry.active_model import PromotionWatcher
 from secondlook.server.app import Server, running_server
 from secondlook.server.metrics import Metrics
@@ -25,15 +25,6 @@ GRACE_S = 2.0
 
 BuildPipeline = Callable[[Settings], Pipeline]
 """Loads the models."""
-
-
-def load_pipeline(settings: Settings) -> Pipeline:
-    """The models that the settings name. Raises what loading a model raises."""
-    models = settings.models
-    verifier = load_verifier(models.verifier, models)  # first: a model server may be down
-    proposer = load_proposer(models.proposer, models)
-    segmenter = load_segmenter(models.segmenter, models)
-    return Pipeline(proposer, verifier, settings.pipeline, segmenter)
 
 
 @contextmanager

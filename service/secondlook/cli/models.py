@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.output import console, local_time, print_facts, size, table
+from secondlook.cli.output import console, created_text, print_facts, size, table
 from secondlook.cli.params import address_option, limit_option, server_option
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import Command, CommandGroup
@@ -117,6 +117,19 @@ def promote(name: str, version: int, force: bool, on_snapshot: str, **flags: Any
     with _models(flags) as models:
         promoted = models.promote(name, version, force=force, on_snapshot=on_snapshot)
     echo(f"version {version} of '{name}' is current: {promoted.model.promotion}")
+
+
+@models_command.command("create-key", examples=["secondlook models create-key model-signing.pem"])
+@click.argument("file", type=click.Path(path_type=Path))
+def create_signing_key(file: Path) -> None:
+    """Make a key that signs models: FILE for the server, FILE.pub for devices.
+
+    The server has it as --model-signing-key, a device the public one as --model-public-key.
+    """
+    from secondlook.core.signing import create_key
+
+    public = create_key(file)
+    echo(f"wrote {file}, which is secret, and {public}, which devices check signatures with")
 
 
 @models_command.command("rollback")
@@ -278,6 +291,7 @@ def model_json(model: "ModelVersion") -> dict[str, Any]:
         "current": model.current,
         "digest": model.digest,
         "created_at": model.created_at,
+        "created_by": model.created_by,
         "promotion": model.promotion,
         "manifest": json.loads(model.manifest_json),
         "report": json.loads(model.report_json) if model.report_json else None,
@@ -300,7 +314,7 @@ def _print_models(found: Sequence["ModelVersion"]) -> None:
             "current" if model.current else "",
             f"{manifest['architecture']} {manifest['size']}",
             *(_figure(manifest["metrics"], name) for name in ("map50", "int8_map50")),
-            local_time(model.created_at),
+            created_text(model.created_at, model.created_by),
             manifest["snapshot"][:16],
         )
         rows.add_row(*(Text(cell) for cell in cells))
@@ -321,7 +335,7 @@ def _print_model(model: "ModelVersion") -> None:
             "classes": ", ".join(manifest["classes"]),
             "snapshot": manifest["snapshot"],
             "held-out split": manifest["split"],
-            "created": local_time(model.created_at),
+            "created": created_text(model.created_at, model.created_by),
             **{name: _figure(metrics, name) for name in sorted(metrics)},
             **{name: size(count) for name, (_, count) in sorted(model.files.items())},
         }
@@ -345,7 +359,7 @@ def _print_trainings(found: Sequence["Training"]) -> None:
             str(training.state),
             f"{training.step:,} of {training.of:,}" if training.of else "",
             "" if training.map50 is None else f"{training.map50:.3f}",
-            local_time(training.created_at),
+            created_text(training.created_at, training.created_by),
             training.message or (f"version {training.version}" if training.version else ""),
         )
         rows.add_row(*(Text(cell) for cell in cells))

@@ -155,6 +155,11 @@ def local_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+def created_text(created_at: float, created_by: str) -> str:
+    """When something was made and, where it is known, with whose token."""
+    return local_time(created_at) + (f" by {created_by}" if created_by else "")
+
+
 @contextmanager
 def bar(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Step]:
     """Show the progress of ``what`` on stderr, its rate and the time left.

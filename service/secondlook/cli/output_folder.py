@@ -97,6 +97,14 @@ class OutputFolder:
         os.close(self._lock)
 
     @property
+    def shown(self) -> str:
+        """What people call it."""
+        return str(self.path)
+
+    def publish(self) -> None:
+        """Put what was written where people look for it: it is there already."""
+
+    @property
     def store(self) -> Path:
         """The data folder of a service that is started for this run."""
         return self.path / STORE

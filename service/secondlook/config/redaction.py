@@ -23,6 +23,8 @@ _SECRET_PARAMETER = re.compile(
 TOKEN_PREFIX = "slt_"
 """What the secret of a token begins with; see ``core.access``."""
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}[\w-]+")
+_JWT = re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]*")
+"""Of an OIDC issuer; JSON that begins with {" in base64."""
 _SECRET_VARIABLE = re.compile(r"API_KEY|ACCESS_KEY|SECRET|PASSWORD|PASSWD|TOKEN(?!I)")
 
 
@@ -34,6 +36,8 @@ def redacted(text: str) -> str:
         text = _USER_WITHOUT_SCHEME.sub(HIDDEN, text)
     if TOKEN_PREFIX in text:
         text = _TOKEN.sub(rf"{TOKEN_PREFIX}{HIDDEN}", text)
+    if "eyJ" in text:
+        text = _JWT.sub(HIDDEN, text)
     for secret in _known_secrets():
         text = text.replace(secret, HIDDEN)
     return text

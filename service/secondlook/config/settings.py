@@ -272,7 +272,8 @@ class StoreSettings(SettingGroup):
     )
     database_url: str = setting(
         "",
-        "PostgreSQL database instead of SQLite in --data, as postgresql://USER@HOST/NAME.",
+        "PostgreSQL database instead of SQLite in --data, as postgresql://USER@HOST/NAME. Of "
+        "several hosts with commas between, the one that takes writes.",
         unit="URL",
     )
     blob_url: str = setting(
@@ -389,6 +390,12 @@ class ServerSettings(SettingGroup):
         "they go to the log, once there are tokens.",
         unit="file",
     )
+    model_signing_key: str = setting(
+        "",
+        "Private key (PEM) of `secondlook models create-key` that signs models when they are added "
+        "or promoted.",
+        unit="file",
+    )
     grace_s: float = setting(
         30.0,
         "Time to finish accepted work after SIGTERM, before it is cancelled.",
@@ -410,6 +417,91 @@ class ServerSettings(SettingGroup):
 
 
 @dataclass(frozen=True)
+class OidcSettings(SettingGroup):
+    """Whose JWTs are accepted in place of tokens."""
+
+    title = "OpenID Connect"
+
+    oidc_issuer: str = setting(
+        "",
+        "Issuer (iss) whose JWTs are accepted in place of tokens; from then on every caller needs "
+        "one or the other.",
+        unit="URL",
+    )
+    oidc_audience: str = setting("", "Audience (aud) that a JWT must be for.", unit="name")
+    oidc_keys: str = setting(
+        "",
+        "Public keys of the issuer (JWKS): a file, or an https:// address that is read again every "
+        "five minutes.",
+        unit="file or URL",
+    )
+    oidc_claim: str = setting(
+        "roles",
+        "Claim of a JWT, a text or a list, that gives roles; with dots one inside another.",
+        unit="name",
+    )
+    oidc_roles: str = setting(
+        "",
+        "Roles by value of that claim: VALUE=ROLE, separated by commas; no role, no access.",
+        unit="VALUE=ROLE",
+    )
+
+
+@dataclass(frozen=True)
+class LimitSettings(SettingGroup):
+    """What one client may have under way and use up: a token, or an address without one."""
+
+    title = "Limits of a client"
+
+    client_connections: int = setting(
+        0,
+        "Maximum connections of one address; more are closed, idle ones first. 0: as many as there "
+        "are.",
+        low=0,
+        high=1_000_000,
+    )
+    client_streams: int = setting(
+        0,
+        "Maximum open streams of a client: of a token, or of an address where no token is asked "
+        "for. 0: as many as there are places.",
+        low=0,
+        high=1_000_000,
+    )
+    client_in_flight: int = setting(
+        0,
+        "Maximum in-flight images of a client; 0: its fair share, or all that nobody else wants.",
+        low=0,
+        high=100_000,
+    )
+    client_bytes: int = setting(
+        0,
+        "Maximum bytes of a client's requests that are being worked on; one fits whatever its "
+        "size. 0: as all together.",
+        unit="bytes",
+        low=0,
+        high=2**40,
+    )
+    client_images_per_minute: int = setting(
+        0, "Maximum images per minute that a client sends; 0: no limit.", low=0, high=10**9
+    )
+    client_verifier_s_per_day: float = setting(
+        0.0,
+        "Maximum time of the verifier for a client's images per day (UTC), jobs included, as one "
+        "server counts it; more images are refused until midnight. 0: no limit.",
+        unit="seconds",
+        low=0,
+        high=86_400,
+    )
+    client_stored_bytes: int = setting(
+        0,
+        "Maximum bytes of images that a token has stored in its jobs and streams; 0: no limit.",
+        unit="bytes",
+        low=0,
+        high=2**60,
+    )
+
+
+@dataclass(frozen=True)
 class Settings(SettingGroup):
     """Everything that ``serve`` and labelling in process need."""
 
@@ -425,6 +517,8 @@ class Settings(SettingGroup):
     images: ImageSettings = ImageSettings()
     store: StoreSettings = StoreSettings()
     server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    oidc: OidcSettings = OidcSettings()
 
 
 _OF_CLIENTS = ("TOKEN", "TOKEN_FILE", "CA", "CLIENT_CERT", "CLIENT_KEY", "PLAIN_TOKEN")

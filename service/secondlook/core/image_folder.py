@@ -147,6 +147,11 @@ class ImageSelection:
     clips: "ClipFrames | None" = None
     """Reads the frames of videos among the sources; None: videos are no images."""
 
+    @property
+    def are_files(self) -> bool:
+        """Whether each image is a file in ``root``, which others may link to."""
+        return self.clips is None
+
     def walk(self, left_out: LeftOut | None = None) -> Iterator[ImageFile]:
         """Every image once: sources in the order given, each folder sorted by name.
 

@@ -86,8 +86,8 @@ NOT_IN_FORCE = {
 _KIND_ORDER = {kind: place for place, kind in enumerate(BoxKind)}
 
 
-def create_snapshot(store: Store, name: str, query: Query) -> SnapshotRow:
-    """Freeze what ``query`` finds under ``name``.
+def create_snapshot(store: Store, name: str, query: Query, created_by: str = "") -> SnapshotRow:
+    """Freeze what ``query`` finds under ``name``; ``created_by`` names the token that asks for it.
 
     Raises ``AlreadyExists`` for a name in use, ``NotFound`` for a run that is not there,
     ``InvalidInput`` for a name that cannot be used, classes that no run has, a guarantee that does
@@ -107,7 +107,7 @@ def create_snapshot(store: Store, name: str, query: Query) -> SnapshotRow:
     with deletion_blocked(store.database), SnapshotBuilder(store, query, classes) as builder:
         for run in runs:
             builder.add_run(run)
-        return builder.save(name, _ontology(classes, runs))
+        return builder.save(name, _ontology(classes, runs), created_by)
 
 
 def guaranteed_query(store: Store, query: Query) -> Query:
@@ -234,7 +234,7 @@ class SnapshotBuilder:
         if self._query.group_by is GroupBy.TIME:
             self._cut_into_blocks(source_run, numbers)
 
-    def save(self, name: str, ontology: str) -> SnapshotRow:
+    def save(self, name: str, ontology: str, created_by: str = "") -> SnapshotRow:
         """Write the manifest and give it its name; ``ontology`` is the YAML of the classes."""
         left_out: Counter[str] = Counter()
         kept = [
@@ -264,7 +264,9 @@ class SnapshotBuilder:
         _warn_of_few_groups(self._query, counts)
         image_ids = array("q", (self._image_ids[number] for _, number in kept))
         query = self._query.to_json()
-        return self._store.snapshots.add(name, manifest.sha256, query, counts, image_ids)
+        return self._store.snapshots.add(
+            name, manifest.sha256, query, counts, image_ids, created_by
+        )
 
     def _results(self, run: Run) -> Iterator[tuple[Result, ImageFacts]]:
         since, until, after = self._query.since, self._query.until, 0

@@ -4,10 +4,11 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from secondlook.core.signing import SignatureChecker
 from secondlook.detector.manifest import INT8, read_manifest
 from secondlook.detector.runtime import OnnxDetector
 from secondlook.detector.trial import TrialLimits, try_student
@@ -171,6 +172,7 @@ class _Models:
                 self._gate,
                 self._open,
                 lambda model: self.runner.offer(model),
+                SignatureChecker(settings.model_public_key) if settings.model_public_key else None,
             )
         self.runner = ModelRunner(
             listener, max_slowdown=settings.max_slowdown, score_floor=settings.score_floor
@@ -243,10 +245,14 @@ class _TargetSwitch:
         self.problem = ""
 
     def model_changed(self, model: LoadedModel) -> None:
-        if self.sender is None or self.fixed is not None:
+        if self.sender is None:
+            return
+        if self.fixed is not None:
+            self.sender.set_target(replace(self.fixed, model=model.told))
             return
         try:
-            self.sender.set_target(student_target(self._stream, model.detector.manifest))
+            target = student_target(self._stream, model.detector.manifest, model.told)
+            self.sender.set_target(target)
             self.problem = ""
         except BadOntology as cause:
             self.problem = f"{cause}; give your own classes with --ontology"

@@ -54,6 +54,12 @@ class LoadedModel:
     proven: bool = False
     """It has worked here before, so it may be slower: a roll-back is wanted whatever it costs."""
 
+    @property
+    def told(self) -> str:
+        """Which one it is, for people."""
+        which = f"version {self.version}" if self.version else self.digest[:12]
+        return f"{self.detector.manifest.name}, {which}"
+
 
 @dataclass(frozen=True)
 class FrameDetections:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from secondlook.core.signing import SignatureChecker
 from secondlook.detector.manifest import read_manifest, verify_files
 from secondlook.detector.runtime import required_files
 from secondlook.edge.model_cache import ModelCache
@@ -51,6 +52,10 @@ class RemoteVersion(Protocol):
     def files(self) -> Mapping[str, Any]:
         """By file name."""
 
+    @property
+    def signature(self) -> bytes:
+        """By the server's key; or empty."""
+
 
 class ModelRegistry(Protocol):
     """What ``secondlook_client.models.Models`` does."""
@@ -73,11 +78,13 @@ class ModelUpdater(TrialListener):
         try_model: Callable[[Path, Callable[[], bool]], None],
         open_model: Callable[[Path], Detector],
         offer: Callable[[LoadedModel], None],
+        signatures: SignatureChecker | None = None,
     ) -> None:
         """``registry`` None: no server, only what is on the disk.
 
         ``try_model`` raises for a model that must not be opened in this process; its second
-        argument tells whether to stop. ``offer`` is the runner's.
+        argument tells whether to stop. ``offer`` is the runner's. Without ``signatures`` none is
+        asked for.
         """
         self._settings = settings
         self._registry = registry
@@ -85,6 +92,7 @@ class ModelUpdater(TrialListener):
         self._try = try_model
         self._open = open_model
         self._offer = offer
+        self._signatures = signatures
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._in_use: LoadedModel | None = None
         self._on_trial: LoadedModel | None = None
@@ -150,6 +158,8 @@ class ModelUpdater(TrialListener):
         wanted = self._registry.current(self._settings.model)
         if wanted is None or not self._is_new(wanted):
             return False
+        if self._signatures is not None:  # before a byte of it is here
+            self._signatures.check(self._settings.model, wanted.digest, wanted.signature)
         folder = self._download(self._registry, wanted)
         if folder is None or not self._cache.begin_trial(wanted.digest):
             return False

@@ -45,10 +45,14 @@ class CaptureTarget:
 
     stream_id: str
     classes: tuple[ClassSpec, ...]
+    model: str = ""
+    """The model in use, for people."""
 
 
-def student_target(stream: str, manifest: StudentManifest) -> CaptureTarget:
+def student_target(stream: str, manifest: StudentManifest, model: str = "") -> CaptureTarget:
     """A stream for the classes of a student, with their digest at the end of its name.
+
+    ``model`` says for people which student it is.
 
     Raises ``BadOntology`` for a manifest whose classes cannot be labelled.
     """
@@ -57,7 +61,7 @@ def student_target(stream: str, manifest: StudentManifest) -> CaptureTarget:
         if manifest.ontology
         else Ontology(tuple(ClassSpec(name) for name in manifest.classes))
     )
-    return CaptureTarget(f"{stream}-{ontology.digest[:8]}", ontology.classes)
+    return CaptureTarget(f"{stream}-{ontology.digest[:8]}", ontology.classes, model)
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,11 @@ class Sender:
 
     def _open(self, target: CaptureTarget) -> CaptureStream:
         return self._client.capture(
-            target.stream_id, spool=self._spool, classes=target.classes, limits=self._limits
+            target.stream_id,
+            spool=self._spool,
+            classes=target.classes,
+            device_model=target.model,
+            limits=self._limits,
         )
 
     def _run(self) -> None:
@@ -201,7 +209,8 @@ class Sender:
     def _stream(self) -> CaptureStream | None:
         """The stream of the present target; another one when that has changed.
 
-        The spool is the same: what waits in it is sent on the new stream. What is being sent gets
+        Also when only the model is another one, which a stream tells when it opens. The spool is
+        the same: what waits in it is sent on the new stream. What is being sent gets
         a moment to arrive, as it would be stored in both.
         """
         target = self._target

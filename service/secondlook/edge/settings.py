@@ -103,6 +103,12 @@ class ModelUpdateSettings(SettingGroup):
     model: str = setting(
         "", "Name of the model on the server to use and keep up to date.", unit="name", common=True
     )
+    model_public_key: str = setting(
+        "",
+        "Public key (PEM) of `secondlook models create-key`; models from the server are used only "
+        "with its signature.",
+        unit="file",
+    )
     models: str = setting("edge-models", "Folder for downloaded models.", unit="folder")
     poll_s: float = setting(
         60.0,

@@ -12,7 +12,7 @@ from secondlook.store import Store
 from secondlook.store.database import now
 from secondlook.store.guarantees import guarantee_of
 from secondlook.store.images import ImageMeasurement, add_images, measure_images
-from secondlook.store.queue import FailedAttempt, Item, record_outcomes
+from secondlook.store.queue import FailedAttempt, Item, record_outcomes, same_items
 from secondlook.store.results import cursors_of
 from secondlook.store.runs import Run
 from secondlook_client.errors import LostLease, StorageFull, Unavailable
@@ -116,19 +116,22 @@ class ResultWriter:
         if guaranteed:
             guaranteed.refresh()
         labelled = [(o.item, self._decided(o.result)) for o in outcomes if o.result]
-        failed = [o.failed for o in outcomes if o.failed]
         with self._store.database.writing() as connection:
+            same = same_items(connection, self._run.id, [o.item for o in outcomes])
+            failed = [o.failed for o in outcomes if o.failed and o.item.id in same]
             if guaranteed and guaranteed.lock(connection):  # it ended while they were decided
                 labelled = [(item, self._decided(result)) for item, result in labelled]
             ids = add_images(connection, [result.image for _, result in labelled])
             results, measured = [], []
             for item, result in labelled:
+                if item.id not in same:
+                    continue
                 image_id, found = ids[result.image.sha256], result.labelled
                 results.append((item.id, image_id, found))
                 size = found.width, found.height
                 measured.append(ImageMeasurement(image_id, *size, result.perceptual_hash))
             measure_images(connection, measured)
-            items = [item.id for item, _ in labelled]
+            items = [item for item, _, _ in results]
             known = cursors_of(connection, self._run.id, items) if guaranteed else {}
             self._store.results.add(connection, self._run, results)
             record_outcomes(

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -56,11 +56,13 @@ class JobRunner:
         in_flight: int = 16,
         lease_s: float | None = None,
         threads: int = 4,
+        verified: Callable[[str, float], None] = lambda created_by, seconds: None,
     ) -> None:
         """``roots`` are the folders that may be read; ``owner`` is this server's name.
 
         ``in_flight`` is the maximum of images in flight, of all jobs together; each job may
-        have one. ``threads`` read images and wait for them to be decoded.
+        have one. ``threads`` read images and wait for them to be decoded. ``verified`` hears, in
+        any thread, how long the verifier took for an image, and of whose job.
         """
         self._store = store
         self._in_flight = in_flight
@@ -73,13 +75,14 @@ class JobRunner:
             tuple(roots),
             lease_s or LEASE_S,
             self._share,
+            verified,
         )
         self._owner = owner or server_name()
         self._claims = 0
         self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._renew_at = self._count_at = 0.0
+        self._renew_at = self._count_at = self._pause_at = 0.0
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     @property
@@ -138,7 +141,8 @@ class JobRunner:
         return False
 
     def _poll(self) -> None:
-        """Forget workers that ended, renew the leases, claim jobs, count answered checks."""
+        """Forget workers that ended, stop those of paused jobs, renew the leases, claim jobs, count
+        answered checks."""
         for run_id, (worker, thread) in list(self._workers.items()):
             if thread.is_alive():
                 worker.wake()
@@ -147,6 +151,10 @@ class JobRunner:
         if time.monotonic() >= self._renew_at:
             self._renew()
             self._renew_at = time.monotonic() + self._context.lease_s / 3
+        if time.monotonic() >= self._pause_at:
+            for run_id in self._store.queue.paused(self._workers):
+                self._workers[run_id][0].stop()  # anew each time: a slow image has its time
+            self._pause_at = time.monotonic() + POLL_S
         while len(self._workers) < MAX_JOBS and not self._stopping.is_set():
             # A name for each lease: a worker that lost its job must not be mistaken for the next.
             self._claims += 1

@@ -212,7 +212,9 @@ class Trainer:
         report = ""
         if "report.json" in manifest.files and manifest.files["report.json"].size <= MAX_REPORT:
             report = read_verified(out, manifest, "report.json").decode("utf-8", "replace")
-        student, _ = self._store.model_versions.add(training.spec.model, manifest, report)
+        student, _ = self._store.model_versions.add(
+            training.spec.model, manifest, report, training.created_by
+        )
         self._store.training_jobs.finish(training.id, owner, student.version)
         log.info("trained", extra={"model": student.name, "version": student.version})
         _clear(out, CHECKPOINT_FOLDER)

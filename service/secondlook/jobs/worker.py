@@ -20,7 +20,7 @@ from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.failure_policy import FailurePolicy
 from secondlook.jobs.failures import CircuitBreaker
 from secondlook.jobs.image_source import ImageReader, allowed_folder, list_folder
-from secondlook.jobs.in_flight import InFlight
+from secondlook.jobs.in_flight import InFlight, JobAttempts, LabelledItem, LabelsElsewhere
 from secondlook.jobs.result_writer import BATCH, ResultWriter
 from secondlook.labeling.engine import Engine
 from secondlook.store import Store
@@ -74,6 +74,8 @@ class WorkerContext:
     lease_s: float
     share: Callable[[], int]
     """How many images one job may have in flight at present."""
+    verified: Callable[[str, float], None] = lambda created_by, seconds: None
+    """Hears how long the verifier took for an image, and of whose job."""
 
 
 class Worker:
@@ -149,17 +151,7 @@ class Worker:
         self._results = ResultWriter(context.store, job.name, job.owner)
         self._warn_of_other_calibrator()
         self._policy = FailurePolicy(self._results, self._ready.append, self._replace)
-        self._in_flight = InFlight(
-            context.engine,
-            context.threads,
-            ImageReader(
-                context.store.blobs,
-                root,
-                context.decoder,
-                self._results.run.ontology,
-                f"job:{job.name}",
-            ),
-        )
+        self._in_flight = self._attempts(root)
         self._wake = self._in_flight.wake
         lister = threading.Thread(
             target=self._list, args=(root,), name=f"list-{job.run_id}", daemon=True
@@ -179,8 +171,17 @@ class Worker:
         finally:
             self._stopping.set()
             self._in_flight.stop()
+            self._in_flight.close()
             if lister.ident:
                 lister.join()
+
+    def _attempts(self, root: Path | None) -> JobAttempts:
+        context, source = self._context, f"job:{self.job.name}"
+        pipeline, ontology = context.engine.pipeline, self._results.run.ontology
+        if isinstance(pipeline, LabelsElsewhere):
+            return pipeline.attempts(context.store.blobs, ontology, source)
+        images = ImageReader(context.store.blobs, root, context.decoder, ontology, source)
+        return InFlight(context.engine, context.threads, images)
 
     def _warn_of_other_calibrator(self) -> None:
         """Say so where the results of the job come to be decided in two ways."""
@@ -216,7 +217,8 @@ class Worker:
         breaker = self._policy.breaker
         if len(self._results) >= BATCH or breaker.pausing:
             return 0
-        return (1 if breaker.open else self._context.share()) - len(self._in_flight.item_ids)
+        limit = self._in_flight.limit or self._context.share()
+        return (1 if breaker.open else limit) - len(self._in_flight.item_ids)
 
     def _fetch(self) -> None:
         if self._database.pausing or time.monotonic() < self._fetch_at:
@@ -229,6 +231,9 @@ class Worker:
 
     def _collect(self, timeout_s: float) -> None:
         while attempt := self._in_flight.next(timeout_s):
+            if isinstance(attempt.outcome, LabelledItem):
+                took_ms = attempt.outcome.labelled.timings_ms.get("verify", 0.0)
+                self._context.verified(self.job.created_by, took_ms / 1000)
             self._policy.handle(attempt)
             timeout_s = 0.0
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
+from secondlook_client.tracing import QueuedTrace, batch_spans, queued
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class _QueuedItem(Generic[Item, Result]):
     item: Item
     deadline: float | None
     future: "Future[Result]" = field(default_factory=Future)
+    trace: QueuedTrace | None = field(default_factory=queued)
 
 
 class Batcher(Generic[Item, Result]):
@@ -148,7 +150,8 @@ class Batcher(Generic[Item, Result]):
     def _run_batch(self, batch: list[_QueuedItem[Item, Result]]) -> None:
         started = time.perf_counter()
         try:
-            results = self._run([waiting.item for waiting in batch])
+            with batch_spans(self._name, [waiting.trace for waiting in batch]):
+                results = self._run([waiting.item for waiting in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(batch)} items")
         except Exception as failure:  # whatever a model raises goes to the callers of this batch

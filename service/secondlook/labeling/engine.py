@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from secondlook.labeling.batcher import Batcher
 from secondlook.labeling.pipeline import Pipeline, Proposed, Task
 from secondlook_client.errors import Busy
 from secondlook_client.ontology import Ontology
+from secondlook_client.tracing import QueuedTrace, continued, queued
 
 MIN_HINT_S, MAX_HINT_S = 0.05, 60.0
 """A retry hint is within these bounds, whatever rate was measured."""
@@ -75,6 +76,7 @@ class EngineCall:
     """A ``time.perf_counter()`` moment."""
     background: bool = False
     """Whether it waits for the others."""
+    trace: QueuedTrace | None = field(default_factory=queued)
 
     def fail(self, failure: BaseException) -> None:
         """Give the caller an error, unless it has gone away in the meantime."""
@@ -221,7 +223,8 @@ class Engine:
             call.fail(failure)
             return
         try:
-            second = self._judge.submit(first.result(), call.deadline, call.background)
+            with continued(call.trace):
+                second = self._judge.submit(first.result(), call.deadline, call.background)
         except Exception as refused:
             call.fail(refused)
             return

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from secondlook_client.errors import BadSetting, SecondlookError, Unavailable
+from secondlook_client.tracing import client_span
 
 MAX_REPLY_BYTES = 4 << 20
 """The longest reply that is read. An answer has a few kilobytes, the list of a large provider's
@@ -199,10 +200,12 @@ class ModelServer:
         until_first = min(max(self._timeout_s, silence_s), left_s)
         try:
             async with asyncio.timeout(until_first) as limit:
-                async with self._client.stream(method, path, json=body) as reply:
-                    ends = min(limit.when() or math.inf, loop.time() + self._timeout_s)
-                    limit.reschedule(ends)
-                    content = await self._content(reply)
+                with client_span(f"{method} {path}", self.url) as headers:
+                    sent = self._client.stream(method, path, json=body, headers=headers)
+                    async with sent as reply:
+                        ends = min(limit.when() or math.inf, loop.time() + self._timeout_s)
+                        limit.reschedule(ends)
+                        content = await self._content(reply)
         except TimeoutError as late:
             waited = f"{loop.time() - began:.3g} s"
             raise UnreachableError(f"{self.name} did not answer in time ({waited})") from late

@@ -25,8 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from secondlook.config.extras import extra_of, installed, missing_extra
-from secondlook.config.settings import EMBEDDERS, PROPOSERS, SEGMENTERS, VERIFIERS, ModelSettings
+from secondlook.config.settings import (
+    EMBEDDERS,
+    PROPOSERS,
+    SEGMENTERS,
+    VERIFIERS,
+    ModelSettings,
+    Settings,
+)
 from secondlook.labeling.embedder import Embedder
+from secondlook.labeling.pipeline import Pipeline
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.segmenter import Segmenter
 from secondlook.labeling.verifier import Verifier
@@ -67,6 +75,15 @@ def prepare_process(models: ModelSettings) -> None:
         os.environ["OMP_NUM_THREADS"] = str(models.threads)
     if not sys.stderr.isatty():  # progress bars of loading models, in logs
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def load_pipeline(settings: Settings) -> Pipeline:
+    """The models that the settings name. Raises what loading a model raises."""
+    models = settings.models
+    verifier = load_verifier(models.verifier, models)  # first: a model server may be down
+    proposer = load_proposer(models.proposer, models)
+    segmenter = load_segmenter(models.segmenter, models)
+    return Pipeline(proposer, verifier, settings.pipeline, segmenter)
 
 
 def load_proposer(spec: str, options: ModelSettings) -> Proposer:

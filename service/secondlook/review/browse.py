@@ -26,11 +26,13 @@ from secondlook.store.judgement_columns import (
     PATHS,
     EvidenceColumns,
     JudgementColumns,
+    ReasonColumns,
     count_cursors,
     last_review,
     newest_uncertainty,
     read_columns,
     read_evidence,
+    read_reasons,
     reviewed_images,
     run_cursors,
     with_reviews,
@@ -41,8 +43,9 @@ from secondlook_client.errors import Busy
 from secondlook_client.values import LabelPath, Outcome
 
 Answer = TypeVar("Answer")
-Columns = TypeVar("Columns", JudgementColumns, EvidenceColumns)
-BlockKey = tuple[int, int, type[JudgementColumns] | type[EvidenceColumns]]
+AnyColumns = JudgementColumns | EvidenceColumns | ReasonColumns
+Columns = TypeVar("Columns", JudgementColumns, EvidenceColumns, ReasonColumns)
+BlockKey = tuple[int, int, type[AnyColumns]]
 """Run, number of the block, and what of it."""
 
 BLOCK = 512
@@ -104,12 +107,20 @@ class ImageFilter:
     reviewed: bool | None = None
     empty: bool = False
     """Only images without a judgement that was accepted or is unsure."""
+    reason: str = ""
+    """In the reason of a judgement, regardless of case."""
+    guaranteed: frozenset[str] | None = None
+    """Only what the run accepted of these classes, whatever people said since: what its guarantee
+    covers."""
+    unguaranteed: bool = False
+    """All but those instead."""
 
     @property
     def of_judgements(self) -> bool:
         """Whether a judgement has to meet anything."""
         intervals = (self.probability, self.uncertainty, self.score, self.p_yes, self.area)
-        return bool(self.classes or self.outcomes) or any(one != ANY for one in intervals)
+        others = self.classes or self.outcomes or self.reason or self.guaranteed is not None
+        return bool(others) or any(one != ANY for one in intervals)
 
 
 EVERYTHING = ImageFilter()
@@ -122,11 +133,18 @@ class RunBlock:
     columns: JudgementColumns
     read_evidence: Callable[[], EvidenceColumns]
     """Reads the evidence, or gives it from memory."""
+    read_reasons: Callable[[], ReasonColumns]
+    """The same for the reasons."""
 
     @cached_property
     def evidence(self) -> EvidenceColumns:
         """Of the same judgements."""
         return self.read_evidence()
+
+    @cached_property
+    def reasons(self) -> ReasonColumns:
+        """Of the same judgements."""
+        return self.read_reasons()
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +349,13 @@ class RunBrowser:
                 raise _ChangedMeanwhile(number)
             return found
 
-        return RunBlock(columns, evidence)
+        def reasons() -> ReasonColumns:
+            found = self._columns(table, number, ReasonColumns, cursors, read_reasons)
+            if len(found.index) != len(columns.classes):
+                raise _ChangedMeanwhile(number)
+            return found
+
+        return RunBlock(columns, evidence, reasons)
 
     def _columns(
         self,
@@ -412,17 +436,17 @@ class _Blocks:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._known: OrderedDict[BlockKey, JudgementColumns | EvidenceColumns] = OrderedDict()
+        self._known: OrderedDict[BlockKey, AnyColumns] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: BlockKey) -> JudgementColumns | EvidenceColumns | None:
+    def get(self, key: BlockKey) -> AnyColumns | None:
         with self._lock:
             found = self._known.get(key)
             if found is not None:
                 self._known.move_to_end(key)
             return found
 
-    def put(self, key: BlockKey, block: JudgementColumns | EvidenceColumns) -> None:
+    def put(self, key: BlockKey, block: AnyColumns) -> None:
         with self._lock:
             self._remove(key)
             self._known[key] = block
@@ -500,6 +524,12 @@ def _judgements_matching(
         interval: Interval = getattr(wanted, name)
         if interval != ANY:
             found &= _within(measure(block)[part], interval)
+    if wanted.reason:
+        found &= block.reasons.having(wanted.reason)[part]
+    if wanted.guaranteed is not None:
+        places = [at for at, name in enumerate(run.ontology.names) if name in wanted.guaranteed]
+        covered = np.isin(columns.classes[part], places) & columns.accepted[part]
+        found &= covered != wanted.unguaranteed
     return found
 
 

@@ -33,6 +33,7 @@ from secondlook.evaluation.certificate import (
 )
 from secondlook.evaluation.guarantee import Promise, SamplePlan, Terms, certify, draw
 from secondlook.labeling.calibrator import Calibrator
+from secondlook.models.embedded_calibrator import embedded_calibrator
 from secondlook.review.oracle import PERSON, Oracle
 from secondlook.review.population import (
     Population,
@@ -45,12 +46,24 @@ from secondlook.store import Store
 from secondlook.store.bulk import DecisionBatch, add_decisions, redecided_up_to
 from secondlook.store.codec import OUTCOMES, WHOLE_IMAGE_ROW
 from secondlook.store.database import now
-from secondlook.store.guarantees import APPLIED, GuaranteeEvent, GuaranteeRow, GuaranteeState
+from secondlook.store.guarantees import (
+    APPLIED,
+    GuaranteeEvent,
+    GuaranteeRow,
+    GuaranteeState,
+    guarantee_of,
+)
 from secondlook.store.locks import deletion_blocked
 from secondlook.store.results import Result
 from secondlook.store.reviews import Contradiction, QueueItem
 from secondlook.store.runs import Run
-from secondlook_client.errors import AlreadyExists, BadOntology, InvalidInput, NotFound
+from secondlook_client.errors import (
+    AlreadyExists,
+    BadOntology,
+    BadSetting,
+    InvalidInput,
+    NotFound,
+)
 from secondlook_client.ontology import ClassSpec, Ontology
 from secondlook_client.values import Decision, LabelResult, Outcome, ReviewAnswer, ReviewItem
 
@@ -229,6 +242,50 @@ def create_guarantee(
     if oracle:
         _answer(store, name, sample, oracle, person, progress)
     return _certified(store, row, request, sample)
+
+
+def certify_guarantee(store: Store, name: str) -> GuaranteeStatus:
+    """Go on with a guarantee on the terms it was begun with. Raises as ``create_guarantee``."""
+    row = store.guarantees.get(name)
+    begun = row.settings
+    terms = Terms(begun["target"], begun["confidence"], begun["budget"], Promise(begun["promise"]))
+    filled = bool(begun.get("filled", False))
+    request = GuaranteeRequest(row.run, terms, tuple(begun["classes"]), begun["seed"], filled)
+    calibrator = store.calibrators.get(row.calibrator) if row.calibrator else None
+    return create_guarantee(store, name, request, calibrator)
+
+
+def guaranteed_classes(store: Store, run: Run) -> frozenset[str]:
+    """The classes of a run whose labels the guarantee covers that it was decided under.
+
+    Raises ``InvalidInput`` for a run without one, ``NotFound`` and ``Damaged``.
+    """
+    name = guarantee_of(run.settings)
+    if not name:
+        raise InvalidInput(
+            f"run '{run.name}' was not decided under a guarantee; apply one to it first, "
+            "`secondlook guarantee apply`, and look at the run that is made"
+        )
+    row = store.guarantees.get(name)
+    if not row.certificate:
+        return frozenset()
+    certificate, names = Certificate.from_json(row.certificate), run.ontology.names
+    return frozenset({*certificate.limits(names), *certificate.filled_limits(names)})
+
+
+def default_calibrator(store: Store, run: Run) -> Calibrator | None:
+    """What ranks the boxes of a run if nobody chooses: what the run decides by; of labels of the
+    embedded models the one that comes with them; else None."""
+    if run.calibrator:
+        return store.calibrators.get(run.calibrator)
+    if not run.proposer.startswith("demo-"):
+        return None
+    embedded = embedded_calibrator()
+    try:
+        embedded.check(run.ontology, run.proposer, run.verifier)
+    except (BadSetting, InvalidInput):  # another version of the models, or other classes
+        return None
+    return embedded
 
 
 def guarantee_status(store: Store, name: str) -> GuaranteeStatus:

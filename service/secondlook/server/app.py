@@ -29,6 +29,7 @@ from secondlook.config.settings import ImageSettings, ServerSettings, Settings
 from secondlook.config.stop_signals import StopSignals
 from secondlook.core.access import Role
 from secondlook.core.decoding import ImageDecoder
+from secondlook.core.signing import ModelSigner
 from secondlook.jobs.guarantee_checks import checks_of_all
 from secondlook.jobs.training import Trainer
 from secondlook.labeling.encoding_cache import EncodingCache
@@ -48,6 +49,7 @@ from secondlook.server.bridge.endpoint import WebEndpoint
 from secondlook.server.bridge.page_images import PageImages
 from secondlook.server.browse import BrowseServicer
 from secondlook.server.call_limits import CallLimits
+from secondlook.server.client_limits import TOKEN, ClientLimits
 from secondlook.server.connections import connection_budget, raise_descriptor_limit
 from secondlook.server.converters import Ontologies
 from secondlook.server.datasets import DatasetServicer
@@ -59,6 +61,7 @@ from secondlook.server.loop_thread import in_daemon_thread, in_own_thread
 from secondlook.server.method_access import REFLECTION, MethodAccess, declared_access
 from secondlook.server.metrics import Metrics, MetricsEndpoint
 from secondlook.server.models import ModelServicer
+from secondlook.server.oidc import OidcIssuer
 from secondlook.server.own_socket import OwnSocket
 from secondlook.server.readiness import Readiness
 from secondlook.server.reviews import ReviewServicer
@@ -66,6 +69,7 @@ from secondlook.server.segmentation import SegmentationServicer
 from secondlook.server.tls import ReloadedTls, TlsFiles
 from secondlook.server.token_table import TokenTable
 from secondlook.store import Store
+from secondlook.store.ingest import stored_bytes
 from secondlook_client.errors import BadSetting
 from secondlook_client.ontology import Ontology
 from secondlook_client.v1 import (
@@ -117,6 +121,9 @@ HANDSHAKE_S = 20.0
 """A connection that has not begun to speak HTTP/2 by then is closed."""
 IDLE_CONNECTION_S = 600.0
 """A connection without calls for this long is closed; clients open another one with their next."""
+REFUSE_S = 1.0
+"""Of the grace: new calls are refused in words. After it connections are told to end, so that
+their clients go to another server while this one finishes what it accepted."""
 CLOSE_S = 0.5
 """Time for calls that never end by themselves, such as health watchers."""
 READING = MethodAccess(f"{REFLECTION}/", frozenset({Role.VIEWER}))
@@ -157,6 +164,7 @@ class Server:
         asked for."""
         self._engine = engine
         self._store = store
+        self._loop: asyncio.AbstractEventLoop | None = None
         if store:
             self.metrics.watch_guarantees(lambda: checks_of_all(store))
         if store and engine.pipeline.calibrator:  # the settings of a job name it by its digest
@@ -164,30 +172,39 @@ class Server:
         self._ontologies = Ontologies(ontology, engine.pipeline.check_ontology)
         self._stopping = asyncio.Event()
         self._calls = CallInterceptor(self.metrics, self._stopping)
-        self._tokens = TokenTable(store.tokens) if store else None
+        oidc = _oidc(self.settings, store)
+        self._tokens = TokenTable(store.tokens, required=oidc is not None) if store else None
         self._audit = AuditLog(self.settings.server.audit_log)
         self._auth = AuthInterceptor(
-            self._tokens, declared_access(SERVICES), self.metrics, self._audit
+            self._tokens, declared_access(SERVICES), self.metrics, self._audit, oidc
         )
         tls = TlsFiles.of(self.settings.server)
         self._tls = ReloadedTls(tls) if tls else None
         self._own_socket: OwnSocket | None = None
         self._decoder = ImageDecoder(self.settings.images)
-        self._admission = AdmissionControl(engine, self._decoder)
+        self._clients = ClientLimits(
+            self.settings.limits,
+            self.metrics.call_limited,
+            partial(_stored_bytes, store) if store else None,
+        )
+        self.metrics.watch_clients(self._clients.busiest)
+        self._admission = AdmissionControl(engine, self._decoder, self._clients)
+        roots = self.settings.server.image_root_folders
         self._services = (
-            StoreServices(store, engine, self._decoder, self.settings.server.image_root_folders)
-            if store
-            else None
+            StoreServices(store, engine, self._decoder, roots, self._verified) if store else None
         )
         self._jobs = JobServicer(
             self._services,
             self._ontologies,
             engine.settings_for,
             lambda: engine.pipeline.models,
-            self.settings.server.image_root_folders,
+            roots,
             self._stopping,
+            self._clients,
         )
         self._datasets = DatasetServicer(store, self._stopping)
+        if store and self.settings.server.model_signing_key:
+            store.model_versions.sign = ModelSigner(self.settings.server.model_signing_key).sign
         self._trainer = _trainer(store, self.settings)
         self._models = ModelServicer(store, self._trainer, self._stopping)
         self._reviews = ReviewServicer(store)
@@ -215,6 +232,8 @@ class Server:
             engine.batching.max_in_flight * 2 + EXTRA_CALLS,
             max_message_bytes(self.settings.images),
             self.metrics,
+            self.settings.limits,
+            self._clients,
         )
         self._grpc = self._build()
 
@@ -224,6 +243,7 @@ class Server:
         Raises ``BadSetting`` when the port cannot be had, or must not be opened to a network.
         """
         server = self.settings.server
+        self._loop = asyncio.get_running_loop()
         if self._tokens is not None:
             await asyncio.to_thread(self._tokens.read)
         check_doors(server, self._asks_for_tokens)
@@ -284,6 +304,12 @@ class Server:
         pipeline.observe_decoys = self.metrics.decoys_answered
         self._verifier = verifier
 
+    def _verified(self, created_by: str, seconds: float) -> None:
+        """The verifier took so long for an image of a token's job; in any thread."""
+        if created_by and self._loop is not None:
+            with suppress(RuntimeError):  # it has just been closed
+                self._loop.call_soon_threadsafe(self._clients.verified, TOKEN + created_by, seconds)
+
     def _models_are_away(self) -> bool:
         """Whether labelling, or the verifier, failed again and again and lately."""
         verifier = self._verifier
@@ -291,7 +317,7 @@ class Server:
 
     @property
     def _asks_for_tokens(self) -> bool:
-        return self._tokens is not None and not self._tokens.empty
+        return self._tokens is not None and self._tokens.asks
 
     def _listen(self) -> int:
         """The port. Raises ``BadSetting``."""
@@ -338,7 +364,7 @@ class Server:
             self._services.runner.close()
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Say NOT_SERVING, refuse new calls, finish the accepted ones, then stop listening.
+        """Say NOT_SERVING, refuse new calls, soon stop listening, and finish the accepted ones.
 
         Trainings, jobs and calls end side by side. What is not finished after ``grace_s``
         (default: the settings') is cancelled.
@@ -353,7 +379,12 @@ class Server:
             endings.append(in_daemon_thread(partial(self._trainer.close, limit_s)))
         if self._services is not None:
             endings.append(asyncio.ensure_future(self._services.close(limit_s)))
-        _, left = await asyncio.wait(endings, timeout=limit_s)
+        _, left = await asyncio.wait(endings, timeout=min(REFUSE_S, limit_s))
+        if left and limit_s > REFUSE_S:
+            left_s = limit_s - REFUSE_S
+            closing = asyncio.ensure_future(self._grpc.stop(left_s))
+            _, left = await asyncio.wait(endings, timeout=left_s)
+            closing.cancel()
         for ending in endings:
             if not ending.cancel() and (failure := ending.exception()):
                 log.error("stopping failed in part", exc_info=failure)
@@ -458,10 +489,24 @@ class Server:
         return server
 
 
+def _oidc(settings: Settings, store: Store | None) -> OidcIssuer | None:
+    """Raises ``BadSetting`` for settings that do not fit each other."""
+    if not settings.oidc.oidc_issuer:
+        return None
+    if store is None:
+        raise BadSetting("oidc_issuer takes a store; start the server with --data FOLDER")
+    return OidcIssuer(settings.oidc)
+
+
 def _trainer(store: Store | None, settings: Settings) -> Trainer | None:
     if store is None or not settings.store.data or not settings.server.max_trainings:
         return None
     return Trainer(store, Path(settings.store.data) / TRAININGS, settings.server.max_trainings)
+
+
+def _stored_bytes(store: Store, created_by: str) -> int:
+    with store.database.reading() as connection:
+        return stored_bytes(connection, created_by)
 
 
 def running_server(

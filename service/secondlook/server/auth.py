@@ -24,10 +24,12 @@ import grpc
 
 from secondlook.core.access import Role
 from secondlook.server.audit import AuditLog
+from secondlook.server.client_limits import TOKEN, client_of_call
 from secondlook.server.connections import address_of
 from secondlook.server.interceptors import abort_call
 from secondlook.server.method_access import HEALTH, REFLECTION, MethodAccess
 from secondlook.server.metrics import Metrics
+from secondlook.server.oidc import OidcIssuer, bearer_jwt
 from secondlook.server.token_table import (
     ANYONE,
     NOBODY,
@@ -127,9 +129,14 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         methods: Mapping[str, MethodAccess],
         metrics: Metrics,
         audit: AuditLog,
+        oidc: OidcIssuer | None = None,
     ) -> None:
-        """``table`` None: no token is asked for. ``methods``: of the services, by path."""
+        """``table`` None: no token is asked for. ``methods``: of the services, by path.
+
+        ``oidc``: whose JWTs are accepted in place of tokens; it takes a ``table``.
+        """
         self._table = table
+        self._oidc = oidc
         self._methods = methods
         self._metrics = metrics
         self._audit = audit
@@ -195,6 +202,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         finally:
             self._waiting -= 1
         try:
+            if self._oidc is not None and (jwt := bearer_jwt(credentials)):
+                return await self._oidc.principal(jwt)
             return self._table.principal(credentials)
         except NotAuthenticated:
             self._attempts.count(origin.host)
@@ -231,6 +240,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             await self._refuse(context, rule, principal, refusal)
             return None
         principal_of_call.set(principal)
+        client_of_call.set(client_name(principal, origin_of(context)))
         task = asyncio.current_task()
         assert task
         call = AuthorizedCall(principal, task, rule.changes)
@@ -291,7 +301,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
 
     def _write(self, principal: Principal, rule: MethodAccess, host: str, result: str) -> None:
         """Without a file, only where tokens are asked for: each call is in the log anyway."""
-        if self._audit.in_file or (self._table is not None and not self._table.empty):
+        if self._audit.in_file or (self._table is not None and self._table.asks):
             self._audit.write(principal.name, principal.roles, rule.name, host, result)
 
     async def _watch(self) -> None:
@@ -332,6 +342,13 @@ def _result(context: Any) -> str:
     if isinstance(code, grpc.StatusCode):
         return code.name
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), "OK")
+
+
+def client_name(principal: Principal, origin: Origin) -> str:
+    """Whose limits a call counts among; empty: nobody's, as it is this server's own."""
+    if principal.token is not None:
+        return f"{TOKEN}{principal.name}"
+    return "" if origin.own else network_of(origin.host)
 
 
 def origin_of(context: Any) -> Origin:

@@ -1,17 +1,19 @@
 """``BrowseService``: each call is checked, answered from the store, and changes nothing."""
 
+from functools import partial
 from typing import Any
 
 from secondlook.jobs.guarantee_checks import checks_status
 from secondlook.review.browse import RunBrowser
 from secondlook.review.compare_runs import compare_part
 from secondlook.review.explain import explain
-from secondlook.review.guarantees import guarantee_status
+from secondlook.review.guarantees import guarantee_status, guaranteed_classes
 from secondlook.review.preview import Preview
 from secondlook.server.browse_messages import (
     DEFAULT_IMAGES,
     MAX_IMAGES,
     comparison_message,
+    covered_filter,
     explanation_message,
     guarantee_details,
     guarantee_message,
@@ -90,9 +92,10 @@ class BrowseServicer(StoreServicer, browse_pb2_grpc.BrowseServiceServicer):
 
         def listed() -> pb.ListRunImagesResponse:
             run = store.results.run(request.run)
+            covered = partial(guaranteed_classes, store, run)
             page = browser.images(
                 run,
-                wanted,
+                covered_filter(wanted, request.filter, covered),
                 order,
                 request.reverse,
                 request.offset,
@@ -112,7 +115,9 @@ class BrowseServicer(StoreServicer, browse_pb2_grpc.BrowseServiceServicer):
 
         def summary() -> pb.SummarizeRunResponse:
             run = store.results.run(request.run)
-            return summary_message(browser.summary(run, wanted, measures), run)
+            covered = partial(guaranteed_classes, store, run)
+            narrowed = covered_filter(wanted, request.filter, covered)
+            return summary_message(browser.summary(run, narrowed, measures), run)
 
         return await self._in_thread(summary)
 

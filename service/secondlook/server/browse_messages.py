@@ -1,7 +1,8 @@
 """Messages of ``BrowseService`` to values and back."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,10 @@ def run_details(found: RunCount, methods: Sequence[UncertaintyMethod]) -> pb.Get
 
 
 def image_filter(message: pb.RunImageFilter) -> ImageFilter:
-    """Which images are wanted. Raises ``BadRequest`` for an outcome or a path that is unknown."""
+    """Which images are wanted, but for the guarantee of a run, see ``covered_filter``.
+
+    Raises ``BadRequest`` for an outcome or a path that is unknown.
+    """
     return ImageFilter(
         classes=frozenset(message.classes),
         outcomes=_members(wire.OUTCOMES, message.outcomes, "outcome"),
@@ -89,7 +93,18 @@ def image_filter(message: pb.RunImageFilter) -> ImageFilter:
         paths=_members(wire.PATHS, message.paths, "path"),
         reviewed=message.reviewed if message.HasField("reviewed") else None,
         empty=message.empty,
+        reason=message.reason,
     )
+
+
+def covered_filter(
+    wanted: ImageFilter, message: pb.RunImageFilter, covered: Callable[[], frozenset[str]]
+) -> ImageFilter:
+    """``wanted`` with what the message says of a guarantee; ``covered`` gives the classes that it
+    covers."""
+    if not message.HasField("guaranteed"):
+        return wanted
+    return replace(wanted, guaranteed=covered(), unguaranteed=not message.guaranteed)
 
 
 def _interval(message: Any, name: str) -> Interval:
@@ -431,4 +446,6 @@ def stream_message(row: StreamRow) -> pb.CapturedStream:
         last_at=last.added_at if last else 0.0,
         guarantee=guarantee_of(job.settings),
         created_at=job.created_at,
+        created_by=job.created_by,
+        device_model=job.device_model,
     )

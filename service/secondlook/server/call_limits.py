@@ -27,11 +27,17 @@ from uuid import uuid4
 
 import grpc
 
-from secondlook.config.settings import ServerSettings
-from secondlook.server.connections import AcceptedSockets, Address, address_of, crowded_out
+from secondlook.config.settings import LimitSettings, ServerSettings
+from secondlook.server.client_limits import ClientLimits, client_of_call
+from secondlook.server.connections import (
+    AcceptedSocket,
+    AcceptedSockets,
+    Address,
+    address_of,
+    crowded_out,
+)
 from secondlook.server.interceptors import abort_call
 from secondlook.server.metrics import Metrics
-from secondlook.server.token_table import principal_of_call
 from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, SecondlookError
 
 log = logging.getLogger(__name__)
@@ -176,24 +182,30 @@ class OpenCall:
 
 
 class RequestBytes:
-    """Bytes of requests that are being worked on, of all calls together."""
+    """Bytes of requests that are being worked on, of all calls together and of each client."""
 
-    def __init__(self, limit: float = math.inf) -> None:
+    def __init__(self, limit: float = math.inf, clients: ClientLimits | None = None) -> None:
         self.limit = limit
         self.used = 0
+        self._clients = clients or ClientLimits()
 
     def take(self, size: int) -> None:
-        """Count one more request. Raises ``Busy`` when it does not fit beside the others."""
+        """Count one more request of the caller.
+
+        Raises ``Busy`` when it does not fit beside the others, or beside the caller's own.
+        """
         if self.used and self.used + size > self.limit:
             raise Busy(
                 "the requests that are being worked on have as many bytes as the server takes "
                 "at a time; try again in a moment or send smaller images",
                 retry_after_s=RETRY_S,
             )
+        self._clients.take_bytes(size)
         self.used += size
 
     def give(self, size: int) -> None:
         """One is done."""
+        self._clients.give_bytes(size)
         self.used -= size
 
 
@@ -211,13 +223,23 @@ class CallLimits(grpc.aio.ServerInterceptor):
     """The outermost interceptor: gives each call a place, and takes it back. One event loop."""
 
     def __init__(
-        self, settings: ServerSettings, calls: int, max_message_bytes: int, metrics: Metrics
+        self,
+        settings: ServerSettings,
+        calls: int,
+        max_message_bytes: int,
+        metrics: Metrics,
+        limits: LimitSettings | None = None,
+        clients: ClientLimits | None = None,
     ) -> None:
-        """``calls``: places of calls that are answered at once."""
+        """``calls``: places of calls that are answered at once.
+
+        ``limits`` and ``clients``: of each client.
+        """
         self._settings = settings
         self._metrics = metrics
         self._max_unfinished = max(settings.max_request_bytes, max_message_bytes)
-        self.request_bytes = RequestBytes(self._max_unfinished)
+        self.request_bytes = RequestBytes(self._max_unfinished, clients)
+        self._client_connections = (limits or LimitSettings()).client_connections
         self._groups = call_groups(calls)
         self._connections: dict[str, PeerConnection] = {}
         self._touched: dict[PeerConnection, None] = {}
@@ -264,13 +286,13 @@ class CallLimits(grpc.aio.ServerInterceptor):
         )
         return make(limited.run, limited.read, handler.response_serializer)
 
-    def enter(self, group: CallGroup, peer: str, token: str = "") -> OpenCall:
-        """Find a place for a call, which has a token of that name. Raises ``Busy``."""
+    def enter(self, group: CallGroup, peer: str, client: str = "") -> OpenCall:
+        """Find a place for a call of a client (default: its address). Raises ``Busy``."""
         connection = self._connections.get(peer)
         if connection is None:
             connection = self._connections[peer] = self._first_met(peer)
         now = time.monotonic()
-        client = f"token {token}" if token else connection.host
+        client = client or connection.host
         if group.clients[client] >= group.places_of_client:
             self._make_room(group, now, client)
         elif len(group.open) >= group.places:
@@ -426,6 +448,11 @@ class CallLimits(grpc.aio.ServerInterceptor):
             if gone and not connection.calls:
                 del self._connections[peer]
                 self._touched.pop(connection, None)
+        known = [one for one in self._connections.values() if one.address]
+        busy = {one.address for one in known if one.calls and one.address}
+        spoke = {one.address: one.last_call for one in known if one.address}
+        if self._client_connections:
+            self._close_excess(busy, spoke)
         if len(self._sockets) <= self._max_connections * CROWDED:
             self._crowded = self._crowded and len(self._sockets) > self._max_connections * RELIEVED
             return
@@ -436,13 +463,22 @@ class CallLimits(grpc.aio.ServerInterceptor):
                 self._max_connections,
             )
         self._crowded = True
-        known = [one for one in self._connections.values() if one.address]
-        busy = {one.address for one in known if one.calls and one.address}
-        spoke = {one.address: one.last_call for one in known if one.address}
         excess = len(self._sockets) - int(self._max_connections * RELIEVED)
-        for address in crowded_out(self._sockets, busy, spoke, excess):
+        for address in crowded_out([*self._sockets], busy, spoke, excess):
             self._sockets.shut_down(address)
             self._metrics.call_limited("connections", "crowded")
+
+    def _close_excess(self, busy: set[Address], spoke: dict[Address, float]) -> None:
+        """Of each address the connections beyond its number, but for those with calls."""
+        assert self._sockets is not None
+        by_host: dict[str, list[AcceptedSocket]] = {}
+        for one in self._sockets:
+            by_host.setdefault(one.address[0], []).append(one)
+        for of_host in by_host.values():
+            excess = len(of_host) - self._client_connections
+            for address in crowded_out(of_host, busy, spoke, excess) if excess > 0 else ():
+                self._sockets.shut_down(address)
+                self._metrics.call_limited("connections", "client")
 
     def _shut_down(self, connection: PeerConnection, why: str) -> None:
         self._metrics.call_limited("connections", why)
@@ -478,9 +514,8 @@ class _LimitedCall:
         """The handler that gRPC calls."""
         limits = self._limits
         try:
-            shown = principal_of_call.get().token
-            token = shown.name if shown else ""
-            self._call = call = limits.enter(self._group, context.peer(), token)
+            client = client_of_call.get()
+            self._call = call = limits.enter(self._group, context.peer(), client)
         except Busy as full:
             await self._refuse(context, full)
             return None

@@ -13,7 +13,7 @@ import resource
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +180,7 @@ def _borrowed(descriptor: int) -> Iterator[socket.socket]:
 
 
 def crowded_out(
-    sockets: AcceptedSockets, busy: set[Address], spoke: dict[Address, float], excess: int
+    sockets: Sequence[AcceptedSocket], busy: set[Address], spoke: dict[Address, float], excess: int
 ) -> list[Address]:
     """The ``excess`` connections that are the first to go; none that is ``busy`` with a call.
 

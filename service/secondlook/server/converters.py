@@ -24,7 +24,9 @@ from secondlook.detector.manifest import (
     StudentManifest,
     parse_manifest,
 )
+from secondlook.evaluation.guarantee import Promise, Terms
 from secondlook.registry.promotion import StudentComparison
+from secondlook.review.guarantees import GuaranteeRequest, GuaranteeStatus
 from secondlook.server.store_calls import next_token
 from secondlook.store.guarantees import guarantee_of
 from secondlook.store.model_versions import StudentVersion
@@ -59,6 +61,7 @@ LARGE_PAGE = 4 * 2**20
 """Bytes from which on a page has no more versions or snapshots: manifests may be long."""
 QUICK_CLASSES = 100
 """Up to so many classes are checked within a few milliseconds, on the event loop."""
+PROMISES = wire.EnumNumbers(Promise, reviews_pb.GuaranteePromise)
 CURSOR_PREFIX = 16
 """Hex digits of a manifest's hash that a cursor begins with."""
 
@@ -481,6 +484,30 @@ MAX_AHEAD_S = 86_400.0
 def wanted_order(number: reviews_pb.ReviewOrder.ValueType) -> ReviewOrder:
     """The order of a new queue. Raises ``BadRequest``."""
     return _member(wire.REVIEW_ORDERS, number or reviews_pb.REVIEW_ORDER_RANDOM, "order")
+
+
+def wanted_guarantee(request: reviews_pb.CreateGuaranteeRequest) -> GuaranteeRequest:
+    """What a guarantee is asked for. Raises ``BadRequest``, and ``InvalidInput`` for terms that
+    cannot be met."""
+    usual = Terms()
+    terms = Terms(
+        request.precision or usual.target,
+        request.confidence or usual.confidence,
+        request.budget or usual.budget,
+        _member(PROMISES, request.promise or reviews_pb.GUARANTEE_PROMISE_SCENES, "promise"),
+    )
+    return GuaranteeRequest(request.run, terms, tuple(request.classes))
+
+
+def guarantee_progress(status: GuaranteeStatus) -> reviews_pb.GuaranteeProgress:
+    """How far a guarantee is."""
+    return reviews_pb.GuaranteeProgress(
+        name=status.row.name,
+        state=status.row.state.value,
+        queue=status.row.queue,
+        asked=status.asked,
+        answered=status.answered,
+    )
 
 
 def lease_of(request: reviews_pb.NextReviewItemsRequest) -> tuple[int, int]:

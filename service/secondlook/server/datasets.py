@@ -16,6 +16,7 @@ from secondlook.server.converters import (
     snapshot_message,
     snapshot_page,
 )
+from secondlook.server.ownership import creator
 from secondlook.server.store_calls import StoreServicer, page_of
 from secondlook.store import Store
 from secondlook_client.errors import BadRequest, NotFound, ShuttingDown
@@ -49,9 +50,9 @@ class DatasetServicer(StoreServicer, datasets_pb2_grpc.DatasetServiceServicer):
         self, request: pb.CreateSnapshotRequest, context: Any
     ) -> pb.CreateSnapshotResponse:
         """Freeze what a query finds."""
-        store, query = self._store, query_value(request.query)
+        store, query, made_by = self._store, query_value(request.query), creator()
         made = await self._in_thread(
-            lambda: snapshot_message(create_snapshot(store, request.name, query))
+            lambda: snapshot_message(create_snapshot(store, request.name, query, made_by))
         )
         return pb.CreateSnapshotResponse(snapshot=made)
 

@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from secondlook_client.calls import retried, run
+from secondlook_client.channel import ServerAccess
+from secondlook_client.retry import Attempts, RetryPolicy
 from secondlook_client.values import Answer
 
 VERIFIER = "secondlook.verifier"
@@ -23,6 +26,25 @@ single views can fail for their own sake."""
 
 TRY_AGAIN_S = 30.0
 """After the last failure, models are given another chance."""
+ASK_S = 4.0
+"""For the answer to ``ask_health``: less than the usual time of a probe."""
+
+
+def ask_health(address: str, name: str) -> str:
+    """The status that the server at ``address`` tells for ``name``, such as ``SERVING``.
+
+    Raises what a call of a client raises: ``Unavailable`` where no server answers, ``NotFound``
+    for a name that it does not have.
+    """
+    channel = ServerAccess.given({}).channel(address)
+    try:
+        request = health_pb2.HealthCheckRequest(service=name)
+        check = health_pb2_grpc.HealthStub(channel).Check
+        attempts = Attempts(RetryPolicy(unavailable_s=0), ASK_S, address)
+        answer = run(retried(attempts, check, request))
+    finally:
+        channel.close()
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 class HealthServicer(health.aio.HealthServicer):

@@ -30,6 +30,7 @@ from secondlook_client.errors import (
     ServerFailure,
     ShuttingDown,
 )
+from secondlook_client.tracing import server_span
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +82,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         make, behaviour = _KINDS[handler.request_streaming, handler.response_streaming](handler)
         guard = self._guarded if method.startswith(OURS) else _checked_only
         self._handlers[method] = make(
-            guard(method.rsplit("/", 1)[-1], behaviour, handler),
+            guard(method.removeprefix("/"), behaviour, handler),
             request_reader(method, handler.request_deserializer),
             handler.response_serializer,
         )
         return self._handlers[method]
 
-    def _guarded(self, method: str, behaviour: Behaviour, handler: Any) -> Behaviour:
+    def _guarded(self, name: str, behaviour: Behaviour, handler: Any) -> Behaviour:
+        method = name.rsplit("/", 1)[-1]
         lasting = handler.request_streaming or handler.response_streaming
 
         async def run(request: Any, context: Any) -> Any:
@@ -95,7 +97,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._enter()
             try:
                 admitted = self._admit(request, handler.request_streaming)
-                return await behaviour(admitted, context)
+                if lasting:
+                    return await behaviour(admitted, context)
+                with server_span(name, context.invocation_metadata):
+                    return await behaviour(admitted, context)
             except asyncio.CancelledError:
                 reason = "cancelled"
                 raise

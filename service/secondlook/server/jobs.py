@@ -20,6 +20,7 @@ from secondlook.jobs.image_source import allowed_folder, allowed_folders
 from secondlook.jobs.runner import JobRunner
 from secondlook.labeling.engine import Engine
 from secondlook.review.guarantees import job_under
+from secondlook.server.client_limits import ClientLimits
 from secondlook.server.converters import (
     Ontologies,
     checked_job_name,
@@ -30,10 +31,12 @@ from secondlook.server.converters import (
     wants_all,
 )
 from secondlook.server.loop_thread import in_daemon_thread
+from secondlook.server.ownership import check_owner, creator
 from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.server.uploads import UploadBatcher
 from secondlook.store import Store
 from secondlook.store.guarantees import guarantee_of
+from secondlook.store.ingest import CAPTURE_KIND as CAPTURE
 from secondlook.store.ingest import UPLOAD_KIND as UPLOAD
 from secondlook.store.ingest import CaptureIngest, UploadIngest
 from secondlook.store.queue import FailedItem, JobRow
@@ -55,6 +58,7 @@ THREADS = 8
 """Calls that wait for the database at the same time."""
 ACCEPTS_MORE_S = 1.0
 """How long a job that accepted an image is believed to accept others; each commit asks again."""
+PAUSED = "the job is paused; `secondlook job resume` continues it"
 MAX_JOBS, DEFAULT_JOBS = 500, 50
 MAX_FAILURES, DEFAULT_FAILURES = 1000, 200
 
@@ -82,12 +86,17 @@ class StoreServices:
     """
 
     def __init__(
-        self, store: Store, engine: Engine, decoder: ImageDecoder, roots: Sequence[Path]
+        self,
+        store: Store,
+        engine: Engine,
+        decoder: ImageDecoder,
+        roots: Sequence[Path],
+        verified: Callable[[str, float], None],
     ) -> None:
-        """``roots``: folders that jobs may read images from."""
+        """``roots``: folders that jobs may read images from; ``verified``: as ``JobRunner``'s."""
         self.store = store
         self.frames = CaptureIngest(store.database, store.blobs, store.queue)
-        self.runner = JobRunner(store, engine, decoder, roots)
+        self.runner = JobRunner(store, engine, decoder, roots, verified=verified)
         self.ended = asyncio.Event()
         """Set once no image of a job is labelled any more."""
 
@@ -113,11 +122,13 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         models: Callable[[], tuple[str, str]],
         roots: Sequence[Path],
         stopping: asyncio.Event,
+        clients: ClientLimits | None = None,
     ) -> None:
         """``settings`` gives what is kept with each new job, ``models`` the names of proposer and
         verifier.
 
         A job's folder must be in one of ``roots``; ``stopping`` ends the calls that follow a job.
+        ``clients``: what each client may send; without it, as much as it likes.
         """
         store = services.store if services else None
         super().__init__(store, "jobs", THREADS)
@@ -126,11 +137,12 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         self._models = models
         self._roots = roots
         self._stopping = stopping
+        self._clients = clients or ClientLimits()
         self._ended = services.ended if services else stopping
         self._uploads = UploadIngest(store.database, store.blobs) if store else None
         self._batcher = UploadBatcher(self._uploads) if self._uploads else None
-        self._accepts_more: dict[str, float] = {}
-        """Until when, by the event loop's clock, by name of job."""
+        self._accepts_more: dict[tuple[str, str], float] = {}
+        """Until when, by the event loop's clock, by names of job and token."""
 
     def close(self) -> None:
         """Let the threads end; call it when no call is running."""
@@ -146,6 +158,8 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         wanted = request.guarantee and not request.HasField("ontology")
         asked = None if wanted else await self._ontologies.of(request)
         kind, root = await self._in_thread(lambda: self._source(request))
+        made_by = creator()
+        self._clients.check_verifier()
 
         def create() -> tuple[JobRow, Ontology]:
             if request.guarantee and request.reuse:  # also when it no longer holds
@@ -154,20 +168,22 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
                     return self._existing(name, kind, known, root, request.guarantee), known
             ontology, settings = self.terms(asked, request.guarantee)
             try:
-                return store.queue.create(name, kind, ontology, root, settings), ontology
+                return store.queue.create(name, kind, ontology, root, settings, made_by), ontology
             except AlreadyExists:
                 if request.reuse:
                     return self._existing(name, kind, ontology, root, request.guarantee), ontology
                 raise
 
-        return pb.CreateJobResponse(job=job_message(*await self._in_thread(create)))
+        job, ontology = await self._in_thread(create)
+        _check_own(job)
+        return pb.CreateJobResponse(job=job_message(job, ontology))
 
     async def OfferImages(  # noqa: N802
         self, request: pb.OfferImagesRequest, context: Any
     ) -> pb.OfferImagesResponse:
         """Which images are wanted."""
         store = self._store
-        job = await self._upload(request.job)
+        job = await self._own_upload(request.job)
         known = await self._in_thread(lambda: store.queue.known(job.run_id, request.keys))
         wanted = (key for key in dict.fromkeys(request.keys) if key not in known)
         return pb.OfferImagesResponse(wanted=wanted)
@@ -191,7 +207,8 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         failed with, and ``DeadlineExceeded`` and ``ShuttingDown``: then it is labelled later.
         """
         checked_job_name(job)
-        found = await self._in_thread(lambda: self._created_or_existing(job, ontology))
+        made_by = creator()
+        found = await self._in_thread(lambda: self._created_or_existing(job, ontology, made_by))
         key, _ = await self._keep(job, name, image)
         watcher = JobWatcher(self._store, self._in_thread, self._ended)
         return (await watcher.result(job, found.run_id, key, deadline)).labelled
@@ -201,7 +218,7 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.FinishUploadResponse:
         """No more images will come."""
         store = self._store
-        job = await self._upload(request.job)
+        job = await self._own_upload(request.job)
         await self._in_thread(lambda: store.queue.close(job.run_id))
         return pb.FinishUploadResponse(job=await self._job(request.job))
 
@@ -251,14 +268,34 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
     ) -> pb.CancelJobResponse:
         """Stop a job."""
         store = self._store
+        await self._check_own_job(request.job)
         job = await self._in_thread(lambda: store.queue.cancel(request.job))
         return pb.CancelJobResponse(job=job_message(job))
+
+    async def PauseJob(  # noqa: N802
+        self, request: pb.PauseJobRequest, context: Any
+    ) -> pb.PauseJobResponse:
+        """Begin no further image."""
+        store = self._store
+        await self._check_own_job(request.job)
+        job = await self._in_thread(lambda: store.queue.pause(request.job))
+        return pb.PauseJobResponse(job=job_message(job))
+
+    async def ResumeJob(  # noqa: N802
+        self, request: pb.ResumeJobRequest, context: Any
+    ) -> pb.ResumeJobResponse:
+        """Continue a paused job."""
+        store = self._store
+        await self._check_own_job(request.job)
+        job = await self._in_thread(lambda: store.queue.resume(request.job))
+        return pb.ResumeJobResponse(job=job_message(job))
 
     async def RetryJob(  # noqa: N802
         self, request: pb.RetryJobRequest, context: Any
     ) -> pb.RetryJobResponse:
         """Try again the images that failed."""
         store, reasons = self._store, tuple(request.reasons)
+        await self._check_own_job(request.job)
         again = await self._in_thread(lambda: store.queue.retry(request.job, reasons))
         return pb.RetryJobResponse(job=await self._job(request.job), retried=again)
 
@@ -284,6 +321,11 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
 
     def _watcher(self) -> "JobWatcher":
         return JobWatcher(self._store, self._in_thread, self._stopping)
+
+    async def _check_own_job(self, name: str) -> None:
+        """Raises ``NotFound``, and ``NotAllowed`` for the job of another token."""
+        store = self._store
+        _check_own(await self._in_thread(lambda: store.queue.get(name)))
 
     async def _job(self, name: str) -> pb.Job:
         store = self._store
@@ -321,13 +363,15 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
             "another guarantee; choose another name"
         )
 
-    def _created_or_existing(self, name: str, ontology: Ontology) -> JobRow:
+    def _created_or_existing(self, name: str, ontology: Ontology, made_by: str) -> JobRow:
         """The upload job of that name. Raises ``AlreadyExists`` as ``_existing`` does."""
         with suppress(NotFound):  # the usual case, without a transaction that writes
             return self._existing(name, UPLOAD, ontology, "", None)
         with suppress(AlreadyExists):  # another call was faster
             settings = self._settings(ontology)
-            return self._store.queue.create(name, UPLOAD, ontology, settings=settings)
+            return self._store.queue.create(
+                name, UPLOAD, ontology, settings=settings, created_by=made_by
+            )
         return self._existing(name, UPLOAD, ontology, "", None)
 
     async def _keep(
@@ -337,23 +381,27 @@ class JobServicer(StoreServicer, jobs_pb2_grpc.JobServiceServicer):
         assert self._store
         assert self._batcher
         await self._check_accepts_more(job)  # or anybody could fill the disk
+        await self._clients.check_stored()
+        self._clients.keep(len(image))
         key = key_of(name, image) if key is None else key
         return key, await self._batcher.keep(job, key, name, image)
 
-    async def _upload(self, name: str) -> JobRow:
-        """The job, if images may be sent for it."""
+    async def _own_upload(self, name: str) -> JobRow:
+        """The job, if the caller may send images for it."""
         assert self._store
         uploads = self._uploads
         assert uploads
-        return await self._in_thread(lambda: uploads.job(name))
+        job = await self._in_thread(lambda: uploads.job(name))
+        _check_own(job)
+        return job
 
     async def _check_accepts_more(self, name: str) -> None:
-        """Raises what ``_upload`` does."""
-        now = asyncio.get_running_loop().time()
-        if self._accepts_more.get(name, 0.0) < now:
-            await self._upload(name)
-            valid = {n: until for n, until in self._accepts_more.items() if until >= now}
-            self._accepts_more = {**valid, name: now + ACCEPTS_MORE_S}
+        """Raises what ``_own_upload`` does."""
+        now, key = asyncio.get_running_loop().time(), (name, creator())
+        if self._accepts_more.get(key, 0.0) < now:
+            await self._own_upload(name)
+            valid = {k: until for k, until in self._accepts_more.items() if until >= now}
+            self._accepts_more = {**valid, key: now + ACCEPTS_MORE_S}
 
     def _source(self, request: pb.CreateJobRequest) -> tuple[str, str]:
         """Kind and folder of a new job. Raises ``BadRequest``, ``NotAllowed``, ``NotFound``."""
@@ -441,7 +489,8 @@ class JobWatcher:
                     )
                 left_s = POLL_S if deadline is None else deadline - ANSWER_S - time.monotonic()
                 if left_s <= 0:
-                    why = f"; it waits: {job.message}" if job.message else ""
+                    waits = PAUSED if job.state is JobState.PAUSED else job.message
+                    why = f"; it waits: {waits}" if waits else ""
                     raise DeadlineExceeded(
                         f"the image is stored in '{name}' and will be labelled{why}; send it again "
                         f"with more time, or see `secondlook job results {name}`"
@@ -509,6 +558,11 @@ class Throughput:
             self._seen.popleft()
         then, before = self._seen[0]
         return max(settled - before, 0) / (now - then) if now > then else 0.0
+
+
+def _check_own(job: JobRow) -> None:
+    """Raises ``NotAllowed`` where the job is another token's."""
+    check_owner(job.created_by, f"job '{job.name}'", job.name if job.kind == CAPTURE else "")
 
 
 def _progress(job: JobRow, per_second: float) -> pb.WatchJobResponse:

@@ -11,7 +11,7 @@ interceptor.
 import asyncio
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,13 +22,16 @@ from secondlook.core.version import installed_version
 from secondlook.labeling.engine import Engine, retry_hint_s
 from secondlook.labeling.pipeline import Task
 from secondlook.server.call_limits import RequestBytes
+from secondlook.server.client_limits import ClientLimits, client_of_call
 from secondlook.server.converters import (
     Ontologies,
     wants_all,
 )
+from secondlook.server.fair_shares import FairShares, FairTurns
 from secondlook.server.health import FailureStreak
 from secondlook.server.jobs import JobServicer
 from secondlook.server.metrics import Metrics
+from secondlook.server.ownership import check_owner, creator
 from secondlook.server.store_calls import deadline_of
 from secondlook.server.streams import DEFAULT_PENDING, CaptureSession, LiveSession
 from secondlook.server.token_table import Principal, principal_of_call
@@ -63,11 +66,17 @@ class AdmissionControl:
     frame waits in its stream for its turn. Together they are at most ``max_in_flight``.
     """
 
-    def __init__(self, engine: Engine, decoder: ImageDecoder) -> None:
+    def __init__(
+        self, engine: Engine, decoder: ImageDecoder, clients: ClientLimits | None = None
+    ) -> None:
+        """``clients``: what each client may; without it, its fair share."""
         self.limits = decoder.limits
         """How large an image may be."""
         self._engine = engine
         self._decoder = decoder
+        self.clients = clients or ClientLimits()
+        self._shares = FairShares()
+        """Of the clients in the places of calls."""
         self._calls = self._frames = self._kept = 0
         self._decode_s = 0.0
         """Mean time from an image's admission to its pixels, of the last ones."""
@@ -75,8 +84,8 @@ class AdmissionControl:
         """Callers that were refused and whose turn has not come, at that moment."""
         self.failures = FailureStreak()
         """Images that the models failed on, one after the other."""
-        self.turns = asyncio.Semaphore(self.places)
-        """Places of the streams' frames, first come first served."""
+        self.turns = FairTurns(self.places)
+        """Places of the streams' frames; their clients take turns."""
 
     @property
     def places(self) -> int:
@@ -96,16 +105,22 @@ class AdmissionControl:
     def admitted(self, deadline: float | None = None) -> Iterator[None]:
         """Count one call as in flight.
 
-        Raises ``Busy`` when there are too many, or when ``deadline`` (a ``time.monotonic()``
-        moment) would come before its turn.
+        Raises ``Busy`` when there are too many, when the place is another client's turn, or when
+        ``deadline`` (a ``time.monotonic()`` moment) would come before its turn.
         """
-        self._check_places(self._calls, self.places)
-        self._check_places(self._calls + self._frames, self._engine.batching.max_in_flight)
+        client, most = client_of_call.get(), self._engine.batching.max_in_flight
+        places = min(self.places, most - self._frames)
+        if not self._shares.may_enter(client, places):
+            hint_s = self._seconds_until_turn()
+            self._shares.refused(client, hint_s)
+            raise _no_place(self._calls, hint_s)
         self._check_deadline(deadline)
+        self._shares.enter(client)
         self._calls += 1
         try:
             yield
         finally:
+            self._shares.leave(client)
             self._calls -= 1
 
     @contextmanager
@@ -133,12 +148,7 @@ class AdmissionControl:
 
     def _check_places(self, taken: int, places: int) -> None:
         if taken >= places:
-            hint_s = self._seconds_until_turn()
-            raise Busy(
-                f"{taken} images are being worked on already, as many as keep the models busy; "
-                f"try again in {hint_s:.2f} s or send fewer at a time",
-                retry_after_s=hint_s,
-            )
+            raise _no_place(taken, self._seconds_until_turn())
 
     def _check_deadline(self, deadline: float | None) -> None:
         """With less than a batch in flight the image is tried anyway: rates are measured late."""
@@ -181,7 +191,8 @@ class AdmissionControl:
         Raises ``Busy``, ``BadImage``, ``ImageTooLarge``, ``DeadlineExceeded``, or what a model
         raised. Cancelling it withdraws the image, unless a model is already working on it.
         """
-        with self.admitted_frame() if source else self.admitted(deadline):
+        place = self.admitted_frame() if source else self.admitted(deadline)
+        with place, self.clients.image():
             started = time.perf_counter()
             task = Task(await self._decoded(data, name, deadline), ontology, source)
             decode_s = time.perf_counter() - started
@@ -195,6 +206,8 @@ class AdmissionControl:
                 self.failures.failed()
                 raise
             self.failures.succeeded()
+            took_ms = labelled.timings_ms.get("verify", 0.0)
+            self.clients.verified(client_of_call.get(), took_ms / 1000)
         return replace(labelled, timings_ms={**labelled.timings_ms, "decode": decode_s * 1000})
 
     def in_flight(self) -> int:
@@ -213,6 +226,14 @@ class AdmissionControl:
                 if time.monotonic() + RETRY_AFTER_S > ends:
                     raise
             await asyncio.sleep(RETRY_AFTER_S)
+
+
+def _no_place(taken: int, hint_s: float) -> Busy:
+    return Busy(
+        f"{taken} images are being worked on already, as many as keep the models busy; "
+        f"try again in {hint_s:.2f} s or send fewer at a time",
+        retry_after_s=hint_s,
+    )
 
 
 class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
@@ -239,6 +260,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         """
         self._engine = engine
         self._admission = admission
+        self._clients = admission.clients
         self._ontologies = ontologies
         self._metrics = metrics
         self._stopping = stopping
@@ -255,7 +277,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         ontology, every = await self._ontologies.of(request), wants_all(request.detail)
         name, deadline = request.name, deadline_of(context)
         if request.keep:
-            with self._admission.admitted_kept():
+            with self._admission.admitted_kept():  # counted among the client's where it is kept
                 labelled = await self._jobs.keep_labelled(
                     request.keep, name, request.image, ontology, deadline
                 )
@@ -277,10 +299,11 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             )
         self._streams += 1
         try:
-            if opening.mode == pb.STREAM_MODE_CAPTURE:
-                await self._capture(opening, requests, context)
-            else:
-                await self._label_live(opening, requests, context)
+            with self._clients.stream():
+                if opening.mode == pb.STREAM_MODE_CAPTURE:
+                    await self._capture(opening, requests, context)
+                else:
+                    await self._label_live(opening, requests, context)
         finally:
             self._streams -= 1
 
@@ -299,7 +322,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
         stream = LiveSession(
             label,
             context.write,
-            turns=self._admission.turns,
+            turns=self._admission.turns.of(client_of_call.get()),
             request_bytes=self._request_bytes,
             every=every,
             max_pending=max_pending,
@@ -325,11 +348,15 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
                 )
             return self._jobs.terms(classes, guarantee)
 
-        found = await asyncio.to_thread(frames.open, stream_id, wanted, terms, guarantee)
+        found = await asyncio.to_thread(frames.open, stream_id, wanted, terms, guarantee, creator())
+        check_owner(found.created_by, f"stream '{stream_id}'", stream_id)
+        if model := opening.device_model:
+            await asyncio.to_thread(frames.note_device_model, found.run_id, model)
+        await self._clients.check_stored()
         opened = pb.StreamOpened(resume_after=found.resume_after)
         await context.write(pb.LabelStreamResponse(opened=opened))
         stream = CaptureSession(
-            functools.partial(frames.add, found.run_id),
+            functools.partial(frames.add, found),
             context.write,
             resume_after=found.resume_after,
             request_bytes=self._request_bytes,
@@ -337,7 +364,15 @@ class LabelingServicer(labeling_pb2_grpc.LabelingServiceServicer):
             stopping=self._stopping,
             observe=self._metrics.frame_answered,
         )
-        await stream.run(requests)
+        await stream.run(self._kept(requests))
+
+    async def _kept(
+        self, requests: AsyncIterator[pb.LabelStreamRequest]
+    ) -> AsyncIterator[pb.LabelStreamRequest]:
+        """Count captured frames; one too many ends the stream, and is sent again later."""
+        async for request in requests:
+            self._clients.keep(len(request.frame.image))
+            yield request
 
     async def GetServerInfo(  # noqa: N802
         self, request: pb.GetServerInfoRequest, context: Any

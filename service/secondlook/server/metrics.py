@@ -18,6 +18,7 @@ from secondlook.evaluation.precision_monitor import EVIDENCE
 from secondlook.jobs.guarantee_checks import ChecksStatus
 from secondlook.labeling.encoding_cache import EncodingCacheStats
 from secondlook.server.addresses import explain_metrics_failure
+from secondlook.server.client_limits import ClientUsage
 from secondlook_client.errors import BadSetting, SecondlookError, StorageFull, Unavailable
 from secondlook_client.values import Answer
 
@@ -34,6 +35,16 @@ GUARANTEE_GAUGES = {
     "share": "Of the accepted boxes that is checked at present, from 0 to 1.",
 }
 """Of the guarantees of running jobs, by field of ``ChecksStatus``."""
+CLIENT_FIGURES = {
+    "images": ("total_images", CounterMetricFamily, "Images taken."),
+    "images_in_flight": ("images", GaugeMetricFamily, "Images under way."),
+    "bytes_in_flight": ("bytes", GaugeMetricFamily, "Bytes of requests under way."),
+    "streams": ("streams", GaugeMetricFamily, "Open streams."),
+    "verifier_seconds": ("verifier_s", GaugeMetricFamily, "Of the verifier, this day (UTC)."),
+}
+"""Of each client, by field of ``ClientUsage``."""
+MAX_CLIENTS_SHOWN = 50
+"""Clients in the metrics: those with most images."""
 HTTP_STATUS = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
 """Of a refused scrape."""
 AGREEMENTS = (0.25, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
@@ -208,6 +219,10 @@ class Metrics:
         """``stats()`` is asked at each scrape."""
         self.registry.register(_EncodingCollector(stats))
 
+    def watch_clients(self, busiest: Callable[[int], Sequence[ClientUsage]]) -> None:
+        """``busiest(most)`` is asked at each scrape."""
+        self.registry.register(_ClientCollector(busiest))
+
     def part_is_ready(self, part: str, ready: bool) -> None:
         """Whether ``models`` or ``store`` are there."""
         self._ready.labels(part).set(ready)
@@ -281,6 +296,22 @@ class _EncodingCollector(Collector):
         yield GaugeMetricFamily(
             "secondlook_encodings_bytes", "Memory of encoded images.", value=now.nbytes
         )
+
+
+class _ClientCollector(Collector):
+    """Reads at each scrape what the busiest clients do."""
+
+    def __init__(self, busiest: Callable[[int], Sequence[ClientUsage]]) -> None:
+        self._busiest = busiest
+
+    def collect(self) -> Iterator[Metric]:
+        """What ``CLIENT_FIGURES`` says of each."""
+        found = self._busiest(MAX_CLIENTS_SHOWN)
+        for name, (figure, family, told) in CLIENT_FIGURES.items():
+            metric = family(f"secondlook_client_{name}", told, labels=["client"])
+            for client in found:
+                metric.add_metric([client.name], float(getattr(client, figure)))
+            yield metric
 
 
 class _ScrapeServer(ThreadingHTTPServer):

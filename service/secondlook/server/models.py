@@ -24,6 +24,7 @@ from secondlook.server.converters import (
     training_message,
 )
 from secondlook.server.one_service import running_service
+from secondlook.server.ownership import check_owner, creator
 from secondlook.server.store_calls import StoreServicer, next_token, page_of
 from secondlook.store import Store
 from secondlook_client.errors import BadRequest, Busy, DeadlineExceeded, NotSupported, ShuttingDown
@@ -82,8 +83,9 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         """Store a new version."""
         store = self._store
         name, manifest, report = await self._uploads.receive(requests)
+        made_by = creator()
         kept, already = await self._in_thread(
-            lambda: store.model_versions.add(name, manifest, report)
+            lambda: store.model_versions.add(name, manifest, report, made_by)
         )
         return pb.AddVersionResponse(model=model_message(kept), already=already)
 
@@ -183,7 +185,8 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
         snapshot = await self._in_thread(lambda: store.snapshots.get(named))
         splits = {n: c["images"] for n, c in snapshot.statistics["splits"].items()}
         order = checked_order(request, splits)
-        made = await self._in_thread(lambda: store.training_jobs.create(order))
+        made_by = creator()
+        made = await self._in_thread(lambda: store.training_jobs.create(order, made_by))
         return pb.TrainModelResponse(training=training_message(made))
 
     async def GetTraining(  # noqa: N802
@@ -223,6 +226,8 @@ class ModelServicer(StoreServicer, models_pb2_grpc.ModelServiceServicer):
     ) -> pb.CancelTrainingResponse:
         """Stop a training."""
         store, number = self._store, request.id
+        asked = await self._in_thread(lambda: store.training_jobs.get(number))
+        check_owner(asked.created_by, f"training {number}")
         found = await self._in_thread(lambda: store.training_jobs.cancel(number))
         return pb.CancelTrainingResponse(training=training_message(found))
 

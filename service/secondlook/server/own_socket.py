@@ -28,9 +28,7 @@ class OwnSocket:
     """The folder and the address of one socket, until it is closed."""
 
     def __init__(self) -> None:
-        parent = tempfile.gettempdir()
-        if len(os.fsencode(parent)) > MAX_FOLDER:
-            parent = "/tmp"
+        parent = _parent()
         remove_dead_sockets(Path(parent))
         self._folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent)
         self.address = f"unix:{self._folder}/{NAME}"
@@ -39,6 +37,34 @@ class OwnSocket:
     def close(self) -> None:
         """Remove it."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def own_address() -> str:
+    """The address of a running server of this user, the one that was started last; or empty."""
+    folders = sorted(Path(_parent()).glob(f"{PREFIX}*/{NAME}"), key=_started_at, reverse=True)
+    own = (path for path in folders if _is_own(path.parent) and not _is_dead(path))
+    return next((f"unix:{path}" for path in own), "")
+
+
+def _parent() -> str:
+    """Where the folders of sockets are."""
+    parent = tempfile.gettempdir()
+    return parent if len(os.fsencode(parent)) <= MAX_FOLDER else "/tmp"
+
+
+def _started_at(path: Path) -> float:
+    with suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is this user's and closed to others: another may have put a socket there."""
+    with suppress(OSError):
+        found = folder.lstat()
+        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == stat.S_IRWXU
+        return private and found.st_uid == os.geteuid()
+    return False
 
 
 def remove_dead_sockets(parent: Path) -> None:
@@ -56,10 +82,8 @@ def remove_dead_sockets(parent: Path) -> None:
 
 
 def _remove_dead(folder: Path) -> None:
-    found = folder.lstat()
-    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == stat.S_IRWXU
-    starting = time.time() - found.st_mtime < STARTING_S
-    if not private or starting or found.st_uid != os.geteuid():
+    starting = time.time() - folder.lstat().st_mtime < STARTING_S
+    if starting or not _is_own(folder):
         return
     path = folder / NAME
     if path.exists():

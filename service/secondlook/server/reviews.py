@@ -2,8 +2,15 @@
 
 from typing import Any
 
+from secondlook.review.guarantees import (
+    certify_guarantee,
+    create_guarantee,
+    default_calibrator,
+    default_name,
+)
 from secondlook.review.local_reviews import LocalReviews
 from secondlook.server.converters import (
+    guarantee_progress,
     image_name_message,
     imported_review,
     lease_of,
@@ -11,6 +18,7 @@ from secondlook.server.converters import (
     review_page,
     review_queue_page,
     review_said,
+    wanted_guarantee,
     wanted_order,
 )
 from secondlook.server.store_calls import StoreServicer, page_of
@@ -174,6 +182,28 @@ class ReviewServicer(StoreServicer, reviews_pb2_grpc.ReviewServiceServicer):
             lambda: reviews.page(request.run, request.image, after or 0, size + 1)
         )
         return review_page(found, size)
+
+    async def CreateGuarantee(  # noqa: N802
+        self, request: pb.CreateGuaranteeRequest, context: Any
+    ) -> pb.CreateGuaranteeResponse:
+        """Draw the boxes that a guarantee asks about."""
+        store, asked = self._store, wanted_guarantee(request)
+
+        def begun() -> pb.CreateGuaranteeResponse:
+            calibrator = default_calibrator(store, store.results.run(asked.run))
+            name = request.name or default_name(asked.run, asked)
+            status = create_guarantee(store, name, asked, calibrator)
+            return pb.CreateGuaranteeResponse(guarantee=guarantee_progress(status))
+
+        return await self._in_thread(begun)
+
+    async def CertifyGuarantee(  # noqa: N802
+        self, request: pb.CertifyGuaranteeRequest, context: Any
+    ) -> pb.CertifyGuaranteeResponse:
+        """Write a certificate."""
+        store = self._store
+        status = await self._in_thread(lambda: certify_guarantee(store, request.name))
+        return pb.CertifyGuaranteeResponse(guarantee=guarantee_progress(status))
 
     async def GetImageNames(  # noqa: N802
         self, request: pb.GetImageNamesRequest, context: Any

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from secondlook.core.types import Labelled
 from secondlook.server.call_limits import RequestBytes
@@ -61,7 +62,7 @@ class LiveSession:
         label: Callable[[bytes, str], Awaitable[Labelled]],
         write: Callable[[pb.LabelStreamResponse], Awaitable[None]],
         *,
-        turns: asyncio.Semaphore,
+        turns: AbstractAsyncContextManager[None],
         request_bytes: RequestBytes,
         every: bool,
         max_pending: int,

@@ -66,9 +66,10 @@ principal_of_call: ContextVar[Principal] = ContextVar("principal_of_call", defau
 class TokenTable:
     """All tokens of a store. Thread-safe, and for an event loop."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        """Nothing is read yet; see ``read``."""
+    def __init__(self, tokens: Tokens, required: bool = False) -> None:
+        """Nothing is read yet; see ``read``. ``required``: also while the store has no token."""
         self._tokens = tokens
+        self._required = required
         self._subscribed = ExitStack()
         self._subscribed.enter_context(tokens.changes.subscribed(self.forget))
         self._changes = 0
@@ -83,9 +84,9 @@ class TokenTable:
         self._to_note: set[int] = set()
 
     @property
-    def empty(self) -> bool:
-        """Whether there is no token at all, not even a revoked one: then none is asked for."""
-        return not self._rows
+    def asks(self) -> bool:
+        """Whether callers must show who they are: since the first token, even if it is revoked."""
+        return bool(self._rows) or self._required
 
     async def fresh(self) -> None:
         """Returns when the table is at most ``MAX_AGE_S`` old. Raises what reading raises."""
@@ -120,7 +121,7 @@ class TokenTable:
 
     def principal(self, credentials: Sequence[str]) -> Principal:
         """Who shows these ``authorization`` headers. Raises ``NotAuthenticated``."""
-        if self.empty:
+        if not self.asks:
             return ANYONE
         row = self._row(credentials)
         if ended := row.ended(now()):
@@ -134,7 +135,9 @@ class TokenTable:
     def still(self, principal: Principal) -> bool:
         """Whether a principal of before may go on: its token has not ended since."""
         if principal.token is None:
-            return principal is THIS_MACHINE or self.empty
+            return principal is THIS_MACHINE or not self.asks
+        if not principal.token.digest:  # a JWT, which nobody revokes
+            return not principal.token.ended(now())
         row = self._rows.get(principal.token.digest)
         return row is not None and not row.ended(now())
 

@@ -445,6 +445,18 @@ def taken_of_mask(
     return MASK_AND_BOX if own_box else MASK
 
 
+def decided_reasons(content: bytes) -> list[str]:
+    """Why each judgement of packed decisions was decided so.
+
+    Raises ``Damaged``, and ``ValueError``, ``KeyError``, ``IndexError`` or ``struct.error``.
+    """
+    packed = decompress(content)
+    wide, judgements = DECISIONS_HEAD.unpack_from(packed)
+    rows = np.frombuffer(packed, DECIDED[content[0]][wide], judgements, DECISIONS_HEAD.size)
+    texts = ["", *json.loads(packed[DECISIONS_HEAD.size + rows.nbytes :])]
+    return [texts[place] for place in rows["reason"].tolist()]
+
+
 def unpack_decisions(
     content: bytes, evidence: Evidence, ontology: Ontology
 ) -> tuple[Judgement, ...]:

@@ -7,6 +7,7 @@ transaction that ended without an error is on the disk (``synchronous=FULL``,
 
 import asyncio
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Insert, Table, event
+from sqlalchemy import ColumnElement, Connection, Double, Engine, Insert, Table, event, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from secondlook.config.extras import missing_extra
 from secondlook.config.redaction import redacted, url_scheme
@@ -44,6 +47,8 @@ WAIT_S = 30.0
 CONNECT_S = 5
 CANCEL_POLL_S = 0.2
 """How soon work that waits notices that it was cancelled."""
+LONGEST_LEASE_S = 300.0
+"""No server leases a job or a training for longer at a time, nor lets an image wait for longer."""
 STEPS_A_CHECK = 200_000
 """Of SQLite's machine, some milliseconds, after which a statement asks whether it was cancelled."""
 QUICK_CHECK_S = 2.0
@@ -63,6 +68,10 @@ POSTGRESQL_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": int(WAIT_S * 1000),
 }
+WARNED = "secondlook.warned"
+"""Key of a connection's ``info``: what PostgreSQL warned of last."""
+OF_THE_PRIMARY = {"target_session_attrs": "read-write"}
+"""Of several hosts connect to the one that takes writes, wherever a fail-over has put it."""
 
 
 class ChangeNotifier:
@@ -112,7 +121,8 @@ class Database:
     """Connections to one database, for any number of threads."""
 
     def __init__(self, url: str | URL) -> None:
-        """``url``: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
+        """``url``: ``sqlite:///path`` or ``postgresql://user:password@host/name``; a PostgreSQL
+        that fails over has several hosts, ``one:5432,two:5432``.
 
         Nothing is connected yet. Raises ``BadSetting`` for any other URL.
         """
@@ -177,6 +187,7 @@ class Database:
             self._write_lock(),
             _translated_errors(),
             self._connected(writing=True) as connection,
+            _replicated_commit(connection),
             connection.begin(),
             _breaking_off(connection),  # but not while it is committed
         ):
@@ -331,13 +342,39 @@ def sanitize_text(text: str, limit: int = 2000) -> str:
 
 
 def now() -> float:
-    """Seconds since 1970 (UTC)."""
+    """Seconds since 1970 (UTC) by the clock of this machine."""
     return time.time()
+
+
+class DatabaseClock(FunctionElement[float]):
+    """In SQL: seconds since 1970 (UTC) by one clock for all servers of a database.
+
+    Leases are told by it, so that servers whose clocks differ do not take jobs from each other.
+    """
+
+    name = "database_clock"
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(DatabaseClock, "postgresql")
+def _postgresql_clock(*_: Any, **__: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+@compiles(DatabaseClock, "sqlite")
+def _sqlite_clock(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def lease_ended(until: ColumnElement[float]) -> ColumnElement[bool]:
+    """Whether a lease is over, or longer than any is: the clock has been set back since."""
+    return or_(until < DatabaseClock(), until > DatabaseClock() + LONGEST_LEASE_S)
 
 
 def _checked_url(text: str | URL) -> URL:
     try:
-        url = make_url(text)
+        url = _parsed_url(text)
     except (ArgumentError, ValueError):  # of a port that is no number
         url = URL.create("unknown")
     if url.get_backend_name() in ("postgres", "postgresql"):
@@ -350,10 +387,37 @@ def _checked_url(text: str | URL) -> URL:
     )
 
 
+def _parsed_url(text: str | URL) -> URL:
+    """Also of several hosts as libpq writes them, which SQLAlchemy takes as parameters only."""
+    listed = _SEVERAL_HOSTS.fullmatch(text) if isinstance(text, str) else None
+    if listed is None:
+        return make_url(text)
+    hosts = [_HOST.fullmatch(one) for one in listed["hosts"].split(",")]
+    if not all(hosts):
+        raise ValueError("a host that is none")
+    named = [(one[1].strip("[]"), one[2] or "") for one in hosts if one]
+    parameters = {"host": ",".join(h for h, _ in named), "port": ",".join(p for _, p in named)}
+    return make_url(listed["before"] + listed["behind"]).update_query_dict(parameters)
+
+
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<before>postgres[\w+]*://([^@/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<behind>([/?].*)?)"
+)
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:]*)(?::(\d*))?")
+
+
+def _postgresql_options(url: URL) -> Mapping[str, Any]:
+    """What the URL does not say itself."""
+    host = url.query.get("host", "")
+    several = not isinstance(host, str) or "," in host
+    ours = POSTGRESQL_OPTIONS | (OF_THE_PRIMARY if several else {})
+    return {name: value for name, value in ours.items() if name not in url.query}
+
+
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
-            options: Mapping[str, Any] = {**POSTGRESQL_OPTIONS, **url.query}
+            options = _postgresql_options(url)
             engine = sqlalchemy.create_engine(
                 url, connect_args=options, pool_pre_ping=True, hide_parameters=True, **POOL
             )
@@ -388,7 +452,28 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:
+@contextmanager
+def _replicated_commit(connection: Connection) -> Iterator[None]:
+    """Raises ``StoreUnavailable`` after a commit that gave up waiting for its synchronous standby.
+
+    PostgreSQL says no more than a warning, as when ``statement_timeout`` ends the wait: the commit
+    is there, but a fail-over would lose it.
+    """
+    yield
+    if warning := connection.info.pop(WARNED, ""):
+        log.warning("the database warned of a commit: %s", warning)
+        raise StoreUnavailable(
+            "the standby of the database has not confirmed what was written; pending work resumes "
+            "once it is back"
+        )
+
+
+def _prepare_postgresql(connection: Any, record: Any) -> None:
+    def note(notice: Any) -> None:
+        if notice.sqlstate == "01000":  # as a wait for a standby that was given up is told
+            record.info[WARNED] = notice.message_primary
+
+    connection.add_notice_handler(note)
     with connection.cursor() as cursor:
         row = cursor.execute("SHOW synchronous_commit").fetchone()
         if row[0] == "off":  # set for a role or database; what we acknowledge must be durable

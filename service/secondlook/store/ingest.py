@@ -8,11 +8,11 @@ durable.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import Connection, and_, func, select, update
 
 from secondlook.store.blobs import Blobs
 from secondlook.store.database import Database
@@ -23,14 +23,14 @@ from secondlook.store.queue import (
     JobRow,
     NewItem,
     add_items,
-    change_job,
     known_items,
     locked_job,
     named_job,
+    reopened,
 )
 from secondlook.store.runs import load_run
-from secondlook.store.schema import items
-from secondlook_client.errors import AlreadyExists, BadRequest, NotFound
+from secondlook.store.schema import items, jobs, runs
+from secondlook_client.errors import AlreadyExists, BadRequest, NotFound, StoreUnavailable
 from secondlook_client.ontology import Ontology
 from secondlook_client.spool import MAX_SEQUENCE
 from secondlook_client.values import JobState
@@ -75,7 +75,10 @@ class FrameStatus(Enum):
 class OpenedStream:
     """A captured stream, new or resumed."""
 
+    stream_id: str
     run_id: int
+    created_by: str
+    """As of its run."""
     resume_after: int | None
     """The highest number stored; None before the first.
 
@@ -113,9 +116,7 @@ class UploadIngest:
             before = known_items(connection, job.run_id, [one.key for one in uploaded])
             new = {one.key: one for one in reversed(uploaded) if one.key not in before}
             if new:
-                if job.closed or not job.active:
-                    job = replace(job, closed=False, state=JobState.RUNNING)
-                    change_job(connection, job.run_id, closed=False, state=JobState.RUNNING)
+                job = reopened(connection, job)
                 ids = add_images(connection, [one.image for one in new.values()])
                 add_items(connection, job, [_upload_item(one, ids) for one in new.values()])
         # Of a key that occurs twice in one call the first is new.
@@ -137,8 +138,11 @@ class CaptureIngest:
         ontology: Ontology | None,
         terms: Callable[[], tuple[Ontology, Mapping[str, Any]]],
         guarantee: str = "",
+        created_by: str = "",
     ) -> OpenedStream:
         """The stream of that name; if it is new, with the classes and settings that ``terms`` give.
+
+        ``created_by`` names the token of whoever opens it, if it is new.
 
         ``ontology`` and ``guarantee`` are what is asked for; None and empty are as it was begun.
         Raises ``AlreadyExists`` when the name belongs to another job, or the stream has other
@@ -148,14 +152,18 @@ class CaptureIngest:
             return self._opened(stream_id, ontology, guarantee)
         classes, settings = terms()
         with suppress(AlreadyExists):  # another connection of the same stream was faster
-            self._queue.create(stream_id, CAPTURE_KIND, classes, settings=settings)
+            self._queue.create(
+                stream_id, CAPTURE_KIND, classes, settings=settings, created_by=created_by
+            )
         return self._opened(stream_id, ontology, guarantee)
 
-    def add(self, run_id: int, frames: Sequence[CapturedFrame]) -> list[FrameStatus]:
+    def add(self, stream: OpenedStream, frames: Sequence[CapturedFrame]) -> list[FrameStatus]:
         """Make frames durable and queue them; one status a frame, in order.
 
-        Raises ``StoreUnavailable`` and ``StorageFull``; the same frames may then be added again.
+        Raises ``StoreUnavailable`` and ``StorageFull``; the same frames may then be added again,
+        once the stream is opened anew.
         """
+        run_id = stream.run_id
         sha256s = list(self._writers.map(self._blobs.put, (frame.content for frame in frames)))
         found = [
             NewImage.of(sha256, frame.content)
@@ -165,6 +173,8 @@ class CaptureIngest:
             ids = add_images(connection, found)
             images = [ids[sha256] for sha256 in sha256s]
             job = locked_job(connection, run_id)  # serializes two connections of one stream
+            if job.name != stream.stream_id:  # a fail-over lost the stream, and gave its id away
+                raise StoreUnavailable("the stream is to be opened again; try again in a moment")
             before = known_items(connection, run_id, [frame.sequence for frame in frames])
             new = [
                 _frame_item(frame, image)
@@ -176,6 +186,15 @@ class CaptureIngest:
             _status(before.get(frame.sequence), image)
             for frame, image in zip(frames, images, strict=True)
         ]
+
+    def note_device_model(self, run_id: int, model: str) -> None:
+        """Keep what the device of a stream said it runs."""
+        other = (jobs.c.run_id == run_id) & (jobs.c.device_model != model)
+        with self._database.reading() as connection:
+            if connection.execute(select(jobs.c.run_id).where(other)).first() is None:
+                return  # the usual case, without a transaction that writes
+        with self._database.writing() as connection:
+            connection.execute(update(jobs).where(other).values(device_model=model))
 
     def close(self) -> None:
         """Let the writing threads end; call it when no stream is open."""
@@ -204,7 +223,14 @@ class CaptureIngest:
                 )
             counted = and_(items.c.run_id == run.id, items.c.key <= MAX_SEQUENCE)
             highest = select(func.max(items.c.key)).where(counted)
-            return OpenedStream(run.id, connection.execute(highest).scalar())
+            resume_after = connection.execute(highest).scalar()
+            return OpenedStream(stream_id, run.id, run.created_by, resume_after)
+
+
+def stored_bytes(connection: Connection, created_by: str) -> int:
+    """Bytes of all images that a token's jobs and streams have, each as often as it was sent."""
+    total = select(func.sum(items.c.size)).join(runs, runs.c.id == items.c.run_id)
+    return int(connection.execute(total.where(runs.c.created_by == created_by)).scalar() or 0)
 
 
 def _same_classes(asked: Ontology, begun: Ontology, guarantee: str) -> bool:

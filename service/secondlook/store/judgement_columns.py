@@ -6,6 +6,7 @@ The binary format is that of ``codec``; the evidence is read as ``bulk`` reads i
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from secondlook.store.codec import (
     NO_MASK,
     OUTCOMES,
     WHOLE_IMAGE_ROW,
+    decided_reasons,
     decompress,
     questions_of,
 )
@@ -35,7 +37,7 @@ from secondlook.store.schema import uncertainties as uncertainties_table
 from secondlook.store.uncertainties import unpack_uncertainties
 from secondlook_client.errors import Damaged
 from secondlook_client.ontology import Ontology
-from secondlook_client.values import LabelPath
+from secondlook_client.values import LabelPath, Outcome
 
 T = TypeVar("T")
 
@@ -80,6 +82,8 @@ class JudgementColumns:
     """(J,) in [0, 1]."""
     uncertainties: NDArray[np.float32]
     """(J,) the highest that was measured, [0, 1]; NaN where nothing was."""
+    accepted: NDArray[np.bool_]
+    """(J,) whether the run accepted it, whatever people said since."""
 
     def __len__(self) -> int:
         return len(self.cursors)
@@ -108,6 +112,27 @@ class EvidenceColumns:
     def nbytes(self) -> int:
         """Memory."""
         return sum(array.nbytes for array in vars(self).values())
+
+
+@dataclass(frozen=True, eq=False)
+class ReasonColumns:
+    """Why the same J judgements were decided so, for a search: apart, as few lists need it."""
+
+    texts: tuple[str, ...]
+    """Distinct, without regard to case."""
+    index: NDArray[np.int32]
+    """(J,) of each judgement's text."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, about."""
+        return self.index.nbytes + sum(map(len, self.texts)) + 80 * len(self.texts)
+
+    def having(self, text: str) -> NDArray[np.bool_]:
+        """(J,) whether ``text`` is in it, regardless of case."""
+        wanted = text.casefold()
+        found = np.array([wanted in one for one in self.texts], dtype=bool)
+        return found[self.index]
 
 
 Columns = Mapping[str, NDArray[Any]]
@@ -192,9 +217,8 @@ def read_columns(
     decided = _checked(lambda: [_decided(row.content) for row in rows])
     joined = _in_one(decided)
     found = {name: joined[name] for name in ("class", "outcome", "probability")}
-    counts, judged = _spliced(
-        found, [len(part) for part in decided], rows, reviewed, _DecidedOf(run.ontology)
-    )
+    lengths = [len(part) for part in decided]
+    counts, judged = _spliced(found, lengths, rows, reviewed, _DecidedOf(run.ontology))
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.intp)]).astype(np.intp)
     return JudgementColumns(
         cursors=np.array([row.id for row in rows], dtype=np.int64),
@@ -212,7 +236,25 @@ def read_columns(
         outcomes=judged["outcome"].astype(np.int8),
         probabilities=judged["probability"].astype(np.float32),
         uncertainties=_measured(connection, rows, starts, (first, last)),
+        accepted=_accepted(joined["outcome"], lengths, starts),
     )
+
+
+def read_reasons(
+    connection: Connection, run: Run, first: int, last: int, reviewed: Mapping[int, Result]
+) -> ReasonColumns:
+    """The reasons of what ``read_columns`` gives. Raises ``Damaged``."""
+    query = select(decisions.c.id, decisions.c.content).order_by(decisions.c.id)
+    of_run = (decisions.c.run_id == run.id, decisions.c.id.between(first, last))
+    texts = dict[str, int]()
+    index: list[int] = []
+    for row in connection.execute(query.where(*of_run)):
+        if row.id in reviewed:
+            told = [one.decision.reason for one in reviewed[row.id].labelled.judgements]
+        else:
+            told = _checked(partial(decided_reasons, row.content))
+        index += [texts.setdefault(one.casefold(), len(texts)) for one in told]
+    return ReasonColumns((*texts,), np.array(index, dtype=np.int32))
 
 
 def read_evidence(
@@ -386,6 +428,18 @@ def _spliced(
     ]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in columns}
     return [len(next(iter(part.values()))) for part in parts], joined
+
+
+def _accepted(
+    outcomes: NDArray[np.intp], lengths: Sequence[int], starts: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """What the run accepted; ``lengths`` without, and ``starts`` with what people added, which
+    stands behind the others of its result."""
+    before = np.concatenate([[0], np.cumsum(lengths, dtype=np.intp)])
+    places = np.arange(len(outcomes)) + np.repeat((starts - before)[:-1], lengths)
+    found = np.zeros(starts[-1], dtype=bool)
+    found[places] = outcomes == OUTCOMES.index(Outcome.ACCEPT)
+    return found
 
 
 class _DecidedOf:

@@ -4,11 +4,11 @@ The last row of a name in ``model_promotions`` says which version is current; ro
 appended, so every change can be traced and rolled back. All writes are idempotent.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from secondlook.detector.manifest import ModelFile, StudentManifest, manifest_text
 from secondlook.store.blobs import Blobs
@@ -17,6 +17,8 @@ from secondlook.store.locks import deletion_blocked
 from secondlook.store.schema import model_files, model_promotions, model_versions
 from secondlook_client.errors import Busy, Damaged, NotFound
 
+Sign = Callable[[str, str], bytes]
+"""Name and digest of a version to its signature, ``core.signing.ModelSigner.sign``."""
 PROMOTE, ROLLBACK = "promote", "rollback"
 MAX_ATTEMPTS = 20
 """At a version number that no other writer takes at the same time."""
@@ -42,6 +44,10 @@ class StudentVersion:
     """Manifest hash of the snapshot that it was trained on; or empty."""
     created_at: float
     """Seconds since 1970."""
+    created_by: str
+    """Name of the token that added it; empty: without tokens, or before them."""
+    signature: bytes
+    """See ``core.signing``; empty where the server had no key."""
     files: Mapping[str, ModelFile]
     """By file name."""
     current: bool
@@ -55,9 +61,11 @@ class ModelVersions:
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
         self._blobs = blobs
+        self.sign: Sign | None = None
+        """Signs each version that is added or promoted, if there is a key."""
 
     def add(
-        self, name: str, manifest: StudentManifest, report: str = ""
+        self, name: str, manifest: StudentManifest, report: str = "", created_by: str = ""
     ) -> tuple[StudentVersion, bool]:
         """Add a student, whose files are in the blob store, as the next version of ``name``.
 
@@ -74,10 +82,12 @@ class ModelVersions:
                 with self._database.writing() as connection:
                     known = _row(connection, name, model_versions.c.digest == digest)
                     if known is not None:
-                        return _student(connection, known), True
-                    added = _add(connection, name, manifest, report)
+                        self._sign(connection, known)
+                        return _found(connection, name, known.version), True
+                    added = _add(connection, name, manifest, report, created_by)
                     if added is not None:
-                        return _student(connection, added), False
+                        self._sign(connection, added)
+                        return _found(connection, name, added.version), False
         raise Busy(f"others keep adding versions of '{name}'; try again in a moment")
 
     def get(self, name: str, version: int = 0, *, report: bool = False) -> StudentVersion:
@@ -106,6 +116,7 @@ class ModelVersions:
         with self._database.writing() as connection:
             _lock(connection, name)
             wanted = _found(connection, name, version)
+            self._sign(connection, wanted)
             current = _current_id(connection, name)
             if current == wanted.id:
                 return True
@@ -136,6 +147,13 @@ class ModelVersions:
             _append(connection, before, name, ROLLBACK, reason)
             return _found(connection, name, 0)
 
+    def _sign(self, connection: Connection, version: Any) -> None:
+        """Sign a row or ``StudentVersion`` anew, if there is a key: it may be another one now."""
+        if self.sign is not None:
+            signature = self.sign(version.name, version.digest)
+            signed = update(model_versions).where(model_versions.c.id == version.id)
+            connection.execute(signed.values(signature=signature))
+
     def file(self, name: str, version: int, file: str) -> ModelFile:
         """Hash and size of a file of a version (0: the current one). Raises ``NotFound``."""
         found = self.get(name, version)
@@ -164,7 +182,7 @@ def held_by_models(connection: Connection, names: Sequence[str]) -> set[str]:
 
 
 def _add(
-    connection: Connection, name: str, manifest: StudentManifest, report: str
+    connection: Connection, name: str, manifest: StudentManifest, report: str, created_by: str
 ) -> "Row[Any] | None":
     """The new row; None when another writer took the number, or added the same student."""
     last = select(func.max(model_versions.c.version)).where(model_versions.c.name == name)
@@ -176,6 +194,7 @@ def _add(
         "report": report,
         "snapshot": manifest.snapshot,
         "created_at": now(),
+        "created_by": created_by,
     }
     if not insert_new(connection, model_versions, [row]):
         return None
@@ -241,6 +260,8 @@ def _student(connection: Connection, row: "Row[Any]") -> StudentVersion:
         report=getattr(row, "report", ""),
         snapshot=row.snapshot,
         created_at=row.created_at,
+        created_by=row.created_by,
+        signature=bytes(row.signature or b""),
         files={f.name: ModelFile(f.sha256.hex(), f.size) for f in connection.execute(files)},
         current=row.id == _current_id(connection, row.name),
         promotion=connection.execute(promotions).scalar() or "",

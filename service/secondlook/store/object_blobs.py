@@ -42,8 +42,7 @@ class ObjectBlobs:
         Credentials come from the environment (``AWS_ACCESS_KEY_ID`` and so on) or the machine.
         Nothing is connected yet. Raises ``BadSetting``.
         """
-        self._store: Any = _open(url)
-        self._url = url
+        self._store: Any = open_objects(url)
         self._url = url
 
     def identity(self) -> str:
@@ -55,14 +54,14 @@ class ObjectBlobs:
     def put(self, content: bytes) -> str:
         """See ``Blobs``. An object whose bytes differ is replaced."""
         sha256 = hashlib.sha256(content).hexdigest()
-        with _translated_errors():
+        with translated_errors():
             if not self._holds(sha256, content):
                 obstore.put(self._store, blob_path(sha256), content, use_multipart=False)
         return sha256
 
     def get(self, sha256: str) -> bytes:
         """See ``Blobs``."""
-        with _translated_errors():
+        with translated_errors():
             try:
                 content = bytes(obstore.get(self._store, blob_path(sha256)).bytes())
             except MISSING as failure:
@@ -76,7 +75,7 @@ class ObjectBlobs:
 
     def remove(self, sha256: str) -> None:
         """See ``Blobs``."""
-        with _translated_errors():
+        with translated_errors():
             try:
                 obstore.delete(self._store, blob_path(sha256))
             except MISSING as failure:
@@ -93,7 +92,7 @@ class ObjectBlobs:
 
     def all(self) -> Iterator[str]:
         """See ``Blobs``."""
-        with _translated_errors():
+        with translated_errors():
             for page in obstore.list(self._store):
                 names = (entry["path"].rpartition("/")[2] for entry in page)
                 yield from (name for name in names if is_sha256(name))
@@ -107,7 +106,7 @@ class ObjectBlobs:
         return str(head["e_tag"]).strip('"') == md5
 
     def _head(self, sha256: str) -> Any:
-        with _translated_errors():
+        with translated_errors():
             try:
                 return obstore.head(self._store, blob_path(sha256))
             except MISSING:
@@ -118,7 +117,8 @@ def _age_s(head: Any) -> float:
     return (datetime.now(UTC) - head["last_modified"]).total_seconds()
 
 
-def _open(url: str) -> Any:
+def open_objects(url: str) -> Any:
+    """An obstore store of the objects beneath ``url``. Raises ``BadSetting``."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not parts.netloc:
         raise BadSetting(
@@ -148,7 +148,8 @@ def _raise_if_bucket(failure: BaseException) -> None:
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """Raises ``StorageFull`` and ``StoreUnavailable`` for what obstore raises."""
     try:
         yield
     except (exceptions.BaseError, OSError) as failure:

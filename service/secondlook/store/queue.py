@@ -10,14 +10,22 @@ caller. Both lock the job's row first, so concurrent changes of one job are seri
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, or_, select, true, update
 
-from secondlook.store.database import Database, insert_new, now, sanitize_text
+from secondlook.store.database import (
+    LONGEST_LEASE_S,
+    Database,
+    DatabaseClock,
+    insert_new,
+    lease_ended,
+    now,
+    sanitize_text,
+)
 from secondlook.store.runs import create_run
 from secondlook.store.schema import images, items, jobs, runs
 from secondlook_client.errors import BadRequest, LostLease, NotFound
@@ -28,8 +36,10 @@ BATCH = 1000
 """Items inserted in one transaction, so that others may write in between; keys a query."""
 
 
-ACTIVE = (JobState.LISTING, JobState.RUNNING)
-"""States in which a server may be working on a job."""
+WORKED_ON = (JobState.LISTING, JobState.RUNNING)
+"""States in which a server works on a job."""
+ACTIVE = (*WORKED_ON, JobState.PAUSED)
+"""States in which a job takes images and is not over."""
 
 
 class ItemState(IntEnum):
@@ -65,6 +75,10 @@ class JobRow:
     created_at: float
     updated_at: float
     settings: Mapping[str, Any] = field(default_factory=dict)
+    device_model: str = ""
+    """Of a captured stream: what its device said it runs; or empty."""
+    created_by: str = ""
+    """As of its run."""
 
     @property
     def waiting(self) -> int:
@@ -73,7 +87,7 @@ class JobRow:
 
     @property
     def active(self) -> bool:
-        """Whether a server is, or will be, working on it."""
+        """Whether a server is, or may again be, working on it."""
         return self.state in ACTIVE
 
 
@@ -159,13 +173,16 @@ class JobQueue:
         ontology: Ontology,
         root: str = "",
         settings: Mapping[str, Any] | None = None,
+        created_by: str = "",
     ) -> JobRow:
         """Create a job without items; one with a ``root`` has that folder listed first.
 
         Raises ``AlreadyExists`` when the name is taken.
         """
         with self._database.writing() as connection:
-            run = create_run(connection, name, kind, ontology, settings or {})
+            run = create_run(
+                connection, name, kind, ontology, settings or {}, created_by=created_by
+            )
             row = {
                 "run_id": run.id,
                 "state": JobState.LISTING if root else JobState.RUNNING,
@@ -193,15 +210,19 @@ class JobQueue:
         with self._database.reading() as connection:
             return [_job(row) for row in connection.execute(query)]
 
-    def add(self, run_id: int, new: Iterable[NewItem]) -> int:
+    def add(self, run_id: int, new: Iterable[NewItem], *, reopen: bool = False) -> int:
         """Add items; one whose key the run has already changes nothing. How many were new.
 
-        Raises ``BadRequest`` when the job takes no more: it is closed, or was cancelled.
+        With ``reopen`` a job that was finished takes more again. Raises ``BadRequest`` when the job
+        takes no more: it is closed, or was cancelled.
         """
         rest, added = iter(new), 0
         while batch := list(islice(rest, BATCH)):
             with self._database.writing() as connection:
-                added += add_items(connection, locked_job(connection, run_id), batch)
+                job = locked_job(connection, run_id)
+                if reopen and job.state is not JobState.CANCELLED:
+                    job = reopened(connection, job)
+                added += add_items(connection, job, batch)
         return added
 
     def known(self, run_id: int, keys: Iterable[int]) -> set[int]:
@@ -225,8 +246,35 @@ class JobQueue:
                 change_job(connection, job.run_id, owner="", lease_until=0.0, **ended)
             return named_job(connection, name)
 
+    def pause(self, name: str) -> JobRow:
+        """Let nobody begin an image of a job until ``resume``; it still takes images.
+
+        Whoever works on it keeps the lease until the images in flight are done. A job that has
+        ended is left as it is.
+        """
+        with self._database.writing() as connection:
+            job = named_job(connection, name, lock=True)
+            if job.active:
+                change_job(connection, job.run_id, state=JobState.PAUSED, message="")
+            return named_job(connection, name)
+
+    def resume(self, name: str) -> JobRow:
+        """Work on a paused job again; any other is left as it is."""
+        with self._database.writing() as connection:
+            job = named_job(connection, name, lock=True)
+            if job.state is JobState.PAUSED:
+                change_job(connection, job.run_id, state=_state_of_work(job))
+            return named_job(connection, name)
+
+    def paused(self, run_ids: Collection[int]) -> list[int]:
+        """Those of the jobs that are paused."""
+        query = select(jobs.c.run_id).where(jobs.c.state == JobState.PAUSED)
+        with self._database.reading() as connection:
+            return [*connection.scalars(query.where(jobs.c.run_id.in_(run_ids)))]
+
     def retry(self, name: str, reasons: Collection[str] = ()) -> int:
-        """Queue failed items again, and resume a job that ended; how many items.
+        """Queue failed items again, and resume a job that ended; how many items. A paused job
+        stays paused.
 
         With ``reasons`` only those that failed for one of them.
         """
@@ -241,11 +289,9 @@ class JobQueue:
                 .where(items.c.run_id == job.run_id, failed)
                 .values(fresh | {"message": ""})
             ).rowcount
-            listing = bool(job.root) and not job.closed
             changes: dict[str, Any] = {"failed": job.failed - again}
             if not job.active and (again or job.waiting or not job.closed):
-                state = JobState.LISTING if listing else JobState.RUNNING
-                changes |= {"state": state, "message": "", "lease_until": 0.0}
+                changes |= {"state": _state_of_work(job), "message": "", "lease_until": 0.0}
             change_job(connection, job.run_id, **changes)
             return again
 
@@ -263,7 +309,7 @@ class JobQueue:
             run_id = connection.execute(free).scalar()
             if run_id is None:
                 return None
-            values = {"owner": owner, "lease_until": now() + lease_s}
+            values = {"owner": owner, "lease_until": DatabaseClock() + lease_s}
             connection.execute(update(jobs).where(jobs.c.run_id == run_id).values(values))
             return _job(connection.execute(_SELECT_JOBS.where(jobs.c.run_id == run_id)).one())
 
@@ -273,11 +319,12 @@ class JobQueue:
         ``message`` (None leaves it as it is) says what the job waits for.
         """
         changes = {} if message is None else {"message": sanitize_text(message)}
-        return self._change_leased(run_id, owner, lease_until=now() + lease_s, **changes)
+        until = DatabaseClock() + lease_s
+        return self._change_leased(run_id, owner, lease_until=until, **changes)
 
     def release(self, run_id: int, owner: str, pause_s: float = 0.0) -> None:
         """Give up a lease, if it is still ours; nobody claims the job for ``pause_s`` seconds."""
-        lease_until = now() + pause_s if pause_s else 0.0
+        lease_until = DatabaseClock() + pause_s if pause_s else 0.0
         self._change_leased(run_id, owner, owner="", lease_until=lease_until)
 
     def clear_leases(self) -> None:
@@ -295,13 +342,17 @@ class JobQueue:
             select(*_ITEM_COLUMNS)
             .outerjoin(images, images.c.id == items.c.image_id)
             .where(items.c.run_id == run_id, items.c.state == ItemState.QUEUED)
-            .where(items.c.not_before <= now())
             .order_by(items.c.not_before, items.c.id)
             .limit(limit + len(skip))
         )
+        due = items.c.not_before <= now()
+        of_a_later_clock = items.c.not_before > now() + LONGEST_LEASE_S  # it was set back since
         with self._database.reading() as connection:
-            found = [_item(row) for row in connection.execute(query) if row.id not in skip]
-        return found[:limit]
+            for when in (due, of_a_later_clock):
+                rows = connection.execute(query.where(when))
+                if found := [_item(row) for row in rows if row.id not in skip]:
+                    return found[:limit]
+        return []
 
     def replace(self, item: Item, owner: str, new: NewItem) -> bool:
         """Update a queued item whose file was replaced by another. Raises ``LostLease``.
@@ -349,6 +400,12 @@ class JobQueue:
             return connection.execute(leased.values(values)).rowcount == 1
 
 
+def _state_of_work(job: JobRow) -> JobState:
+    """What a server does next for a job that is taken up again."""
+    listed = job.closed or not job.root
+    return JobState.RUNNING if listed else JobState.LISTING
+
+
 def named_job(connection: Connection, name: str, *, lock: bool = False) -> JobRow:
     """The job of that name. Raises ``NotFound``.
 
@@ -381,6 +438,15 @@ def change_job(connection: Connection, run_id: int, **values: Any) -> None:
     connection.execute(changed.values(values | {"updated_at": now()}))
 
 
+def reopened(connection: Connection, job: JobRow) -> JobRow:
+    """The job, which the transaction locked, ready to take more items."""
+    if job.closed or not job.active:
+        state = job.state if job.active else JobState.RUNNING
+        job = replace(job, closed=False, state=state)
+        change_job(connection, job.run_id, closed=False, state=state)
+    return job
+
+
 def add_items(connection: Connection, job: JobRow, new: Sequence[NewItem]) -> int:
     """``JobQueue.add`` in the transaction that locked ``job``, for at most ``BATCH`` items."""
     run_id = job.run_id
@@ -405,6 +471,17 @@ def known_items(connection: Connection, run_id: int, keys: Iterable[int]) -> dic
         rows = connection.execute(_KNOWN, {"run": run_id, "keys": batch})
         found.update((row.key, row.image_id) for row in rows)
     return found
+
+
+def same_items(connection: Connection, run_id: int, todo: Iterable[Item]) -> set[int]:
+    """Ids of those that are still what they were.
+
+    A fail-over to a standby that had not received the newest rows gives their ids to others; what
+    was begun before it must not be recorded for them.
+    """
+    keys = {item.id: item.key for item in todo}
+    query = select(items.c.id, items.c.key).where(items.c.run_id == run_id, items.c.id.in_(keys))
+    return {row.id for row in connection.execute(query) if keys[row.id] == row.key}
 
 
 def record_outcomes(
@@ -472,7 +549,7 @@ def _claimable(skip: Collection[int]) -> Select[Any]:
     )
     return (
         select(jobs.c.run_id)
-        .where(jobs.c.state.in_(ACTIVE), jobs.c.lease_until < now(), something_to_do)
+        .where(jobs.c.state.in_(WORKED_ON), lease_ended(jobs.c.lease_until), something_to_do)
         .where(jobs.c.run_id.not_in(skip))
         .order_by(jobs.c.lease_until, jobs.c.run_id)
         .limit(1)
@@ -491,7 +568,13 @@ def jobs_of_kind(
 
 
 _SELECT_JOBS: Select[Any] = select(
-    jobs, runs.c.name, runs.c.kind, runs.c.ontology_id, runs.c.settings, runs.c.created_at
+    jobs,
+    runs.c.name,
+    runs.c.kind,
+    runs.c.ontology_id,
+    runs.c.settings,
+    runs.c.created_at,
+    runs.c.created_by,
 ).join(runs, runs.c.id == jobs.c.run_id)
 _NAMED = _SELECT_JOBS.where(runs.c.name == bindparam("name"))
 _NUMBERED = _SELECT_JOBS.where(jobs.c.run_id == bindparam("number")).with_for_update(of=jobs)
@@ -528,6 +611,8 @@ def _job(row: "Row[Any]") -> JobRow:
         created_at=row.created_at,
         updated_at=row.updated_at,
         settings=json.loads(row.settings),
+        device_model=row.device_model,
+        created_by=row.created_by,
     )
 
 

@@ -45,6 +45,8 @@ class Run:
     parent_id: int | None = None
     """The run whose evidence this one re-decides."""
     created_at: float = 0.0
+    created_by: str = ""
+    """Name of the token that made it; empty: without tokens, or before them."""
 
     @property
     def named(self) -> bool:
@@ -84,6 +86,7 @@ def create_run(
     ontology: Ontology,
     settings: Mapping[str, Any],
     parent: Run | None = None,
+    created_by: str = "",
 ) -> Run:
     """Insert a run. Raises ``AlreadyExists`` when the name is taken."""
     row = {
@@ -95,6 +98,7 @@ def create_run(
         "settings": json.dumps(dict(settings), sort_keys=True),
         "parent_id": parent.id if parent else None,
         "created_at": now(),
+        "created_by": created_by,
     }
     if not insert_new(connection, runs, [row]):
         raise AlreadyExists(f"there is a run '{name}' already; choose another name")
@@ -212,4 +216,5 @@ def _run(connection: Connection, row: "Row[Any]") -> Run:
         verifier=row.verifier,
         parent_id=row.parent_id,
         created_at=row.created_at,
+        created_by=row.created_by,
     )

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -40,6 +41,8 @@ Number = BigInteger().with_variant(Integer, "sqlite")
 NEVER_REUSED: dict[str, Any] = {"sqlite_autoincrement": True}
 """For ids that leave the store, in label ids and cursors: the id of a deleted row must not be
 given to another one. PostgreSQL never does that."""
+
+CREATED_BY = "name of the token that made it; empty: without tokens, or before them"
 
 texts = Table(
     "texts",
@@ -90,6 +93,9 @@ runs = Table(
         "parent_id", Number, ForeignKey("runs.id"), comment="run whose evidence it decides again"
     ),
     Column("created_at", Double, nullable=False),
+    Column(
+        "created_by", String(128), nullable=False, server_default=text("''"), comment=CREATED_BY
+    ),
     **NEVER_REUSED,
     comment="One ontology and configuration applied to one set of images.",
 )
@@ -107,6 +113,13 @@ jobs = Table(
     Column("owner", String(64), nullable=False, comment="server that works on it; or empty"),
     Column("lease_until", Double, nullable=False),
     Column("message", Text, nullable=False, comment="what it waits for, or why it failed"),
+    Column(
+        "device_model",
+        String(200),
+        nullable=False,
+        server_default=text("''"),
+        comment="of a captured stream: what its device said it runs; or empty",
+    ),
     Column("updated_at", Double, nullable=False),
     Index(None, "state", "lease_until"),
     comment="Runs with images to label: folder, upload or capture.",
@@ -261,6 +274,9 @@ snapshots = Table(
     Column("statistics", Text, nullable=False, comment="JSON"),
     Column("images", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column(
+        "created_by", String(128), nullable=False, server_default=text("''"), comment=CREATED_BY
+    ),
     **NEVER_REUSED,
     comment="Named snapshots of datasets; immutable.",
 )
@@ -285,7 +301,11 @@ model_versions = Table(
     Column("manifest", Text, nullable=False, comment="canonical JSON, see detector.manifest"),
     Column("report", Text, nullable=False, comment="JSON; or empty"),
     Column("snapshot", String(200), nullable=False, comment="manifest hash; or empty"),
+    Column("signature", LargeBinary(64), comment="see core.signing; null: without a key"),
     Column("created_at", Double, nullable=False),
+    Column(
+        "created_by", String(128), nullable=False, server_default=text("''"), comment=CREATED_BY
+    ),
     UniqueConstraint("name", "version"),
     UniqueConstraint("name", "digest"),
     **NEVER_REUSED,
@@ -333,6 +353,9 @@ training_jobs = Table(
     Column("owner", String(64), nullable=False, comment="server that works on it; or empty"),
     Column("lease_until", Double, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column(
+        "created_by", String(128), nullable=False, server_default=text("''"), comment=CREATED_BY
+    ),
     Column("updated_at", Double, nullable=False),
     Index(None, "state", "lease_until"),
     **NEVER_REUSED,

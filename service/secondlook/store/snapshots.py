@@ -33,6 +33,8 @@ class SnapshotRow:
     images: int
     created_at: float
     """Seconds since 1970."""
+    created_by: str = ""
+    """Name of the token that made it; empty: without tokens, or before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Snapshots:
         query: str,
         statistics: Mapping[str, Any],
         image_ids: Sequence[int],
+        created_by: str = "",
     ) -> SnapshotRow:
         """Name a manifest, whose blobs are stored, and protect its images from deletion.
 
@@ -73,6 +76,7 @@ class Snapshots:
                 "statistics": json.dumps(statistics, sort_keys=True),
                 "images": len(image_ids),
                 "created_at": now(),
+                "created_by": created_by,
             }
             if not insert_new(connection, snapshots, [row]):
                 raise _taken(name)
@@ -213,4 +217,5 @@ def _snapshot(row: "Row[Any]") -> SnapshotRow:
         statistics=json.loads(row.statistics),
         images=row.images,
         created_at=row.created_at,
+        created_by=row.created_by,
     )

@@ -15,6 +15,8 @@ MAX_TOKENS = 10_000
 """A server holds all of them in memory."""
 MAX_NAME, MAX_SCOPE = 128, 100
 """Characters of a name; streams, and models, of a device."""
+OIDC = "oidc:"
+"""Before the names of those who show a JWT instead of a token; no token has such a name."""
 KEPT_S = 90 * 86_400
 """Tokens that ended so long ago are removed when another one is made."""
 
@@ -156,6 +158,8 @@ def _check(name: str, access: TokenAccess) -> None:
             raise InvalidInput(
                 f"expected a name of 1 to {MAX_NAME} printable characters, got {given[:80]!r}"
             )
+    if name.startswith(OIDC):
+        raise InvalidInput(f"names that begin with '{OIDC}' are of an OIDC issuer; give another")
     if not access.roles:
         raise InvalidInput("a token without a role allows nothing; give it one")
     if max(len(access.streams), len(access.models)) > MAX_SCOPE:

@@ -12,7 +12,13 @@ from typing import Any
 from sqlalchemy import Row, func, insert, or_, select, update
 
 from secondlook.detector.manifest import DEFAULT_SIZE
-from secondlook.store.database import Database, now, sanitize_text
+from secondlook.store.database import (
+    Database,
+    DatabaseClock,
+    lease_ended,
+    now,
+    sanitize_text,
+)
 from secondlook.store.schema import training_jobs
 from secondlook_client.errors import Busy, NotFound
 from secondlook_client.values import TrainingState
@@ -56,6 +62,8 @@ class TrainingRow:
     updated_at: float
     progress: Mapping[str, Any] = field(default_factory=dict)
     """Its latest report: ``step``, ``of``, ``loss``, ``map50``, ``phase``; or empty."""
+    created_by: str = ""
+    """Name of the token that asked for it; empty: without tokens, or before them."""
 
     @property
     def active(self) -> bool:
@@ -69,7 +77,7 @@ class TrainingJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, spec: TrainingSpec) -> TrainingRow:
+    def create(self, spec: TrainingSpec, created_by: str = "") -> TrainingRow:
         """Queue a training. Raises ``Busy`` when ``MAX_QUEUED`` wait already."""
         settings = asdict(spec)
         row = {
@@ -84,6 +92,7 @@ class TrainingJobs:
             "owner": "",
             "lease_until": 0.0,
             "created_at": now(),
+            "created_by": created_by,
             "updated_at": now(),
         }
         waiting = select(func.count()).where(training_jobs.c.state.in_(ACTIVE))
@@ -130,7 +139,7 @@ class TrainingJobs:
 
         One during which ``MAX_ATTEMPTS`` servers died fails instead.
         """
-        free = (training_jobs.c.state.in_(ACTIVE), training_jobs.c.lease_until < now())
+        free = (training_jobs.c.state.in_(ACTIVE), lease_ended(training_jobs.c.lease_until))
         query = select(training_jobs).where(*free).order_by(training_jobs.c.id).limit(1)
         with self._database.reading() as connection:
             if connection.execute(query).first() is None:
@@ -144,7 +153,8 @@ class TrainingJobs:
                 connection.execute(one.values(_ended(TrainingState.FAILED, _CRASHED)))
                 return None
             values = {"state": TrainingState.RUNNING, "message": "", "attempts": row.attempts + 1}
-            lease = {"owner": owner, "lease_until": now() + lease_s, "updated_at": now()}
+            until = DatabaseClock() + lease_s
+            lease = {"owner": owner, "lease_until": until, "updated_at": now()}
             connection.execute(one.values(**values, **lease))
             return _training(
                 connection.execute(select(training_jobs).where(training_jobs.c.id == row.id)).one()
@@ -157,7 +167,7 @@ class TrainingJobs:
 
         ``progress`` (None leaves it as it is) is stored with it.
         """
-        values: dict[str, Any] = {"lease_until": now() + lease_s}
+        values: dict[str, Any] = {"lease_until": DatabaseClock() + lease_s}
         if progress is not None:
             values |= {"progress": json.dumps(dict(progress)), "updated_at": now()}
         return self._change_leased(number, owner, values)
@@ -220,4 +230,5 @@ def _training(row: "Row[Any]") -> TrainingRow:
         created_at=row.created_at,
         updated_at=row.updated_at,
         progress=json.loads(row.progress) if row.progress else {},
+        created_by=row.created_by,
     )

@@ -42,6 +42,7 @@ def test_a_folder_is_processed_and_sent_with_the_servers_model(
         f"random/{n:04d}.png": camera_image(n) for n in range(6)
     }
     assert not list((tmp_path / "spool").glob("*.frame"))
+    assert store.queue.get(stream).device_model == "street, version 1"
 
 
 def test_frames_carry_the_reason_of_their_selection(
@@ -63,6 +64,7 @@ def test_the_users_classes_go_to_the_stream_of_the_given_name(
     run_agent(settings(tmp_path, server.address, **SEND_ALL), [], never, ontology=given)
     assert stream_names(store) == ["gate"]
     assert len(frames_on_server(store, "gate")) == 6
+    assert store.queue.get("gate").device_model == "street, version 1"
 
 
 def test_without_a_server_it_begins_with_the_last_good_model_and_keeps_the_frames(

@@ -161,6 +161,8 @@ def test_the_capture_target_follows_the_student(tmp_path: Path) -> None:
     assert first.stream_id.startswith("gate-") and second.stream_id.startswith("gate-")
     assert first.stream_id != second.stream_id, "a stream keeps its classes for ever"
     assert student_target("gate", plain) == first
+    newer = student_target("gate", plain, "student, version 2")
+    assert newer != first and newer.stream_id == first.stream_id, "the stream is opened anew"
     given = _TargetSwitch("gate", ontology_from_lines(["cat"])).fixed
     assert given is not None
     assert (given.stream_id, [spec.name for spec in given.classes]) == ("gate", ["cat"])

@@ -7,6 +7,7 @@ import pytest
 from fakes import ScriptedProposer
 from job_images import DOGS, encoded, ended, fill, running, soon, wait_for
 from postgres import Postgres
+from sqlalchemy import update
 
 from secondlook.core.image_folder import select_images
 from secondlook.jobs import result_writer
@@ -14,6 +15,7 @@ from secondlook.jobs.image_source import list_folder
 from secondlook.store import Store, open_store
 from secondlook.store.images import NewImage, add_images
 from secondlook.store.queue import NewItem, add_items
+from secondlook.store.schema import items
 from secondlook_client.values import JobState
 
 __all__ = ["soon"]
@@ -42,6 +44,24 @@ def test_a_job_that_goes_on_with_another_calibrator_says_so(
         assert wait_for(store, "same", ended).done == wait_for(store, "other", ended).done == 1
     (said,) = (one.getMessage() for one in caplog.records if "calibrator" in one.getMessage())
     assert said.startswith("job 'other' began with the calibrator 3fa03fa03fa0 and goes on with")
+
+
+def test_what_was_labelled_before_a_fail_over_is_not_recorded_for_another_image(
+    store: Store,
+) -> None:
+    image = NewImage.of(store.blobs.put(encoded(1)), encoded(1))
+    with store.database.writing() as connection:
+        (number,) = add_images(connection, [image]).values()
+    run_id = store.queue.create("j", "upload", DOGS).run_id
+    store.queue.add(run_id, [NewItem(1, "1.png", image_id=number)])
+    store.queue.close(run_id)
+    proposer = ScriptedProposer(delay_s=0.5)
+    with running(store, proposer=proposer):
+        wait_for(store, "j", lambda job: bool(proposer.seen))
+        with store.database.writing() as connection:  # its id is that of another image now
+            connection.execute(update(items).values(key=2))
+        assert wait_for(store, "j", ended).done == 1
+    assert len(proposer.seen) == 2
 
 
 def test_a_stopped_server_finishes_what_is_under_way_and_the_next_goes_on(
@@ -134,6 +154,27 @@ def test_a_cancelled_job_stops_and_can_be_taken_up_again(
         assert store.queue.get("j").done == done
         store.queue.retry("j")
         assert wait_for(store, "j", ended).done == 60
+
+
+def test_a_paused_job_finishes_what_is_under_way_and_waits_over_a_restart(
+    store: Store, tmp_path: Path
+) -> None:
+    folder = fill(tmp_path / "images", 60)
+    first, second = ScriptedProposer(delay_s=0.1), ScriptedProposer()
+    store.queue.create("j", "folder", DOGS, str(folder))
+    with running(store, [tmp_path], first, in_flight=8):
+        wait_for(store, "j", lambda job: job.done >= 5)
+        store.queue.pause("j")
+        paused = wait_for(store, "j", lambda job: job.owner == "")
+        assert (paused.state, paused.done) == (JobState.PAUSED, len(first.seen))
+        assert paused.done < 60
+    with running(store, [tmp_path], second):
+        time.sleep(0.7)  # longer than it takes to claim a job
+        assert store.queue.get("j").done == paused.done and not second.seen
+        store.queue.resume("j")
+        job = wait_for(store, "j", ended)
+    assert (job.state, job.done, job.failed) == (JobState.DONE, 60, 0)
+    assert not set(first.seen) & set(second.seen), "nothing was labelled twice"
 
 
 def test_an_open_job_is_gone_on_with_whenever_something_comes(store: Store) -> None:

@@ -119,6 +119,8 @@ class Expected:
 
     def __init__(self, store: "Store", run: "Run") -> None:
         self.results = store.results.page(run.id, limit=1000)
+        before = store.results.page(run.id, limit=1000, reviewed=False)
+        self.decided = {result.cursor: result for result in before}
         self.measured = store.uncertainties.of_results([r.cursor for r in self.results])
 
     def uncertainty(self, result: "Result", place: int) -> float:
@@ -147,7 +149,16 @@ class Expected:
             and within(one.p_yes, wanted.p_yes)
             and within(area, wanted.area)
             and within(self.uncertainty(result, place), wanted.uncertainty)
+            and wanted.reason.casefold() in one.decision.reason.casefold()
+            and self._covered(result, place, one, wanted)
         )
+
+    def _covered(self, result: "Result", place: int, one: Judgement, wanted: ImageFilter) -> bool:
+        if wanted.guaranteed is None:
+            return True
+        decided = self.decided[result.cursor].labelled.judgements[place : place + 1]
+        accepted = any(known.decision.outcome is Outcome.ACCEPT for known in decided)
+        return (accepted and one.class_name in wanted.guaranteed) != wanted.unguaranteed
 
     def images(self, wanted: ImageFilter) -> Iterator["Result"]:
         for result in self.results:
@@ -206,6 +217,9 @@ def random_filter(draw: random.Random) -> ImageFilter:
         paths=some(list(LabelPath), 0.2),  # type: ignore[arg-type]
         reviewed=draw.choice((None, None, True, False)),
         empty=draw.random() < 0.1,
+        reason=draw.choice(("", "", "", "P(YES)", "ann", "nowhere")),
+        guaranteed=draw.choice((None, None, None, frozenset({"dog", "glasses on"}))),
+        unguaranteed=draw.random() < 0.5,
     )
 
 

@@ -85,12 +85,12 @@ def test_pings_of_a_stream_that_idles_for_weeks_are_no_message() -> None:
 def test_a_token_has_its_share_from_wherever_it_calls_and_its_neighbours_have_theirs() -> None:
     made = limits()
     group = made._groups["call"]
-    calls = [made.enter(group, peer(host, 1), "gate-3") for host in range(CALLS * 3 // 4)]
+    calls = [made.enter(group, peer(host, 1), "token gate-3") for host in range(CALLS * 3 // 4)]
     with pytest.raises(Busy):
-        made.enter(group, peer(99, 1), "gate-3")
-    assert made.enter(group, peer(0, 2), "gate-4").client == "token gate-4"
+        made.enter(group, peer(99, 1), "token gate-3")
+    assert made.enter(group, peer(0, 2), "token gate-4").client == "token gate-4"
     made.leave(calls[0])
-    made.enter(group, peer(99, 1), "gate-3")
+    made.enter(group, peer(99, 1), "token gate-3")
 
 
 def test_one_client_does_not_take_every_place() -> None:

@@ -223,3 +223,27 @@ def test_what_the_database_cannot_hold_is_a_wrong_request(store: Store, value) -
         return
     with pytest.raises(BadRequest, match="cannot hold"), store.database.reading() as connection:
         connection.execute(wanted)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "port"),
+    [
+        ("one:5432,two:5433/name", "one,two", "5432,5433"),
+        ("user:p%40ss@one,two:5433/name", "one,two", ",5433"),
+        ("[::1]:5432,[fe80::2]/name", "::1,fe80::2", "5432,"),
+        ("/name?host=/run/a,/run/b", "/run/a,/run/b", ","),
+    ],
+)
+def test_a_database_url_names_several_hosts(hosts: str, host: str, port: str) -> None:
+    url = database._checked_url(f"postgresql://{hosts}")
+    _, arguments = database._engine(url).dialect.create_connect_args(url)
+    found = {**arguments, **database._postgresql_options(url)}
+    assert (found["host"], found["port"]) == (host, port)
+    assert found["dbname"] == "name" and found["target_session_attrs"] == "read-write"
+
+
+def test_of_several_hosts_the_one_that_answers_is_used(postgres: Postgres) -> None:
+    url = postgres.url(postgres.new_database())
+    Database(url.replace("host=", "host=/nowhere,")).ping()
+    with pytest.raises(BadSetting):
+        Database("postgresql://one:5432,two:port/name")

@@ -124,6 +124,37 @@ def test_a_row_that_somebody_holds_for_ever_is_given_up(
         assert count(store) == 1
 
 
+def test_a_commit_that_no_standby_confirmed_is_not_acknowledged(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    with open_store(tmp_path, postgres.url(postgres.new_database())) as store:
+        _wait_for_standby(postgres, "nobody")
+        given_up = threading.Thread(target=eventually, args=(lambda: _cancel_wait(postgres),))
+        try:
+            given_up.start()
+            with pytest.raises(StoreUnavailable, match="standby"):
+                add(store, 1)
+        finally:
+            given_up.join()
+            _wait_for_standby(postgres, "")
+        add(store, 2)
+        assert count(store) == 2  # the first was written, and was not promised
+
+
+def _wait_for_standby(postgres: Postgres, name: str) -> None:
+    postgres.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    postgres.sql("SELECT pg_reload_conf()")
+    while postgres.sql("SHOW synchronous_standby_names") not in ([(name,)], [(f'"{name}"',)]):
+        time.sleep(0.01)
+
+
+def _cancel_wait(postgres: Postgres) -> None:
+    """As an operator may do who sees that a commit hangs."""
+    waiting = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    if not postgres.sql(waiting):
+        raise StoreUnavailable("nobody waits yet")
+
+
 def test_two_that_wait_for_each_other_are_told_to_try_again(
     postgres: Postgres, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The queue on both databases: each item once, one server a job, nothing settled twice."""
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -219,6 +220,28 @@ def test_cancelling_takes_the_job_away_from_its_server(store: Store) -> None:
     assert store.queue.get("job").state is JobState.RUNNING
 
 
+def test_a_paused_job_takes_images_and_nobody_claims_it(store: Store) -> None:
+    made = job(store, closed=False)
+    assert store.queue.pause("job").state is JobState.PAUSED
+    assert store.queue.claim(A, 60) is None
+    assert store.queue.add(made.run_id, [NewItem(99, "late")]) == 1
+    assert store.queue.retry("job") == 0
+    store.queue.close(made.run_id)
+    assert store.queue.get("job").state is JobState.PAUSED
+    assert store.queue.resume("job").state is JobState.RUNNING
+    assert (claimed := store.queue.claim(A, 60)) and claimed.waiting == 4
+    assert store.queue.pause("job").owner == A, "what is under way may be finished"
+    assert store.queue.paused([made.run_id, 77]) == [made.run_id]
+    assert store.queue.cancel("job").state is JobState.CANCELLED
+    assert store.queue.pause("job").state is store.queue.resume("job").state is JobState.CANCELLED
+
+
+def test_a_folder_that_was_not_read_whole_is_read_on_after_a_pause(store: Store) -> None:
+    store.queue.create("job", "folder", DOGS, "/photos")
+    store.queue.pause("job")
+    assert store.queue.resume("job").state is JobState.LISTING
+
+
 def test_retry_queues_failed_items_again(store: Store) -> None:
     made = job(store)
     store.queue.claim(A, 60)
@@ -277,3 +300,27 @@ def test_a_job_remembers_its_settings_and_message(store: Store) -> None:
     assert store.queue.renew(made.run_id, A, 60, "waits for the disk")
     assert store.queue.renew(made.run_id, A, 60)
     assert store.queue.get("job").message == "waits for the disk"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_servers_whose_clocks_differ_keep_their_jobs(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    made = job(store)
+    assert store.queue.claim(A, 60) is not None
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + hours * 3600)
+    assert store.queue.claim(B, 60) is None, "it has a lease"
+    assert store.queue.renew(made.run_id, A, -1), "it ends the lease"
+    assert store.queue.claim(B, 60) is not None
+
+
+def test_a_clock_that_was_set_back_makes_nothing_wait(store: Store) -> None:
+    made = job(store, items=2)
+    first, second = store.queue.next(made.run_id, 2)
+    in_a_day = time.time() + 86_400
+    assert store.queue.claim(A, 86_400) is not None
+    failed = [FailedAttempt(first.id, "later", "", in_a_day)]
+    settled(store, made.run_id, done=[second], retries=failed)
+    assert names(store.queue.next(made.run_id, 2)) == [first.name]
+    assert store.queue.claim(B, 60) is not None

@@ -41,6 +41,7 @@ export interface Run {
   verifier?: string;
   parent?: string;
   guarantee?: string;
+  createdBy?: string;
 }
 
 export interface RunImageFilter {
@@ -62,6 +63,8 @@ export interface RunImageFilter {
   maxScore?: number;
   minPYes?: number;
   maxPYes?: number;
+  reason?: string;
+  guaranteed?: boolean;
 }
 
 export interface RunImage {
@@ -316,6 +319,8 @@ export interface CapturedStream {
   lastAt?: number;
   guarantee?: string;
   createdAt?: number;
+  createdBy?: string;
+  deviceModel?: string;
 }
 
 export interface ListStreamsRequest {
@@ -465,6 +470,7 @@ export interface Snapshot {
   statisticsJson?: string;
   query?: SnapshotQuery;
   createdAt?: number;
+  createdBy?: string;
 }
 
 export interface SnapshotBox {
@@ -583,7 +589,8 @@ export type JobState =
   | "JOB_STATE_RUNNING"
   | "JOB_STATE_DONE"
   | "JOB_STATE_CANCELLED"
-  | "JOB_STATE_FAILED";
+  | "JOB_STATE_FAILED"
+  | "JOB_STATE_PAUSED";
 
 export interface Job {
   name?: string;
@@ -601,6 +608,8 @@ export interface Job {
   paths?: PathCounts[];
   guarantee?: string;
   guaranteeState?: string;
+  createdBy?: string;
+  deviceModel?: string;
 }
 
 export interface PathCounts {
@@ -694,6 +703,22 @@ export interface CancelJobRequest {
 }
 
 export interface CancelJobResponse {
+  job?: Job;
+}
+
+export interface PauseJobRequest {
+  job?: string;
+}
+
+export interface PauseJobResponse {
+  job?: Job;
+}
+
+export interface ResumeJobRequest {
+  job?: string;
+}
+
+export interface ResumeJobResponse {
   job?: Job;
 }
 
@@ -792,6 +817,16 @@ export const watchJob = /* @__PURE__ */ stream<WatchJobRequest, WatchJobResponse
 
 export const cancelJob = /* @__PURE__ */ unary<CancelJobRequest, CancelJobResponse>(
   "secondlook.v1.JobService/CancelJob",
+  ["ROLE_LABELER"],
+);
+
+export const pauseJob = /* @__PURE__ */ unary<PauseJobRequest, PauseJobResponse>(
+  "secondlook.v1.JobService/PauseJob",
+  ["ROLE_LABELER"],
+);
+
+export const resumeJob = /* @__PURE__ */ unary<ResumeJobRequest, ResumeJobResponse>(
+  "secondlook.v1.JobService/ResumeJob",
   ["ROLE_LABELER"],
 );
 
@@ -958,6 +993,7 @@ export interface StreamOpening {
   detail?: Detail;
   maxPending?: number;
   guarantee?: string;
+  deviceModel?: string;
 }
 
 export interface StreamFrame {
@@ -1055,6 +1091,8 @@ export interface ModelVersion {
   current?: boolean;
   files?: Record<string, ModelFile>;
   promotion?: string;
+  createdBy?: string;
+  signature?: string;
 }
 
 export interface ModelComparison {
@@ -1082,6 +1120,7 @@ export interface Training {
   version?: number;
   createdAt?: number;
   updatedAt?: number;
+  createdBy?: string;
 }
 
 export interface AddVersionRequest {
@@ -1293,6 +1332,11 @@ export type ReviewOrder =
   | "REVIEW_ORDER_BALANCE"
   | "REVIEW_ORDER_KEYFRAMES";
 
+export type GuaranteePromise =
+  | "GUARANTEE_PROMISE_UNSPECIFIED"
+  | "GUARANTEE_PROMISE_SCENES"
+  | "GUARANTEE_PROMISE_RUN";
+
 export interface Review {
   id?: string;
   image?: string;
@@ -1491,6 +1535,36 @@ export interface ListReviewsResponse {
   nextPageToken?: string;
 }
 
+export interface CreateGuaranteeRequest {
+  name?: string;
+  run?: string;
+  precision?: number;
+  confidence?: number;
+  classes?: string[];
+  promise?: GuaranteePromise;
+  budget?: number;
+}
+
+export interface CreateGuaranteeResponse {
+  guarantee?: GuaranteeProgress;
+}
+
+export interface CertifyGuaranteeRequest {
+  name?: string;
+}
+
+export interface CertifyGuaranteeResponse {
+  guarantee?: GuaranteeProgress;
+}
+
+export interface GuaranteeProgress {
+  name?: string;
+  state?: string;
+  queue?: string;
+  asked?: string;
+  answered?: string;
+}
+
 export interface GetImageNamesRequest {
   sha256?: string[];
 }
@@ -1564,6 +1638,16 @@ export const undoReview = /* @__PURE__ */ unary<UndoReviewRequest, UndoReviewRes
 export const listReviews = /* @__PURE__ */ unary<ListReviewsRequest, ListReviewsResponse>(
   "secondlook.v1.ReviewService/ListReviews",
   ["ROLE_VIEWER"],
+);
+
+export const createGuarantee = /* @__PURE__ */ unary<CreateGuaranteeRequest, CreateGuaranteeResponse>(
+  "secondlook.v1.ReviewService/CreateGuarantee",
+  ["ROLE_REVIEWER"],
+);
+
+export const certifyGuarantee = /* @__PURE__ */ unary<CertifyGuaranteeRequest, CertifyGuaranteeResponse>(
+  "secondlook.v1.ReviewService/CertifyGuarantee",
+  ["ROLE_REVIEWER"],
 );
 
 export const getImageNames = /* @__PURE__ */ unary<GetImageNamesRequest, GetImageNamesResponse>(

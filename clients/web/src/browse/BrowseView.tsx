@@ -6,6 +6,7 @@ import { getRun, listRuns, type Run, type RunImage } from "../api/messages";
 import { classColours } from "../canvas/colours";
 import { texts } from "../texts";
 import { Failure, useLoad } from "../ui/parts";
+import { moment } from "../ui/time";
 import { CompareChoice } from "./CompareView";
 import { Filters } from "./Filters";
 import { ImageGrid } from "./ImageGrid";
@@ -36,14 +37,13 @@ export function RunList() {
 }
 
 function RunCard({ run }: { run: Run }) {
-  const made = new Date((run.createdAt ?? 0) * 1000);
   return (
     <li>
       <a class="card" href={`#/browse/${encodeURIComponent(run.name ?? "")}`}>
         <strong>{run.name}</strong>
         <span>{words.images(Number(run.images ?? 0))}</span>
         <span class="quiet">{(run.classes ?? []).join(", ")}</span>
-        <span class="quiet">{made.toLocaleString()}</span>
+        <span class="quiet">{moment(run.createdAt ?? 0)}</span>
         {run.guarantee && <span class="quiet">{words.guarantee(run.guarantee)}</span>}
       </a>
     </li>
@@ -131,7 +131,13 @@ export function BrowseView({ run, cursor }: { run: string; cursor: string }) {
         <CompareChoice run={run} />
         <a href="#/browse">{words.title}</a>
       </header>
-      <Filters query={query} classes={classes} images={list.ofRun} onChange={change} />
+      <Filters
+        query={query}
+        classes={classes}
+        images={list.ofRun}
+        guaranteed={Boolean(about.value?.run?.guarantee)}
+        onChange={change}
+      />
       {failure}
       {list.total === 0 && <p class="quiet">{words.nothing}</p>}
       <ImageGrid list={list} palette={palette} at={at} onMove={setAt} onOpen={open} />

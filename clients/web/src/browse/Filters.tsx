@@ -16,6 +16,8 @@ interface Props {
   classes: string[];
   /** Of the run; 0 until that is known. */
   images: number;
+  /** Whether the run was decided under a guarantee. */
+  guaranteed: boolean;
   onChange: (changed: Partial<Query>) => void;
 }
 
@@ -25,20 +27,11 @@ function bound(text: string): number | undefined {
   return text !== "" && value >= 0 && value <= 1 ? value : undefined;
 }
 
-export function Filters({ query, classes, images, onChange }: Props) {
+export function Filters({ query, classes, images, guaranteed, onChange }: Props) {
   const { filter } = query;
   const narrow = (changed: RunImageFilter) => onChange({ filter: { ...filter, ...changed } });
-  const [text, setText] = useState(filter.text ?? "");
   const [more, setMore] = useState(false);
-  useEffect(() => {
-    if (text === (filter.text ?? "")) return;
-    const timer = setTimeout(() => narrow({ text }), TYPING_MS);
-    return () => clearTimeout(timer);
-  }, [text]);
-  const clear = () => {
-    setText("");
-    onChange({ filter: {} });
-  };
+  const clear = () => onChange({ filter: {} });
   const measured = (measure: Measure) => (
     <Interval
       run={query.run}
@@ -87,15 +80,7 @@ export function Filters({ query, classes, images, onChange }: Props) {
         </select>
       </label>
       {measured("probability")}
-      <label>
-        {words.name}
-        <input
-          type="search"
-          maxLength={200}
-          value={text}
-          onInput={(event) => setText(event.currentTarget.value)}
-        />
-      </label>
+      <Words word={words.name} value={filter.text} onChange={(text) => narrow({ text })} />
       <label>
         {words.sort}
         <select
@@ -122,11 +107,63 @@ export function Filters({ query, classes, images, onChange }: Props) {
           <div class="filters">
             {measured("uncertainty")}
             {measured("area")}
-            <More filter={filter} narrow={narrow} />
+            <More filter={filter} guaranteed={guaranteed} narrow={narrow} />
           </div>
         )}
       </details>
     </div>
+  );
+}
+
+/** A field for words, which count once nobody types. */
+function Words(props: {
+  word: string;
+  value: string | undefined;
+  onChange: (text: string) => void;
+}) {
+  const { word, value = "", onChange } = props;
+  const [text, setText] = useState(value);
+  useEffect(() => setText(value), [value]);
+  useEffect(() => {
+    if (text === value) return;
+    const timer = setTimeout(() => onChange(text), TYPING_MS);
+    return () => clearTimeout(timer);
+  }, [text, onChange]); // which knows the other filters
+  return (
+    <label>
+      {word}
+      <input
+        type="search"
+        maxLength={200}
+        value={text}
+        onInput={(event) => setText(event.currentTarget.value)}
+      />
+    </label>
+  );
+}
+
+/** A choice of all, those that are so, and those that are not. */
+function YesNo(props: {
+  word: string;
+  answers: { readonly yes: string; readonly no: string };
+  value: boolean | undefined;
+  onChange: (value: boolean | undefined) => void;
+}) {
+  const { word, answers, value, onChange } = props;
+  return (
+    <label>
+      {word}
+      <select
+        value={value === undefined ? "" : value ? "yes" : "no"}
+        onChange={(event) => {
+          const chosen = event.currentTarget.value;
+          onChange(chosen ? chosen === "yes" : undefined);
+        }}
+      >
+        <option value="">{words.all}</option>
+        <Options words={answers} />
+      </select>
+    </label>
   );
 }
 
@@ -175,12 +212,14 @@ function localTime(seconds: number | undefined): string {
   return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 }
 
-/** Who labelled, whether somebody reviewed, and when it was decided. */
+/** Why it was decided so, who labelled, whether somebody reviewed, what is covered, and when. */
 function More({
   filter,
+  guaranteed,
   narrow,
 }: {
   filter: RunImageFilter;
+  guaranteed: boolean;
   narrow: (changed: RunImageFilter) => void;
 }) {
   const time = (word: string, name: "minDecidedAt" | "maxDecidedAt") => (
@@ -193,9 +232,13 @@ function More({
       />
     </label>
   );
-  const { reviewed } = filter;
   return (
     <>
+      <Words
+        word={words.reasonHas}
+        value={filter.reason}
+        onChange={(reason) => narrow({ reason })}
+      />
       <label>
         {words.path}
         <select
@@ -209,20 +252,20 @@ function More({
           <Options words={words.paths} />
         </select>
       </label>
-      <label>
-        {words.reviewed}
-        <select
-          value={reviewed === undefined ? "" : reviewed ? "yes" : "no"}
-          onChange={(event) => {
-            const chosen = event.currentTarget.value;
-            narrow({ reviewed: chosen ? chosen === "yes" : undefined });
-          }}
-        >
-          <option value="">{words.all}</option>
-          <option value="yes">{words.reviewedBy.yes}</option>
-          <option value="no">{words.reviewedBy.no}</option>
-        </select>
-      </label>
+      <YesNo
+        word={words.reviewed}
+        answers={words.reviewedBy}
+        value={filter.reviewed}
+        onChange={(reviewed) => narrow({ reviewed })}
+      />
+      {guaranteed && (
+        <YesNo
+          word={words.covered}
+          answers={words.coveredBy}
+          value={filter.guaranteed}
+          onChange={(covered) => narrow({ guaranteed: covered })}
+        />
+      )}
       {time(words.decidedFrom, "minDecidedAt")}
       {time(words.decidedTo, "maxDecidedAt")}
     </>

@@ -67,6 +67,7 @@ function Stream({ stream }: { stream: CapturedStream }) {
           {words.lastAt(lastName, ago(lastAt))}
         </span>
       )}
+      {stream.deviceModel && <span>{words.runs(stream.deviceModel)}</span>}
       {stream.guarantee && <span class="quiet">{texts.runs.under(stream.guarantee)}</span>}
     </>
   );

@@ -1,10 +1,20 @@
 // Guarantees of precision: what each says, whether it holds, and its history.
 
-import { call } from "../api/connect";
-import { getGuarantee, listGuarantees, type Guarantee, type GuaranteedClass } from "../api/messages";
+import { useState } from "preact/hooks";
+import { call, messageOf } from "../api/connect";
+import {
+  certifyGuarantee,
+  createGuarantee,
+  getGuarantee,
+  listGuarantees,
+  type Guarantee,
+  type GuaranteedClass,
+} from "../api/messages";
+import { may } from "../session/session";
 import { texts } from "../texts";
-import { Failure, TableHead, useLoad } from "../ui/parts";
+import { Copied, Failure, TableHead, useLoad } from "../ui/parts";
 import { moment } from "../ui/time";
+import { NewGuarantee } from "./NewGuarantee";
 
 const words = texts.guarantees;
 
@@ -37,8 +47,16 @@ export function GuaranteesView({ name }: { name: string }) {
               </li>
             ))}
           </ul>
-          <Details key={chosen} name={chosen} />
+          <Details key={chosen} name={chosen} onChange={again} />
         </div>
+      )}
+      {may(createGuarantee) && (
+        <NewGuarantee
+          onMade={(made) => {
+            location.hash = `#/jobs/guarantees/${encodeURIComponent(made)}`;
+            again();
+          }}
+        />
       )}
     </>
   );
@@ -51,7 +69,7 @@ function State({ state = "" }: { state: string | undefined }) {
   return <span class={`outcome ${MARKS[state] ?? "rejected"}`}>{word}</span>;
 }
 
-function Details({ name }: { name: string }) {
+function Details({ name, onChange }: { name: string; onChange: () => void }) {
   const { value, error, again } = useLoad(
     (signal) => call(getGuarantee, { name }, signal),
     [name],
@@ -76,6 +94,15 @@ function Details({ name }: { name: string }) {
           </a>
         )}
       </p>
+      {guarantee.state === "asking" && may(certifyGuarantee) && (
+        <Certify
+          name={name}
+          onDone={() => {
+            again();
+            onChange();
+          }}
+        />
+      )}
       {classes.length > 0 && <Classes classes={classes} />}
       <Checks guarantee={guarantee} />
       {notGuaranteed.length > 0 && (
@@ -102,7 +129,34 @@ function Details({ name }: { name: string }) {
           </li>
         ))}
       </ol>
+      <details>
+        <summary>{texts.commandLine}</summary>
+        <Copied title={words.show} text={words.showCommand(name)} />
+      </details>
     </article>
+  );
+}
+
+/** Writes the certificate once the answers are enough. */
+function Certify({ name, onDone }: { name: string; onDone: () => void }) {
+  const [told, setTold] = useState("");
+  const certify = async () => {
+    try {
+      const { guarantee = {} } = await call(certifyGuarantee, { name });
+      const missing = guarantee.state === "asking";
+      setTold(missing ? words.missing(Number(guarantee.asked ?? 0), Number(guarantee.answered ?? 0)) : "");
+      onDone();
+    } catch (error) {
+      setTold(messageOf(error));
+    }
+  };
+  return (
+    <div class="row">
+      <button type="button" class="primary" onClick={() => void certify()}>
+        {words.certify}
+      </button>
+      <span role="status">{told}</span>
+    </div>
   );
 }
 

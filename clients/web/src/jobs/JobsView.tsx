@@ -8,6 +8,8 @@ import {
   finishUpload,
   listFailures,
   listJobs,
+  pauseJob,
+  resumeJob,
   retryJob,
   watchJob,
   type Job,
@@ -20,7 +22,7 @@ import { Failure, useLoad } from "../ui/parts";
 import { currentUpload, onUploadChange } from "./upload";
 
 const words = texts.runs;
-const ACTIVE = new Set(["JOB_STATE_LISTING", "JOB_STATE_RUNNING"]);
+const ACTIVE = new Set(["JOB_STATE_LISTING", "JOB_STATE_RUNNING", "JOB_STATE_PAUSED"]);
 /** A watched job keeps a connection, of which a browser has few. */
 const MOST_WATCHED = 3;
 /** Failures that are counted by their reason, and those of one reason that are listed. */
@@ -126,6 +128,8 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
   };
   // Images of another tab, or of one that was closed, may still come.
   const waits = job.kind === "JOB_KIND_UPLOAD" && job.open && isActive(job);
+  const paused = job.state === "JOB_STATE_PAUSED";
+  const goes = isActive(job) && !paused;
   const ours = currentUpload()?.running && currentUpload()?.job === name;
   return (
     <li class="card">
@@ -137,6 +141,14 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
         {waits && !ours && may(finishUpload) && (
           <button type="button" onClick={() => act(call(finishUpload, { job: name }))}>
             {words.finish}
+          </button>
+        )}
+        {isActive(job) && may(pauseJob) && (
+          <button
+            type="button"
+            onClick={() => act(call(paused ? resumeJob : pauseJob, { job: name }))}
+          >
+            {paused ? words.resume : words.pause}
           </button>
         )}
         {isActive(job) && may(cancelJob) && (
@@ -152,8 +164,8 @@ function JobCard({ first, watched }: { first: Job; watched: boolean }) {
       />
       <div class="row">
         <span>{words.images(done, total)}</span>
-        {isActive(job) && imagesPerSecond > 0 && <span>{words.rate(imagesPerSecond)}</span>}
-        {isActive(job) && secondsLeft !== undefined && <span>{words.left(secondsLeft)}</span>}
+        {goes && imagesPerSecond > 0 && <span>{words.rate(imagesPerSecond)}</span>}
+        {goes && secondsLeft !== undefined && <span>{words.left(secondsLeft)}</span>}
         {failed > 0 && <span class="outcome rejected">{words.failed(failed)}</span>}
         <span class="grow" />
         <span class="quiet">{sourceOf(job)}</span>

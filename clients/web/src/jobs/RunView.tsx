@@ -1,14 +1,15 @@
-// What runs: jobs, students, guarantees, and devices with what they sent.
+// What runs: jobs, snapshots, students, guarantees, and devices with what they sent.
 
 import { DevicesView } from "../devices/DevicesView";
 import { GuaranteesView } from "../guarantees/GuaranteesView";
+import { SnapshotsView } from "../snapshots/SnapshotsView";
 import { StudentsView } from "../students/StudentsView";
 import { texts } from "../texts";
 import { JobsView } from "./JobsView";
 import { NewJobView } from "./NewJobView";
 
 const words = texts.runs;
-const PARTS = ["", "students", "guarantees", "devices"] as const;
+const PARTS = ["", "snapshots", "students", "guarantees", "devices"] as const;
 
 export function RunView({ rest }: { rest: string[] }) {
   const [part = "", name = ""] = rest;
@@ -26,6 +27,7 @@ export function RunView({ rest }: { rest: string[] }) {
           </a>
         ))}
       </nav>
+      {part === "snapshots" && <SnapshotsView />}
       {part === "students" && <StudentsView />}
       {part === "guarantees" && <GuaranteesView name={name} />}
       {part === "devices" && <DevicesView />}

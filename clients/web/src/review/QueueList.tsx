@@ -4,14 +4,14 @@ import { useState } from "preact/hooks";
 import { call, messageOf } from "../api/connect";
 import {
   createReviewQueue,
+  getRun,
   listReviewQueues,
-  listRuns,
   type ReviewOrder,
   type ReviewQueue,
 } from "../api/messages";
-import { usefulFirst } from "../tryout/trial";
 import { texts } from "../texts";
-import { Failure, Options, useLoad } from "../ui/parts";
+import { Failure, fieldsOf, Options, useLoad } from "../ui/parts";
+import { RunChoice, useRunNames } from "../ui/RunChoice";
 
 const words = texts.queues;
 
@@ -57,14 +57,23 @@ function QueueCard({ queue }: { queue: ReviewQueue }) {
   );
 }
 
+/** Whether objects were followed through the frames of a run. */
+function hasTracks(settingsJson: string | undefined): boolean {
+  try {
+    return (JSON.parse(settingsJson ?? "{}") as { tracks?: unknown }).tracks === true;
+  } catch {
+    return false;
+  }
+}
+
 function NewQueue() {
+  const [run, setRun] = useState("");
   const [failure, setFailure] = useState("");
-  const runs = useLoad((signal) => call(listRuns, { pageSize: 200 }, signal), []);
-  const names = usefulFirst(runs.value?.runs ?? []).map((one) => one.name ?? "");
+  const names = useRunNames();
+  const about = useLoad(async (signal) => (run ? call(getRun, { run }, signal) : null), [run]);
+  const tracked = hasTracks(about.value?.settingsJson);
   const make = async (event: SubmitEvent) => {
-    event.preventDefault();
-    const form = new FormData(event.currentTarget as HTMLFormElement);
-    const text = (name: string) => String(form.get(name) ?? "");
+    const text = fieldsOf(event);
     try {
       await call(createReviewQueue, {
         name: text("name"),
@@ -79,17 +88,10 @@ function NewQueue() {
   };
   if (!names.length) return null;
   return (
-    <form class="new-queue" onSubmit={(event) => void make(event)}>
-      <h2>{words.make}</h2>
+    <form class="new-queue" aria-labelledby="make-title" onSubmit={(event) => void make(event)}>
+      <h2 id="make-title">{words.make}</h2>
       <Failure message={failure} />
-      <label>
-        {words.run}
-        <select name="run">
-          {names.map((name) => (
-            <option key={name}>{name}</option>
-          ))}
-        </select>
-      </label>
+      <RunChoice names={names} onChoose={setRun} />
       <label>
         {words.name}
         <input name="name" type="text" required maxLength={200} />
@@ -98,11 +100,12 @@ function NewQueue() {
         {words.order}
         <select name="order">
           <Options words={words.orders} />
+          {tracked && <Options words={words.ordersOfTracks} />}
         </select>
       </label>
       <label>
         {words.count}
-        <input name="count" type="number" min="0" value="200" />
+        <input name="count" type="number" min="0" defaultValue="200" />
       </label>
       <button type="submit" class="primary">
         {words.create}

@@ -67,7 +67,9 @@ export function ReviewView({ queue, person, outbox, announce }: Props) {
           aria-label={texts.review.progressLabel}
         />
         <span>{texts.review.progress(session.answered, total)}</span>
-        <span title={texts.review.secondsWhy}>{texts.review.seconds(session.seconds)}</span>
+        {session.seconds !== null && (
+          <span title={texts.review.secondsWhy}>{texts.review.seconds(session.seconds)}</span>
+        )}
         <span class="grow" />
         <button type="button" aria-keyshortcuts="G" onClick={() => setGrid(!grid)}>
           {grid ? texts.review.single : texts.review.grid} <kbd aria-hidden="true">G</kbd>

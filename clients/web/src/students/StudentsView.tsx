@@ -14,7 +14,7 @@ import {
 } from "../api/messages";
 import { may } from "../session/session";
 import { texts } from "../texts";
-import { Failure, useLoad } from "../ui/parts";
+import { Failure, fieldsOf, useLoad } from "../ui/parts";
 import { Curve, type Point } from "./Curve";
 import { Models } from "./Models";
 
@@ -145,9 +145,7 @@ function NewTraining({ onMade }: { onMade: () => void }) {
   const { value, error } = useLoad((signal) => call(listSnapshots, { pageSize: 200 }, signal), []);
   const names = (value?.snapshots ?? []).map((one) => one.name ?? "");
   const make = async (event: SubmitEvent) => {
-    event.preventDefault();
-    const form = new FormData(event.currentTarget as HTMLFormElement);
-    const text = (name: string) => String(form.get(name) ?? "");
+    const text = fieldsOf(event);
     const steps = Math.max(Math.round(Number(text("steps"))), 0) || 0;
     const request = { model: text("model"), snapshot: text("snapshot"), size: text("size"), steps };
     try {
@@ -158,10 +156,14 @@ function NewTraining({ onMade }: { onMade: () => void }) {
       setFailure(cause instanceof Error ? cause.message : String(cause));
     }
   };
-  if (value && !names.length) return <p class="quiet">{words.noSnapshot}</p>;
+  if (value && !names.length) return (
+      <p class="quiet">
+        <a href="#/jobs/snapshots">{words.noSnapshot}</a>
+      </p>
+    );
   return (
-    <form class="new-queue" onSubmit={(event) => void make(event)}>
-      <h2>{words.make}</h2>
+    <form class="new-queue" aria-labelledby="make-title" onSubmit={(event) => void make(event)}>
+      <h2 id="make-title">{words.make}</h2>
       <Failure message={failure || error} />
       <label>
         {words.snapshot}
@@ -185,7 +187,7 @@ function NewTraining({ onMade }: { onMade: () => void }) {
       </label>
       <label>
         {words.stepsField}
-        <input name="steps" type="number" min="0" max="1000000" value="0" />
+        <input name="steps" type="number" min="0" max="1000000" defaultValue="0" />
       </label>
       <button type="submit" class="primary">
         {words.train}

@@ -1,32 +1,10 @@
 // What was tried, as a file of classes and as the command line that uses it.
 
 import type { RefObject } from "preact";
-import { useState } from "preact/hooks";
 import { texts } from "../texts";
+import { Copied } from "../ui/parts";
 
 const words = texts.tryout;
-
-function Copied({ title, text }: { title: string; text: string }) {
-  const [done, setDone] = useState(false);
-  const copy = async () => {
-    await navigator.clipboard.writeText(text);
-    setDone(true);
-  };
-  return (
-    <div>
-      <div class="row">
-        <h3>{title}</h3>
-        <span class="grow" />
-        {"clipboard" in navigator && (
-          <button type="button" onClick={() => void copy().catch(() => setDone(false))}>
-            {done ? words.copied : words.copy}
-          </button>
-        )}
-      </div>
-      <pre tabIndex={0}>{text}</pre>
-    </div>
-  );
-}
 
 export function UseDialog({
   hold,

@@ -113,6 +113,36 @@ export function ImageInput(props: { onFiles: (files: Iterable<File>) => void }) 
   );
 }
 
+/** A text that is meant for elsewhere: a file, or a command line. */
+export function Copied({ title, text }: { title: string; text: string }) {
+  const [done, setDone] = useState(false);
+  const copy = async () => {
+    await navigator.clipboard.writeText(text);
+    setDone(true);
+  };
+  return (
+    <div class="copied">
+      <div class="row">
+        <h3>{title}</h3>
+        <span class="grow" />
+        {"clipboard" in navigator && (
+          <button type="button" onClick={() => void copy().catch(() => setDone(false))}>
+            {done ? texts.copied : texts.copy}
+          </button>
+        )}
+      </div>
+      <pre tabIndex={0}>{text}</pre>
+    </div>
+  );
+}
+
+/** What is in the fields of a form, by their names. */
+export function fieldsOf(event: SubmitEvent): (name: string) => string {
+  event.preventDefault();
+  const form = new FormData(event.currentTarget as HTMLFormElement);
+  return (name) => String(form.get(name) ?? "");
+}
+
 /** What a loading call gave: a value, or why there is none. */
 export interface Loaded<T> {
   value: T | null;

@@ -259,6 +259,11 @@ def code_of(status: grpc.StatusCode) -> str:
     return "canceled" if status is grpc.StatusCode.CANCELLED else status.name.lower()
 
 
+def http_status_of(failure: SecondlookError) -> int:
+    """Of an answer by HTTP that tells an error of ours."""
+    return HTTP_STATUS[code_of(grpc.StatusCode[failure.status])]
+
+
 def _details(status: status_pb2.Status) -> tuple[Mapping[str, Any], ...]:
     return tuple(_detail(one) for one in status.details)
 

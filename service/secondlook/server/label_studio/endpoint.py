@@ -17,7 +17,7 @@ import binascii
 import hmac
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
@@ -33,6 +33,7 @@ from secondlook.server.bridge.bounded_http import (
     response_of,
     sent,
 )
+from secondlook.server.bridge.connect import http_status_of
 from secondlook.server.bridge.same_origin import check_host, check_site
 from secondlook.server.call_limits import RequestBytes
 from secondlook.server.interceptors import INTERNAL_MESSAGE
@@ -41,13 +42,9 @@ from secondlook_client.errors import (
     BadRequest,
     BadSetting,
     Busy,
-    InvalidInput,
-    NotAllowed,
     NotAuthenticated,
     NotFound,
-    NotSupported,
     SecondlookError,
-    Unavailable,
 )
 
 log = logging.getLogger(__name__)
@@ -63,15 +60,6 @@ MAX_PENDING = 256
 """Events that are being kept."""
 STOP_S = 0.5
 _JSON = "application/json"
-_STATUS: Mapping[type[SecondlookError], int] = {
-    NotAuthenticated: 401,
-    NotAllowed: 403,
-    NotFound: 404,
-    InvalidInput: 400,
-    NotSupported: 501,
-    Busy: 503,
-    Unavailable: 503,
-}
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="secondlook"'}
 
 
@@ -121,9 +109,7 @@ class LabelStudioEndpoint:
             return await _answer(request, status, plain)
         except SecondlookError as failure:
             log.warning("%s: %s", request.path[:200], failure)
-            kinds = (kind for kind in _STATUS if isinstance(failure, kind))
-            status = _STATUS[kind] if (kind := next(kinds, None)) else 500
-            return await _answer(request, status, {"error": str(failure)})
+            return await _answer(request, http_status_of(failure), {"error": str(failure)})
         except (ConnectionError, asyncio.CancelledError):  # the client has gone
             raise
         except Exception:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 from secondlook.store.database import Database
 from secondlook_client.errors import Damaged, InvalidInput
 
-CURRENT = "0009"
+CURRENT = "0011"
 """The revision that ``schema.py`` describes."""
 FOLDER = Path(__file__).parent
 _LOCK = 7_236_911
