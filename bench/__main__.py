@@ -31,6 +31,7 @@ SUITES = (
     "review_queue",
     "crashes",
     "job_memory",
+    "ray",
     "memory",
     "video_memory",
     "cold_start",
@@ -41,6 +42,7 @@ SUITES = (
     "decoys",
     "pages",
     "page",
+    "page_robot",
     "guaranteed_students",
     "uncertainty",
     "neighbours",
@@ -60,8 +62,19 @@ SUITES = (
     "mask_serving",
     "mask_formats",
     "mask_store",
+    "operate_failover",
+    "operate_restart",
+    "operate_full_disk",
+    "operate_clock",
+    "operate_certificates",
+    "operate_slow_s3",
 )
-GROUPS = {"masks": tuple(name for name in SUITES if name.startswith("mask_"))}
+ON_REQUEST = ("soak",)
+"""Suites of hours, which run only where they are named."""
+GROUPS = {
+    "masks": tuple(name for name in SUITES if name.startswith("mask_")),
+    "operate": tuple(name for name in SUITES if name.startswith("operate_")),
+}
 """Names for several suites."""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -79,8 +92,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments).suite
     names = [name for one in given for name in GROUPS.get(one, (one,))]
     for name in names:
-        if name not in SUITES:
-            parser.error(f"unknown suite {name!r}; there are {', '.join(SUITES)}")
+        if name not in SUITES + ON_REQUEST:
+            parser.error(f"unknown suite {name!r}; there are {', '.join(SUITES + ON_REQUEST)}")
     missed = False
     for name in names or SUITES:
         print(f"== {name}", flush=True)

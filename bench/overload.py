@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -38,12 +40,15 @@ MAX_RATIO, MIN_THROUGHPUT = 1.5, 0.97
 def overload(rounds: int = ROUNDS, round_s: float = ROUND_S) -> list[Figure | str]:
     """p95 of accepted calls and throughput, overload ÷ full load, for both kinds of models."""
     dogs = Ontology((ClassSpec("dog"),))
-    scripted = _measured(
-        "scripted models", Pipeline(_TimedProposer(), _TimedVerifier()), dogs, rounds, round_s
-    )
+    scripted = _measured("scripted models", timed_models(), dogs, rounds, round_s)
     return scripted + _measured(
         "embedded models", fixtures.pipeline(), fixtures.ontology(), rounds, round_s
     )
+
+
+def timed_models() -> Pipeline:
+    """Two stages of 50 ms a batch, whatever its size."""
+    return Pipeline(_TimedProposer(), _TimedVerifier())
 
 
 class _TimedProposer:
@@ -75,19 +80,25 @@ class _TimedVerifier:
 
 
 @dataclass(frozen=True)
-class _Round:
+class CallerRound:
+    """What the callers of one round saw."""
+
     p95_s: float
     per_second: float
     refused: int
     hint_s: float
     """Median of the retry hints."""
+    unhinted: int
+    """Refusals without one."""
+    served: list[int]
+    """Accepted calls, by token."""
 
 
 def _measured(
     name: str, pipeline: Pipeline, ontology: Ontology, rounds: int, round_s: float
 ) -> list[Figure | str]:
     engine = Engine(pipeline)
-    with running_server(engine, ontology) as server, _callers(server.address) as measure:
+    with running_server(engine, ontology) as server, calling(server.address) as measure:
         pairs = [
             (measure(CLIENTS, round_s), measure(CLIENTS * TIMES, round_s)) for _ in range(rounds)
         ]
@@ -138,10 +149,13 @@ def _figure(
 
 
 @contextmanager
-def _callers(address: str) -> Iterator["_Measure"]:
-    """The calling process; what it yields runs one round."""
+def calling(address: str, ca: str = "", tokens: Sequence[str] = ()) -> Iterator["_Measure"]:
+    """The calling process; what it yields runs one round.
+
+    With a ``ca`` file it calls over TLS; the callers have the ``tokens`` in turn.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.overload", address],
+        [sys.executable, "-m", "bench.overload", address, ca, *tokens],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -151,38 +165,44 @@ def _callers(address: str) -> Iterator["_Measure"]:
     finally:
         assert process.stdin
         process.stdin.close()
-        process.wait(10)
+        process.wait(60)
 
 
 class _Measure:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def __call__(self, clients: int, seconds: float) -> _Round:
+    def __call__(self, clients: int, seconds: float) -> CallerRound:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{clients} {seconds}\n")
         self._process.stdin.flush()
-        return _Round(**json.loads(self._process.stdout.readline()))
+        return CallerRound(**json.loads(self._process.stdout.readline()))
 
 
-async def _serve_rounds(address: str) -> None:
-    """The other process: a line ``CLIENTS SECONDS`` in, a line with a ``_Round`` out."""
+async def _serve_rounds(address: str, ca: str = "", *tokens: str) -> None:
+    """The other process: a line ``CLIENTS SECONDS`` in, a line with a ``CallerRound`` out."""
     images = fixtures.jpegs(8)
-    async with _Channels(address) as channels:
+    async with _Channels(address, ca) as channels:
         while line := await asyncio.to_thread(sys.stdin.readline):
             clients, seconds = line.split()
-            found = await _round(channels, images, int(clients), float(seconds))
+            found = await _round(channels, images, int(clients), float(seconds), tokens)
             print(json.dumps(found), flush=True)
 
 
 class _Channels:
     """A few connections, as of a few machines with many threads each."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, ca: str) -> None:
         # Channels with the same options would share one connection.
         options = (("grpc.use_local_subchannel_pool", 1),)
-        self._channels = [grpc.aio.insecure_channel(address, options) for _ in range(CHANNELS)]
+        tls = grpc.ssl_channel_credentials(Path(ca).read_bytes()) if ca else None
+        self._channels = [
+            grpc.aio.secure_channel(address, tls, options)
+            if tls
+            else grpc.aio.insecure_channel(address, options)
+            for _ in range(CHANNELS)
+        ]
 
     async def __aenter__(self) -> list[grpc.aio.Channel]:
         return self._channels
@@ -193,8 +213,12 @@ class _Channels:
 
 
 async def _round(
-    channels: list[grpc.aio.Channel], images: list[bytes], clients: int, seconds: float
-) -> dict[str, float]:
+    channels: list[grpc.aio.Channel],
+    images: list[bytes],
+    clients: int,
+    seconds: float,
+    tokens: Sequence[str],
+) -> dict[str, Any]:
     from secondlook_client.v1 import labeling_pb2 as pb
     from secondlook_client.v1 import labeling_pb2_grpc
 
@@ -202,22 +226,26 @@ async def _round(
     begins, ends = started + WARM_UP_S, started + WARM_UP_S + seconds
     latencies: list[float] = []
     hints: list[float] = []
-    refused = 0
+    refused = unhinted = 0
+    served = [0] * max(len(tokens), 1)
 
     async def client(number: int) -> None:
-        nonlocal refused
+        nonlocal refused, unhinted
+        mine = number % len(served)
+        metadata = [("authorization", f"Bearer {tokens[mine]}")] if tokens else []
         stub = labeling_pb2_grpc.LabelingServiceStub(channels[number % len(channels)])
         request = pb.LabelRequest(image=images[number % len(images)])
         await asyncio.sleep(random.random() * 0.2)
         while time.perf_counter() < ends:
             sent = time.perf_counter()
             try:
-                await stub.Label(request, timeout=60)
+                await stub.Label(request, timeout=60, metadata=metadata)
             except grpc.aio.AioRpcError as failure:
                 trailing = dict(failure.trailing_metadata() or ())
                 if failure.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
-                hint_s = int(trailing["secondlook-retry-after-ms"]) / 1000
+                hint_s = int(trailing.get("secondlook-retry-after-ms", 0)) / 1000
+                unhinted += not hint_s
                 refused += 1
                 hints.append(hint_s)
                 await asyncio.sleep(min(hint_s, max(ends - time.perf_counter(), 0.0)))
@@ -225,6 +253,7 @@ async def _round(
                 now = time.perf_counter()
                 if begins <= now <= ends:
                     latencies.append(now - sent)
+                    served[mine] += 1
 
     await asyncio.gather(*(client(number) for number in range(clients)))
     return {
@@ -232,8 +261,10 @@ async def _round(
         "per_second": len(latencies) / seconds,
         "refused": refused,
         "hint_s": statistics.median(hints) if hints else 0.0,
+        "unhinted": unhinted,
+        "served": served,
     }
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve_rounds(sys.argv[1]))
+    asyncio.run(_serve_rounds(*sys.argv[1:]))

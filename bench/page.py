@@ -1,17 +1,15 @@
 """The page in Debian's Chromium against a server in a process of its own, both on these cores.
 
 *Key → crop*: from the key's event to the task after the frame in which the next crop was drawn; a
-robot answers a queue of 10,000 boxes of 48 rendered scenes. *Robot*: the same at 20 keys a second
-at most, as fast as crops come, while the server is killed (``kill -9``) and started again; each
-answer must be in the store once. *Frames a second*: frames that the page made while it was
-scrolled, panned or zoomed at each of them. The run of 100,000 images has no image files: their
-thumbnails come from the bench, and what a server needs for them is not in these figures. *Memory*:
-the proportional set size of the largest renderer process, which has the script, the decoded images
-and the canvases of the page; not the browser's own processes. *Slider*: to the frame that shows
-what it decides on the image in view in *Try*, of the embedded models' boxes; for a run of 10,000
-the page's call that counts under other thresholds. *Keystroke-level time*: operators of Card,
-Moran and Newell (1980) for the events that the page got, K 0.2 s, P 1.1 s, B 0.1 s, H 0.4 s, and
-one M of 1.35 s for the decision before each sequence; the page's own time is not in it.
+robot answers a queue of 10,000 boxes of 48 rendered scenes. *Frames a second*: frames that the page
+made while it was scrolled, panned or zoomed at each of them. The run of 100,000 images has no image
+files: their thumbnails come from the bench, and what a server needs for them is not in these
+figures. *Memory*: the proportional set size of the largest renderer process, which has the script,
+the decoded images and the canvases of the page; not the browser's own processes. *Slider*: to the
+frame that shows what it decides on the image in view in *Try*, of the embedded models' boxes; for a
+run of 10,000 the page's call that counts under other thresholds. *Keystroke-level time*: operators
+of Card, Moran and Newell (1980) for the events that the page got, K 0.2 s, P 1.1 s, B 0.1 s, H 0.4
+s, and one M of 1.35 s for the decision before each sequence; the page's own time is not in it.
 """
 
 import gzip
@@ -22,7 +20,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,8 +43,6 @@ from secondlook_client.values import NewReview, ReviewAnswer, ReviewOrder
 
 ITEMS = 10_000
 KEYS = 300
-SECONDS = float(os.environ.get("SECONDLOOK_SECONDS", "300"))
-KILLS = int(os.environ.get("SECONDLOOK_KILLS", "20"))
 BIG = 100_000
 BOXES = 1_000
 FRAMES = 150
@@ -117,14 +113,13 @@ def run() -> list[Figure | str]:
         data = Path(folder) / "data"
         with open_store(data) as store:
             crowded = _write(store)
-        with PageServer(data, _free_port()) as server:
-            with _page(browser, server, "#/review/keys") as tab:
+        with PageServer(data, free_port()) as server:
+            with shown_page(browser, server, "#/review/keys") as tab:
                 rows.append(_keys(tab))
-            with _page(browser, server, f"#/browse/real/{crowded}") as tab:
+            with shown_page(browser, server, f"#/browse/real/{crowded}") as tab:
                 rows += _crowded(tab)
             rows += _large(browser, server)
             rows += flows(browser)
-            rows += _robot(browser, server, data)
     load = f"{os.getloadavg()[1]:.1f} programs wanted a core at the end (load average, 5 minutes)"
     return [*rows, f"{load}; those of the bench are two or three of them."]
 
@@ -133,14 +128,18 @@ def _write(store: Store) -> int:
     """The runs and queues; gives the cursor of an image with very many boxes."""
     write_run(store, "big", BIG)
     write_scenes(store, "real")
-    asked = [*queue_items(store, "real", ReviewOrder.RANDOM)]
-    for name in ("keys", "robot"):
-        cycled = itertools.islice(itertools.cycle(asked), ITEMS)
-        store.reviews.create_queue(name, "real", cycled, "random")
+    write_queue(store, "real", "keys")
     (first,) = store.results.page(store.results.run("real").id, 0, 1)
     result = first.labelled
     _add_boxes(store, result.sha256, result.width, result.height)
     return first.cursor
+
+
+def write_queue(store: Store, run: str, name: str) -> None:
+    """A queue of ``ITEMS`` boxes: those of the run, again and again."""
+    asked = [*queue_items(store, run, ReviewOrder.RANDOM)]
+    cycled = itertools.islice(itertools.cycle(asked), ITEMS)
+    store.reviews.create_queue(name, run, cycled, "random")
 
 
 def write_scenes(store: Store, name: str) -> None:
@@ -173,13 +172,15 @@ def _add_boxes(store: Store, sha256: str, width: int, height: int) -> None:
     store.reviews.add(boxes)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextmanager
-def _page(browser: Browser, server: PageServer, at: str) -> Iterator[WebPage]:
+def shown_page(browser: Browser, server: PageServer, at: str) -> Iterator[WebPage]:
+    """The page at an address behind its "#"; at the end nothing went wrong in it."""
     with open_page(browser, server.address, person="robot") as tab:
         tab.go(at)
         yield tab
@@ -234,7 +235,7 @@ def _large(browser: Browser, server: PageServer) -> list[Figure | str]:
 
     paints = []
     for _ in range(5):
-        with _page(browser, server, "#/review") as tab:
+        with shown_page(browser, server, "#/review") as tab:
             tab.page.route("**/images/**", thumbnail)
             tab.page.goto("about:blank")
             began = time.perf_counter()
@@ -242,7 +243,7 @@ def _large(browser: Browser, server: PageServer) -> list[Figure | str]:
             tab.page.locator(SHOWN).wait_for()
             paints.append((time.perf_counter() - began) * 1000)
             tab.problems.clear()  # the empty page is another origin
-    with _page(browser, server, "#/browse/big") as tab:
+    with shown_page(browser, server, "#/browse/big") as tab:
         tab.page.route("**/images/**", thumbnail)
         tab.page.locator(SHOWN).wait_for()
         rate = _frames(tab.page, f"scroll of {BIG:,} images", "scroll", ".image-grid")
@@ -272,44 +273,3 @@ def _memory_mb(browser: Browser) -> float:
 def _pss_mb(process: int) -> float:
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
-
-
-def _robot(browser: Browser, server: PageServer, data: Path) -> list[Figure | str]:
-    """Answers while the server is killed again and again; what the store has at the end."""
-    with _page(browser, server, "#/review/robot") as tab:
-        tab.shown_item()
-        tab.page.evaluate(WATCH_KEYS)
-        lost = _press_and_kill(tab, server)
-        tab.page.locator("[data-waiting='0']").wait_for(state="attached", timeout=60_000)
-        said = tab.page.evaluate("window.said")
-    server.kill()
-    with open_store(data) as store:
-        items = store.reviews.items("robot", limit=ITEMS)
-        kept = {str(item.id): review.answer for item, review in items if review}
-        history: Callable[..., Any] = store.reviews.history
-        rows = [one for one in history(None, 0, 10 * ITEMS) if one.person == "robot"]
-    server.start()
-    wrong = sum(kept.get(item) != ANSWERS[key] for item, key in said)
-    doubled = len(rows) - KEYS - len(said)
-    return [
-        f"The robot gave {len(said):,} answers in {SECONDS:.0f} s while the server was killed "
-        f"{lost} times: {wrong} lost, {doubled} doubled. The page recovered by itself each time."
-    ]
-
-
-def _press_and_kill(tab: WebPage, server: PageServer) -> int:
-    """Twenty keys a second at most, for as long as crops come; how often the server was killed."""
-    chosen, keys = random.Random(7), itertools.cycle(ANSWERS)
-    began = time.monotonic()
-    moments = sorted(chosen.uniform(2, SECONDS - 8) for _ in range(KILLS))
-    kills = 0
-    while (now := time.monotonic() - began) < SECONDS:
-        if moments and now >= moments[0]:
-            moments.pop(0)
-            server.kill()
-            tab.press(*itertools.islice(keys, 2))  # nobody hears them now
-            server.start()
-            kills += 1
-        tab.press(next(keys))
-        tab.page.wait_for_timeout(50)
-    return kills

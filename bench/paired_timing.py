@@ -41,6 +41,11 @@ def against(name: str, value: float, bar: float, unit: str) -> Figure:
     return Figure(name, f"≤ {bar:g} {unit}", value, bar, unit, ratio, ratio, ratio, 1, ratio <= 1)
 
 
+def none_of(name: str, count: int) -> Figure:
+    """A count of what must not be at all."""
+    return Figure(name, "0", count, 0, "", count, count, count, 1, not count)
+
+
 def not_above(name: str, ours: float, baseline: float, *, at_most: float, unit: str) -> Figure:
     """A ratio of two values of one run each, as of peaks of memory, which hardly vary."""
     ratio = ours / baseline

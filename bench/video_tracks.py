@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 from bench.paired_timing import Figure, against
-from secondlook.cli.local_service import load_pipeline
 from secondlook.config.settings import Settings
 from secondlook.core.boxes import iou
 from secondlook.core.frame_names import FrameAddress
@@ -35,6 +34,7 @@ from secondlook.jobs.answer_log import AnswerLog
 from secondlook.jobs.tracking import track_run
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.models.embedded_calibrator import embedded_calibrator
+from secondlook.models.registry import load_pipeline
 from secondlook.store import Store, open_store
 from secondlook.store.runs import Run
 from secondlook_client.values import Judgement, Outcome
