@@ -54,6 +54,7 @@ SUITES = (
     "edge",
     "video_tracks",
     "micro_models",
+    "micro_photos",
     "attack",
     "mask_clicks",
     "mask_photos",

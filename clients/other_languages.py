@@ -2,6 +2,7 @@
 
     python clients/other_languages.py           both
     python clients/other_languages.py go        one
+    python clients/other_languages.py --fetch   only what is fetched from registries
 
 The code that follows from ``protos/`` is not committed (a megabyte): this makes it, in
 ``clients/go/v1`` and ``clients/ts/src/secondlook``, with the plug-ins that ``go.mod`` and
@@ -64,11 +65,18 @@ def generate(out: Path, programs: list[Path], *flags: str) -> None:
     run(ROOT, programs, sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", *flags, *protos)
 
 
+def fetch_go() -> list[Path]:
+    """What builds the Go client, from Go's registry; the folders of its programs."""
+    programs = [go_folder(), BUILT]
+    BUILT.mkdir(parents=True, exist_ok=True)
+    run(GO, programs, "go", "mod", "download")
+    run(GO, programs, "go", "install", "tool", GOBIN=str(BUILT))
+    return programs
+
+
 def build_go() -> None:
     """Generate, check and build the Go client; and its replayer of the golden scenario."""
-    programs, go_options = [go_folder(), BUILT], (f"out={GO}", "opt=module=secondlook")
-    BUILT.mkdir(parents=True, exist_ok=True)
-    run(GO, programs, "go", "install", "tool", GOBIN=str(BUILT))
+    programs, go_options = fetch_go(), (f"out={GO}", "opt=module=secondlook")
     flags = [f"--{name}_{option}" for name in ("go", "go-grpc") for option in go_options]
     generate(GO / "v1", programs, *flags)
     if unformatted := run(GO, programs, "gofmt", "-l", "."):
@@ -77,29 +85,36 @@ def build_go() -> None:
     run(GO, programs, "go", "build", "-o", REPLAYERS["go"], "./internal/golden")
 
 
-def build_ts() -> None:
-    """Generate, check and build the TypeScript client, its replayer included."""
+def fetch_ts() -> list[Path]:
+    """What builds the TypeScript client, from npm; the folders of its programs."""
     programs = [node_folder(), TS / "node_modules/.bin"]
     lock, seen = TS / "package-lock.json", TS / "node_modules/.lock"
     if not seen.exists() or seen.read_bytes() != lock.read_bytes():
         run(TS, programs, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
         shutil.copyfile(lock, seen)
+    return programs
+
+
+def build_ts() -> None:
+    """Generate, check and build the TypeScript client, its replayer included."""
+    programs = fetch_ts()
     flags = (f"--es_out={TS / 'src'}", "--es_opt=target=ts,import_extension=js")
     generate(TS / "src/secondlook", programs, *flags)
     shutil.rmtree(TS / "dist", ignore_errors=True)
     run(TS, programs, "tsc")
 
 
-BUILDS = {"go": build_go, "ts": build_ts}
+FETCHES, BUILDS = {"go": fetch_go, "ts": fetch_ts}, {"go": build_go, "ts": build_ts}
 
 
 def main() -> None:
     """Ends with status 1 and what failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("language", nargs="?", choices=BUILDS, help="default: each")
-    wanted = parser.parse_args().language
-    for language in [wanted] if wanted else BUILDS:
-        BUILDS[language]()
+    parser.add_argument("--fetch", action="store_true", help="build nothing")
+    given = parser.parse_args()
+    for language in [given.language] if given.language else BUILDS:
+        (FETCHES if given.fetch else BUILDS)[language]()
 
 
 if __name__ == "__main__":
