@@ -416,6 +416,7 @@ def test_a_queue_asks_by_keyframes_where_objects_were_followed(tab: WebPage, pla
         tracked = {**street.settings, "tracks": True}
         create_run(connection, "clip", "redecide", street.ontology, tracked, street)
     tab.go("#/review")
+    tab.page.reload()  # where it was open already, it knew the runs of before
     form = tab.page.get_by_role("form", name="New queue")
     order = form.locator("[name=order]")
     form.locator("[name=run]").select_option("clip")

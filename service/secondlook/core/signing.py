@@ -7,14 +7,10 @@ name. The version is not signed, as a rollback goes back to an older one.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from secondlook.config.extras import check_extras
 from secondlook_client.errors import BadSetting, Damaged
 from secondlook_client.private_files import open_private
-
-if TYPE_CHECKING:
-    pass
 
 DOMAIN = b"secondlook model 1\0"
 """Before what is signed, so that the signature means nothing elsewhere."""
