@@ -50,7 +50,6 @@ def run() -> list[Figure | str]:
                     fleet.start(number)
                     time.sleep(REST_S)
             with open_store(folder / "data", url) as store:
-                day.wait_until_done(store)
                 account = day.account(store)
     return [
         none_of("lost, doubled, damaged or given up", account.faults),

@@ -37,7 +37,6 @@ def run() -> list[Figure | str]:
                 time.sleep(REST_S)
                 stops, starts = zip(*(_restart(fleet, n) for n in range(SERVERS)), strict=True)
             with open_store(folder / "data", url) as store:
-                day.wait_until_done(store)
                 account = day.account(store)
     return [
         none_of("lost, doubled or damaged", account.faults),

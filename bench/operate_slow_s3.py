@@ -48,7 +48,6 @@ def run() -> list[Figure | str]:
                 slow, _ = _phase(s3, fleet.address, refused=0.5, delay_s=0.5)
                 _phase(s3, fleet.address)
             with open_store(folder / "data", url, blobs) as store:
-                day.wait_until_done(store)
                 account = day.account(store)
     return [
         none_of("lost, doubled, damaged or given up", account.faults),

@@ -57,8 +57,7 @@ def run() -> list[Figure | str]:
             with day.working(), _jobs_and_trainings(fleet.address, ca) as rounds:
                 memory = _disturbed(fleet, authority, folder)
             with open_store(folder / "data", url) as store:
-                day.wait_until_done(store, 600)
-                account = day.account(store)
+                account = day.account(store, 600)
     warm = memory[int(len(memory) * WARM_S)]
     return [
         none_of("lost, doubled, damaged or given up", account.faults),

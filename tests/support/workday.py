@@ -225,8 +225,9 @@ class Workday:
         kinds = Counter(self.errors)
         return "; ".join(f"{number} × {what}" for what, number in kinds.most_common(5)) or "none"
 
-    def account(self, store: Store) -> Account:
+    def account(self, store: Store, timeout_s: float = 120.0) -> Account:
         """Compare the books with the store, once ``working`` has ended and jobs are done."""
+        self._wait_until_done(store, timeout_s)
         account = Account()
         found = _items(store)
         kept = {sha256 for _, sha256 in found[KEPT].values()}
@@ -259,7 +260,7 @@ class Workday:
         self._tell(account, "answers", given)
         account.twice["answers"] = len(store.reviews.history(limit=1_000_000)) - len(answered)
 
-    def wait_until_done(self, store: Store, timeout_s: float = 120.0) -> None:
+    def _wait_until_done(self, store: Store, timeout_s: float) -> None:
         """Until the folder is labelled, and all frames and kept images are."""
         ends = time.monotonic() + timeout_s
         while busy := [job.name for job in store.queue.list_jobs(limit=1_000_000) if _is_busy(job)]:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,36 +34,29 @@ Place = Path | str
 
 def ray_options(command: Command) -> Command:
     """``--ray``, and what each actor with models has of the cluster."""
-    address = click.option(
+    option = partial(click.option, cls=SectionOption, section=SECTION)
+    address = option(
         "--ray",
-        cls=SectionOption,
-        section=SECTION,
         metavar="ADDRESS",
         help="Run the models on a Ray cluster: auto (the one of this machine), ray://HOST:PORT.",
     )
-    actors = click.option(
+    actors = option(
         "--ray-actors",
-        cls=SectionOption,
-        section=SECTION,
         type=click.IntRange(0, 100_000),
         default=0,
         metavar="N",
         help="Actors with models; 0: as many as fit.",
     )
-    gpus = click.option(
+    gpus = option(
         "--ray-gpus",
-        cls=SectionOption,
-        section=SECTION,
         type=click.FloatRange(0, 64),
         default=1.0,
         show_default=True,
         metavar="N",
         help="GPUs of each, on a cluster with some; 0.5: two share one; 0: none.",
     )
-    cpus = click.option(
+    cpus = option(
         "--ray-cpus",
-        cls=SectionOption,
-        section=SECTION,
         type=click.FloatRange(0, 1024),
         default=0.0,
         metavar="N",

@@ -8,7 +8,7 @@ image is its own outcome; only the death of a process is a failure of a whole ca
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -125,22 +125,15 @@ class DecodingActor:
     ) -> list[PreparedImage | Exception]:
         """Each image ready for the models, or why it is not, in order."""
         reader = SelectionReader(self._blobs, self._decoder, ontology, source, self._selection)
-        outcomes: list[PreparedImage | Exception | None] = [None] * len(items)
 
-        def work(places: Sequence[int]) -> None:
-            for place in places:
-                try:
-                    outcomes[place] = reader.prepare(items[place], self._stopping)
-                except Exception as failure:
-                    outcomes[place] = failure
+        def prepared(item: Item) -> PreparedImage | Exception:
+            try:
+                return reader.prepare(item, self._stopping)
+            except Exception as failure:  # of this image, whatever it is; the others go on
+                return failure
 
-        shares = [range(one, len(items), DECODED_AT_A_TIME) for one in range(DECODED_AT_A_TIME)]
-        threads = [threading.Thread(target=work, args=(share,)) for share in shares]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return [outcome for outcome in outcomes if outcome is not None]
+        with ThreadPoolExecutor(DECODED_AT_A_TIME) as threads:
+            return [*threads.map(prepared, items)]
 
     @cached_property
     def _decoder(self) -> ImageDecoder:
@@ -199,5 +192,5 @@ def _outcome(
         return waiting
     try:
         return LabelledItem(waiting.result(), prepared.stored, prepared.perceptual_hash)
-    except Exception as failure:
+    except Exception as failure:  # whatever a model raises is this image's outcome
         return failure

@@ -369,14 +369,12 @@ class RayAttempts(JobAttempts):
         for actor in (batch.models, batch.decoder):
             actor.load += 1
         items = [item for item, _ in batch.items]
-        try:
+
+        def labelled() -> Any:
             prepared = batch.decoder.handle.prepare.remote(items, *self._wanted)
-            labelled = batch.models.handle.label.remote(prepared, self._calibrator)
-            future: Future[Any] = labelled.future()
-        except Exception as failure:  # the connection is gone
-            future = Future()
-            future.set_exception(failure)
-        future.add_done_callback(lambda done: self._finish(batch, done))
+            return batch.models.handle.label.remote(prepared, self._calibrator)
+
+        _future(labelled).add_done_callback(lambda done: self._finish(batch, done))
 
     def _finish(self, batch: _Batch, done: "Future[list[LabelledItem | Exception]]") -> None:
         """A call has ended; in a thread of Ray."""
@@ -413,12 +411,8 @@ class RayAttempts(JobAttempts):
     def _revive(self, actor: RemoteActor) -> None:
         """Send nothing to an actor until it answers; Ray starts one that died again."""
         actor.up = False
-        try:
-            future: Future[Any] = actor.handle.ready.options(max_task_retries=-1).remote().future()
-        except Exception as failure:
-            future = Future()
-            future.set_exception(failure)
-        future.add_done_callback(lambda done: self._revived(actor, done))
+        ready = actor.handle.ready.options(max_task_retries=-1).remote
+        _future(ready).add_done_callback(lambda done: self._revived(actor, done))
 
     def _revived(self, actor: RemoteActor, done: "Future[ModelFacts | None]") -> None:
         with self._lock:
@@ -426,7 +420,7 @@ class RayAttempts(JobAttempts):
                 facts = done.result()
                 if facts is not None:
                     self._check(facts)
-            except Exception as failure:
+            except Exception as failure:  # whatever loading a model raises there
                 log.warning("a worker of the cluster does not start: %s", original(failure))
                 self._broken = _unavailable(original(failure))
             else:
@@ -434,6 +428,16 @@ class RayAttempts(JobAttempts):
                 self._broken = None
             self._send()
         self.wake()
+
+
+def _future(call: Callable[[], Any]) -> "Future[Any]":
+    """What a call on the cluster will give; it has failed where none can be made any more."""
+    try:
+        future: Future[Any] = call().future()
+    except Exception as failure:  # the connection is gone, which Ray tells in many ways
+        future = Future()
+        future.set_exception(failure)
+    return future
 
 
 def _least_busy(actors: Iterable[RemoteActor]) -> RemoteActor | None:

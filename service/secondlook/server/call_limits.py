@@ -448,11 +448,8 @@ class CallLimits(grpc.aio.ServerInterceptor):
             if gone and not connection.calls:
                 del self._connections[peer]
                 self._touched.pop(connection, None)
-        known = [one for one in self._connections.values() if one.address]
-        busy = {one.address for one in known if one.calls and one.address}
-        spoke = {one.address: one.last_call for one in known if one.address}
         if self._client_connections:
-            self._close_excess(busy, spoke)
+            self._close_excess()
         if len(self._sockets) <= self._max_connections * CROWDED:
             self._crowded = self._crowded and len(self._sockets) > self._max_connections * RELIEVED
             return
@@ -464,16 +461,23 @@ class CallLimits(grpc.aio.ServerInterceptor):
             )
         self._crowded = True
         excess = len(self._sockets) - int(self._max_connections * RELIEVED)
-        for address in crowded_out([*self._sockets], busy, spoke, excess):
+        for address in crowded_out([*self._sockets], *self._traffic(), excess):
             self._sockets.shut_down(address)
             self._metrics.call_limited("connections", "crowded")
 
-    def _close_excess(self, busy: set[Address], spoke: dict[Address, float]) -> None:
+    def _traffic(self) -> tuple[set[Address], dict[Address, float]]:
+        """The addresses with calls, and when each spoke last."""
+        known = [one for one in self._connections.values() if one.address]
+        busy = {one.address for one in known if one.calls and one.address}
+        return busy, {one.address: one.last_call for one in known if one.address}
+
+    def _close_excess(self) -> None:
         """Of each address the connections beyond its number, but for those with calls."""
         assert self._sockets is not None
         by_host: dict[str, list[AcceptedSocket]] = {}
         for one in self._sockets:
             by_host.setdefault(one.address[0], []).append(one)
+        busy, spoke = self._traffic()
         for of_host in by_host.values():
             excess = len(of_host) - self._client_connections
             for address in crowded_out(of_host, busy, spoke, excess) if excess > 0 else ():

@@ -43,9 +43,14 @@ class FairShares:
         self._used: dict[str, tuple[float, float]] = {}
         """Images lately, and at which moment they were so many, by client."""
 
+    @property
+    def taken(self) -> int:
+        """Places that are held."""
+        return self._held.total()
+
     def may_enter(self, client: str, places: int) -> bool:
         """Whether one of ``places`` is free and is not another client's turn."""
-        free, now = places - self._held.total(), self._clock()
+        free, now = places - self.taken, self._clock()
         if free <= 0:
             return False
         self._forget_late(now)
@@ -75,10 +80,10 @@ class FairShares:
         if not self._held[client]:
             del self._held[client]
 
-    def refused(self, client: str, hint_s: float) -> None:
-        """One of its calls was told to come back in ``hint_s`` seconds."""
+    def refused(self, client: str, retry_after_s: float) -> None:
+        """One of its calls was told to come back in ``retry_after_s`` seconds."""
         calls = self._expected.setdefault(client, deque(maxlen=MAX_EXPECTED))
-        calls.append(self._clock() + hint_s + BACK_S)
+        calls.append(self._clock() + retry_after_s + BACK_S)
 
     def _lately(self, client: str, now: float) -> float:
         images, at = self._used.get(client, (0.0, now))

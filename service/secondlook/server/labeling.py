@@ -77,7 +77,7 @@ class AdmissionControl:
         self.clients = clients or ClientLimits()
         self._shares = FairShares()
         """Of the clients in the places of calls."""
-        self._calls = self._frames = self._kept = 0
+        self._frames = self._kept = 0
         self._decode_s = 0.0
         """Mean time from an image's admission to its pixels, of the last ones."""
         self._turned_away, self._turned_away_at = 0.0, 0.0
@@ -113,20 +113,18 @@ class AdmissionControl:
         if not self._shares.may_enter(client, places):
             hint_s = self._seconds_until_turn()
             self._shares.refused(client, hint_s)
-            raise _no_place(self._calls, hint_s)
+            raise _no_place(self._shares.taken, hint_s)
         self._check_deadline(deadline)
         self._shares.enter(client)
-        self._calls += 1
         try:
             yield
         finally:
             self._shares.leave(client)
-            self._calls -= 1
 
     @contextmanager
     def admitted_frame(self) -> Iterator[None]:
         """Count one frame, which has a place of ``turns``. Raises ``Busy`` as for a call."""
-        self._check_places(self._calls + self._frames, self._engine.batching.max_in_flight)
+        self._check_places(self._shares.taken + self._frames, self._engine.batching.max_in_flight)
         self._frames += 1
         try:
             yield
@@ -152,7 +150,7 @@ class AdmissionControl:
 
     def _check_deadline(self, deadline: float | None) -> None:
         """With less than a batch in flight the image is tried anyway: rates are measured late."""
-        in_flight = self._calls + self._frames
+        in_flight = self._shares.taken + self._frames
         if deadline is None or 2 * in_flight < self._engine.working_set:
             return
         expected_s = self._engine.seconds_for(in_flight + 1)
@@ -212,7 +210,7 @@ class AdmissionControl:
 
     def in_flight(self) -> int:
         """Images being worked on now."""
-        return self._calls + self._frames + self._kept
+        return self._shares.taken + self._frames + self._kept
 
     async def _decoded(self, data: bytes, name: str, deadline: float | None) -> Image:
         """The image, once there is room for its pixels; ``Busy`` when there is none for long."""

@@ -1,11 +1,12 @@
 // Begins a guarantee of a run: what is promised, of which classes, by how many answers.
 
 import { useState } from "preact/hooks";
-import { call, messageOf } from "../api/connect";
+import { call } from "../api/connect";
 import { createGuarantee, getRun, type GuaranteePromise } from "../api/messages";
 import { texts } from "../texts";
-import { Failure, fieldsOf, Options, useLoad } from "../ui/parts";
+import { Failure, Options, useLoad } from "../ui/parts";
 import { RunChoice, useRunNames } from "../ui/RunChoice";
+import { NAME_PATTERN, useSubmit } from "../ui/submit";
 
 const words = texts.guarantees.make;
 
@@ -31,36 +32,25 @@ function NumberField(props: { name: string; word: string; value: number; max: nu
 
 export function NewGuarantee({ onMade }: { onMade: (name: string) => void }) {
   const [run, setRun] = useState("");
-  const [failure, setFailure] = useState("");
-  const [busy, setBusy] = useState(false);
   const names = useRunNames();
   const about = useLoad(async (signal) => (run ? call(getRun, { run }, signal) : null), [run]);
   const known = about.value?.run?.classes ?? [];
-  const make = async (event: SubmitEvent) => {
-    const field = fieldsOf(event);
+  const { submit, busy, failure } = useSubmit(async (field) => {
     const classes = field("classes");
-    setBusy(true);
-    setFailure("");
-    try {
-      const { guarantee } = await call(createGuarantee, {
-        name: field("name"),
-        run: field("run"),
-        precision: Number(field("precision")),
-        confidence: Number(field("confidence")),
-        budget: Number(field("budget")),
-        promise: field("promise") as GuaranteePromise,
-        classes: classes === "each" ? known : classes === "" ? [] : [known[Number(classes)] ?? ""],
-      });
+    const { guarantee } = await call(createGuarantee, {
+      name: field("name"),
+      run: field("run"),
+      precision: Number(field("precision")),
+      confidence: Number(field("confidence")),
+      budget: Number(field("budget")),
+      promise: field("promise") as GuaranteePromise,
+      classes: classes === "each" ? known : classes === "" ? [] : [known[Number(classes)] ?? ""],
+    });
       onMade(guarantee?.name ?? "");
-    } catch (error) {
-      setFailure(messageOf(error));
-    } finally {
-      setBusy(false);
-    }
-  };
+  });
   if (!names.length) return null;
   return (
-    <form class="new-queue" aria-labelledby="make-title" onSubmit={(event) => void make(event)}>
+    <form class="new-queue" aria-labelledby="make-title" onSubmit={submit}>
       <h2 id="make-title">{words.title}</h2>
       <p class="quiet">{words.intro}</p>
       <Failure message={failure} />
@@ -88,7 +78,7 @@ export function NewGuarantee({ onMade }: { onMade: (name: string) => void }) {
       <NumberField name="budget" word={words.budget} value={200} max={10_000} />
       <label>
         {words.name}
-        <input name="name" type="text" maxLength={200} pattern="[A-Za-z0-9][A-Za-z0-9._\-]*" />
+        <input name="name" type="text" maxLength={200} pattern={NAME_PATTERN} />
       </label>
       <button type="submit" class="primary" disabled={busy}>
         {words.create}

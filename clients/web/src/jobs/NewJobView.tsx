@@ -13,6 +13,7 @@ import { may } from "../session/session";
 import { texts } from "../texts";
 import { parsedClasses } from "../tryout/ontology";
 import { dropped, Failure, ImageInput, useLoad } from "../ui/parts";
+import { useSubmit } from "../ui/submit";
 import { FolderPicker } from "./FolderPicker";
 import { beginUpload, currentUpload, MOST_FILES } from "./upload";
 
@@ -31,8 +32,6 @@ export function NewJobView() {
   const [files, setFiles] = useState<File[]>([]);
   const [text, setText] = useState("");
   const [guarantee, setGuarantee] = useState("");
-  const [failure, setFailure] = useState("");
-  const [busy, setBusy] = useState(false);
   const info = useLoad((signal) => call(getServerInfo, {}, signal), []);
   const { classes, error } = useMemo(() => parsedClasses(text), [text]);
   const own = (info.value?.defaultOntology?.classes ?? []).map((one) => one.name ?? "");
@@ -41,7 +40,7 @@ export function NewJobView() {
     (source === "folder" ? folder !== "" : files.length > 0) &&
     (guarantee !== "" || (!error && (classes.length > 0 || own.length > 0)));
 
-  const start = async () => {
+  const { submit, busy, failure } = useSubmit(async () => {
     const request: CreateJobRequest = { name: name.trim() };
     if (guarantee) request.guarantee = guarantee;
     else if (classes.length) request.ontology = { classes };
@@ -51,14 +50,7 @@ export function NewJobView() {
       await beginUpload(request, files, most - OVERHEAD);
     }
     location.hash = "#/jobs";
-  };
-  const submit = (event: SubmitEvent) => {
-    event.preventDefault();
-    setBusy(true);
-    start()
-      .catch((cause: unknown) => setFailure(cause instanceof Error ? cause.message : String(cause)))
-      .finally(() => setBusy(false));
-  };
+  });
   if (!may(createJob)) return <p>{words.notAllowed}</p>;
   return (
     <form class="new-job" onSubmit={submit}>

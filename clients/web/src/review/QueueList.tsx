@@ -1,7 +1,7 @@
 // The queues of the server, and a form for a new one.
 
 import { useState } from "preact/hooks";
-import { call, messageOf } from "../api/connect";
+import { call } from "../api/connect";
 import {
   createReviewQueue,
   getRun,
@@ -10,8 +10,9 @@ import {
   type ReviewQueue,
 } from "../api/messages";
 import { texts } from "../texts";
-import { Failure, fieldsOf, Options, useLoad } from "../ui/parts";
+import { Failure, Options, useLoad } from "../ui/parts";
 import { RunChoice, useRunNames } from "../ui/RunChoice";
+import { useSubmit } from "../ui/submit";
 
 const words = texts.queues;
 
@@ -68,27 +69,21 @@ function hasTracks(settingsJson: string | undefined): boolean {
 
 function NewQueue() {
   const [run, setRun] = useState("");
-  const [failure, setFailure] = useState("");
   const names = useRunNames();
   const about = useLoad(async (signal) => (run ? call(getRun, { run }, signal) : null), [run]);
   const tracked = hasTracks(about.value?.settingsJson);
-  const make = async (event: SubmitEvent) => {
-    const text = fieldsOf(event);
-    try {
-      await call(createReviewQueue, {
-        name: text("name"),
-        run: text("run"),
-        order: text("order") as ReviewOrder,
-        count: String(Math.max(Math.round(Number(text("count"))), 0) || 0),
-      });
-      location.hash = `#/review/${encodeURIComponent(text("name"))}`;
-    } catch (error) {
-      setFailure(messageOf(error));
-    }
-  };
+  const { submit, failure } = useSubmit(async (field) => {
+    await call(createReviewQueue, {
+      name: field("name"),
+      run: field("run"),
+      order: field("order") as ReviewOrder,
+      count: String(Math.max(Math.round(Number(field("count"))), 0) || 0),
+    });
+    location.hash = `#/review/${encodeURIComponent(field("name"))}`;
+  });
   if (!names.length) return null;
   return (
-    <form class="new-queue" aria-labelledby="make-title" onSubmit={(event) => void make(event)}>
+    <form class="new-queue" aria-labelledby="make-title" onSubmit={submit}>
       <h2 id="make-title">{words.make}</h2>
       <Failure message={failure} />
       <RunChoice names={names} onChoose={setRun} />

@@ -1,7 +1,7 @@
 // Snapshots: labels that are frozen for trainings, and a form for a new one.
 
 import { useState } from "preact/hooks";
-import { call, messageOf } from "../api/connect";
+import { call } from "../api/connect";
 import {
   createSnapshot,
   listGuarantees,
@@ -11,8 +11,9 @@ import {
 } from "../api/messages";
 import { may } from "../session/session";
 import { texts } from "../texts";
-import { Copied, Failure, fieldsOf, useLoad } from "../ui/parts";
+import { Copied, Failure, useLoad } from "../ui/parts";
 import { RunChoice, useRunNames } from "../ui/RunChoice";
+import { NAME_PATTERN, useSubmit } from "../ui/submit";
 import { moment } from "../ui/time";
 
 const words = texts.snapshots;
@@ -83,31 +84,20 @@ function Frozen({ snapshot }: { snapshot: Snapshot }) {
 
 function NewSnapshot({ onMade }: { onMade: () => void }) {
   const [guarantee, setGuarantee] = useState("");
-  const [failure, setFailure] = useState("");
-  const [busy, setBusy] = useState(false);
   const names = useRunNames();
   const { value } = useLoad((signal) => call(listGuarantees, { pageSize: 200 }, signal), []);
   const holding = (value?.guarantees ?? []).filter((one) => one.state === "holds");
-  const make = async (event: SubmitEvent) => {
-    const field = fieldsOf(event);
+  const { submit, busy, failure } = useSubmit(async (field) => {
     const query: SnapshotQuery = guarantee
       ? { guarantee }
       : { runs: [field("run")], minProbability: Number(field("probability")) };
     query.hardNegatives = field("negatives") !== "";
-    setBusy(true);
-    setFailure("");
-    try {
-      await call(createSnapshot, { name: field("name"), query });
-      onMade();
-    } catch (error) {
-      setFailure(messageOf(error));
-    } finally {
-      setBusy(false);
-    }
-  };
+    await call(createSnapshot, { name: field("name"), query });
+    onMade();
+  });
   if (!names.length) return null;
   return (
-    <form class="new-queue" aria-labelledby="make-title" onSubmit={(event) => void make(event)}>
+    <form class="new-queue" aria-labelledby="make-title" onSubmit={submit}>
       <h2 id="make-title">{words.make}</h2>
       <Failure message={failure} />
       <label>
@@ -117,7 +107,7 @@ function NewSnapshot({ onMade }: { onMade: () => void }) {
           type="text"
           required
           maxLength={200}
-          pattern="[A-Za-z0-9][A-Za-z0-9._\-]*"
+          pattern={NAME_PATTERN}
         />
       </label>
       {holding.length > 0 && (

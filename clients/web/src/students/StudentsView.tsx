@@ -14,7 +14,8 @@ import {
 } from "../api/messages";
 import { may } from "../session/session";
 import { texts } from "../texts";
-import { Failure, fieldsOf, useLoad } from "../ui/parts";
+import { Failure, useLoad } from "../ui/parts";
+import { useSubmit } from "../ui/submit";
 import { Curve, type Point } from "./Curve";
 import { Models } from "./Models";
 
@@ -141,28 +142,21 @@ function TrainingCard({ first, watched, onEnd }: CardProps) {
 }
 
 function NewTraining({ onMade }: { onMade: () => void }) {
-  const [failure, setFailure] = useState("");
   const { value, error } = useLoad((signal) => call(listSnapshots, { pageSize: 200 }, signal), []);
   const names = (value?.snapshots ?? []).map((one) => one.name ?? "");
-  const make = async (event: SubmitEvent) => {
-    const text = fieldsOf(event);
-    const steps = Math.max(Math.round(Number(text("steps"))), 0) || 0;
-    const request = { model: text("model"), snapshot: text("snapshot"), size: text("size"), steps };
-    try {
-      await call(trainModel, request);
-      setFailure("");
-      onMade();
-    } catch (cause) {
-      setFailure(cause instanceof Error ? cause.message : String(cause));
-    }
-  };
+  const { submit, failure } = useSubmit(async (field) => {
+    const [model, snapshot, size] = [field("model"), field("snapshot"), field("size")];
+    const steps = Math.max(Math.round(Number(field("steps"))), 0) || 0;
+    await call(trainModel, { model, snapshot, size, steps });
+    onMade();
+  });
   if (value && !names.length) return (
       <p class="quiet">
         <a href="#/jobs/snapshots">{words.noSnapshot}</a>
       </p>
     );
   return (
-    <form class="new-queue" aria-labelledby="make-title" onSubmit={(event) => void make(event)}>
+    <form class="new-queue" aria-labelledby="make-title" onSubmit={submit}>
       <h2 id="make-title">{words.make}</h2>
       <Failure message={failure || error} />
       <label>

@@ -136,13 +136,6 @@ export function Copied({ title, text }: { title: string; text: string }) {
   );
 }
 
-/** What is in the fields of a form, by their names. */
-export function fieldsOf(event: SubmitEvent): (name: string) => string {
-  event.preventDefault();
-  const form = new FormData(event.currentTarget as HTMLFormElement);
-  return (name) => String(form.get(name) ?? "");
-}
-
 /** What a loading call gave: a value, or why there is none. */
 export interface Loaded<T> {
   value: T | null;
