@@ -36,6 +36,7 @@ SUITES = (
     "video_memory",
     "cold_start",
     "real_size",
+    "fast",
     "students",
     "student_speed",
     "contrasts",
@@ -50,6 +51,7 @@ SUITES = (
     "loop_kills",
     "real_photos",
     "real_two_stage",
+    "tiling",
     "cascade",
     "edge",
     "video_tracks",
@@ -70,8 +72,8 @@ SUITES = (
     "operate_certificates",
     "operate_slow_s3",
 )
-ON_REQUEST = ("soak",)
-"""Suites of hours, which run only where they are named."""
+ON_REQUEST = ("soak", "peers")
+"""Suites that take hours or install packages, which run only where they are named."""
 GROUPS = {
     "masks": tuple(name for name in SUITES if name.startswith("mask_")),
     "operate": tuple(name for name in SUITES if name.startswith("operate_")),

@@ -5,6 +5,7 @@ Processor, model, post-processing, then one ``generate`` per box; nothing is bat
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
@@ -33,10 +34,15 @@ class BaselineClass:
 class BaselineVerifier:
     """``generate`` for one box and one question at a time."""
 
-    def __init__(self) -> None:
-        folder = EMBEDDED / "verifier"
+    def __init__(
+        self,
+        folder: Path = EMBEDDED / "verifier",
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        self.model = model.eval().to(device)
 
     @torch.inference_mode()
     def yes(self, crop: PILImage.Image, question: str) -> bool:
@@ -46,6 +52,7 @@ class BaselineVerifier:
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
         inputs = self.processor(text=prompt, images=[[crop]], return_tensors="pt")
+        inputs = inputs.to(self.model.device, self.model.dtype)
         output = self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
         words = self.processor.batch_decode(
             output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
@@ -56,10 +63,9 @@ class BaselineVerifier:
 class BaselineProposer:
     """transformers' own processor and post-processing, one image at a time."""
 
-    def __init__(self) -> None:
-        folder = EMBEDDED / "proposer"
+    def __init__(self, folder: Path = EMBEDDED / "proposer", device: str = "cpu") -> None:
         self.processor = GroundingDinoProcessor.from_pretrained(folder)
-        self.model = GroundingDinoForObjectDetection.from_pretrained(folder).eval()
+        self.model = GroundingDinoForObjectDetection.from_pretrained(folder).eval().to(device)
 
     @torch.inference_mode()
     def boxes(
@@ -68,6 +74,7 @@ class BaselineProposer:
         """Pixel xyxy boxes, the phrase that transformers decodes for each, and its score."""
         caption = " . ".join(phrases) + " ."
         inputs = self.processor(images=image, text=caption, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
         outputs = self.model(**inputs)
         found = self.processor.post_process_grounded_object_detection(
             outputs,
@@ -85,16 +92,18 @@ def label(
     verifier: BaselineVerifier,
     image: PILImage.Image,
     classes: Sequence[BaselineClass],
-) -> int:
-    """Label one image; returns the number of boxes that were confirmed."""
+) -> list[tuple[list[float], BaselineClass, float]]:
+    """Label one image; returns the boxes that were confirmed, with their class and score."""
     phrases = list(dict.fromkeys(item.phrase for item in classes))
     lowest = min(item.threshold for item in classes)
-    confirmed = 0
+    confirmed = []
     for box, phrase, score in proposer.boxes(image, phrases, lowest):
         x1, y1, x2, y2 = box
         window = padded_window((x1, y1, x2, y2), CROP_MARGIN, image.width, image.height)
         crop = image.crop(window)
         for item in classes:
-            if item.phrase == phrase and score >= item.threshold:
-                confirmed += verifier.yes(crop, item.question)
+            if item.phrase != phrase or score < item.threshold:
+                continue
+            if verifier.yes(crop, item.question):
+                confirmed.append((box, item, score))
     return confirmed

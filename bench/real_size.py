@@ -54,11 +54,16 @@ def _matmul_rate() -> float:
     return best
 
 
-def _proposer(folder: Path, rate: float) -> str:
+def save_proposer(folder: Path, shortest: int = 800) -> None:
+    """A checkpoint of GDINO-T, for images whose shorter side is brought to so many pixels."""
     processor = GroundingDinoProcessor.from_pretrained(EMBEDDED / "proposer")
-    processor.image_processor.size = {"shortest_edge": 800, "longest_edge": 1333}
+    processor.image_processor.size = {"shortest_edge": shortest, "longest_edge": 1333}
     processor.save_pretrained(folder)
     GroundingDinoForObjectDetection(GroundingDinoConfig()).save_pretrained(folder)
+
+
+def _proposer(folder: Path, rate: float) -> str:
+    save_proposer(folder)
     proposer = grounding_dino.load(str(folder), ModelSettings())
     pixels = np.random.default_rng(0).integers(0, 255, (800, 1066, 3), dtype=np.uint8)
     image = Image(pixels, "0" * 64)
@@ -69,7 +74,8 @@ def _proposer(folder: Path, rate: float) -> str:
     return _row("GDINO-T, images of 800×1066", once, 1, rate)
 
 
-def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
+def save_verifier(folder: Path) -> int:
+    """A checkpoint of SmolVLM-256M's shape, which takes an image whole; returns its side."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "verifier")
     config = _smolvlm_256m(tokenizer)
     size = config.vision_config.image_size
@@ -83,6 +89,11 @@ def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
         chat_template=tokenizer.chat_template,
     ).save_pretrained(folder)
     SmolVLMForConditionalGeneration(config).save_pretrained(folder)
+    return int(size)
+
+
+def _verifier(folder: Path, rate: float, boxes: int = 4) -> str:
+    size = save_verifier(folder)
     verifier = vlm.load(str(folder), ModelSettings(model_batch=boxes))
     pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
     queries = [VQAQuery(pixels, ("Is this a person?",))] * boxes

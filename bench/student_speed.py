@@ -3,12 +3,18 @@
 Both sides get the same frames of the demo world: as pixels, like those of a camera, and as JPEG,
 which both decode. The student runs ``OnnxDetector.detect`` with 64 frames per call; the teachers
 share batches as they do in the service. The student is distilled on the verified labels of the
-suite ``students`` (first seed) and exported by the product.
+suite ``students`` (first seed) and exported by the product. The table has one frame per call, for
+each size of a student with random weights, on which its speed does not depend.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from bench import fixtures
 from bench.labelled_scenes import labelled_scenes
@@ -16,14 +22,25 @@ from bench.paired_timing import Figure, paired
 from bench.students import IMAGES, SEEDS, place_of, settings_for
 from secondlook.core.images import decode
 from secondlook.core.types import Image, Pixels
-from secondlook.detector.manifest import INT8, read_manifest
-from secondlook.detector.runtime import OnnxDetector
+from secondlook.detector.manifest import FP32, INT8, STUDENT_SIZES, StudentManifest, read_manifest
+from secondlook.detector.runtime import FILES, OnnxDetector, stretch
 from secondlook.labeling.engine import Engine
 from secondlook.labeling.pipeline import Task
 from secondlook.training.distill import distill
+from secondlook.training.export.export import write_onnx
+from secondlook.training.export.quantize import quantise
+from secondlook.training.model import build_student, save_student
 
 FRAMES, TIMES = 64, 24
 """Frames per call, and calls of the student per round: one call is too short to time."""
+THREADS = (1, 2)
+ALONE = 96
+"""Calls with one frame each."""
+NOTE = (
+    "No row has bfloat16: onnxruntime's CPU provider has no convolutions in it. Threads share one "
+    "image only in models of 6 MB and more; in smaller ones each has images of its own, so a "
+    "second one makes a single image no faster."
+)
 
 
 def run() -> list[Figure | str]:
@@ -67,7 +84,43 @@ def run() -> list[Figure | str]:
     ]
     engine.close()
     pool.shutdown()
-    return [*figures]
+    return [*figures, _latencies(read_manifest(folder), pixels), NOTE]
+
+
+def _latencies(manifest: StudentManifest, frames: Sequence[Pixels]) -> str:
+    """A row for each size, type and number of threads; frames in memory to boxes."""
+    rows = ["| size | input | type | threads | p50 ms | p95 ms | images/s |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for size in STUDENT_SIZES:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            save_student(build_student(size, manifest.classes, "none").model, folder / "torch")
+            side = write_onnx(folder / "torch", folder / FP32, len(manifest.classes))
+            quantise(folder / FP32, folder / INT8, [stretch(one, side) for one in frames[:8]])
+            of_size = replace(manifest, input_size=side)
+            shape = f"| {size} | {side[0]}×{side[1]} "
+            rows += [shape + row for row in _of_size(folder, of_size, frames)]
+    return "\n".join(rows)
+
+
+def _of_size(folder: Path, manifest: StudentManifest, frames: Sequence[Pixels]) -> Iterator[str]:
+    for precision, name in FILES.items():
+        if not (folder / name).exists():
+            continue
+        for threads in THREADS:
+            detector = OnnxDetector((folder / name).read_bytes(), manifest, precision, threads)
+            detector.detect(frames[:1])
+            times = []
+            for number in range(ALONE):
+                started = time.perf_counter()
+                detector.detect([frames[number % len(frames)]])
+                times.append(1000 * (time.perf_counter() - started))
+            started = time.perf_counter()
+            detector.detect(frames)
+            rate = len(frames) / (time.perf_counter() - started)
+            detector.close()
+            p50, p95 = np.percentile(times, [50, 95])
+            yield f"| {precision} | {threads} | {p50:.1f} | {p95:.1f} | {rate:.0f} |"
 
 
 def exported() -> Path:

@@ -121,6 +121,9 @@ class Verdict:
     """This question's share of the model's time, milliseconds; 0 when it came from the cache."""
     cached: bool = False
     """True when the same question about the same pixels had been answered before."""
+    reused_from: str = ""
+    """The image that was asked about, where the answer stands for a place that barely changed since
+    (setting ``reuse_answers``). It is kept with a label, and not sent."""
 
 
 @dataclass(frozen=True)

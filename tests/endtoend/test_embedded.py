@@ -11,7 +11,11 @@ import pytest
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, VQAQuery
 from secondlook.demo.world import scene
+from secondlook.labeling.pipeline import Pipeline, Task
+from secondlook.labeling.tiling import tiled
 from secondlook.models.embedded import EMBEDDED, load_proposer, load_verifier
+from secondlook_client.ontology import ClassSpec, Ontology
+from secondlook_client.values import Outcome
 
 
 def test_weights_stay_small_and_safe() -> None:
@@ -65,6 +69,37 @@ def test_any_image_size_goes_through_both_models(side: int) -> None:
     assert len(boxes) == 1
     [(answer,)] = load_verifier("", ModelSettings()).answer([VQAQuery(pixels, ("Is this a dog?",))])
     assert answer.p_yes is None or 0 <= answer.p_yes <= 1
+
+
+def test_tiles_find_the_small_objects_of_a_large_image() -> None:
+    """Six scenes side by side, which the proposer shrinks to the size of one."""
+    nouns = ("person", "car", "dog")
+    pixels, truth = np.full((640, 960, 3), 128, np.uint8), []
+    for place in range(6):
+        left, top = place % 3 * 320, place // 3 * 320
+        drawn = scene(4245, place)
+        height, width = drawn.image.shape[:2]
+        pixels[top : top + height, left : left + width] = drawn.image
+        truth += [
+            (thing.noun, tuple(np.add(thing.box, (left, top, left, top))))
+            for thing in drawn.things
+            if thing.noun in nouns
+        ]
+    task = Task(Image(pixels, "0" * 64), Ontology(tuple(map(ClassSpec, nouns))))
+    proposer, verifier = load_proposer("", ModelSettings()), load_verifier("", ModelSettings())
+    found = {}
+    for side, where in ((0, "all"), (320, "all"), (320, "small")):
+        models = ModelSettings(tile=side, tile_where=where)
+        (labelled,) = Pipeline(tiled(proposer, models), verifier).label([task])
+        labels = [(j.class_name, j.box) for j in labelled.of(Outcome.ACCEPT)]
+        found[side, where] = np.mean(
+            [_covered(np.array([b for n, b in labels if n == noun]), box) for noun, box in truth]
+        )
+        assert len(labels) <= 1.2 * len(truth)  # an object that several tiles show is one label
+    assert len(truth) > 15
+    assert found[0, "all"] < 0.5  # 0.27, 0.95 and 0.82
+    assert found[320, "all"] > 0.8
+    assert found[320, "small"] > 0.65
 
 
 def _covered(boxes: np.ndarray, box: tuple[float, float, float, float]) -> bool:

@@ -12,7 +12,7 @@ from door_callers import token
 from prometheus_client import generate_latest
 from serving import Serving, png, server_settings, serving, wait_until
 
-from secondlook.core.access import Role
+from secondlook.core.access import Role, TokenAccess
 from secondlook.store import Store, open_store
 from secondlook_client import Client, RetryPolicy
 from secondlook_client.errors import Busy, StorageFull
@@ -60,6 +60,19 @@ def test_who_sends_too_many_images_is_told_when_to_come_back_and_others_go_on(
     told = generate_latest(limited.metrics.registry).decode()
     assert 'secondlook_limited_total{what="client",why="rate"} 1.0' in told
     assert 'secondlook_client_images_total{client="token tom"} 1.0' in told
+
+
+def test_a_token_may_send_as_much_as_its_own_limit_says(limited: Serving, store: Store) -> None:
+    def client(name: str, a_minute: int) -> Client:
+        access = TokenAccess(frozenset({Role.LABELER}), limits=(("images_per_minute", a_minute),))
+        return Client(limited.address, token=store.tokens.create(name, access), retry=NO_RETRY)
+
+    with client("batch", 0) as batch, client("slow", 1) as slow:
+        for _ in range(4):  # the others may send two
+            batch.label(png())
+        slow.label(png())
+        with pytest.raises(Busy, match=r"token slow\) sends images faster"):
+            slow.label(png(), timeout_s=2)
 
 
 def test_a_second_stream_of_one_token_is_refused_and_of_another_is_not(

@@ -25,14 +25,19 @@ from secondlook.config.settings import SOURCES
 from secondlook.edge.health import Health, prometheus
 from secondlook.edge.settings import load_settings as load_edge_settings
 from secondlook.jobs.guarantee_checks import ChecksStatus
+from secondlook.store.queue import QueueDepth
 from secondlook_client import Client
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 TEXTS = (*DEPLOY.glob("grafana/dashboards/*.json"), *DEPLOY.glob("prometheus/*.yml"))
-OF_PROMETHEUS = {"alertname", "alertstate", "instance", "job", "le"}
-"""Labels that a scrape or an alert adds."""
+OF_PROMETHEUS = {"alertname", "alertstate", "instance", "job", "le", "namespace", "pod"}
+"""Labels that a scrape, its cluster or an alert adds."""
+QUERIES = ("expr", "query", "seriesQuery")
+"""Keys whose values are PromQL."""
 CHART = (DEPLOY / "chart/templates/_helpers.tpl").read_text()
+OF_VALUES = {"SECONDLOOK_GRACE_S": "30", "SECONDLOOK_MAX_JOBS": "8"}
+"""Variables whose values the chart takes from its own."""
 VALUES = (DEPLOY / "chart/values.yaml").read_text()
 COMPOSE: Mapping[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
@@ -44,6 +49,7 @@ def metrics() -> Mapping[str, set[str]]:
     with serving(options=server_settings(metrics_port=0)) as running:
         status: Any = ChecksStatus(*[1] * len(fields(ChecksStatus)))
         running.metrics.watch_guarantees(lambda: [replace(status, name="street")])
+        running.metrics.watch_jobs(QueueDepth)
         with Client(running.address) as client:
             client.label(png())
         url = f"http://127.0.0.1:{running.server.metrics_port}/metrics"
@@ -71,7 +77,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
     def inside(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
-            yield from (value[key] for key in ("expr", "query") if isinstance(value.get(key), str))
+            yield from (value[key] for key in QUERIES if isinstance(value.get(key), str))
         for one in value.values() if isinstance(value, dict) else value:
             if isinstance(one, dict | list):
                 yield from inside(one)
@@ -85,8 +91,10 @@ def expressions() -> Iterator[tuple[str, str]]:
             re.findall(r"series: '(.+)'", (DEPLOY / "prometheus/alerts_test.yml").read_text())
         ),
     )
-    (scaled_on,) = re.findall(r"metric: \{name: (\w+)\}", CHART)
-    yield "chart", scaled_on
+    scaled_on = re.findall(r"metric: \{name: (\w+)\}", CHART)
+    adapter = (DEPLOY / "prometheus/adapter.yml").read_text()
+    assert scaled_on and all(f"seriesQuery: '{name}{{" in adapter for name in scaled_on)
+    yield "chart", " ".join(scaled_on)
 
 
 def test_every_metric_that_is_named_is_served_with_these_labels(
@@ -128,7 +136,7 @@ def environments() -> Iterator[tuple[str, dict[str, str]]]:
     given = COMPOSE["x-service"]["environment"]
     yield "compose", {key: re.sub(r"\$\{.*?:-(.*?)\}", r"\1", text) for key, text in given.items()}
     written = re.findall(r"name: (SECONDLOOK_\w+), value: ([^}{]+|\{\{.*?\}\})\}", CHART)
-    yield "chart", {key: text.strip("\"' ") for key, text in written} | {"SECONDLOOK_GRACE_S": "30"}
+    yield "chart", {key: text.strip("\"' ") for key, text in written} | OF_VALUES
     settings = yaml.safe_load(VALUES)["settings"]
     yield "values", {f"SECONDLOOK_{key.upper()}": str(value) for key, value in settings.items()}
 

@@ -11,12 +11,14 @@ import grpc
 import pytest
 from fakes import ScriptedProposer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from postgres import wait_for_standby
 from raw_calls import is_closed
 from serving import png, server_settings, serving, wait_until
 
+from secondlook.cli import run
 from secondlook.server import health, readiness
 from secondlook.server.metrics import SCRAPES
-from secondlook.server.readiness import READY, STORE
+from secondlook.server.readiness import READY, STANDBY, STORE
 from secondlook.store import open_store
 from secondlook_client import Client, errors
 
@@ -85,6 +87,31 @@ def test_a_store_that_hangs_is_away(tmp_path, soon, monkeypatch):
         assert seen.serving("")
         monkeypatch.setattr(store, "probe", probe)
         wait_until(lambda: seen.serving(STORE))
+
+
+def test_a_standby_that_commits_wait_for_shows(tmp_path, soon, monkeypatch, postgres, capsys):
+    monkeypatch.setattr(readiness, "PROBE_TIMEOUT_S", 0.3)
+    url = postgres.url(postgres.new_database())
+    with (
+        open_store(tmp_path / "data", url) as store,
+        serving(store=store, options=server_settings(metrics_port=0)) as s,
+        grpc.insecure_channel(s.address) as channel,
+    ):
+        seen = Health(channel)
+        wait_until(lambda: seen.serving(READY) and seen.serving(STANDBY))
+        wait_for_standby(postgres, "nobody")
+        try:
+            wait_until(lambda: not seen.serving(STANDBY))
+            assert not seen.serving(READY) and seen.serving("")
+            assert 'secondlook_ready{part="standby"} 0.0' in metrics_of(s.server)
+            assert run(["health", "--server", s.address]) == 1
+        finally:
+            wait_for_standby(postgres, "")
+        told = capsys.readouterr()
+        assert told.out == "NOT_SERVING\n"
+        assert f"{STANDBY}, {STORE}" in told.err
+        wait_until(lambda: seen.serving(READY) and seen.serving(STANDBY))
+        assert store.database.waits_for_standby() is False
 
 
 def test_models_that_fail_show_and_are_tried_again(soon, monkeypatch):

@@ -42,10 +42,10 @@ class FlakyDatabase:
         self._real, self._whim = real, whim
         self.dialect, self.changes = real.dialect, real.changes
 
-    def ping(self) -> None:
+    def probe(self) -> None:
         """See ``Database``."""
         self._whim.strike()
-        self._real.ping()
+        self._real.probe()
 
     @contextmanager
     def reading(self) -> Iterator[Any]:

@@ -1,11 +1,13 @@
 """Grounding DINO models of the real classes, small, with random weights that make varied boxes."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image as PILImage
 from PIL import ImageDraw
+from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     BertTokenizerFast,
@@ -20,6 +22,7 @@ from transformers import (
 )
 
 from secondlook.core.types import Image
+from secondlook.models.original_checkpoint import NAME_MAP
 
 KINDS = {
     "grounding-dino": (GroundingDinoConfig, GroundingDinoForObjectDetection),
@@ -38,12 +41,15 @@ def processor(shortest: int = 96, longest: int = 160) -> GroundingDinoProcessor:
 
 
 def model(
-    kind: str = "grounding-dino", backbone: str = "swin", seed: int = 0, heads: int = 4
+    kind: str = "grounding-dino", backbone: str = "swin", seed: int = 0, heads: int = 4, **more: int
 ) -> torch.nn.Module:
-    """A small model whose scores and boxes vary over queries and phrases."""
+    """A small model whose scores and boxes vary over queries and phrases.
+
+    ``more`` goes into its configuration.
+    """
     torch.manual_seed(seed)
     config_class, model_class = KINDS[kind]
-    made = model_class(config_class(**_sizes(backbone, heads))).eval()
+    made = model_class(config_class(**_sizes(backbone, heads), **more)).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if "fusion_layer" in name else 0.05))
@@ -100,3 +106,34 @@ def _sizes(backbone: str, heads: int) -> dict[str, object]:
         "decoder_attention_heads": heads,
         "max_text_len": 64,
     }
+
+
+def original_names(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a transformers checkpoint under the authors' names, fused as theirs are."""
+    weights = load_file(folder / "model.safetensors")
+    found: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        if "swin.layernorm" in name:
+            continue
+        if match := re.search(r"(query|key|value)\.(weight|bias)$", name):
+            if match[1] == "query" and not name.startswith("model.text_backbone"):
+                parts = [name.replace("query", role) for role in ("query", "key", "value")]
+                swin = "conv_encoder" in name
+                fused = f"qkv.{match[2]}" if swin else f"in_proj_{match[2]}"
+                found[_back(name[: match.start()] + fused)] = torch.cat([weights[p] for p in parts])
+            if not name.startswith("model.text_backbone"):
+                continue
+        found[_back(name)] = value
+    return found
+
+
+def _back(name: str) -> str:
+    """``rename`` the other way round."""
+    for (theirs, ours), parts in NAME_MAP.items():
+        for part, renamed in parts.items():
+            pattern = re.escape(ours + renamed).replace(r"\#", r"(\d+)")
+            if match := re.match(rf"{pattern}(?=\.|$)", name):
+                numbers = iter(match.groups())
+                back = re.sub("#", lambda _, n=numbers: next(n), theirs + part)
+                return back + name[match.end() :]
+    raise AssertionError(f"no name for {name}")

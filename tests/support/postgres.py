@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -162,6 +163,14 @@ def primary_and_standby(
             if server.is_running():
                 server.kill()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_standby(server: Postgres, name: str) -> None:
+    """From now on commits wait for the synchronous standby of that name; empty: for none."""
+    server.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    server.sql("SELECT pg_reload_conf()")
+    while server.sql("SHOW synchronous_standby_names") not in ([(name,)], [(f'"{name}"',)]):
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{- define "secondlook.serveEnv" -}}
+{{- if .Values.workers.autoscaling.enabled }}
+- {name: SECONDLOOK_MAX_JOBS, value: {{ .Values.workers.autoscaling.jobs | quote }}}
+{{- end }}
 - {name: SECONDLOOK_METRICS_PORT, value: "9090"}
 - {name: SECONDLOOK_METRICS_HOST, value: 0.0.0.0}
 - {name: SECONDLOOK_GRACE_S, value: {{ .Values.graceSeconds | quote }}}
@@ -191,7 +194,8 @@ spec:
       {{- end }}
 {{- end }}
 
-{{- /* Scaling of such a Deployment by the images that are in flight. */ -}}
+{{- /* Scaling of such a Deployment: by the jobs that there are, where it has a number of them for
+       each pod; else by the images that each pod has in flight. */ -}}
 {{- define "secondlook.autoscaler" -}}
 {{- if .values.autoscaling.enabled }}
 apiVersion: autoscaling/v2
@@ -208,12 +212,21 @@ spec:
   minReplicas: {{ .values.autoscaling.minReplicas }}
   maxReplicas: {{ .values.autoscaling.maxReplicas }}
   metrics:
+    {{- if .values.autoscaling.jobs }}
+    - type: External
+      external:
+        metric: {name: secondlook_jobs}
+        target:
+          type: AverageValue
+          averageValue: {{ .values.autoscaling.jobs | quote }}
+    {{- else }}
     - type: Pods
       pods:
         metric: {name: secondlook_images_in_flight}
         target:
           type: AverageValue
           averageValue: {{ .values.autoscaling.imagesInFlight | quote }}
+    {{- end }}
   behavior:
     # A new server has to load its models first; one that goes finishes what it accepted.
     scaleDown: {stabilizationWindowSeconds: 300}

@@ -191,6 +191,7 @@ def _class_json(evidence: "ClassEvidence") -> dict[str, Any]:
         "error": answer.error if answer else None,
         "verifier": verdict.model if verdict else None,
         "verify_ms": verdict.ms if verdict else None,
+        "reused_from": verdict.reused_from if verdict else "",
         "accept": spec.accept,
         "reject": spec.reject,
         "decision": _decision_json(evidence.judgement),
@@ -250,6 +251,8 @@ def _facts(explanation: "Explanation") -> list[tuple[str, str]]:
     else:
         facts.append(("proposer", labelled.evidence.proposer))
         facts.append(("verifier", labelled.evidence.verifier or "none"))
+    if (verdict := label.judgement.verdict) and verdict.reused_from:
+        facts.append(("answer", f"to {verdict.reused_from}; this place barely changed since"))
     if said := mask_words(label.judgement):
         facts.append(("mask", said))
     if labelled.evidence.student:

@@ -11,7 +11,8 @@ from secondlook.cli.params import Age
 from secondlook.cli.store import opened_store, store_options
 from secondlook.config.entrypoint import CommandGroup
 from secondlook.config.terminal import echo, print_json
-from secondlook.core.access import Role, TokenAccess
+from secondlook.core.access import LIMITS, Role, TokenAccess, read_limit
+from secondlook_client.errors import BadSetting
 
 if TYPE_CHECKING:
     from secondlook.store.tokens import TokenRow
@@ -31,6 +32,22 @@ class Lifetime(Age):
         return super().convert(value, param, ctx)
 
 
+class Limit(click.ParamType):
+    """``NAME=VALUE``, of ``LIMITS``."""
+
+    name = "limit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Name and value."""
+        name, _, number = str(value).partition("=")
+        try:
+            return read_limit(name.strip(), number)
+        except BadSetting as failure:
+            self.fail(str(failure), param, ctx)
+
+
 @click.group("token", cls=CommandGroup)
 def token_command() -> None:
     """Say who may call a service: make, list and revoke tokens.
@@ -45,6 +62,7 @@ def token_command() -> None:
     examples=[
         "secondlook token create --data data --role device --name gate-3 --model street",
         "secondlook token create --data data --role reviewer --name eva --expires 30d",
+        "secondlook token create --data data --role labeler --name b --limit streams=2",
     ],
 )
 @click.option("--name", required=True, metavar="NAME", help="What logs and lists call it.")
@@ -76,6 +94,15 @@ def token_command() -> None:
 @click.option(
     "--model", "models", multiple=True, metavar="NAME", help="A model of the device, likewise."
 )
+@click.option(
+    "--limit",
+    "limits",
+    type=Limit(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A limit of its own, in place of the setting client_NAME of the service; 0: none. NAME is "
+    f"one of {', '.join(LIMITS)}. Repeat for more.",
+)
 @store_options
 def create(
     name: str,
@@ -83,6 +110,7 @@ def create(
     expires: float,
     streams: tuple[str, ...],
     models: tuple[str, ...],
+    limits: tuple[tuple[str, float], ...],
     **flags: Any,
 ) -> None:
     """Make a token and print its secret, once: only a hash of it is kept."""
@@ -91,7 +119,8 @@ def create(
         streams = streams or (name,)
     elif streams or models:
         raise click.UsageError("--stream and --model are of a token with --role device")
-    access = TokenAccess(chosen, frozenset(streams), frozenset(models))
+    own = tuple(dict(limits).items())
+    access = TokenAccess(chosen, frozenset(streams), frozenset(models), own)
     with opened_store(flags, new=True) as store:
         secret = store.tokens.create(name, access, time.time() + expires if expires else None)
     echo(secret)
@@ -112,7 +141,8 @@ def list_tokens(as_json: bool, **flags: Any) -> None:
         times = {"created_at": row.created_at, "expires_at": row.expires_at}
         times |= {"revoked_at": row.revoked_at, "used_at": row.used_at}
         lists = {key: sorted(names) for key, names in access.items()}
-        print_json({"name": row.name, **lists, **times, "valid": not row.ended(moment)})
+        limits = {"limits": dict(row.access.limits)}
+        print_json({"name": row.name, **lists, **limits, **times, "valid": not row.ended(moment)})
     if not as_json:
         _print_tokens(found, moment)
 
@@ -128,12 +158,13 @@ def revoke(name: str, **flags: Any) -> None:
 
 
 def _print_tokens(found: "Sequence[TokenRow]", moment: float) -> None:
-    rows = table("name", "roles", "streams and models", "ends", "last used")
+    rows = table("name", "roles", "streams and models", "limits", "ends", "last used")
     for row in found:
         rows.add_row(
             row.name,
             ", ".join(sorted(row.access.roles)),
             ", ".join(sorted(row.access.streams | row.access.models)),
+            ", ".join(f"{name}={value:g}" for name, value in row.access.limits),
             row.ended(moment) or _time(row.expires_at) or "never",
             _time(row.used_at) or "never",
         )

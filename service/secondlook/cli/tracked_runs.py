@@ -31,6 +31,7 @@ def check_can_track(settings: Settings, ontology: Ontology, server: str | None) 
         ),
         "--verify-budget: the tracks say what is asked": pipeline.verify_budget != ALL,
         "--verify-empty, which asks about whole frames": pipeline.verify_empty,
+        "--reuse-answers: the frames of a track share its answers": pipeline.reuse_answers,
         "--decoys: one a track would double the questions": pipeline.decoys,
     }
     if cause := next((text for text, found in causes.items() if found), ""):

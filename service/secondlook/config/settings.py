@@ -70,6 +70,27 @@ class ModelSettings(SettingGroup):
     backend_concurrency: int = setting(
         4, "Maximum concurrent requests to a remote model.", low=1, high=256
     )
+    tile: int = setting(
+        0,
+        "Show the proposer also overlapping tiles with this side of an image that is larger, for "
+        "small objects; takes a pass of the model each. 0: the whole image only.",
+        unit="pixels",
+        low=0,
+        high=30_000,
+    )
+    tile_overlap: float = setting(
+        0.2,
+        "Share of a tile that its neighbours show too; objects up to that size lie whole in one.",
+        unit="share",
+        low=0,
+        high=0.75,
+    )
+    tile_where: str = setting(
+        "all",
+        "Which tiles are looked at: all, or only those where a pass over the whole image has small "
+        "candidates, which takes less and finds less.",
+        choices=("all", "small"),
+    )
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,12 @@ class PipelineSettings(SettingGroup):
         20_000, "Verdicts cached in memory; 0 disables the cache.", low=0, high=10**8
     )
 
+    reuse_answers: bool = setting(
+        False,
+        "Reuse the answers about a box for the same place of later images of a job or stream while "
+        "it barely changes there, as with a still camera; kept with the label is the image that "
+        "was asked about.",
+    )
     verify_empty: bool = setting(
         False,
         "Ask the verifier about each image that would be empty, one question for each class, "
@@ -146,12 +173,13 @@ class PipelineSettings(SettingGroup):
     def recorded(self) -> dict[str, Any]:
         """The settings that shape results, to be kept with each run; plain values by name.
 
-        Those of empty images only where these are verified, and the budget only where there is
-        one: runs of before had no such settings.
+        Those of empty images only where these are verified, the budget only where there is one,
+        and that answers are reused only where they are: runs of before had no such settings.
         """
         names = ["score_floor", "max_boxes", "nms_iou", "duplicate_iou"]
         names += ["verify_empty", "empty_tiles"] if self.verify_empty else []
         names += ["verify_budget"] if self.verify_budget != "all" else []
+        names += ["reuse_answers"] if self.reuse_answers else []
         return {name: getattr(self, name) for name in names}
 
 
@@ -334,6 +362,13 @@ class ServerSettings(SettingGroup):
     )
     max_trainings: int = setting(
         1, "Maximum concurrent trainings of students; 0 disables training.", low=0, high=64
+    )
+    max_jobs: int = setting(
+        64,
+        "Maximum jobs that are worked on at a time; others wait until one ends, or for another "
+        "server.",
+        low=1,
+        high=1024,
     )
     encoding_cache_bytes: int = setting(
         256 * 2**20,

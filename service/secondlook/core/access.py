@@ -1,4 +1,4 @@
-"""Roles, secrets of tokens, and what a token allows.
+"""Roles, secrets of tokens, and what a token allows, and how much of it.
 
 A secret is 256 random bits, written with a prefix by which programs recognise and hide it. Only
 its SHA-256 is kept. A slow hash (bcrypt, Argon2) makes guessing costly where people choose
@@ -11,10 +11,13 @@ import hashlib
 import re
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from secondlook.config.redaction import TOKEN_PREFIX
+from secondlook.config.settings import LimitSettings
+from secondlook_client.errors import BadSetting
 
 SECRET_BYTES = 32
 _SECRET = re.compile(rf"{TOKEN_PREFIX}[A-Za-z0-9_-]{{43}}")
@@ -31,6 +34,12 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
+OF_A_CLIENT = "client_"
+"""Before the names of the settings of ``LimitSettings``."""
+LIMITS = tuple(
+    name.removeprefix(OF_A_CLIENT) for name in LimitSettings.specs() if name != "client_connections"
+)
+"""What a token may have limits of its own for; connections come from an address."""
 ALSO_VIEWERS = frozenset((Role.LABELER, Role.REVIEWER, Role.TRAINER))
 """Roles that may read what a viewer may."""
 
@@ -44,6 +53,18 @@ class TokenAccess:
     """Names of the streams of a device."""
     models: frozenset[str] = frozenset()
     """Names of the models of a device."""
+    limits: tuple[tuple[str, float], ...] = ()
+    """By names of ``LIMITS``: in place of what the settings say of all clients."""
+
+    def __post_init__(self) -> None:
+        """Raises ``BadSetting`` for a limit that the setting could not be."""
+        checked = tuple(read_limit(*given) for given in sorted(self.limits))
+        object.__setattr__(self, "limits", checked)
+
+    def limited(self, settings: LimitSettings) -> LimitSettings:
+        """The limits of this token, where all clients have those of ``settings``."""
+        own: dict[str, Any] = {f"{OF_A_CLIENT}{name}": value for name, value in self.limits}
+        return replace(settings, **own) if own else settings
 
     def grants(self, roles: Collection[Role]) -> bool:
         """Whether this suffices where any of ``roles`` does."""
@@ -57,6 +78,17 @@ class TokenAccess:
         if Role.ADMIN in own or own & set(roles):
             return True
         return Role.VIEWER in roles and bool(own & ALSO_VIEWERS)
+
+
+def read_limit(name: str, value: object) -> tuple[str, float]:
+    """One limit, with its value as the setting of that name takes it, also as text.
+
+    Raises ``BadSetting``.
+    """
+    if name not in LIMITS:
+        raise BadSetting(f"limit '{name:.40}': expected one of {', '.join(LIMITS)}")
+    spec = LimitSettings.specs()[f"{OF_A_CLIENT}{name}"]
+    return name, spec.read(value, f"limit '{name}'")
 
 
 EVERYTHING = TokenAccess(frozenset({Role.ADMIN}))

@@ -8,7 +8,6 @@ What the store holds went through here before it was labelled.
 
 import functools
 import hashlib
-import os
 import threading
 import weakref
 from concurrent.futures import CancelledError, wait
@@ -19,6 +18,7 @@ import numpy as np
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.images import DEFAULT_LIMITS, check_bytes, decode_pixels
+from secondlook.core.processors import available_cpus
 from secondlook.core.sandbox import (
     CannotStart,
     Crashed,
@@ -38,7 +38,7 @@ from secondlook_client.errors import (
     Unavailable,
 )
 
-WORKERS = max(2, min(8, os.cpu_count() or 2))
+WORKERS = max(2, min(8, available_cpus()))
 """Images decoded at the same time, in this process all together."""
 OTHER_BYTES = 64 * 2**20
 """Memory of a decoding besides the encoded image and what it asks for: buffers, small images."""

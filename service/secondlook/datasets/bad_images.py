@@ -7,7 +7,6 @@ lost or repaired since.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from secondlook.core.files import explain_write_errors, one_line, replacing
+from secondlook.core.processors import available_cpus
 from secondlook.datasets.image_cache import read_pixels, reason_of
 from secondlook.datasets.samples import (
     ImageRecord,
@@ -184,7 +184,7 @@ def _decoded(splits: Splits, check: ImageCheck) -> Splits:
     """The same samples; those that cannot be decoded have their problem."""
     every = [sample for samples in splits.values() for sample in samples]
     checked: list[Sample] = []
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "check") as threads:
+    with ThreadPoolExecutor(min(MAX_THREADS, available_cpus()), "check") as threads:
         for done, sample in enumerate(threads.map(_tried, every), start=1):
             checked.append(sample)
             if check.progress:

@@ -4,7 +4,6 @@ Also what decides how it runs: the precision (int8 where this processor is faste
 threads, and ``stretch``, the one way in which images reach a student.
 """
 
-import os
 import platform
 import sys
 from collections.abc import Collection, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from secondlook.config.extras import missing_extra
+from secondlook.core.processors import available_cpus
 from secondlook.core.types import Pixels
 from secondlook.detector import self_test
 from secondlook.detector.detections import (
@@ -224,13 +224,6 @@ def has_fast_int8() -> bool:
             return not _INT8_FLAGS.isdisjoint(file.read(_CPUINFO_BYTES).split())
     except OSError:
         return False
-
-
-def available_cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _open_session(model: bytes, manifest: StudentManifest, threads: int) -> Any:

@@ -62,6 +62,11 @@ class JobAttempts:
         """Images in flight at most; None: as many as the job's share of its server."""
         return None
 
+    @property
+    def written_at_once(self) -> bool:
+        """Whether what has ended is written without waiting for more."""
+        return False
+
     def begin(self, item: Item) -> None:
         """Begin an attempt at an item; ``next`` returns it when it ends, whatever its outcome."""
         self._item_ids.add(item.id)

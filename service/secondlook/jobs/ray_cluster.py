@@ -311,6 +311,11 @@ class RayAttempts(JobAttempts):
         """See ``JobAttempts``."""
         return READY_AHEAD * self._batch * len(self._models)
 
+    @property
+    def written_at_once(self) -> bool:
+        """See ``JobAttempts``; a batch comes whole, and is lost with this process."""
+        return True
+
     def next(self, timeout_s: float) -> Any:
         """See ``JobAttempts``; what was begun since is sent."""
         self._send()

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
+from secondlook.config.settings import ServerSettings
 from secondlook.core.decoding import ImageDecoder
 from secondlook.jobs.guarantee_checks import count_answers
 from secondlook.jobs.worker import GRACE_S, Worker, WorkerContext
@@ -23,8 +24,6 @@ from secondlook_client.errors import StorageFull, Unavailable
 
 log = logging.getLogger(__name__)
 
-MAX_JOBS = 64
-"""Worked on at the same time; the others wait."""
 POLL_S = 0.5
 """Between two polls: how soon changes by other processes are noticed."""
 MIN_POLL_S = 0.05
@@ -56,16 +55,19 @@ class JobRunner:
         in_flight: int = 16,
         lease_s: float | None = None,
         threads: int = 4,
+        max_jobs: int = ServerSettings.max_jobs,
         verified: Callable[[str, float], None] = lambda created_by, seconds: None,
     ) -> None:
         """``roots`` are the folders that may be read; ``owner`` is this server's name.
 
         ``in_flight`` is the maximum of images in flight, of all jobs together; each job may
-        have one. ``threads`` read images and wait for them to be decoded. ``verified`` hears, in
-        any thread, how long the verifier took for an image, and of whose job.
+        have one. ``threads`` read images and wait for them to be decoded. ``max_jobs`` are worked
+        on at a time. ``verified`` hears, in any thread, how long the verifier took for an image,
+        and of whose job.
         """
         self._store = store
         self._in_flight = in_flight
+        self._max_jobs = max_jobs
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="job-image")
         self._context = WorkerContext(
             store,
@@ -155,7 +157,7 @@ class JobRunner:
             for run_id in self._store.queue.paused(self._workers):
                 self._workers[run_id][0].stop()  # anew each time: a slow image has its time
             self._pause_at = time.monotonic() + POLL_S
-        while len(self._workers) < MAX_JOBS and not self._stopping.is_set():
+        while len(self._workers) < self._max_jobs and not self._stopping.is_set():
             # A name for each lease: a worker that lost its job must not be mistaken for the next.
             self._claims += 1
             name = f"{self._owner}-{self._claims}"

@@ -240,7 +240,8 @@ class Worker:
     def _write(self) -> None:
         if self._database.pausing or not self._results:
             return
-        if self._results.due() or not self._in_flight.item_ids:
+        in_flight = self._in_flight
+        if self._results.due() or in_flight.written_at_once or not in_flight.item_ids:
             self._if_available(self._results.write)
 
     def _if_available(self, step: Callable[[], Result]) -> Result | None:

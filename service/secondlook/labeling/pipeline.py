@@ -16,6 +16,7 @@ from secondlook.labeling.box_masks import BoxMasks, MaskRequest, check_segmenter
 from secondlook.labeling.calibrator import Calibrator
 from secondlook.labeling.decisions import asked_pairs, box_of, in_force, judge_candidates
 from secondlook.labeling.decoys import DecoyPlan, plan_decoys, swapped_decoys
+from secondlook.labeling.near_views import NearViews
 from secondlook.labeling.outlines import with_outlines
 from secondlook.labeling.segmenter import Segmenter
 from secondlook.labeling.verify_budget import ALL, budget_in_force, check_budget, find_budget
@@ -86,10 +87,16 @@ class Pipeline:
                 "--verify-budget limits what the verifier is asked, and --verifier is none; give a "
                 "verifier, or leave --verify-budget out"
             )
+        if self.settings.reuse_answers and not self.settings.verdict_cache_size:
+            raise BadSetting(
+                "--reuse-answers takes them from the verdict cache, and --verdict-cache-size is 0; "
+                "leave one of them out"
+            )
         self._calibrator: Calibrator | None = None
         self._rules: dict[str, tuple[Calibrator | None, Ontology]] = {}
         """By digest of an ontology, what decides its labels, with the limits that are in force."""
         self.cache = verify.VerdictCache(self.settings.verdict_cache_size)
+        self._near = NearViews().find if self.settings.reuse_answers else None
         self.observe_answers: Callable[[Sequence[Answer]], None] | None = None
         """Told what the verifier answers to each batch of questions, in the thread that asks."""
         self.observe_decoys: Callable[[Sequence[Decoy]], None] | None = None
@@ -216,7 +223,9 @@ class Pipeline:
         known = [_masks_shown(*one, self.models[1]) for one in zip(wanted, masks, strict=True)]
         requests = [request for of_image, _ in known for request in of_image.values()]
         requests += [one for item in zip(proposed, plans, strict=True) for one in _decoyed(*item)]
-        answered = iter(verify.verify(verifier, requests, self.cache, self.observe_answers))
+        answered = iter(
+            verify.verify(verifier, requests, self.cache, self.observe_answers, self._near)
+        )
         answers = [
             {(*key, verdict.question): verdict for key in of_image for verdict in next(answered)}
             | without_mask
@@ -310,7 +319,7 @@ class Pipeline:
             questions.setdefault((row, spec.view), {})[spec.question] = None
         return {
             (row, view): verify.VerificationRequest(
-                image, box_of(item.proposals, row), view, tuple(asked)
+                image, box_of(item.proposals, row), view, tuple(asked), source=item.task.source
             )
             for (row, view), asked in questions.items()
         }

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
@@ -71,6 +71,9 @@ class VerificationRequest:
     whatever is real is the same with decoys and without."""
     mask: Mask | None = None
     """Of the object, for the view ``mask``."""
+    source: str = ""
+    """The job or stream of the image; empty: none. Only within one are answers reused for views
+    that barely changed."""
 
 
 class VerdictCache:
@@ -111,36 +114,34 @@ def verify(
     requests: Sequence[VerificationRequest],
     cache: VerdictCache,
     observe: Callable[[Sequence[Answer]], None] | None = None,
+    near: Callable[[VerificationRequest, bytes], tuple[bytes, str]] | None = None,
 ) -> list[tuple[Verdict, ...]]:
     """Answer every question of every request, in order; never raises for a failing backend.
 
     Cached answers are not asked for again; the other questions go to the model in one call, whose
-    answers ``observe`` is told, without those to decoys.
+    answers ``observe`` is told, without those to decoys. Requests that show the same pixels, as all
+    of an image do with the view ``image``, are one query, and of equal questions one is asked. With
+    ``near`` (``NearViews.find``) the answers to an earlier view stand for one that barely differs.
     """
-    queries: list[VQAQuery] = []
-    counted: list[bool] = []
-    plans: list[list[_Slot]] = []
+    plans: list[tuple[str, list[_Slot]]] = []
+    wanted: dict[tuple[bytes, bool], _WantedView] = {}
     for request in requests:
         pixels = rendered(request, verifier.min_side)
-        shown = _fingerprint(pixels)
+        shown, origin = _fingerprint(pixels), ""
+        if near:
+            shown, origin = near(request, shown)
         known = _UNCACHED if request.decoy else cache
         slots = [_slot(shown, question, verifier.digest, known) for question in request.questions]
-        missing = tuple(slot.question for slot in slots if slot.known is None)
+        missing = [slot.question for slot in slots if slot.known is None]
         if missing:
-            queries.append(VQAQuery(pixels, missing))
-            counted += [not request.decoy] * len(missing)
-        plans.append(slots)
-    started = time.perf_counter()
-    answers = _ask(verifier, queries)
-    if observe and any(counted):
-        observe([answer for answer, real in zip(answers, counted, strict=True) if real])
-    fresh = iter(answers)
-    asked = sum(len(query.questions) for query in queries)
-    share_ms = (time.perf_counter() - started) * 1000 / max(asked, 1)
+            of_view = wanted.setdefault((shown, request.decoy), _WantedView(pixels, {}))
+            of_view.questions.update(dict.fromkeys(missing))
+        plans.append((origin, slots))
+    fresh = _asked(verifier, wanted, observe)
     model = f"{verifier.name}@{verifier.digest}"
     return [
-        _verdicts(request, slots, fresh, _UNCACHED if request.decoy else cache, model, share_ms)
-        for request, slots in zip(requests, plans, strict=True)
+        _verdicts(request, *plan, fresh, _UNCACHED if request.decoy else cache, model)
+        for request, plan in zip(requests, plans, strict=True)
     ]
 
 
@@ -166,6 +167,19 @@ class _Slot:
     known: Answer | None
 
 
+@dataclass(frozen=True, eq=False)
+class _WantedView:
+    """A view that the model is shown, with the questions about it in order."""
+
+    pixels: Pixels
+    questions: dict[str, None]
+
+
+_Fresh = dict[tuple[bytes, bool, str], tuple[Answer, float | None]]
+"""By fingerprint, whether it was for a decoy, and question: the answer and its milliseconds, until
+a verdict has them."""
+
+
 def _fingerprint(pixels: Pixels) -> bytes:
     """Of the shape and the values; once a view, however many questions are asked about it."""
     shape = str(pixels.shape).encode()
@@ -176,6 +190,23 @@ def _fingerprint(pixels: Pixels) -> bytes:
 def _slot(shown: bytes, question: str, digest: str, cache: VerdictCache) -> _Slot:
     key = (shown, question, digest)
     return _Slot(question, key, cache.get(key))
+
+
+def _asked(
+    verifier: Verifier,
+    wanted: Mapping[tuple[bytes, bool], _WantedView],
+    observe: Callable[[Sequence[Answer]], None] | None,
+) -> _Fresh:
+    """All that is ``wanted`` in one call of the model; each answer has its share of the time."""
+    places = [(*key, question) for key, view in wanted.items() for question in view.questions]
+    started = time.perf_counter()
+    queries = [VQAQuery(view.pixels, tuple(view.questions)) for view in wanted.values()]
+    answers = _ask(verifier, queries)
+    real = [answer for (_, decoy, _), answer in zip(places, answers, strict=True) if not decoy]
+    if observe and real:
+        observe(real)
+    share_ms = (time.perf_counter() - started) * 1000 / max(len(places), 1)
+    return {place: (answer, share_ms) for place, answer in zip(places, answers, strict=True)}
 
 
 def _ask(verifier: Verifier, queries: Sequence[VQAQuery]) -> list[Answer]:
@@ -211,20 +242,24 @@ def _cause(failure: Exception) -> str:
 
 def _verdicts(
     request: VerificationRequest,
+    origin: str,
     slots: list[_Slot],
-    fresh: Iterator[Answer],
+    fresh: _Fresh,
     cache: VerdictCache,
     model: str,
-    share_ms: float,
 ) -> tuple[Verdict, ...]:
+    """``origin`` is the image that answers come from which this request did not ask for."""
     found = []
     for slot in slots:
-        if slot.known is not None:
-            found.append(Verdict(slot.question, request.view, slot.known, model, 0.0, cached=True))
-            continue
-        answer = next(fresh)
-        cache.put(slot.key, answer)
-        found.append(Verdict(slot.question, request.view, answer, model, share_ms))
+        place = slot.key[0], request.decoy, slot.question
+        answer, ms = (slot.known, None) if slot.known else fresh[place]
+        if not slot.known:
+            cache.put(slot.key, answer)
+            fresh[place] = answer, None
+        source = origin if ms is None and answer.p_yes is not None else ""
+        found.append(
+            Verdict(slot.question, request.view, answer, model, ms or 0.0, ms is None, source)
+        )
     return tuple(found)
 
 

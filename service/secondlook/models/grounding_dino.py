@@ -31,7 +31,10 @@ from transformers import (
 from secondlook.config.settings import ModelSettings
 from secondlook.core import boxes as box_ops
 from secondlook.core.types import Image, Proposals
-from secondlook.models import cpu_speedups, loading
+from secondlook.models import cpu_speedups, cuda_speedups, loading
+from secondlook.models.caption_features import accept_text_features, text_features
+from secondlook.models.cuda_graphs import Run
+from secondlook.models.grounding_dino_layers import replace_attention, replace_for_cache
 from secondlook.models.image_processor import (
     interpolation_of,
     normalisation_of,
@@ -151,6 +154,8 @@ class _CaptionTensors:
 
     ids: torch.Tensor
     """(1, T) int64."""
+    features: torch.Tensor
+    """(1, T, C): what the text encoder gives for them."""
     spans: torch.Tensor
     """(phrases, longest span) int64: positions of each phrase's tokens, the last one repeated."""
     columns: NDArray[np.intp]
@@ -185,7 +190,7 @@ class GroundingDinoProposer:
         """
         self.name = name
         self.digest = digest
-        self._model = _prepare_for_device(model, placement.device)
+        self._model = _prepare_for_device(model, placement)
         self._tokenizer = tokenizer
         self._pixels = pixels
         self._placement = placement
@@ -193,6 +198,9 @@ class GroundingDinoProposer:
         self._max_phrases = max_phrases
         self._tokenizing = Lock()
         self._captions = lru_cache(maxsize=64)(self._caption_tensors)
+        self._run: Run = self._run_model
+        if placement.device.type == "cuda":
+            self._run = cuda_speedups.graphed(self._run_model, placement.device)
         _check_special_tokens(tokenizer)
 
     def propose(
@@ -200,18 +208,23 @@ class GroundingDinoProposer:
     ) -> list[Proposals]:
         """See ``propose.Proposer``. Boxes of several captions stand one after the other."""
         captions = self._captions(tuple(phrases))
-        found: dict[int, list[Proposals]] = {row: [] for row in range(len(images))}
+        launched = []
         for rows in self._batches(images):
             members = [images[row] for row in rows]
             pixels, mask = preprocess(members, self._pixels, self._placement.device)
-            for caption in captions:
-                boxes, scores = self._forward(pixels, mask, caption)
-                for row, relative, per_phrase in zip(rows, boxes, scores, strict=True):
-                    kept = per_phrase.max(axis=1) >= floor
-                    wide = np.zeros((int(kept.sum()), len(phrases)), dtype=np.float32)
-                    wide[:, caption.columns] = per_phrase[kept]
-                    size = images[row].width, images[row].height
-                    found[row].append(Proposals(box_ops.from_cxcywh(relative[kept], *size), wide))
+            launched += [
+                (rows, caption, self._forward(pixels, mask, caption)) for caption in captions
+            ]
+        # Read only now: while a GPU computes one batch, the next is prepared.
+        found: dict[int, list[Proposals]] = {row: [] for row in range(len(images))}
+        for rows, caption, output in launched:
+            boxes, scores = np.split(output.cpu().numpy(), [4], axis=-1)
+            for row, relative, per_phrase in zip(rows, boxes, scores, strict=True):
+                kept = per_phrase.max(axis=1) >= floor
+                wide = np.zeros((int(kept.sum()), len(phrases)), dtype=np.float32)
+                wide[:, caption.columns] = per_phrase[kept]
+                size = images[row].width, images[row].height
+                found[row].append(Proposals(box_ops.from_cxcywh(relative[kept], *size), wide))
         return [_concatenate(parts, len(phrases)) for parts in found.values()]
 
     def _batches(self, images: Sequence[Image]) -> Iterator[list[int]]:
@@ -228,20 +241,31 @@ class GroundingDinoProposer:
     @torch.inference_mode()
     def _forward(
         self, pixels: torch.Tensor, mask: torch.Tensor, caption: _CaptionTensors
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Relative boxes (B, Q, 4) as centre and size, and scores (B, Q, phrases)."""
+    ) -> torch.Tensor:
+        """(B, Q, 4 + phrases) on the device: relative centre and size of boxes, then scores."""
         ids = caption.ids.expand(len(pixels), -1)
+        features = caption.features.expand(len(pixels), -1, -1)
+        logits, boxes = self._run(pixels, mask, ids, features)
+        scores = logits[..., caption.spans].amax(dim=-1).float().sigmoid()
+        return torch.cat([boxes.float(), scores], dim=-1)
+
+    def _run_model(
+        self,
+        pixels: torch.Tensor,
+        mask: torch.Tensor,
+        ids: torch.Tensor,
+        features: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Logits (B, Q, longest caption) and relative boxes (B, Q, 4)."""
         with self._placement.autocast():
             output = self._model(
                 pixel_values=pixels,
                 pixel_mask=mask,
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                token_type_ids=torch.zeros_like(ids),
+                token_type_ids=features,  # see accept_text_features
             )
-        scores = output.logits[..., caption.spans].amax(dim=-1).float().sigmoid()
-        both = torch.cat([output.pred_boxes.float(), scores], dim=-1).cpu().numpy()
-        return both[..., :4], both[..., 4:]
+        return output.logits, output.pred_boxes
 
     def _caption_tensors(self, phrases: tuple[str, ...]) -> tuple[_CaptionTensors, ...]:
         captions = pack_captions(
@@ -250,7 +274,20 @@ class GroundingDinoProposer:
             max_tokens=self._model.config.max_text_len,
             max_phrases=self._max_phrases,
         )
-        return tuple(_to_tensors(caption, self._placement.device) for caption in captions)
+        return tuple(self._to_tensors(caption) for caption in captions)
+
+    def _to_tensors(self, caption: Caption) -> _CaptionTensors:
+        device = self._placement.device
+        ids = torch.tensor([caption.ids], device=device)
+        with self._placement.autocast():
+            features = text_features(self._model, ids)
+        longest = max(stop - start for start, stop in caption.spans)
+        spans = [
+            [min(start + offset, stop - 1) for offset in range(longest)]
+            for start, stop in caption.spans
+        ]
+        columns = np.asarray(caption.phrases, dtype=np.intp)
+        return _CaptionTensors(ids, features, torch.tensor(spans, device=device), columns)
 
     def _tokenise(self, phrase: str) -> list[int]:
         with self._tokenizing:  # a fast tokenizer panics when two threads set it up at once
@@ -331,12 +368,16 @@ def _features_of_64(model: Any) -> tuple[torch.Tensor, ...]:
         return tuple(model.model.backbone.conv_encoder.model(blank).feature_maps)
 
 
-def _prepare_for_device(model: Any, device: torch.device) -> Any:
+def _prepare_for_device(model: Any, placement: Placement) -> Any:
     """The model on the device, in the form that runs fastest there."""
+    device = placement.device
     model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    accept_text_features(model)
+    if device.type == "cuda":
+        cuda_speedups.prepare(model, placement.dtype, lambda: _features_of_64(model))
     if device.type == "cpu":
-        cpu_speedups.replace_deformable_attention(model)
-        cpu_speedups.use_sdpa(model)
+        replace_attention(model)
+        replace_for_cache(model)
         cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
         cpu_speedups.use_channels_last(model)
     return model
@@ -351,19 +392,6 @@ def _check_special_tokens(tokenizer: Any) -> None:
             f"the tokenizer numbers {got}, the model expects {expected} (BERT's own numbers); "
             "give the checkpoint the tokenizer it was trained with"
         )
-
-
-def _to_tensors(caption: Caption, device: torch.device) -> _CaptionTensors:
-    longest = max(stop - start for start, stop in caption.spans)
-    spans = [
-        [min(start + offset, stop - 1) for offset in range(longest)]
-        for start, stop in caption.spans
-    ]
-    return _CaptionTensors(
-        torch.tensor([caption.ids], device=device),
-        torch.tensor(spans, device=device),
-        np.asarray(caption.phrases, dtype=np.intp),
-    )
 
 
 def _concatenate(parts: list[Proposals], columns: int) -> Proposals:
@@ -480,13 +508,22 @@ def preprocess(
     """
     shapes = [settings.resized(image.height, image.width) for image in images]
     height, width = settings.canvas(shapes[0])
-    mean = torch.tensor(settings.mean, device=device)
+    way = settings.interpolation
+    mean, std = _channels(settings, device)
     pixels = mean.expand(len(images), height, width, 3).contiguous()
     mask = torch.zeros(len(images), height, width, dtype=torch.long, device=device)
     for row, (image, (high, wide)) in enumerate(zip(images, shapes, strict=True)):
-        pixels[row, :high, :wide] = resize_pixels(
-            image.pixels, (high, wide), settings.interpolation
-        )
+        if device.type == "cuda":
+            sized = cuda_speedups.upload_resized(image.pixels, (high, wide), way, device)
+        else:
+            sized = resize_pixels(image.pixels, (high, wide), way)
+        pixels[row, :high, :wide] = sized
         mask[row, :high, :wide] = 1
-    pixels.sub_(mean).div_(torch.tensor(settings.std, device=device))
+    pixels.sub_(mean).div_(std)
     return pixels.permute(0, 3, 1, 2), mask
+
+
+@lru_cache(maxsize=64)
+def _channels(settings: PixelSettings, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and divisor on the device. Kept, because a GPU would be waited for to copy them."""
+    return torch.tensor(settings.mean, device=device), torch.tensor(settings.std, device=device)

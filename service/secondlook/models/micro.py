@@ -24,9 +24,10 @@ from PIL import Image as PILImage
 
 from secondlook.config.settings import EMBEDDERS, PROPOSERS, ModelSettings
 from secondlook.core import boxes as box_ops
+from secondlook.core.processors import available_cpus
 from secondlook.core.types import Boxes, Image, Pixels, Proposals
 from secondlook.detector.onnx_safety import refuse_unsafe
-from secondlook.detector.runtime import MAX_THREADS, available_cpus, open_session
+from secondlook.detector.runtime import MAX_THREADS, open_session
 from secondlook.labeling.embedder import Embedder, Vectors, embed_checked, model_of
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.vocabulary import ChecksPhrases, Vocabulary
@@ -260,6 +261,7 @@ def _open(
     check_adapter(PROPOSERS, manifest.finder)
     check_adapter(EMBEDDERS, manifest.embedder)
     head = CropHead(read_hashed(folder, own, HEAD), own.side, options.threads)
+    options = replace(options, tile=0)  # the micro-model as a whole is shown tiles
     for group, spec, read in (
         (PROPOSERS, manifest.finder, load_proposer),
         (EMBEDDERS, manifest.embedder, load_embedder),

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from secondlook.config.settings import ModelSettings
 from secondlook.core import boxes as box_ops
+from secondlook.core.processors import available_cpus
 from secondlook.core.sandbox import SandboxCall, SandboxLimits
 from secondlook.core.types import STUDENT, Boxes, Image, Pixels, Proposals
 from secondlook.detector.manifest import FILE_NAME, MAX_FILE
@@ -40,7 +41,6 @@ from secondlook.detector.onnx_safety import refuse_unsafe
 from secondlook.detector.runtime import (
     MAX_THREADS,
     OnnxDetector,
-    available_cpus,
     open_session,
     stretch,
 )

@@ -33,10 +33,12 @@ from secondlook.config.settings import (
     ModelSettings,
     Settings,
 )
+from secondlook.core.processors import available_cpus
 from secondlook.labeling.embedder import Embedder
 from secondlook.labeling.pipeline import Pipeline
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.segmenter import Segmenter
+from secondlook.labeling.tiling import tiled
 from secondlook.labeling.verifier import Verifier
 from secondlook.models.photo import describe_pairs
 from secondlook_client.errors import BadSetting, MissingExtra, NotFound
@@ -71,8 +73,12 @@ _OF_CHECKPOINTS = {
 
 def prepare_process(models: ModelSettings) -> None:
     """Settings of this process that take effect only before the first model is loaded."""
-    if models.threads:  # read by torch when it is first imported, with the models
+    # Read by torch when it is first imported, with the models. Of itself it takes a thread for each
+    # core of the machine, also where a container has a share of them.
+    if models.threads:
         os.environ["OMP_NUM_THREADS"] = str(models.threads)
+    elif available_cpus() < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
     if not sys.stderr.isatty():  # progress bars of loading models, in logs
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -87,13 +93,13 @@ def load_pipeline(settings: Settings) -> Pipeline:
 
 
 def load_proposer(spec: str, options: ModelSettings) -> Proposer:
-    """The proposer that ``spec`` names.
+    """The proposer that ``spec`` names, shown tiles too where the options say so.
 
     Raises ``NotFound`` for an unknown name or missing checkpoint, ``MissingExtra`` when a package
     is not installed, ``BadSetting`` for a plug-in that lacks a part of ``Proposer``.
     """
     model: Proposer = _load(PROPOSERS, spec, options)
-    return model
+    return tiled(model, options)
 
 
 def load_verifier(spec: str, options: ModelSettings) -> Verifier | None:

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from secondlook.config.settings import ModelSettings
+from secondlook.core.processors import available_cpus
 from secondlook.core.sandbox import SandboxCall, SandboxLimits
 from secondlook.core.types import Image
 from secondlook.detector.onnx_safety import refuse_unsafe
-from secondlook.detector.runtime import MAX_THREADS, available_cpus, open_session
+from secondlook.detector.runtime import MAX_THREADS, open_session
 from secondlook.detector.trial import TrialLimits, peak_memory_mb, run_trial
 from secondlook.labeling.segmenter import ImageEncoding, MaskCandidate, SegmentationPrompt
 from secondlook.models.mask_logits import (

@@ -74,7 +74,9 @@ STATE_WORDS = {
     GuaranteeState.BROKEN: "it no longer holds",
     GuaranteeState.WITHDRAWN: "withdrawn",
 }
-EVIDENCE_SETTINGS = frozenset({"score_floor", "max_boxes", "view_min_side", "verify_budget"})
+EVIDENCE_SETTINGS = frozenset(
+    {"score_floor", "max_boxes", "view_min_side", "verify_budget", "reuse_answers"}
+)
 """Settings of a run that shape what its models are asked; with a budget also its calibrator."""
 CERTIFIED = "certified"
 """Kind of the event with the answers that a certificate rests on."""
@@ -366,8 +368,8 @@ def job_under(
         named, own = (" and ".join(filter(None, names)) for names in (run_models, models))
         other = f"labels of {named}, and this server has {own}"
     else:
-        theirs = {"verify_budget": "all", **source.settings}
-        ours = {"verify_budget": "all", **settings}
+        unset = {"verify_budget": "all", "reuse_answers": False}
+        theirs, ours = {**unset, **source.settings}, {**unset, **settings}
         compared = EVIDENCE_SETTINGS | ({"calibrator"} if ours["verify_budget"] != "all" else set())
         differing = [
             f"{key} {value or 'none'}"

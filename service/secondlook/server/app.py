@@ -167,6 +167,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         if store:
             self.metrics.watch_guarantees(lambda: checks_of_all(store))
+            self.metrics.watch_jobs(store.queue.depth)
         if store and engine.pipeline.calibrator:  # the settings of a job name it by its digest
             store.calibrators.put(engine.pipeline.calibrator)
         self._ontologies = Ontologies(ontology, engine.pipeline.check_ontology)
@@ -190,8 +191,11 @@ class Server:
         self.metrics.watch_clients(self._clients.busiest)
         self._admission = AdmissionControl(engine, self._decoder, self._clients)
         roots = self.settings.server.image_root_folders
+        max_jobs = self.settings.server.max_jobs
         self._services = (
-            StoreServices(store, engine, self._decoder, roots, self._verified) if store else None
+            StoreServices(store, engine, self._decoder, roots, max_jobs, self._verified)
+            if store
+            else None
         )
         self._jobs = JobServicer(
             self._services,

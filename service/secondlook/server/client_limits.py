@@ -1,4 +1,5 @@
-"""What one client may have under way and use up: the settings of ``LimitSettings``, in one place.
+"""What one client may have under way and use up: the settings of ``LimitSettings``, in one place,
+and in their place what a token has of its own.
 
 A client is a token, or the address of whoever calls without one; programs of the server's own user
 at its own socket are none, and have no limits. Beside these limits hold those of all clients
@@ -15,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from secondlook.config.settings import LimitSettings
+from secondlook.server.token_table import principal_of_call
 from secondlook_client.errors import Busy, StorageFull
 
 client_of_call: ContextVar[str] = ContextVar("client_of_call", default="")
@@ -88,7 +90,7 @@ class ClientLimits:
     @contextmanager
     def stream(self) -> Iterator[None]:
         """A stream of the caller, until it ends. Raises ``Busy``."""
-        client, most = self._caller(), self._limits.client_streams
+        client, most = self._caller(), self._limits_of_caller.client_streams
         if client and most and client.streams >= most:
             raise self._busy("streams", f"has {client.streams} streams open", 5.0)
         if client is None:
@@ -103,7 +105,7 @@ class ClientLimits:
     @contextmanager
     def image(self) -> Iterator[None]:
         """An image of the caller that is labelled at once, until it is done. Raises ``Busy``."""
-        client, most = self._caller(), self._limits.client_in_flight
+        client, most = self._caller(), self._limits_of_caller.client_in_flight
         if client is None:
             yield
             return
@@ -118,7 +120,7 @@ class ClientLimits:
 
     async def check_stored(self) -> None:
         """Raises ``StorageFull`` where the caller's token has stored what it may."""
-        client, most = self._caller(), self._limits.client_stored_bytes
+        client, most = self._caller(), self._limits_of_caller.client_stored_bytes
         if client is None or not most or not client.name.startswith(TOKEN):
             return
         now = self._clock()
@@ -154,7 +156,7 @@ class ClientLimits:
 
     def take_bytes(self, size: int) -> None:
         """A request of the caller is here. Raises ``Busy``; the first fits, whatever its size."""
-        client, most = self._caller(), self._limits.client_bytes
+        client, most = self._caller(), self._limits_of_caller.client_bytes
         if client is None:
             return
         if most and client.bytes and client.bytes + size > most:
@@ -166,6 +168,10 @@ class ClientLimits:
         client = self._caller()
         if client is not None:
             client.bytes -= size
+
+    @property
+    def _limits_of_caller(self) -> LimitSettings:
+        return principal_of_call.get().access.limited(self._limits)
 
     def _caller(self) -> ClientUsage | None:
         name = client_of_call.get()
@@ -188,7 +194,7 @@ class ClientLimits:
 
     def _count_image(self, client: ClientUsage) -> None:
         self._check_verifier(client)
-        a_second = self._limits.client_images_per_minute / 60
+        a_second = self._limits_of_caller.client_images_per_minute / 60
         if a_second:
             now, most = self._clock(), max(a_second * BURST_S, 1.0)
             passed_s = max(now - client.allowance_at, 0.0)
@@ -201,7 +207,7 @@ class ClientLimits:
         client.total_images += 1
 
     def _check_verifier(self, client: ClientUsage) -> None:
-        most = self._limits.client_verifier_s_per_day
+        most = self._limits_of_caller.client_verifier_s_per_day
         self._roll_day(client)
         if most and client.verifier_s >= most:
             left_s = DAY_S - self._clock() % DAY_S
@@ -213,12 +219,13 @@ class ClientLimits:
             client.day, client.verifier_s = day, 0.0
 
     def _check_stored(self, client: ClientUsage) -> None:
-        most = self._limits.client_stored_bytes
+        most = self._limits_of_caller.client_stored_bytes
         if most and client.name.startswith(TOKEN) and client.stored_bytes >= most:
             self._refused("client", "stored")
             raise StorageFull(
                 f"the {client.name} has stored {client.stored_bytes:,} bytes of images, and may "
-                f"{most:,}; ask for the server's client_stored_bytes to be raised"
+                f"{most:,}; ask for client_stored_bytes of the server to be raised, or for a token "
+                "with a higher --limit"
             )
 
     def _busy(self, why: str, what: str, hint_s: float) -> Busy:

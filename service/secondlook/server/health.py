@@ -27,24 +27,23 @@ single views can fail for their own sake."""
 TRY_AGAIN_S = 30.0
 """After the last failure, models are given another chance."""
 ASK_S = 4.0
-"""For the answer to ``ask_health``: less than the usual time of a probe."""
+"""For the answer of ``ask_health``: less than the usual time of a probe."""
 
 
-def ask_health(address: str, name: str) -> str:
-    """The status that the server at ``address`` tells for ``name``, such as ``SERVING``.
+def ask_health(address: str) -> dict[str, str]:
+    """The status that the server at ``address`` tells for each name, such as ``SERVING``.
 
-    Raises what a call of a client raises: ``Unavailable`` where no server answers, ``NotFound``
-    for a name that it does not have.
+    Raises what a call of a client raises: ``Unavailable`` where no server answers.
     """
     channel = ServerAccess.given({}).channel(address)
     try:
-        request = health_pb2.HealthCheckRequest(service=name)
-        check = health_pb2_grpc.HealthStub(channel).Check
+        ask = health_pb2_grpc.HealthStub(channel).List
         attempts = Attempts(RetryPolicy(unavailable_s=0), ASK_S, address)
-        answer = run(retried(attempts, check, request))
+        answer = run(retried(attempts, ask, health_pb2.HealthListRequest()))
     finally:
         channel.close()
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    name_of = health_pb2.HealthCheckResponse.ServingStatus.Name
+    return {name: str(name_of(one.status)) for name, one in answer.statuses.items()}
 
 
 class HealthServicer(health.aio.HealthServicer):

@@ -91,12 +91,13 @@ class StoreServices:
         engine: Engine,
         decoder: ImageDecoder,
         roots: Sequence[Path],
+        max_jobs: int,
         verified: Callable[[str, float], None],
     ) -> None:
-        """``roots``: folders that jobs may read images from; ``verified``: as ``JobRunner``'s."""
+        """``roots``: folders that jobs may read images from; the others are as ``JobRunner``'s."""
         self.store = store
         self.frames = CaptureIngest(store.database, store.blobs, store.queue)
-        self.runner = JobRunner(store, engine, decoder, roots, verified=verified)
+        self.runner = JobRunner(store, engine, decoder, roots, max_jobs=max_jobs, verified=verified)
         self.ended = asyncio.Event()
         """Set once no image of a job is labelled any more."""
 

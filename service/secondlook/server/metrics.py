@@ -19,6 +19,7 @@ from secondlook.jobs.guarantee_checks import ChecksStatus
 from secondlook.labeling.encoding_cache import EncodingCacheStats
 from secondlook.server.addresses import explain_metrics_failure
 from secondlook.server.client_limits import ClientUsage
+from secondlook.store.queue import QueueDepth
 from secondlook_client.errors import BadSetting, SecondlookError, StorageFull, Unavailable
 from secondlook_client.values import Answer
 
@@ -215,6 +216,10 @@ class Metrics:
         """``checks()`` is asked at each scrape."""
         self.registry.register(_GuaranteeCollector(checks))
 
+    def watch_jobs(self, depth: Callable[[], QueueDepth]) -> None:
+        """``depth()`` is asked at each scrape."""
+        self.registry.register(_JobCollector(depth))
+
     def watch_encodings(self, stats: Callable[[], EncodingCacheStats]) -> None:
         """``stats()`` is asked at each scrape."""
         self.registry.register(_EncodingCollector(stats))
@@ -276,6 +281,35 @@ class _GuaranteeCollector(Collector):
             name: GaugeMetricFamily(f"secondlook_guarantee_{name}", told, labels=["guarantee"])
             for name, told in GUARANTEE_GAUGES.items()
         }
+
+
+class _JobCollector(Collector):
+    """Reads at each scrape how much is to be done, which all servers of a store tell alike; nothing
+    while the database is unavailable."""
+
+    def __init__(self, depth: Callable[[], QueueDepth]) -> None:
+        self._depth = depth
+
+    def describe(self) -> Iterator[Metric]:
+        """The families, without asking the database."""
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """Jobs by state, and their images."""
+        jobs, images = self._families()
+        with suppress(Unavailable, StorageFull):
+            depth = self._depth()
+            jobs.add_metric(["waiting"], depth.waiting)
+            jobs.add_metric(["running"], depth.running)
+            images.add_metric([], depth.images)
+        yield from (jobs, images)
+
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        told = "Jobs with something to do: waiting for a server, or running. Of all servers."
+        return (
+            GaugeMetricFamily("secondlook_jobs", told, labels=["state"]),
+            GaugeMetricFamily("secondlook_jobs_images", "Images that these still have to label."),
+        )
 
 
 class _EncodingCollector(Collector):

@@ -149,11 +149,11 @@ class Store:
     def probe(self) -> None:
         """Try whether the store can be used, as a call that stores an image would find it.
 
-        Reads from the database, and writes and removes an image's worth of bytes where that is a
-        folder; object storage is only asked. Raises ``StoreUnavailable``, ``StorageFull`` or
-        ``Damaged``.
+        Reads from the database, or commits to it on PostgreSQL, and writes and removes an image's
+        worth of bytes where that is a folder; object storage is only asked. Raises
+        ``StoreUnavailable``, ``StorageFull`` or ``Damaged``.
         """
-        self.database.ping()
+        self.database.probe()
         if isinstance(self.blobs, FolderBlobs):
             self.blobs.probe(PROBE_BYTES)
         else:

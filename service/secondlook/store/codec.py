@@ -48,7 +48,7 @@ LEVEL = 1
 """Of zlib: higher ones take longer and save a few percent."""
 CHECK = "run `secondlook check`"
 OUTCOMES = (Outcome.ACCEPT, Outcome.REJECT, Outcome.UNSURE)
-EXACT, CACHED = 1, 2
+EXACT, CACHED, REUSED = 1, 2, 4
 EVIDENCE_HEAD = struct.Struct("<BHHI")  # probabilities in 64 bits?, boxes, classes, verdicts
 IMAGE_HEAD = struct.Struct("<III")  # width, height, verdicts
 # Verdicts on the image?, qualities in 64 bits?, width, height, segmenter's name, masks, failures
@@ -206,9 +206,9 @@ def _verdict_row(
         row,
         question,
         texts.index(verdict.answer.raw),
-        texts.index(verdict.answer.error),
+        texts.index(verdict.reused_from or verdict.answer.error),  # what is reused has no error
         0 if verdict.model == verifier else texts.index(verdict.model),
-        verdict.answer.exact * EXACT | verdict.cached * CACHED,
+        verdict.answer.exact * EXACT | verdict.cached * CACHED | bool(verdict.reused_from) * REUSED,
     )
 
 
@@ -393,12 +393,11 @@ def _verdicts(
     found = {}
     for p_yes, ms, row, number, raw, error, model, flags in rows:
         view, question = questions[number]
-        answer = Answer(
-            None if p_yes != p_yes else p_yes, texts[raw], texts[error], bool(flags & EXACT)
-        )
+        error, reused = ("", texts[error]) if flags & REUSED else (texts[error], "")
+        answer = Answer(None if p_yes != p_yes else p_yes, texts[raw], error, bool(flags & EXACT))
         model_name = texts[model] if model else verifier
         found[row, view, question] = Verdict(
-            question, view, answer, model_name, ms, bool(flags & CACHED)
+            question, view, answer, model_name, ms, bool(flags & CACHED), reused
         )
     return found
 

@@ -247,10 +247,35 @@ class Database:
         if report != "ok":
             raise _damaged(" ".join(str(report).split())[:200])
 
-    def ping(self) -> None:
-        """Make a query. Raises what ``reading`` raises."""
+    def probe(self) -> None:
+        """Make a query; on PostgreSQL a commit, as only that waits for a synchronous standby.
+
+        Raises what ``reading`` and ``writing`` raise.
+        """
+        if self.dialect == "sqlite":
+            with self.reading() as connection:
+                connection.execute(sqlalchemy.select(sqlalchemy.literal(1)))
+            return
+        message = sqlalchemy.func.pg_logical_emit_message(True, "secondlook", "probe")
+        with (
+            _translated_errors(),
+            self._connected(writing=True) as connection,
+            _replicated_commit(connection),
+            connection.begin(),
+        ):
+            connection.execute(sqlalchemy.select(message))  # a few bytes of the log, in no table
+
+    def waits_for_standby(self) -> bool:
+        """Whether a commit of this user waits for a synchronous standby now; only on PostgreSQL.
+
+        Raises ``StoreUnavailable``.
+        """
+        waiting = sqlalchemy.text(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity "
+            "WHERE usename = current_user AND wait_event = 'SyncRep')"
+        )
         with self.reading() as connection:
-            connection.execute(sqlalchemy.select(sqlalchemy.literal(1)))
+            return bool(connection.scalar(waiting))
 
     def close(self) -> None:
         """Close every connection that is not in use."""

@@ -15,7 +15,19 @@ from enum import IntEnum
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, insert, or_, select, true, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from secondlook.store.database import (
     LONGEST_LEASE_S,
@@ -160,6 +172,18 @@ class OutcomeCounts:
     failed: int
 
 
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How much is to be done, of all servers of a store."""
+
+    waiting: int = 0
+    """Jobs with something to do that no server works on."""
+    running: int = 0
+    """Jobs with something to do that one works on."""
+    images: int = 0
+    """Of these jobs, still to be labelled."""
+
+
 class JobQueue:
     """Jobs and their items. Thread-safe; every method may raise ``StoreUnavailable``."""
 
@@ -209,6 +233,20 @@ class JobQueue:
             query = query.where(jobs.c.run_id < before)
         with self._database.reading() as connection:
             return [_job(row) for row in connection.execute(query)]
+
+    def depth(self) -> QueueDepth:
+        """How many jobs have something to do, and how many images they are."""
+        free = or_(jobs.c.owner == "", lease_ended(jobs.c.lease_until)).label("free")
+        left = func.sum(jobs.c.total - jobs.c.done - jobs.c.failed)
+        query = (
+            select(free, func.count(), left)
+            .where(jobs.c.state.in_(WORKED_ON), _SOMETHING_TO_DO)
+            .group_by(free)
+        )
+        with self._database.reading() as connection:
+            found = {bool(of): (count, images) for of, count, images in connection.execute(query)}
+        (waiting, queued), (running, under_way) = (found.get(of, (0, 0)) for of in (True, False))
+        return QueueDepth(waiting, running, int(queued + under_way))
 
     def add(self, run_id: int, new: Iterable[NewItem], *, reopen: bool = False) -> int:
         """Add items; one whose key the run has already changes nothing. How many were new.
@@ -540,16 +578,18 @@ def _attempt_rows(failed: Sequence[FailedAttempt]) -> list[dict[str, Any]]:
     ]
 
 
+_SOMETHING_TO_DO = or_(
+    jobs.c.state == JobState.LISTING,
+    jobs.c.closed,
+    jobs.c.done + jobs.c.failed < jobs.c.total,
+)
+
+
 def _claimable(skip: Collection[int]) -> Select[Any]:
     """The job that a server may claim: of those with something to do, the one idle for longest."""
-    something_to_do = or_(
-        jobs.c.state == JobState.LISTING,
-        jobs.c.closed,
-        jobs.c.done + jobs.c.failed < jobs.c.total,
-    )
     return (
         select(jobs.c.run_id)
-        .where(jobs.c.state.in_(WORKED_ON), lease_ended(jobs.c.lease_until), something_to_do)
+        .where(jobs.c.state.in_(WORKED_ON), lease_ended(jobs.c.lease_until), _SOMETHING_TO_DO)
         .where(jobs.c.run_id.not_in(skip))
         .order_by(jobs.c.lease_until, jobs.c.run_id)
         .limit(1)

@@ -9,7 +9,14 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from secondlook.core.access import Role, TokenAccess, new_secret, secret_digest
 from secondlook.store.database import ChangeNotifier, Database, now
 from secondlook.store.schema import tokens
-from secondlook_client.errors import AlreadyExists, Damaged, InvalidInput, NotFound, StorageFull
+from secondlook_client.errors import (
+    AlreadyExists,
+    BadSetting,
+    Damaged,
+    InvalidInput,
+    NotFound,
+    StorageFull,
+)
 
 MAX_TOKENS = 10_000
 """A server holds all of them in memory."""
@@ -130,8 +137,9 @@ def read_token(row: Row[tuple[object, ...]]) -> TokenRow:
             frozenset(map(Role, written["roles"])),
             frozenset(map(str, written["streams"])),
             frozenset(map(str, written["models"])),
+            tuple(written.get("limits", {}).items()),  # those of before had none
         )
-    except (ValueError, KeyError, TypeError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, BadSetting) as cause:
         raise Damaged(f"token {row.id} cannot be read; make a new one in its place") from cause
     times = row.created_at, row.expires_at, row.revoked_at, row.used_at
     return TokenRow(row.id, row.name, access, *times, digest=bytes(row.digest))
@@ -139,7 +147,8 @@ def read_token(row: Row[tuple[object, ...]]) -> TokenRow:
 
 def _written(access: TokenAccess) -> str:
     parts = {"roles": access.roles, "streams": access.streams, "models": access.models}
-    return json.dumps({name: sorted(part) for name, part in parts.items()})
+    lists = {name: sorted(part) for name, part in parts.items()}
+    return json.dumps(lists | {"limits": dict(access.limits)})
 
 
 def _valid(connection: Connection, name: str, moment: float) -> list[int]:

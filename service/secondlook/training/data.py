@@ -4,7 +4,6 @@ A batch is a function of seed and step alone, so a training that was killed goes
 images and nothing of their order must be saved.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from secondlook.core.boxes import iou
+from secondlook.core.processors import available_cpus
 from secondlook.core.types import Boxes, Pixels
 from secondlook.datasets.image_cache import PixelCache, read_pixels, reason_of
 from secondlook.datasets.samples import Sample, bad_sample
@@ -96,7 +96,7 @@ def workers_for(asked: int, device: str, processes: int) -> int:
         return asked
     if device == "cpu":
         return 0
-    return max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // processes - 1))
+    return max(1, min(MAX_WORKERS, available_cpus() // processes - 1))
 
 
 class Views(Dataset[View]):

@@ -356,7 +356,7 @@ def load_parts(how: MicroTraining, options: ModelSettings) -> MicroParts:
     phrase that the finder does not know."""
     check_adapter(PROPOSERS, how.finder)
     check_adapter(EMBEDDERS, how.embedder)
-    finder = load_proposer(how.finder, options)
+    finder = load_proposer(how.finder, replace(options, tile=0))  # as the micro-model loads it
     if isinstance(finder, ChecksPhrases):
         finder.check_phrases([how.phrase])
     return MicroParts(finder, load_embedder(how.embedder, options))

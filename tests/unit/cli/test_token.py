@@ -18,7 +18,8 @@ def test_the_life_of_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     data = ["--data", str(tmp_path / "data")]
     assert run(["token", "list", *data]) == 2  # no store there yet
     create = ["token", "create", *data, "--role", "device", "--name", "gate-3", "--model", "street"]
-    assert run([*create, "--expires", "8w"]) == 0
+    limits = ["--limit", "images_per_minute=600", "--limit", "stored_bytes=64 MiB"]
+    assert run([*create, "--expires", "8w", *limits]) == 0
     out, err = capsys.readouterr()
     secret = out.strip()
     assert is_secret(secret) and "only time" in err
@@ -27,12 +28,14 @@ def test_the_life_of_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         [row] = store.tokens.all()
     assert (row.access.streams, row.access.models) == ({"gate-3"}, {"street"})
     assert row.access.roles == {Role.DEVICE}
+    assert dict(row.access.limits) == {"images_per_minute": 600, "stored_bytes": 64 * 2**20}
     assert row.expires_at is not None
     assert round(row.expires_at - row.created_at) == 8 * 7 * 86_400
     assert run(["token", "list", *data]) == run(["token", "list", "--json", *data]) == 0
     listed = capsys.readouterr().out
     assert "gate-3, street" in listed and secret not in listed
-    assert json.loads(listed.splitlines()[-1])["valid"] is True
+    told = json.loads(listed.splitlines()[-1])
+    assert told["valid"] is True and told["limits"]["images_per_minute"] == 600
     assert run(["token", "revoke", "gate-3", *data]) == 0
     assert run(["token", "list", *data]) == 0 and "revoked" in capsys.readouterr().out
 
@@ -43,6 +46,9 @@ def test_the_life_of_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--role", "viewer", "--stream", "a"], "--role device"),
         (["--role", "king"], "king"),
         (["--role", "viewer", "--expires", "soon"], "12h, 30d"),
+        (["--role", "viewer", "--limit", "images=5"], "images_per_minute"),
+        (["--role", "viewer", "--limit", "streams=-1"], "from 0 to"),
+        (["--role", "viewer", "--limit", "streams"], "a whole number"),
         ([], "--role"),
     ],
 )

@@ -1,20 +1,25 @@
 """Jobs from the queue to their end, on both databases, with scripted models."""
 
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fakes import ScriptedProposer
+from fakes import Row, ScriptedProposer
 from job_images import DOGS, encoded, ended, fill, running, soon, wait_for
 from postgres import Postgres
 from sqlalchemy import update
 
+from secondlook.config.settings import BatchingSettings
 from secondlook.core.image_folder import select_images
+from secondlook.core.types import Image
 from secondlook.jobs import result_writer
 from secondlook.jobs.image_source import list_folder
+from secondlook.jobs.in_flight import InFlight
 from secondlook.store import Store, open_store
 from secondlook.store.images import NewImage, add_images
-from secondlook.store.queue import NewItem, add_items
+from secondlook.store.queue import NewItem, QueueDepth, add_items
 from secondlook.store.schema import items
 from secondlook_client.values import JobState
 
@@ -32,6 +37,44 @@ def test_a_folder_is_labelled_whole(store: Store, tmp_path: Path) -> None:
     assert {r.labelled.name for r in results} == {f"part{n // 10}/{n}.png" for n in range(25)}
     assert all(store.blobs.get(r.labelled.sha256) for r in results)
     assert all((r.labelled.width, r.labelled.height) == (40, 30) for r in results)
+
+
+def test_a_job_beyond_the_most_waits_and_is_counted(store: Store, tmp_path: Path) -> None:
+    folder = str(fill(tmp_path / "images", 2))
+    for name in ("first", "second", "paused"):
+        run_id = store.queue.create(name, "upload", DOGS).run_id
+        store.queue.add(run_id, [NewItem(1, "1.png"), NewItem(2, "2.png")])
+    store.queue.create("empty", "upload", DOGS)  # and open: there is nothing to do
+    store.queue.pause("paused")
+    assert store.queue.depth() == QueueDepth(waiting=2, images=4)
+    for name in ("first", "second"):
+        store.queue.cancel(name)
+        store.queue.create(f"{name} folder", "folder", DOGS, folder)
+    with running(store, [tmp_path], ScriptedProposer(delay_s=0.5), max_jobs=1):
+        wait_for(store, "first folder", lambda job: bool(job.owner and job.total))
+        assert store.queue.depth() == QueueDepth(waiting=1, running=1, images=2)
+        wait_for(store, "second folder", ended)
+    assert store.queue.depth() == QueueDepth()
+
+
+def test_what_other_machines_give_back_does_not_wait_to_be_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InFlight, "written_at_once", True)
+    monkeypatch.setattr(result_writer, "BATCH_WINDOW_S", 60.0)
+    gate = threading.Event()
+
+    def script(image: Image, phrases: Sequence[str]) -> list[Row]:
+        if len(proposer.seen) == 3:
+            gate.wait(30)
+        return []
+
+    proposer, one_by_one = ScriptedProposer(script), BatchingSettings(propose_batch=1)
+    store.queue.create("j", "folder", DOGS, str(fill(tmp_path / "images", 3)))
+    with running(store, [tmp_path], proposer, limits=one_by_one):
+        wait_for(store, "j", lambda job: job.done == 2)
+        gate.set()
+        assert wait_for(store, "j", ended).done == 3
 
 
 def test_a_job_that_goes_on_with_another_calibrator_says_so(

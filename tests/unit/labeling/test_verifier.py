@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_what_is_known_is_not_asked_again() -> None:
     assert verifier.questions == ["a?", "b?"]
     p_yes(verifier, [look(LEFT, "a?", "b?")], cache)
     assert verifier.calls == 2
+
+
+def test_boxes_that_show_the_same_pixels_are_one_view_and_equal_questions_one_question() -> None:
+    verifier = ScriptedVerifier({"a?": 0.1, "b?": 0.2, "c?": 0.3})
+    whole = [look(LEFT, "a?", "b?", view=View.IMAGE), look(RIGHT, "c?", "a?", view=View.IMAGE)]
+    decoy = replace(whole[0], questions=("a?",), decoy=True)
+    seen: list[Answer] = []
+    found = verify(verifier, [*whole, decoy], VerdictCache(100), seen.extend)
+    assert [[v.answer.p_yes for v in of_look] for of_look in found] == [
+        [0.1, 0.2],
+        [0.3, 0.1],
+        [0.1],
+    ]
+    assert [v.cached for v in found[1]] == [False, True]
+    assert (found[1][1].ms, found[0][0].ms > 0) == (0, True)
+    # A decoy is asked as if nothing else were: the real answers are the same with it and without.
+    assert (verifier.views, verifier.questions) == (2, ["a?", "b?", "c?", "a?"])
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ The synthetic file is made by translating a random model's weights back by the s
 the table itself is right is shown against the authors' package in ``tests/peers``.
 """
 
-import re
 from pathlib import Path
 
 import grounding_dino_models as models
@@ -15,44 +14,11 @@ from transformers import GroundingDinoForObjectDetection
 
 from secondlook.config.settings import ModelSettings
 from secondlook.models import grounding_dino, original_checkpoint
-from secondlook.models.original_checkpoint import NAME_MAP, rename, translate
+from secondlook.models.original_checkpoint import rename, translate
 from secondlook_client.errors import NotFound
 
 OPTIONS = ModelSettings(device="cpu")
 PHRASES = ["person", "hot dog"]
-
-
-def original_names(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a transformers checkpoint under the authors' names, fused as theirs are."""
-    from safetensors.torch import load_file
-
-    weights = load_file(folder / "model.safetensors")
-    found: dict[str, torch.Tensor] = {}
-    for name, value in weights.items():
-        if "swin.layernorm" in name:
-            continue
-        if match := re.search(r"(query|key|value)\.(weight|bias)$", name):
-            if match[1] == "query" and not name.startswith("model.text_backbone"):
-                parts = [name.replace("query", role) for role in ("query", "key", "value")]
-                swin = "conv_encoder" in name
-                fused = f"qkv.{match[2]}" if swin else f"in_proj_{match[2]}"
-                found[_back(name[: match.start()] + fused)] = torch.cat([weights[p] for p in parts])
-            if not name.startswith("model.text_backbone"):
-                continue
-        found[_back(name)] = value
-    return found
-
-
-def _back(name: str) -> str:
-    """``rename`` the other way round."""
-    for (theirs, ours), parts in NAME_MAP.items():
-        for part, renamed in parts.items():
-            pattern = re.escape(ours + renamed).replace(r"\#", r"(\d+)")
-            if match := re.match(rf"{pattern}(?=\.|$)", name):
-                numbers = iter(match.groups())
-                back = re.sub("#", lambda _, n=numbers: next(n), theirs + part)
-                return back + name[match.end() :]
-    raise AssertionError(f"no name for {name}")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def original(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights as a ``.pth`` of the authors' layout, with its vocabulary beside it."""
     path = tmp_path_factory.mktemp("theirs") / "groundingdino_small.pth"
-    weights = {f"module.{name}": value for name, value in original_names(folder).items()}
+    weights = {f"module.{name}": value for name, value in models.original_names(folder).items()}
     weights["module.bert.pooler.dense.bias"] = torch.zeros(64)
     torch.save({"model": weights}, path)
     models.processor().tokenizer.save_pretrained(path.parent)

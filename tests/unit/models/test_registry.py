@@ -1,5 +1,6 @@
 import sys
 import types
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def register(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
 def test_by_import_path(spec: str, argument: str) -> None:
     assert registry.load_proposer(spec, OPTIONS).name == "scripted"
     assert loaded == [(argument, OPTIONS)]
+    tiles = registry.load_proposer(spec, replace(OPTIONS, tile=320))
+    assert tiles.digest.endswith("-tiles-320-0.2-all")
 
 
 @pytest.mark.parametrize(

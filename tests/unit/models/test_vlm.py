@@ -134,6 +134,27 @@ def test_every_pass_gives_the_same_as_one_at_a_time(
     assert p_yes(made.verifier.answer(some_asks())) == pytest.approx(singly, abs=2e-5)
 
 
+def test_an_image_is_encoded_once_however_many_questions_there_are(made: Made) -> None:
+    """Counted in numbers that enter the vision tower, so a repeated batch would show too."""
+    inner = made.model.model
+    towers = (getattr(inner, name, None) for name in ("vision_model", "vision_tower", "visual"))
+    tower = next(one for one in towers if one is not None)
+    encoded: list[int] = []
+
+    def count(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        first = next(one for one in (*given, *named.values()) if torch.is_tensor(one))
+        encoded.append(first.numel())
+
+    hook = tower.register_forward_pre_hook(count, with_kwargs=True)
+    views = [synthetic_image(*size, seed=at) for at, size in enumerate(SIZES[:2])]
+    for questions in (QUESTIONS[:1], QUESTIONS):
+        made.verifier.answer([VQAQuery(view, questions) for view in views])
+        encoded.append(0)
+    hook.remove()
+    split = encoded.index(0)
+    assert sum(encoded[:split]) == sum(encoded[split:]) > 0
+
+
 def test_a_pass_that_changes_answers_is_not_chosen(smolvlm: Made) -> None:
     verifier = smolvlm.verifier
     with torch.inference_mode():

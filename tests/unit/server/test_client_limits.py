@@ -7,8 +7,10 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from secondlook.config.settings import LimitSettings
+from secondlook.core.access import Role, TokenAccess
 from secondlook.server import client_limits
 from secondlook.server.client_limits import ClientLimits, client_of_call
+from secondlook.server.token_table import Principal, principal_of_call
 from secondlook_client.errors import Busy, StorageFull
 
 MIDNIGHT = 20_000 * 86_400
@@ -59,6 +61,27 @@ def test_images_a_minute_come_at_once_for_ten_seconds_and_then_at_their_rate() -
     with called_by(""):
         for _ in range(1000):
             limits.keep(1)  # the server's own
+
+
+def test_a_token_has_limits_of_its_own_in_place_of_all_clients() -> None:
+    told: list[tuple[str, str]] = []
+    settings = LimitSettings(client_streams=1, client_in_flight=1, client_images_per_minute=60)
+    limits = ClientLimits(settings, lambda *what: told.append(what), clock=Clock())
+    own = (("streams", 2), ("images_per_minute", 0))
+    principal = Principal("eva", TokenAccess(frozenset({Role.LABELER}), limits=own))
+    token = principal_of_call.set(principal)
+    try:
+        with called_by("token eva"), limits.stream(), limits.stream():
+            with refused("streams", told), limits.stream():
+                pass
+            for _ in range(50):
+                limits.keep(1)
+            with limits.image(), refused("images", told), limits.image():
+                pass  # of which it has no limit of its own
+    finally:
+        principal_of_call.reset(token)
+    with called_by("token tom"), limits.stream(), refused("streams", told), limits.stream():
+        pass
 
 
 def test_what_is_under_way_is_counted_until_it_ends() -> None:

@@ -59,8 +59,10 @@ def evidences(draw: st.DrawFn) -> Evidence:
             if draw(st.booleans()):
                 model = draw(st.sampled_from(("scripted@v0", "another@2")))
                 ms = draw(st.floats(0, 1e6, width=32))
+                answer = draw(answers)
+                reused = "" if answer.error else draw(st.text(max_size=8))
                 verdicts[row, view, question] = Verdict(
-                    question, view, draw(answers), model, ms, draw(st.booleans())
+                    question, view, answer, model, ms, draw(st.booleans()), reused
                 )
     return Evidence(
         Proposals(

@@ -244,6 +244,6 @@ def test_a_database_url_names_several_hosts(hosts: str, host: str, port: str) ->
 
 def test_of_several_hosts_the_one_that_answers_is_used(postgres: Postgres) -> None:
     url = postgres.url(postgres.new_database())
-    Database(url.replace("host=", "host=/nowhere,")).ping()
+    Database(url.replace("host=", "host=/nowhere,")).probe()
     with pytest.raises(BadSetting):
         Database("postgresql://one:5432,two:port/name")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from flaky_line import FlakyLine
-from postgres import Postgres, postgres_server
+from postgres import Postgres, postgres_server, wait_for_standby
 from sqlalchemy import text
 
 from secondlook.store import Store, database, open_store
@@ -128,7 +128,7 @@ def test_a_commit_that_no_standby_confirmed_is_not_acknowledged(
     postgres: Postgres, tmp_path: Path
 ) -> None:
     with open_store(tmp_path, postgres.url(postgres.new_database())) as store:
-        _wait_for_standby(postgres, "nobody")
+        wait_for_standby(postgres, "nobody")
         given_up = threading.Thread(target=eventually, args=(lambda: _cancel_wait(postgres),))
         try:
             given_up.start()
@@ -136,16 +136,9 @@ def test_a_commit_that_no_standby_confirmed_is_not_acknowledged(
                 add(store, 1)
         finally:
             given_up.join()
-            _wait_for_standby(postgres, "")
+            wait_for_standby(postgres, "")
         add(store, 2)
         assert count(store) == 2  # the first was written, and was not promised
-
-
-def _wait_for_standby(postgres: Postgres, name: str) -> None:
-    postgres.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-    postgres.sql("SELECT pg_reload_conf()")
-    while postgres.sql("SHOW synchronous_standby_names") not in ([(name,)], [(f'"{name}"',)]):
-        time.sleep(0.01)
 
 
 def _cancel_wait(postgres: Postgres) -> None:

@@ -15,7 +15,9 @@ from secondlook.store.schema import tokens
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
 
 VIEWER = TokenAccess(frozenset({Role.VIEWER}))
-DEVICE = TokenAccess(frozenset({Role.DEVICE}), frozenset({"a", "b"}), frozenset({"m"}))
+DEVICE = TokenAccess(
+    frozenset({Role.DEVICE}), frozenset({"a", "b"}), frozenset({"m"}), (("streams", 2),)
+)
 
 
 def test_a_secret_is_told_once_and_only_its_hash_is_kept(store: Store) -> None:
@@ -66,6 +68,14 @@ def test_what_no_list_could_show_is_refused(name: str, access: TokenAccess, stor
     with pytest.raises(InvalidInput):
         store.tokens.create(name, access)
     assert store.tokens.all() == []
+
+
+def test_a_token_of_before_there_were_limits_has_none_of_its_own(store: Store) -> None:
+    store.tokens.create("a", VIEWER)
+    written = '{"roles": ["viewer"], "streams": [], "models": []}'
+    with store.database.writing() as connection:
+        connection.execute(update(tokens).values(access=written))
+    assert [row.access for row in store.tokens.all()] == [VIEWER]
 
 
 def test_a_token_that_cannot_be_read_is_found_by_check(store: Store) -> None:

@@ -1,0 +1,211 @@
+"""Both stages at real size (GDINO-T, and a VLM of SmolVLM-256M's shape, random weights) against
+plain loops of transformers on the same device, and against its own products of matrices.
+
+On a CUDA device ours computes in bfloat16 and in batches; the loops take an image or a box at a
+time, the detector in float32 as transformers loads it, ``generate()`` in bfloat16. On a CPU all is
+float32, and an image at a time. Speed does not depend on the values of weights, images and crops.
+SECONDLOOK_FAST_DEVICE=rehearsal runs the part for CUDA on a CPU with the embedded models.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.baseline import BaselineProposer, BaselineVerifier
+from bench.paired_timing import Figure, of_pairs
+from bench.real_size import save_proposer, save_verifier
+from secondlook.config.settings import ModelSettings
+from secondlook.core.types import Image, Pixels, VQAQuery
+from secondlook.models import grounding_dino, vlm
+from secondlook.models.embedded import EMBEDDED
+
+DEVICE = os.environ.get("SECONDLOOK_FAST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+PHRASES = ["person", "dog"]
+QUESTION = "Is this a person?"
+BOXES = 10
+"""Of an image."""
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured on a kind of device, and the bars."""
+
+    dtype: str
+    images: int
+    """In one round; ours takes them as one batch."""
+    crops: int
+    """In one round of ours."""
+    shape: tuple[int, int]
+    """Height and width of each image, pixels."""
+    product: int
+    """Side of the matrices of the device's own rate."""
+    warm_up: int
+    """Passes before the first is timed: a CUDA graph is recorded at the second."""
+    bars: tuple[float, float, float, float] = (0, 0, 0, 0)
+    """Of detector, operations, boxes and both."""
+
+
+SETUPS = {
+    "cuda": Setup("bfloat16", 16, 160, (800, 1066), 8192, 3, (8, 0.35, 20, 12)),
+    "cpu": Setup("float32", 1, BOXES, (640, 640), 2048, 1, (2.4, 0.8, 8, 5)),
+    "rehearsal": Setup("bfloat16", 2, 2 * BOXES, (160, 213), 512, 3),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Ours and the plain loop, and what both are shown."""
+
+    images: list[Image]
+    crops: list[Pixels]
+    proposer: grounding_dino.GroundingDinoProposer
+    verifier: vlm.TransformersVerifier
+    plain_proposer: BaselineProposer
+    plain_verifier: BaselineVerifier
+
+    def propose(self) -> int:
+        """Images that ours proposed boxes for."""
+        return len(self.proposer.propose(self.images, PHRASES, 0.9))
+
+    def verify(self) -> int:
+        """Crops that ours answered about."""
+        return len(self.verifier.answer([VQAQuery(crop, (QUESTION,)) for crop in self.crops]))
+
+    def plain_propose(self) -> int:
+        """One image: the rate of a loop does not depend on their number."""
+        self.plain_proposer.boxes(PILImage.fromarray(self.images[0].pixels), PHRASES, 0.9)
+        return 1
+
+    def plain_verify(self) -> int:
+        """Two crops, for the same reason."""
+        for crop in self.crops[:2]:
+            self.plain_verifier.yes(PILImage.fromarray(crop), QUESTION)
+        return 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one image, of one box, and operations a second, measured within a minute."""
+
+    detector: float
+    plain_detector: float
+    box: float
+    plain_box: float
+    products: float
+    flop: float
+    """Operations of the detector for one image."""
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """Ours and the other side: images a second, TFLOP/s, boxes a second, images a second."""
+        return [
+            (1 / self.detector, 1 / self.plain_detector),
+            (self.flop / self.detector / 1e12, self.products / 1e12),
+            (1 / self.box, 1 / self.plain_box),
+            (
+                1 / (self.detector + BOXES * self.box),
+                1 / (self.plain_detector + BOXES * self.plain_box),
+            ),
+        ]
+
+
+def run() -> list[Figure | str]:
+    """Ratios with their bars; of a rehearsal without."""
+    setup = SETUPS[DEVICE]
+    with tempfile.TemporaryDirectory() as folder:
+        sides = _load(setup, Path(folder))
+        flop = _flop(sides) / setup.images  # first: a CUDA graph would hide them
+        for work in (sides.propose, sides.verify, sides.plain_propose, sides.plain_verify):
+            for _ in range(setup.warm_up):
+                work()
+        rounds = [_round(setup, sides, flop) for _ in range(ROUNDS)]
+    size = "{}×{}".format(*setup.shape)
+    names = (
+        f"detector at {size} ÷ transformers' loop in float32, an image at a time",
+        f"its operations ÷ the device's on matrix products, {setup.dtype}",
+        "boxes verified ÷ one `generate()` a box",
+        f"both stages ÷ the plain loop, {BOXES} boxes an image",
+    )
+    units = ("images/s", "TFLOP/s", "boxes/s", "images/s")
+    figures = [
+        of_pairs(name, [one.pairs()[index] for one in rounds], at_least=bar, unit=unit)
+        for index, (name, bar, unit) in enumerate(zip(names, setup.bars, units, strict=True))
+    ]
+    if DEVICE == "rehearsal":
+        done = "; ".join(f"{one.name}: {one.ratio:.3g}" for one in figures)
+        return [f"A rehearsal on a CPU with small models, which says nothing of a GPU. {done}."]
+    open_column = "" if DEVICE == "cuda" else " No CUDA device was at hand: its column stays open."
+    where = torch.cuda.get_device_name() if DEVICE == "cuda" else "a CPU"
+    return [f"On {where}; {flop / 1e12:.3f} TFLOP an image.{open_column}", *figures]
+
+
+def _load(setup: Setup, folder: Path) -> Sides:
+    proposer, verifier, side = EMBEDDED / "proposer", EMBEDDED / "verifier", 64
+    if DEVICE != "rehearsal":
+        proposer, verifier = folder / "proposer", folder / "verifier"
+        save_proposer(proposer, shortest=min(setup.shape))
+        side = save_verifier(verifier)
+    random = np.random.default_rng(0)
+    images = [
+        Image(random.integers(0, 255, (*setup.shape, 3), dtype=np.uint8), f"{row:064x}")
+        for row in range(setup.images)
+    ]
+    crops = [
+        images[row % setup.images].pixels[:side, row : row + side] for row in range(setup.crops)
+    ]
+    device = "cuda" if DEVICE == "cuda" else "cpu"
+    options = ModelSettings(device=device, dtype=setup.dtype, model_batch=64)
+    return Sides(
+        images,
+        crops,
+        grounding_dino.load(str(proposer), options),
+        vlm.load(str(verifier), options),
+        BaselineProposer(proposer, device),
+        BaselineVerifier(verifier, device, getattr(torch, setup.dtype)),
+    )
+
+
+def _round(setup: Setup, sides: Sides, flop: float) -> Round:
+    """All sides in turn."""
+    device = "cuda" if DEVICE == "cuda" else "cpu"
+    kind = getattr(torch, setup.dtype)
+    left = torch.randn(setup.product, setup.product, device=device, dtype=kind)
+    product = min(_seconds(lambda: left @ left) for _ in range(10))
+    return Round(
+        _seconds(sides.propose) / setup.images,
+        _seconds(sides.plain_propose),
+        _seconds(sides.verify) / setup.crops,
+        _seconds(sides.plain_verify) / 2,
+        2 * setup.product**3 / product,
+        flop,
+    )
+
+
+def _flop(sides: Sides) -> int:
+    """Operations of one batch, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        sides.propose()
+    return int(counter.get_total_flops())
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Of one call, the device's work included."""
+    _wait()
+    started = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
