@@ -35,7 +35,6 @@ SUITES = (
     "memory",
     "video_memory",
     "cold_start",
-    "real_size",
     "fast",
     "students",
     "student_speed",
