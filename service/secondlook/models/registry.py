@@ -79,6 +79,9 @@ def prepare_process(models: ModelSettings) -> None:
         os.environ["OMP_NUM_THREADS"] = str(models.threads)
     elif available_cpus() < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
+    # Threads that wait for each other spin, and take the time of another process's: two processes
+    # on two cores took 4.4 times as long as one; now they take 1.6 times, and one alone 5 % more.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not sys.stderr.isatty():  # progress bars of loading models, in logs
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

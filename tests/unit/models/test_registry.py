@@ -1,3 +1,4 @@
+import os
 import sys
 import types
 from dataclasses import replace
@@ -203,3 +204,12 @@ def test_a_half_made_plug_in_is_told_what_it_lacks(
 def test_a_verifier_is_no_proposer() -> None:
     with pytest.raises(SecondlookError, match="usable propose"):
         registry.load_proposer("their.models:load_verifier", OPTIONS)
+
+
+def test_two_processes_do_not_spin_each_other_to_a_crawl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    registry.prepare_process(ModelSettings())
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    os.environ["GOMP_SPINCOUNT"] = "7"
+    registry.prepare_process(ModelSettings(threads=3))
+    assert os.environ["GOMP_SPINCOUNT"] == "7" and os.environ["OMP_NUM_THREADS"] == "3"
