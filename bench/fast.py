@@ -30,6 +30,8 @@ from secondlook.models import grounding_dino, vlm
 from secondlook.models.embedded import EMBEDDED
 
 DEVICE = os.environ.get("SECONDLOOK_FAST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+ON = "cuda" if DEVICE == "cuda" else "cpu"
+"""Where tensors are."""
 PHRASES = ["person", "dog"]
 QUESTION = "Is this a person?"
 BOXES = 10
@@ -169,23 +171,21 @@ def _load(setup: Setup, folder: Path) -> Sides:
     crops = [
         images[row % setup.images].pixels[:side, row : row + side] for row in range(setup.crops)
     ]
-    device = "cuda" if DEVICE == "cuda" else "cpu"
-    options = ModelSettings(device=device, dtype=setup.dtype, model_batch=64)
+    options = ModelSettings(device=ON, dtype=setup.dtype, model_batch=64)
     return Sides(
         images,
         crops,
         grounding_dino.load(str(proposer), options),
         vlm.load(str(verifier), options),
-        BaselineProposer(proposer, device),
-        BaselineVerifier(verifier, device, getattr(torch, setup.dtype)),
+        BaselineProposer(proposer, ON),
+        BaselineVerifier(verifier, ON, getattr(torch, setup.dtype)),
     )
 
 
 def _round(setup: Setup, sides: Sides, flop: float) -> Round:
     """All sides in turn."""
-    device = "cuda" if DEVICE == "cuda" else "cpu"
     kind = getattr(torch, setup.dtype)
-    left = torch.randn(setup.product, setup.product, device=device, dtype=kind)
+    left = torch.randn(setup.product, setup.product, device=ON, dtype=kind)
     product = min(_seconds(lambda: left @ left) for _ in range(10))
     return Round(
         _seconds(sides.propose) / setup.images,

@@ -87,8 +87,8 @@ class ModelSettings(SettingGroup):
     )
     tile_where: str = setting(
         "all",
-        "Which tiles are looked at: all, or only those where a pass over the whole image has small "
-        "candidates, which takes less and finds less.",
+        "Which tiles are looked at: all, or only those where a pass has small candidates, first "
+        "that of the whole image; this takes less and finds less.",
         choices=("all", "small"),
     )
 

@@ -225,15 +225,31 @@ def _pad_levels(value: Tensor, grid: _Grid) -> Tensor:
     return framed.view(batch * grid.rows, channels // grid.heads)
 
 
+def join_linear(*layers: nn.Linear) -> nn.Linear:
+    """One layer that gives what these give, one after the other: its product costs less."""
+    weight = torch.cat([layer.weight for layer in layers])
+    joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        joined.weight.copy_(weight)
+        joined.bias.copy_(torch.cat([_bias(layer) for layer in layers]))
+    return joined.requires_grad_(False)
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+
+
 def _joint_projection(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
     """One layer for both, with the offsets across first, then those down, then the attention."""
-    joined = nn.Linear(offsets.in_features, offsets.out_features + attention.out_features)
+    joined = join_linear(offsets, attention)
+    pairs, rest = torch.arange(len(joined.weight)).split(
+        [offsets.out_features, attention.out_features]
+    )
+    order = torch.cat([pairs[0::2], pairs[1::2], rest])
     with torch.no_grad():
-        for name in ("weight", "bias"):
-            pairs = getattr(offsets, name)
-            parts = (pairs[0::2], pairs[1::2], getattr(attention, name))
-            getattr(joined, name).copy_(torch.cat(parts))
-    return joined.to(offsets.weight.device, offsets.weight.dtype).requires_grad_(False)
+        for both in (joined.weight, joined.bias):
+            both.copy_(both[order])
+    return joined
 
 
 def fuse_conv_bn(model: nn.Module, run: Callable[[], object]) -> int:

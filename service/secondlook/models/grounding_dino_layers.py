@@ -24,7 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from secondlook.models.cpu_speedups import replace_deformable_attention, replace_modules
+from secondlook.models.cpu_speedups import (
+    join_linear,
+    replace_deformable_attention,
+    replace_modules,
+)
 
 _CACHED = 2**20
 """Numbers of the hidden side that are computed at a time, 4 MiB."""
@@ -108,7 +112,7 @@ class FusionLayer(nn.Module):
 
     def _scores(self, cells: Tensor, tokens: Tensor) -> Tensor:
         """(B, heads, T, S): a token's key, brought to the cells' channels, times each cell."""
-        keys = self._split(self.text_proj(tokens)) * self.scale
+        keys = _split(self.text_proj(tokens), self.heads) * self.scale
         weight = self.vision_proj.weight.unflatten(0, (self.heads, -1))
         bias = self.vision_proj.bias.unflatten(0, (self.heads, -1))
         brought = (keys @ weight).flatten(1, 2)
@@ -122,7 +126,7 @@ class FusionLayer(nn.Module):
         A head's attention adds up to 1, so that a share of the bias can stand with every token.
         """
         weight = self.out_vision_proj.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
-        values = self._split(self.values_text_proj(tokens))
+        values = _split(self.values_text_proj(tokens), self.heads)
         added = values @ weight + self.out_vision_proj.bias / self.heads
         return attention.transpose(1, 2) @ (added * self.vision_param).flatten(1, 2)
 
@@ -133,9 +137,10 @@ class FusionLayer(nn.Module):
         bias = self.values_vision_proj.bias.unflatten(0, (self.heads, -1))
         return (taken @ weight.transpose(1, 2) + bias[:, None]).transpose(1, 2).flatten(2)
 
-    def _split(self, features: Tensor) -> Tensor:
-        """(B, T, E) to (B, heads, T, channels of a head)."""
-        return features.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+def _split(features: Tensor, heads: int) -> Tensor:
+    """(B, N, E) to (B, heads, N, channels of a head)."""
+    return features.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _masked(scores: Tensor, padding: Tensor | None, dim: int) -> Tensor:
@@ -235,7 +240,7 @@ class FusedAttention(nn.Module):
         Returns (B, Q, C), and None for the attention, which is not kept.
         """
         query, key, value = (
-            layer(features).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            _split(layer(features), self.heads)
             for layer, features in ((self.query, queries), (self.key, keys), (self.value, values))
         )
         if attention_mask is not None:
@@ -307,7 +312,7 @@ class WindowLayer(nn.Module):
         self.heads, self.scale = attention.num_attention_heads, attention.scaling
         self.side, self.shift = original.window_size, original.shift_size
         self.norm = original.layernorm_before
-        self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = join_linear(attention.q_proj, attention.k_proj, attention.v_proj)
         self.o_proj = attention.o_proj
         self.mlp = FeedForward(
             original.mlp.fc1,
@@ -336,16 +341,3 @@ class WindowLayer(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4)
         found = F.scaled_dot_product_attention(query, key, value, bias, scale=self.scale)
         return self.o_proj(found.transpose(1, 2).reshape(batch, places, -1))
-
-
-def _joined(*layers: nn.Linear) -> nn.Linear:
-    """One layer that gives what these give, one after the other."""
-    joined = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers))
-    with torch.no_grad():
-        joined.weight.copy_(torch.cat([layer.weight for layer in layers]))
-        joined.bias.copy_(torch.cat([_bias(layer) for layer in layers]))
-    return joined.to(layers[0].weight.device, layers[0].weight.dtype).requires_grad_(False)
-
-
-def _bias(layer: nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias

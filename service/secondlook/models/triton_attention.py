@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from secondlook.models.cpu_speedups import join_linear
+
 BLOCK = 32
 """Queries of one program. Untuned: no GPU was at hand when this was written."""
 WARPS = 4
@@ -30,7 +32,7 @@ class TritonDeformableAttention(nn.Module):
         self.heads, self.points = original.n_heads, original.n_points
         self.value_proj = original.value_proj
         self.output_proj = original.output_proj
-        self.sampling = _joint_projection(original.sampling_offsets, original.attention_weights)
+        self.sampling = join_linear(original.sampling_offsets, original.attention_weights)
 
     def forward(
         self,
@@ -103,15 +105,6 @@ def sample_and_sum(
             enable_fp_fusion=True,  # Triton 3.9 warns where it is left to its default
         )
     return output
-
-
-def _joint_projection(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
-    """One layer for both: a product of 3/2 the width costs less than two products."""
-    joined = nn.Linear(offsets.in_features, offsets.out_features + attention.out_features)
-    with torch.no_grad():
-        joined.weight.copy_(torch.cat([offsets.weight, attention.weight]))
-        joined.bias.copy_(torch.cat([offsets.bias, attention.bias]))
-    return joined.to(offsets.weight.device, offsets.weight.dtype).requires_grad_(False)
 
 
 @triton.jit(do_not_specialize=["queries", "cells"])  # else it is compiled again for some images
