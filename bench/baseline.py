@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
+from torchvision.ops import batched_nms
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -19,6 +20,11 @@ from transformers import (
 from secondlook.core.boxes import padded_window
 from secondlook.labeling.verifier import CROP_MARGIN
 from secondlook.models.embedded import EMBEDDED
+from secondlook.models.grounding_dino import read_pixel_settings
+
+NMS_IOU = 0.5
+DEMO_PAD = 32
+"""As the demo proposer pads."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,13 @@ class BaselineVerifier:
 class BaselineProposer:
     """transformers' own processor and post-processing, one image at a time."""
 
-    def __init__(self, folder: Path = EMBEDDED / "proposer", device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path = EMBEDDED / "proposer", device: str = "cpu", pad: int = 1
+    ) -> None:
+        """Images are padded to a multiple of ``pad`` pixels: it changes scores a little."""
         self.processor = GroundingDinoProcessor.from_pretrained(folder)
         self.model = GroundingDinoForObjectDetection.from_pretrained(folder).eval().to(device)
+        self.pixels = read_pixel_settings(self.processor.image_processor, multiple=pad)
 
     @torch.inference_mode()
     def boxes(
@@ -73,7 +83,9 @@ class BaselineProposer:
     ) -> list[tuple[list[float], str, float]]:
         """Pixel xyxy boxes, the phrase that transformers decodes for each, and its score."""
         caption = " . ".join(phrases) + " ."
-        inputs = self.processor(images=image, text=caption, return_tensors="pt")
+        canvas = self.pixels.canvas(self.pixels.resized(image.height, image.width))
+        pad = {"height": canvas[0], "width": canvas[1]}
+        inputs = self.processor(images=image, text=caption, return_tensors="pt", pad_size=pad)
         inputs = inputs.to(self.model.device)
         outputs = self.model(**inputs)
         found = self.processor.post_process_grounded_object_detection(
@@ -93,7 +105,10 @@ def label(
     image: PILImage.Image,
     classes: Sequence[BaselineClass],
 ) -> list[tuple[list[float], BaselineClass, float]]:
-    """Label one image; returns the boxes that were confirmed, with their class and score."""
+    """Label one image; returns the boxes that were confirmed, with their class and score.
+
+    Of boxes of one class with an IoU above ``NMS_IOU`` the best stays.
+    """
     phrases = list(dict.fromkeys(item.phrase for item in classes))
     lowest = min(item.threshold for item in classes)
     confirmed = []
@@ -106,4 +121,9 @@ def label(
                 continue
             if verifier.yes(crop, item.question):
                 confirmed.append((box, item, score))
-    return confirmed
+    if not confirmed:
+        return []
+    boxes = torch.tensor([box for box, _, _ in confirmed])
+    scores = torch.tensor([score for _, _, score in confirmed])
+    of_class = torch.tensor([classes.index(item) for _, item, _ in confirmed])
+    return [confirmed[at] for at in batched_nms(boxes, scores, of_class, NMS_IOU)]

@@ -21,7 +21,10 @@ def run() -> list[Figure | str]:
     ontology = fixtures.ontology()
     encoded = fixtures.jpegs(IMAGES)
     engine = Engine(fixtures.pipeline())
-    proposer, verifier = baseline.BaselineProposer(), baseline.BaselineVerifier()
+    proposer, verifier = (
+        baseline.BaselineProposer(pad=baseline.DEMO_PAD),
+        baseline.BaselineVerifier(),
+    )
     classes = fixtures.baseline_classes()
 
     def ours() -> float:

@@ -242,7 +242,10 @@ def _stages_of_transformers(folder: Path) -> Side:
     from bench import baseline, fixtures
 
     del folder
-    proposer, verifier = baseline.BaselineProposer(), baseline.BaselineVerifier()
+    proposer, verifier = (
+        baseline.BaselineProposer(pad=baseline.DEMO_PAD),
+        baseline.BaselineVerifier(),
+    )
     classes = fixtures.baseline_classes()
     names = {spec.question: spec.name for spec in fixtures.ontology().classes}
     encoded = fixtures.jpegs(SCENES)

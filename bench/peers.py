@@ -64,7 +64,8 @@ COMPARED = {
     "student": (("loop", 1.0, 0.99),),
 }
 """Per task the peers, each with the ratio that is the bar and the least share of equal outputs.
-After both stages ours has merged boxes of one object and chosen one class of a contrast."""
+After both stages ours weighs both models and merges across classes of a contrast; the loop takes
+the verifier's word and merges each class by itself."""
 UNITS = {"detector": 1, "both stages": SCENES, "student": FRAMES}
 """Images in one run."""
 

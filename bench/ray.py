@@ -32,7 +32,8 @@ from secondlook.config.settings import Settings
 from secondlook.core.image_folder import ImageSelection, select_images
 from secondlook.jobs.in_flight import JobAttempts
 from secondlook.jobs.ray_actors import AHEAD, DecodingActor, ModelActor
-from secondlook.jobs.ray_cluster import READY_AHEAD, ClusterPlan, RayModels
+from secondlook.jobs.ray_cluster import ClusterPlan
+from secondlook.jobs.ray_labeling import READY_AHEAD, RayModels
 from secondlook.store.blobs import FolderBlobs
 from secondlook.store.queue import Item
 

@@ -33,8 +33,10 @@ ONLY_PARSED = {
         "secondlook snapshot create": "of a guarantee; test_guarantee_story makes one",
     },
     "many-machines": {
-        "secondlook label photos/": "needs a cluster; test_label_on_ray has one",
-        "secondlook label s3://": "needs a cluster; test_label_on_ray has one",
+        "secondlook label photos/": "needs a cluster; test_on_ray has one",
+        "secondlook label s3://": "needs a cluster; test_on_ray has one",
+        "secondlook select labels": "needs a cluster; test_on_ray has one",
+        "secondlook uncertainty labels": "needs a cluster; test_on_ray has one",
     },
     "photos": {
         "secondlook label photos/ -c person -c car --proposer onnx": "needs that file",

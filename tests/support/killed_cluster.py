@@ -1,6 +1,7 @@
 """Runs of ``secondlook label --ray`` whose workers, driver or head are killed again and again.
 
-The cluster is one of our own: a head in a process group, which is what a kill of the head ends.
+The cluster is one of our own: a head in a session, whose processes a kill of the head ends. (Ray
+gives each worker a group of its own.)
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +35,12 @@ class KilledRuns:
     doubled: int = 0
     """Images with more than one."""
     again: dict[str, list[int]] = field(default_factory=dict)
-    """By victim, for each kill: images that were looked at another time since."""
+    """By victim, for each kill: images that were looked at before it and had to be again."""
+    kills: int = 0
 
 
 class OwnCluster:
-    """A head of Ray, in a process group of its own."""
+    """A head of Ray, in a session of its own."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self._log = folder / "head.log"
@@ -54,11 +55,13 @@ class OwnCluster:
             assert time.monotonic() < until, self._log.read_text()[-2000:]
 
     def _started(self) -> bool:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as one, socket.socket() as other:
+            for free in (one, other):
+                free.bind(("127.0.0.1", 0))
+            self.port, self.client_port = (free.getsockname()[1] for free in (one, other))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        command += [f"--port={self.port}", "--num-cpus=2", "--include-dashboard=false"]
+        command += [f"--port={self.port}", f"--ray-client-server-port={self.client_port}"]
+        command += ["--num-cpus=2", "--include-dashboard=false"]
         command += ["--object-store-memory=100000000", "--disable-usage-stats"]
         more = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled", **self._variables}
         with self._log.open("wb") as log:
@@ -79,14 +82,16 @@ class OwnCluster:
     def workers(self) -> list[int]:
         """Processes with an actor of ours."""
         assert self._head
-        group = self._head.pid
-        return [pid for pid, of, title in _processes() if of == group and b"Actor" in title]
+        return [pid for pid, title in _session(self._head.pid) if b"Actor" in title]
 
     def kill(self) -> None:
         """End the head with everything that it started, at once."""
         if self._head:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._head.pid, signal.SIGKILL)
+            while living := [pid for pid, _ in _session(self._head.pid)]:
+                for pid in living:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self._head.poll()
             self._head.wait()
             self._head = None
 
@@ -99,10 +104,13 @@ def killed_runs(folder: Path, kills: int, images: int, pause_s: float, seed: int
     cluster = OwnCluster(folder, SCRIPTED_LOG=str(log))
     try:
         number = 0
-        while sum(map(len, found.again.values())) < kills:
+        while found.kills < kills:
             log.write_bytes(b"")
             out = folder / f"out{number}"
-            _killed_run(cluster, photos, out, log, kills, pause_s, found, chance)
+            killed = _killed_run(cluster, photos, out, log, kills - found.kills, pause_s, chance)
+            for (victim, _), again in zip(killed, _redone(log, killed), strict=True):
+                found.again[victim].append(again)
+            found.kills += len(killed)
             done = names_done(out)
             found.images += images
             found.lost += images - len(done)
@@ -120,31 +128,48 @@ def _killed_run(
     log: Path,
     kills: int,
     pause_s: float,
-    found: KilledRuns,
     chance: random.Random,
-) -> None:
-    driver, victim, repeated = None, "", 0
+) -> list[tuple[str, int]]:
+    """Each victim of at most so many kills, with the looks that there were by then."""
+    driver, victim = None, ""
+    killed: list[tuple[str, int]] = []
     try:
         while True:
             if not cluster._head:
                 cluster.start()
             if driver is None:
                 driver = _driver(cluster, photos, out, pause_s)
-            wait = _looks(log)[0] + chance.randint(*LOOKS_BEFORE)
-            ended = _wait(driver, log, wait, victim)
-            again = _looks(log)[1]
-            if victim:
-                found.again[victim].append(again - repeated)
-                repeated = again
-            if ended:
+            wait = len(_looks(log)) + chance.randint(*LOOKS_BEFORE)
+            if _wait(driver, log, wait, victim):
                 assert driver.returncode == 0, (out.parent / "driver.log").read_text()[-3000:]
-                return
-            victim = "" if sum(map(len, found.again.values())) >= kills else chance.choice(VICTIMS)
+                return killed
+            if len(killed) == kills:
+                continue
+            victim = chance.choice(VICTIMS)
             driver = _kill(cluster, driver, victim, chance)
+            killed.append((victim, len(_looks(log))))
     finally:
         if driver and driver.poll() is None:
             driver.kill()
             driver.wait()
+
+
+def _redone(log: Path, killed: list[tuple[str, int]]) -> list[int]:
+    """For each kill the images whose look it took.
+
+    It is the first one after that look, or the one before: actors work on for a moment after
+    their driver was killed.
+    """
+    redone = [0] * len(killed)
+    last: dict[str, int] = {}
+    for place, image in enumerate(_looks(log)):
+        if image in last:
+            since = [at for at, (_, looks) in enumerate(killed) if last[image] < looks <= place]
+            before = [at for at, (_, looks) in enumerate(killed) if looks <= last[image]]
+            assert since or before, f"image {image} was looked at again without a kill"
+            redone[since[0] if since else before[-1]] += 1
+        last[image] = place
+    return redone
 
 
 def _kill(
@@ -152,9 +177,7 @@ def _kill(
 ) -> "subprocess.Popen[Any] | None":
     """Kill the ``victim``; the driver that lives on."""
     if victim == "worker":
-        if workers := cluster.workers():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(workers), signal.SIGKILL)
+        os.kill(chance.choice(cluster.workers()), signal.SIGKILL)
         return driver
     if victim == "head":
         cluster.kill()
@@ -182,7 +205,7 @@ def _driver(
 def _wait(driver: "subprocess.Popen[Any]", log: Path, looks: int, victim: str) -> bool:
     """Until so many images were looked at; whether the driver has ended before."""
     until = time.monotonic() + END_S
-    while _looks(log)[0] < looks:
+    while len(_looks(log)) < looks:
         if driver.poll() is not None:
             return True
         assert time.monotonic() < until, f"no progress after a kill of {victim or 'nobody'}"
@@ -190,16 +213,16 @@ def _wait(driver: "subprocess.Popen[Any]", log: Path, looks: int, victim: str) -
     return False
 
 
-def _looks(log: Path) -> tuple[int, int]:
-    """How many looks at images there were, and how many of them at one that was seen before."""
-    seen = Counter(log.read_text().splitlines())
-    return seen.total(), seen.total() - len(seen)
+def _looks(log: Path) -> list[str]:
+    """The images that were looked at, one look after the other."""
+    return log.read_text().splitlines()
 
 
-def _processes() -> Iterator[tuple[int, int, bytes]]:
-    """(process, its group, its command line) of every process."""
+def _session(leader: int) -> Iterator[tuple[int, bytes]]:
+    """(process, its command line) of every process of a session that has not ended."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                pid = int(entry.name)
-                yield pid, os.getpgid(pid), (entry / "cmdline").read_bytes()
+                title = (entry / "cmdline").read_bytes()  # empty once it has ended
+                if title and os.getsid(int(entry.name)) == leader:
+                    yield int(entry.name), title

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from fakes import ScriptedSegmenter, object_and_parts
+from numpy.typing import NDArray
 
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals, VQAQuery
@@ -125,6 +126,23 @@ class Deadly(BrightHalf):
 def deadly(argument: str, options: ModelSettings) -> Deadly:
     """``argument``: seconds that each image takes."""
     return Deadly(float(argument or 0))
+
+
+class MeanColour:
+    """Embeds an image as its mean colour; ends its process at one wider than 100 pixels."""
+
+    name, digest, dimensions = "colour", "1", 4
+
+    def embed(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """(N, 4), of any length above 0."""
+        if any(image.width > 100 for image in images):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.array([[*image.pixels.mean((0, 1)), 1] for image in images], np.float32)
+
+
+def mean_colour(argument: str, options: ModelSettings) -> MeanColour:
+    """Has no use for an argument."""
+    return MeanColour()
 
 
 def slow_to_load(argument: str, options: ModelSettings) -> BrightHalf:

@@ -69,6 +69,7 @@ from secondlook.cli.ray_runs import (
     ray_models,
     ray_options,
     select_bucket,
+    shares_in,
 )
 from secondlook.config.entrypoint import (
     MORE,
@@ -267,7 +268,7 @@ def label_command(
         flags.pop("copy_images"),
         **doubt_choices(flags),
     )
-    shares = {name: flags.pop(f"ray_{name}") for name in ("actors", "gpus", "cpus")}
+    shares = shares_in(flags)
     # Whatever can be refused is refused before a model is loaded.
     settings = settings_of(flags)
     files = [Path(place) for place in images]

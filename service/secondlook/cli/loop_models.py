@@ -53,7 +53,7 @@ class LocalLoopModels:
             if ask_committee(store, run, folders, settings, stopped).stopped:
                 raise _stopped()
             measure = Measure.COMMITTEE
-        looks = Looks(self.embedder, False, None, False) if strategy.needs_vectors else None
+        looks = Looks(self.embedder, by_boxes=False) if strategy.needs_vectors else None
         found = opened_pool(store, run, measure, looks, settings, stopped, left_out)
         if found and found.images and strategy is Strategy.EXPECTED_CHANGE:
             found = with_changes(store, run, found, folders[-1], settings, stopped)

@@ -1,13 +1,15 @@
-"""``secondlook label --ray``: its options, the buckets that it takes, and the models on a cluster.
+"""Commands with ``--ray``: its options, the buckets that it takes, and the models on a cluster.
 
 What makes the labels is the job of the local run (``cli.label``); here is what differs: images and
-outputs may lie in a bucket, and the pipeline is one whose models run on a Ray cluster.
+outputs may lie in a bucket, and the pipeline is one whose models run on a Ray cluster. Commands
+that look again at the images of a run have their models there too (``looks_on_ray``).
 """
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +19,21 @@ import click
 
 from secondlook.cli.output_folder import OWN_FILES, RUN, STORE, OutputFolder
 from secondlook.config.entrypoint import Command, SectionOption
+from secondlook.config.extras import check_extras
 from secondlook.config.settings import Settings
 from secondlook.config.terminal import echo
 from secondlook_client.errors import BadSetting, OutputExists
 
 if TYPE_CHECKING:
     from secondlook.core.image_folder import ImageSelection
+    from secondlook.jobs.ray_actors import Opening
     from secondlook.labeling.pipeline import Pipeline
+    from secondlook.review.visited_images import LookAtBatches, Looked
+    from secondlook.store.results import Result
+
+    LookElsewhere = Callable[
+        [Opening[Result, Looked[Any]]], AbstractContextManager[tuple[str, LookAtBatches[Any]]]
+    ]
 
 SECTION = "Many machines (--ray)"
 UPLOADS = 8
@@ -125,7 +135,8 @@ def ray_models(
 
     ``shares``: actors, gpus and cpus, see ``ClusterPlan``.
     """
-    from secondlook.jobs.ray_cluster import ClusterPlan, RayModels
+    from secondlook.jobs.ray_cluster import ClusterPlan
+    from secondlook.jobs.ray_labeling import RayModels
 
     opened: list[RayModels] = []
 
@@ -139,6 +150,48 @@ def ray_models(
     finally:
         for models in opened:
             models.close()
+
+
+def look_elsewhere(ray: str | None, flags: dict[str, Any]) -> "LookElsewhere | None":
+    """Who looks at images by the models of a cluster, if ``ray`` names one.
+
+    Removes the other options of ``ray_options`` from ``flags``. Raises ``MissingExtra``.
+    """
+    shares = shares_in(flags)
+    if ray is None:
+        return None
+    check_extras("running models on a cluster", "serve", "ray")
+    return partial(looks_on_ray, ray, shares)
+
+
+def shares_in(flags: dict[str, Any]) -> dict[str, Any]:
+    """What each actor has, see ``ClusterPlan``; removed from ``flags``."""
+    return {name: flags.pop(f"ray_{name}") for name in ("actors", "gpus", "cpus")}
+
+
+@contextmanager
+def looks_on_ray(
+    ray: str, shares: Mapping[str, Any], opening: "Opening[Result, Looked[Any]]"
+) -> "Iterator[tuple[str, LookAtBatches[Any]]]":
+    """By what the machines of a cluster look at the images of a run, and who looks."""
+    from secondlook.jobs.ray_cluster import ClusterPlan
+    from secondlook.jobs.ray_map import RayMap
+
+    # Ray tells of each dead worker on standard output, where a command's --json goes.
+    with redirect_stdout(sys.stderr):
+        cluster = RayMap(ClusterPlan(ray, **shares), opening, lambda line: echo(line, err=True))
+        try:
+            yield cluster.facts.name, partial(cluster.map, lost=_given_up)
+        finally:
+            cluster.close()
+
+
+def _given_up(result: "Result") -> "Looked[Any]":
+    from secondlook.jobs.ray_cluster import LOST_ALONE
+    from secondlook.review.visited_images import Looked
+
+    name = result.labelled.name
+    return Looked(None, 0, (f"{name}: looking at it ended its worker {LOST_ALONE} times",))
 
 
 @contextmanager

@@ -4,8 +4,9 @@ Opens a store itself, without a server. What images look like to an embedder is 
 """
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import click
 from secondlook.cli.decoys import run_of
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import bar, console, counted, table
+from secondlook.cli.ray_runs import look_elsewhere, ray_options
 from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
 from secondlook.cli.uncertainty import opened_detector, opened_torch_student, tell_failures
 from secondlook.config.entrypoint import (
@@ -30,14 +32,17 @@ from secondlook.selection.choices import Measure, Strategy
 from secondlook_client.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from secondlook.cli.ray_runs import LookElsewhere
     from secondlook.config.settings import Settings
     from secondlook.labeling.embedder import Embedder
+    from secondlook.review.embedded_images import Embedded
     from secondlook.review.image_pool import RunPool
-    from secondlook.review.visited_images import Visit
+    from secondlook.review.visited_images import LookAt, LookAtBatches, Visit
     from secondlook.selection.strategies import PoolSelection
     from secondlook.store import Store
+    from secondlook.store.blobs import Blobs
     from secondlook.store.runs import Run
 
 DEMO = "demo"
@@ -57,6 +62,7 @@ GALLERY = 300
         "secondlook select labels --count 50",
         "secondlook select labels --embedder facebook/dinov2-small --out chosen.html",
         "secondlook select street --data data --strategy transfer --target night/",
+        "secondlook select street --data data --strategy diversity --ray auto",
     ],
 )
 @click.argument("run")
@@ -136,9 +142,11 @@ GALLERY = 300
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image.")
 @store_options
+@ray_options
 @setting_options(ModelSettings, ImageSettings, only=NEEDED)
 def select_command(
     run: str,
+    ray: str | None,
     count: int,
     strategy: str,
     measure: str,
@@ -163,8 +171,11 @@ def select_command(
     if (target is not None) != (how is Strategy.TRANSFER):
         raise click.UsageError("give --target FOLDER with --strategy transfer, and only with it")
     _check_students(how, students)
+    if ray and not how.needs_vectors:
+        raise click.UsageError(f"--ray is for strategies that compare images; {how} does not")
     if out and out.suffix not in FORMATS:
         raise click.UsageError(f"--out ends in one of {', '.join(FORMATS)}")
+    elsewhere = look_elsewhere(ray, flags)
     settings = settings_of({**flags})
     places = {name: flags[name] for name in STORE_FLAGS}
     name = run_of(run, places)
@@ -179,7 +190,7 @@ def select_command(
         if voted and ask_committee(store, of_run, students, settings, stopped).stopped:
             return INTERRUPTED
         by = _measure(store, of_run, how, Measure(measure))
-        looks = Looks(embedder, by_boxes, target, again) if how.needs_vectors else None
+        looks = Looks(embedder, by_boxes, target, again, elsewhere) if how.needs_vectors else None
         found = opened_pool(store, of_run, by, looks, settings, stopped)
         if found is not None and how is Strategy.KEYFRAMES:
             found = _with_moments(store, of_run, found, settings)
@@ -215,8 +226,10 @@ class Looks:
 
     embedder: str
     by_boxes: bool
-    target: Path | None
-    again: bool
+    target: Path | None = None
+    again: bool = False
+    elsewhere: "LookElsewhere | None" = None
+    """Embeds the images of the run; None: this process does."""
 
 
 def _measure(store: "Store", run: "Run", how: Strategy, measure: Measure) -> Measure:
@@ -252,20 +265,17 @@ def opened_pool(
 
     if looks is None:
         return read_pool(store, run, measure=measure, left_out=left_out)
-    from secondlook.labeling.embedder import model_of
     from secondlook.review.embedded_images import embed_files
 
-    embedder = _opened(looks.embedder, settings)
-    target = embed_files(looks.target, embedder, settings.images) if looks.target else None
-    if _embed(store, run, embedder, looks, settings, stopped):
-        return None
+    target = None
+    if looks.target:
+        embedder = opened_embedder(looks.embedder, settings)
+        target = embed_files(looks.target, embedder, settings.images)
+    with _embedding(store, looks, settings) as (model, look):
+        if _embed(store, run, model, look, looks, stopped):
+            return None
     found = read_pool(
-        store,
-        run,
-        measure=measure,
-        model=model_of(embedder),
-        by_boxes=looks.by_boxes,
-        left_out=left_out,
+        store, run, measure=measure, model=model, by_boxes=looks.by_boxes, left_out=left_out
     )
     if target is None:
         return found
@@ -287,15 +297,16 @@ def ask_committee(
     What is kept takes the place of what `secondlook uncertainty --method committee` measured.
     """
     from secondlook.evaluation.student_committee import Member, StudentCommittee
-    from secondlook.review.uncertainty import measure_run
+    from secondlook.review.uncertainty import MeasureImages, measure_run
+    from secondlook.review.visited_images import looks_here
 
     with ExitStack() as stack:
         opened = [stack.enter_context(opened_detector(folder)) for folder in students]
         committee = StudentCommittee([Member(*one) for one in opened])
         progress = stack.enter_context(bar("voting", store.results.count(run.id)))
-        done = measure_run(
-            store, run, committee, settings.images, progress=progress, stopped=stopped
-        )
+        look = looks_here(store.blobs, settings.images, MeasureImages(committee, run.ontology))
+        by = committee.method, committee.source
+        done = measure_run(store, run, by, look, progress=progress, stopped=stopped)
     tell_failures("not voted on", done)
     return done
 
@@ -328,14 +339,8 @@ def _with_moments(store: "Store", run: "Run", found: "RunPool", settings: "Setti
         return with_moments(store, run, found, settings.images, progress)
 
 
-def _opened(spec: str, settings: "Settings") -> "Embedder":
+def opened_embedder(spec: str, settings: "Settings") -> "Embedder":
     """The embedder; loading it is the slow part."""
-    if spec == DEMO:
-        echo(
-            "note: the embedded demo embedder knows only the synthetic images of `secondlook "
-            "world`; for photos name another with --embedder",
-            err=True,
-        )
     own = [name for name in [spec.strip().partition(":")[0]] if name in EXTRAS]
     check_extras("comparing images", "serve", *own)
     from secondlook.models.registry import load_embedder, prepare_process
@@ -344,12 +349,52 @@ def _opened(spec: str, settings: "Settings") -> "Embedder":
     return load_embedder(spec, settings.models)
 
 
+@dataclass(frozen=True)
+class OpenEmbedder:
+    """Opens an embedder where it is called, here or on a machine of a cluster."""
+
+    spec: str
+    boxes: bool
+    settings: "Settings"
+    blobs: "Blobs"
+
+    def __call__(self) -> "tuple[str, LookAt[Embedded]]":
+        """Its ``name@digest``, and what looks at batches of results by it."""
+        from secondlook.labeling.embedder import model_of
+        from secondlook.review.embedded_images import EmbedImages
+        from secondlook.review.visited_images import LookAt
+
+        embedder = opened_embedder(self.spec, self.settings)
+        look = EmbedImages(embedder, self.boxes)
+        return model_of(embedder), LookAt(self.blobs, self.settings.images, look)
+
+
+@contextmanager
+def _embedding(
+    store: "Store", looks: Looks, settings: "Settings"
+) -> "Iterator[tuple[str, LookAtBatches[Embedded]]]":
+    """The embedder's ``name@digest``, and what looks at images by it."""
+    if looks.embedder == DEMO:
+        echo(
+            "note: the embedded demo embedder knows only the synthetic images of `secondlook "
+            "world`; for photos name another with --embedder",
+            err=True,
+        )
+    opening = OpenEmbedder(looks.embedder, looks.by_boxes, settings, store.blobs)
+    if looks.elsewhere:
+        with looks.elsewhere(opening) as opened:
+            yield opened
+    else:
+        model, look_at = opening()
+        yield model, partial(map, look_at)
+
+
 def _embed(
     store: "Store",
     run: "Run",
-    embedder: "Embedder",
+    model: str,
+    look: "LookAtBatches[Embedded]",
     looks: Looks,
-    settings: "Settings",
     stopped: "Callable[[], bool]",
 ) -> bool:
     """Embed what is not yet, and say what came of it; whether it was stopped."""
@@ -359,8 +404,8 @@ def _embed(
         done = embed_run(
             store,
             run,
-            embedder,
-            settings.images,
+            model,
+            look,
             boxes=looks.by_boxes,
             again=looks.again,
             progress=progress,

@@ -4,8 +4,10 @@ The command measures a stored run and keeps what it finds; with a truth file it 
 methods. Opens a store itself, without a server.
 """
 
+import atexit
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +16,24 @@ import click
 from secondlook.cli.decoys import run_of
 from secondlook.cli.options import in_process_options, models_option, settings_of
 from secondlook.cli.output import bar, console, counted, share, table
+from secondlook.cli.ray_runs import look_elsewhere, ray_options
 from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
 from secondlook.config.entrypoint import SectionedCommand, gentle_interrupts
 from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.stop_signals import INTERRUPTED
 from secondlook.config.terminal import echo, print_json
 from secondlook_client.errors import NotFound
+from secondlook_client.ontology import Ontology
 from secondlook_client.uncertainties import UncertaintyMethod
 
 if TYPE_CHECKING:
+    from secondlook.cli.ray_runs import LookElsewhere
     from secondlook.config.settings import Settings
     from secondlook.evaluation.uncertainty_sources import Detect, UncertaintySource
-    from secondlook.review.uncertainty import UncertaintyReport
-    from secondlook.review.visited_images import Visit
+    from secondlook.review.uncertainty import Measured, UncertaintyReport
+    from secondlook.review.visited_images import LookAt, LookAtBatches, Visit
     from secondlook.store import Store
+    from secondlook.store.blobs import Blobs
     from secondlook.store.runs import Run
     from secondlook.store.uncertainties import MethodCount
     from secondlook.training.torch_student import TorchStudent
@@ -112,9 +118,11 @@ MANIFEST = "manifest.json"
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each image.")
 @store_options
 @models_option
+@ray_options
 @in_process_options
 def uncertainty_command(
     run: str,
+    ray: str | None,
     methods: tuple[str, ...],
     student: str,
     views: int,
@@ -133,11 +141,13 @@ def uncertainty_command(
     measured is kept with the run: `secondlook explain` shows it beside the label, and `secondlook
     review start RUN --order uncertainty` asks by it. After Ctrl-C the same command goes on. For
     monte-carlo give the run's own --proposer and --verifier; it takes as long as labelling the
-    images again several times. The exit code is 1 when an image could not be measured.
+    images again several times. With --ray the machines of a Ray cluster do it. The exit code is 1
+    when an image could not be measured.
     """
     wanted = [UncertaintyMethod(one) for one in dict.fromkeys(methods)]
     if student == "" and set(wanted) - {UncertaintyMethod.MONTE_CARLO}:
         raise click.UsageError("committee and distribution need a student: give --student FOLDER")
+    elsewhere = look_elsewhere(ray, flags)
     places = {name: flags[name] for name in STORE_FLAGS}
     settings = settings_of({**flags})
     name = run_of(run, places)
@@ -145,8 +155,9 @@ def uncertainty_command(
     with opened_store(places) as store:
         of_run = store.results.run(name)
         for method in wanted:
-            with _source(method, settings, student, views, wordings) as source:
-                done = _measure(store, of_run, source, settings, again)
+            source = OpenSource(method, settings, student, views, wordings)
+            with _measuring(store, of_run, source, elsewhere) as (name, look):
+                done = _measure(store, of_run, (method, name), look, again)
             if done.stopped:
                 return INTERRUPTED
             failures += done.failures
@@ -155,29 +166,28 @@ def uncertainty_command(
 
 
 def _measure(
-    store: "Store", run: "Run", source: "UncertaintySource", settings: "Settings", again: bool
+    store: "Store",
+    run: "Run",
+    by: tuple[UncertaintyMethod, str],
+    look: "LookAtBatches[Measured]",
+    again: bool,
 ) -> "Visit":
-    """Measure by one method, and say what came of it."""
+    """Measure by one method and source, and say what came of it."""
     from secondlook.review.uncertainty import measure_run
 
+    method, source = by
     with (
         gentle_interrupts() as stopped,
-        bar(source.method.value, store.results.count(run.id)) as progress,
+        bar(method.value, store.results.count(run.id)) as progress,
     ):
-        done = measure_run(
-            store, run, source, settings.images, again=again, progress=progress, stopped=stopped
-        )
-    _tell(done, source, run)
-    return done
-
-
-def _tell(done: "Visit", source: "UncertaintySource", run: "Run") -> None:
+        done = measure_run(store, run, by, look, again=again, progress=progress, stopped=stopped)
     before = f"; {done.before:,} had been before" if done.before else ""
-    echo(f"{source.method}: {counted(done.measured, 'image')} measured{before}", err=True)
+    echo(f"{method}: {counted(done.measured, 'image')} measured{before}", err=True)
     models = " → ".join(filter(None, (run.proposer, run.verifier)))
-    if source.method is UncertaintyMethod.MONTE_CARLO and not source.source.startswith(models):
+    if method is UncertaintyMethod.MONTE_CARLO and not source.startswith(models):
         echo(f"note: the run was labelled by other models: {models}", err=True)
     tell_failures("not measured", done)
+    return done
 
 
 def tell_failures(what: str, done: "Visit") -> None:
@@ -188,35 +198,76 @@ def tell_failures(what: str, done: "Visit") -> None:
         echo(f"… and {done.failures - len(done.failed):,} more", err=True)
 
 
+@dataclass(frozen=True)
+class OpenSource:
+    """Opens what measures by a method; loading its models is the slow part."""
+
+    method: UncertaintyMethod
+    settings: "Settings"
+    student: str
+    views: int
+    wordings: "Sequence[str]"
+
+    @contextmanager
+    def opened(self) -> "Iterator[UncertaintySource]":
+        """Raises what loading the models raises."""
+        from secondlook.evaluation.uncertainty_sources import (
+            WORDINGS,
+            Committee,
+            EdgeDistribution,
+            MonteCarlo,
+        )
+
+        if self.method is UncertaintyMethod.MONTE_CARLO:
+            check_extras("running models here", *extras_of_models(self.settings))
+            from secondlook.cli.local_service import running_engine
+            from secondlook.server.metrics import Metrics
+
+            fixed = {"calibrator": "none", "verify_budget": "all", "student": ""}
+            with running_engine(self.settings.replace(**fixed), Metrics()) as engine:
+                yield MonteCarlo(engine.pipeline, self.views, self.wordings or WORDINGS)
+        elif self.method is UncertaintyMethod.DISTRIBUTION:
+            yield EdgeDistribution(opened_torch_student(self.student))
+        else:
+            with opened_detector(self.student) as (detect, classes, name):
+                yield Committee(detect, classes, name)
+
+
+@dataclass(frozen=True)
+class OpenOnCluster:
+    """Opens a source on a machine of a cluster, until its process ends."""
+
+    source: OpenSource
+    ontology: Ontology
+    blobs: "Blobs"
+
+    def __call__(self) -> "tuple[str, LookAt[Measured]]":
+        """The source's name, and what looks at batches of results by it."""
+        from secondlook.review.uncertainty import MeasureImages
+        from secondlook.review.visited_images import LookAt
+
+        opened = ExitStack()
+        source = opened.enter_context(self.source.opened())
+        atexit.register(opened.close)
+        look = MeasureImages(source, self.ontology)
+        return source.source, LookAt(self.blobs, self.source.settings.images, look)
+
+
 @contextmanager
-def _source(
-    method: UncertaintyMethod,
-    settings: "Settings",
-    student: str,
-    views: int,
-    wordings: Sequence[str],
-) -> "Iterator[UncertaintySource]":
-    """What measures by ``method``; loading its models is the slow part."""
-    from secondlook.evaluation.uncertainty_sources import (
-        WORDINGS,
-        Committee,
-        EdgeDistribution,
-        MonteCarlo,
-    )
+def _measuring(
+    store: "Store", run: "Run", source: OpenSource, elsewhere: "LookElsewhere | None"
+) -> "Iterator[tuple[str, LookAtBatches[Measured]]]":
+    """The name of a source, and what looks at images by it."""
+    from secondlook.review.uncertainty import MeasureImages
+    from secondlook.review.visited_images import looks_here
 
-    if method is UncertaintyMethod.MONTE_CARLO:
-        check_extras("running models here", *extras_of_models(settings))
-        from secondlook.cli.local_service import running_engine
-        from secondlook.server.metrics import Metrics
-
-        fixed = {"calibrator": "none", "verify_budget": "all", "student": ""}
-        with running_engine(settings.replace(**fixed), Metrics()) as engine:
-            yield MonteCarlo(engine.pipeline, views, wordings or WORDINGS)
-    elif method is UncertaintyMethod.DISTRIBUTION:
-        yield EdgeDistribution(opened_torch_student(student))
-    else:
-        with opened_detector(student) as (detect, classes, name):
-            yield Committee(detect, classes, name)
+    if elsewhere:
+        with elsewhere(OpenOnCluster(source, run.ontology, store.blobs)) as opened:
+            yield opened
+        return
+    with source.opened() as here:
+        look = MeasureImages(here, run.ontology)
+        yield here.source, looks_here(store.blobs, source.settings.images, look)
 
 
 def opened_torch_student(folder: str) -> "TorchStudent":

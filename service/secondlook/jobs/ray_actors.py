@@ -7,10 +7,11 @@ image is its own outcome; only the death of a process is a failure of a whole ca
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Generic, TypeVar
 
 from secondlook.config.settings import ImageSettings, Settings
 from secondlook.core.decoding import ImageDecoder
@@ -35,6 +36,12 @@ AHEAD = 2
 """Calls that an actor with models has: it works on one, and the next is decoded meanwhile."""
 DECODED_AT_A_TIME = 2
 """Images in each decoding actor: one is read and written while another is decoded."""
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+Opening = Callable[[], tuple[str, Callable[[Sequence[Value]], Result]]]
+"""Opens a function where it is called, and says by what it computes; it is pickled, and what it
+opens is not."""
 
 
 @dataclass(frozen=True)
@@ -199,3 +206,34 @@ def _outcome(
         return LabelledItem(waiting.result(), prepared.stored, prepared.perceptual_hash)
     except Exception as failure:  # whatever a model raises is this image's outcome
         return failure
+
+
+@dataclass(frozen=True)
+class MapFacts:
+    """What the driver needs to know of the function that an actor opened."""
+
+    name: str
+    """Of what it computes by, such as a model and its version."""
+    version: str
+    """Of secondlook."""
+
+
+class MapActor(Generic[Value, Result]):
+    """Calls a function, which the first call opens, on batches of values."""
+
+    def __init__(self, opening: Opening[Value, Result]) -> None:
+        self._opening = opening
+
+    def ready(self) -> tuple[MapFacts, None]:
+        """What was opened, once it is. Raises what opening it raises."""
+        return self._opened[0], None
+
+    def call(self, values: Sequence[Value]) -> tuple[MapFacts, Result]:
+        """The result for a batch. Raises what the function raises."""
+        facts, function = self._opened
+        return facts, function(values)
+
+    @cached_property
+    def _opened(self) -> tuple[MapFacts, Callable[[Sequence[Value]], Result]]:
+        name, function = self._opening()
+        return MapFacts(name, installed_version()), function

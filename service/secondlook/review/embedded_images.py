@@ -1,13 +1,14 @@
 """The images and boxes of a stored run as vectors, computed once for each model and kept."""
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.boxes import Xyxy
@@ -15,8 +16,15 @@ from secondlook.core.cancellation import check_cancelled
 from secondlook.core.decoding import ImageDecoder
 from secondlook.core.image_folder import select_images
 from secondlook.core.types import Image
-from secondlook.labeling.embedder import Embedder, Vectors, box_crops, embed_checked, model_of
-from secondlook.review.visited_images import MAX_FAILED, Progress, Visit, visit_run
+from secondlook.labeling.embedder import Embedder, Vectors, box_crops, embed_checked
+from secondlook.review.visited_images import (
+    MAX_FAILED,
+    Keeper,
+    LookAtBatches,
+    Progress,
+    Visit,
+    visit_run,
+)
 from secondlook.store import Store
 from secondlook.store.embeddings import EmbeddedPlace
 from secondlook.store.results import Result
@@ -29,11 +37,15 @@ PIXELS_AT_ONCE = 2**24
 """Of images and crops that are embedded in one call: 50 MB."""
 
 
+Embedded = Mapping[EmbeddedPlace, NDArray[np.float32]]
+"""(D,) unit vectors of images and boxes."""
+
+
 def embed_run(
     store: Store,
     run: Run,
-    embedder: Embedder,
-    limits: ImageSettings,
+    model: str,
+    looks: LookAtBatches[Embedded],
     *,
     boxes: bool = False,
     again: bool = False,
@@ -42,11 +54,37 @@ def embed_run(
 ) -> Visit:
     """Embed the images of a run, and their judged ``boxes`` too, and keep the vectors.
 
-    What the store has of this model is not computed again, unless ``again``: images are shared by
-    all runs. Otherwise as ``visit_run``; raises ``BadSetting`` for what is no vector.
+    ``looks`` is ``EmbedImages`` with the same ``boxes`` and an embedder of which ``model`` is the
+    ``name@digest``. What the store has of this model is not computed again, unless ``again``:
+    images are shared by all runs. Otherwise as ``visit_run``.
     """
-    visitor = _Embedding(store, embedder, boxes)
-    return visit_run(store, run, visitor, limits, again=again, progress=progress, stopped=stopped)
+    keeper = _KeepVectors(store, model, boxes)
+    return visit_run(store, run, keeper, looks, again=again, progress=progress, stopped=stopped)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbedImages:
+    """Looks at images by an embedder, and at their judged ``boxes`` too."""
+
+    embedder: Embedder
+    boxes: bool = False
+
+    def __call__(self, images: Iterable[tuple[Result, Image]]) -> Embedded:
+        """The vector of each place. Raises ``BadSetting`` for what is no vector."""
+        found: dict[EmbeddedPlace, NDArray[np.float32]] = {}
+        for some in _batches(self._shown(images)):
+            vectors = embed_checked(self.embedder, [image for _, image in some])
+            found.update((place, vector) for (place, _), vector in zip(some, vectors, strict=True))
+        return found
+
+    def _shown(
+        self, images: Iterable[tuple[Result, Image]]
+    ) -> Iterator[tuple[EmbeddedPlace, Image]]:
+        for result, image in images:
+            yield EmbeddedPlace(result.image_id), image
+            boxes = judged_boxes(result) if self.boxes else ()
+            for box, crop in zip(boxes, box_crops(image, boxes), strict=True):
+                yield EmbeddedPlace(result.image_id, box), crop
 
 
 def judged_boxes(result: Result) -> tuple[Xyxy, ...]:
@@ -99,44 +137,28 @@ def embed_files(folder: Path, embedder: Embedder, limits: ImageSettings) -> Embe
 
 
 @dataclass(frozen=True, eq=False)
-class _Embedding:
-    """The visitor that keeps vectors; see ``ImageVisitor``."""
+class _KeepVectors(Keeper[Embedded]):
+    """Keeps vectors."""
 
     store: Store
-    embedder: Embedder
+    model: str
     boxes: bool
 
     def kept(self, results: Sequence[Result]) -> Collection[int]:
         places = {one.cursor: self._places(one) for one in results}
         ids = sorted({one.image_id for one in results})
-        model, embeddings = model_of(self.embedder), self.store.embeddings
-        there = set(embeddings.of_images(model, ids))
+        embeddings = self.store.embeddings
+        there = set(embeddings.of_images(self.model, ids))
         if self.boxes:
-            there |= set(embeddings.of_images(model, ids, boxes=True))
+            there |= set(embeddings.of_images(self.model, ids, boxes=True))
         return [cursor for cursor, wanted in places.items() if there.issuperset(wanted)]
+
+    def keep(self, found: Embedded) -> None:
+        self.store.embeddings.put(self.model, found)
 
     def _places(self, result: Result) -> list[EmbeddedPlace]:
         boxes = judged_boxes(result) if self.boxes else ()
         return [EmbeddedPlace(result.image_id, box) for box in (None, *boxes)]
-
-    def visit(self, images: Iterable[tuple[Result, Image]]) -> int:
-        visited: set[int] = set()
-        for some in _batches(self._shown(images, visited)):
-            vectors = embed_checked(self.embedder, [image for _, image in some])
-            found = {place: vector for (place, _), vector in zip(some, vectors, strict=True)}
-            self.store.embeddings.put(model_of(self.embedder), found)
-        return len(visited)
-
-    def _shown(
-        self, images: Iterable[tuple[Result, Image]], visited: set[int]
-    ) -> Iterator[tuple[EmbeddedPlace, Image]]:
-        """What the embedder sees of each image; its cursor is added to ``visited``."""
-        for result, image in images:
-            visited.add(result.cursor)
-            yield EmbeddedPlace(result.image_id), image
-            boxes = judged_boxes(result) if self.boxes else ()
-            for box, crop in zip(boxes, box_crops(image, boxes), strict=True):
-                yield EmbeddedPlace(result.image_id, box), crop
 
 
 def _batches(

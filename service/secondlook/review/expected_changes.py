@@ -1,14 +1,15 @@
 """How much each image of a pool would change a student, measured image by image."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from secondlook.config.settings import ImageSettings
 from secondlook.core.types import Image, Pixels
 from secondlook.review.image_pool import RunPool
-from secondlook.review.visited_images import Progress, Visit, visit_run
+from secondlook.review.visited_images import Keeper, Progress, Visit, looks_here, visit_run
 from secondlook.store import Store
 from secondlook.store.results import Result
 from secondlook.store.runs import Run
@@ -28,18 +29,24 @@ def measure_changes(
     ``change`` is what an image would change a student. Nothing is kept in the store: another round
     has another student.
     """
-    visitor = _Changes(change, frozenset(one.cursor for one in found.images))
-    visit = visit_run(store, run, visitor, limits, progress=progress, stopped=stopped)
-    changes = [visitor.found.get(one.cursor, np.nan) for one in found.images]
+    keeper = _Changes(frozenset(one.cursor for one in found.images))
+    looks = looks_here(store.blobs, limits, partial(_changes_of, change))
+    visit = visit_run(store, run, keeper, looks, progress=progress, stopped=stopped)
+    changes = [keeper.found.get(one.cursor, np.nan) for one in found.images]
     pool = replace(found.pool, changes=np.array(changes, np.float64))
     return replace(found, pool=pool), visit
 
 
-@dataclass(frozen=True, eq=False)
-class _Changes:
-    """The visitor that measures the images of a pool; see ``ImageVisitor``."""
+def _changes_of(
+    change: Callable[[Pixels], float], images: Iterable[tuple[Result, Image]]
+) -> Mapping[int, float]:
+    return {result.cursor: change(image.pixels) for result, image in images}
 
-    change: Callable[[Pixels], float]
+
+@dataclass(frozen=True, eq=False)
+class _Changes(Keeper[Mapping[int, float]]):
+    """Keeps in memory what is found of the images of a pool."""
+
     wanted: frozenset[int]
     found: dict[int, float] = field(default_factory=dict)
     """By cursor."""
@@ -47,8 +54,5 @@ class _Changes:
     def kept(self, results: Sequence[Result]) -> Collection[int]:
         return [one.cursor for one in results if one.cursor not in self.wanted]
 
-    def visit(self, images: Iterable[tuple[Result, Image]]) -> int:
-        before = len(self.found)
-        for result, image in images:
-            self.found[result.cursor] = self.change(image.pixels)
-        return len(self.found) - before
+    def keep(self, found: Mapping[int, float]) -> None:
+        self.found.update(found)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secondlook.config.settings import ImageSettings
 from secondlook.core.types import Image
 from secondlook.evaluation.calibration import RiskCoverage, auroc, risk_coverage
 from secondlook.evaluation.uncertainty_sources import UncertaintySource
 from secondlook.review.oracle import Oracle
-from secondlook.review.visited_images import PAGE, Progress, Visit, visit_run
+from secondlook.review.visited_images import PAGE, Keeper, LookAtBatches, Progress, Visit, visit_run
 from secondlook.store import Store
 from secondlook.store.database import sanitize_text
 from secondlook.store.results import Result
 from secondlook.store.runs import Run
 from secondlook.store.uncertainties import uncertainties_at
 from secondlook_client.errors import InvalidInput
+from secondlook_client.ontology import Ontology
 from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
 from secondlook_client.values import Outcome
 
@@ -37,45 +37,59 @@ BEST_FIRST = (
 """In which order they find wrong labels, by ``bench uncertainty``."""
 
 
+Measured = Mapping[int, Mapping[int, LabelUncertainty]]
+"""By the result's cursor, then by place."""
+
+
 def measure_run(
     store: Store,
     run: Run,
-    source: UncertaintySource,
-    limits: ImageSettings,
+    by: tuple[UncertaintyMethod, str],
+    looks: LookAtBatches[Measured],
     *,
     again: bool = False,
     progress: Progress = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Visit:
-    """Measure the results of a run by ``source``, and keep what was found.
+    """Measure the results of a run, and keep what was found.
 
-    ``again`` measures also what was measured by the same models and options. Otherwise as
-    ``visit_run``.
+    ``looks`` is ``MeasureImages`` with a source of which ``by`` are method and name. ``again``
+    measures also what was measured by the same source. Otherwise as ``visit_run``.
     """
-    visitor = _Measuring(store, run, source)
-    return visit_run(store, run, visitor, limits, again=again, progress=progress, stopped=stopped)
+    keeper = _KeepUncertainties(store, *by)
+    return visit_run(store, run, keeper, looks, again=again, progress=progress, stopped=stopped)
 
 
 @dataclass(frozen=True, eq=False)
-class _Measuring:
-    """The visitor that keeps uncertainties; see ``ImageVisitor``."""
+class MeasureImages:
+    """Looks at the images of a run by one way to measure."""
 
-    store: Store
-    run: Run
     source: UncertaintySource
+    ontology: Ontology
 
-    def kept(self, results: Sequence[Result]) -> Collection[int]:
-        own, method = sanitize_text(self.source.source), self.source.method
-        sources = self.store.uncertainties.sources(method, [one.cursor for one in results])
-        return [cursor for cursor, source in sources.items() if source == own]
-
-    def visit(self, images: Iterable[tuple[Result, Image]]) -> int:
-        found = {
-            result.cursor: self.source.measure(image, result.labelled, self.run.ontology)
+    def __call__(self, images: Iterable[tuple[Result, Image]]) -> Measured:
+        """The uncertainty of each result's judgements."""
+        return {
+            result.cursor: self.source.measure(image, result.labelled, self.ontology)
             for result, image in images
         }
-        self.store.uncertainties.put(self.source.method, self.source.source, found)
-        return len(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _KeepUncertainties(Keeper[Measured]):
+    """Keeps uncertainties."""
+
+    store: Store
+    method: UncertaintyMethod
+    source: str
+
+    def kept(self, results: Sequence[Result]) -> Collection[int]:
+        own = sanitize_text(self.source)
+        sources = self.store.uncertainties.sources(self.method, [one.cursor for one in results])
+        return [cursor for cursor, source in sources.items() if source == own]
+
+    def keep(self, found: Measured) -> None:
+        self.store.uncertainties.put(self.method, self.source, found)
 
 
 @dataclass(frozen=True)

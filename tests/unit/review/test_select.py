@@ -13,14 +13,15 @@ from tiny_students import PIXELS, d_fine
 from secondlook.cli import run as run_command
 from secondlook.config.settings import ImageSettings
 from secondlook.core.types import Image
-from secondlook.labeling.embedder import BOX_MARGIN, box_crops, embed_checked
-from secondlook.review.embedded_images import embed_files, embed_run
+from secondlook.labeling.embedder import BOX_MARGIN, box_crops, embed_checked, model_of
+from secondlook.review.embedded_images import EmbedImages, embed_files, embed_run
 from secondlook.review.image_pool import embedding_model, read_pool
 from secondlook.review.queue_order import queue_items
-from secondlook.review.visited_images import Visit
+from secondlook.review.visited_images import Visit, looks_here
 from secondlook.selection.choices import Measure, Strategy
 from secondlook.selection.strategies import choose_images
 from secondlook.store import Store
+from secondlook.store.runs import Run
 from secondlook.training.model import save_student
 from secondlook_client.errors import BadSetting, InvalidInput
 from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
@@ -54,23 +55,30 @@ def street(store: Store) -> Store:
     return store
 
 
+def embed(
+    store: Store, run: Run, embedder: MeanColour, *, boxes: bool = False, again: bool = False
+) -> Visit:
+    look = looks_here(store.blobs, LIMITS, EmbedImages(embedder, boxes))
+    return embed_run(store, run, model_of(embedder), look, boxes=boxes, again=again)
+
+
 def test_images_are_embedded_once_whatever_the_run(street: Store, embedder: MeanColour) -> None:
     run = street.results.run("street")
-    assert embed_run(street, run, embedder, LIMITS) == Visit(4, 0, (), 0)
-    assert embed_run(street, run, embedder, LIMITS) == Visit(0, 4, (), 0)
-    assert embed_run(street, run, embedder, LIMITS, again=True).measured == 4
+    assert embed(street, run, embedder) == Visit(4, 0, (), 0)
+    assert embed(street, run, embedder) == Visit(0, 4, (), 0)
+    assert embed(street, run, embedder, again=True).measured == 4
     other = stored_run(street, "other", [labelled("a"), labelled("e")])
-    assert embed_run(street, other, embedder, LIMITS) == Visit(1, 1, (), 0)
+    assert embed(street, other, embedder) == Visit(1, 1, (), 0)
     assert len(embedder.seen) == 9 and set(embedder.seen) == {(40, 30)}
     assert [one.name for one in street.embeddings.models()] == ["colour@1"]
 
 
 def test_boxes_are_embedded_as_their_crops(street: Store, embedder: MeanColour) -> None:
     run = street.results.run("street")
-    embed_run(street, run, embedder, LIMITS)
-    done = embed_run(street, run, embedder, LIMITS, boxes=True)
+    embed(street, run, embedder)
+    done = embed(street, run, embedder, boxes=True)
     assert done.measured == 4, "the boxes were missing"
-    assert embed_run(street, run, embedder, LIMITS, boxes=True).before == 4
+    assert embed(street, run, embedder, boxes=True).before == 4
     ids = [image_of(street, name) for name in NAMES]
     boxes = street.embeddings.of_images("colour@1", ids, boxes=True)
     judged = {one.box for one in street.results.page(run.id)[0].labelled.judgements}
@@ -110,7 +118,7 @@ def test_what_is_no_vector_is_refused(
 
 def test_the_pool_has_what_nobody_reviewed(street: Store, embedder: MeanColour) -> None:
     run = street.results.run("street")
-    embed_run(street, run, embedder, LIMITS)
+    embed(street, run, embedder)
     review_box(street, image_of(street, "b"), "dog", (20, 5, 39, 25), "right")
     found = read_pool(street, run, model="colour@1")
     assert [one.name for one in found.images] == ["a", "c", "d"] and found.reviewed == 1
@@ -144,7 +152,7 @@ def test_vectors_of_another_model_and_empty_runs_are_refused(
     run = street.results.run("street")
     with pytest.raises(InvalidInput, match="no image of run 'street' was embedded; embed them"):
         embedding_model(street, run)
-    embed_run(street, run, embedder, LIMITS)
+    embed(street, run, embedder)
     with pytest.raises(InvalidInput, match="no image of run 'street' was embedded by other@1"):
         read_pool(street, run, model="other@1")
     assert embedding_model(street, run) == "colour@1"
@@ -158,7 +166,7 @@ def test_an_image_that_cannot_be_embedded_is_not_chosen(
     run = street.results.run("street")
     second = street.results.page(run.id)[1].labelled
     street.blobs.remove_unless_new(second.sha256, -1.0)
-    assert embed_run(street, run, embedder, LIMITS).failures == 1
+    assert embed(street, run, embedder).failures == 1
     found = read_pool(street, run, model="colour@1")
     assert [one.name for one in found.images] == ["a", "c", "d"] and found.without_vector == 1
 
@@ -168,7 +176,7 @@ def test_a_queue_asks_image_by_image(street: Store, embedder: MeanColour, order:
     run = street.results.run("street")
     with pytest.raises(InvalidInput, match="secondlook select street"):
         [*queue_items(street, "street", ReviewOrder(order), count=8)]
-    embed_run(street, run, embedder, LIMITS)
+    embed(street, run, embedder)
     with pytest.raises(InvalidInput, match="give a count of boxes"):
         [*queue_items(street, "street", ReviewOrder(order))]
     judged = len(street.results.page(run.id)[0].labelled.judgements)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from html_page import Page
@@ -22,15 +23,17 @@ from secondlook.review.pages import write_explanation
 from secondlook.review.queue_order import queue_items
 from secondlook.review.uncertainty import (
     ImageUncertainty,
+    MeasureImages,
     best_method,
     measure_run,
     measured_images,
     report_on,
 )
 from secondlook.review.uncertainty_page import write_uncertainty_page
-from secondlook.review.visited_images import AT_ONCE, Visit
+from secondlook.review.visited_images import AT_ONCE, Visit, looks_here
 from secondlook.store import Store, open_store
 from secondlook.store.reviews import QueueItem
+from secondlook.store.runs import Run
 from secondlook_client.errors import AlreadyExists, InvalidInput
 from secondlook_client.ontology import Ontology
 from secondlook_client.uncertainties import LabelUncertainty, UncertaintyMethod
@@ -67,8 +70,13 @@ VALUES = {"a": 0.2, "b": 0.9, "c": 0.4}
 def measured(store: Store) -> Store:
     """A run of three images whose dogs are accepted and measured."""
     run = stored_run(store, "first", [labelled(name, answers=SURE) for name in NAMES])
-    assert measure_run(store, run, Scripted(VALUES), LIMITS) == Visit(3, 0, (), 0)
+    assert measure(store, run, Scripted(VALUES)) == Visit(3, 0, (), 0)
     return store
+
+
+def measure(store: Store, run: Run, source: Scripted, **more: Any) -> Visit:
+    look = looks_here(store.blobs, LIMITS, MeasureImages(source, run.ontology))
+    return measure_run(store, run, (source.method, source.source), look, **more)
 
 
 def dogs(store: Store, order: str, **options: object) -> list[str]:
@@ -89,27 +97,26 @@ def test_measuring_goes_on_where_it_was_stopped(store: Store) -> None:
     source = Scripted(dict.fromkeys(many, 0.5))
     asked = iter((False, True))
     done: list[int] = []
-    half = measure_run(
+    half = measure(
         store,
         run,
         source,
-        LIMITS,
         progress=lambda now, total: done.append(now),
         stopped=lambda: next(asked),
     )
     assert half == Visit(AT_ONCE, 0, (), 0, stopped=True) and done == [AT_ONCE]
-    assert measure_run(store, run, source, LIMITS) == Visit(2, AT_ONCE, (), 0)
+    assert measure(store, run, source) == Visit(2, AT_ONCE, (), 0)
     assert source.seen == many, "each image once"
-    assert measure_run(store, run, source, LIMITS, again=True).measured == len(many)
+    assert measure(store, run, source, again=True).measured == len(many)
     other = Scripted(dict.fromkeys(many, 0.1), "student two")
-    assert measure_run(store, run, other, LIMITS).measured == len(many)
+    assert measure(store, run, other).measured == len(many)
 
 
 def test_an_image_that_is_gone_is_left_out_with_a_reason(measured: Store) -> None:
     run = measured.results.run("first")
     (_, second, _) = measured.results.page(run.id)
     measured.blobs.remove_unless_new(second.labelled.sha256, -1.0)
-    done = measure_run(measured, run, Scripted(VALUES), LIMITS, again=True)
+    done = measure(measured, run, Scripted(VALUES), again=True)
     assert (done.measured, done.failures, len(done.failed)) == (2, 1, 1)
 
 

@@ -1,8 +1,9 @@
-"""``secondlook label --ray`` on a small cluster of this machine: what comes out is what a run
-without Ray gives, and a worker that dies costs nothing but time."""
+"""Commands with ``--ray`` on a small cluster of this machine: what comes out is what a run without
+Ray gives, and a worker that dies costs nothing but time."""
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from label_command import COCO, START, arguments, folder_of, image, label, lines, names_done
+from killed_cluster import OwnCluster
+from label_command import (
+    COCO,
+    START,
+    arguments,
+    environment,
+    folder_of,
+    image,
+    label,
+    lines,
+    names_done,
+)
 from s3 import client
 
 from secondlook.cli import run
@@ -30,6 +42,7 @@ ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
 }
 ON_RAY = ("--ray", "auto", "--ray-actors", "1", "--ray-cpus", "0.5", "--propose-batch", "4")
+LIKENESS = ("--embedder", "scripted_models:mean_colour", "--by-boxes", "--strategy", "diversity")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +96,7 @@ def test_a_cluster_gives_what_this_process_gives(
 def test_an_image_that_ends_its_worker_fails_alone(
     photos: Path, tmp_path: Path, looked_at: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondlook.jobs.ray_cluster.LOST_ALONE", 1)
+    monkeypatch.setattr("secondlook.jobs.ray_labeling.LOST_ALONE", 1)
     image(photos / "0000.png", 5, size=(120, 30))  # among the first
     out, deadly = tmp_path / "out", ("--proposer", "scripted_models:deadly:0")
     ended = label(photos, out, *ON_RAY, *deadly)
@@ -125,6 +138,68 @@ def test_images_and_labels_in_a_bucket(
     looks = len(looked_at.read_text().splitlines())
     assert run(words) == 0, capsys.readouterr().err
     assert len(looked_at.read_text().splitlines()) == looks
+
+
+def test_images_are_embedded_on_a_cluster_as_here(
+    photos: Path, tmp_path: Path, looked_at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert label(photos, here).returncode == 0
+    assert run(["select", str(here), *LIKENESS]) == 0
+    image(photos / "wide.png", 5, size=(120, 30))  # which ends its worker
+    assert label(photos, there).returncode == 0
+    capsys.readouterr()
+    assert run(["select", str(there), *LIKENESS, "--count", "3", "--json", *ON_RAY[:-2]]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 3
+    assert "wide.png: looking at it ended its worker 3 times" in said.err
+    assert len(vectors(here)) == 20  # of ten images a whole and a box
+    assert vectors(there) == vectors(here)
+
+
+def vectors(out: Path) -> dict[tuple[str, Any], bytes]:
+    """What a store has of images and boxes."""
+    with open_store(out / ".store") as store:
+        (job,) = store.queue.list_jobs()
+        names = {one.image_id: one.labelled.name for one in store.results.page(job.run_id)}
+        of_images = store.embeddings.of_images
+        found = {**of_images("colour@1", [*names]), **of_images("colour@1", [*names], boxes=True)}
+    return {(names[one.image_id], one.box): vector.tobytes() for one, vector in found.items()}
+
+
+def test_uncertainties_are_measured_on_a_cluster_as_here(
+    photos: Path, tmp_path: Path, looked_at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert label(photos, out).returncode == 0
+    models = ["--proposer", "scripted_models:bright_half:0"]
+    models += ["--verifier", "scripted_models:agreeable:dog"]
+    command = ["uncertainty", str(out), "--method", "monte-carlo", *models, "--gallery", "0"]
+    found = []
+    for way in ((), ON_RAY[:-2]):
+        before = len(looked_at.read_text().splitlines())
+        assert run([*command, "--again", "--json", *way]) == 0
+        found.append(sorted(capsys.readouterr().out.splitlines()))
+        assert len(looked_at.read_text().splitlines()) > before
+    assert found[0] == found[1]
+    assert len(found[0]) == 10
+
+
+def test_a_driver_outside_the_cluster_is_a_client_of_ray(photos: Path, tmp_path: Path) -> None:
+    cluster, here, there = OwnCluster(tmp_path), tmp_path / "here", tmp_path / "there"
+    cluster.start()
+    try:
+        way = ("--ray", f"ray://127.0.0.1:{cluster.client_port}", *ON_RAY[2:])
+        for command in (
+            arguments(photos, there, *way),
+            [*START, "select", str(there), *LIKENESS, *way[:-2]],
+        ):
+            subprocess.run(command, env=environment(RAY_AUTH_MODE="disabled"), check=True)
+    finally:
+        cluster.kill()
+    assert label(photos, here).returncode == 0
+    assert outputs(there) == outputs(here)
+    assert len(vectors(there)) == 20
 
 
 def outputs(out: Path) -> dict[str, bytes]:
