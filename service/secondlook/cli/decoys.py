@@ -10,7 +10,7 @@ import click
 
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import console, table
-from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
+from secondlook.cli.store import STORE_FLAGS, opened_store, run_of, store_options
 from secondlook.config.entrypoint import SectionedCommand, setting_options
 from secondlook.config.settings import ImageSettings
 from secondlook.config.terminal import echo, print_json
@@ -69,7 +69,7 @@ def decoys_command(
     limits = settings_of({**flags}).images
     places = {name: flags[name] for name in STORE_FLAGS}
     baseline = _audit(against, {**places}) if against else None
-    name = run_of(run, places)
+    _, name = run_of(run, places)
     with opened_store(places) as store:
         from secondlook.evaluation.yes_bias import compare
         from secondlook.review.decoy_audit import audit_of, verdict_on, write_audit_page
@@ -98,20 +98,9 @@ def _audit(name: str, places: dict[str, Any]) -> "DecoyAudit":
 
     if Path(name).is_file():
         return read_baseline(Path(name))
-    run = run_of(name, places)
+    _, run = run_of(name, places)
     with opened_store(places) as store:
         return audit_of(store, run)
-
-
-def run_of(run: str, places: dict[str, Any]) -> str:
-    """The name of the run; ``places`` then say where its store is."""
-    folder = Path(run)
-    if places["data"] or not (folder / "run.json").is_file():
-        return run
-    from secondlook.cli.output_folder import run_in, store_of
-
-    places["data"] = str(store_of(folder))
-    return run_in(folder)
 
 
 def _change_json(change: "BiasChange | None") -> dict[str, Any] | None:

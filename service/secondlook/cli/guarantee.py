@@ -16,7 +16,7 @@ import click
 
 from secondlook.cli.output import bar, console, counted, local_time, share, table
 from secondlook.cli.params import limit_option
-from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
+from secondlook.cli.store import STORE_FLAGS, opened_store, run_of, store_options
 from secondlook.config.entrypoint import CommandGroup, setting_options
 from secondlook.config.settings import ImageSettings
 from secondlook.config.terminal import echo, print_json
@@ -151,7 +151,7 @@ def create(
     is one call. An answer of 'unsure' counts as wrong. The exit code is 1 while answers are
     missing, and when nothing can be guaranteed.
     """
-    folder, run = _run_of(run, flags)
+    folder, run = run_of(run, flags)
     terms = {key: flags.pop(key) for key in ("precision", "confidence", "budget", "promise")}
     classes, each, seed = (flags.pop(key) for key in ("classes", "each_class", "seed"))
     filled = flags.pop("filled")
@@ -382,22 +382,6 @@ def _store_in(folder: Path | None, flags: dict[str, Any]) -> "Store":
             raise click.UsageError("give FOLDER or --data, not both")
         flags["data"] = str(store_of(folder))
     return opened_store({name: flags[name] for name in STORE_FLAGS})
-
-
-def _run_of(run: str, flags: dict[str, Any]) -> tuple[Path | None, str]:
-    """The output folder that ``run`` names, if it does, and the name of the run."""
-    folder = Path(run)
-    if flags["data"] or flags["database_url"]:
-        return None, run
-    if not folder.is_dir():
-        raise click.UsageError(
-            f"there is no folder '{run}'; give the output folder of `secondlook label`, or the "
-            "name of a run and its store with --data"
-        )
-    from secondlook.cli.output_folder import run_in, store_of
-
-    flags["data"] = str(store_of(folder))
-    return folder, run_in(folder)
 
 
 def _where(folder: Path | None, flags: dict[str, Any]) -> str:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.decoys import run_of
 from secondlook.cli.options import fps_option, settings_of
 from secondlook.cli.output import bar, counted, duration, local_time, print_facts
-from secondlook.cli.store import opened_store
+from secondlook.cli.store import opened_store, run_of
 from secondlook.config.entrypoint import (
     MORE,
     CommandGroup,
@@ -266,7 +265,7 @@ def _labels_of_run(run: str, class_name: str) -> "list[FrameLabels]":
     from secondlook.training.micro_labels import labels_of_reviews
 
     places: dict[str, Any] = {"data": "", "database_url": "", "blob_url": "", "config": None}
-    name = run_of(run, places)
+    _, name = run_of(run, places)
     with opened_store(places) as store:
         from secondlook.review.local_reviews import LocalReviews
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.decoys import run_of
 from secondlook.cli.options import settings_of
 from secondlook.cli.output import bar, console, counted, table
 from secondlook.cli.ray_runs import look_elsewhere, ray_options
-from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
+from secondlook.cli.store import STORE_FLAGS, opened_store, run_of, store_options
 from secondlook.cli.uncertainty import opened_detector, opened_torch_student, tell_failures
 from secondlook.config.entrypoint import (
     SectionedCommand,
@@ -178,7 +177,7 @@ def select_command(
     elsewhere = look_elsewhere(ray, flags)
     settings = settings_of({**flags})
     places = {name: flags[name] for name in STORE_FLAGS}
-    name = run_of(run, places)
+    _, name = run_of(run, places)
     with opened_store(places) as store, gentle_interrupts() as stopped:
         from secondlook.core.files import check_can_write
         from secondlook.selection.strategies import choose_images

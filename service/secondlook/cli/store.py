@@ -55,6 +55,27 @@ def opened_store(flags: dict[str, Any], *, new: bool = False) -> "Store":
     return open_store(data, settings.database_url, settings.blob_url)
 
 
+def run_of(run: str, flags: dict[str, Any]) -> tuple[Path | None, str]:
+    """The output folder of `secondlook label` that ``run`` names, if it does, and the run's name.
+
+    ``flags`` then say where its store is. Raises ``click.UsageError`` where ``run`` is no such
+    folder and no store is named, and ``NotFound`` for a folder without a run or store.
+    """
+    from secondlook.cli.output_folder import RUN, run_in, store_of
+
+    folder = Path(run)
+    named = settings_of({name: flags[name] for name in STORE_FLAGS}).store.given
+    if flags["data"] or flags["database_url"] or (named and not (folder / RUN).is_file()):
+        return None, run
+    if not folder.is_dir():
+        raise click.UsageError(
+            f"there is no folder '{run}'; give the output folder of `secondlook label`, or the "
+            "name of a run and its store with --data"
+        )
+    flags["data"] = str(store_of(folder))
+    return folder, run_in(folder)
+
+
 @click.command(
     "check",
     cls=SectionedCommand,

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from secondlook.cli.decoys import run_of
 from secondlook.cli.options import in_process_options, models_option, settings_of
 from secondlook.cli.output import bar, console, counted, share, table
 from secondlook.cli.ray_runs import look_elsewhere, ray_options
-from secondlook.cli.store import STORE_FLAGS, opened_store, store_options
+from secondlook.cli.store import STORE_FLAGS, opened_store, run_of, store_options
 from secondlook.config.entrypoint import SectionedCommand, gentle_interrupts
 from secondlook.config.extras import check_extras, extras_of_models
 from secondlook.config.stop_signals import INTERRUPTED
@@ -150,7 +149,7 @@ def uncertainty_command(
     elsewhere = look_elsewhere(ray, flags)
     places = {name: flags[name] for name in STORE_FLAGS}
     settings = settings_of({**flags})
-    name = run_of(run, places)
+    _, name = run_of(run, places)
     failures = 0
     with opened_store(places) as store:
         of_run = store.results.run(name)

@@ -277,3 +277,15 @@ def test_bad_input_is_told(
 ) -> None:
     code = run_command(["select", "street", "--data", str(tmp_path / "data"), *words])
     assert code in (1, 2) and problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["select", "uncertainty", "decoys"])
+def test_a_run_that_is_no_folder_needs_a_store(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command([command, "labels"]) == 2
+    assert "there is no folder 'labels'; give the output folder" in capsys.readouterr().err
