@@ -16,7 +16,8 @@ from secondlook.config.spec import LOG_LEVELS, SettingGroup, SettingSources, set
 PROPOSERS, VERIFIERS = "secondlook.proposers", "secondlook.verifiers"
 SEGMENTERS, EMBEDDERS = "secondlook.segmenters", "secondlook.embedders"
 """Groups of entry points that name the models."""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+FASTEST = "fastest"
+DTYPES = ("auto", "float32", "bfloat16", "float16", FASTEST)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class ModelSettings(SettingGroup):
         unit="device",
         common=True,
     )
-    dtype: str = setting("auto", "Data type of the models' weights.", choices=DTYPES)
+    dtype: str = setting(
+        "auto",
+        "Data type of matrix products; fastest: tried here, if outcomes stay the same.",
+        choices=DTYPES,
+    )
     trust_remote_code: bool = setting(False, "Run Python code that comes with a checkpoint.")
     threads: int = setting(
         0, "CPU threads of each model; 0: chosen by the library.", low=0, high=1024

@@ -27,6 +27,7 @@ from typing import Any
 from secondlook.config.extras import extra_of, installed, missing_extra
 from secondlook.config.settings import (
     EMBEDDERS,
+    FASTEST,
     PROPOSERS,
     SEGMENTERS,
     VERIFIERS,
@@ -40,6 +41,7 @@ from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.segmenter import Segmenter
 from secondlook.labeling.tiling import tiled
 from secondlook.labeling.verifier import Verifier
+from secondlook.models.fastest_type import fastest_proposer, fastest_verifier
 from secondlook.models.photo import describe_pairs
 from secondlook_client.errors import BadSetting, MissingExtra, NotFound
 
@@ -101,7 +103,12 @@ def load_proposer(spec: str, options: ModelSettings) -> Proposer:
     Raises ``NotFound`` for an unknown name or missing checkpoint, ``MissingExtra`` when a package
     is not installed, ``BadSetting`` for a plug-in that lacks a part of ``Proposer``.
     """
-    model: Proposer = _load(PROPOSERS, spec, options)
+
+    def load(given: ModelSettings) -> Proposer:
+        model: Proposer = _load(PROPOSERS, spec, given)
+        return model
+
+    model = fastest_proposer(load, options) if options.dtype == FASTEST else load(options)
     return tiled(model, options)
 
 
@@ -109,8 +116,12 @@ def load_verifier(spec: str, options: ModelSettings) -> Verifier | None:
     """The verifier that ``spec`` names, or None for ``none``; raises as ``load_proposer`` does."""
     if spec.strip() == NONE:
         return None
-    model: Verifier = _load(VERIFIERS, spec, options)
-    return model
+
+    def load(given: ModelSettings) -> Verifier:
+        model: Verifier = _load(VERIFIERS, spec, given)
+        return model
+
+    return fastest_verifier(load, options) if options.dtype == FASTEST else load(options)
 
 
 def load_segmenter(spec: str, options: ModelSettings) -> Segmenter | None:
