@@ -1,9 +1,12 @@
-"""How many processors this process may use."""
+"""How many processors this process may use, and what they multiply by themselves."""
 
 import os
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_CPUS = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""As Linux names them on x86 and Arm."""
 
 
 def available_cpus() -> int:
@@ -15,6 +18,15 @@ def available_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min([allowed, *_shares(Path("/proc/self/cgroup"), _CGROUPS)]))
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processors multiply numbers in bfloat16; False where Linux does not say."""
+    try:
+        words = _CPUS.read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+    return not _BFLOAT16_FLAGS.isdisjoint(words)
 
 
 def _shares(membership: Path, root: Path) -> list[int]:

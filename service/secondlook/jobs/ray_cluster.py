@@ -127,6 +127,7 @@ def connect(address: str) -> bool:
 
 
 def least_busy(actors: Iterable[RemoteActor]) -> RemoteActor | None:
+    """The one with the fewest calls of those that take some; None where none does."""
     free = (one for one in actors if one.up and not one.suspect)
     return min(free, key=lambda one: one.load, default=None)
 
@@ -236,6 +237,7 @@ def is_lost(failure: BaseException) -> bool:
 
 
 def unavailable(cause: BaseException) -> SecondlookError:
+    """``cause`` if it is an error of ours, else that the cluster does not answer."""
     if isinstance(cause, SecondlookError):
         return cause
     return Unavailable(f"the Ray cluster does not answer ({type(cause).__name__})")

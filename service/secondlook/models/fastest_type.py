@@ -12,14 +12,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secondlook.config.settings import FASTEST, ModelSettings
 from secondlook.core.boxes import iou
+from secondlook.core.processors import multiplies_bfloat16
 from secondlook.core.types import Image, Pixels, VQAQuery
 from secondlook.labeling.proposer import Proposer
 from secondlook.labeling.verifier import Verifier
@@ -38,11 +38,20 @@ QUESTIONS = ("Is this a person?", "Is this a car?")
 BOXES = 300
 """The best of them are compared."""
 CROPS = 8
-CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Of processors that multiply in bfloat16 by themselves, as Linux names them."""
-CPUS = Path("/proc/cpuinfo")
-
 Model = TypeVar("Model", Proposer, Verifier)
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A model that multiplies in the type of ``--dtype``; no other one is tried."""
+
+    device: str
+    """Where: ``cpu``, ``cuda`` or ``mps``."""
+
+
+def device_of(model: object) -> str:
+    """Where a model multiplies; empty where it does not say."""
+    return model.device if isinstance(model, OnDevice) else ""
 
 
 def fastest_proposer(load: Callable[[ModelSettings], Proposer], options: ModelSettings) -> Proposer:
@@ -88,11 +97,7 @@ def native_types(device: str) -> tuple[str, ...]:
         return BFLOAT16, FLOAT16
     if device == "mps":
         return (FLOAT16,)
-    try:
-        words = set(CPUS.read_text(encoding="ascii", errors="replace").split())
-    except OSError:  # another system than Linux
-        return ()
-    return (BFLOAT16,) if words & CPU_FLAGS else ()
+    return (BFLOAT16,) if device == "cpu" and multiplies_bfloat16() else ()
 
 
 def _fastest(
@@ -101,13 +106,11 @@ def _fastest(
     run: Callable[[Model], Any],
     same: Callable[[Any, Any], float],
 ) -> Model:
-    from secondlook.models.loading import choose_placement
-    from secondlook.models.remote import RemoteVerifier
-
     best = load(replace(options, dtype=FLOAT32))
-    if isinstance(best, RemoteVerifier):  # its server chooses
+    device = device_of(best)
+    if not device:  # a server, or a program of somebody else, chooses itself
         return best
-    types = native_types(choose_placement(options).device.type)
+    types = native_types(device)
     if not types:
         log.warning("--dtype %s: %s, as this device has no other type", FASTEST, FLOAT32)
         return best

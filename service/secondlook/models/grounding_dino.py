@@ -190,6 +190,7 @@ class GroundingDinoProposer:
         """
         self.name = name
         self.digest = digest
+        self.device = placement.device.type
         self._model = _prepare_for_device(model, placement)
         self._tokenizer = tokenizer
         self._pixels = pixels

@@ -73,6 +73,7 @@ class TransformersVerifier:
         """
         self.name = name
         self.digest = digest
+        self.device = model.device.type
         self._model = model
         self._dtype = model.dtype  # the property looks through the weights at each call
         self._batch = batch

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from secondlook.models import embedded
+from secondlook.core.processors import multiplies_bfloat16
 
 SHAPES = """
 import torch
@@ -40,9 +41,8 @@ def test_a_bound_that_the_user_sets_is_left_alone() -> None:
     assert "cache_hit" in last_kernel(ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
 
 
-def test_the_embedded_verifier_runs_in_bfloat16_where_the_processor_multiplies_it() -> None:
-    """PyTorch is asked by a name that it may drop, after which nothing would be but slower."""
-    told = Path("/proc/cpuinfo")
-    if not told.is_file() or "flags" not in (text := told.read_text(encoding="ascii")):
-        pytest.skip("only Linux on x86 tells what its processor can do")
-    assert embedded._multiplies_bfloat16() == (" avx512_bf16 " in f"{text} ".replace("\n", " "))
+def test_linux_and_pytorch_agree_on_what_the_processor_multiplies() -> None:
+    told, asked = Path("/proc/cpuinfo"), getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    if asked is None or not told.is_file() or "flags" not in told.read_text(encoding="ascii"):
+        pytest.skip("only Linux on x86 and PyTorch tell what the processor can do")
+    assert multiplies_bfloat16() == asked()

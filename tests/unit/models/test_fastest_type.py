@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from secondlook.config.settings import ModelSettings
+from secondlook.core import processors
 from secondlook.core.types import Image, Proposals, VQAQuery
 from secondlook.models import fastest_type, registry
 from secondlook.models.fastest_type import fastest_proposer, fastest_verifier, native_types
@@ -22,7 +23,7 @@ SLOW_S, FAST_S = 0.03, 0.005
 class TimedModel:
     """Takes a while, and is off by so much in both stages."""
 
-    name, digest, min_side = "timed", "1", 1
+    name, digest, min_side, device = "timed", "1", 1, "cpu"
 
     def __init__(self, dtype: str, seconds: float, off: float = 0.0) -> None:
         self.dtype, self._seconds, self._off = dtype, seconds, off
@@ -91,6 +92,13 @@ def test_a_proposer_of_other_words_stays_as_it_is(monkeypatch: pytest.MonkeyPatc
     assert isinstance(model, OtherWords) and model.dtype == "float32"
 
 
+def test_a_model_that_says_nothing_of_a_device_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TimedModel, "device", "")
+    assert chosen(monkeypatch, seconds=FAST_S, off=0.0) == {"float32"}
+
+
 @pytest.mark.parametrize(
     ("flags", "types"),
     [
@@ -103,9 +111,9 @@ def test_a_processor_says_what_it_multiplies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, types: tuple[str, ...]
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr(fastest_type, "CPUS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processors, "_CPUS", tmp_path / "cpuinfo")
     assert native_types("cpu") == types
-    monkeypatch.setattr(fastest_type, "CPUS", tmp_path / "missing")
+    monkeypatch.setattr(processors, "_CPUS", tmp_path / "missing")
     assert native_types("cpu") == ()
     assert native_types("cuda") == ("bfloat16", "float16")
 
