@@ -181,7 +181,7 @@ def looks_on_ray(
     with redirect_stdout(sys.stderr):
         cluster = RayMap(ClusterPlan(ray, **shares), opening, lambda line: echo(line, err=True))
         try:
-            yield cluster.facts.name, partial(cluster.map, lost=_given_up)
+            yield cluster.facts.models, partial(cluster.map, lost=_given_up)
         finally:
             cluster.close()
 

@@ -56,6 +56,11 @@ class ModelFacts:
     version: str
     """Of secondlook."""
 
+    @property
+    def models(self) -> str:
+        """See ``ray_cluster.MachineFacts``."""
+        return str(self.proposer)
+
     @classmethod
     def of(cls, pipeline: Pipeline) -> "ModelFacts":
         """Of the models of a pipeline."""
@@ -212,8 +217,8 @@ def _outcome(
 class MapFacts:
     """What the driver needs to know of the function that an actor opened."""
 
-    name: str
-    """Of what it computes by, such as a model and its version."""
+    models: str
+    """What it computes by, such as a model and its version."""
     version: str
     """Of secondlook."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from secondlook.config.extras import missing_extra
 from secondlook.core.version import installed_version
@@ -189,12 +189,31 @@ class Cluster:
         )
 
 
-def check_version(found: str) -> None:
-    """Raises ``BadSetting`` for a machine with another version of secondlook than this one."""
-    if found != installed_version():
+class MachineFacts(Protocol):
+    """What a machine of the cluster says of itself; equal facts compute the same."""
+
+    @property
+    def version(self) -> str:
+        """Of secondlook."""
+        ...
+
+    @property
+    def models(self) -> str:
+        """What it computes by, for people."""
+        ...
+
+
+def check_machine(found: MachineFacts, first: MachineFacts | None = None) -> None:
+    """Raises ``BadSetting`` for another version than this one, and other facts than ``first``."""
+    if found.version != installed_version():
         raise BadSetting(
-            f"a machine of the cluster has secondlook {found}, this one {installed_version()}; "
-            "install the same on each"
+            f"a machine of the cluster has secondlook {found.version}, this one "
+            f"{installed_version()}; install the same on each"
+        )
+    if first and found != first:
+        raise BadSetting(
+            f"machines of the cluster load different models: {found.models} and {first.models}; "
+            "give each the same files"
         )
 
 

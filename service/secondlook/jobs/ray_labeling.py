@@ -33,7 +33,7 @@ from secondlook.jobs.ray_cluster import (
     ClusterPlan,
     RemoteActor,
     call,
-    check_version,
+    check_machine,
     future_of,
     is_lost,
     least_busy,
@@ -46,7 +46,6 @@ from secondlook.store.blobs import Blobs
 from secondlook.store.queue import Item
 from secondlook_client.errors import (
     BadImage,
-    BadSetting,
     NotSupported,
     SecondlookError,
     ShuttingDown,
@@ -118,7 +117,7 @@ class RayModels(Pipeline):
                 for _ in range(self._cluster.shares.models)
             ]
             facts: ModelFacts = self._cluster.first_ready(self._actors, say)
-            check_version(facts.version)
+            check_machine(facts)
         except BaseException:
             self.close()
             raise
@@ -146,17 +145,8 @@ class RayModels(Pipeline):
         ]
         calibrator = self._cluster.put(self.calibrator)
         return RayAttempts(
-            self._actors, decoders, self._batch, (ontology, source), calibrator, self._check
+            self._actors, decoders, self._batch, (ontology, source), calibrator, self._facts
         )
-
-    def _check(self, found: ModelFacts) -> None:
-        """Raises ``BadSetting`` for a machine with other models or another version."""
-        check_version(found.version)
-        if found != self._facts:
-            raise BadSetting(
-                f"machines of the cluster load different models: {found.proposer} and "
-                f"{self._facts.proposer}; give each the same files"
-            )
 
 
 @dataclass(eq=False)
@@ -179,17 +169,17 @@ class RayAttempts(JobAttempts):
         batch: int,
         wanted: tuple[Ontology, str],
         calibrator: Any,
-        check: Callable[[ModelFacts], None],
+        facts: ModelFacts,
     ) -> None:
-        """``wanted`` are ontology and source, ``calibrator`` a reference to it; ``check`` refuses
-        an actor with other models."""
+        """``wanted`` are ontology and source, ``calibrator`` a reference to it; actors
+        with other ``facts`` are refused."""
         super().__init__()
         self._models = models
         self._decoders = decoders
         self._batch = batch
         self._wanted = wanted
         self._calibrator = calibrator
-        self._check = check
+        self._facts = facts
         self._waiting: deque[tuple[Item, float]] = deque()
         self._lost: Counter[int] = Counter()
         """Calls that were lost with each item."""
@@ -336,7 +326,7 @@ class RayAttempts(JobAttempts):
             try:
                 facts = done.result()
                 if facts is not None:
-                    self._check(facts)
+                    check_machine(facts, self._facts)
             except Exception as failure:  # whatever loading a model raises there
                 log.warning("a worker of the cluster does not start: %s", original(failure))
                 self._broken = unavailable(original(failure))

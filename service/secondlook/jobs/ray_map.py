@@ -26,13 +26,12 @@ from secondlook.jobs.ray_cluster import (
     Cluster,
     ClusterPlan,
     RemoteActor,
-    check_version,
+    check_machine,
     future_of,
     is_lost,
     least_busy,
     original,
 )
-from secondlook_client.errors import BadSetting
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class RayMap(Generic[Value, Result]):
             ]
             self.facts: MapFacts = self._cluster.first_ready(self._actors, say)[0]
             """Of the machine that was ready first; others must have the same."""
-            check_version(self.facts.version)
+            check_machine(self.facts)
         except BaseException:
             self.close()
             raise
@@ -107,13 +106,14 @@ class RayMap(Generic[Value, Result]):
                 failure = ended.exception()
                 if failure is None:
                     facts, result = ended.result()
-                    self._check(facts)
+                    check_machine(facts, self.facts)
                     if call.values:
                         yield result
                     else:
                         call.actor.up = True
                 elif call.values and is_lost(failure):
-                    self._await(call.actor, calls)
+                    if call.actor.up:
+                        self._await(call.actor, calls)
                     yield from self._lose(call, suspects, lost)
                 else:
                     raise original(failure)
@@ -151,12 +151,3 @@ class RayMap(Generic[Value, Result]):
             return
         log.warning("%d values are sent again: a worker of the cluster died", len(call.values))
         suspects += [_Call(call.actor, [one], deaths) for one in call.values]
-
-    def _check(self, found: MapFacts) -> None:
-        """Raises ``BadSetting`` for a machine with another version or model."""
-        check_version(found.version)
-        if found != self.facts:
-            raise BadSetting(
-                f"machines of the cluster load different models: {found.name} and "
-                f"{self.facts.name}; give each the same files"
-            )
