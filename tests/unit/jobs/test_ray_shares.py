@@ -11,7 +11,10 @@ from secondlook.cli.label import label_command
 
 pytest.importorskip("ray")
 
-from secondlook.jobs.ray_cluster import ActorShares, ClusterPlan, shares_of
+from secondlook.core.version import installed_version
+from secondlook.jobs.ray_actors import MapFacts
+from secondlook.jobs.ray_cluster import ActorShares, ClusterPlan, check_machine, shares_of
+from secondlook_client.errors import BadSetting
 
 KUBERAY = Path(__file__).parents[3] / "deploy" / "kuberay.yaml"
 
@@ -34,6 +37,15 @@ def test_actors_fit_the_cluster(
     assert shares == expected
     assert shares.models * shares.cpus + shares.decoders * shares.decoder_cpus <= cpus
     assert shares.models * shares.gpus <= gpus
+
+
+def test_a_machine_with_other_models_or_another_version_is_refused() -> None:
+    first = MapFacts("dino@1", installed_version())
+    check_machine(first, MapFacts("dino@1", installed_version()))
+    with pytest.raises(BadSetting, match="different models: dino@2 and dino@1; give each the same"):
+        check_machine(MapFacts("dino@2", installed_version()), first)
+    with pytest.raises(BadSetting, match=r"has secondlook 0\.0, this one .*; install the same"):
+        check_machine(MapFacts("dino@1", "0.0"))
 
 
 def test_the_command_of_the_kuberay_job_is_one() -> None:
