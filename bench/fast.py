@@ -3,7 +3,12 @@ plain loops of transformers on the same device, and against its own products of 
 
 On a CUDA device ours computes in bfloat16 and in batches; the loops take an image or a box at a
 time, the detector in float32 as transformers loads it, ``generate()`` in bfloat16. On a CPU all is
-float32, and an image at a time. Speed does not depend on the values of weights, images and crops.
+float32, and an image at a time; where the processor multiplies bfloat16, the detector is measured
+in that too, whatever ``--dtype fastest`` would choose.
+
+The loop's processor is that of the published checkpoint: it cuts each crop into tiles, here 16 and
+a small copy. Ours cuts it into those that its pixels fill, here one. A loop that cuts nothing is
+beside them. Speed does not depend on the values of weights, images and crops.
 SECONDLOOK_FAST_DEVICE=rehearsal runs the part for CUDA on a CPU with the embedded models.
 """
 
@@ -12,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from bench.baseline import BaselineProposer, BaselineVerifier
 from bench.paired_timing import Figure, of_pairs
 from bench.real_models import save_proposer, save_verifier
 from secondlook.config.settings import ModelSettings
+from secondlook.core.processors import multiplies_bfloat16
 from secondlook.core.types import Image, Pixels, VQAQuery
 from secondlook.models import grounding_dino, vlm
 from secondlook.models.embedded import EMBEDDED
@@ -37,6 +43,10 @@ QUESTION = "Is this a person?"
 BOXES = 10
 """Of an image."""
 ROUNDS = 5
+SECOND_TYPE = "bfloat16" if DEVICE == "cpu" and multiplies_bfloat16() else ""
+"""In which the detector is measured too."""
+SECOND_BARS = 3, 0.45
+"""Of detector and operations, on a CPU without AMX."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,18 @@ class Sides:
     verifier: vlm.TransformersVerifier
     plain_proposer: BaselineProposer
     plain_verifier: BaselineVerifier
+    whole_verifier: BaselineVerifier
+    """A plain one, too, whose processor cuts nothing."""
+    second: grounding_dino.GroundingDinoProposer | None
+    """Ours in ``SECOND_TYPE``."""
 
     def propose(self) -> int:
         """Images that ours proposed boxes for."""
         return len(self.proposer.propose(self.images, PHRASES, 0.9))
+
+    def second_propose(self) -> int:
+        """The same in the second type."""
+        return len(self.second.propose(self.images, PHRASES, 0.9)) if self.second else 0
 
     def verify(self) -> int:
         """Crops that ours answered about."""
@@ -90,10 +108,14 @@ class Sides:
         return 1
 
     def plain_verify(self) -> int:
-        """Two crops, for the same reason."""
-        for crop in self.crops[:2]:
-            self.plain_verifier.yes(PILImage.fromarray(crop), QUESTION)
-        return 2
+        """One crop, for the same reason."""
+        self.plain_verifier.yes(PILImage.fromarray(self.crops[0]), QUESTION)
+        return 1
+
+    def whole_verify(self) -> int:
+        """One crop, uncut."""
+        self.whole_verifier.yes(PILImage.fromarray(self.crops[0]), QUESTION)
+        return 1
 
 
 @dataclass(frozen=True)
@@ -104,9 +126,14 @@ class Round:
     plain_detector: float
     box: float
     plain_box: float
+    whole_box: float
+    """Of the plain loop that cuts nothing."""
     products: float
     flop: float
     """Operations of the detector for one image."""
+    second: float
+    second_products: float
+    """Of the detector and of products in the second type; 0 without one."""
 
     def pairs(self) -> list[tuple[float, float]]:
         """Ours and the other side: images a second, TFLOP/s, boxes a second, images a second."""
@@ -120,6 +147,13 @@ class Round:
             ),
         ]
 
+    def second_pairs(self) -> list[tuple[float, float]]:
+        """Of the second type: images a second, and TFLOP/s."""
+        return [
+            (1 / self.second, 1 / self.plain_detector),
+            (self.flop / self.second / 1e12, self.second_products / 1e12),
+        ]
+
 
 def run() -> list[Figure | str]:
     """Ratios with their bars; of a rehearsal without."""
@@ -128,7 +162,8 @@ def run() -> list[Figure | str]:
         sides = _load(setup, Path(folder))
         # Operations are counted first: a CUDA graph would hide them.
         flop, box_flop = _flop(sides.propose) / setup.images, _flop(sides.verify) / setup.crops
-        for work in (sides.propose, sides.verify, sides.plain_propose, sides.plain_verify):
+        ours = sides.propose, sides.verify, sides.second_propose
+        for work in (*ours, sides.plain_propose, sides.plain_verify, sides.whole_verify):
             for _ in range(setup.warm_up):
                 work()
         rounds = [_round(setup, sides, flop) for _ in range(ROUNDS)]
@@ -136,7 +171,7 @@ def run() -> list[Figure | str]:
     names = (
         f"detector at {size} ÷ transformers' loop in float32, an image at a time",
         f"its operations ÷ the device's on matrix products, {setup.dtype}",
-        "boxes verified ÷ one `generate()` a box",
+        "boxes verified ÷ one `generate()` a box, as its processor cuts it",
         f"both stages ÷ the plain loop, {BOXES} boxes an image",
     )
     units = ("images/s", "TFLOP/s", "boxes/s", "images/s")
@@ -144,15 +179,29 @@ def run() -> list[Figure | str]:
         of_pairs(name, [one.pairs()[index] for one in rounds], at_least=bar, unit=unit)
         for index, (name, bar, unit) in enumerate(zip(names, setup.bars, units, strict=True))
     ]
+    if SECOND_TYPE:
+        figures += [
+            of_pairs(
+                f"{name}, {SECOND_TYPE}",
+                [one.second_pairs()[index] for one in rounds],
+                at_least=SECOND_BARS[index],
+                unit=units[index],
+            )
+            for index, name in enumerate(
+                ("detector ÷ transformers' loop in float32", "its operations ÷ the products")
+            )
+        ]
     if DEVICE == "rehearsal":
         done = "; ".join(f"{one.name}: {one.ratio:.3g}" for one in figures)
         return [f"A rehearsal on a CPU with small models, which says nothing of a GPU. {done}."]
     open_column = "" if DEVICE == "cuda" else " No CUDA device was at hand: its column stays open."
     where = torch.cuda.get_device_name() if DEVICE == "cuda" else "a CPU"
+    uncut = statistics.median(one.whole_box / one.box for one in rounds)
     share = statistics.median(box_flop / one.box / one.products for one in rounds)
     sentence = (
         f"On {where}. The detector's {flop / 1e12:.3f} TFLOP an image, the verifier's "
-        f"{box_flop / 1e12:.3f} a box, which are {share:.2f} of the same rate.{open_column}"
+        f"{box_flop / 1e12:.3f} a box, which are {share:.2f} of the same rate. Of a loop "
+        f"that cuts nothing it verifies {uncut:.2f} times as many boxes.{open_column}"
     )
     return [sentence, *figures]
 
@@ -172,6 +221,9 @@ def _load(setup: Setup, folder: Path) -> Sides:
         images[row % setup.images].pixels[:side, row : row + side] for row in range(setup.crops)
     ]
     options = ModelSettings(device=ON, dtype=setup.dtype, model_batch=64)
+    whole_verifier = BaselineVerifier(verifier, ON, getattr(torch, setup.dtype))
+    uncut = whole_verifier.processor.image_processor
+    uncut.do_image_splitting, uncut.size = False, uncut.max_image_size
     return Sides(
         images,
         crops,
@@ -179,22 +231,32 @@ def _load(setup: Setup, folder: Path) -> Sides:
         vlm.load(str(verifier), options),
         BaselineProposer(proposer, ON),
         BaselineVerifier(verifier, ON, getattr(torch, setup.dtype)),
+        whole_verifier,
+        grounding_dino.load(str(proposer), replace(options, dtype=SECOND_TYPE))
+        if SECOND_TYPE
+        else None,
     )
 
 
 def _round(setup: Setup, sides: Sides, flop: float) -> Round:
     """All sides in turn."""
-    kind = getattr(torch, setup.dtype)
-    left = torch.randn(setup.product, setup.product, device=ON, dtype=kind)
-    product = min(_seconds(lambda: left @ left) for _ in range(10))
     return Round(
         _seconds(sides.propose) / setup.images,
         _seconds(sides.plain_propose),
         _seconds(sides.verify) / setup.crops,
-        _seconds(sides.plain_verify) / 2,
-        2 * setup.product**3 / product,
+        _seconds(sides.plain_verify),
+        statistics.mean(_seconds(sides.whole_verify) for _ in range(2)),
+        _products(setup.product, setup.dtype),
         flop,
+        _seconds(sides.second_propose),
+        _products(setup.product, SECOND_TYPE) if SECOND_TYPE else 0.0,
     )
+
+
+def _products(side: int, dtype: str) -> float:
+    """Operations a second of the device's own square products."""
+    left = torch.randn(side, side, device=ON, dtype=getattr(torch, dtype))
+    return 2 * side**3 / min(_seconds(lambda: left @ left) for _ in range(10))
 
 
 def _flop(work: Callable[[], Any]) -> int:

@@ -27,16 +27,22 @@ def save_proposer(folder: Path, shortest: int = 800) -> None:
 
 
 def save_verifier(folder: Path) -> int:
-    """A checkpoint of SmolVLM-256M's shape, which takes an image whole; returns its side."""
+    """A checkpoint of SmolVLM-256M's shape; returns the side of a tile.
+
+    Its processor does what the published one does: it enlarges an image to four tiles a side, and
+    cuts it into those beside a small copy.
+    """
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED / "verifier")
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+    tokenizer.add_tokens(places, special_tokens=True)
     config = _smolvlm_256m(tokenizer)
     size = config.vision_config.image_size
     tokens = (size // config.vision_config.patch_size) ** 2 // config.scale_factor**2
-    edge = {"longest_edge": size}
+    tile, whole = {"longest_edge": size}, {"longest_edge": 4 * size}
     SmolVLMProcessor(
-        SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False),
+        SmolVLMImageProcessor(size=whole, max_image_size=tile, do_image_splitting=True),
         tokenizer,
-        SmolVLMVideoProcessor(size=edge, max_image_size=edge, num_frames=1, fps=1),
+        SmolVLMVideoProcessor(size=tile, max_image_size=tile, num_frames=1, fps=1),
         image_seq_len=tokens,
         chat_template=tokenizer.chat_template,
     ).save_pretrained(folder)

@@ -14,6 +14,11 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessor,
     Gemma3Processor,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PaliGemmaProcessor,
@@ -74,8 +79,8 @@ def wide(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
-def smolvlm(split: bool = False) -> tuple[Any, Any]:
-    """SmolVLM, 64 px, 16 image tokens a tile."""
+def smolvlm(split: bool = False, longest: int = 128) -> tuple[Any, Any]:
+    """SmolVLM, 64 px, 16 image tokens a tile; with ``split`` views are enlarged to ``longest``."""
     image, fake, whole = "<image>", "<fake_token_around_image>", "<global-img>"
     tiles = [f"<row_{r}_col_{c}>" for r in (1, 2, 3) for c in (1, 2, 3)]
     text = tokenizer(
@@ -84,7 +89,7 @@ def smolvlm(split: bool = False) -> tuple[Any, Any]:
         end_of_utterance_token="<end_of_utterance>",
     )  # fmt: skip
     images = SmolVLMImageProcessor(
-        size={"longest_edge": 128 if split else 64},
+        size={"longest_edge": longest if split else 64},
         max_image_size={"longest_edge": 64},
         do_image_splitting=split,
     )
@@ -157,6 +162,29 @@ def gemma3() -> tuple[Any, Any]:
         image_token_id=text.convert_tokens_to_ids(soft),
     )  # fmt: skip
     return wide(Gemma3ForConditionalGeneration(config)), processor
+
+
+def internvl() -> tuple[Any, Any]:
+    """InternVL: the grid of tiles of 64 px that is nearest to an image's shape, and a copy."""
+    soft, begin, end, film = "<IMG_CONTEXT>", "<img>", "</img>", "<video>"
+    text = tokenizer(
+        soft, begin, end, film, context_image_token=soft, start_image_token=begin,
+        end_image_token=end, video_token=film,
+    )  # fmt: skip
+    images = GotOcr2ImageProcessor(size={"height": 64, "width": 64}, max_patches=6)
+    video = InternVLVideoProcessor(size={"height": 64, "width": 64})
+    template = TEMPLATE.replace("IMAGE", soft)
+    processor = InternVLProcessor(images, text, video, image_seq_length=16, chat_template=template)
+    config = InternVLConfig(
+        text_config={"model_type": "qwen2", **_small_text(text)},
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": [64, 64], "patch_size": [8, 8],
+        },
+        image_token_id=text.convert_tokens_to_ids(soft),
+        image_seq_length=16,
+    )  # fmt: skip
+    return wide(InternVLForConditionalGeneration(config)), processor
 
 
 def paligemma() -> tuple[Any, Any]:

@@ -20,8 +20,8 @@ class PhotoLoader:
         return grounding_dino.load(f"{self.pair.proposer.repository}{argument}", options)
 
     def load_verifier(self, argument: str, options: ModelSettings) -> Verifier:
-        """Stage two; ``argument`` is not used."""
-        return vlm.load(self.pair.verifier.repository, options)
+        """Stage two; ``argument`` may be ``?tiles=all``."""
+        return vlm.load(f"{self.pair.verifier.repository}{argument}", options)
 
 
 SMALL, DEFAULT, LARGE = (

@@ -3,9 +3,10 @@
 P(yes) is read from the logits behind the prompt, for all views and questions of a batch at once.
 """
 
+import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,7 +24,8 @@ from secondlook.models.loading import (
     digest_of,
     short_name,
 )
-from secondlook.models.vlm_inputs import PromptEncoder, ViewBatch, synthetic_image
+from secondlook.models.spec_options import split_options
+from secondlook.models.vlm_inputs import PromptEncoder, Tiles, ViewBatch, synthetic_image, tiles_of
 from secondlook.models.vlm_prefix_cache import Pass, choose_pass, plain
 from secondlook.models.yes_no import MIN_ANSWER_MASS, answer_from_probabilities, answer_tokens
 from secondlook_client.errors import BadSetting, NotFound
@@ -44,6 +46,9 @@ DIGESTED_FILES = (
 )
 """What changes a model's answers, and so its digest; a training report does not."""
 
+NEEDED_TILES, ALL_TILES = "needed", "all"
+"""Into how many tiles a view is cut: those that its own pixels fill, or the processor's."""
+
 PROBE_QUESTIONS = ("Is this a cat?", "Is this a red dog in a small tree?", "Is it a car?")
 
 
@@ -63,11 +68,12 @@ class TransformersVerifier:
         digest: str,
         batch: int = ModelSettings.model_batch,
         min_mass: float = MIN_ANSWER_MASS,
+        tiles: Tiles | None = None,
     ) -> None:
         """``model`` is in evaluation mode on its device; ``batch`` is views in one pass.
 
         The model is changed in place: on a CPU its convolutions are made faster, with the same
-        outputs.
+        outputs. ``tiles``: how views are cut; None as ``tiles_of`` says.
         ``min_mass`` is the probability that yes and no together must have, else the model abstains.
         Raises ``BadSetting`` when the checkpoint cannot be asked closed questions.
         """
@@ -81,12 +87,14 @@ class TransformersVerifier:
         self._lock = Lock()
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._decoded: dict[int, str] = {}
-        self._prompts = PromptEncoder(processor, _image_token_id(model), model.device)
+        images = getattr(processor, "image_processor", None)
+        self._tiles = tiles_of(images) if tiles is None else tiles
+        self._prompts = PromptEncoder(processor, _image_token_id(model), model.device, self._tiles)
         tokens = answer_tokens(self._tokenizer.get_vocab(), self._first_pieces())
         self._yes = torch.tensor(tokens.yes, device=model.device)
         self._no = torch.tensor(tokens.no, device=model.device)
         with torch.inference_mode():
-            self._pixels = self._plan_pixels(getattr(processor, "image_processor", None))
+            self._pixels = self._plan_pixels(images)
         self._pass = self._choose_pass()
         # With a fixed image size the processor enlarges small views; others need some pixels.
         self.min_side = 1 if self._pixels else 32
@@ -143,14 +151,22 @@ class TransformersVerifier:
         return [answer for row in range(len(queries)) for answer in found[row]]
 
     def _view_batches(self, views: Sequence[Pixels]) -> list[ViewBatch]:
-        if self._pixels is None:
-            return [self._to_model(group) for group in self._prompts.batches(views)]
-        pixels = self._pixels(views).reshape(len(views), *self._pixel_shape)
-        constant = {
-            name: value.expand(len(views), *value.shape[1:]) for name, value in self._masks.items()
-        }
-        images = {"pixel_values": pixels.to(self._model.device), **constant}
-        return [self._to_model(ViewBatch(tuple(range(len(views))), self._prefix, images))]
+        """Views that are one tile by the plan, the others through the processor."""
+        planned: dict[int, Pixels] = {}
+        others: dict[int, Pixels] = {}
+        for row, pixels in enumerate(views):
+            fits = self._pixels and self._tiles.whole(pixels.shape)
+            (planned if fits else others)[row] = pixels
+        groups = self._prompts.batches(others)
+        if self._pixels and planned:
+            count = len(planned)
+            made = self._pixels(list(planned.values())).reshape(count, *self._pixel_shape)
+            constant = {
+                name: value.expand(count, *value.shape[1:]) for name, value in self._masks.items()
+            }
+            images = {"pixel_values": made.to(self._model.device), **constant}
+            groups.append(ViewBatch(tuple(planned), self._prefix, images))
+        return [self._to_model(group) for group in groups]
 
     def _to_model(self, group: ViewBatch) -> ViewBatch:
         """Images in the model's own precision."""
@@ -182,12 +198,13 @@ class TransformersVerifier:
 
     def _plan_pixels(self, image_processor: Any) -> vlm_inputs.PixelPlan | None:
         """The fast way to pixels, when it gives what the processor gives on three images."""
-        planned = vlm_inputs.plan_pixels(image_processor)
+        planned = vlm_inputs.plan_pixels(image_processor, self._tiles)
         expected, images = self._prompts.template()
         if planned is None or "pixel_values" not in images:
             return None
-        for size in ((40, 90), (150, 61), (64, 64)):
-            probe = synthetic_image(*size, seed=size[0])
+        side = self._tiles.side or 150
+        for height, width in ((0.25, 0.6), (1.0, 0.4), (0.4, 0.4)):
+            probe = synthetic_image(int(height * side), int(width * side), seed=int(100 * height))
             prefix, own = self._prompts.view(probe)
             same = torch.equal(prefix["input_ids"], expected["input_ids"])
             if not (same and vlm_inputs.agrees(planned, [probe], own["pixel_values"])):
@@ -224,12 +241,15 @@ def _image_token_id(model: Any) -> int:
 
 
 def load(argument: str, options: ModelSettings) -> TransformersVerifier:
-    """A verifier from a checkpoint's folder or hub id ("organisation/name").
+    """A verifier from a checkpoint's folder or hub id ("organisation/name"), perhaps with
+    ``?tiles=all``.
 
     Weights are loaded from safetensors only. Raises ``NotFound`` for a missing checkpoint and
     ``BadSetting`` for one that is no vision-language model or that wants to run its own code.
     """
     started = time.perf_counter()
+    argument, settings = split_options(argument, ("tiles",))
+    all_tiles = _wants_all_tiles(settings)
     if not argument:
         raise NotFound(
             "no checkpoint was named; give a folder or a hub id, "
@@ -239,11 +259,26 @@ def load(argument: str, options: ModelSettings) -> TransformersVerifier:
     _refuse_own_code(folder, options.trust_remote_code)
     digest = digest_of(path for pattern in DIGESTED_FILES for path in folder.glob(pattern))
     model, processor = _load(folder, argument, options)
+    tiles = Tiles() if all_tiles else tiles_of(getattr(processor, "image_processor", None))
+    if tiles.side:  # its answers are others
+        digest = hashlib.sha256(f"{digest} {NEEDED_TILES}".encode()).hexdigest()[:12]
     verifier = TransformersVerifier(
-        model, processor, name=short_name(argument), digest=digest, batch=options.model_batch
+        model,
+        processor,
+        name=short_name(argument),
+        digest=digest,
+        batch=options.model_batch,
+        tiles=tiles,
     )
     log.info("loaded %s@%s in %.1f s", verifier.name, digest, time.perf_counter() - started)
     return verifier
+
+
+def _wants_all_tiles(settings: Mapping[str, str]) -> bool:
+    wanted = settings.get("tiles", NEEDED_TILES)
+    if wanted not in (NEEDED_TILES, ALL_TILES):
+        raise BadSetting(f"expected tiles={NEEDED_TILES} or tiles={ALL_TILES}, got '{wanted}'")
+    return wanted == ALL_TILES
 
 
 def _refuse_own_code(folder: Path, allowed: bool) -> None:

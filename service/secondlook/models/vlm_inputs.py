@@ -6,9 +6,14 @@ A prompt is cut behind its last image token. Everything before depends on the vi
 A processor resizes, rescales and normalises image by image with checks around each step, which for
 a small model takes longer than the model. ``plan_pixels`` reads those steps off the processors of
 two families, for a whole batch at once; the plan is compared with the processor before it is used.
+
+The published checkpoints of Idefics3 and SmolVLM enlarge every image to 2048 pixels or so and cut
+it into up to 16 tiles beside a small copy, each of which the model sees: that is for pages of text.
+``tiles_of`` makes it as many as a view has pixels for, which is one for most boxes.
 """
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +72,73 @@ def _pick(tensor: torch.Tensor, views: int, wanted: torch.Tensor) -> torch.Tenso
     return tensor.unflatten(0, (views, -1))[wanted].flatten(0, 1)
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """Into how many tiles a processor cuts a view: as many as it does by itself."""
+
+    side: int = 0
+    """Of a tile, pixels; 0: that of a processor which is not told."""
+
+    def whole(self, shape: tuple[int, ...]) -> bool:
+        """Whether a view of (height, width, …) is told to be one tile, or nothing is told."""
+        return not self.side or max(shape[:2]) <= self.side
+
+    def arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What the processor is told for a view of (height, width, …)."""
+        return {}
+
+
+@dataclass(frozen=True)
+class EnlargedTiles(Tiles):
+    """Idefics3 and SmolVLM enlarge every view: to as many whole tiles as it has pixels for."""
+
+    longest: int = 0
+    """Side to which the processor enlarges by itself."""
+
+    def arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Size, and for a small view that it is not cut."""
+        if self.whole(shape):
+            return {"size": {"longest_edge": self.side}, "do_image_splitting": False}
+        needed = math.ceil(max(shape[:2]) / self.side) * self.side
+        return {"size": {"longest_edge": min(needed, self.longest)}}
+
+
+@dataclass(frozen=True)
+class ShapedTiles(Tiles):
+    """InternVL takes the grid of a view's shape, 4 x 3 for 40 x 30 pixels: at most its pixels'."""
+
+    most: int = 1
+    """Tiles that the processor takes by itself."""
+
+    def arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Number of tiles, and for a small view that it is not cut."""
+        if self.whole(shape):
+            return {"crop_to_patches": False}
+        rows, columns = (math.ceil(side / self.side) for side in shape[:2])
+        return {"max_patches": min(rows * columns, self.most)}
+
+
+def tiles_of(image_processor: Any) -> Tiles:
+    """Those that a view has pixels for, where a processor cuts smaller ones into tiles too."""
+    size = getattr(image_processor, "size", None) or {}
+    tile = getattr(image_processor, "max_image_size", None) or {}
+    longest, side = _side(size, "longest_edge"), _side(tile, "longest_edge")
+    if getattr(image_processor, "do_image_splitting", False) and 0 < side < longest:
+        return EnlargedTiles(side, longest)
+    if hasattr(image_processor, "crop_to_patches") and (square := _side(size, "height")):
+        return ShapedTiles(square, int(image_processor.max_patches))
+    return Tiles()
+
+
 class PromptEncoder:
     """Turns questions and views into a model's inputs, by its own processor."""
 
-    def __init__(self, processor: Any, image_token_id: int, device: torch.device) -> None:
+    def __init__(
+        self, processor: Any, image_token_id: int, device: torch.device, tiles: Tiles
+    ) -> None:
         """Raises ``BadSetting`` when the checkpoint's template puts the question first."""
         self._processor = processor
+        self._tiles = tiles
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._image_token_id = image_token_id
         self._device = device
@@ -116,11 +182,11 @@ class PromptEncoder:
         encoded = self._encode(PILImage.fromarray(pixels), "Is this a cat?")
         return self._cut(encoded)[0], _images(encoded)
 
-    def batches(self, views: Sequence[Pixels]) -> list[ViewBatch]:
-        """Every view through the processor, those that fit one batch together."""
+    def batches(self, views: Mapping[int, Pixels]) -> list[ViewBatch]:
+        """Every view, by its row, through the processor; those that fit one batch together."""
         by_shape: dict[Hashable, list[int]] = {}
-        made = [self.view(pixels) for pixels in views]
-        for row, (prefix, images) in enumerate(made):
+        made = {row: self.view(pixels) for row, pixels in views.items()}
+        for row, (prefix, images) in made.items():
             by_shape.setdefault(_batch_key(prefix, images), []).append(row)
         return [
             ViewBatch(
@@ -139,7 +205,8 @@ class PromptEncoder:
         begin = getattr(self._tokenizer, "bos_token", None)
         # A template may write the beginning-of-text token itself; a second one changes answers.
         special = {} if not (begin and text.startswith(begin)) else {"add_special_tokens": False}
-        made = self._processor(text=[text], images=[image], return_tensors="pt", **special)
+        told = self._tiles.arguments((image.height, image.width))
+        made = self._processor(text=[text], images=[image], return_tensors="pt", **special, **told)
         return {
             name: value.to(self._device) for name, value in made.items() if torch.is_tensor(value)
         }
@@ -233,11 +300,15 @@ def _longest_edge(shape: tuple[int, ...], edge: int) -> tuple[int, int]:
     return edge, max(short + short % 2, 1)
 
 
-def plan_pixels(image_processor: Any) -> PixelPlan | None:
-    """The plan of a transformers image processor, or None when it does more than a plan can."""
-    if not getattr(image_processor, "do_resize", False) or _does_more(image_processor):
+def plan_pixels(image_processor: Any, tiles: Tiles) -> PixelPlan | None:
+    """The plan of a transformers image processor, or None when it does more than a plan can.
+
+    It is for views that are one of the ``tiles``.
+    """
+    told = tiles.arguments((1, 1))
+    if not getattr(image_processor, "do_resize", False) or _does_more(image_processor, told):
         return None
-    size = getattr(image_processor, "size", None) or {}
+    size = told.get("size") or getattr(image_processor, "size", None) or {}
     tile = getattr(image_processor, "max_image_size", None) or {}
     first, height, width = 0, _side(size, "height"), _side(size, "width")
     if _side(tile, "longest_edge"):
@@ -259,9 +330,9 @@ def plan_pixels(image_processor: Any) -> PixelPlan | None:
     )
 
 
-def _does_more(image_processor: Any) -> bool:
+def _does_more(image_processor: Any, told: Mapping[str, Any]) -> bool:
     steps = ("do_image_splitting", "do_pan_and_scan", "do_center_crop")
-    return any(getattr(image_processor, step, False) for step in steps)
+    return any(told.get(step, getattr(image_processor, step, False)) for step in steps)
 
 
 def _side(size: Any, name: str) -> int:

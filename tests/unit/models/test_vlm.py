@@ -19,7 +19,7 @@ from secondlook.core.types import VQAQuery
 from secondlook.labeling.verifier import Verifier
 from secondlook.models import vlm, vlm_inputs, vlm_prefix_cache
 from secondlook.models.vlm import TransformersVerifier
-from secondlook.models.vlm_inputs import synthetic_image
+from secondlook.models.vlm_inputs import Tiles, synthetic_image
 from secondlook.models.yes_no import answer_tokens, closed_question
 from secondlook_client.errors import BadSetting
 
@@ -37,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
 FAMILIES: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "smolvlm": (tiny_vlms.smolvlm, "prefix"),
     "smolvlm-tiles": (lambda: tiny_vlms.smolvlm(split=True), "prefix"),
+    "internvl": (tiny_vlms.internvl, "prefix"),
     "qwen2-vl": (tiny_vlms.qwen, "prefix"),
     "qwen2.5-vl": (lambda: tiny_vlms.qwen("2.5"), "prefix"),
     "gemma3": (tiny_vlms.gemma3, "prefix"),
@@ -57,8 +58,9 @@ def made(request: pytest.FixtureRequest) -> Made:
     build, shares = FAMILIES[request.param]
     model, processor = build()
     verifier = TransformersVerifier(
-        model, processor, name=request.param, digest="0" * 12, batch=3, min_mass=0.0
-    )
+        *(model, processor), name=request.param, digest="0" * 12, batch=3, min_mass=0.0,
+        tiles=Tiles(),
+    )  # fmt: skip
     return Made(model, processor, verifier, shares)
 
 
@@ -69,8 +71,11 @@ def smolvlm() -> Made:
     return Made(model, processor, verifier, "prefix")
 
 
-def generated(made: Made, view: np.ndarray, question: str) -> float:
-    """P(yes) as anyone would get it from the model's own ``generate``, one question at a time."""
+def generated(made: Made, view: np.ndarray, question: str, **more: Any) -> float:
+    """P(yes) as anyone would get it from the model's own ``generate``, one question at a time.
+
+    ``more``: for the processor.
+    """
     processor = made.processor
     if processor.chat_template:
         content = [{"type": "image"}, {"type": "text", "text": closed_question(question)}]
@@ -80,7 +85,7 @@ def generated(made: Made, view: np.ndarray, question: str) -> float:
         text = f"{processor.image_token}{closed_question(question)}"
     special = {} if not text.startswith("<bos>") else {"add_special_tokens": False}
     inputs = processor(
-        text=[text], images=[PILImage.fromarray(view)], return_tensors="pt", **special
+        text=[text], images=[PILImage.fromarray(view)], return_tensors="pt", **special, **more
     )
     inputs.pop("labels", None)
     out = made.model.generate(
@@ -110,6 +115,48 @@ def test_batches_give_what_generate_gives_one_at_a_time(made: Made) -> None:
     assert max(expected) - min(expected) > 0.02, "the answers must differ, or nothing is compared"
     got = p_yes(made.verifier.answer(queries))
     assert got == pytest.approx(expected, abs=2e-5)
+
+
+ENLARGED = (
+    lambda: tiny_vlms.smolvlm(split=True, longest=192),
+    {"size": {"longest_edge": 64}, "do_image_splitting": False},
+    [{"size": {"longest_edge": 128}}, {"size": {"longest_edge": 128}}, {}],
+)
+"""Its processor enlarges everything to 192 px, which is up to 3 x 3 tiles of 64."""
+SHAPED = (
+    tiny_vlms.internvl,
+    {"crop_to_patches": False},
+    [{"max_patches": 2}, {"max_patches": 4}, {}],
+)
+"""Its processor takes the grid of up to 6 tiles of 64 px whose shape is nearest."""
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize(("build", "uncut", "cuts"), [ENLARGED, SHAPED])
+def test_a_view_is_cut_into_the_tiles_that_its_pixels_fill(
+    build: Callable[[], tuple[Any, Any]],
+    uncut: dict[str, Any],
+    cuts: list[dict[str, Any]],
+    planned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not planned:
+        monkeypatch.setattr(vlm_inputs, "plan_pixels", lambda *_: None)
+    model, processor = build()
+    verifier = TransformersVerifier(model, processor, name="t", digest="0", min_mass=0.0)
+    assert (verifier._pixels is not None) == planned
+    made = Made(model, processor, verifier, "prefix")
+    sizes = [(36, 60), (60, 40), (64, 20), (65, 40), (70, 128), (300, 200)]
+    views = [synthetic_image(*size, seed=at) for at, size in enumerate(sizes)]
+    expected = [
+        generated(made, view, question, **told)
+        for view, told in zip(views, [uncut] * 3 + cuts, strict=True)
+        for question in QUESTIONS
+    ]
+    got = p_yes(verifier.answer([VQAQuery(view, QUESTIONS) for view in views]))
+    assert got == pytest.approx(expected, abs=2e-5)
+    by_itself = [generated(made, view, QUESTIONS[0]) for view in views[:2]]
+    assert got[:6:3] != pytest.approx(by_itself, abs=1e-4), "more tiles would change nothing"
 
 
 def test_the_expected_sharing_was_chosen(made: Made) -> None:
@@ -306,6 +353,19 @@ def test_load_from_a_folder(tmp_path: Path) -> None:
     config = folder / "config.json"
     config.write_text(config.read_text() + "\n")
     assert vlm.load(str(folder), ModelSettings(device="cpu")).digest != verifier.digest
+
+
+def test_how_a_checkpoint_that_cuts_is_shown_views_is_part_of_its_digest(tmp_path: Path) -> None:
+    options = ModelSettings(device="cpu")
+    folder = tiny_vlms.save(tiny_vlms.smolvlm(split=True), tmp_path / "cuts")
+    needed, every = vlm.load(str(folder), options), vlm.load(f"{folder}?tiles=all", options)
+    assert (needed.name, every.name) == ("cuts", "cuts")
+    assert needed.digest != every.digest
+    assert vlm.load(f"{folder}?tiles=needed", options).digest == needed.digest
+    whole = tiny_vlms.save(tiny_vlms.smolvlm(), tmp_path / "whole")
+    assert vlm.load(str(whole), options).digest == vlm.load(f"{whole}?tiles=all", options).digest
+    with pytest.raises(BadSetting, match="tiles=needed or tiles=all, got 'some'"):
+        vlm.load(f"{folder}?tiles=some", options)
 
 
 def test_the_embedded_verifier_answers_as_its_generate_does() -> None:
