@@ -7,7 +7,7 @@ the size of the outputs, and what was printed. A run that claims the folder remo
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,22 @@ def _key(selection: ImageSelection, given: Mapping[str, Any]) -> str:
 def _extent(path: Path) -> list[int]:
     """Number and bytes of the files of an output, and when the last was changed. Raises
     ``OSError``."""
-    files = [path]
-    if path.is_dir():
-        files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-    found = [file.lstat() for file in files]
-    sizes, changed = [one.st_size for one in found], [one.st_mtime_ns for one in found]
-    return [len(found), sum(sizes), max(changed, default=0)]
+    count = size = changed = 0
+    for found in _stats(path):  # one at a time: there may be a million
+        count, size, changed = count + 1, size + found.st_size, max(changed, found.st_mtime_ns)
+    return [count, size, changed]
+
+
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """Of a file, or of all files in a folder and below it."""
+    if not path.is_dir():
+        yield path.lstat()
+        return
+    folders = [os.fspath(path)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield entry.stat(follow_symlinks=False)
