@@ -1,6 +1,6 @@
 """Cold starts: each command in a fresh process; its wall time, and that torch is not imported.
 
-The first label is one of a folder with one scene of the demo world, by the embedded models.
+The last is a whole run on one scene of the demo world, which ends a little after its first label.
 """
 
 import statistics
@@ -36,7 +36,7 @@ def run() -> list[Figure | str]:
         images.mkdir()
         (images / "scene.jpg").write_bytes(fixtures.jpegs(1)[0])
         first = _seconds(
-            "cold `secondlook label` to the first label, embedded models",
+            "cold `secondlook label` of one image, to its end, embedded models",
             f"< {LABEL_BAR_S} s",
             LABEL_BAR_S,
             *("-m", "secondlook", "label", str(images), "--models", "demo", "-c", "dog"),
