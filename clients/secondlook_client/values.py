@@ -90,7 +90,7 @@ WHOLE_IMAGE = -2
 _FROM_JUDGEMENTS: Any = object()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A verifier model's answer to one question about one view."""
 

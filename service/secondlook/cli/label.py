@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from secondlook.cli.calibrators import file_digest
 from secondlook.cli.dataset_options import (
@@ -88,6 +87,7 @@ from secondlook.core.image_folder import (
     LeftOut,
 )
 from secondlook.core.images import decode
+from secondlook.core.sorted_numbers import find_sorted
 from secondlook.core.types import Pixels
 from secondlook.datasets.division import SplitPlan
 from secondlook.datasets.writers import (
@@ -916,7 +916,7 @@ class FetchedResults:
 
     def results(self) -> Iterator[tuple[str, LabelResult]]:
         """(name, result) of every image that has one."""
-        for offset in self._offsets.tolist():
+        for offset in map(int, self._offsets):  # a list of them would take five times as much
             if offset >= 0:
                 self._file.seek(offset)
                 result = LabelResult.from_dict(json.loads(self._file.readline()))
@@ -924,16 +924,10 @@ class FetchedResults:
 
     def cursors(self) -> Iterator[int]:
         """The cursor of each of these results."""
-        return iter(self._cursors[self._offsets >= 0].tolist())
+        return map(int, self._cursors[self._offsets >= 0])
 
     def hashes(self) -> Iterator[int | None]:
         """The perceptual hash of the image of each of these results."""
         there = self._offsets >= 0
-        known = zip(self._hashes[there].tolist(), self._has_hash[there].tolist(), strict=True)
-        return (found if has_hash else None for found, has_hash in known)
-
-
-def find_sorted(numbers: "NDArray[np.int64]", key: int) -> int | None:
-    """The place of ``key`` in sorted ``numbers``; None when it is not there."""
-    place = int(np.searchsorted(numbers, key))
-    return place if place < len(numbers) and int(numbers[place]) == key else None
+        known = zip(self._hashes[there], self._has_hash[there], strict=True)
+        return (int(found) if has_hash else None for found, has_hash in known)

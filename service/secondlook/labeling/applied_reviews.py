@@ -8,6 +8,7 @@ The mask of a person takes the place of a model's, and its tight box that of the
 person drew without a mask has none: that of a model would be of another outline.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -68,10 +69,10 @@ def apply_reviews(
     standing = [review for review in reviews if stands(review)]
     if not standing:
         return tuple(judgements)
-    found = _Subjects([_Subject(j.class_name, j) for j in judgements], frozenset(classes))
+    found = _Subjects(judgements, frozenset(classes))
     for review in standing:
         found.apply(review)
-    return tuple(subject.judgement for subject in found.subjects)
+    return tuple(subject.judgement for subject in found)
 
 
 def reviewed_boxes(reviews: Iterable[Review]) -> list[tuple[Judgement, Review]]:
@@ -80,7 +81,7 @@ def reviewed_boxes(reviews: Iterable[Review]) -> list[tuple[Judgement, Review]]:
     for review in reviews:
         if stands(review):
             found.apply(review)
-    return [(one.judgement, one.statements[-1].review) for one in found.subjects]
+    return [(one.judgement, one.statements[-1].review) for one in found]
 
 
 def is_complete(reviews: Iterable[Review]) -> bool:
@@ -103,7 +104,7 @@ def find_contradictions(reviews: Iterable[Review]) -> Iterator[tuple[Review, Rev
     for review in reviews:
         if stands(review):
             found.apply(review)
-    for subject in found.subjects:
+    for subject in found:
         newest: dict[str, _Statement] = {}
         for statement in subject.statements:
             newest.pop(statement.review.person, None)
@@ -142,8 +143,12 @@ class _Subject:
     """Oldest first; of an added one, the first has added it."""
     answered: _Statement | None = None
     """The newest that is about this very box; the others accept it instead of a wrong one."""
+    outlined: _Statement | None = None
+    """The newest with an outline."""
     before: Segmentation | None = None
     """Of an added one: of the same object, as a wrong box of another class."""
+    place: int | None = None
+    """Among those of its class; None until it has a box."""
 
     @property
     def whole_image(self) -> bool:
@@ -151,26 +156,29 @@ class _Subject:
 
     @property
     def box(self) -> Xyxy:
-        outlines = [s.outline for s in self.statements if s.outline]
-        if outlines:
-            return outlines[-1]
+        if self.outlined and self.outlined.outline:
+            return self.outlined.outline
         box = self.judged.box if self.judged else self.statements[0].review.box
         assert box is not None  # only COMPLETE has none, and that adds no box
         return box
 
     @property
-    def shown_boxes(self) -> list[Xyxy]:
-        """As reviews may have been shown it: as the run has it, and as people outlined it."""
-        box = self.box
-        return [box] if self.judged is None or self.judged.box == box else [self.judged.box, box]
-
-    @property
     def segmentation(self) -> Segmentation | None:
         """Of the newest outline, which may be a mere box; where nobody drew one, the run's."""
-        outlined = [s for s in self.statements if s.outline]
-        if outlined:
-            return outlined[-1].segmentation
+        if self.outlined:
+            return self.outlined.segmentation
         return self.judged.segmentation if self.judged else self.before
+
+    def add(self, statement: _Statement) -> None:
+        """The newest statement."""
+        self.statements.append(statement)
+        if statement.outline:
+            self.outlined = statement
+
+    def withdraw(self, review: Review) -> None:
+        """Nothing counts any more that the review says of it."""
+        self.statements = [s for s in self.statements if s.review is not review]
+        self.outlined = next((s for s in reversed(self.statements) if s.outline), None)
 
     @property
     def judgement(self) -> Judgement:
@@ -186,21 +194,62 @@ class _Subject:
         return Judgement(self.class_name, box, 0.0, None, decision, ADDED, segmentation)
 
 
+class _SubjectsOfClass:
+    """Those of one class, all compared with a box at once: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._subjects: list[_Subject] = []
+        self._boxes = np.zeros((8, 2, 4), dtype=np.float32)
+        """As reviews may have been shown each: as the run has it, and as people outlined it. Grows
+        by doubling; unused ones overlap nothing."""
+
+    def put(self, subject: _Subject) -> None:
+        """A new subject, or one whose box may have changed."""
+        if subject.place is None:
+            subject.place = len(self._subjects)
+            self._subjects.append(subject)
+            if subject.place == len(self._boxes):
+                self._boxes = np.concatenate([self._boxes, np.zeros_like(self._boxes)])
+        box = subject.box
+        self._boxes[subject.place] = subject.judged.box if subject.judged else box, box
+
+    def remove(self, subject: _Subject) -> None:
+        """It overlaps nothing any more."""
+        self._boxes[subject.place] = 0
+
+    def near(self, box: Xyxy) -> Iterator[_Subject]:
+        """Those that are the same object as ``box`` by an IoU of ``SAME_BOX``, the best first."""
+        boxes = self._boxes[: len(self._subjects)].reshape(-1, 4)
+        overlaps = iou(boxes, np.array([box], dtype=np.float32)).reshape(-1, 2).max(axis=1)
+        same = np.flatnonzero(overlaps >= SAME_BOX)
+        best_first = same[np.argsort(-overlaps[same], kind="stable")]
+        return (self._subjects[place] for place in best_first)
+
+
 class _Subjects:
     """The boxes of one image while reviews are applied to them."""
 
-    def __init__(self, subjects: list[_Subject], classes: frozenset[str] | None) -> None:
+    def __init__(self, judgements: Sequence[Judgement], classes: frozenset[str] | None) -> None:
         """``classes`` None: of all classes, and a wrong box that nobody judged is kept too."""
-        self.subjects = subjects
         self._classes = classes
+        self._all: dict[_Subject, None] = {}
+        """In order."""
+        self._by_class: defaultdict[str, _SubjectsOfClass] = defaultdict(_SubjectsOfClass)
+        for judgement in judgements:
+            subject = _Subject(judgement.class_name, judgement)
+            self._all[subject] = None
+            self._by_class[subject.class_name].put(subject)
+        self._doubts = [subject for subject in self._all if subject.whole_image]
+
+    def __iter__(self) -> Iterator[_Subject]:
+        return iter(self._all)
 
     def apply(self, review: Review) -> None:
         """Apply one review, newer than those before."""
         statement = _Statement(review, _OUTCOMES[review.answer], _sentence(review))
         if review.box is None:
-            for doubt in self.subjects:
-                if doubt.whole_image:
-                    doubt.statements.append(statement)
+            for doubt in self._doubts:
+                doubt.add(statement)
             return
         wrong = review.answer is ReviewAnswer.WRONG
         statement.added = review.answer is ReviewAnswer.MISSING
@@ -212,7 +261,7 @@ class _Subjects:
         before = subject.segmentation if subject else None
         if subject:
             self._withdraw_correction(subject.answered)
-            subject.statements.append(statement)
+            self._add(subject, statement)
             subject.answered = statement
         if wrong and (review.new_class or review.new_box or review.mask):
             statement.elsewhere = self._correct(review, before)
@@ -229,17 +278,26 @@ class _Subjects:
         if subject:
             if not subject.statements:  # it adds this one
                 subject.before = before
-            subject.statements.append(instead)
+            self._add(subject, instead)
         return subject
+
+    def _add(self, subject: _Subject, statement: _Statement) -> None:
+        subject.add(statement)
+        self._all[subject] = None
+        self._by_class[subject.class_name].put(subject)
 
     def _withdraw_correction(self, before: _Statement | None) -> None:
         """A newer answer about a box outranks ``before``, with the object that it put elsewhere;
         and with that, if it added it, what people said of the added box."""
         while before and (other := before.elsewhere):
+            of_class = self._by_class[other.class_name]
             if other.judged or other.statements[0].review is not before.review:
-                other.statements = [s for s in other.statements if s.review is not before.review]
+                other.withdraw(before.review)
+                if other in self._all:
+                    of_class.put(other)
                 return
-            self.subjects = [subject for subject in self.subjects if subject is not other]
+            self._all.pop(other, None)
+            of_class.remove(other)
             before = other.answered
 
     def _subject(self, class_name: str, box: Xyxy, statement: _Statement) -> _Subject | None:
@@ -250,22 +308,13 @@ class _Subjects:
         so it takes the place of nothing but another drawn one.
         """
         reject = statement.outcome is Outcome.REJECT
-        near = [
-            subject
-            for subject in self.subjects
-            if subject.class_name == class_name
-            and (reject or not subject.whole_image)
-            and not (statement.added and (subject.judged or _rejected_by(subject, statement)))
-        ]
-        shown = [(subject, box) for subject in near for box in subject.shown_boxes]
-        overlaps = iou(_array([other for _, other in shown]), _array([box]))[:, 0]
-        if len(shown) and overlaps.max() >= SAME_BOX:
-            return shown[int(overlaps.argmax())][0]
+        for subject in self._by_class[class_name].near(box):
+            dispelled = reject or not subject.whole_image
+            taken = (statement.added and subject.judged) or _rejected_by(subject, statement)
+            if dispelled and not taken:
+                return subject
         known = self._classes is None or (class_name in self._classes and not reject)
-        if not known:
-            return None
-        self.subjects.append(added := _Subject(class_name, None))
-        return added
+        return _Subject(class_name, None) if known else None
 
 
 def review_words(review: Review) -> str:
@@ -293,12 +342,8 @@ def _mask_box(review: Review) -> Xyxy | None:
 
 
 def _rejected_by(subject: _Subject, statement: _Statement) -> bool:
-    """Whether the box is the one whose outline the same review calls wrong."""
+    """Whether the box is the one that the same review calls wrong."""
     return bool(subject.statements) and subject.statements[-1].review is statement.review
-
-
-def _array(boxes: Sequence[Xyxy]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    return np.array(boxes, dtype=np.float32).reshape(-1, 4)
 
 
 def _sentence(review: Review) -> str:

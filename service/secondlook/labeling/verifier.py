@@ -77,25 +77,25 @@ class VerificationRequest:
 
 
 class VerdictCache:
-    """Answers by (pixels of the view, question, model digest), least recently used out first.
+    """Answers by the hash of a view, a question and a model, least recently used out first.
 
-    Holds at most ``size`` answers. Failures and abstentions are never cached: a backend that was
-    down, or whose model got no image, is asked again. Thread-safe.
+    Holds at most ``size`` answers, each in a quarter of a kilobyte. Failures and abstentions are
+    never cached: a backend that was down, or whose model got no image, is asked again. Thread-safe.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._answers: OrderedDict[tuple[bytes, str, str], Answer] = OrderedDict()
+        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[bytes, str, str]) -> Answer | None:
+    def get(self, key: bytes) -> Answer | None:
         """The answer kept under ``key``, or None."""
         with self._lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
             return self._answers.get(key)
 
-    def put(self, key: tuple[bytes, str, str], answer: Answer) -> None:
+    def put(self, key: bytes, answer: Answer) -> None:
         """Keep ``answer``, if it is one."""
         if answer.p_yes is None or self._size <= 0:
             return
@@ -123,7 +123,7 @@ def verify(
     of an image do with the view ``image``, are one query, and of equal questions one is asked. With
     ``near`` (``NearViews.find``) the answers to an earlier view stand for one that barely differs.
     """
-    plans: list[tuple[str, list[_Slot]]] = []
+    plans: list[tuple[bytes, str, list[_Slot]]] = []
     wanted: dict[tuple[bytes, bool], _WantedView] = {}
     for request in requests:
         pixels = rendered(request, verifier.min_side)
@@ -136,7 +136,7 @@ def verify(
         if missing:
             of_view = wanted.setdefault((shown, request.decoy), _WantedView(pixels, {}))
             of_view.questions.update(dict.fromkeys(missing))
-        plans.append((origin, slots))
+        plans.append((shown, origin, slots))
     fresh = _asked(verifier, wanted, observe)
     model = f"{verifier.name}@{verifier.digest}"
     return [
@@ -163,7 +163,7 @@ def presence_requests(
 @dataclass(frozen=True)
 class _Slot:
     question: str
-    key: tuple[bytes, str, str]
+    key: bytes
     known: Answer | None
 
 
@@ -188,7 +188,9 @@ def _fingerprint(pixels: Pixels) -> bytes:
 
 
 def _slot(shown: bytes, question: str, digest: str, cache: VerdictCache) -> _Slot:
-    key = (shown, question, digest)
+    # One hash: as a tuple of its parts the keys would be most of what the cache takes.
+    asked = f"{digest}\0{question}".encode(errors="surrogatepass")
+    key = hashlib.blake2b(shown + asked, digest_size=16).digest()
     return _Slot(question, key, cache.get(key))
 
 
@@ -242,16 +244,18 @@ def _cause(failure: Exception) -> str:
 
 def _verdicts(
     request: VerificationRequest,
+    shown: bytes,
     origin: str,
     slots: list[_Slot],
     fresh: _Fresh,
     cache: VerdictCache,
     model: str,
 ) -> tuple[Verdict, ...]:
-    """``origin`` is the image that answers come from which this request did not ask for."""
+    """``shown`` is the view's fingerprint, and ``origin`` the image that answers come from which
+    this request did not ask for."""
     found = []
     for slot in slots:
-        place = slot.key[0], request.decoy, slot.question
+        place = shown, request.decoy, slot.question
         answer, ms = (slot.known, None) if slot.known else fresh[place]
         if not slot.known:
             cache.put(slot.key, answer)

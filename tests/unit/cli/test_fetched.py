@@ -1,15 +1,15 @@
 """Results by the order of the folder, whatever order they came in."""
 
+import tracemalloc
 from array import array
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labelled import judged, result
 
-from secondlook.cli.label import FetchedResults, find_sorted
+from secondlook.cli.label import FetchedResults
 from secondlook_client.errors import Damaged, StorageFull
 from secondlook_client.values import JobResult
 
@@ -92,8 +92,15 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
         fetched.add(JobResult(0, 1, named("a")))
 
 
-@given(keys=KEYS, one=st.integers(-(2**63), 2**63 - 1))
-def test_a_key_is_found_in_sorted_numbers(keys, one):
-    numbers = np.unique(np.array(keys, dtype=np.int64))
-    assert (find_sorted(numbers, one) is not None) == (one in keys)
-    assert all(numbers[find_sorted(numbers, key)] == key for key in keys)
+def test_reading_takes_no_memory_for_each_image(tmp_path):
+    count = 20_000
+    fetched = FetchedResults(tmp_path, array("q", range(count)))
+    fetched.add(JobResult(0, count - 1, named("last")))
+    tracemalloc.start()
+    try:
+        assert [name for name, _ in fetched.results()] == ["last"]
+        assert list(zip(fetched.cursors(), fetched.hashes(), strict=True)) == [(0, None)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * count

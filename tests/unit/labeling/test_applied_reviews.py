@@ -1,5 +1,6 @@
 """What people said, applied to judgements: newest wins, and taking back restores."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -329,3 +330,36 @@ def test_the_outlines_that_people_left_have_their_masks() -> None:
         (SMALLER, square(*SMALLER)),
         (FAR, square(*FAR)),
     ]
+
+
+def test_a_box_that_is_called_wrong_and_of_its_own_class_is_still_answered() -> None:
+    """Stores from elsewhere may have such a review; withdrawing it never came to an end."""
+    reviews = history(said("wrong", new_class="dog"), said("right"), said("wrong"))
+    for count, outcome in ((1, "reject"), (2, "accept"), (3, "reject")):
+        box, _ = reviewed_boxes(reviews[:count])[0]
+        assert box.outcome.value == outcome
+    assert list(find_contradictions(reviews)) == []
+
+
+def calls_for(count: int) -> int:
+    """Python calls while each of ``count`` boxes of an image is reviewed twice."""
+    boxes = [(30.0 * n, 0.0, 30.0 * n + 20, 20.0) for n in range(count)]
+    reviews = history(*(said(answer, box) for answer in ("wrong", "right") for box in boxes))
+    judgements = [judged("dog", box) for box in boxes]
+    calls = 0
+
+    def count_call(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count_call)
+    try:
+        found = apply_reviews(judgements, reviews, CLASSES)
+    finally:
+        sys.setprofile(None)
+    assert [j.outcome for j in found] == [Outcome.ACCEPT] * count
+    return calls
+
+
+def test_a_review_of_a_crowded_image_takes_no_more_steps_than_of_an_empty_one() -> None:
+    assert calls_for(400) < 4.4 * calls_for(100)

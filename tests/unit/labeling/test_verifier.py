@@ -1,4 +1,5 @@
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -164,6 +165,20 @@ def test_a_cache_changes_no_answer(wanted: list[tuple[bool, list[str]]]) -> None
         assert p_yes(ScriptedVerifier(script), looks, cache) == expected
 
 
+def test_a_cached_answer_takes_a_quarter_of_a_kilobyte() -> None:
+    cache, count = VerdictCache(10_000), 1_000
+    verifier = ScriptedVerifier(0.3)
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            verify(verifier, [look(LEFT, f"is {number} in the image?")], cache)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert p_yes(ScriptedVerifier(), [look(LEFT, "is 7 in the image?")], cache) == [[0.3]]
+    assert taken < 350 * count
+
+
 class CacheMachine(RuleBasedStateMachine):
     """The cache against a list in order of use."""
 
@@ -176,18 +191,18 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(key=st.integers(0, 5), value=st.floats(0, 1))
     def put(self, key: int, value: float) -> None:
-        self.cache.put((b"", str(key), ""), Answer(value))
+        self.cache.put(bytes([key]), Answer(value))
         self.used = [entry for entry in self.used if entry[0] != key] + [(key, Answer(value))]
         self.used = self.used[-self.size :]
 
     @rule(key=st.integers(0, 5))
     def put_failure(self, key: int) -> None:
-        self.cache.put((b"", str(key), ""), Answer(None, error="down"))
+        self.cache.put(bytes([key]), Answer(None, error="down"))
 
     @rule(key=st.integers(0, 5))
     def get(self, key: int) -> None:
         known = dict(self.used).get(key)
-        assert self.cache.get((b"", str(key), "")) == known
+        assert self.cache.get(bytes([key])) == known
         if known is not None:
             self.used = [e for e in self.used if e[0] != key] + [(key, known)]
 
@@ -206,8 +221,8 @@ def test_the_cache_is_safe_between_threads() -> None:
         rng = np.random.default_rng(seed)
         try:
             for key in rng.integers(0, 20, 2000):
-                cache.put((b"", str(key), ""), Answer(key / 20))
-                found = cache.get((b"", str(key), ""))
+                cache.put(bytes([key]), Answer(key / 20))
+                found = cache.get(bytes([key]))
                 assert found is None or found.p_yes == key / 20
         except Exception as failure:
             failures.append(failure)

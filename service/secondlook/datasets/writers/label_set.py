@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from secondlook.core.files import FolderRoot
 from secondlook.core.image_folder import is_hidden
+from secondlook.core.sorted_numbers import NumberSet
 from secondlook.core.types import LabelledImage
 from secondlook_client.errors import Damaged, NotAllowed
 from secondlook_client.ontology import Ontology
@@ -189,7 +190,7 @@ class FreeNames:
         """``suffix``: of the file that each image has elsewhere, for which its stem leaves room."""
         self._folder = folder
         self._suffix = suffix
-        self._stems: set[int] = set()
+        self._stems = NumberSet()
         """Hashes, which take a fraction of the memory; two stems with one cost a number only."""
 
     def take(self, name: PurePosixPath) -> PurePosixPath:
