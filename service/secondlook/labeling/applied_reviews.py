@@ -204,7 +204,7 @@ class _SubjectsOfClass:
         by doubling; unused ones overlap nothing."""
 
     def put(self, subject: _Subject) -> None:
-        """A new subject, or one whose box may have changed."""
+        """Compare with it from now on, by the box that it has now."""
         if subject.place is None:
             subject.place = len(self._subjects)
             self._subjects.append(subject)
@@ -236,9 +236,7 @@ class _Subjects:
         """In order."""
         self._by_class: defaultdict[str, _SubjectsOfClass] = defaultdict(_SubjectsOfClass)
         for judgement in judgements:
-            subject = _Subject(judgement.class_name, judgement)
-            self._all[subject] = None
-            self._by_class[subject.class_name].put(subject)
+            self._put(_Subject(judgement.class_name, judgement))
         self._doubts = [subject for subject in self._all if subject.whole_image]
 
     def __iter__(self) -> Iterator[_Subject]:
@@ -283,6 +281,10 @@ class _Subjects:
 
     def _add(self, subject: _Subject, statement: _Statement) -> None:
         subject.add(statement)
+        self._put(subject)
+
+    def _put(self, subject: _Subject) -> None:
+        """A new subject, or one whose box may have changed."""
         self._all[subject] = None
         self._by_class[subject.class_name].put(subject)
 
@@ -309,9 +311,8 @@ class _Subjects:
         """
         reject = statement.outcome is Outcome.REJECT
         for subject in self._by_class[class_name].near(box):
-            dispelled = reject or not subject.whole_image
-            taken = (statement.added and subject.judged) or _rejected_by(subject, statement)
-            if dispelled and not taken:
+            another = (statement.added and subject.judged) or _rejected_by(subject, statement)
+            if (reject or not subject.whole_image) and not another:
                 return subject
         known = self._classes is None or (class_name in self._classes and not reject)
         return _Subject(class_name, None) if known else None

@@ -1,6 +1,5 @@
 """Results by the order of the folder, whatever order they came in."""
 
-import tracemalloc
 from array import array
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labelled import judged, result
+from traced_memory import traced_memory
 
 from secondlook.cli.label import FetchedResults
 from secondlook_client.errors import Damaged, StorageFull
@@ -96,11 +96,7 @@ def test_reading_takes_no_memory_for_each_image(tmp_path):
     count = 20_000
     fetched = FetchedResults(tmp_path, array("q", range(count)))
     fetched.add(JobResult(0, count - 1, named("last")))
-    tracemalloc.start()
-    try:
+    with traced_memory() as memory:
         assert [name for name, _ in fetched.results()] == ["last"]
         assert list(zip(fetched.cursors(), fetched.hashes(), strict=True)) == [(0, None)]
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 5 * count
+    assert memory.peak < 5 * count

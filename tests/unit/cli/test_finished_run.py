@@ -1,7 +1,8 @@
 """The record of a finished run."""
 
-import tracemalloc
 from pathlib import Path
+
+from traced_memory import traced_memory
 
 from secondlook.cli.finished_run import FinishedRun
 from secondlook.core.image_folder import ImageSelection
@@ -15,13 +16,9 @@ def test_many_output_files_take_no_memory(tmp_path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
     run = FinishedRun(out, ImageSelection(images, (images,)), {})
-    tracemalloc.start()
-    try:
+    with traced_memory() as memory:
         run.write(["done"], [out / "yolo"])
         assert run.lines() == ["done"]
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 150_000
+    assert memory.peak < 150_000
     (out / "yolo" / "3" / "more.txt").touch()
     assert run.lines() is None

@@ -1,11 +1,10 @@
 """Numbers of 64 bits, found and kept in little memory."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from traced_memory import traced_memory
 
 from secondlook.core import sorted_numbers
 from secondlook.core.sorted_numbers import NumberSet, find_sorted
@@ -33,13 +32,9 @@ def test_it_holds_what_was_added_and_nothing_else(numbers, others):
 
 
 def test_a_number_takes_little_more_than_its_bytes():
-    tracemalloc.start()
-    try:
+    with traced_memory() as memory:
         kept = NumberSet()
         for number in range(0, 50_000 * 2**40, 2**40):
             kept.add(number)
-        taken, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert 2**40 in kept
-    assert taken < 50_000 * 8 + 700_000  # the newest lie in a set
+    assert memory.kept < 50_000 * 8 + 700_000  # the newest lie in a set

@@ -1,5 +1,4 @@
 import threading
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +7,7 @@ from fakes import ScriptedVerifier, make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from traced_memory import traced_memory
 
 from secondlook.core.types import Image
 from secondlook.labeling.verifier import VerdictCache, VerificationRequest, Verifier, verify
@@ -168,15 +168,11 @@ def test_a_cache_changes_no_answer(wanted: list[tuple[bool, list[str]]]) -> None
 def test_a_cached_answer_takes_a_quarter_of_a_kilobyte() -> None:
     cache, count = VerdictCache(10_000), 1_000
     verifier = ScriptedVerifier(0.3)
-    tracemalloc.start()
-    try:
+    with traced_memory() as memory:
         for number in range(count):
             verify(verifier, [look(LEFT, f"is {number} in the image?")], cache)
-        taken, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert p_yes(ScriptedVerifier(), [look(LEFT, "is 7 in the image?")], cache) == [[0.3]]
-    assert taken < 350 * count
+    assert memory.kept < 350 * count
 
 
 class CacheMachine(RuleBasedStateMachine):
