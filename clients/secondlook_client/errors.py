@@ -324,13 +324,11 @@ def from_reason(reason: str, message: str) -> SecondlookError:
     return failure
 
 
-_OF_TLS = re.compile(r"\bssl|\btls|certificate|handshak", re.IGNORECASE)
+_OF_TLS = re.compile(r"\bssl\b|certificate|handshak", re.IGNORECASE)
 
 
 def _from_transport(status: str, message: str, address: str) -> SecondlookError:
-    if status == "UNAVAILABLE" and re.search(
-        r"\bssl\b|certificate|handshak", message, re.IGNORECASE
-    ):
+    if status == "UNAVAILABLE" and _OF_TLS.search(message):
         return Unavailable(
             f"no TLS connection to {address} ({message}); check that the server has TLS, that ca "
             "has its certificate and the address its name, and that it accepts this client's"

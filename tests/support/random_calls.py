@@ -37,12 +37,17 @@ FILES = (
     browse_pb2,
 )
 _CLASSES = labeling_pb2.Ontology(classes=[labeling_pb2.ClassSpec(name="ball")])
-_PNG = png()
+_IMAGES = tuple(png(shade=shade) for shade in range(100, 140))
+"""Reviews are of all of them: those of one image are read together with it."""
+_PNG = _IMAGES[0]
 _MASK = wire.mask_message(Mask.from_runs(40, 30, [100, 60, 1040]))
 SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
     "Label": [
         [labeling_pb2.LabelRequest(image=_PNG, ontology=_CLASSES)],
-        [labeling_pb2.LabelRequest(image=_PNG, ontology=_CLASSES, keep="a")],
+        *(
+            [labeling_pb2.LabelRequest(image=image, ontology=_CLASSES, keep="a")]
+            for image in _IMAGES
+        ),
     ],
     "LabelStream": [
         [
@@ -92,7 +97,7 @@ SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
             reviews_pb2.AddReviewsRequest(
                 reviews=[
                     reviews_pb2.NewReview(
-                        image=hashlib.sha256(_PNG).hexdigest(),
+                        image=hashlib.sha256(image).hexdigest(),
                         class_name="ball",
                         box=labeling_pb2.Box(x2=5, y2=5),
                         answer=reviews_pb2.REVIEW_ANSWER_MISSING,
@@ -102,6 +107,7 @@ SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
                 ]
             )
         ]
+        for image in _IMAGES
     ],
     "ListRunImages": [
         [browse_pb2.ListRunImagesRequest(run="a", order=order, boxes=[1, 3])] for order in range(6)
@@ -178,12 +184,16 @@ class Outcomes:
 
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By method and status code."""
+    messages: int = 0
+    """That were sent: a call may send several, or none."""
     offences: list[str] = field(default_factory=list)
     """Answers that no input may have."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, method: str, status: str, message: str) -> None:
+    def add(self, method: str, requests: int, status: str, message: str) -> None:
+        """What one call of so many requests came to."""
         with self.lock:
+            self.messages += requests
             self.statuses[method, status] += 1
             if status not in ALLOWED or any(secret in message for secret in SECRETS):
                 self.offences.append(f"{method}: {status}: {message[:300]}")
@@ -239,8 +249,8 @@ def _attack(
     with opened as channel:
         for _ in range(calls):
             method = maker.random.choice(methods)
-            status, message = one_call(channel, method, _requests(maker, method))
-            outcomes.add(method.name, status, message)
+            requests = _requests(maker, method)
+            outcomes.add(method.name, len(requests), *one_call(channel, method, requests))
 
 
 def _requests(maker: MessageMaker, method: MethodDescriptor) -> list[bytes]:

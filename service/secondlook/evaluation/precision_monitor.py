@@ -129,11 +129,6 @@ class PrecisionMonitor:
         return self._state.drawn
 
     @property
-    def open_checks(self) -> int:
-        """Drawn and not yet answered."""
-        return self._state.drawn - self._state.checked
-
-    @property
     def precision(self) -> float | None:
         """Estimate for everything that was accepted, each answer weighted by how many boxes it
         stands for; None before the first answer."""

@@ -253,7 +253,7 @@ class _Subjects:
         statement.added = review.answer is ReviewAnswer.MISSING
         if not wrong:
             statement.segmentation = _by_person(review)
-            statement.outline = _mask_box(review) or (review.box if statement.added else None)
+            statement.outline = _outline(review)
         box = statement.outline if statement.added else review.box
         subject = self._subject(review.class_name, box or review.box, statement)
         before = subject.segmentation if subject else None
@@ -266,7 +266,7 @@ class _Subjects:
 
     def _correct(self, review: Review, before: Segmentation | None) -> _Subject | None:
         """Accept the object that a wrong box, with the mask ``before``, should have marked."""
-        drawn = _mask_box(review) or review.new_box
+        drawn = _outline(review)
         class_name, box = review.new_class or review.class_name, drawn or review.box
         assert box is not None
         instead = _Statement(
@@ -338,8 +338,12 @@ def _by_person(review: Review) -> Segmentation | None:
     return Segmentation(review.mask, 1.0, 1.0, PERSON + review.person) if review.mask else None
 
 
-def _mask_box(review: Review) -> Xyxy | None:
-    return review.mask.box if review.mask else None
+def _outline(review: Review) -> Xyxy | None:
+    """The box of what the person drew, None where nothing was drawn. The store keeps it beside the
+    mask of a missing and of a wrong object, so those masks are not decoded at each reading."""
+    if review.answer is ReviewAnswer.MISSING:
+        return review.box
+    return review.new_box or (review.mask.box if review.mask else None)
 
 
 def _rejected_by(subject: _Subject, statement: _Statement) -> bool:

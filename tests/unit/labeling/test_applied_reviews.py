@@ -19,6 +19,7 @@ from secondlook.labeling.applied_reviews import (
     review_words,
     reviewed_boxes,
 )
+from secondlook_client.errors import InvalidInput
 from secondlook_client.masks import Mask, Segmentation
 from secondlook_client.values import (
     WHOLE_IMAGE,
@@ -363,3 +364,14 @@ def calls_for(count: int) -> int:
 
 def test_a_review_of_a_crowded_image_takes_no_more_steps_than_of_an_empty_one() -> None:
     assert calls_for(400) < 4.4 * calls_for(100)
+
+
+def test_a_mask_is_not_decoded_where_its_box_is_kept_beside_it() -> None:
+    unreadable = Mask(200, 200, "?")
+    with pytest.raises(InvalidInput):
+        unreadable.check()
+    missing = said("missing", FAR, mask=unreadable)
+    wrong = said("wrong", new_box=SMALLER, mask=unreadable)
+    old, *new = apply_reviews([judged("dog", A)], history(missing, wrong), CLASSES)
+    assert old.outcome is Outcome.REJECT
+    assert [(box.box, box.mask) for box in new] == [(FAR, unreadable), (SMALLER, unreadable)]
