@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 
@@ -35,13 +36,20 @@ def accept_text_features(model: Any) -> None:
     model.model.text_backbone = GivenTextFeatures(model.model.text_backbone)
 
 
+def reads_captions(model: Any) -> bool:
+    """Whether it is no class of transformers', so that it must be given the caption's ids."""
+    return not isinstance(model, PreTrainedModel)
+
+
 @torch.inference_mode()
 def text_features(model: Any, ids: Tensor) -> Tensor:
     """Features (1, T, C) of a caption's ids (1, T), for a model that accepts them.
 
     The masks, which let a token see those of its own phrase only, are made by the function that
-    the model itself calls.
+    the model itself calls. C is 0 for a network that reads captions itself.
     """
+    if reads_captions(model):
+        return torch.zeros(*ids.shape, 0, device=ids.device)
     whole = model.model
     source: Any = inspect.getmodule(type(whole))
     masks, places = source.generate_masks_with_special_tokens_and_transfer_map(

@@ -32,7 +32,11 @@ from secondlook.config.settings import ModelSettings
 from secondlook.core import boxes as box_ops
 from secondlook.core.types import Image, Proposals
 from secondlook.models import cpu_speedups, cuda_speedups, loading
-from secondlook.models.caption_features import accept_text_features, text_features
+from secondlook.models.caption_features import (
+    accept_text_features,
+    reads_captions,
+    text_features,
+)
 from secondlook.models.cuda_graphs import Run
 from secondlook.models.grounding_dino_layers import replace_attention, replace_for_cache
 from secondlook.models.image_processor import (
@@ -200,7 +204,7 @@ class GroundingDinoProposer:
         self._tokenizing = Lock()
         self._captions = lru_cache(maxsize=64)(self._caption_tensors)
         self._run: Run = self._run_model
-        if placement.device.type == "cuda":
+        if placement.device.type == "cuda" and not reads_captions(model):
             self._run = cuda_speedups.graphed(self._run_model, placement.device)
         _check_special_tokens(tokenizer)
 
@@ -373,6 +377,8 @@ def _prepare_for_device(model: Any, placement: Placement) -> Any:
     """The model on the device, in the form that runs fastest there."""
     device = placement.device
     model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    if reads_captions(model):  # another package's: none of its parts has a faster one here
+        return model
     accept_text_features(model)
     if device.type == "cuda":
         cuda_speedups.prepare(model, placement.dtype, lambda: _features_of_64(model))

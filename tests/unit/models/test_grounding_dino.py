@@ -3,9 +3,11 @@
 Random weights in the real classes: agreement does not depend on what a model has learnt.
 """
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import grounding_dino_models as models
 import numpy as np
@@ -217,3 +219,39 @@ def test_bfloat16_stays_near_float32(swin: Path) -> None:
     rough = grounding_dino.load(str(swin), half).propose([image], PHRASES, 0.0)[0]
     assert np.isfinite(rough.scores).all()
     assert len(rough) == len(exact)
+
+
+class OtherPackage(torch.nn.Module):
+    """A network that is no class of transformers' and reads the caption's ids itself."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self._inner, self.config = inner, inner.config
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor,
+        input_ids: torch.Tensor,
+        **_: Any,
+    ) -> Any:
+        """What the network of transformers gives, from the ids."""
+        return self._inner(pixel_values, input_ids, pixel_mask=pixel_mask)
+
+
+def test_the_network_of_another_package_is_given_ids_and_keeps_its_parts(swin: Path) -> None:
+    processor, network = models.processor(), OtherPackage(copy.deepcopy(reference(swin)))
+    parts = [type(module) for module in network.modules()]
+    proposer = GroundingDinoProposer(
+        network,
+        processor.tokenizer,
+        read_pixel_settings(processor.image_processor, least_cells=network.config.num_queries),
+        name="other",
+        digest="1",
+        placement=choose_placement(OPTIONS),
+    )
+    images = [models.image(200, 150), models.image(160, 120)]
+    theirs = proposer.propose(images, PHRASES, FLOOR)
+    assert [type(module) for module in network.modules()] == parts
+    for one, other in zip(theirs, loaded(str(swin)).propose(images, PHRASES, FLOOR), strict=True):
+        same(one, other)
