@@ -200,7 +200,8 @@ class BatchingSettings(SettingGroup):
     )
     batching_window_ms: float = setting(
         5.0,
-        "Batching window: how long the first image of a batch waits for others.",
+        "Batching window: how long the first image of a batch waits for others; not at all where "
+        "none came in that time lately.",
         unit="ms",
         low=0,
         high=10_000,

@@ -1,11 +1,13 @@
 """Dynamic batching: many callers submit single items, one worker runs them in batches.
 
-The first waiting item opens a batch; it closes when it is full or ``max_wait_s`` later. While
-the worker is busy the next batch fills by itself, so under load the wait costs nothing. What
-somebody waits for goes before what has time (``background``), which keeps a share of each batch.
+The first waiting item opens a batch; it closes when it is full or ``max_wait_s`` later, and at once
+where nobody came in that time lately: a caller alone waits for no one. While the worker is busy the
+next batch fills by itself, so under load the wait costs nothing. What somebody waits for goes
+before what has time (``background``), which keeps a share of each batch.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -22,6 +24,11 @@ log = logging.getLogger(__name__)
 BACKGROUND_SHARE = 0.25
 """Of each batch, for items in the background while others wait too: those must not starve."""
 
+LATELY = 0.9
+"""What the batches before brought counts for so much less with each one."""
+LEAST_COMPANY = 0.1
+"""Items that come while a batch may wait, in the mean, for it to wait at all."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,6 +39,32 @@ class _QueuedItem(Generic[Item, Result]):
     deadline: float | None
     future: "Future[Result]" = field(default_factory=Future)
     trace: QueuedTrace | None = field(default_factory=queued)
+
+
+class _Window:
+    """How long a batch waits for others: while some come in that time of late."""
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._opened = -math.inf
+        self._came = 0
+        """Items since then, in as long as a batch may wait, whether this one did or not."""
+        self._mean = 1.0
+        """Of the batches before."""
+
+    def open(self) -> float:
+        """A batch opens: until when it waits, a ``time.monotonic()`` moment."""
+        self._mean += (1 - LATELY) * (self._came - self._mean)
+        self._opened, self._came = time.monotonic(), 0
+        return self._opened + (self._longest_s if self._mean >= LEAST_COMPANY else 0.0)
+
+    def end(self) -> None:
+        """The batch has its answers: whoever comes now may be who waited for them."""
+        self._opened = -math.inf
+
+    def came(self) -> None:
+        """An item was submitted."""
+        self._came += time.monotonic() - self._opened <= self._longest_s
 
 
 class Batcher(Generic[Item, Result]):
@@ -55,7 +88,7 @@ class Batcher(Generic[Item, Result]):
         self._name = name
         self._run = run
         self._max_batch = max_batch
-        self._max_wait_s = max_wait_s
+        self._window = _Window(max_wait_s)
         self._max_queue = max_queue
         self._observe = observe or (lambda name, size, seconds: None)
         self._waiting: deque[_QueuedItem[Item, Result]] = deque()
@@ -90,6 +123,7 @@ class Batcher(Generic[Item, Result]):
                     retry_after_s=seconds,
                 )
             (self._background if background else self._waiting).append(waiting)
+            self._window.came()
             self._changed.notify()
         return waiting.future
 
@@ -116,6 +150,7 @@ class Batcher(Generic[Item, Result]):
             ready = [waiting for waiting in batch if _still_wanted(waiting)]
             if ready:
                 self._run_batch(ready)
+            self._window.end()
             del batch, ready  # images, which would stay in memory until the next batch
 
     def _next_batch(self) -> list[_QueuedItem[Item, Result]]:
@@ -123,7 +158,7 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             while not self.depth() and not self._closing:
                 self._changed.wait()
-            closes = time.monotonic() + self._max_wait_s
+            closes = self._window.open()
             while self.depth() < self._max_batch and not self._closing:
                 left = closes - time.monotonic()
                 if left <= 0:

@@ -112,6 +112,28 @@ def test_a_lonely_item_waits_no_longer_than_it_should() -> None:
         assert 0.05 <= time.monotonic() - started < 2
 
 
+def test_a_caller_alone_soon_waits_for_nobody_and_a_crowd_brings_the_wait_back() -> None:
+    def slow(items: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.005)
+        return items
+
+    def seconds_alone(items: int) -> float:
+        started = time.monotonic()
+        for number in range(items):
+            assert queue.submit(number).result(SOON_S) == number
+        return time.monotonic() - started
+
+    with batcher(slow, max_batch=8, max_wait_s=0.05) as queue:
+        assert seconds_alone(30) > 0.05  # at first it waits
+        assert seconds_alone(40) < 40 * 0.05 / 2
+        for _ in range(3):
+            first = queue.submit(0)
+            time.sleep(0.002)
+            for future in [first, queue.submit(1), queue.submit(2)]:
+                future.result(SOON_S)
+        assert seconds_alone(1) >= 0.05
+
+
 @given(st.lists(st.integers(-3, 20), min_size=1, max_size=12))
 def test_a_bad_item_fails_alone(items: list[int]) -> None:
     with blocked(max_batch=6) as (queue, worker, _):
