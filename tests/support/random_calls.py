@@ -67,6 +67,7 @@ SOUND: Mapping[str, Sequence[Sequence[Message]]] = {
         [jobs_pb2.CreateJobRequest(name=name, ontology=_CLASSES, upload=jobs_pb2.UploadSource())]
         for name in ("a", "c", "street", "1")
     ],
+    "GetJob": [[jobs_pb2.GetJobRequest(job=job)] for job in ("a", "street")],
     "UploadImage": [
         [jobs_pb2.UploadImageRequest(job=job, name="x", image=_PNG)] for job in ("a", "street")
     ],
