@@ -55,6 +55,8 @@ class LocalReviews:
         wanted = ReviewOrder(order)
         if reuse and (known := self._same_queue(name, run, wanted, settings)):
             return known
+        if not reuse:
+            self.store.reviews.check_free(name)  # before the whole run is read
         used = used_order(self.store, run, wanted)
         asked = queue_items(self.store, run, used, classes=classes, count=count, seed=seed)
         try:

@@ -265,6 +265,14 @@ class Reviews:
                 several = several.where(reviews.c.image_id > numbers[-1])
         return found
 
+    def check_free(self, name: str) -> None:
+        """Raises ``AlreadyExists`` and ``InvalidInput`` for a name that no new queue can have."""
+        check_queue_name(name)
+        with self._database.reading() as connection:
+            by_name = select(review_queues.c.id).where(review_queues.c.name == name)
+            if connection.execute(by_name).first():
+                raise self._taken(connection, name)
+
     def create_queue(
         self,
         name: str,

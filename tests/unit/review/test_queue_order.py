@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from stored import ANSWERS, image_of, labelled, review_box, stored_run
 
 from secondlook.review import queue_order
+from secondlook.review.local_reviews import LocalReviews
 from secondlook.review.queue_order import queue_items
 from secondlook.store import Store
 from secondlook.store.reviews import QueueItem
-from secondlook_client.errors import InvalidInput, NotFound
+from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
 from secondlook_client.values import Outcome, ReviewOrder
 
 RANDOM, VALUE, UNCERTAINTY = ReviewOrder.RANDOM, ReviewOrder.VALUE, ReviewOrder.UNCERTAINTY
@@ -102,6 +103,23 @@ def test_what_is_not_there_is_told(store: Store, run: str) -> None:
     stored_run(store, "empty", [labelled("empty", rows=())])
     with pytest.raises(InvalidInput, match="run 'empty' has no judged box"):
         queue_items(store, "empty", RANDOM)
+
+
+def test_a_name_that_no_queue_can_have_is_refused_before_the_run_is_read(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews = LocalReviews(store)
+    reviews.create_queue("dogs", run, classes=["dog"])
+
+    def never(*_: object) -> None:
+        raise AssertionError("the run was read")
+
+    monkeypatch.setattr(queue_order, "_read", never)
+    with pytest.raises(AlreadyExists, match="there is a queue 'dogs' already"):
+        reviews.create_queue("dogs", run)
+    with pytest.raises(InvalidInput, match="1 to 200 characters"):
+        reviews.create_queue("", run)
+    assert reviews.create_queue("dogs", run, classes=["dog"], reuse=True).name == "dogs"
 
 
 @given(
