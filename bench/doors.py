@@ -47,7 +47,7 @@ from secondlook.store import Store, open_store
 from secondlook_client.addresses import CA_VARIABLE, TLS, TOKEN_VARIABLE
 from secondlook_client.ontology import ClassSpec, Ontology
 
-ROUNDS = int(os.environ.get("SECONDLOOK_DOOR_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("SECONDLOOK_DOOR_ROUNDS", "15"))
 AT_LEAST = 0.97
 FUZZED = int(os.environ.get("SECONDLOOK_FUZZED_CALLS", "10000"))
 MAX_GROWTH_MB = 900.0
