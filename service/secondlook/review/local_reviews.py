@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from secondlook.store import Store
+from secondlook.store.reviews import check_queue_name
 from secondlook.store.uncertainties import uncertainties_at
 from secondlook_client.errors import AlreadyExists, InvalidInput, NotFound
 from secondlook_client.masks import Mask
@@ -53,10 +54,12 @@ class LocalReviews:
 
         settings = {"classes": sorted(set(classes)), "count": count, "seed": seed}
         wanted = ReviewOrder(order)
-        if reuse and (known := self._same_queue(name, run, wanted, settings)):
-            return known
+        # Whatever can be said of the name is said before the whole run is read.
+        check_queue_name(name)
         if not reuse:
-            self.store.reviews.check_free(name)  # before the whole run is read
+            self.store.reviews.check_free(name)
+        elif known := self._same_queue(name, run, wanted, settings):
+            return known
         used = used_order(self.store, run, wanted)
         asked = queue_items(self.store, run, used, classes=classes, count=count, seed=seed)
         try:

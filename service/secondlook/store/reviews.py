@@ -266,8 +266,7 @@ class Reviews:
         return found
 
     def check_free(self, name: str) -> None:
-        """Raises ``AlreadyExists`` and ``InvalidInput`` for a name that no new queue can have."""
-        check_queue_name(name)
+        """Raises ``AlreadyExists`` when the name is taken."""
         with self._database.reading() as connection:
             by_name = select(review_queues.c.id).where(review_queues.c.name == name)
             if connection.execute(by_name).first():

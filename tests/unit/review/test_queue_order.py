@@ -117,8 +117,9 @@ def test_a_name_that_no_queue_can_have_is_refused_before_the_run_is_read(
     monkeypatch.setattr(queue_order, "_read", never)
     with pytest.raises(AlreadyExists, match="there is a queue 'dogs' already"):
         reviews.create_queue("dogs", run)
-    with pytest.raises(InvalidInput, match="1 to 200 characters"):
-        reviews.create_queue("", run)
+    for reuse in (False, True):
+        with pytest.raises(InvalidInput, match="1 to 200 characters"):
+            reviews.create_queue("", run, reuse=reuse)
     assert reviews.create_queue("dogs", run, classes=["dog"], reuse=True).name == "dogs"
 
 
