@@ -37,7 +37,7 @@ from bench import fixtures
 from bench.overload import CLIENTS as FULL_LOAD
 from bench.overload import MAX_RATIO, TIMES, CallerRound, calling, timed_models
 from bench.paired_timing import Figure, against, none_of, not_above, of_pairs
-from bench.serving import CLIENTS, EACH, ClientProcess
+from bench.serving import CLIENTS, LONG_EACH, LONG_ROUNDS, ClientProcess
 from secondlook.config.settings import Settings
 from secondlook.core.access import Role, TokenAccess
 from secondlook.labeling.engine import Engine
@@ -47,7 +47,7 @@ from secondlook.store import Store, open_store
 from secondlook_client.addresses import CA_VARIABLE, TLS, TOKEN_VARIABLE
 from secondlook_client.ontology import ClassSpec, Ontology
 
-ROUNDS = int(os.environ.get("SECONDLOOK_DOOR_ROUNDS", "15"))
+ROUNDS = int(os.environ.get("SECONDLOOK_DOOR_ROUNDS", LONG_ROUNDS))
 AT_LEAST = 0.97
 FUZZED = int(os.environ.get("SECONDLOOK_FUZZED_CALLS", "10000"))
 MAX_GROWTH_MB = 900.0
@@ -175,7 +175,7 @@ def _figures(shut: ClientProcess, plain: ClientProcess) -> list[Figure | str]:
     return [
         of_pairs("with TLS and tokens ÷ without", rates, at_least=AT_LEAST, unit="images/s"),
         of_pairs(
-            "p95 of 96 calls without ÷ with TLS and tokens",
+            f"p95 of {CLIENTS * LONG_EACH} calls without ÷ with TLS and tokens",
             latencies,
             at_least=AT_LEAST,
             unit="ms",
@@ -204,7 +204,7 @@ def _shut(folder: Path, engine: Engine) -> Iterator[ClientProcess]:
         secret = _labeler(store, "bench")
         with running_server(engine, fixtures.ontology(), settings, store=store) as server:
             access = {TOKEN_VARIABLE: secret, CA_VARIABLE: ca}
-            yield ClientProcess(f"{TLS}{server.address}", CLIENTS, EACH, access)
+            yield ClientProcess(f"{TLS}{server.address}", CLIENTS, LONG_EACH, access)
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def _open(folder: Path, engine: Engine) -> Iterator[ClientProcess]:
         open_store(folder / "open") as store,
         running_server(engine, fixtures.ontology(), settings, store=store) as server,
     ):
-        yield ClientProcess(server.address, CLIENTS, EACH)
+        yield ClientProcess(server.address, CLIENTS, LONG_EACH)
 
 
 # --- Overload ---

@@ -31,7 +31,7 @@ from bench.paired_timing import Figure, against, none_of, paired
 from secondlook.config.settings import Settings
 from secondlook.core.image_folder import ImageSelection, select_images
 from secondlook.jobs.in_flight import JobAttempts
-from secondlook.jobs.ray_actors import AHEAD, DecodingActor, ModelActor
+from secondlook.jobs.ray_actors import DecodingActor, ModelActor
 from secondlook.jobs.ray_cluster import ClusterPlan
 from secondlook.jobs.ray_labeling import READY_AHEAD, RayModels
 from secondlook.store.blobs import FolderBlobs
@@ -42,6 +42,8 @@ ROUNDS = int(os.environ.get("SECONDLOOK_RAY_ROUNDS", "5"))
 KILLS = int(os.environ.get("SECONDLOOK_RAY_KILLS", "6"))
 DRIVEN = int(os.environ.get("SECONDLOOK_RAY_DRIVEN", "1500"))
 PROCESSES = 2
+AHEAD = 2
+"""Batches that a plain process has: it labels one and decodes the next."""
 AT_LEAST = 0.95
 KILLED_IMAGES, PAUSE_S = 400, 0.03
 BATCH = Settings().batching.propose_batch
@@ -100,6 +102,7 @@ def _labelled(attempts: JobAttempts, selection: ImageSelection) -> int:
         if ended := attempts.next(1.0):
             assert not isinstance(ended.outcome, BaseException), ended.outcome
             done += 1
+        attempts.written()
     return done
 
 

@@ -48,7 +48,7 @@ def test_a_setting_is_one_field() -> None:
     scope = {"SettingGroup": SettingGroup, "setting": setting}
     exec("from dataclasses import dataclass\n@dataclass(frozen=True)\n" + body, scope)
     spec = scope["Added"].specs()["batching_window_ms"]  # type: ignore[attr-defined]
-    assert (spec.default, spec.unit, spec.low, spec.high) == (5.0, "ms", 0, 10_000)
+    assert (spec.default, spec.unit, spec.low, spec.high) == (20.0, "ms", 0, 10_000)
 
 
 def test_a_model_is_a_class_and_a_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,9 +199,9 @@ class BatchingSettings(SettingGroup):
         8, "Maximum images whose boxes are verified in one call.", low=1, high=1024
     )
     batching_window_ms: float = setting(
-        5.0,
-        "Batching window: how long the first image of a batch waits for others; not at all where "
-        "none came in that time lately.",
+        20.0,
+        "Batching window: how long the first image of a batch waits for others at most; no longer "
+        "than one more batch would cost, and not at all where none came in that time lately.",
         unit="ms",
         low=0,
         high=10_000,

@@ -5,7 +5,7 @@ A setting is a field of a ``SettingGroup``, declared once with its default, rang
     @dataclass(frozen=True)
     class BatchingSettings(SettingGroup):
         title = "Batching"
-        batching_window_ms: float = setting(5.0, "…", unit="ms", low=0, high=10_000)
+        batching_window_ms: float = setting(20.0, "…", unit="ms", low=0, high=10_000)
 
 Everything else follows from that: the checks, the errors, the lines of ``--help`` and the title
 above them, the key in a TOML file and the environment variable. A group may hold other groups or

@@ -85,6 +85,9 @@ class JobAttempts:
             self._item_ids.discard(attempt.item.id)
         return attempt
 
+    def written(self) -> None:
+        """Hear that the outcomes of all that ``next`` has returned are stored."""
+
     def wake(self) -> None:
         """End a wait in ``next``; from any thread."""
         self._ended.put(None)

@@ -32,8 +32,6 @@ from secondlook.store.queue import Item
 from secondlook_client.errors import BadImage, Unavailable
 from secondlook_client.ontology import Ontology
 
-AHEAD = 2
-"""Calls that an actor with models has: it works on one, and the next is decoded meanwhile."""
 DECODED_AT_A_TIME = 2
 """Images in each decoding actor: one is read and written while another is decoded."""
 
@@ -153,15 +151,11 @@ class DecodingActor:
 
 
 class ModelActor:
-    """The models behind their queues, as a server has them; loaded by the first call.
-
-    It labels one batch at a time, so that its death costs the models' work on one.
-    """
+    """The models behind their queues, as a server has them; loaded by the first call."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._loading = threading.Lock()
-        self._labelling = threading.Lock()
         self._loaded: Engine | None = None
 
     def ready(self) -> ModelFacts:
@@ -179,12 +173,11 @@ class ModelActor:
         """Each image labelled and decided by ``calibrator``, or why it is not, in order."""
         engine = self._engine(calibrator)
         tasks = [one if isinstance(one, Exception) else one.task for one in prepared]
-        with self._labelling:
-            waiting = [
-                task if isinstance(task, Exception) else engine.submit(task, background=True)
-                for task in tasks
-            ]
-            return [_outcome(*one) for one in zip(prepared, waiting, strict=True)]
+        waiting = [
+            task if isinstance(task, Exception) else engine.submit(task, background=True)
+            for task in tasks
+        ]
+        return [_outcome(*one) for one in zip(prepared, waiting, strict=True)]
 
     def _engine(self, calibrator: Calibrator | None = None) -> Engine:
         with self._loading:

@@ -91,8 +91,6 @@ class RemoteActor:
     """Whether it takes calls, as far as is known."""
     load: int = 0
     """Calls that it has."""
-    suspect: bool = False
-    """Whether it has one value that may end it, and gets no other meanwhile."""
 
     def end(self) -> None:
         """End it for good."""
@@ -128,8 +126,7 @@ def connect(address: str) -> bool:
 
 def least_busy(actors: Iterable[RemoteActor]) -> RemoteActor | None:
     """The one with the fewest calls of those that take some; None where none does."""
-    free = (one for one in actors if one.up and not one.suspect)
-    return min(free, key=lambda one: one.load, default=None)
+    return min((one for one in actors if one.up), key=lambda one: one.load, default=None)
 
 
 class Cluster:

@@ -7,6 +7,9 @@ only makes the attempts. That is what ``RayAttempts`` is for::
     RayModels   connects, starts the actors with models; stands where the pipeline would
     RayAttempts sends batches of items: decoding actor ─▶ actor with models ─▶ ``Attempt``
 
+An actor with models gets its next batch, which is decoded by then, once the results of the last one
+are stored. So no death, not even the driver's, costs an actor's work on more than one.
+
 A call whose actor died is no failure of its images: they are sent again, each alone, since one of
 them may be the cause. One that ends ``LOST_ALONE`` actors by itself is given up.
 """
@@ -24,8 +27,8 @@ from typing import Any
 from secondlook.config.settings import Settings
 from secondlook.core.image_folder import ImageSelection
 from secondlook.core.types import Image, Proposals, VQAQuery
-from secondlook.jobs.in_flight import JobAttempts, LabelledItem
-from secondlook.jobs.ray_actors import AHEAD, DecodingActor, ModelActor, ModelFacts
+from secondlook.jobs.in_flight import Attempt, JobAttempts, LabelledItem
+from secondlook.jobs.ray_actors import DecodingActor, ModelActor, ModelFacts
 from secondlook.jobs.ray_cluster import (
     LOST_ALONE,
     MADE_AGAIN,
@@ -55,8 +58,10 @@ from secondlook_client.values import Answer
 
 log = logging.getLogger(__name__)
 
-READY_AHEAD = AHEAD + 1
-"""Batches in flight for each actor with models: one more than it has waits to be sent."""
+READY_AHEAD = 3
+"""Batches in flight for each actor with models: one labelled, one decoded, one waiting for that."""
+DECODED_BATCHES = 3
+"""That a decoding actor works on at the same time."""
 
 
 class _ModelElsewhere:
@@ -113,7 +118,7 @@ class RayModels(Pipeline):
         self._cluster = Cluster(plan)
         try:
             self._actors = [
-                self._cluster.start(ModelActor, settings, calls=AHEAD + 1)
+                self._cluster.start(ModelActor, settings, calls=2)
                 for _ in range(self._cluster.shares.models)
             ]
             facts: ModelFacts = self._cluster.first_ready(self._actors, say)
@@ -139,7 +144,7 @@ class RayModels(Pipeline):
         """See ``LabelsElsewhere``."""
         decoders = [
             self._cluster.start_decoder(
-                DecodingActor, self._limits, blobs, self._selection, calls=AHEAD + 1
+                DecodingActor, self._limits, blobs, self._selection, calls=DECODED_BATCHES
             )
             for _ in range(self._cluster.shares.decoders)
         ]
@@ -155,8 +160,9 @@ class _Batch:
 
     items: list[tuple[Item, float]]
     """Each with the moment at which its attempt began."""
-    models: RemoteActor
     decoder: RemoteActor
+    prepared: Any
+    """A reference to the decoded images."""
 
 
 class RayAttempts(JobAttempts):
@@ -181,6 +187,12 @@ class RayAttempts(JobAttempts):
         self._calibrator = calibrator
         self._facts = facts
         self._waiting: deque[tuple[Item, float]] = deque()
+        self._prepared: deque[_Batch] = deque()
+        """Batches that were sent to be decoded and that no models have yet."""
+        self._models_of: dict[int, RemoteActor] = {}
+        """What labelled a batch, by its last item, until ``next`` has returned that."""
+        self._returned: list[RemoteActor] = []
+        """Models whose batch ``next`` has returned, and which is not known to be stored."""
         self._lost: Counter[int] = Counter()
         """Calls that were lost with each item."""
         self._broken: SecondlookError | None = None
@@ -200,10 +212,21 @@ class RayAttempts(JobAttempts):
         """See ``JobAttempts``; a batch comes whole, and is lost with this process."""
         return True
 
-    def next(self, timeout_s: float) -> Any:
+    def next(self, timeout_s: float) -> Attempt | None:
         """See ``JobAttempts``; what was begun since is sent."""
         self._send()
-        return super().next(timeout_s)
+        attempt = super().next(timeout_s)
+        if attempt and (models := self._models_of.pop(attempt.item.id, None)):
+            self._returned.append(models)
+        return attempt
+
+    def written(self) -> None:
+        """See ``JobAttempts``; models whose batch is stored get their next one."""
+        with self._lock:
+            for models in self._returned:
+                models.load -= 1
+            self._returned.clear()
+            self._send()
 
     def stop(self) -> None:
         """See ``JobAttempts``; what was not sent yet ends."""
@@ -221,29 +244,55 @@ class RayAttempts(JobAttempts):
             self._waiting.append((item, began))
 
     def _send(self) -> None:
-        """Send as many batches as the actors have room for."""
+        """Give models that have nothing to do a batch, and have the next ones decoded."""
         with self._lock:
             if self._stopping.is_set() or self._broken:
                 self._end_waiting()
-            while batch := self._next_batch():
-                self._submit(batch)
+            while self._prepare() or self._label():
+                pass
 
     def _end_waiting(self) -> None:
+        for batch in self._prepared:
+            batch.decoder.load -= 1
+            self._waiting.extend(batch.items)
+        self._prepared.clear()
         stopping = ShuttingDown("the run is being stopped; the image stays in the queue")
         while self._waiting:
             self._end(*self._waiting.popleft(), self._broken or stopping)
 
-    def _next_batch(self) -> _Batch | None:
-        models, decoder = least_busy(self._models), least_busy(self._decoders)
-        if not self._waiting or models is None or decoder is None or models.load >= AHEAD:
-            return None
-        suspect = self._lost[self._waiting[0][0].id] > 0
-        # A suspect is alone, or its neighbours would be lost with it; what is less than a batch
-        # would wait at the actor as it does here.
-        if models.load and (suspect or len(self._waiting) < self._batch):
-            return None
-        models.suspect = suspect
-        return _Batch(self._together(), models, decoder)
+    def _prepare(self) -> bool:
+        """Have a batch decoded; False where there is none, or enough of them wait for models."""
+        decoder = least_busy(self._decoders)
+        if not self._waiting or decoder is None or len(self._prepared) >= len(self._models):
+            return False
+        whole = len(self._waiting) >= self._batch or self._lost[self._waiting[0][0].id]
+        if not whole and (self._prepared or not self._free_models()):
+            return False  # more may come before it can be labelled
+        items = self._together()
+        try:
+            prepared = decoder.handle.prepare.remote([item for item, _ in items], *self._wanted)
+        except Exception as failure:  # the connection is gone, which Ray tells in many ways
+            for item, began in items:
+                self._end(item, began, original(failure))
+            return True
+        decoder.load += 1
+        self._prepared.append(_Batch(items, decoder, prepared))
+        return True
+
+    def _label(self) -> bool:
+        """Have a batch labelled; False where there is none, or no models for it."""
+        models = self._free_models()
+        if not self._prepared or models is None:
+            return False
+        batch = self._prepared.popleft()
+        models.load += 1
+        label = partial(models.handle.label.remote, batch.prepared, self._calibrator)
+        self._then(label, partial(self._finish, batch, models))
+        return True
+
+    def _free_models(self) -> RemoteActor | None:
+        models = least_busy(self._models)
+        return models if models and not models.load else None
 
     def _together(self) -> list[tuple[Item, float]]:
         """The next items: one that was lost before, or as many as a batch has."""
@@ -253,17 +302,6 @@ class RayAttempts(JobAttempts):
                 break
             items.append(self._waiting.popleft())
         return items
-
-    def _submit(self, batch: _Batch) -> None:
-        for actor in (batch.models, batch.decoder):
-            actor.load += 1
-        items = [item for item, _ in batch.items]
-
-        def labelled() -> Any:
-            prepared = batch.decoder.handle.prepare.remote(items, *self._wanted)
-            return batch.models.handle.label.remote(prepared, self._calibrator)
-
-        self._then(labelled, partial(self._finish, batch))
 
     def _then(self, call: Callable[[], Any], handle: "Callable[[Future[Any]], None]") -> None:
         """Make a call, and ``handle`` what it gives in a thread of ours.
@@ -283,25 +321,38 @@ class RayAttempts(JobAttempts):
 
         future_of(call).add_done_callback(hand_over)
 
-    def _finish(self, batch: _Batch, done: "Future[list[LabelledItem | Exception]]") -> None:
+    def _finish(
+        self,
+        batch: _Batch,
+        models: RemoteActor,
+        done: "Future[list[LabelledItem | Exception]]",
+    ) -> None:
         """A call has ended."""
         failure = done.exception()
         with self._lock:
-            batch.models.suspect = False
-            for actor in (batch.models, batch.decoder):
-                actor.load -= 1
+            batch.decoder.load -= 1
             if failure is None:
-                for (item, began), outcome in zip(batch.items, done.result(), strict=True):
+                for item, _ in batch.items:
                     self._lost.pop(item.id, None)
-                    self._end(item, began, outcome)
+                self._return(batch, models, done.result())
             elif is_lost(failure):
-                self._lose(batch)
+                self._lose(batch, models)
             else:
-                for item, began in batch.items:
-                    self._end(item, began, original(failure))
+                self._return(batch, models, [original(failure)] * len(batch.items))
             self._send()
 
-    def _lose(self, batch: _Batch) -> None:
+    def _return(
+        self,
+        batch: _Batch,
+        models: RemoteActor,
+        outcomes: Sequence[LabelledItem | BaseException],
+    ) -> None:
+        """Let ``next`` return the items; once they are stored the models are free."""
+        self._models_of[batch.items[-1][0].id] = models
+        for (item, began), outcome in zip(batch.items, outcomes, strict=True):
+            self._end(item, began, outcome)
+
+    def _lose(self, batch: _Batch, models: RemoteActor) -> None:
         """An actor or a machine is gone, and the call with it: its items go again."""
         log.warning("%d images are sent again: a worker of the cluster died", len(batch.items))
         alone = len(batch.items) == 1
@@ -311,7 +362,8 @@ class RayAttempts(JobAttempts):
                 self._end(item, began, _fatal())
             else:
                 self._waiting.appendleft((item, began))
-        for actor in (batch.models, batch.decoder):
+        models.load -= 1
+        for actor in (models, batch.decoder):
             if actor.up:
                 self._revive(actor)
 

@@ -7,8 +7,11 @@ are kept, is for the caller to say::
     for result in cluster.map(batches, lost):
         ...
 
-A call whose actor died is made again, each value of its batch alone and with an actor that has
-nothing else, since one of them may be the cause. One that ends ``LOST_ALONE`` actors is given up.
+An actor has one batch at a time, and gets the next once the caller has come back for more: what it
+kept by then is never computed again.
+
+A call whose actor died is made again, each value of its batch alone, since one of them may be the
+cause. One that ends ``LOST_ALONE`` actors is given up.
 """
 
 import logging
@@ -19,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from secondlook.jobs.ray_actors import AHEAD, MapActor, MapFacts, Opening
+from secondlook.jobs.ray_actors import MapActor, MapFacts, Opening
 from secondlook.jobs.ray_cluster import (
     LOST_ALONE,
     MADE_AGAIN,
@@ -101,7 +104,6 @@ class RayMap(Generic[Value, Result]):
                 return
             for ended in wait(calls, return_when=FIRST_COMPLETED).done:
                 call = calls.pop(ended)
-                call.actor.suspect = False
                 call.actor.load -= bool(call.values)
                 failure = ended.exception()
                 if failure is None:
@@ -129,11 +131,10 @@ class RayMap(Generic[Value, Result]):
     ) -> _Call[Value] | None:
         """What is to be sent now, and to whom."""
         actor = least_busy(self._actors)
-        if actor is None or actor.load >= (1 if suspects else AHEAD):
+        if actor is None or actor.load:
             return None
         if suspects:
             call = replace(suspects.popleft(), actor=actor)
-            actor.suspect = True
         elif values := next(source, None):
             call = _Call(actor, values)
         else:

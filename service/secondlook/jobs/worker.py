@@ -238,11 +238,12 @@ class Worker:
             timeout_s = 0.0
 
     def _write(self) -> None:
-        if self._database.pausing or not self._results:
-            return
-        in_flight = self._in_flight
-        if self._results.due() or in_flight.written_at_once or not in_flight.item_ids:
-            self._if_available(self._results.write)
+        in_flight, results = self._in_flight, self._results
+        due = results.due() or in_flight.written_at_once or not in_flight.item_ids
+        if results and due and not self._database.pausing:
+            self._if_available(results.write)
+        if not results:
+            in_flight.written()
 
     def _if_available(self, step: Callable[[], Result]) -> Result | None:
         """Run a step; None when the database is unavailable: the step is repeated later."""

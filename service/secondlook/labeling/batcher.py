@@ -1,9 +1,10 @@
 """Dynamic batching: many callers submit single items, one worker runs them in batches.
 
-The first waiting item opens a batch; it closes when it is full or ``max_wait_s`` later, and at once
-where nobody came in that time lately: a caller alone waits for no one. While the worker is busy the
-next batch fills by itself, so under load the wait costs nothing. What somebody waits for goes
-before what has time (``background``), which keeps a share of each batch.
+The first waiting item opens a batch; it closes when it is full, or has waited for as long as one
+more batch would cost by itself, ``max_wait_s`` at most. It closes at once where nobody came in that
+time lately: a caller alone waits for no one. While the worker is busy the next batch fills by
+itself. What somebody waits for goes before what has time (``background``), which keeps a share of
+each batch.
 """
 
 import logging
@@ -26,8 +27,12 @@ BACKGROUND_SHARE = 0.25
 
 LATELY = 0.9
 """What the batches before brought counts for so much less with each one."""
+COST_LATELY = 0.98
+"""The same of what they cost, which is told from more of them."""
 LEAST_COMPANY = 0.1
 """Items that come while a batch may wait, in the mean, for it to wait at all."""
+LEAST_SPREAD = 0.25
+"""Variance of the sizes of batches from which their cost is told apart from that of their items."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,22 +46,54 @@ class _QueuedItem(Generic[Item, Result]):
     trace: QueuedTrace | None = field(default_factory=queued)
 
 
+class BatchCost:
+    """Seconds of a batch by its size: a line through the last ones, by least squares."""
+
+    def __init__(self) -> None:
+        self._count = self._sizes = self._squares = self._seconds = self._products = 0.0
+        """Sums over batches, of which older ones count for less."""
+
+    def add(self, size: int, seconds: float) -> None:
+        """A batch of ``size`` items took so long."""
+        self._count = COST_LATELY * self._count + 1
+        self._sizes = COST_LATELY * self._sizes + size
+        self._squares = COST_LATELY * self._squares + size * size
+        self._seconds = COST_LATELY * self._seconds + seconds
+        self._products = COST_LATELY * self._products + size * seconds
+
+    @property
+    def fixed_s(self) -> float:
+        """What a batch costs besides its items: what is saved where two become one.
+
+        Infinite while batches are as good as alike in size, or too few.
+        """
+        spread = self._count * self._squares - self._sizes**2
+        if spread <= LEAST_SPREAD * self._count**2:
+            return math.inf
+        an_item_s = (self._count * self._products - self._sizes * self._seconds) / spread
+        return max(self._seconds - an_item_s * self._sizes, 0.0) / self._count
+
+
 class _Window:
     """How long a batch waits for others: while some come in that time of late."""
 
     def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
+        self._longest_s = self._wait_s = longest_s
         self._opened = -math.inf
         self._came = 0
         """Items since then, in as long as a batch may wait, whether this one did or not."""
         self._mean = 1.0
         """Of the batches before."""
 
-    def open(self) -> float:
-        """A batch opens: until when it waits, a ``time.monotonic()`` moment."""
+    def open(self, fixed_s: float) -> float:
+        """A batch opens: until when it waits, a ``time.monotonic()`` moment.
+
+        ``fixed_s`` is what one more batch would cost: to wait for longer would save less than that.
+        """
         self._mean += (1 - LATELY) * (self._came - self._mean)
         self._opened, self._came = time.monotonic(), 0
-        return self._opened + (self._longest_s if self._mean >= LEAST_COMPANY else 0.0)
+        self._wait_s = min(self._longest_s, fixed_s)
+        return self._opened + (self._wait_s if self._mean >= LEAST_COMPANY else 0.0)
 
     def end(self) -> None:
         """The batch has its answers: whoever comes now may be who waited for them."""
@@ -64,7 +101,7 @@ class _Window:
 
     def came(self) -> None:
         """An item was submitted."""
-        self._came += time.monotonic() - self._opened <= self._longest_s
+        self._came += time.monotonic() - self._opened <= self._wait_s
 
 
 class Batcher(Generic[Item, Result]):
@@ -89,6 +126,7 @@ class Batcher(Generic[Item, Result]):
         self._run = run
         self._max_batch = max_batch
         self._window = _Window(max_wait_s)
+        self._cost = BatchCost()
         self._max_queue = max_queue
         self._observe = observe or (lambda name, size, seconds: None)
         self._waiting: deque[_QueuedItem[Item, Result]] = deque()
@@ -158,7 +196,7 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             while not self.depth() and not self._closing:
                 self._changed.wait()
-            closes = self._window.open()
+            closes = self._window.open(self._cost.fixed_s)
             while self.depth() < self._max_batch and not self._closing:
                 left = closes - time.monotonic()
                 if left <= 0:
@@ -193,6 +231,7 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, failure)
             return
         seconds = time.perf_counter() - started
+        self._cost.add(len(batch), seconds)
         self._seconds_an_item = 0.8 * self._seconds_an_item + 0.2 * seconds / len(batch)
         self._report(len(batch), seconds)
         for waiting, result in zip(batch, results, strict=True):

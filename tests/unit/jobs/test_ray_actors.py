@@ -1,9 +1,5 @@
 """The actors of a Ray cluster as plain classes, without Ray."""
 
-import threading
-from pathlib import Path
-
-import pytest
 from fakes import make_image
 
 from secondlook.config.settings import Settings
@@ -22,31 +18,12 @@ def batch_of(*names: str) -> list[PreparedImage | Exception]:
     return [PreparedImage(Task(one, ontology), NewImage(one.sha256, 1, "png"), 0) for one in images]
 
 
-def test_an_actor_has_the_work_of_its_models_on_one_batch_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "looked-at"
-    monkeypatch.setenv("SCRIPTED_LOG", str(log))
-    actor = ModelActor(
-        Settings().replace(
-            proposer="scripted_models:bright_half:0",
-            verifier="scripted_models:agreeable_slowly:0.1",
-        )
-    )
+def test_what_is_no_image_is_its_own_outcome_in_its_place() -> None:
+    models = {"proposer": "scripted_models:bright_half:0"}
+    actor = ModelActor(Settings().replace(**models, verifier="scripted_models:agreeable:dog"))
     assert actor.ready().proposer == ("bright-half", "1")
-    batches = [[*batch_of("a", "b"), BadImage("no image")], batch_of("c", "d")]
-    ended: list[list[LabelledItem | Exception]] = []
-    calls = [
-        threading.Thread(target=lambda one=one: ended.append(actor.label(one, None)))
-        for one in batches
-    ]
-    for call in calls:
-        call.start()
-    for call in calls:
-        call.join()
-    assert sorted(map(len, ended)) == [2, 3]
-    assert sum(isinstance(one, LabelledItem) for outcomes in ended for one in outcomes) == 4
-    done = ["question" if "(" in line else "image" for line in log.read_text().splitlines()]
-    of_one_batch = done[: len(done) // 2]
-    assert of_one_batch[:2] == ["image"] * 2 and set(of_one_batch[2:]) == {"question"}
-    assert done == of_one_batch * 2
+    broken = BadImage("no image")
+    first, second, third = actor.label([*batch_of("a"), broken, *batch_of("b")], None)
+    assert second is broken
+    assert isinstance(first, LabelledItem) and isinstance(third, LabelledItem)
+    assert (first.labelled.name, third.labelled.name) == ("a", "b")

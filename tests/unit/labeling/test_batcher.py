@@ -1,6 +1,8 @@
 """The queue in front of a model: nothing lost, nothing mixed up, nothing done for nobody."""
 
+import math
 import random
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secondlook.labeling.batcher import BACKGROUND_SHARE, Batcher
+from secondlook.labeling.batcher import BACKGROUND_SHARE, BatchCost, Batcher
 from secondlook_client.errors import Busy, DeadlineExceeded, ShuttingDown
 
 SOON_S = 10.0
@@ -132,6 +134,47 @@ def test_a_caller_alone_soon_waits_for_nobody_and_a_crowd_brings_the_wait_back()
             for future in [first, queue.submit(1), queue.submit(2)]:
                 future.result(SOON_S)
         assert seconds_alone(1) >= 0.05
+
+
+@given(
+    st.lists(st.integers(1, 64), min_size=2, max_size=60).filter(lambda sizes: len({*sizes}) > 1),
+    st.floats(0, 1),
+    st.floats(0.001, 1),
+)
+def test_what_a_batch_costs_is_told_apart_from_its_items(
+    sizes: list[int], fixed_s: float, an_item_s: float
+) -> None:
+    cost = BatchCost()
+    for size in 2 * sizes:
+        cost.add(size, fixed_s + an_item_s * size)
+    if statistics.pvariance(sizes) > 1:
+        assert cost.fixed_s == pytest.approx(fixed_s, abs=1e-6)
+
+
+@given(st.integers(1, 64), st.integers(0, 50))
+def test_batches_of_one_size_do_not_tell(size: int, batches: int) -> None:
+    cost = BatchCost()
+    for _ in range(batches):
+        cost.add(size, 0.5)
+    assert cost.fixed_s == math.inf
+
+
+def test_a_batch_waits_no_longer_than_one_more_would_cost() -> None:
+    def run(items: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.05 + 0.001 * len(items))
+        return items
+
+    def seconds_of(items: int) -> float:
+        began = time.monotonic()
+        for future in [queue.submit(number) for number in range(items)]:
+            future.result(SOON_S)
+        return time.monotonic() - began
+
+    with batcher(run, max_batch=4, max_wait_s=0.5) as queue:
+        for full in (4, 4):
+            assert seconds_of(full) < 0.5
+        assert seconds_of(1) > 0.5  # nothing is known of other sizes
+        assert seconds_of(5) < 0.5
 
 
 @given(st.lists(st.integers(-3, 20), min_size=1, max_size=12))
