@@ -16,7 +16,7 @@ from secondlook.core.image_folder import select_images
 from secondlook.core.types import Image
 from secondlook.jobs import result_writer
 from secondlook.jobs.image_source import list_folder
-from secondlook.jobs.in_flight import InFlight
+from secondlook.jobs.in_flight import Attempt, InFlight
 from secondlook.store import Store, open_store
 from secondlook.store.images import NewImage, add_images
 from secondlook.store.queue import NewItem, QueueDepth, add_items
@@ -75,6 +75,33 @@ def test_what_other_machines_give_back_does_not_wait_to_be_written(
         wait_for(store, "j", lambda job: job.done == 2)
         gate.set()
         assert wait_for(store, "j", ended).done == 3
+
+
+def test_attempts_hear_that_their_outcomes_are_stored_and_not_before(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Watched(InFlight):
+        returned = 0
+
+        def next(self, timeout_s: float) -> Attempt | None:
+            attempt = super().next(timeout_s)
+            self.returned += attempt is not None
+            return attempt
+
+        def written(self) -> None:
+            told.append((self.returned, store.queue.get("j").done))
+
+    monkeypatch.setattr("secondlook.jobs.worker.InFlight", Watched)
+    monkeypatch.setattr(result_writer, "BATCH_WINDOW_S", 0.15)
+    store.queue.create("j", "folder", DOGS, str(fill(tmp_path / "images", 20)))
+    proposer, in_twos = ScriptedProposer(delay_s=0.1), BatchingSettings(propose_batch=2)
+    with running(store, [tmp_path], proposer, limits=in_twos):
+        wait_for(store, "j", ended)
+    assert all(returned == done for returned, done in told)
+    assert any(0 < done < 20 for _, done in told)
+    assert told[-1] == (20, 20)
 
 
 def test_a_job_that_goes_on_with_another_calibrator_says_so(
