@@ -234,9 +234,9 @@ def _killed(folder: Path) -> list[Figure | str]:
             all_actors,
             "images",
         ),
-        f"An actor labels a batch of {BATCH} at a time, which goes with it. With the driver or the "
-        f"head go all {PROCESSES} actors, and what they gave back in the moment before. Images "
-        f"redone, kill by kill: {found.again}. {found.images:,} images in all.",
+        f"An actor has a batch of {BATCH} at a time, which goes with it, and gets the next once "
+        f"that is stored. With the driver or the head go all {PROCESSES} actors. Images redone, "
+        f"kill by kill: {found.again}. {found.images:,} images in all.",
     ]
 
 
