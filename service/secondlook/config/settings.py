@@ -201,7 +201,8 @@ class BatchingSettings(SettingGroup):
     batching_window_ms: float = setting(
         20.0,
         "Batching window: how long the first image of a batch waits for others at most; no longer "
-        "than one more batch would cost, and not at all where none came in that time lately.",
+        "than one more batch would cost, and not at all where none came lately or there was "
+        "nothing to do.",
         unit="ms",
         low=0,
         high=10_000,

@@ -2,9 +2,10 @@
 
 The first waiting item opens a batch; it closes when it is full, or has waited for as long as one
 more batch would cost by itself, ``max_wait_s`` at most. It closes at once where nobody came in that
-time lately: a caller alone waits for no one. While the worker is busy the next batch fills by
-itself. What somebody waits for goes before what has time (``background``), which keeps a share of
-each batch.
+time lately, so a caller alone waits for no one, and where the worker had nothing to do for longer
+than a batch takes, so there is no time to be saved. While the worker is busy the next batch fills
+by itself. What somebody waits for goes before what has time (``background``), which keeps a share
+of each batch.
 """
 
 import logging
@@ -31,7 +32,7 @@ COST_LATELY = 0.98
 """The same of what they cost, which is told from more of them."""
 LEAST_COMPANY = 0.1
 """Items that come while a batch may wait, in the mean, for it to wait at all."""
-LEAST_SPREAD = 0.25
+LEAST_SPREAD = 0.05
 """Variance of the sizes of batches from which their cost is told apart from that of their items."""
 
 Item = TypeVar("Item")
@@ -62,14 +63,19 @@ class BatchCost:
         self._products = COST_LATELY * self._products + size * seconds
 
     @property
+    def mean_s(self) -> float:
+        """What a batch takes; infinite before the first."""
+        return self._seconds / self._count if self._count else math.inf
+
+    @property
     def fixed_s(self) -> float:
         """What a batch costs besides its items: what is saved where two become one.
 
-        Infinite while batches are as good as alike in size, or too few.
+        Half of it while batches are as good as alike in size.
         """
         spread = self._count * self._squares - self._sizes**2
         if spread <= LEAST_SPREAD * self._count**2:
-            return math.inf
+            return self.mean_s / 2
         an_item_s = (self._count * self._products - self._sizes * self._seconds) / spread
         return max(self._seconds - an_item_s * self._sizes, 0.0) / self._count
 
@@ -85,14 +91,14 @@ class _Window:
         self._mean = 1.0
         """Of the batches before."""
 
-    def open(self, fixed_s: float) -> float:
+    def open(self, worth_s: float) -> float:
         """A batch opens: until when it waits, a ``time.monotonic()`` moment.
 
-        ``fixed_s`` is what one more batch would cost: to wait for longer would save less than that.
+        ``worth_s``: to wait for longer would cost more than it saves.
         """
         self._mean += (1 - LATELY) * (self._came - self._mean)
         self._opened, self._came = time.monotonic(), 0
-        self._wait_s = min(self._longest_s, fixed_s)
+        self._wait_s = min(self._longest_s, worth_s)
         return self._opened + (self._wait_s if self._mean >= LEAST_COMPANY else 0.0)
 
     def end(self) -> None:
@@ -194,9 +200,11 @@ class Batcher(Generic[Item, Result]):
     def _next_batch(self) -> list[_QueuedItem[Item, Result]]:
         """Blocks until there is work; empty only when closing and drained."""
         with self._changed:
+            idle_since = time.monotonic()
             while not self.depth() and not self._closing:
                 self._changed.wait()
-            closes = self._window.open(self._cost.fixed_s)
+            idle = time.monotonic() - idle_since > self._cost.mean_s
+            closes = self._window.open(0.0 if idle else self._cost.fixed_s)
             while self.depth() < self._max_batch and not self._closing:
                 left = closes - time.monotonic()
                 if left <= 0:
