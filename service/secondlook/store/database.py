@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 WAIT_S = 30.0
 """How long a transaction waits for a lock or a free connection before it fails."""
 CONNECT_S = 5
+BUSY_POLL_S = 0.02
 CANCEL_POLL_S = 0.2
 """How soon work that waits notices that it was cancelled."""
 LONGEST_LEASE_S = 300.0
@@ -467,7 +468,18 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL").close()
+    # SQLite itself does not wait here while another connection writes: as where several servers
+    # start at once on a new store, and one of them is just changing it to this mode.
+    ends = time.monotonic() + WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as failure:
+            busy = failure.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > ends:
+                raise
+        time.sleep(BUSY_POLL_S)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -196,6 +196,23 @@ def test_a_statement_is_broken_off_when_its_work_is_cancelled(store: Store, kind
         assert connection.execute(small).scalar_one() == 100_000
 
 
+def test_a_store_opens_once_whoever_writes_to_its_new_database_is_done(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    other = sqlite3.connect(tmp_path / "data" / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    opened: list[Store] = []
+    thread = threading.Thread(target=lambda: opened.append(open_store(tmp_path / "data")))
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    other.execute("COMMIT")
+    other.close()
+    thread.join(20)
+    (store,) = opened
+    assert count(store) == 0
+    store.close()
+
+
 def test_a_cancelled_wait_for_other_writes_ends(store: Store) -> None:
     if store.database.dialect != "sqlite":
         pytest.skip("its writers do not wait for each other")
