@@ -129,6 +129,11 @@ def least_busy(actors: Iterable[RemoteActor]) -> RemoteActor | None:
     return min((one for one in actors if one.up), key=lambda one: one.load, default=None)
 
 
+def idle(actors: Iterable[RemoteActor]) -> RemoteActor | None:
+    """One that takes calls and has none; None where there is no such."""
+    return next((one for one in actors if one.up and not one.load), None)
+
+
 class Cluster:
     """A connection to a cluster, and the actors that are started there; they end with it."""
 

@@ -38,6 +38,7 @@ from secondlook.jobs.ray_cluster import (
     call,
     check_machine,
     future_of,
+    idle,
     is_lost,
     least_busy,
     original,
@@ -266,7 +267,7 @@ class RayAttempts(JobAttempts):
         if not self._waiting or decoder is None or len(self._prepared) >= len(self._models):
             return False
         whole = len(self._waiting) >= self._batch or self._lost[self._waiting[0][0].id]
-        if not whole and (self._prepared or not self._free_models()):
+        if not whole and (self._prepared or not idle(self._models)):
             return False  # more may come before it can be labelled
         items = self._together()
         try:
@@ -281,7 +282,7 @@ class RayAttempts(JobAttempts):
 
     def _label(self) -> bool:
         """Have a batch labelled; False where there is none, or no models for it."""
-        models = self._free_models()
+        models = idle(self._models)
         if not self._prepared or models is None:
             return False
         batch = self._prepared.popleft()
@@ -289,10 +290,6 @@ class RayAttempts(JobAttempts):
         label = partial(models.handle.label.remote, batch.prepared, self._calibrator)
         self._then(label, partial(self._finish, batch, models))
         return True
-
-    def _free_models(self) -> RemoteActor | None:
-        models = least_busy(self._models)
-        return models if models and not models.load else None
 
     def _together(self) -> list[tuple[Item, float]]:
         """The next items: one that was lost before, or as many as a batch has."""

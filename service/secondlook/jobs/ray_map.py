@@ -31,8 +31,8 @@ from secondlook.jobs.ray_cluster import (
     RemoteActor,
     check_machine,
     future_of,
+    idle,
     is_lost,
-    least_busy,
     original,
 )
 
@@ -130,8 +130,8 @@ class RayMap(Generic[Value, Result]):
         self, source: Iterator[Sequence[Value]], suspects: deque[_Call[Value]]
     ) -> _Call[Value] | None:
         """What is to be sent now, and to whom."""
-        actor = least_busy(self._actors)
-        if actor is None or actor.load:
+        actor = idle(self._actors)
+        if actor is None:
             return None
         if suspects:
             call = replace(suspects.popleft(), actor=actor)

@@ -16,7 +16,7 @@ from secondlook.jobs.ray_actors import ModelFacts
 from secondlook.jobs.ray_cluster import LOST_ALONE, RemoteActor
 from secondlook.jobs.ray_labeling import RayAttempts
 from secondlook.store.queue import Item
-from secondlook_client.errors import BadImage, ShuttingDown
+from secondlook_client.errors import BadImage, ShuttingDown, Unavailable
 from secondlook_client.ontology import ClassSpec, Ontology
 
 DOGS = Ontology((ClassSpec("dog"),))
@@ -184,3 +184,20 @@ def test_an_error_of_the_call_is_the_outcome_of_its_images() -> None:
     driver.begin(1, 2, 3, 4)
     driver.models[0].label.calls[-1].ended.set_exception(BadImage("of all"))
     assert [str(one) for one in driver.collect(2)] == ["of all"] * 2
+
+
+def test_images_that_cannot_be_sent_end_where_the_connection_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(*_: Any) -> Reference:
+        raise ConnectionError("Ray client is not connected")
+
+    driver = Driver()
+    monkeypatch.setattr(driver.decoder.prepare, "remote", gone)
+    for number in (1, 2, 3):
+        driver.attempts.begin(Item(number, 1, number, str(number), 1, 1, None, 0))
+    assert [type(one) for one in driver.collect(3)] == [Unavailable] * 3
+    assert not driver.attempts.item_ids
+    monkeypatch.undo()
+    driver.begin(4)
+    assert driver.labelled() == [[4]]  # its place is free, should the connection be made again
