@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from secondlook.core.types import Pixels
 from secondlook.models.cpu_speedups import (
+    cast_weights,
     fuse_conv_bn,
     replace_modules,
     use_channels_last,
@@ -55,16 +56,6 @@ def replace_deformable_attention(model: nn.Module) -> int:
         log.info("Triton is not installed: deformable attention stays transformers' own")
         return 0
     return replace_modules(model, "MultiscaleDeformableAttention", TritonDeformableAttention)
-
-
-def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Store the weights of products and convolutions in the type in which they are computed.
-
-    Autocast then gives the same numbers without converting them; other weights stay float32.
-    """
-    for module in model.modules():
-        if type(module) in (nn.Linear, nn.Conv2d):
-            module.to(dtype)
 
 
 def graphed(run: Run, device: torch.device) -> GraphedCalls:

@@ -387,6 +387,7 @@ def _prepare_for_device(model: Any, placement: Placement) -> Any:
         replace_for_cache(model)
         cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
         cpu_speedups.use_channels_last(model)
+        cpu_speedups.cast_weights(model, placement.dtype)
     return model
 
 

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from secondlook.config.settings import ModelSettings
 from secondlook.core.types import Image, Proposals
 from secondlook.labeling.proposer import Proposer
-from secondlook.models import grounding_dino
+from secondlook.models import cpu_speedups, grounding_dino
 from secondlook.models.grounding_dino import (
     GroundingDinoProposer,
     SpecialTokens,
@@ -219,6 +219,27 @@ def test_bfloat16_stays_near_float32(swin: Path) -> None:
     rough = grounding_dino.load(str(swin), half).propose([image], PHRASES, 0.0)[0]
     assert np.isfinite(rough.scores).all()
     assert len(rough) == len(exact)
+
+
+def test_weights_in_bfloat16_are_not_converted_in_every_pass(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And boxes and scores are bit for bit those of weights that are."""
+    image, half = models.image(200, 150), ModelSettings(device="cpu", dtype="bfloat16")
+    once = grounding_dino.load(str(checkpoint), half)
+    monkeypatch.setattr(cpu_speedups, "cast_weights", lambda *_: None)
+    every = grounding_dino.load(str(checkpoint), half)
+    found, wanted = (model.propose([image], PHRASES, 0.0)[0] for model in (once, every))
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+    np.testing.assert_array_equal(found.boxes, wanted.boxes)
+    assert _conversions(once, image) < _conversions(every, image)
+
+
+def _conversions(model: Proposer, image: Image) -> int:
+    """How many tensors one pass copies to another type."""
+    with torch.profiler.profile() as profile:
+        model.propose([image], PHRASES, 0.0)
+    return sum(one.count for one in profile.key_averages() if one.key == "aten::_to_copy")
 
 
 class OtherPackage(torch.nn.Module):
