@@ -31,7 +31,9 @@ from secondlook.models.cpu_speedups import (
 )
 
 _CACHED = 2**20
-"""Numbers of the hidden side that are computed at a time, 4 MiB."""
+"""Numbers of the hidden side that are computed at a time in float32, 4 MiB."""
+_CACHED_HALF = 2**22
+"""The same in half types, 8 MiB: a processor that multiplies those itself has to be fed more."""
 _WINDOW_CELLS = 2**11
 """Cells whose windows attend at a time, at least."""
 
@@ -165,13 +167,18 @@ class FeedForward(nn.Module):
         self.norm = norm or nn.Identity()
         self.fc1, self.fc2 = fc1, fc2
         self.activation = _in_place(activation)
-        self.rows = max(1, _CACHED // fc1.out_features)
+
+    @property
+    def rows(self) -> int:
+        """How many at a time."""
+        numbers = _CACHED if self.fc1.weight.dtype is torch.float32 else _CACHED_HALF
+        return max(1, numbers // self.fc1.out_features)
 
     def forward(self, features: Tensor) -> Tensor:
         """(…, C) to the same."""
-        rows = features.reshape(-1, features.shape[-1])
+        rows, size = features.reshape(-1, features.shape[-1]), self.rows
         found = torch.empty_like(rows)
-        for part, out in zip(rows.split(self.rows), found.split(self.rows), strict=True):
+        for part, out in zip(rows.split(size), found.split(size), strict=True):
             torch.add(part, self.fc2(self.activation(self.fc1(self.norm(part)))), out=out)
         return found.view_as(features)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from secondlook.models import grounding_dino_layers
 from secondlook.models.cpu_speedups import replace_deformable_attention
 from secondlook.models.grounding_dino_layers import (
     DeformableLayer,
@@ -58,7 +59,9 @@ def test_attention_gives_what_the_original_gives(masked: bool) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("rows", [1, 64, 10**6])
-def test_a_deformable_layer_in_parts_gives_what_the_original_gives(batch: int, rows: int) -> None:
+def test_a_deformable_layer_in_parts_gives_what_the_original_gives(
+    batch: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = models.model()
     slow = model.model.encoder.layers[0].deformable_layer
     torch.manual_seed(0)
@@ -74,7 +77,8 @@ def test_a_deformable_layer_in_parts_gives_what_the_original_gives(batch: int, r
         expected, _ = slow(**inputs)
         replace_deformable_attention(model)
         quick = DeformableLayer(slow)
-        quick.feed_forward.rows = rows
+        hidden = slow.fc1.out_features
+        monkeypatch.setattr(grounding_dino_layers, "_CACHED", rows * hidden)
         assert_same(quick(**inputs)[0], expected)
 
 
@@ -95,17 +99,28 @@ def test_windows_give_what_the_original_gives(
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.GELU("tanh"), nn.Tanh()], ids=str)
-def test_feed_forward_leaves_its_input_as_it_is(activation: nn.Module) -> None:
+def test_feed_forward_leaves_its_input_as_it_is(
+    activation: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grounding_dino_layers, "_CACHED", 3 * 32)
     torch.manual_seed(0)
     wide, narrow, norm = nn.Linear(8, 32), nn.Linear(32, 8), nn.LayerNorm(8)
     quick = FeedForward(wide, activation, narrow, norm)
-    quick.rows = 3
+    assert quick.rows == 3
     cells = torch.randn(2, 5, 8)
     with torch.no_grad():
         expected = cells + narrow(activation(wide(norm(cells))))
         before = cells.clone()
         assert_same(quick(cells), expected)
     assert torch.equal(cells, before)
+
+
+def test_more_rows_are_computed_at_a_time_in_a_half_type() -> None:
+    exact, half = (
+        FeedForward(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).to(dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.rows == 4 * exact.rows
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
