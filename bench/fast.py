@@ -30,7 +30,7 @@ from bench.baseline import BaselineProposer, BaselineVerifier
 from bench.paired_timing import Figure, of_pairs
 from bench.real_models import save_proposer, save_verifier
 from secondlook.config.settings import ModelSettings
-from secondlook.core.processors import multiplies_bfloat16
+from secondlook.core.processors import multiplies_bfloat16, processor_words
 from secondlook.core.types import Image, Pixels, VQAQuery
 from secondlook.models import grounding_dino, vlm
 from secondlook.models.embedded import EMBEDDED
@@ -45,8 +45,7 @@ BOXES = 10
 ROUNDS = 5
 SECOND_TYPE = "bfloat16" if DEVICE == "cpu" and multiplies_bfloat16() else ""
 """In which the detector is measured too."""
-AMX = DEVICE == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text(errors="replace")
-SECOND_BARS = (6 if AMX else 3), 0.45
+SECOND_BARS = (6 if "amx_bf16" in processor_words() else 3), 0.45
 """Of detector and operations in that type."""
 
 

@@ -22,11 +22,15 @@ def available_cpus() -> int:
 
 def multiplies_bfloat16() -> bool:
     """Whether the processors multiply numbers in bfloat16; False where Linux does not say."""
+    return not _BFLOAT16_FLAGS.isdisjoint(processor_words())
+
+
+def processor_words() -> frozenset[str]:
+    """What Linux says of the processors, their flags among it; empty where it does not."""
     try:
-        words = _CPUS.read_text(encoding="ascii", errors="replace").split()
+        return frozenset(_CPUS.read_text(encoding="ascii", errors="replace").split())
     except OSError:
-        return False
-    return not _BFLOAT16_FLAGS.isdisjoint(words)
+        return frozenset()
 
 
 def _shares(membership: Path, root: Path) -> list[int]:
