@@ -2,16 +2,15 @@
 
 - Deformable attention by one Triton kernel, where Triton is (``triton_attention``; torch brings it
   on Linux). Elsewhere transformers' own stays.
-- The attention between image and caption, and that of the decoder (``grounding_dino_layers``).
-- Batch norms in the convolutions before them; convolutions channels last, for tensor cores.
-- ``cast_weights``: mixed precision converts every weight in every pass; here it is done once.
 - ``graphed``: one launch a pass (``cuda_graphs``).
 - ``upload_resized``: images cross as bytes from pinned memory, beside the computation, and are
   resized on the device.
+
+Beside these a GPU has those parts of ``cpu_speedups`` and ``grounding_dino_layers`` that are faster
+there too, such as convolutions channels last, for tensor cores.
 """
 
 import logging
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -20,32 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secondlook.core.types import Pixels
-from secondlook.models.cpu_speedups import (
-    cast_weights,
-    fuse_conv_bn,
-    replace_modules,
-    use_channels_last,
-)
+from secondlook.models.cpu_speedups import replace_modules
 from secondlook.models.cuda_graphs import CudaGraphRecorder, GraphedCalls, Run
-from secondlook.models.grounding_dino_layers import replace_attention
 
 log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.25
 """Of the device's memory, at most so much is held for CUDA graphs."""
-
-
-def prepare(model: nn.Module, dtype: torch.dtype, run: Callable[[], object]) -> None:
-    """Replace what has a faster form on a GPU, in place.
-
-    ``dtype`` is that of matrix products (see ``Placement``); ``run`` calls the model's
-    convolutions on any input of their kind.
-    """
-    replace_deformable_attention(model)
-    replace_attention(model)
-    fuse_conv_bn(model, run)
-    use_channels_last(model)
-    cast_weights(model, dtype)
 
 
 def replace_deformable_attention(model: nn.Module) -> int:

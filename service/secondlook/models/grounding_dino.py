@@ -381,13 +381,15 @@ def _prepare_for_device(model: Any, placement: Placement) -> Any:
         return model
     accept_text_features(model)
     if device.type == "cuda":
-        cuda_speedups.prepare(model, placement.dtype, lambda: _features_of_64(model))
-    if device.type == "cpu":
-        replace_attention(model)
+        cuda_speedups.replace_deformable_attention(model)
+    elif device.type == "cpu":
         replace_for_cache(model)
-        cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
-        cpu_speedups.use_channels_last(model)
-        cpu_speedups.cast_weights(model, placement.dtype)
+    else:  # Apple's, where none of these was tried
+        return model
+    replace_attention(model)
+    cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
+    cpu_speedups.use_channels_last(model)
+    cpu_speedups.cast_weights(model, placement.dtype)
     return model
 
 

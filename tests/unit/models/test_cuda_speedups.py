@@ -7,7 +7,7 @@ import torch
 import triton_interpreter
 
 from secondlook.config.settings import ModelSettings
-from secondlook.models import cuda_speedups, grounding_dino
+from secondlook.models import cpu_speedups, cuda_speedups, grounding_dino
 from secondlook.models.cuda_graphs import Graph, GraphedCalls, Run
 from secondlook.models.grounding_dino import GroundingDinoProposer, read_pixel_settings
 from secondlook.models.image_processor import resize_pixels
@@ -57,11 +57,8 @@ def test_the_prepared_model_finds_what_the_one_of_the_cpu_finds(
     sizes = {"heads": 2, "encoder_n_points": 1, "decoder_n_points": 1}
     expected = proposer(models.model(kind, backbone, **sizes), "cpu").propose(images, PHRASES, 0)
     model = models.model(kind, backbone, **sizes)
-    backbone_of = model.model.backbone.conv_encoder.model
     if device == "cpu":  # on a GPU the proposer does so
-        cuda_speedups.prepare(
-            model, torch.float32, lambda: backbone_of(torch.zeros(1, 3, 64, 64)).feature_maps
-        )
+        cuda_speedups.replace_deformable_attention(model)
         assert cuda_speedups.replace_deformable_attention(model) == 0
         monkeypatch.setattr(grounding_dino, "replace_for_cache", lambda _: 0)
     fast = proposer(model, device)
@@ -83,7 +80,7 @@ def test_weights_of_products_are_stored_as_autocast_would_convert_them() -> None
     given = torch.randn(3, 8)
     with torch.autocast("cpu", torch.bfloat16):
         expected = model(given)
-        cuda_speedups.cast_weights(model, torch.bfloat16)
+        cpu_speedups.cast_weights(model, torch.bfloat16)
         found = model(given)
     assert model[0].weight.dtype == torch.bfloat16 and model[1].weight.dtype == torch.float32
     assert torch.equal(found, expected)
