@@ -20,6 +20,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
         "transformers",
         "safetensors",
         "num2words",
+        "numba",
         "aiohttp",
         "sqlalchemy",
         "alembic",

@@ -1,39 +1,22 @@
 """Faster parts for models that run on a CPU, each with the same outputs but for rounding.
 
-- ``replace_deformable_attention``: multi-scale deformable attention (arXiv 2010.04159) in one pass
-  over memory. transformers samples with ``grid_sample``, a heads-by-channels image at a time, and
-  then weighs and sums the samples; a third of Grounding DINO's time goes there. The same sum is a
-  weighted bag of rows: four corners a point, each with its bilinear weight times its attention,
-  which ``embedding_bag`` computes without storing the samples. The steps before it work on long
-  rows too, because tensors whose last side is 2 or 4 are slow.
 - ``fuse_conv_bn``: the batch norm of a trained model multiplies and adds a constant a channel,
   which the weights of the convolution before it can do at no cost.
 - ``use_channels_last``: pooling is up to 13 times as fast in bfloat16 in that layout, and a
   convolution needs no re-ordering.
 - ``cast_weights``: mixed precision converts every weight in every pass; here it is done once.
+- ``HalfLinear``: in half types PyTorch writes the bias to memory, adds the product to it, and reads
+  all again for the activation. oneDNN does the three in one pass where the processor multiplies
+  that type by itself.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-Shapes = tuple[tuple[int, int], ...]
-"""Height and width of every level, in cells."""
-
-
-def replace_deformable_attention(model: nn.Module) -> int:
-    """Put ``DeformableAttention`` in place of every one of transformers' in ``model``.
-
-    Returns how many were replaced.
-    """
-    return replace_modules(model, "MultiscaleDeformableAttention", DeformableAttention)
 
 
 def replace_modules(model: nn.Module, suffix: str, make: Callable[[Any], nn.Module]) -> int:
@@ -49,183 +32,6 @@ def replace_modules(model: nn.Module, suffix: str, make: Callable[[Any], nn.Modu
     return len(found)
 
 
-class DeformableAttention(nn.Module):
-    """Takes the weights, and the place, of a ``GroundingDinoMultiscaleDeformableAttention``.
-
-    Below, K = heads · levels · points, in that order: all samples of one query.
-    """
-
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        self.heads, self.points = original.n_heads, original.n_points
-        self.value_proj = original.value_proj
-        self.output_proj = original.output_proj
-        self.sampling = _joint_projection(original.sampling_offsets, original.attention_weights)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        reference_points: Tensor,
-        spatial_shapes_list: list[tuple[int, int]],
-        attention_mask: Tensor | None = None,
-        position_embeddings: Tensor | None = None,
-        **_: Any,
-    ) -> tuple[Tensor, None]:
-        """As the original's: (B, Q, C) queries, (B, S, C) values, (B, Q, levels, 2 or 4) points.
-
-        ``attention_mask`` (B, S) is True where there is image. Returns (B, Q, C), and None for
-        the attention, which is not kept.
-        """
-        if position_embeddings is not None:
-            hidden_states = hidden_states + position_embeddings
-        rows = self.value_rows(encoder_hidden_states, attention_mask, spatial_shapes_list)
-        return self.attend(hidden_states, rows, reference_points, spatial_shapes_list), None
-
-    def value_rows(
-        self, cells: Tensor, mask: Tensor | None, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """The values of all cells as rows that ``attend`` takes."""
-        value = self.value_proj(cells)
-        if mask is not None and not mask.all():
-            value = value.masked_fill(~mask[..., None], 0.0)
-        return _pad_levels(value, _grid(tuple(shapes), self.heads, self.points))
-
-    def attend(
-        self,
-        queries: Tensor,
-        rows: Tensor,
-        reference_points: Tensor,
-        shapes: Sequence[tuple[int, int]],
-    ) -> Tensor:
-        """What any of the queries (B, N, C) take from ``rows``, at places around their points."""
-        batch, number, channels = queries.shape
-        grid = _grid(tuple(shapes), self.heads, self.points)
-        joint = self.sampling(queries).float().view(batch * number, 3, -1)
-        attention = joint[:, 2].reshape(batch * number * self.heads, -1).softmax(-1)
-        x, y = _sampling_points(joint, reference_points.float().flatten(0, 1), grid)
-        places, weights = _corners(x, y, attention.view(batch * number, -1), grid, batch)
-        sampled = F.embedding_bag(
-            places.view(batch * number * self.heads, -1),
-            rows,
-            per_sample_weights=weights.view(batch * number * self.heads, -1).to(rows.dtype),
-            mode="sum",
-        )
-        return self.output_proj(sampled.view(batch, number, channels))
-
-
-@dataclass(frozen=True, eq=False)
-class _Grid:
-    """What depends on the levels' shapes alone. Vectors have K entries, int32 or float32."""
-
-    shapes: Shapes
-    heads: int
-    points: int
-    spread: tuple[Tensor, Tensor]
-    """Across and down, (levels, K): relative coordinates by level to cells by sample."""
-    last: tuple[Tensor, Tensor]
-    """Across and down: the last coordinate in the frame, a cell beyond the image."""
-    stride: Tensor
-    """From a cell's row to that of the cell below."""
-    start: Tensor
-    """Row of the first cell of the level, for the sample's head."""
-    rows: int
-    """Rows of one image in the frame."""
-
-
-@lru_cache(maxsize=64)
-def _grid(shapes: Shapes, heads: int, points: int) -> _Grid:
-    heights, widths = torch.tensor(shapes, dtype=torch.int32).T
-    cells = (heights + 3) * (widths + 3)
-    starts = cells.cumsum(0, dtype=torch.int32) - cells
-
-    def by_sample(by_level: Tensor) -> Tensor:
-        return by_level.repeat_interleave(points).tile(heads)
-
-    numbers = torch.arange(len(shapes))
-    own_level = by_sample(numbers) == numbers[:, None]
-    spread = [own_level * by_sample(side) for side in (widths, heights)]
-    own_head = torch.arange(heads, dtype=torch.int32).repeat_interleave(len(shapes) * points)
-    return _Grid(
-        shapes,
-        heads,
-        points,
-        (spread[0].float(), spread[1].float()),
-        (by_sample(widths + 1).float(), by_sample(heights + 1).float()),
-        by_sample((widths + 3) * heads),
-        by_sample(starts * heads) + own_head,
-        int(cells.sum()) * heads,
-    )
-
-
-def _sampling_points(joint: Tensor, reference: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
-    """Where to sample, across and down, (B · Q, K): in cells of the frame of its level.
-
-    ``joint`` (B · Q, 3, K) holds the offsets, in cells or, for reference boxes, in shares of
-    half the box; ``reference`` is (B · Q, levels, 2 or 4). The centre of the first cell of the
-    image is 1 in the frame.
-    """
-    found = []
-    for axis, spread in enumerate(grid.spread):
-        offset = joint[:, axis]
-        if reference.shape[-1] == 4:
-            offset = offset * (reference[..., 2 + axis] @ (spread * (0.5 / grid.points)))
-        place = torch.addmm(offset, reference[..., axis], spread)
-        found.append(place.add_(0.5).clamp_(min=0).minimum(grid.last[axis]))
-    return found[0], found[1]
-
-
-def _corners(
-    x: Tensor, y: Tensor, attention: Tensor, grid: _Grid, batch: int
-) -> tuple[Tensor, Tensor]:
-    """Rows of the frame and their weights, (B · Q, heads, 4, levels · points): a bag a head."""
-    left, top = x.to(torch.int32), y.to(torch.int32)
-    right_share, low_share = x.sub_(left), y.sub_(top)
-    low = low_share.mul_(attention)
-    first = top.mul_(grid.stride).add_(left.mul_(grid.heads)).add_(grid.start)
-    images = torch.arange(batch, dtype=torch.int32)[:, None] * grid.rows
-    first.view(batch, -1).add_(images)
-    bag = (len(x), grid.heads, -1)
-    high, low, right = [each.view(bag) for each in (attention - low, low, right_share)]
-    first, stride = first.view(bag), grid.stride.view(bag[1:])
-    rows, weights = (
-        first.new_empty(*bag[:2], 4, first.shape[-1], dtype=dtype)
-        for dtype in (torch.int32, torch.float32)
-    )
-    for above, share, base in ((0, high, first), (2, low, first + stride)):
-        one, other = weights[:, :, above], weights[:, :, above + 1]
-        torch.sub(share, torch.mul(share, right, out=other), out=one)
-        torch.add(base, grid.heads, out=rows[:, :, above + 1])
-        rows[:, :, above] = base
-    return rows, weights
-
-
-def _pad_levels(value: Tensor, grid: _Grid) -> Tensor:
-    """Values as rows (B · cells · heads, channels of a head), each level in a frame of zeros.
-
-    One cell wide before and two behind: a point is then sampled outside as it is inside, and
-    nothing has to be masked.
-    """
-    batch, _, channels = value.shape
-    framed = value.new_empty(batch, grid.rows // grid.heads, channels)
-    start = taken = 0
-    for height, width in grid.shapes:
-        room = (height + 3) * (width + 3)
-        level = framed[:, start : start + room].view(batch, height + 3, width + 3, channels)
-        part = value[:, taken : taken + height * width]
-        level[:, 1 : height + 1, 1 : width + 1] = part.view(batch, height, width, channels)
-        for border in (
-            level[:, 0],
-            level[:, height + 1 :],
-            level[:, :, 0],
-            level[:, :, width + 1 :],
-        ):
-            border.zero_()
-        start += room
-        taken += height * width
-    return framed.view(batch * grid.rows, channels // grid.heads)
-
-
 def join_linear(*layers: nn.Linear) -> nn.Linear:
     """One layer that gives what these give, one after the other: its product costs less."""
     weight = torch.cat([layer.weight for layer in layers])
@@ -238,19 +44,6 @@ def join_linear(*layers: nn.Linear) -> nn.Linear:
 
 def _bias(layer: nn.Linear) -> Tensor:
     return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
-
-
-def _joint_projection(offsets: nn.Linear, attention: nn.Linear) -> nn.Linear:
-    """One layer for both, with the offsets across first, then those down, then the attention."""
-    joined = join_linear(offsets, attention)
-    pairs, rest = torch.arange(len(joined.weight)).split(
-        [offsets.out_features, attention.out_features]
-    )
-    order = torch.cat([pairs[0::2], pairs[1::2], rest])
-    with torch.no_grad():
-        for both in (joined.weight, joined.bias):
-            both.copy_(both[order])
-    return joined
 
 
 def fuse_conv_bn(model: nn.Module, run: Callable[[], object]) -> int:
@@ -346,3 +139,34 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN, where PyTorch has it, multiplies this half type on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype is torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype is torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+class HalfLinear(nn.Module):
+    """In place of an ``nn.Linear`` whose weights are bfloat16 or float16, with an activation.
+
+    Outputs are those of the layer under autocast followed by the activation, but for rounding
+    once instead of twice.
+    """
+
+    def __init__(self, original: nn.Linear, activation: str = "none") -> None:
+        """``activation`` is one of "none", "relu" and "gelu"."""
+        super().__init__()
+        self.out_features = original.out_features
+        self.weight, self.bias = original.weight, original.bias
+        self.added = None if self.bias is None else nn.Buffer(self.bias.to(self.weight.dtype))
+        self.activation = activation
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(…, in) of any float type to (…, out) in the type of the weights."""
+        return torch.ops.mkldnn._linear_pointwise(
+            features.to(self.weight.dtype), self.weight, self.added, self.activation, [], "none"
+        )

@@ -38,7 +38,11 @@ from secondlook.models.caption_features import (
     text_features,
 )
 from secondlook.models.cuda_graphs import Run
-from secondlook.models.grounding_dino_layers import replace_attention, replace_for_cache
+from secondlook.models.grounding_dino_layers import (
+    fuse_half_products,
+    replace_attention,
+    replace_for_cache,
+)
 from secondlook.models.image_processor import (
     interpolation_of,
     normalisation_of,
@@ -390,6 +394,8 @@ def _prepare_for_device(model: Any, placement: Placement) -> Any:
     cpu_speedups.fuse_conv_bn(model, lambda: _features_of_64(model))
     cpu_speedups.use_channels_last(model)
     cpu_speedups.cast_weights(model, placement.dtype)
+    if device.type == "cpu":
+        fuse_half_products(model)
     return model
 
 

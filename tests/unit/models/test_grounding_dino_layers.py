@@ -6,16 +6,18 @@ import torch
 from torch import nn
 
 from secondlook.models import grounding_dino_layers
-from secondlook.models.cpu_speedups import replace_deformable_attention
+from secondlook.models.cpu_speedups import HalfLinear, cast_weights, multiplies, replace_modules
 from secondlook.models.grounding_dino_layers import (
     DeformableLayer,
     FeedForward,
     FusedAttention,
     FusionLayer,
     WindowLayer,
+    fuse_half_products,
     replace_attention,
     replace_for_cache,
 )
+from secondlook.models.numba_attention import NumbaDeformableAttention
 
 SHAPES = [(24, 40), (12, 20), (6, 10), (3, 5)]
 CELLS = sum(height * width for height, width in SHAPES)
@@ -75,7 +77,7 @@ def test_a_deformable_layer_in_parts_gives_what_the_original_gives(
     }
     with torch.no_grad():
         expected, _ = slow(**inputs)
-        replace_deformable_attention(model)
+        replace_modules(model, "MultiscaleDeformableAttention", NumbaDeformableAttention)
         quick = DeformableLayer(slow)
         hidden = slow.fc1.out_features
         monkeypatch.setattr(grounding_dino_layers, "_CACHED", rows * hidden)
@@ -121,6 +123,55 @@ def test_more_rows_are_computed_at_a_time_in_a_half_type() -> None:
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert half.rows == 4 * exact.rows
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not multiplies(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 3, 8), (0, 8)], ids=str)
+def test_a_half_linear_gives_what_autocast_gives(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 32, bias)
+    given = torch.randn(shape)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = layer(given)
+        cast_weights(layer, torch.bfloat16)
+        found = HalfLinear(layer)(given)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0.01)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.GELU("tanh"), nn.Tanh()], ids=str)
+def test_an_activation_is_fused_where_onednn_has_it(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    layer = FeedForward(nn.Linear(8, 32), activation, nn.Linear(32, 8))
+    given = torch.randn(5, 8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = layer(given)
+        cast_weights(layer, torch.bfloat16)
+        fuse_half_products(layer)
+        found = layer(given)
+    name = {"ReLU()": "relu", "GELU(approximate='none')": "gelu"}.get(str(activation), "none")
+    assert (layer.fc1.activation, layer.fc2.activation) == (name, "none")
+    assert isinstance(layer.activation, nn.Identity) == (name != "none")
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+
+
+def test_products_stay_as_they_are_where_onednn_has_no_such_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grounding_dino_layers, "multiplies", lambda _: False)
+    layer = FeedForward(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)).bfloat16()
+    layer.requires_grad_(False)
+    fuse_half_products(layer)
+    assert type(layer.fc1) is nn.Linear
+    assert layer(torch.ones(2, 8, dtype=torch.bfloat16)).shape == (2, 8)
+    assert not multiplies(torch.float32)
 
 
 @pytest.mark.parametrize("kind", models.KINDS)
