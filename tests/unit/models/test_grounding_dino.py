@@ -233,14 +233,26 @@ def test_weights_in_bfloat16_are_not_converted_in_every_pass(
     found, wanted = (model.propose([image], PHRASES, 0.0)[0] for model in (once, every))
     np.testing.assert_array_equal(found.scores, wanted.scores)
     np.testing.assert_array_equal(found.boxes, wanted.boxes)
-    assert _conversions(once, image) < _conversions(every, image)
+    converted = "aten::_to_copy"
+    assert _count(converted, once, image) < _count(converted, every, image)
 
 
-def _conversions(model: Proposer, image: Image) -> int:
-    """How many tensors one pass copies to another type."""
+@pytest.mark.skipif(
+    not cpu_speedups.multiplies(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor"
+)
+def test_linear_layers_in_bfloat16_add_their_biases_inside_the_product(checkpoint: Path) -> None:
+    half = ModelSettings(device="cpu", dtype="bfloat16")
+    model = grounding_dino.load(str(checkpoint), half)
+    image = models.image(200, 150)
+    assert _count("mkldnn::_linear_pointwise", model, image) > 20
+    assert _count("aten::linear", model, image) == 0
+
+
+def _count(operation: str, model: Proposer, image: Image) -> int:
+    """How often one pass does it."""
     with torch.profiler.profile() as profile:
         model.propose([image], PHRASES, 0.0)
-    return sum(one.count for one in profile.key_averages() if one.key == "aten::_to_copy")
+    return sum(one.count for one in profile.key_averages() if one.key == operation)
 
 
 class OtherPackage(torch.nn.Module):
