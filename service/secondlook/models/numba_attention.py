@@ -102,11 +102,13 @@ def sample_and_sum(
     - ``shapes``: height and width of every level, in cells.
 
     What lies outside of a level is 0, as ``grid_sample`` has it with ``align_corners=False``.
-    Raises ``ValueError`` for more than ``MAX_CELLS`` cells.
+    Raises ``ValueError`` for more than ``MAX_CELLS`` cells, or others than ``shapes`` have.
     """
     batch, cells, heads, channels = value.shape
     if cells > MAX_CELLS:
         raise ValueError(f"expected at most {MAX_CELLS} cells, got {cells}")
+    if cells != sum(height * width for height, width in shapes):
+        raise ValueError(f"expected the cells of levels {list(shapes)}, got {cells}")
     levels, sizes = _levels(tuple(shapes), points)
     joint = joint.float()
     logits = joint[..., 2 * heads * levels.shape[1] :]

@@ -100,6 +100,13 @@ def test_too_many_cells_to_count_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         )
 
 
+def test_cells_that_are_not_those_of_the_levels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"levels \[\(2, 4\)\], got 7"):
+        sample_and_sum(
+            torch.ones(1, 7, 1, 4), torch.zeros(1, 1, 3), torch.ones(1, 1, 1, 2), [(2, 4)], 1
+        )
+
+
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
 def test_threads_that_come_at_once_get_what_one_gets(layer: str) -> None:
     """A work queue, numba's threads where there are no other, ends the process of two callers."""
