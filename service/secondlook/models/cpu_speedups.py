@@ -46,6 +46,20 @@ def _bias(layer: nn.Linear) -> Tensor:
     return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
 
 
+class JointSampling(nn.Module):
+    """The weights of a ``…MultiscaleDeformableAttention``, for a kernel that samples and sums.
+
+    Where to sample and how much to take of it come from one product.
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.heads, self.points = original.n_heads, original.n_points
+        self.value_proj = original.value_proj
+        self.output_proj = original.output_proj
+        self.sampling = join_linear(original.sampling_offsets, original.attention_weights)
+
+
 def fuse_conv_bn(model: nn.Module, run: Callable[[], object]) -> int:
     """Fuse batch norms into the convolutions before them; returns how many were fused.
 

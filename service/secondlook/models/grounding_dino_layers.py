@@ -64,14 +64,14 @@ def fuse_half_products(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FeedForward):
             module.fuse_activation()
-    linear = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and multiplies(child.weight.dtype)
-    ]
-    for parent, name, child in linear:
-        setattr(parent, name, HalfLinear(child))
+    replace_modules(model, "Linear", _half_linear)
+
+
+def _half_linear(layer: nn.Module) -> nn.Module:
+    """``HalfLinear`` in place of a plain linear layer of a half type that oneDNN multiplies."""
+    if type(layer) is nn.Linear and multiplies(layer.weight.dtype):
+        return HalfLinear(layer)
+    return layer
 
 
 class EncoderOnce(nn.Module):

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numba import prange
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from secondlook.models.cpu_speedups import join_linear
+from secondlook.models.cpu_speedups import JointSampling
 
 # OpenMP first: its threads are then PyTorch's, which after their work wait without giving their
 # CPUs up.
@@ -35,15 +35,8 @@ _LAUNCHING = Lock()
 """Not every threading layer of numba may be entered by two threads at once."""
 
 
-class NumbaDeformableAttention(nn.Module):
+class NumbaDeformableAttention(JointSampling):
     """Takes the weights, and the place, of a ``…MultiscaleDeformableAttention``."""
-
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        self.heads, self.points = original.n_heads, original.n_points
-        self.value_proj = original.value_proj
-        self.output_proj = original.output_proj
-        self.sampling = join_linear(original.sampling_offsets, original.attention_weights)
 
     def forward(
         self,

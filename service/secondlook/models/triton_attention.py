@@ -15,24 +15,17 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 
-from secondlook.models.cpu_speedups import join_linear
+from secondlook.models.cpu_speedups import JointSampling
 
 BLOCK = 32
 """Queries of one program. Untuned: no GPU was at hand when this was written."""
 WARPS = 4
 
 
-class TritonDeformableAttention(nn.Module):
+class TritonDeformableAttention(JointSampling):
     """Takes the weights, and the place, of a ``…MultiscaleDeformableAttention``."""
-
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        self.heads, self.points = original.n_heads, original.n_points
-        self.value_proj = original.value_proj
-        self.output_proj = original.output_proj
-        self.sampling = join_linear(original.sampling_offsets, original.attention_weights)
 
     def forward(
         self,
